@@ -1,0 +1,2 @@
+"""Materials Knowledge Systems on dask."""
+from mksdask.bases import PrimitiveBasis

@@ -1,0 +1,241 @@
+"""NumPy, dask or xarray in, the same kind out.
+
+A stage of the package is a *kernel*, a function of NumPy blocks whose first axis is the sample. `map_samples` calls it
+directly for NumPy input and puts it into one task a chunk for dask input. `DataArray` input is
+unwrapped by `unwrap`, and the stage puts the labels back on its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import DTypeLike, NDArray
+
+ArrayLike: TypeAlias = Any  # ndarray, dask.array.Array, zarr.Array or xarray.DataArray
+SPATIAL_DIMS = ("x", "y", "z")
+
+
+def is_lazy(array: object) -> bool:
+    """Whether `array` is a dask array, or a DataArray that holds one."""
+    return isinstance(array.data if isinstance(array, xr.DataArray) else array, da.Array)
+
+
+def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | None]:
+    """Split an input into its NumPy or dask data and the DataArray that labels it, if any.
+
+    Raises
+    ------
+    TypeError
+        If `array` is a Dataset or cannot become a numeric array.
+    """
+    if isinstance(array, xr.Dataset):
+        variables = ", ".join(map(str, array.data_vars))
+        msg = f"{name} is an xarray.Dataset; pass one of its variables ({variables}), such as {name}['microstructure']"
+        raise TypeError(msg)
+    if isinstance(array, xr.DataArray):
+        return array.data, array
+    if isinstance(array, da.Array):
+        return array, None
+    if isinstance(array, zarr.Array):
+        return da.from_zarr(array), None
+    data = np.asarray(array)
+    if data.dtype.kind not in "biufc":
+        msg = f"{name} must be numeric, got {type(array).__name__} of dtype {data.dtype}"
+        raise TypeError(msg)
+    return data, None
+
+
+def check_whole_samples(array: da.Array, *, name: str = "X") -> None:
+    """Refuse a chunking that cuts through a sample.
+
+    Raises
+    ------
+    ValueError
+        With the chunks that were got and the `rechunk` call that mends them.
+    """
+    if any(len(sizes) > 1 for sizes in array.chunks[1:]):
+        mended: dict[int, int] = {0: array.chunks[0][0], **dict.fromkeys(range(1, array.ndim), -1)}
+        msg = (
+            f"{name} must hold whole samples in each chunk, but its chunks are {array.chunks}. "
+            f"Use {name} = {name}.rechunk({mended})"
+        )
+        raise ValueError(msg)
+
+
+def _whole(block: Any) -> Any:
+    """Unpack the nested lists in which `blockwise` hands over contracted axes of one chunk."""
+    while isinstance(block, list):
+        (block,) = block
+    return block
+
+
+class _BlockTask:
+    """Call a kernel on blocks that `blockwise` may have wrapped in lists."""
+
+    def __init__(self, kernel: Callable[..., Any]) -> None:
+        self.kernel = kernel
+
+    def __call__(self, *blocks: Any) -> Any:
+        return self.kernel(*(_whole(block) for block in blocks))
+
+    def __dask_tokenize__(self) -> object:
+        from dask.base import normalize_token
+
+        return normalize_token(self.kernel)
+
+
+def map_samples(
+    kernel: Callable[..., Any],
+    *arrays: Any,
+    tail: Sequence[int],
+    dtype: DTypeLike,
+    name: str,
+    shared: Sequence[Any] = (),
+) -> Any:
+    """Apply a kernel to chunks of samples: one task a chunk, or at once for NumPy input.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(*blocks, *shared)`` takes arrays of shape (n, ...) and returns (n, *tail). It must not depend on how
+        samples are grouped.
+    *arrays : ndarray, dask array or None
+        Inputs of shape (n_samples, ...). If one is lazy the result is lazy, and all follow the
+        sample chunks of the first lazy one.
+    tail : sequence of int
+        Shape of one sample of the result.
+    dtype : dtype
+        dtype of the result.
+    name : str
+        Name of the stage, as the dashboard shows it.
+    shared : sequence of dask arrays of one chunk or ndarrays
+        Further arguments that are the same for each chunk; they are one task's result in the graph, not a copy in each task.
+    """
+    lazy = next((array for array in arrays if isinstance(array, da.Array)), None)
+    if lazy is None:
+        return kernel(*arrays, *shared)
+    sample = 0
+    operands: list[Any] = []
+    next_index = len(tail) + 1
+    for array in arrays:
+        if array is None:
+            operands += [None, None]
+            continue
+        if not isinstance(array, da.Array):
+            array = da.from_array(array, chunks=(lazy.chunks[0], *array.shape[1:]))
+        elif array.chunks[0] != lazy.chunks[0]:
+            array = array.rechunk({0: lazy.chunks[0]})
+        check_whole_samples(array)
+        operands += [array, (sample, *range(next_index, next_index + array.ndim - 1))]
+        next_index += array.ndim - 1
+    for array in shared:
+        whole = array if isinstance(array, da.Array) else da.from_array(array, chunks=-1)
+        operands += [whole, tuple(range(next_index, next_index + whole.ndim))]
+        next_index += whole.ndim
+    return da.blockwise(
+        _BlockTask(kernel),
+        tuple(range(len(tail) + 1)),
+        *operands,
+        new_axes={axis + 1: size for axis, size in enumerate(tail)},
+        concatenate=False,
+        dtype=np.dtype(dtype),
+        meta=np.empty((0,) * (len(tail) + 1), dtype=dtype),
+        name=None,
+        token=name,
+        align_arrays=False,
+    )
+
+
+def as_samples(array: ArrayLike, size: Sequence[int] | None, *, name: str = "X", trailing: int = 0) -> Any:
+    """Give flat samples their spatial shape back: (n_samples, n_voxels) → (n_samples, *size).
+
+    Parameters
+    ----------
+    array : array
+        Shape (n_samples, *spatial), or flat where `size` is given.
+    size : sequence of int or None
+        Spatial shape of a sample.
+    name : str
+        The argument's name in errors.
+    trailing : int
+        Number of axes after the spatial ones (local states, angles) that `size` does not name.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not agree.
+    """
+    if size is None:
+        return array
+    size = tuple(int(n) for n in np.atleast_1d(size))
+    shape = tuple(array.shape)
+    if shape[1 : 1 + len(size)] == size and len(shape) == 1 + len(size) + trailing:
+        return array
+    if len(shape) == 2 and shape[1] % int(np.prod(size)) == 0 and (trailing or shape[1] == np.prod(size)):
+        rest = (shape[1] // int(np.prod(size)),) if trailing else ()
+        data, _ = unwrap(array, name=name)
+        return data.reshape(shape[0], *size, *rest)
+    msg = (
+        f"{name} of shape {shape} does not hold samples of size={size}; expected ({shape[0]}, *{size}) "
+        f"or flat samples of {int(np.prod(size))} values"
+    )
+    raise ValueError(msg)
+
+
+def spacing_of(labels: xr.DataArray | None, n_spatial: int) -> tuple[tuple[str, float, str], ...]:
+    """Name, spacing and units of each spatial axis, from a DataArray's coordinates; else x, y, z, 1 and voxel."""
+    axes = []
+    for axis in range(n_spatial):
+        dim, step, units = SPATIAL_DIMS[axis], 1.0, "voxel"
+        if labels is not None:
+            dim = str(labels.dims[axis + 1])
+            if dim in labels.coords:
+                coordinate = labels.coords[dim]
+                units = str(coordinate.attrs.get("units", units))
+                if coordinate.size > 1:
+                    step = float(coordinate[-1] - coordinate[0]) / (coordinate.size - 1)
+                else:
+                    step = float(coordinate.attrs.get("spacing", step))
+        axes.append((dim, step, units))
+    return tuple(axes)
+
+
+def label(
+    data: Any,
+    labels: xr.DataArray,
+    *,
+    dims: Sequence[str],
+    coords: Mapping[str, Any],
+    name: str,
+    attrs: Mapping[str, Any] | None = None,
+) -> xr.DataArray:
+    """Wrap a result computed from `labels`, keeping the coordinates of its sample axis."""
+    sample = str(labels.dims[0])
+    kept = {key: value for key, value in labels.coords.items() if value.dims in ((sample,), ())}
+    return xr.DataArray(data, dims=(sample, *dims), coords={**kept, **coords}, name=name, attrs=dict(attrs or {}))
+
+
+def axes_argument(axes: int | Sequence[int] | None, n_spatial: int, *, name: str = "periodic_axes") -> tuple[bool, ...]:
+    """Turn a list of axis numbers into one flag for each spatial axis.
+
+    Raises
+    ------
+    ValueError
+        If an axis does not exist.
+    """
+    wanted = [] if axes is None else [int(axis) for axis in np.atleast_1d(np.asarray(axes, dtype=int))]
+    if any(not 0 <= axis < n_spatial for axis in wanted):
+        msg = f"{name}={axes!r} names an axis outside 0…{n_spatial - 1}; samples have {n_spatial} spatial axes"
+        raise ValueError(msg)
+    return tuple(axis in wanted for axis in range(n_spatial))
+
+
+def to_numpy(array: ArrayLike) -> NDArray[Any]:
+    """Compute a lazy array; anything else through `numpy.asarray`."""
+    data, _ = unwrap(array)
+    return np.asarray(data.compute() if isinstance(data, da.Array) else data)

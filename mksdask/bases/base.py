@@ -1,0 +1,208 @@
+"""What all bases share: the microstructure function m[h; s] of samples, lazily."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from mksdask.arrays import ArrayLike, label, map_samples, unwrap
+
+
+class Basis(TransformerMixin, BaseEstimator):
+    """Base class of the local-state bases.
+
+    A basis expands the local state χ of each voxel in functions ``B_h``:
+    ``m[h; s] = B_h(χ[s])``, h in `states`. A subclass writes `_evaluate` for one sample; laziness, labels and the
+    scikit-learn transformer come from here.
+
+    Parameters
+    ----------
+    n_states : int or sequence of int
+        Number of local states, or the labels of those to keep.
+    domain : tuple of float, optional
+        Lowest and highest value of the local state.
+    """
+
+    #: Whether values outside the domain wrap around instead of being refused.
+    periodic_domain = False
+    #: Number of axes after the spatial ones that hold the components of one local state.
+    state_axes = 0
+
+    def __init__(self, n_states: int | Sequence[int] = 2, domain: Sequence[float] | None = None) -> None:
+        self.n_states = n_states
+        self.domain = domain
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """Labels of the local states, in the order of the last axis of m[h; s].
+
+        Raises
+        ------
+        ValueError
+            If `n_states` names no state, or one twice.
+        """
+        labels = tuple(range(self.n_states)) if np.ndim(self.n_states) == 0 else tuple(map(int, self.n_states))  # type: ignore[arg-type]
+        if not labels or len(set(labels)) < len(labels):
+            msg = f"n_states must be a positive int or a list of different state labels, got {self.n_states!r}"
+            raise ValueError(msg)
+        return labels
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether Σ_h m[h; s] = 1 in each voxel."""
+        return False
+
+    @abstractmethod
+    def _interval(self) -> tuple[float, float]:
+        """Lowest and highest local state."""
+
+    @abstractmethod
+    def _evaluate(self, sample: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """m[h; s] of one sample: (*spatial,) → (len(states), *spatial); `states` are indices."""
+
+    def result_dtype(self, dtype: DTypeLike) -> np.dtype[Any]:
+        """The dtype of m[h; s] for a real dtype: the same here, complex for complex bases."""
+        return np.dtype(dtype)
+
+    def evaluate(self, sample: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """Expand one sample in some of the states, after checking that it lies in the domain.
+
+        Parameters
+        ----------
+        sample : ndarray, shape (*spatial,)
+            Local state of each voxel.
+        states : sequence of int
+            Indices into `states`.
+        dtype : dtype
+            float32 or float64.
+
+        Returns
+        -------
+        ndarray, shape (len(states), *spatial)
+
+        Raises
+        ------
+        ValueError
+            If a value is NaN or outside the domain.
+        """
+        self._check_domain(sample)
+        return self._evaluate(sample, states, dtype)
+
+    def _check_domain(self, sample: NDArray[Any]) -> None:
+        low, high = self._interval()
+        smallest, largest = sample.min(), sample.max()
+        if self.periodic_domain:
+            if np.isfinite(smallest) and np.isfinite(largest):
+                return
+        elif low <= smallest and largest <= high:
+            return
+        msg = (
+            f"X holds values from {smallest} to {largest}, outside the domain [{low:g}, {high:g}] of {self!r}; "
+            "rescale X, or give the basis the domain or the n_states of your data"
+        )
+        raise ValueError(msg)
+
+    def _expand(self, block: NDArray[Any], *, dtype: DTypeLike) -> NDArray[Any]:
+        spatial = block.shape[1 : block.ndim - self.state_axes]
+        states = range(len(self.states))
+        out = np.empty((len(block), *spatial, len(states)), dtype=self.result_dtype(dtype))
+        for target, sample in zip(out, block, strict=True):
+            target[...] = np.moveaxis(self.evaluate(sample, states, dtype), 0, -1)
+        return out
+
+    def discretize(self, X: ArrayLike, *, dtype: DTypeLike = "float64") -> Any:
+        """Microstructure function of samples.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial)
+            Local state of each voxel; NumPy, dask or xarray.
+        dtype : {"float64", "float32"}
+            Precision of the result.
+
+        Returns
+        -------
+        array of the kind of `X`, shape (n_samples, *spatial, n_states)
+            ``m[h; s]``. Lazy for lazy input, one task a chunk.
+
+        Raises
+        ------
+        ValueError
+            If a value is NaN or outside the domain (when the block is computed).
+        """
+        data, labels = unwrap(X)
+        spatial = data.shape[1 : data.ndim - self.state_axes]
+        result = map_samples(
+            partial(self._expand, dtype=dtype),
+            data,
+            tail=(*spatial, len(self.states)),
+            dtype=self.result_dtype(dtype),
+            name="discretize",
+        )
+        if labels is None:
+            return result
+        dims = labels.dims[1 : 1 + len(spatial)]
+        coords: dict[str, Any] = {str(d): labels.coords[d] for d in dims if d in labels.coords}
+        coords["state"] = list(self.states)
+        return label(
+            result, labels, dims=(*map(str, dims), "state"), coords=coords, name="microstructure_function", attrs=labels.attrs
+        )
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Do nothing: a basis has nothing to learn.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial)
+            Ignored.
+        y : None
+            Ignored.
+        """
+        return self
+
+    def transform(self, X: ArrayLike) -> Any:
+        """`discretize` under scikit-learn's name.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial)
+            Local state of each voxel.
+
+        Returns
+        -------
+        array of the kind of `X`, shape (n_samples, *spatial, n_states)
+        """
+        return self.discretize(X)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+def state_labels(basis: Basis | None, X: Any) -> tuple[int, ...]:
+    """State labels of a basis, or of X that already is m[h; s] where the basis is None."""
+    return basis.states if basis is not None else tuple(range(X.shape[-1]))
+
+
+def n_spatial_axes(basis: Basis | None, X: Any) -> int:
+    """Number of spatial axes of samples, 1 to 3.
+
+    Raises
+    ------
+    ValueError
+        If X has too few or too many axes.
+    """
+    trailing = 1 if basis is None else basis.state_axes
+    n_spatial = int(X.ndim) - 1 - trailing
+    if not 1 <= n_spatial <= 3:
+        expected = "(n_samples, *spatial, n_states)" if basis is None else "(n_samples, *spatial" + ", 3" * trailing + ")"
+        msg = f"X must be {expected} with 1 to 3 spatial axes, got shape {tuple(X.shape)}"
+        raise ValueError(msg)
+    return n_spatial
+
+

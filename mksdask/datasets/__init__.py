@@ -1,0 +1,167 @@
+"""Microstructures and their simulated responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from numpy.typing import ArrayLike as NumpyLike
+
+from mksdask.datasets.elasticity import (
+    ElasticFESimulation,
+    ElasticResponse,
+    effective_stiffness,
+    mean_stress,
+    solve_fields,
+)
+from mksdask.datasets.fem import ConvergenceError
+from mksdask.datasets.generator import Chunks, MicrostructureGenerator, make_microstructure
+
+__all__ = [
+    "ConvergenceError",
+    "ElasticFESimulation",
+    "ElasticResponse",
+    "MicrostructureGenerator",
+    "effective_stiffness",
+    "make_elastic_stiffness",
+    "make_elastic_stress_random",
+    "make_microstructure",
+    "mean_stress",
+    "solve_fields",
+]
+
+
+def make_elastic_stress_random(
+    n_samples: int | Sequence[int] = (10, 10),
+    elastic_modulus: Sequence[float] = (100, 150),
+    poissons_ratio: Sequence[float] = (0.3, 0.3),
+    size: Sequence[int] = (21, 21),
+    macro_strain: float | NumpyLike = 0.01,
+    grain_size: Sequence[float] | Sequence[Sequence[float]] = ((3, 3), (9, 9)),
+    seed: int = 10,
+    volume_fraction: Sequence[float] | Sequence[Sequence[float]] | None = None,
+    percent_variance: float | None = None,
+    *,
+    chunks: Chunks | None = None,
+) -> tuple[Any, Any]:
+    """Random microstructures and their mean stress σ_xx, from finite elements.
+
+    Parameters
+    ----------
+    n_samples : int or sequence of int
+        Number of samples, of each grain size if it is a sequence.
+    elastic_modulus, poissons_ratio : sequence of float
+        One value a phase.
+    size : tuple of int
+        Voxels along each of 2 or 3 axes; 2D means plane strain.
+    macro_strain : float, sequence or square array
+        Imposed mean strain; a number is along x. See `solve_fields`.
+    grain_size : tuple, or sequence of tuples
+        Feature size along each axis, in voxels; one tuple for each entry of `n_samples`.
+    seed : int
+        The same seed gives the same samples under any chunking.
+    volume_fraction : sequence of float, or one for each entry of `n_samples`, optional
+        Fraction of each phase.
+    percent_variance : float, optional
+        Relative spread of `volume_fraction` from sample to sample.
+    chunks : int, optional
+        Samples in a chunk; makes the result lazy.
+
+    Returns
+    -------
+    X : ndarray or dask array, shape (n_samples, *size)
+        Phase numbers.
+    y : ndarray or dask array, shape (n_samples,)
+        Mean stress σ_xx, in the unit of `elastic_modulus`.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit together.
+
+    Examples
+    --------
+    >>> X, y = make_elastic_stress_random(
+    ...     n_samples=1, elastic_modulus=(1, 1), poissons_ratio=(0, 0), grain_size=(3, 3), macro_strain=1.0
+    ... )
+    >>> y.tolist()
+    [1.0]
+    """
+    counts = [int(n) for n in np.atleast_1d(n_samples)]
+    grains = [grain_size] * len(counts) if np.ndim(grain_size[0]) == 0 else list(grain_size)
+    if volume_fraction is None or np.ndim(volume_fraction[0]) == 0:
+        fractions: list[Any] = [volume_fraction] * len(counts)
+    else:
+        fractions = list(volume_fraction)
+    if not len(counts) == len(grains) == len(fractions):
+        msg = (
+            f"n_samples={n_samples!r}, grain_size={grain_size!r} and volume_fraction={volume_fraction!r} must have one "
+            "entry for each kind of microstructure"
+        )
+        raise ValueError(msg)
+    parts = [
+        MicrostructureGenerator(
+            count, size, len(elastic_modulus), grain, seed, fraction, percent_variance, chunks=chunks, stream=stream
+        ).generate()
+        for stream, (count, grain, fraction) in enumerate(zip(counts, grains, fractions, strict=True))
+    ]
+    X = np.concatenate(parts) if chunks is None else da.concatenate(parts)
+    stress = mean_stress(
+        X, elastic_modulus=elastic_modulus, poissons_ratio=poissons_ratio, macro_strain=macro_strain
+    )
+    return X, stress[:, 0]
+
+
+def make_elastic_stiffness(
+    n_samples: int | Sequence[int] = (10, 10),
+    elastic_modulus: Sequence[float] = (100, 150),
+    poissons_ratio: Sequence[float] = (0.3, 0.3),
+    size: Sequence[int] = (21, 21),
+    macro_strain: float = 0.01,
+    grain_size: Sequence[float] | Sequence[Sequence[float]] = ((3, 3), (9, 9)),
+    seed: int = 10,
+    volume_fraction: Sequence[float] | Sequence[Sequence[float]] | None = None,
+    percent_variance: float | None = None,
+    *,
+    chunks: Chunks | None = None,
+) -> tuple[Any, Any]:
+    """Random microstructures and their effective stiffness C_xxxx = σ_xx / ε_xx, from finite elements.
+
+    Parameters
+    ----------
+    n_samples, elastic_modulus, poissons_ratio, size, grain_size, seed, volume_fraction, percent_variance, chunks
+        As in `make_elastic_stress_random`.
+    macro_strain : float
+        Imposed mean strain along x.
+
+    Returns
+    -------
+    X : ndarray or dask array, shape (n_samples, *size)
+        Phase numbers.
+    y : ndarray or dask array, shape (n_samples,)
+        C_xxxx, in the unit of `elastic_modulus`.
+
+    Examples
+    --------
+    >>> X, y = make_elastic_stiffness(n_samples=3, grain_size=(3, 3))
+    >>> X.shape, y.shape
+    ((3, 21, 21), (3,))
+    """
+    if np.ndim(macro_strain) != 0 or not macro_strain:
+        msg = f"macro_strain must be a number other than 0, the strain along x; got {macro_strain!r}"
+        raise ValueError(msg)
+    X, stress = make_elastic_stress_random(
+        n_samples,
+        elastic_modulus,
+        poissons_ratio,
+        size,
+        macro_strain,
+        grain_size,
+        seed,
+        volume_fraction,
+        percent_variance,
+        chunks=chunks,
+    )
+    return X, stress / macro_strain

@@ -1,0 +1,489 @@
+"""Elastic response of periodic voxel microstructures, for ensembles: fields, mean stress, effective stiffness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from typing import Any, NamedTuple, Self
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike as NumpyLike
+from numpy.typing import NDArray
+
+from mksdask.arrays import ArrayLike, check_whole_samples, label, map_samples, spacing_of, unwrap
+from mksdask.datasets.fem import batch_size, n_strain_components, solve_elasticity, voigt_pairs
+
+COMPONENTS = {2: ("xx", "yy", "xy"), 3: ("xx", "yy", "zz", "yz", "xz", "xy")}
+
+
+class ElasticResponse(NamedTuple):
+    """Fields and averages of an ensemble, NumPy or dask.
+
+    ``strain`` and ``stress`` have shape (n_samples, *spatial, n_components), ``displacement`` (n_samples, *nodes, dim)
+    with one node more than voxels along each axis, ``mean_strain`` and ``mean_stress`` (n_samples, n_components).
+    """
+
+    strain: Any
+    stress: Any
+    displacement: Any
+    mean_strain: Any
+    mean_stress: Any
+
+
+@dataclass(frozen=True)
+class IsotropicPhases:
+    """Lamé moduli of each phase, and the loads and options of a solve: the kernels of one block."""
+
+    lam: NDArray[np.float64]
+    mu: NDArray[np.float64]
+    tolerance: float
+    max_iterations: int
+
+    @classmethod
+    def from_engineering(
+        cls, elastic_modulus: Sequence[float], poissons_ratio: Sequence[float], tolerance: float, max_iterations: int
+    ) -> IsotropicPhases:
+        """Lamé moduli from Young's moduli and Poisson's ratios.
+
+        Raises
+        ------
+        ValueError
+            If the two differ in length, or a phase is not elastically stable, or an option is out of range.
+        """
+        young = np.atleast_1d(np.asarray(elastic_modulus, dtype=np.float64))
+        poisson = np.atleast_1d(np.asarray(poissons_ratio, dtype=np.float64))
+        if young.ndim != 1 or young.shape != poisson.shape:
+            msg = (
+                "elastic_modulus and poissons_ratio must name one value a phase each, got "
+                f"{young.tolist()} and {poisson.tolist()}"
+            )
+            raise ValueError(msg)
+        if not (np.isfinite(young).all() and (young > 0).all()):
+            msg = f"elastic_modulus must be positive, got {young.tolist()}; give a pore a small modulus, such as 1e-3 of the solid"
+            raise ValueError(msg)
+        if not ((poisson > -1.0) & (poisson < 0.5)).all():
+            msg = f"poissons_ratio must lie between -1 and 0.5, both excluded, got {poisson.tolist()}"
+            raise ValueError(msg)
+        if not 0.0 < tolerance < 1.0 or max_iterations < 1:
+            msg = f"need 0 < tolerance < 1 and max_iterations >= 1, got {tolerance!r} and {max_iterations!r}"
+            raise ValueError(msg)
+        mu = young / (2.0 * (1.0 + poisson))
+        return cls(2.0 * mu * poisson / (1.0 - 2.0 * poisson), mu, tolerance, max_iterations)
+
+    def _moduli(self, block: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        n_phases = len(self.lam)
+        phase = block.astype(np.intp)
+        if not (block.min() >= 0 and block.max() < n_phases and np.array_equal(phase, block)):
+            found = np.unique(block)[:8].tolist()
+            msg = (
+                f"X must hold phase numbers 0…{n_phases - 1}, one for each elastic_modulus, got values such as {found}; "
+                "number the phases of your data from 0"
+            )
+            raise ValueError(msg)
+        return self.lam[phase], self.mu[phase]
+
+    def _solve(self, block: NDArray[Any], macro_strain: NDArray[np.float64]) -> tuple[Any, Any]:
+        lam, mu = self._moduli(block)
+        # The reference depends on the phases alone, so that a sample's result does not depend on its chunk.
+        reference = (float(self.lam.mean()), float(self.mu.mean()))
+        macro = np.broadcast_to(macro_strain, (len(block), len(macro_strain)))
+        fields = solve_elasticity(
+            lam,
+            mu,
+            macro,
+            reference=reference,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+        )
+        return fields, macro
+
+    def fields(self, block: NDArray[Any], *, macro_strain: NDArray[np.float64]) -> ElasticResponse:
+        """Fields and averages of one block of phase numbers, (n, *spatial)."""
+        fields, macro = self._solve(block, macro_strain)
+        axes = tuple(range(1, block.ndim))
+        return ElasticResponse(
+            fields.strain,
+            fields.stress,
+            _displacement(fields.fluctuation, macro),
+            fields.strain.mean(axis=axes),
+            fields.stress.mean(axis=axes),
+        )
+
+    def mean_stress(self, block: NDArray[Any], *, macro_strain: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean stress of one block, (n, n_components)."""
+        axes, step = tuple(range(1, block.ndim)), batch_size(block.shape[1:])
+        out = np.empty((len(block), len(macro_strain)))
+        for start in range(0, len(block), step):
+            rows = slice(start, start + step)
+            out[rows] = self._solve(block[rows], macro_strain)[0].stress.mean(axis=axes)
+        return out
+
+    def stiffness(self, block: NDArray[Any]) -> NDArray[np.float64]:
+        """Effective stiffness of one block, (n, n_components, n_components)."""
+        unit_loads = np.eye(n_strain_components(block.ndim - 1))
+        columns = [self.mean_stress(block, macro_strain=load) for load in unit_loads]
+        stiffness = np.stack(columns, axis=-1)
+        return 0.5 * (stiffness + np.swapaxes(stiffness, -1, -2))
+
+
+def _displacement(fluctuation: NDArray[np.float64], macro: NDArray[np.float64]) -> NDArray[np.float64]:
+    """u = E·x + ũ on all nodes, the periodic images at the far faces included."""
+    n, dim, *spatial = fluctuation.shape
+    u = np.pad(fluctuation, [(0, 0), (0, 0), *[(0, 1)] * dim], mode="wrap")
+    u -= fluctuation.mean(axis=tuple(range(2, dim + 2)), keepdims=True)
+    tensor = np.empty((n, dim, dim))
+    for v, (a, b) in enumerate(zip(*voigt_pairs(dim), strict=True)):
+        tensor[:, a, b] = tensor[:, b, a] = macro[:, v] if a == b else 0.5 * macro[:, v]
+    position = np.stack(np.meshgrid(*(np.arange(size + 1.0) for size in spatial), indexing="ij"))
+    u += np.einsum("nab,b...->na...", tensor, position)
+    return np.ascontiguousarray(np.moveaxis(u, 1, -1))
+
+
+def macro_strain_vector(macro_strain: float | NumpyLike, dim: int) -> NDArray[np.float64]:
+    """Components of an imposed mean strain.
+
+    Parameters
+    ----------
+    macro_strain : float, sequence or square array
+        A number is the strain along x. A sequence holds the components xx, yy, (zz, yz, xz,) xy with engineering
+        shear, γ = 2ε. A dim × dim array is the strain tensor.
+    dim : {2, 3}
+        Number of spatial axes.
+
+    Raises
+    ------
+    ValueError
+        If the shape fits neither, or the tensor is not symmetric, or a value is not finite.
+
+    Examples
+    --------
+    >>> macro_strain_vector([[0.1, 0.02], [0.02, 0.0]], 2).tolist()
+    [0.1, 0.0, 0.04]
+    """
+    strain = np.asarray(macro_strain, dtype=np.float64)
+    n_components = n_strain_components(dim)
+    if not np.isfinite(strain).all():
+        msg = f"macro_strain must be finite, got {macro_strain!r}"
+        raise ValueError(msg)
+    if strain.ndim == 0:
+        return np.concatenate([[float(strain)], np.zeros(n_components - 1)])
+    if strain.shape == (n_components,):
+        return strain
+    if strain.shape == (dim, dim) and np.array_equal(strain, strain.T):
+        rows, cols = (np.array(index) for index in voigt_pairs(dim))
+        return strain[rows, cols] * np.where(rows == cols, 1.0, 2.0)
+    msg = (
+        f"macro_strain must be a number, {n_components} components {COMPONENTS[dim]} or a symmetric {dim} × {dim} "
+        f"tensor for {dim}D samples, got {macro_strain!r}"
+    )
+    raise ValueError(msg)
+
+
+def _elastic_samples(X: ArrayLike) -> tuple[Any, xr.DataArray | None, int]:
+    data, labels = unwrap(X)
+    dim = data.ndim - 1
+    if dim not in COMPONENTS:
+        msg = f"X must be (n_samples, nx, ny) or (n_samples, nx, ny, nz), got shape {tuple(data.shape)}"
+        raise ValueError(msg)
+    if labels is not None:
+        steps = [step for _, step, _ in spacing_of(labels, dim)]
+        if not np.allclose(steps, steps[0], rtol=1e-6):
+            msg = f"the solver needs cubic voxels, X has spacing {tuple(steps)}; resample X first"
+            raise ValueError(msg)
+    return data, labels, dim
+
+
+def solve_fields(
+    X: ArrayLike,
+    *,
+    elastic_modulus: Sequence[float],
+    poissons_ratio: Sequence[float],
+    macro_strain: float | NumpyLike = 0.01,
+    tolerance: float = 1e-8,
+    max_iterations: int = 1000,
+) -> ElasticResponse | xr.Dataset:
+    """Strain, stress and displacement of each sample under an imposed mean strain.
+
+    Parameters
+    ----------
+    X : array, shape (n_samples, nx, ny) or (n_samples, nx, ny, nz)
+        Phase number of each voxel, from 0; NumPy, dask, zarr or xarray. 2D means plane strain.
+    elastic_modulus : sequence of float
+        Young's modulus of each phase, in any unit of stress.
+    poissons_ratio : sequence of float
+        Poisson's ratio of each phase, between -1 and 0.5.
+    macro_strain : float, sequence or square array, default 0.01
+        Mean strain: a number is along x, a sequence the components xx, yy, (zz, yz, xz,) xy with engineering
+        shear, a square array the tensor.
+    tolerance : float, default 1e-8
+        Relative energy-norm error at which the conjugate gradients stop.
+    max_iterations : int, default 1000
+        Limit of iterations; about ``4 √contrast`` are needed.
+
+    Returns
+    -------
+    ElasticResponse or xarray.Dataset
+        A Dataset for DataArray input, else a named tuple. Strain and stress are element means, float64,
+        (n_samples, *spatial, n_components); displacement is on the voxels' corners, in voxels (in the units of X
+        for a DataArray).
+
+    Raises
+    ------
+    ValueError
+        On phases, moduli or strains that make no sense.
+    ConvergenceError
+        If the iteration limit is reached, when the block is computed.
+
+    Notes
+    -----
+    Lazy for lazy input: one solve a chunk, whose samples are solved in batches that fit in cache. A task holds its
+    results, ``(4 · n_components + dim)`` float64 fields at most, and the work of one batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.zeros((1, 4, 4), dtype=int)
+    >>> X[:, 2:] = 1
+    >>> response = solve_fields(X, elastic_modulus=(1, 2), poissons_ratio=(0, 0), macro_strain=0.03)
+    >>> response.stress[0, :, 0, 0].round(9).tolist()  # in series: the stress is one
+    [0.04, 0.04, 0.04, 0.04]
+    """
+    data, labels, dim = _elastic_samples(X)
+    phases = IsotropicPhases.from_engineering(elastic_modulus, poissons_ratio, tolerance, max_iterations)
+    kernel = partial(phases.fields, macro_strain=macro_strain_vector(macro_strain, dim))
+    spatial = data.shape[1:]
+    n_components = n_strain_components(dim)
+    shapes = ElasticResponse(
+        (*spatial, n_components),
+        (*spatial, n_components),
+        (*(n + 1 for n in spatial), dim),
+        (n_components,),
+        (n_components,),
+    )
+    if isinstance(data, da.Array):
+        check_whole_samples(data)
+        # One task solves a chunk; five light ones take its parts.
+        solved = da.map_blocks(kernel, data, name=f"solve-elasticity-{da.core.tokenize(kernel, data)}", meta=np.empty((0,) * data.ndim))
+        response = ElasticResponse(
+            *(
+                map_samples(attrgetter(field), solved, tail=tail, dtype=np.float64, name=f"elastic-{field}")
+                for field, tail in shapes._asdict().items()
+            )
+        )
+    else:
+        response = kernel(data)
+    return response if labels is None else _label_response(response, labels, dim)
+
+
+def _label_response(response: ElasticResponse, labels: xr.DataArray, dim: int) -> xr.Dataset:
+    axes = spacing_of(labels, dim)
+    names = tuple(name for name, _, _ in axes)
+    step, units = axes[0][1], axes[0][2]
+    voxels: dict[str, Any] = {name: labels.coords[name] for name in names if name in labels.coords}
+    voxels["component"] = list(COMPONENTS[dim])
+    nodes: dict[str, Any] = {"direction": list(names)}
+    for axis, name in enumerate(names):
+        first = float(labels.coords[name][0]) if name in labels.coords else 0.0
+        corner = first + step * (np.arange(labels.shape[axis + 1] + 1) - 0.5)
+        nodes[f"{name}_node"] = (f"{name}_node", corner, {"units": units})
+    component = {"component": list(COMPONENTS[dim])}
+
+    def wrap(field: str, dims: tuple[str, ...], coords: dict[str, Any], scale: float = 1.0) -> xr.DataArray:
+        data = getattr(response, field)
+        return label(data if scale == 1.0 else data * scale, labels, dims=dims, coords=coords, name=field)
+
+    dataset = xr.Dataset(
+        {
+            "strain": wrap("strain", (*names, "component"), voxels),
+            "stress": wrap("stress", (*names, "component"), voxels),
+            "displacement": wrap("displacement", (*(f"{n}_node" for n in names), "direction"), nodes, step),
+            "mean_strain": wrap("mean_strain", ("component",), component),
+            "mean_stress": wrap("mean_stress", ("component",), component),
+        },
+        attrs=labels.attrs,
+    )
+    dataset["displacement"].attrs["units"] = units
+    return dataset
+
+
+def mean_stress(
+    X: ArrayLike,
+    *,
+    elastic_modulus: Sequence[float],
+    poissons_ratio: Sequence[float],
+    macro_strain: float | NumpyLike = 0.01,
+    tolerance: float = 1e-8,
+    max_iterations: int = 1000,
+) -> Any:
+    """Mean stress of each sample under an imposed mean strain: what `solve_fields` averages, without keeping fields.
+
+    Parameters
+    ----------
+    X : array, shape (n_samples, *spatial)
+        Phase number of each voxel.
+    elastic_modulus, poissons_ratio, macro_strain, tolerance, max_iterations
+        As in `solve_fields`.
+
+    Returns
+    -------
+    array of the kind of `X`, shape (n_samples, n_components)
+        Lazy for lazy input, one task a chunk.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.zeros((1, 4, 4), dtype=int)
+    >>> mean_stress(X, elastic_modulus=[2.0], poissons_ratio=[0.0], macro_strain=0.5).tolist()
+    [[1.0, 0.0, 0.0]]
+    """
+    data, labels, dim = _elastic_samples(X)
+    phases = IsotropicPhases.from_engineering(elastic_modulus, poissons_ratio, tolerance, max_iterations)
+    kernel = partial(phases.mean_stress, macro_strain=macro_strain_vector(macro_strain, dim))
+    result = map_samples(kernel, data, tail=(n_strain_components(dim),), dtype=np.float64, name="mean_stress")
+    if labels is None:
+        return result
+    return label(result, labels, dims=("component",), coords={"component": list(COMPONENTS[dim])}, name="mean_stress")
+
+
+def effective_stiffness(
+    X: ArrayLike,
+    *,
+    elastic_modulus: Sequence[float],
+    poissons_ratio: Sequence[float],
+    tolerance: float = 1e-8,
+    max_iterations: int = 1000,
+) -> Any:
+    r"""Effective stiffness tensor of each sample, from 3 load cases in 2D and 6 in 3D.
+
+    .. math:: \langle\sigma\rangle = C_{eff} : \langle\varepsilon\rangle
+
+    Parameters
+    ----------
+    X : array, shape (n_samples, *spatial)
+        Phase number of each voxel.
+    elastic_modulus, poissons_ratio, tolerance, max_iterations
+        As in `solve_fields`.
+
+    Returns
+    -------
+    array of the kind of `X`, shape (n_samples, n_components, n_components)
+        In the unit of `elastic_modulus`; rows and columns in the order xx, yy, (zz, yz, xz,) xy with engineering
+        shear. Symmetric: the two triangles, which agree to about `tolerance`, are averaged. Lazy for lazy input, one task a chunk.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.zeros((1, 4, 4), dtype=int)
+    >>> effective_stiffness(X, elastic_modulus=[2.0], poissons_ratio=[0.0])[0].tolist()
+    [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    data, labels, dim = _elastic_samples(X)
+    phases = IsotropicPhases.from_engineering(elastic_modulus, poissons_ratio, tolerance, max_iterations)
+    n = n_strain_components(dim)
+    result = map_samples(phases.stiffness, data, tail=(n, n), dtype=np.float64, name="effective_stiffness")
+    if labels is None:
+        return result
+    names = list(COMPONENTS[dim])
+    return label(
+        result,
+        labels,
+        dims=("component", "component_applied"),
+        coords={"component": names, "component_applied": names},
+        name="effective_stiffness",
+    )
+
+
+class ElasticFESimulation:
+    """Linear elastic finite elements on periodic voxel samples, one Q1 element a voxel.
+
+    Parameters
+    ----------
+    elastic_modulus, poissons_ratio : sequence of float
+        One value a phase.
+    macro_strain : float, sequence or square array, default 0.01
+        Imposed mean strain; see `solve_fields`.
+    tolerance : float, default 1e-8
+        Relative energy-norm error at which the solver stops.
+    max_iterations : int, default 1000
+        Limit of iterations.
+
+    Attributes
+    ----------
+    strain, stress : array, shape (n_samples, *spatial, n_components)
+        Element means after `run`, of the kind of its input: xx, yy, (zz, yz, xz,) xy, engineering shear.
+    displacement : array, shape (n_samples, *nodes, dim)
+        On the corners of the voxels.
+    mean_strain, mean_stress : array, shape (n_samples, n_components)
+        Averages over each sample.
+    response : ElasticResponse or xarray.Dataset
+        All of these together; a Dataset where `run` was given a DataArray.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> simulation = ElasticFESimulation(elastic_modulus=(100, 150), poissons_ratio=(0.3, 0.3), macro_strain=0.001)
+    >>> simulation.run(np.array([[[0, 1], [1, 0]]])).mean_strain.round(12).tolist()
+    [[0.001, 0.0, 0.0]]
+    """
+
+    strain: Any
+    stress: Any
+    displacement: Any
+    mean_strain: Any
+    mean_stress: Any
+
+    def __init__(
+        self,
+        *,
+        elastic_modulus: Sequence[float],
+        poissons_ratio: Sequence[float],
+        macro_strain: float | NumpyLike = 0.01,
+        tolerance: float = 1e-8,
+        max_iterations: int = 1000,
+    ) -> None:
+        self.elastic_modulus = elastic_modulus
+        self.poissons_ratio = poissons_ratio
+        self.macro_strain = macro_strain
+        self.tolerance = tolerance
+        self.max_iterations = max_iterations
+
+    def run(self, X: ArrayLike) -> Self:
+        """Solve all samples; lazily for lazy input.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial)
+            Phase number of each voxel, from 0.
+
+        Returns
+        -------
+        ElasticFESimulation
+            Itself, with the results as attributes.
+        """
+        self.response = solve_fields(X, macro_strain=self.macro_strain, **self._options)
+        for field in ElasticResponse._fields:
+            setattr(self, field, getattr(self.response, field))
+        return self
+
+    def stiffness(self, X: ArrayLike) -> Any:
+        """Effective stiffness of all samples; see `effective_stiffness`.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial)
+            Phase number of each voxel, from 0.
+
+        Returns
+        -------
+        array of the kind of `X`, shape (n_samples, n_components, n_components)
+        """
+        return effective_stiffness(X, **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        names = ("elastic_modulus", "poissons_ratio", "tolerance", "max_iterations")
+        return {name: getattr(self, name) for name in names}

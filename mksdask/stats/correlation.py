@@ -1,0 +1,591 @@
+"""2-point statistics of ensembles: f[h, h'; r] for all lags r of each sample.
+
+    f[h, h'; r] = 1/Ω[r] Σ_s m*[h; s] m[h'; s + r]
+
+computed as a product of transforms, one sample at a time so that the work stays in cache.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import scipy.fft
+from numpy.typing import DTypeLike, NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from mksdask.arrays import ArrayLike, as_samples, axes_argument, label, map_samples, spacing_of, unwrap
+from mksdask.bases.base import Basis, n_spatial_axes, state_labels
+
+Array: TypeAlias = NDArray[Any]
+Pairs: TypeAlias = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class LagTransform:
+    """The transform of one sample to its lags: padding, lags kept, and Ω[r].
+
+    Parameters
+    ----------
+    spatial : tuple of int
+        Voxels along each axis.
+    periodic : tuple of bool
+        Which axes are periodic.
+    reach : tuple of (int, int)
+        Lags kept along each axis: from -reach[0] to reach[1].
+    real : bool
+        Whether m[h; s] is real.
+    """
+
+    spatial: tuple[int, ...]
+    periodic: tuple[bool, ...]
+    reach: tuple[tuple[int, int], ...]
+    real: bool
+
+    @classmethod
+    def plan(
+        cls, spatial: Sequence[int], periodic: Sequence[bool], cutoff: int | Sequence[int] | None, *, real: bool
+    ) -> LagTransform:
+        """Choose the lags that `cutoff` asks for.
+
+        Raises
+        ------
+        ValueError
+            If `cutoff` exceeds what the samples hold.
+        """
+        spatial, n_spatial = tuple(map(int, spatial)), len(spatial)
+        if cutoff is None:
+            return cls(spatial, tuple(periodic), tuple((n // 2, (n - 1) // 2) for n in spatial), real)
+        cutoffs = [int(c) for c in np.broadcast_to(np.asarray(cutoff), (n_spatial,))]
+        largest = [(n - 1) // 2 if wraps else n - 1 for n, wraps in zip(spatial, periodic, strict=True)]
+        if any(not 0 <= c <= limit for c, limit in zip(cutoffs, largest, strict=True)):
+            msg = (
+                f"cutoff={cutoff!r} must lie between 0 and {tuple(largest)} for samples of {spatial} voxels: up to "
+                "n - 1 on an axis that is not periodic, (n - 1)//2 on a periodic one"
+            )
+            raise ValueError(msg)
+        return cls(spatial, tuple(periodic), tuple((c, c) for c in cutoffs), real)
+
+    @property
+    def lags(self) -> tuple[Array, ...]:
+        """Lags of each axis, in voxels."""
+        return tuple(np.arange(-low, high + 1) for low, high in self.reach)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of lags along each axis."""
+        return tuple(low + high + 1 for low, high in self.reach)
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Length of the transform along each axis: no wanted lag wraps around where the axis is not periodic."""
+        last = len(self.spatial) - 1
+        return tuple(
+            n if wraps else scipy.fft.next_fast_len(n + max(reach), real=self.real and axis == last)
+            for axis, (n, wraps, reach) in enumerate(zip(self.spatial, self.periodic, self.reach, strict=True))
+        )
+
+    @property
+    def wraps_whole(self) -> bool:
+        """Whether all axes are periodic."""
+        return all(self.periodic)
+
+    def forward(self, field: Array) -> Array:
+        """Transform axis by axis, so that rows of padding are never transformed."""
+        last = field.ndim - 1
+        transform = scipy.fft.rfft if self.real else scipy.fft.fft
+        spectrum = transform(field, n=self.lengths[last], axis=last)
+        for axis in range(last - 1, -1, -1):
+            spectrum = scipy.fft.fft(spectrum, n=self.lengths[axis], axis=axis, overwrite_x=True)
+        return spectrum
+
+    def inverse(self, spectrum: Array, out: Array, weight: Array | float) -> None:
+        """Write ``weight · F⁻¹(spectrum)`` at the wanted lags to `out`, lag 0 at reach[0]; overwrites `spectrum`."""
+        last = out.ndim - 1
+        wrapped: list[tuple[int, int]] = []
+        for axis, (low, high) in enumerate(self.reach):
+            if axis == last and self.real:
+                spectrum = scipy.fft.irfft(spectrum, n=self.lengths[axis], axis=axis, overwrite_x=True)
+            else:
+                spectrum = scipy.fft.ifft(spectrum, axis=axis, overwrite_x=True)
+            if axis < last and low + high + 1 <= 0.8 * self.lengths[axis]:
+                # Dropping the other lags now pays: the next axes have fewer rows to transform.
+                keep = np.r_[0 : high + 1, self.lengths[axis] - low : self.lengths[axis]]
+                spectrum = np.take(spectrum, keep, axis=axis)
+            wrapped.append((low, high))
+        for corner in itertools.product((0, 1), repeat=out.ndim):
+            source = tuple(
+                slice(0, high + 1) if side == 0 else slice(length - low, length)
+                for side, (low, high), length in zip(corner, wrapped, spectrum.shape, strict=True)
+            )
+            target = tuple(
+                slice(low, low + high + 1) if side == 0 else slice(0, low)
+                for side, (low, high) in zip(corner, wrapped, strict=True)
+            )
+            factor = weight[target] if isinstance(weight, np.ndarray) else weight
+            np.multiply(spectrum[source], factor, out=out[target])
+
+    def count_pairs(self) -> Array:
+        """Ω[r] without a mask: the number of voxel pairs at each lag, float64."""
+        counts = np.ones((1,) * len(self.spatial))
+        for axis, (n, wraps, lags) in enumerate(zip(self.spatial, self.periodic, self.lags, strict=True)):
+            along = np.full(len(lags), float(n)) if wraps else n - np.abs(lags).astype(float)
+            counts = counts * along.reshape([-1 if a == axis else 1 for a in range(len(self.spatial))])
+        return counts
+
+    def count_confident_pairs(self, confidence: Array) -> Array:
+        """Ω[r] = Σ_s c[s] c[s + r] in float64; NaN where no pair of voxels has both c > 0."""
+        transform = LagTransform(self.spatial, self.periodic, self.reach, real=True)
+
+        def autocorrelation(field: Array) -> Array:
+            spectrum = transform.forward(field)
+            out = np.empty(self.shape)
+            transform.inverse(spectrum.conj() * spectrum, out, 1.0)
+            return out
+
+        support = (confidence > 0).astype(np.float64)
+        observed = np.rint(autocorrelation(support))
+        is_indicator = np.array_equal(support, confidence)
+        omega = observed if is_indicator else autocorrelation(confidence.astype(np.float64))
+        return np.where(observed > 0, omega, np.nan)
+
+
+@dataclass(frozen=True)
+class _Correlation:
+    """The kernel of one block of samples.
+
+    `pairs` are indices of states. Where all states of a complete basis take part, the last is never
+    transformed: it follows from ``Σ_h m[h; s] = 1``, and on a periodic cell the last pair of a full row from
+    ``Σ_h' f[h, h'; r] = v_h``.
+    """
+
+    basis: Basis | None
+    transform: LagTransform
+    pairs: tuple[tuple[int, int], ...]
+    n_states: int
+    dtype: np.dtype[Any]
+
+    @property
+    def result_dtype(self) -> np.dtype[Any]:
+        return self.dtype if self.transform.real else np.result_type(self.dtype, np.complex64)
+
+    def __call__(self, block: Array, confidence: Array | None = None, shared: Array | None = None) -> Array:
+        """f[h, h'; r] of a block: (n, *spatial) → (n, *lags, n_pairs)."""
+        out = np.empty((len(block), *self.transform.shape, len(self.pairs)), dtype=self.result_dtype)
+        if shared is not None:
+            confidence = np.broadcast_to(shared, (1, *self.transform.spatial))
+        weight, whole = self._unmasked() if confidence is None else (None, None)
+        for j, sample in enumerate(block):
+            mask = None
+            if confidence is not None:
+                mask = confidence[min(j, len(confidence) - 1)]
+                if j < len(confidence):
+                    weight = self._masked_weight(mask)
+                mask = mask.astype(self.dtype, copy=False)
+                whole = self.transform.forward(mask) if self._derives_last else None
+            self._correlate(sample, mask, weight, whole, out[j])
+        return out
+
+    @property
+    def _needed(self) -> list[int]:
+        return sorted({state for pair in self.pairs for state in pair})
+
+    @property
+    def _derives_last(self) -> bool:
+        return self.basis is not None and self.basis.is_complete and len(self._needed) == self.n_states > 1
+
+    def _unmasked(self) -> tuple[Array | float, Array | None]:
+        """1/Ω[r] and the transform of Σ_h m[h; s] = 1."""
+        omega = self.transform.count_pairs()
+        weight = 1.0 / omega.flat[0] if self.transform.wraps_whole else (1.0 / omega).astype(self.dtype)
+        ones = np.ones(self.transform.spatial, dtype=self.dtype)
+        return weight, self.transform.forward(ones) if self._derives_last else None
+
+    def _masked_weight(self, mask: Array) -> Array:
+        lowest, highest = mask.min(), mask.max()
+        if not (lowest >= 0.0 and highest <= 1.0):
+            msg = f"confidence_index must lie in [0, 1] without NaN, got values from {lowest} to {highest}"
+            raise ValueError(msg)
+        return (1.0 / self.transform.count_confident_pairs(mask)).astype(self.dtype)
+
+    def _fields(self, sample: Array, states: Sequence[int]) -> Iterator[Array]:
+        if self.basis is not None:
+            yield from self.basis.evaluate(sample, states, self.dtype)
+            return
+        for state in states:
+            field = np.ascontiguousarray(sample[..., state], dtype=self.result_dtype)
+            if not np.isfinite(field).all():
+                msg = f"X holds NaN or infinite values in state {state}; give voxels without data confidence_index 0 and any value"
+                raise ValueError(msg)
+            yield field
+
+    def _correlate(self, sample: Array, mask: Array | None, weight: Any, whole: Array | None, out: Array) -> None:
+        states = self._needed[:-1] if self._derives_last else self._needed
+        spectra: dict[int, Array] = {}
+        for state, field in zip(states, self._fields(sample, states), strict=True):
+            spectra[state] = self.transform.forward(field if mask is None else field * mask)
+        if self._derives_last:
+            assert whole is not None
+            spectra[self._needed[-1]] = whole - sum(spectra.values())
+        for position, (a, b) in enumerate(self.pairs):
+            if not self._follows_from_row(position, mask):
+                self.transform.inverse(spectra[a].conj() * spectra[b], out[..., position], weight)
+        for position, (a, _) in enumerate(self.pairs):
+            if self._follows_from_row(position, mask):
+                fraction = spectra[a].flat[0].real * weight
+                others = [p for p, (h, _) in enumerate(self.pairs) if h == a and p != position]
+                np.subtract(fraction, out[..., others].sum(axis=-1), out=out[..., position])
+
+    def _follows_from_row(self, position: int, mask: Array | None) -> bool:
+        """Whether this pair is the last of a row (a, 0) … (a, n - 1), each once, on a periodic cell."""
+        if mask is not None or not (self._derives_last and self.transform.wraps_whole):
+            return False
+        row = [p for p, (h, _) in enumerate(self.pairs) if h == self.pairs[position][0]]
+        return position == row[-1] and sorted(self.pairs[p][1] for p in row) == list(range(self.n_states))
+
+    def task_bytes(self, n_samples: int) -> int:
+        """Peak bytes of a task beyond its input block: the result and the work arrays of one sample."""
+        result = n_samples * int(np.prod(self.transform.shape)) * len(self.pairs) * self.result_dtype.itemsize
+        half = (*self.transform.lengths[:-1], self.transform.lengths[-1] // 2 + 1)
+        spectrum = int(np.prod(half if self.transform.real else self.transform.lengths)) * 2 * self.dtype.itemsize
+        return result + (len(self._needed) + 4) * spectrum
+
+
+def resolve_pairs(correlations: Pairs | None, states: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Pairs of state labels; the default pairs the first state with each.
+
+    Raises
+    ------
+    ValueError
+        If a pair is not two labels of `states`.
+    """
+    if correlations is None:
+        return tuple((states[0], other) for other in states)
+    pairs = []
+    for pair in correlations:
+        if len(pair) != 2 or any(h not in states for h in pair):
+            msg = f"correlations must be pairs of local states out of {tuple(states)}, got {pair!r} in {correlations!r}"
+            raise ValueError(msg)
+        pairs.append((int(pair[0]), int(pair[1])))
+    if not pairs:
+        msg = "correlations is empty; name at least one pair, such as [(0, 0)], or leave it None"
+        raise ValueError(msg)
+    return tuple(pairs)
+
+
+def correlate(
+    X: ArrayLike,
+    basis: Basis | None,
+    *,
+    periodic_axes: int | Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
+    correlations: Pairs | None = None,
+    cutoff: int | Sequence[int] | None = None,
+    dtype: DTypeLike = "float32",
+) -> Any:
+    r"""2-point statistics of each sample.
+
+    .. math:: f[h, h'; r] = \frac{1}{\Omega[r]} \sum_s m^*[h; s]\, m[h'; s + r]
+
+    Parameters
+    ----------
+    X : array, shape (n_samples, *spatial)
+        Local state of each voxel, 1 to 3 spatial axes; NumPy, dask, zarr or xarray. With ``basis=None``, the
+        microstructure function itself, (n_samples, *spatial, n_states).
+    basis : Basis or None
+        Basis of the local state.
+    periodic_axes : sequence of int, optional
+        Spatial axes that are periodic. Default: what a DataArray's ``periodic_axes`` attribute says, else none.
+    confidence_index : array, shape (n_samples, *spatial) or (*spatial,), optional
+        Weight c[s] in [0, 1] of each voxel: m is weighted by c, and ``Ω[r] = Σ_s c[s] c[s + r]``. A lag that no
+        pair of voxels observes is NaN.
+    correlations : list of (int, int), optional
+        Pairs (h, h') of state labels. Default (0, 0), (0, 1), …, (0, n - 1), which determine all others of a complete
+        basis on a periodic domain.
+    cutoff : int or sequence of int, optional
+        Largest lag along each axis; lags then run from -cutoff to cutoff. Default -(n//2) to (n - 1)//2.
+    dtype : {"float32", "float64"}
+        Precision of transforms and result. The rounding error is about ``1e-6 · max(1, Ω[0]/Ω[r])`` in float32.
+
+    Returns
+    -------
+    array of the kind of `X`, shape (n_samples, *lags, n_pairs)
+        Lag 0 is at index n//2 of each axis, or at `cutoff`. Complex for complex bases. A DataArray has dims
+        ``lag_x``, … in the units of `X`, and ``pair`` with ``state_1`` and ``state_2``.
+
+    Raises
+    ------
+    ValueError
+        If an axis, pair or cutoff does not exist, if a chunk cuts through samples, or, when the block is
+        computed, if values are NaN or outside the domain.
+
+    Notes
+    -----
+    Lazy for lazy input: one task a chunk, which needs its result and ``n_states + 4`` transforms of one
+    sample beyond its input. Axes that are not periodic are padded to n + (largest lag) only, and rows of
+    padding are not transformed.
+
+    References
+    ----------
+    Cecen, A., Fast, T., Kalidindi, S. R. Versatile algorithms for the computation of 2-point spatial
+    correlations in quantifying material structure. Integr. Mater. Manuf. Innov. 5 (2016) 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mksdask import PrimitiveBasis
+    >>> X = np.array([[0, 0, 1, 1]])
+    >>> f = correlate(X, PrimitiveBasis(2), periodic_axes=[0], correlations=[(0, 0)])
+    >>> f[0, :, 0].tolist()  # lags -2, -1, 0, 1
+    [0.0, 0.25, 0.5, 0.25]
+    """
+    data, labels = unwrap(X)
+    n_spatial = n_spatial_axes(basis, data)
+    states = state_labels(basis, data)
+    pairs = resolve_pairs(correlations, states)
+    real_dtype = np.dtype(dtype)
+    if real_dtype not in (np.float32, np.float64):
+        msg = f"dtype must be float32 or float64, got {dtype!r}"
+        raise ValueError(msg)
+    if periodic_axes is None and labels is not None:
+        periodic_axes = labels.attrs.get("periodic_axes")
+    is_real = data.dtype.kind != "c" if basis is None else basis.result_dtype(real_dtype).kind != "c"
+    transform = LagTransform.plan(
+        data.shape[1 : 1 + n_spatial], axes_argument(periodic_axes, n_spatial), cutoff, real=is_real
+    )
+    kernel = _Correlation(
+        basis, transform, tuple((states.index(a), states.index(b)) for a, b in pairs), len(states), real_dtype
+    )
+    masks, shared = _masks(confidence_index, data.shape[0], transform.spatial)
+    result = map_samples(
+        kernel,
+        data,
+        masks,
+        tail=(*transform.shape, len(pairs)),
+        dtype=kernel.result_dtype,
+        name="correlate",
+        shared=shared,
+    )
+    if labels is None:
+        return result
+    axes = spacing_of(labels, n_spatial)
+    coords: dict[str, Any] = {
+        f"lag_{dim}": (f"lag_{dim}", lags * step, {"units": units})
+        for (dim, step, units), lags in zip(axes, transform.lags, strict=True)
+    }
+    coords["pair"] = [f"{a},{b}" for a, b in pairs]
+    coords["state_1"] = ("pair", [a for a, _ in pairs])
+    coords["state_2"] = ("pair", [b for _, b in pairs])
+    dims = (*(f"lag_{dim}" for dim, _, _ in axes), "pair")
+    return label(result, labels, dims=dims, coords=coords, name="two_point_statistics", attrs=labels.attrs)
+
+
+def _masks(confidence_index: ArrayLike | None, n_samples: int, spatial: tuple[int, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """Masks of the samples, or the one that all share."""
+    if confidence_index is None:
+        return None, ()
+    masks, _ = unwrap(confidence_index, name="confidence_index")
+    if masks.shape == spatial:
+        return None, (masks,)
+    if masks.shape != (n_samples, *spatial):
+        msg = (
+            f"confidence_index must have shape {(n_samples, *spatial)}, or {spatial} for one mask shared by all samples; "
+            f"got {masks.shape}"
+        )
+        raise ValueError(msg)
+    return masks, ()
+
+
+def autocorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | None = None, **options: Any) -> Any:
+    """Autocorrelations f[h, h; r] of each sample; see `correlate` for the options, shapes and errors.
+
+    Parameters
+    ----------
+    X : array, shape (n_samples, *spatial)
+        Local state of each voxel.
+    basis : Basis or None
+        Basis of the local state.
+    correlations : list of (int, int), optional
+        Pairs (h, h). Default: those of all states.
+    **options
+        `periodic_axes`, `confidence_index`, `cutoff` and `dtype` of `correlate`.
+
+    Returns
+    -------
+    array of the kind of `X`, shape (n_samples, *lags, n_pairs)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mksdask import PrimitiveBasis
+    >>> autocorrelate(np.array([[0, 0, 1, 1]]), PrimitiveBasis(2), periodic_axes=0)[0, 2].tolist()
+    [0.5, 0.5]
+    """
+    states = _states_of(X, basis)
+    pairs = [(h, h) for h in states] if correlations is None else correlations
+    if any(a != b for a, b in pairs):
+        msg = f"autocorrelate takes pairs (h, h), got {pairs!r}; use correlate or crosscorrelate"
+        raise ValueError(msg)
+    return correlate(X, basis, correlations=pairs, **options)
+
+
+def crosscorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | None = None, **options: Any) -> Any:
+    """Cross-correlations f[h, h'; r], h ≠ h', of each sample; see `correlate` for the options, shapes and errors.
+
+    Parameters
+    ----------
+    X : array, shape (n_samples, *spatial)
+        Local state of each voxel.
+    basis : Basis or None
+        Basis of the local state.
+    correlations : list of (int, int), optional
+        Pairs (h, h'). Default: all with h before h'.
+    **options
+        `periodic_axes`, `confidence_index`, `cutoff` and `dtype` of `correlate`.
+
+    Returns
+    -------
+    array of the kind of `X`, shape (n_samples, *lags, n_pairs)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mksdask import PrimitiveBasis
+    >>> crosscorrelate(np.array([[0, 0, 1, 1]]), PrimitiveBasis(2), periodic_axes=0)[0, :, 0].tolist()
+    [0.5, 0.25, 0.0, 0.25]
+    """
+    states = _states_of(X, basis)
+    pairs = list(itertools.combinations(states, 2)) if correlations is None else correlations
+    if any(a == b for a, b in pairs):
+        msg = f"crosscorrelate takes pairs of different states, got {pairs!r}; use correlate or autocorrelate"
+        raise ValueError(msg)
+    if not pairs:
+        msg = f"crosscorrelate needs two local states, the basis has {len(states)}"
+        raise ValueError(msg)
+    return correlate(X, basis, correlations=pairs, **options)
+
+
+def _states_of(X: ArrayLike, basis: Basis | None) -> tuple[int, ...]:
+    return basis.states if basis is not None else state_labels(None, unwrap(X)[0])
+
+
+class TwoPointStatistics(TransformerMixin, BaseEstimator):
+    """`correlate` as a transformer for pipelines.
+
+    Parameters
+    ----------
+    basis : Basis or None
+        Basis of the local state; None if X already is m[h; s].
+    periodic_axes, correlations, cutoff, dtype
+        As in `correlate`.
+    confidence_index : array, shape (*spatial,), optional
+        One mask for all samples. Masks that differ between samples go to `transform`.
+    flatten : bool, default False
+        Return (n_samples, n_features) for the next step of a pipeline, instead of (n_samples, *lags, n_pairs).
+
+    Attributes
+    ----------
+    size_ : tuple of int
+        Spatial shape of the samples seen by `fit`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.decomposition import PCA
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from mksdask import PrimitiveBasis
+    >>> X = np.random.default_rng(0).integers(0, 2, (8, 5, 5))
+    >>> statistics = TwoPointStatistics(PrimitiveBasis(2), periodic_axes=[0, 1], flatten=True)
+    >>> make_pipeline(statistics, PCA(2)).fit_transform(X).shape
+    (8, 2)
+    """
+
+    def __init__(
+        self,
+        basis: Basis | None = None,
+        *,
+        periodic_axes: int | Sequence[int] | None = None,
+        confidence_index: ArrayLike | None = None,
+        correlations: Pairs | None = None,
+        cutoff: int | Sequence[int] | None = None,
+        dtype: DTypeLike = "float32",
+        flatten: bool = False,
+    ) -> None:
+        self.basis = basis
+        self.periodic_axes = periodic_axes
+        self.confidence_index = confidence_index
+        self.correlations = correlations
+        self.cutoff = cutoff
+        self.dtype = dtype
+        self.flatten = flatten
+
+    def fit(self, X: ArrayLike, y: object = None, *, size: Sequence[int] | None = None) -> Self:
+        """Remember the shape of the samples; nothing is computed.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
+            Local state of each voxel.
+        y : None
+            Ignored.
+        size : tuple of int, optional
+            Spatial shape of flat samples.
+        """
+        samples = as_samples(X, size, trailing=_trailing(self.basis))
+        self.size_ = tuple(samples.shape[1 : 1 + n_spatial_axes(self.basis, samples)])
+        return self
+
+    def transform(self, X: ArrayLike, *, confidence_index: ArrayLike | None = None) -> Any:
+        """2-point statistics of `X`, lazily for lazy input.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial) or flat
+            Local state of each voxel.
+        confidence_index : array, shape (n_samples, *spatial), optional
+            Instead of the mask given at construction.
+
+        Returns
+        -------
+        array of the kind of `X`, shape (n_samples, *lags, n_pairs) or (n_samples, n_features)
+        """
+        size = getattr(self, "size_", None)
+        if confidence_index is None:
+            confidence_index = self.confidence_index
+        statistics = correlate(
+            as_samples(X, size if np.ndim(X) == 2 else None, trailing=_trailing(self.basis)),
+            self.basis,
+            periodic_axes=self.periodic_axes,
+            confidence_index=confidence_index,
+            correlations=self.correlations,
+            cutoff=self.cutoff,
+            dtype=self.dtype,
+        )
+        return flat_features(statistics) if self.flatten else statistics
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+def _trailing(basis: Basis | None) -> int:
+    return 1 if basis is None else basis.state_axes
+
+
+def _flatten_block(block: Array) -> Array:
+    flat = block.reshape(len(block), -1)
+    return flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat
+
+
+def flat_features(statistics: ArrayLike) -> Any:
+    """(n_samples, *lags, n_pairs) → (n_samples, n_features), NumPy or dask; complex as (real, imaginary) pairs."""
+    data, _ = unwrap(statistics, name="statistics")
+    n_features = int(np.prod(data.shape[1:])) * (2 if data.dtype.kind == "c" else 1)
+    return map_samples(
+        _flatten_block, data, tail=(n_features,), dtype=np.empty(0, data.dtype).real.dtype, name="flat_features"
+    )
+
+
