@@ -220,6 +220,11 @@ def label(
     return xr.DataArray(data, dims=(sample, *dims), coords={**kept, **coords}, name=name, attrs=dict(attrs or {}))
 
 
+def names(values: Sequence[str]) -> NDArray[Any]:
+    """Strings for a coordinate, of the dtype that zarr stores and gives back unchanged."""
+    return np.array(list(values), dtype=np.dtypes.StringDType())
+
+
 def axes_argument(axes: int | Sequence[int] | None, n_spatial: int, *, name: str = "periodic_axes") -> tuple[bool, ...]:
     """Turn a list of axis numbers into one flag for each spatial axis.
 

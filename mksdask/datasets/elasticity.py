@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, check_whole_samples, label, map_samples, spacing_of, unwrap
+from mksdask.arrays import ArrayLike, check_whole_samples, label, map_samples, names, spacing_of, unwrap
 from mksdask.datasets.fem import batch_size, n_strain_components, solve_elasticity, voigt_pairs
 
 COMPONENTS = {2: ("xx", "yy", "xy"), 3: ("xx", "yy", "zz", "yz", "xz", "xy")}
@@ -281,33 +281,30 @@ def solve_fields(
 
 def _label_response(response: ElasticResponse, labels: xr.DataArray, dim: int) -> xr.Dataset:
     axes = spacing_of(labels, dim)
-    names = tuple(name for name, _, _ in axes)
+    dims = tuple(dim_name for dim_name, _, _ in axes)
     step, units = axes[0][1], axes[0][2]
-    voxels: dict[str, Any] = {name: labels.coords[name] for name in names if name in labels.coords}
-    voxels["component"] = list(COMPONENTS[dim])
-    nodes: dict[str, Any] = {"direction": list(names)}
-    for axis, name in enumerate(names):
+    component = {"component": names(COMPONENTS[dim])}
+    voxels = component | {name: labels.coords[name] for name in dims if name in labels.coords}
+    nodes: dict[str, Any] = {"direction": names(dims)}
+    for axis, name in enumerate(dims):
         first = float(labels.coords[name][0]) if name in labels.coords else 0.0
         corner = first + step * (np.arange(labels.shape[axis + 1] + 1) - 0.5)
         nodes[f"{name}_node"] = (f"{name}_node", corner, {"units": units})
-    component = {"component": list(COMPONENTS[dim])}
-
-    def wrap(field: str, dims: tuple[str, ...], coords: dict[str, Any], scale: float = 1.0) -> xr.DataArray:
-        data = getattr(response, field)
-        return label(data if scale == 1.0 else data * scale, labels, dims=dims, coords=coords, name=field)
-
-    dataset = xr.Dataset(
-        {
-            "strain": wrap("strain", (*names, "component"), voxels),
-            "stress": wrap("stress", (*names, "component"), voxels),
-            "displacement": wrap("displacement", (*(f"{n}_node" for n in names), "direction"), nodes, step),
-            "mean_strain": wrap("mean_strain", ("component",), component),
-            "mean_stress": wrap("mean_stress", ("component",), component),
-        },
-        attrs=labels.attrs,
-    )
-    dataset["displacement"].attrs["units"] = units
-    return dataset
+    node_dims = tuple(f"{name}_node" for name in dims)
+    displacement = response.displacement if step == 1.0 else response.displacement * step
+    fields = {
+        "strain": (response.strain, (*dims, "component"), voxels),
+        "stress": (response.stress, (*dims, "component"), voxels),
+        "displacement": (displacement, (*node_dims, "direction"), nodes),
+        "mean_strain": (response.mean_strain, ("component",), component),
+        "mean_stress": (response.mean_stress, ("component",), component),
+    }
+    arrays = {
+        name: label(data, labels, dims=field_dims, coords=coords, name=name)
+        for name, (data, field_dims, coords) in fields.items()
+    }
+    arrays["displacement"].attrs["units"] = units
+    return xr.Dataset(arrays, attrs=labels.attrs)
 
 
 def mean_stress(
@@ -346,7 +343,7 @@ def mean_stress(
     result = map_samples(kernel, data, tail=(n_strain_components(dim),), dtype=np.float64, name="mean_stress")
     if labels is None:
         return result
-    return label(result, labels, dims=("component",), coords={"component": list(COMPONENTS[dim])}, name="mean_stress")
+    return label(result, labels, dims=("component",), coords={"component": names(COMPONENTS[dim])}, name="mean_stress")
 
 
 def effective_stiffness(
@@ -387,12 +384,12 @@ def effective_stiffness(
     result = map_samples(phases.stiffness, data, tail=(n, n), dtype=np.float64, name="effective_stiffness")
     if labels is None:
         return result
-    names = list(COMPONENTS[dim])
+    components = names(COMPONENTS[dim])
     return label(
         result,
         labels,
         dims=("component", "component_applied"),
-        coords={"component": names, "component_applied": names},
+        coords={"component": components, "component_applied": components},
         name="effective_stiffness",
     )
 

@@ -18,7 +18,7 @@ import scipy.fft
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from mksdask.arrays import ArrayLike, as_samples, axes_argument, label, map_samples, spacing_of, unwrap
+from mksdask.arrays import ArrayLike, as_samples, axes_argument, label, map_samples, names, spacing_of, unwrap
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
 
 Array: TypeAlias = NDArray[Any]
@@ -377,7 +377,7 @@ def correlate(
         f"lag_{dim}": (f"lag_{dim}", lags * step, {"units": units})
         for (dim, step, units), lags in zip(axes, transform.lags, strict=True)
     }
-    coords["pair"] = [f"{a},{b}" for a, b in pairs]
+    coords["pair"] = names([f"{a},{b}" for a, b in pairs])
     coords["state_1"] = ("pair", [a for a, _ in pairs])
     coords["state_2"] = ("pair", [b for _, b in pairs])
     dims = (*(f"lag_{dim}" for dim, _, _ in axes), "pair")

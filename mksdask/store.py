@@ -1,0 +1,533 @@
+"""Ensembles and volumes on zarr: create, append, open.
+
+A store is a plain zarr v3 group that `xarray.open_zarr` opens as it is. The unit of writing is the shard, which
+one task writes whole; a shard holds smaller chunks, so that one sample can be read alone. What readers see
+is the group's consolidated metadata, written last: a store, or an append, either is there or is not.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import dask.array as da
+import fsspec
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import BloscCodec
+
+from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy, unwrap
+from mksdask.planning import largest_divisor, samples_per_chunk
+
+Url: TypeAlias = str | os.PathLike[str]
+
+READ_BYTES = 2**20
+VOLUME_SHARD = {1: 2**22, 2: 2**11, 3: 2**8}
+VOLUME_CHUNK = {1: 2**18, 2: 2**9, 3: 2**6}
+
+
+@dataclass(frozen=True)
+class _Location:
+    """A path or an fsspec URL."""
+
+    fs: Any
+    path: str
+    is_local: bool
+
+    @classmethod
+    def of(cls, url: Url) -> _Location:
+        fs, path = fsspec.core.url_to_fs(os.fspath(url))
+        protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+        return cls(fs, path.rstrip("/"), "file" in protocols)
+
+    @property
+    def store(self) -> Any:
+        """What zarr and xarray take."""
+        return self.path if self.is_local else self.fs.unstrip_protocol(self.path)
+
+    def sibling(self, tag: str) -> _Location:
+        return _Location(self.fs, f"{self.path}.{tag}-{uuid.uuid4().hex[:8]}", self.is_local)
+
+    def exists(self) -> bool:
+        return bool(self.fs.exists(self.path))
+
+    def remove(self) -> None:
+        if self.exists():
+            self.fs.rm(self.path, recursive=True)
+
+    def replace(self, other: _Location) -> None:
+        """Take the place of `other`."""
+        if not self.is_local:
+            other.remove()
+            # The group's metadata comes last: until then the copy is not a store.
+            keys = sorted(self.fs.find(self.path), key=lambda key: key.removeprefix(self.path) == "/zarr.json")
+            for key in keys:
+                self.fs.cp_file(key, other.path + key.removeprefix(self.path))
+            self.remove()
+            return
+        retired = other.sibling("old")
+        if other.exists():
+            Path(other.path).rename(retired.path)
+        Path(self.path).rename(other.path)
+        retired.remove()
+
+
+@dataclass(frozen=True)
+class _Variable:
+    """An array to be stored: its data, dims and grid of shards and chunks."""
+
+    data: Any
+    dims: tuple[str, ...]
+    shards: tuple[int, ...]
+    chunks: tuple[int, ...]
+    attrs: Mapping[str, Any]
+
+    def create(self, group: zarr.Group, name: str) -> zarr.Array[Any]:
+        kind = np.dtype(self.data.dtype)
+        shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if kind.itemsize == 1 else "shuffle"
+        return group.create_array(
+            name,
+            shape=self.data.shape,
+            dtype=kind,
+            chunks=self.chunks,
+            shards=self.shards,
+            compressors=BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=kind.itemsize),
+            fill_value=0,
+            dimension_names=self.dims,
+            attributes=dict(self.attrs),
+        )
+
+
+def _write(
+    sources: Sequence[Any], targets: Sequence[Any], shards: Sequence[tuple[int, ...]], start: int = 0
+) -> None:
+    """Write whole shards, all variables in one computation; `start` is a multiple of the shard along axis 0."""
+    lazy = any(isinstance(source, da.Array) for source in sources)
+    aligned, regions = [], []
+    for source, shard in zip(sources, shards, strict=True):
+        array = source if isinstance(source, da.Array) else da.from_array(source, chunks=shard)
+        aligned.append(array.rechunk(shard))
+        regions.append((slice(start, start + array.shape[0]), *(slice(0, n) for n in array.shape[1:])))
+    # Data in memory stays in this process, whatever cluster is at hand.
+    options = {} if lazy else {"scheduler": "threads"}
+    da.store(aligned, targets, regions=regions, lock=False, compute=True, **options)
+
+
+def _consolidate(location: _Location) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        zarr.consolidate_metadata(location.store)
+
+
+@contextmanager
+def _staged(url: Url, mode: str) -> Iterator[_Location]:
+    """A location beside `url` that takes its place at the end, and vanishes on error."""
+    if mode not in ("w-", "w"):
+        msg = f"mode must be 'w-' (refuse to overwrite) or 'w' (overwrite), got {mode!r}"
+        raise ValueError(msg)
+    target = _Location.of(url)
+    if mode == "w-" and target.exists():
+        msg = f"{os.fspath(url)} exists; choose another url, pass mode='w' to overwrite it, or append to it with append_ensemble"
+        raise FileExistsError(msg)
+    staging = target.sibling("partial")
+    try:
+        yield staging
+        staging.replace(target)
+    finally:
+        staging.remove()
+
+
+def _create(url: Url, variables: Mapping[str, _Variable], coords: Mapping[str, Any], mode: str, kind: str) -> None:
+    with _staged(url, mode) as location:
+        if location.is_local:
+            Path(location.path).parent.mkdir(parents=True, exist_ok=True)
+        group = zarr.create_group(location.store, attributes={"mksdask": kind})
+        for name, (values, attrs) in coords.items():
+            group.create_array(name, data=values, dimension_names=(name,), attributes=attrs)
+        targets = [variable.create(group, name) for name, variable in variables.items()]
+        _write([v.data for v in variables.values()], targets, [v.shards for v in variables.values()])
+        _consolidate(location)
+
+
+def _steps(spacing: float | Sequence[float], n_spatial: int) -> tuple[float, ...]:
+    steps = np.asarray(spacing, dtype=float)
+    if steps.shape not in ((), (n_spatial,)) or not (np.isfinite(steps).all() and (steps > 0).all()):
+        msg = f"spacing must be a positive number, or one for each of the {n_spatial} spatial axes; got {spacing!r}"
+        raise ValueError(msg)
+    return tuple(np.broadcast_to(steps, n_spatial).tolist())
+
+
+def _coords(spatial: tuple[int, ...], steps: tuple[float, ...], units: str) -> dict[str, Any]:
+    return {
+        dim: (np.arange(n) * step, {"units": units, "spacing": step})
+        for dim, n, step in zip(SPATIAL_DIMS, spatial, steps, strict=False)
+    }
+
+
+def _microstructure_attrs(phases: Sequence[str] | None, periodic_axes: Any, n_spatial: int) -> dict[str, Any]:
+    flags = axes_argument(periodic_axes, n_spatial)
+    attrs: dict[str, Any] = {"periodic_axes": [axis for axis, wraps in enumerate(flags) if wraps]}
+    if phases is not None:
+        attrs["phases"] = [str(phase) for phase in phases]
+    return attrs
+
+
+def _ensemble_variable(data: Any, dims: tuple[str, ...], rows: int, attrs: Mapping[str, Any]) -> _Variable:
+    shape = tuple(int(n) for n in data.shape)
+    sample_bytes = max(1, int(np.prod(shape[1:])) * data.dtype.itemsize)
+    inner = largest_divisor(rows, READ_BYTES // sample_bytes)
+    return _Variable(data, dims, (rows, *shape[1:]), (inner, *shape[1:]), attrs)
+
+
+def _has_angles(X: Any, data: Any, spacing: float | Sequence[float]) -> bool:
+    """Whether the last axis holds Bunge angles instead of voxels."""
+    if isinstance(X, xr.DataArray):
+        return str(X.dims[-1]) == "angle"
+    if np.ndim(spacing) == 1:
+        return data.ndim == len(spacing) + 2 and data.shape[-1] == 3  # type: ignore[arg-type]
+    return data.ndim >= 4 and data.shape[-1] == 3 and data.dtype.kind == "f"
+
+
+def _beside(array: ArrayLike, name: str, n_samples: int) -> Any:
+    data, _ = unwrap(array, name=name)
+    if data.ndim < 1 or data.shape[0] != n_samples:
+        msg = f"{name} must have one entry for each of the {n_samples} samples of X along its first axis, got shape {data.shape}"
+        raise ValueError(msg)
+    return data
+
+
+def _response_dims(y: ArrayLike, data: Any, spatial: tuple[int, ...]) -> tuple[str, ...]:
+    if isinstance(y, xr.DataArray):
+        return ("sample", *map(str, y.dims[1:]))
+    rest = data.shape[1:]
+    if rest[: len(spatial)] == spatial:
+        return ("sample", *SPATIAL_DIMS[: len(spatial)], *(f"component_{i}" for i in range(len(rest) - len(spatial))))
+    return ("sample", *(f"response_{i}" for i in range(len(rest))))
+
+
+def create_ensemble(
+    url: Url,
+    X: ArrayLike,
+    y: ArrayLike | None = None,
+    *,
+    confidence_index: ArrayLike | None = None,
+    spacing: float | Sequence[float] = 1.0,
+    units: str = "voxel",
+    phases: Sequence[str] | None = None,
+    periodic_axes: int | Sequence[int] = (),
+    chunks: int | Literal["auto"] = "auto",
+    mode: Literal["w-", "w"] = "w-",
+) -> None:
+    """Store an ensemble of microstructures, with responses if there are any.
+
+    Parameters
+    ----------
+    url : str or path
+        A path, or any URL that fsspec knows.
+    X : array, shape (n_samples, *spatial), or (n_samples, *spatial, 3) of Bunge angles in radians
+        NumPy, dask, zarr or xarray; lazy input is written chunk by chunk. The last axis holds angles if it is called
+        ``angle``, or if `spacing` names the axes before it, or if X is a floating array of 4 or more axes whose last has length 3.
+    y : array, shape (n_samples, ...), optional
+        Response of each sample: properties, or fields.
+    confidence_index : array, shape (n_samples, *spatial), optional
+        Confidence in each voxel, in [0, 1].
+    spacing : float or sequence of float
+        Voxel size along each spatial axis, in `units`.
+    units : str
+        Unit of length.
+    phases : sequence of str, optional
+        Names of the phases 0, 1, ….
+    periodic_axes : sequence of int
+        Axes along which the samples are periodic; the functions of the package then use it by default.
+    chunks : int or "auto"
+        Samples in a shard, the unit of writing and of lazy reading.
+    mode : {"w-", "w"}
+        Refuse to overwrite, or overwrite: the old store stays until the new one is complete.
+
+    Raises
+    ------
+    FileExistsError
+        If the store exists and `mode` is "w-".
+    ValueError
+        If shapes do not agree or an option is out of range.
+
+    Notes
+    -----
+    One task writes one shard of each variable; X and y are computed together, once. Memory is one shard a task.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> url = tempfile.mkdtemp() + "/ensemble.zarr"
+    >>> create_ensemble(url, np.zeros((4, 8, 8), dtype="uint8"), np.arange(4.0), spacing=0.5, units="um")
+    >>> dict(open_ensemble(url).sizes)
+    {'sample': 4, 'x': 8, 'y': 8}
+    """
+    data, _ = unwrap(X)
+    angles = _has_angles(X, data, spacing)
+    spatial = tuple(int(n) for n in data.shape[1 : data.ndim - angles])
+    if not 1 <= len(spatial) <= 3 or not data.shape[0]:
+        msg = f"X must be (n_samples, *spatial) with at least one sample and 1 to 3 spatial axes, got shape {tuple(data.shape)}"
+        raise ValueError(msg)
+    n_samples, names = int(data.shape[0]), SPATIAL_DIMS[: len(spatial)]
+    rows = _rows(chunks, data, n_samples, int(np.prod(spatial)))
+    attrs = _microstructure_attrs(phases, periodic_axes, len(spatial))
+    dims = ("sample", *names, *(("angle",) if angles else ()))
+    variables = {"microstructure": _ensemble_variable(data, dims, rows, attrs)}
+    if y is not None:
+        response = _beside(y, "y", n_samples)
+        variables["response"] = _ensemble_variable(response, _response_dims(y, response, spatial), rows, {})
+    if confidence_index is not None:
+        confidence = _beside(confidence_index, "confidence_index", n_samples)
+        if confidence.shape[1:] != spatial:
+            msg = f"confidence_index must have shape {(n_samples, *spatial)}, got {confidence.shape}"
+            raise ValueError(msg)
+        variables["confidence_index"] = _ensemble_variable(confidence, ("sample", *names), rows, {})
+    coords = _coords(spatial, _steps(spacing, len(spatial)), units)
+    if y is not None and isinstance(y, xr.DataArray):
+        coords |= {
+            str(dim): (np.asarray(y.coords[dim]), {})
+            for dim in y.dims[1:]
+            if dim in y.coords and str(dim) not in coords and y.coords[dim].dtype.kind in "iuf"
+        }
+    _create(url, variables, coords, mode, "ensemble")
+
+
+def _rows(chunks: int | str, data: Any, n_samples: int, n_voxels: int) -> int:
+    if chunks != "auto":
+        if not isinstance(chunks, int | np.integer) or chunks < 1:
+            msg = f"chunks must be 'auto' or a positive number of samples, got {chunks!r}"
+            raise ValueError(msg)
+        return min(int(chunks), n_samples)
+    if is_lazy(data):
+        sizes = data.chunks[0]
+        if len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0]:
+            return int(sizes[0])
+    return samples_per_chunk(n_samples, n_voxels)
+
+
+def append_ensemble(
+    url: Url, X: ArrayLike, y: ArrayLike | None = None, *, confidence_index: ArrayLike | None = None
+) -> None:
+    """Add samples to an ensemble.
+
+    Parameters
+    ----------
+    url : str or path
+        A store that `create_ensemble` made.
+    X : array, shape (n_new, *spatial)
+        As stored already.
+    y, confidence_index : array, optional
+        Needed if and only if the store has them.
+
+    Raises
+    ------
+    ValueError
+        If the new samples do not fit the stored ones.
+
+    Notes
+    -----
+    A partial last shard is read and written anew, whole and at once, with its first new samples. Readers see the new samples when all are
+    written; an append that is killed leaves the ensemble as it was.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> url = tempfile.mkdtemp() + "/ensemble.zarr"
+    >>> create_ensemble(url, np.zeros((4, 8, 8), dtype="uint8"), chunks=3)
+    >>> append_ensemble(url, np.ones((3, 8, 8), dtype="uint8"))
+    >>> open_ensemble(url).microstructure.mean(("x", "y")).values.tolist()
+    [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    """
+    stored = open_ensemble(url)
+    given = {"microstructure": X, "response": y, "confidence_index": confidence_index}
+    new = {name: unwrap(array, name=name)[0] for name, array in given.items() if array is not None}
+    if set(new) != set(stored.data_vars):
+        msg = f"the ensemble holds {sorted(map(str, stored.data_vars))}, got {sorted(new)}; give all of them and no others"
+        raise ValueError(msg)
+    counts = {name: data.shape[0] for name, data in new.items()}
+    if len(set(counts.values())) != 1:
+        msg = f"all variables need the same number of new samples, got {counts}"
+        raise ValueError(msg)
+    for name, data in new.items():
+        have = stored[name]
+        if data.shape[1:] != have.shape[1:] or not np.can_cast(data.dtype, have.dtype, casting="same_kind"):
+            msg = (
+                f"new {name} of shape {data.shape} and dtype {data.dtype} does not fit the stored samples of "
+                f"shape {have.shape[1:]} and dtype {have.dtype}"
+            )
+            raise ValueError(msg)
+    location = _Location.of(url)
+    n_old = stored.sizes["sample"]
+    n_new = n_old + counts["microstructure"]
+    sources, targets, shards = [], [], []
+    start = 0
+    for name, data in new.items():
+        target = zarr.open_array(location.store, path=name, mode="r+")
+        # What an append that was killed left behind is cut off before it can be mistaken for data.
+        target.resize((n_old, *target.shape[1:]))
+        shard = target.shards or target.chunks
+        start = n_old // shard[0] * shard[0]
+        tail = np.asarray(stored[name][start:n_old].data)
+        joined = da.concatenate([da.from_array(tail), da.asarray(data)]) if is_lazy(data) else np.concatenate([tail, data])
+        target.resize((n_new, *target.shape[1:]))
+        sources.append(joined.astype(target.dtype))
+        targets.append(target)
+        shards.append(shard)
+    _write(sources, targets, shards, start)
+    _consolidate(location)
+
+
+def _open(url: Url, kind: str) -> xr.Dataset:
+    location = _Location.of(url)
+    if not location.fs.exists(f"{location.path}/zarr.json"):
+        msg = f"{os.fspath(url)} is not a zarr v3 group; make one with create_{kind}"
+        raise FileNotFoundError(msg)
+    dataset = xr.open_zarr(location.store, chunks=None)
+    if "microstructure" not in dataset:
+        msg = f"{os.fspath(url)} holds {sorted(map(str, dataset.data_vars))}, but no variable 'microstructure'; make it with create_{kind}"
+        raise ValueError(msg)
+    if ("sample" in dataset["microstructure"].dims) != (kind == "ensemble"):
+        other = "volume" if kind == "ensemble" else "ensemble"
+        msg = f"{os.fspath(url)} is not one {kind}; open it with open_{other}"
+        raise ValueError(msg)
+    encoding = dataset["microstructure"].encoding
+    blocks = encoding.get("shards") or encoding["chunks"]
+    sizes = dict(zip(map(str, dataset["microstructure"].dims), blocks, strict=True))
+    return xr.open_zarr(location.store, chunks={dim: sizes.get(str(dim), -1) for dim in dataset.dims})
+
+
+def open_ensemble(url: Url) -> xr.Dataset:
+    """Open an ensemble lazily.
+
+    Parameters
+    ----------
+    url : str or path
+        A path, or any URL that fsspec knows.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables ``microstructure`` and, where stored, ``response`` and ``confidence_index``, as dask arrays of one shard a chunk.
+        Dims ``sample, x, y, z`` (and ``angle``) with coordinates in physical units.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no store.
+    ValueError
+        If the store is not an ensemble.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> url = tempfile.mkdtemp() + "/ensemble.zarr"
+    >>> create_ensemble(url, np.zeros((4, 8, 8), dtype="uint8"), chunks=2)
+    >>> open_ensemble(url).microstructure.chunks
+    ((2, 2), (8,), (8,))
+    """
+    return _open(url, "ensemble")
+
+
+def create_volume(
+    url: Url,
+    volume: ArrayLike,
+    *,
+    confidence_index: ArrayLike | None = None,
+    spacing: float | Sequence[float] = 1.0,
+    units: str = "voxel",
+    phases: Sequence[str] | None = None,
+    periodic_axes: int | Sequence[int] = (),
+    chunks: int | Sequence[int] | Literal["auto"] = "auto",
+    mode: Literal["w-", "w"] = "w-",
+) -> None:
+    """Store one volume, cut into blocks in space.
+
+    Parameters
+    ----------
+    url : str or path
+        A path, or any URL that fsspec knows.
+    volume : array, shape (*spatial,)
+        Local state of each voxel, 1 to 3 axes; lazy input is written block by block.
+    confidence_index : array, shape (*spatial,), optional
+        Confidence in each voxel, in [0, 1].
+    spacing, units, phases, periodic_axes, mode
+        As in `create_ensemble`.
+    chunks : int, sequence of int or "auto"
+        Voxels of a shard along each axis, the unit of writing and of lazy reading; default 256 in 3D.
+
+    Raises
+    ------
+    FileExistsError
+        If the store exists and `mode` is "w-".
+    ValueError
+        If shapes do not agree or an option is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> url = tempfile.mkdtemp() + "/volume.zarr"
+    >>> create_volume(url, np.zeros((40, 40, 40), dtype="uint8"), chunks=16)
+    >>> open_volume(url).microstructure.chunks[0]
+    (16, 16, 8)
+    """
+    data, _ = unwrap(volume, name="volume")
+    spatial = tuple(int(n) for n in data.shape)
+    if not 1 <= len(spatial) <= 3 or 0 in spatial:
+        msg = f"volume must have 1 to 3 axes, none of them empty, got shape {spatial}"
+        raise ValueError(msg)
+    wanted = VOLUME_SHARD[len(spatial)] if isinstance(chunks, str) and chunks == "auto" else chunks
+    sizes = np.broadcast_to(np.asarray(wanted), (len(spatial),))
+    if sizes.dtype.kind not in "iu" or sizes.min() < 1:
+        msg = f"chunks must be 'auto' or positive numbers of voxels, got {chunks!r}"
+        raise ValueError(msg)
+    shards = tuple(min(int(size), n) for size, n in zip(sizes, spatial, strict=True))
+    inner = tuple(largest_divisor(size, VOLUME_CHUNK[len(spatial)]) for size in shards)
+    dims = SPATIAL_DIMS[: len(spatial)]
+    attrs = _microstructure_attrs(phases, periodic_axes, len(spatial))
+    variables = {"microstructure": _Variable(data, dims, shards, inner, attrs)}
+    if confidence_index is not None:
+        confidence, _ = unwrap(confidence_index, name="confidence_index")
+        if confidence.shape != spatial:
+            msg = f"confidence_index must have shape {spatial}, got {confidence.shape}"
+            raise ValueError(msg)
+        variables["confidence_index"] = _Variable(confidence, dims, shards, inner, {})
+    _create(url, variables, _coords(spatial, _steps(spacing, len(spatial)), units), mode, "volume")
+
+
+def open_volume(url: Url) -> xr.Dataset:
+    """Open a volume lazily.
+
+    Parameters
+    ----------
+    url : str or path
+        A path, or any URL that fsspec knows.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variable ``microstructure`` and, where stored, ``confidence_index``, as dask arrays of one shard a chunk.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no store.
+    ValueError
+        If the store is not one volume.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> url = tempfile.mkdtemp() + "/volume.zarr"
+    >>> create_volume(url, np.zeros((4, 4), dtype="uint8"), spacing=2.0, units="nm")
+    >>> open_volume(url).x.values.tolist()
+    [0.0, 2.0, 4.0, 6.0]
+    """
+    return _open(url, "volume")
