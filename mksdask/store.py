@@ -79,6 +79,11 @@ class _Location:
         retired.remove()
 
 
+def remove_store(url: Url) -> None:
+    """Remove a store, if it exists."""
+    _Location.of(url).remove()
+
+
 @dataclass(frozen=True)
 class _Variable:
     """An array to be stored: its data, dims and grid of shards and chunks."""

@@ -2,7 +2,7 @@
 
     f[h, h'; r] = 1/Ω[r] Σ_s m*[h; s] m[h'; s + r]
 
-computed as a product of transforms, one sample at a time so that the work stays in cache.
+computed as a product of transforms, few samples at a time so that the work stays in cache.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from mksdask.bases.base import Basis, n_spatial_axes, state_labels
 
 Array: TypeAlias = NDArray[Any]
 Pairs: TypeAlias = Sequence[tuple[int, int]]
+
+# Transforms of about this many voxels stay in cache; small samples are transformed together.
+BATCH_VOXELS = 2**15
 
 
 @dataclass(frozen=True)
@@ -89,45 +92,39 @@ class LagTransform:
             for axis, (n, wraps, reach) in enumerate(zip(self.spatial, self.periodic, self.reach, strict=True))
         )
 
-    @property
-    def wraps_whole(self) -> bool:
-        """Whether all axes are periodic."""
-        return all(self.periodic)
-
-    def forward(self, field: Array) -> Array:
-        """Transform axis by axis, so that rows of padding are never transformed."""
-        last = field.ndim - 1
+    def forward(self, fields: Array) -> Array:
+        """Transform fields (n, *spatial) axis by axis, so that rows of padding are never transformed."""
+        last = len(self.spatial)
         transform = scipy.fft.rfft if self.real else scipy.fft.fft
-        spectrum = transform(field, n=self.lengths[last], axis=last)
-        for axis in range(last - 1, -1, -1):
-            spectrum = scipy.fft.fft(spectrum, n=self.lengths[axis], axis=axis, overwrite_x=True)
-        return spectrum
+        spectra = transform(fields, n=self.lengths[-1], axis=last)
+        for axis in range(last - 1, 0, -1):
+            spectra = scipy.fft.fft(spectra, n=self.lengths[axis - 1], axis=axis, overwrite_x=True)
+        return spectra
 
-    def inverse(self, spectrum: Array, out: Array, weight: Array | float) -> None:
-        """Write ``weight · F⁻¹(spectrum)`` at the wanted lags to `out`, lag 0 at reach[0]; overwrites `spectrum`."""
-        last = out.ndim - 1
-        wrapped: list[tuple[int, int]] = []
-        for axis, (low, high) in enumerate(self.reach):
+    def inverse(self, spectra: Array, out: Array, weight: Array | float) -> None:
+        """Write ``weight · F⁻¹(spectra)`` at the wanted lags to `out` (n, *lags); overwrites `spectra`."""
+        last = len(self.spatial)
+        for axis, (low, high) in enumerate(self.reach, start=1):
+            length = self.lengths[axis - 1]
             if axis == last and self.real:
-                spectrum = scipy.fft.irfft(spectrum, n=self.lengths[axis], axis=axis, overwrite_x=True)
+                spectra = scipy.fft.irfft(spectra, n=length, axis=axis, overwrite_x=True)
             else:
-                spectrum = scipy.fft.ifft(spectrum, axis=axis, overwrite_x=True)
-            if axis < last and low + high + 1 <= 0.8 * self.lengths[axis]:
+                spectra = scipy.fft.ifft(spectra, axis=axis, overwrite_x=True)
+            if axis < last and low + high + 1 <= 0.8 * length:
                 # Dropping the other lags now pays: the next axes have fewer rows to transform.
-                keep = np.r_[0 : high + 1, self.lengths[axis] - low : self.lengths[axis]]
-                spectrum = np.take(spectrum, keep, axis=axis)
-            wrapped.append((low, high))
-        for corner in itertools.product((0, 1), repeat=out.ndim):
+                keep = np.r_[0 : high + 1, length - low : length]
+                spectra = np.take(spectra, keep, axis=axis)
+        for corner in itertools.product((False, True), repeat=last):
             source = tuple(
-                slice(0, high + 1) if side == 0 else slice(length - low, length)
-                for side, (low, high), length in zip(corner, wrapped, spectrum.shape, strict=True)
+                slice(length - low, length) if negative else slice(0, high + 1)
+                for negative, (low, high), length in zip(corner, self.reach, spectra.shape[1:], strict=True)
             )
             target = tuple(
-                slice(low, low + high + 1) if side == 0 else slice(0, low)
-                for side, (low, high) in zip(corner, wrapped, strict=True)
+                slice(0, low) if negative else slice(low, low + high + 1)
+                for negative, (low, high) in zip(corner, self.reach, strict=True)
             )
-            factor = weight[target] if isinstance(weight, np.ndarray) else weight
-            np.multiply(spectrum[source], factor, out=out[target])
+            factor = weight[(..., *target)] if isinstance(weight, np.ndarray) else weight
+            np.multiply(spectra[(slice(None), *source)], factor, out=out[(slice(None), *target)])
 
     def count_pairs(self) -> Array:
         """Ω[r] without a mask: the number of voxel pairs at each lag, float64."""
@@ -138,13 +135,13 @@ class LagTransform:
         return counts
 
     def count_confident_pairs(self, confidence: Array) -> Array:
-        """Ω[r] = Σ_s c[s] c[s + r] in float64; NaN where no pair of voxels has both c > 0."""
+        """Ω[r] = Σ_s c[s] c[s + r] of masks (n, *spatial) in float64; NaN where no pair has both c > 0."""
         transform = LagTransform(self.spatial, self.periodic, self.reach, real=True)
 
-        def autocorrelation(field: Array) -> Array:
-            spectrum = transform.forward(field)
-            out = np.empty(self.shape)
-            transform.inverse(spectrum.conj() * spectrum, out, 1.0)
+        def autocorrelation(fields: Array) -> Array:
+            spectra = transform.forward(fields)
+            out = np.empty((len(fields), *self.shape))
+            transform.inverse(spectra.conj() * spectra, out, 1.0)
             return out
 
         support = (confidence > 0).astype(np.float64)
@@ -176,83 +173,99 @@ class _Correlation:
     def __call__(self, block: Array, confidence: Array | None = None, shared: Array | None = None) -> Array:
         """f[h, h'; r] of a block: (n, *spatial) → (n, *lags, n_pairs)."""
         out = np.empty((len(block), *self.transform.shape, len(self.pairs)), dtype=self.result_dtype)
-        if shared is not None:
-            confidence = np.broadcast_to(shared, (1, *self.transform.spatial))
-        weight, whole = self._unmasked() if confidence is None else (None, None)
-        for j, sample in enumerate(block):
-            mask = None
+        masks, weight, whole = None, None, None
+        if confidence is None:
+            ones = np.ones((1, *self.transform.spatial)) if shared is None else shared[None]
+            masks = None if shared is None else ones.astype(self.dtype)
+            weight, whole = self._weight(ones, is_masked=shared is not None), self._whole(ones)
+        for start in range(0, len(block), self._batch):
+            rows = slice(start, start + self._batch)
             if confidence is not None:
-                mask = confidence[min(j, len(confidence) - 1)]
-                if j < len(confidence):
-                    weight = self._masked_weight(mask)
-                mask = mask.astype(self.dtype, copy=False)
-                whole = self.transform.forward(mask) if self._derives_last else None
-            self._correlate(sample, mask, weight, whole, out[j])
+                weight, whole = self._weight(confidence[rows], is_masked=True), self._whole(confidence[rows])
+                masks = confidence[rows].astype(self.dtype, copy=False)
+            self._correlate(block[rows], masks, weight, whole, out[rows])
         return out
 
-    @property
+    @cached_property
+    def _batch(self) -> int:
+        """Samples that are transformed together: many small ones, one large one."""
+        return max(1, BATCH_VOXELS // int(np.prod(self.transform.lengths)))
+
+    @cached_property
     def _needed(self) -> list[int]:
         return sorted({state for pair in self.pairs for state in pair})
 
-    @property
+    @cached_property
     def _derives_last(self) -> bool:
+        """Whether the last state follows from the others."""
         return self.basis is not None and self.basis.is_complete and len(self._needed) == self.n_states > 1
 
-    def _unmasked(self) -> tuple[Array | float, Array | None]:
-        """1/Ω[r] and the transform of Σ_h m[h; s] = 1."""
-        omega = self.transform.count_pairs()
-        weight = 1.0 / omega.flat[0] if self.transform.wraps_whole else (1.0 / omega).astype(self.dtype)
-        ones = np.ones(self.transform.spatial, dtype=self.dtype)
-        return weight, self.transform.forward(ones) if self._derives_last else None
+    @cached_property
+    def _full_rows(self) -> dict[int, list[int]]:
+        """Positions of the pairs (a, 0) … (a, n - 1) by the last of them, for each a that has them all once."""
+        if not (self._derives_last and all(self.transform.periodic)):
+            return {}
+        rows: dict[int, list[int]] = {}
+        for position, (a, _) in enumerate(self.pairs):
+            rows.setdefault(a, []).append(position)
+        everything = list(range(self.n_states))
+        return {row[-1]: row[:-1] for row in rows.values() if sorted(self.pairs[p][1] for p in row) == everything}
 
-    def _masked_weight(self, mask: Array) -> Array:
-        lowest, highest = mask.min(), mask.max()
+    def _weight(self, confidence: Array, *, is_masked: bool) -> Array | float:
+        """1/Ω[r]."""
+        if not is_masked:
+            omega = self.transform.count_pairs()
+            return 1.0 / float(omega.flat[0]) if all(self.transform.periodic) else (1.0 / omega).astype(self.dtype)
+        lowest, highest = confidence.min(), confidence.max()
         if not (lowest >= 0.0 and highest <= 1.0):
             msg = f"confidence_index must lie in [0, 1] without NaN, got values from {lowest} to {highest}"
             raise ValueError(msg)
-        return (1.0 / self.transform.count_confident_pairs(mask)).astype(self.dtype)
+        return (1.0 / self.transform.count_confident_pairs(confidence)).astype(self.dtype)
 
-    def _fields(self, sample: Array, states: Sequence[int]) -> Iterator[Array]:
+    def _whole(self, confidence: Array) -> Array | None:
+        """Transform of Σ_h c m[h; s] = c."""
+        return self.transform.forward(confidence.astype(self.dtype, copy=False)) if self._derives_last else None
+
+    def _fields(self, samples: Array, states: Sequence[int]) -> Iterator[Array]:
         if self.basis is not None:
-            yield from self.basis.evaluate(sample, states, self.dtype)
+            yield from self.basis.evaluate(samples, states, self.dtype)
             return
         for state in states:
-            field = np.ascontiguousarray(sample[..., state], dtype=self.result_dtype)
+            field = np.ascontiguousarray(samples[..., state], dtype=self.result_dtype)
             if not np.isfinite(field).all():
-                msg = f"X holds NaN or infinite values in state {state}; give voxels without data confidence_index 0 and any value"
+                msg = (
+                    f"X holds NaN or infinite values in state {state}; give voxels without data any value and a "
+                    "confidence_index of 0"
+                )
                 raise ValueError(msg)
             yield field
 
-    def _correlate(self, sample: Array, mask: Array | None, weight: Any, whole: Array | None, out: Array) -> None:
-        states = self._needed[:-1] if self._derives_last else self._needed
+    def _correlate(self, samples: Array, masks: Array | None, weight: Any, whole: Array | None, out: Array) -> None:
+        states = self._needed if whole is None else self._needed[:-1]
         spectra: dict[int, Array] = {}
-        for state, field in zip(states, self._fields(sample, states), strict=True):
-            spectra[state] = self.transform.forward(field if mask is None else field * mask)
-        if self._derives_last:
-            assert whole is not None
-            spectra[self._needed[-1]] = whole - sum(spectra.values())
+        for state, field in zip(states, self._fields(samples, states), strict=True):
+            spectra[state] = self.transform.forward(field if masks is None else field * masks)
+        if whole is not None:
+            last = np.broadcast_to(whole, spectra[0].shape).copy()
+            for spectrum in spectra.values():
+                last -= spectrum
+            spectra[self._needed[-1]] = last
+        full_rows = self._full_rows if masks is None else {}
         for position, (a, b) in enumerate(self.pairs):
-            if not self._follows_from_row(position, mask):
+            if position not in full_rows:
                 self.transform.inverse(spectra[a].conj() * spectra[b], out[..., position], weight)
-        for position, (a, _) in enumerate(self.pairs):
-            if self._follows_from_row(position, mask):
-                fraction = spectra[a].flat[0].real * weight
-                others = [p for p, (h, _) in enumerate(self.pairs) if h == a and p != position]
-                np.subtract(fraction, out[..., others].sum(axis=-1), out=out[..., position])
-
-    def _follows_from_row(self, position: int, mask: Array | None) -> bool:
-        """Whether this pair is the last of a row (a, 0) … (a, n - 1), each once, on a periodic cell."""
-        if mask is not None or not (self._derives_last and self.transform.wraps_whole):
-            return False
-        row = [p for p, (h, _) in enumerate(self.pairs) if h == self.pairs[position][0]]
-        return position == row[-1] and sorted(self.pairs[p][1] for p in row) == list(range(self.n_states))
+        for position, others in full_rows.items():
+            origin = (slice(None), *(slice(0, 1),) * (out.ndim - 2))
+            fraction = spectra[self.pairs[position][0]][origin].real * weight
+            np.subtract(fraction, out[..., others].sum(axis=-1), out=out[..., position])
 
     def task_bytes(self, n_samples: int) -> int:
-        """Peak bytes of a task beyond its input block: the result and the work arrays of one sample."""
+        """Peak bytes of a task beyond its input block: the result, and the work arrays of one batch."""
         result = n_samples * int(np.prod(self.transform.shape)) * len(self.pairs) * self.result_dtype.itemsize
-        half = (*self.transform.lengths[:-1], self.transform.lengths[-1] // 2 + 1)
-        spectrum = int(np.prod(half if self.transform.real else self.transform.lengths)) * 2 * self.dtype.itemsize
-        return result + (len(self._needed) + 4) * spectrum
+        *leading, last = self.transform.lengths
+        frequencies = int(np.prod(leading)) * (last // 2 + 1 if self.transform.real else last)
+        batch = min(n_samples, self._batch)
+        return result + batch * (len(self._needed) + 5) * frequencies * 2 * self.dtype.itemsize
 
 
 def resolve_pairs(correlations: Pairs | None, states: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -1,0 +1,375 @@
+"""MKSStructureAnalysis: microstructures → 2-point statistics → scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Self
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import DTypeLike, NDArray
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.utils.validation import check_is_fitted
+
+from mksdask.arrays import ArrayLike, as_samples, is_lazy, label, map_samples, to_numpy, unwrap
+from mksdask.bases.base import Basis, n_spatial_axes
+from mksdask.reduction import PCA, spill
+from mksdask.stats.correlation import Pairs, correlate, flat_features
+from mksdask.store import Url
+
+DEFAULT_COMPONENTS = 5
+
+
+def _prepare_block(block: NDArray[Any], *, mean_center: bool) -> NDArray[Any]:
+    """Check that all lags were observed; with `mean_center`, take each sample's own mean off."""
+    if not np.isfinite(block).all():
+        msg = (
+            "the 2-point statistics hold NaN: some lags are observed by no pair of voxels, because of the confidence_index. "
+            "Set cutoff to leave out the largest lags"
+        )
+        raise ValueError(msg)
+    return block - block.mean(axis=1, keepdims=True) if mean_center else block
+
+
+def require_methods(estimator: object, methods: Sequence[str], name: str) -> None:
+    """Refuse an estimator that lacks a method.
+
+    Raises
+    ------
+    TypeError
+        That names the argument and the methods.
+    """
+    missing = [method for method in methods if not callable(getattr(estimator, method, None))]
+    if missing:
+        msg = f"{name} must have the methods {' and '.join(methods)}; {estimator!r} has no {' and no '.join(missing)}"
+        raise TypeError(msg)
+
+
+class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
+    r"""2-point statistics of an ensemble, reduced to a few scores a sample.
+
+    .. math:: f_j[k] \approx \sum_{k'} \mu_j[k']\, \varphi[k', k] + \bar f[k]
+
+    Parameters
+    ----------
+    basis : Basis or None
+        Basis of the local state; None if X already is m[h; s].
+    dimension_reducer : transformer, optional
+        Anything with `fit_transform` and `transform`. Default `mksdask.reduction.PCA`, which is out of core. For lazy X,
+        one from dask-ml, or with `partial_fit`.
+    n_components : int, optional
+        Number of components, set on a clone of the reducer by `fit`. Default: 5 for the default reducer, whatever
+        a reducer of your own says otherwise.
+    periodic_axes, correlations, cutoff, dtype
+        As in `mksdask.stats.correlate`.
+    compute_correlations : bool, default True
+        False if X already holds statistics, (n_samples, *lags, n_pairs).
+    store_correlations : bool, default False
+        Keep the statistics of the last `fit` and `transform`, as `fit_correlations` and `transform_correlations`.
+    mean_center : bool, default False
+        Take each sample's own mean off its statistics. For one periodic pair that mean is the squared volume
+        fraction, and what follows is blind to it.
+    scratch : str or path, optional
+        Where statistics of lazy X that are read twice are kept meanwhile; see `mksdask.reduction.PCA`.
+
+    Attributes
+    ----------
+    reduced_fit_data : ndarray, shape (n_samples, n_components)
+        Scores μ of the samples seen by `fit`.
+    components_ : ndarray, shape (n_components, *lags, n_pairs)
+        Components φ as maps of the lag.
+    dimension_reducer_ : transformer
+        The fitted reducer.
+    size_ : tuple of int
+        Spatial shape of the samples seen by `fit`; flat X of later calls has it.
+
+    Notes
+    -----
+    `fit` on lazy X computes three times with the default reducer: statistics to scratch, Gram matrix, components (once where there are no
+    more features than samples). `transform` computes nothing.
+
+    References
+    ----------
+    Niezgoda, S. R., Kanjarla, A. K., Kalidindi, S. R. Novel microstructure quantification framework for
+    databasing, visualization, and analysis of microstructure data. Integr. Mater. Manuf. Innov. 2 (2013) 3.
+
+    Examples
+    --------
+    >>> from mksdask import PrimitiveBasis
+    >>> from mksdask.datasets import make_microstructure
+    >>> X = make_microstructure(n_samples=12, size=(13, 13), grain_size=(3, 3))
+    >>> analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=3, periodic_axes=[0, 1])
+    >>> analysis.fit_transform(X).shape, analysis.components_.shape
+    ((12, 3), (3, 13, 13, 2))
+    """
+
+    def __init__(
+        self,
+        basis: Basis | None = None,
+        *,
+        dimension_reducer: Any = None,
+        n_components: int | None = None,
+        periodic_axes: int | Sequence[int] | None = None,
+        correlations: Pairs | None = None,
+        compute_correlations: bool = True,
+        store_correlations: bool = False,
+        mean_center: bool = False,
+        cutoff: int | Sequence[int] | None = None,
+        dtype: DTypeLike = "float32",
+        scratch: Url | None = None,
+    ) -> None:
+        self.basis = basis
+        self.dimension_reducer = dimension_reducer
+        self.n_components = n_components
+        self.periodic_axes = periodic_axes
+        self.correlations = correlations
+        self.compute_correlations = compute_correlations
+        self.store_correlations = store_correlations
+        self.mean_center = mean_center
+        self.cutoff = cutoff
+        self.dtype = dtype
+        self.scratch = scratch
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        size: Sequence[int] | None = None,
+        confidence_index: ArrayLike | None = None,
+    ) -> Self:
+        """Compute statistics and fit the reducer.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
+            Local state of each voxel; NumPy, dask, zarr or xarray.
+        y : array, optional
+            Handed to the reducer, for supervised ones.
+        size : tuple of int, optional
+            Spatial shape of flat samples.
+        confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
+            Confidence in each voxel.
+
+        Raises
+        ------
+        TypeError
+            If the reducer lacks a method, or would load lazy X whole.
+        ValueError
+            If shapes do not fit, or a lag is observed by no pair of voxels.
+        """
+        self._fit_reduced(X, y, size, confidence_index)
+        return self
+
+    def fit_transform(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        size: Sequence[int] | None = None,
+        confidence_index: ArrayLike | None = None,
+    ) -> Any:
+        """`fit`, and the scores of the same samples.
+
+        Parameters
+        ----------
+        X, y, size, confidence_index
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_components)
+            Computed also for lazy X, because `fit` needs them; a DataArray for a DataArray.
+        """
+        self._fit_reduced(X, y, size, confidence_index)
+        return _label_scores(self.reduced_fit_data, X)
+
+    def _fit_reduced(
+        self, X: ArrayLike, y: ArrayLike | None, size: Sequence[int] | None, confidence_index: ArrayLike | None
+    ) -> None:
+        self._check_arguments()
+        samples = as_samples(X, size, trailing=self._trailing)
+        self.size_ = tuple(int(n) for n in samples.shape[1 : 1 + self._n_spatial(samples)])
+        statistics = self._statistics(samples, confidence_index)
+        self._statistics_shape = tuple(int(n) for n in statistics.shape[1:])
+        self._statistics_dtype = statistics.dtype
+        if self.store_correlations:
+            self.fit_correlations = statistics
+        features = self._features(statistics)
+        reducer = self._reducer(features.shape)
+        self.reduced_fit_data = self._reduce(reducer, features, None if y is None else to_numpy(y))
+        self.dimension_reducer_ = reducer
+
+    def transform(
+        self, X: ArrayLike, size: Sequence[int] | None = None, confidence_index: ArrayLike | None = None
+    ) -> Any:
+        """Scores of samples, lazily for lazy input.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial) or flat
+            Local state of each voxel.
+        size : tuple of int, optional
+            Spatial shape of flat samples; default that of `fit`.
+        confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
+            Confidence in each voxel.
+
+        Returns
+        -------
+        array of the kind of `X`, shape (n_samples, n_components)
+        """
+        check_is_fitted(self, "dimension_reducer_")
+        samples = as_samples(X, self.size_ if size is None else size, trailing=self._trailing)
+        statistics = self._statistics(samples, confidence_index)
+        if tuple(statistics.shape[1:]) != self._statistics_shape:
+            msg = (
+                f"X gives statistics of shape {tuple(statistics.shape[1:])} a sample, fit saw {self._statistics_shape}; "
+                f"use samples of size={self.size_}, or a cutoff that fits both"
+            )
+            raise ValueError(msg)
+        if self.store_correlations:
+            self.transform_correlations = statistics
+        features = self._features(statistics)
+        if not isinstance(features, da.Array) or _is_lazy_reducer(self.dimension_reducer_):
+            return _label_scores(self.dimension_reducer_.transform(features), X)
+        scores = map_samples(
+            self.dimension_reducer_.transform,
+            features,
+            tail=self.reduced_fit_data.shape[1:],
+            dtype=self.reduced_fit_data.dtype,
+            name="reduce",
+        )
+        return _label_scores(scores, X)
+
+    def inverse_transform(self, X: ArrayLike) -> Any:
+        """2-point statistics that belong to scores (Eq. 2).
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, n_components)
+            Scores.
+
+        Returns
+        -------
+        array of the kind of `X`, shape (n_samples, *lags, n_pairs)
+            With `mean_center`, but for each sample's own mean, which the scores do not know.
+        """
+        check_is_fitted(self, "dimension_reducer_")
+        require_methods(self.dimension_reducer_, ["inverse_transform"], "dimension_reducer")
+        scores, _ = unwrap(X, name="scores")
+        rows = self.dimension_reducer_.inverse_transform(scores)
+        return self._unflatten(rows)
+
+    @property
+    def components_(self) -> NDArray[Any]:
+        """Components φ, shape (n_components, *lags, n_pairs)."""
+        check_is_fitted(self, "dimension_reducer_")
+        return np.asarray(self._unflatten(np.asarray(self.dimension_reducer_.components_)))
+
+    def _unflatten(self, rows: Any) -> Any:
+        if self._statistics_dtype.kind == "c":
+            rows = rows[:, 0::2] + 1j * rows[:, 1::2]
+        return rows.reshape(-1, *self._statistics_shape)
+
+    @property
+    def _trailing(self) -> int:
+        if not self.compute_correlations or self.basis is None:
+            return 1
+        return self.basis.state_axes
+
+    def _n_spatial(self, samples: Any) -> int:
+        return n_spatial_axes(self.basis if self.compute_correlations else None, samples)
+
+    def _check_arguments(self) -> None:
+        if self.dimension_reducer is not None:
+            require_methods(self.dimension_reducer, ["fit_transform", "transform"], "dimension_reducer")
+
+    def _statistics(self, samples: ArrayLike, confidence_index: ArrayLike | None) -> Any:
+        if not self.compute_correlations:
+            return unwrap(samples)[0]
+        if confidence_index is not None and np.ndim(confidence_index) == 2 and len(self.size_) > 1 and confidence_index.shape != self.size_:
+            confidence_index = as_samples(confidence_index, self.size_, name="confidence_index")
+        periodic_axes = self.periodic_axes
+        if periodic_axes is None and isinstance(samples, xr.DataArray):
+            periodic_axes = samples.attrs.get("periodic_axes")
+        return correlate(
+            unwrap(samples)[0],
+            self.basis,
+            periodic_axes=periodic_axes,
+            confidence_index=confidence_index,
+            correlations=self.correlations,
+            cutoff=self.cutoff,
+            dtype=self.dtype,
+        )
+
+    def _features(self, statistics: Any) -> Any:
+        flat = flat_features(statistics)
+        if flat.dtype.kind not in "f":
+            flat = flat.astype(self.dtype)
+        kernel = partial(_prepare_block, mean_center=self.mean_center)
+        return map_samples(kernel, flat, tail=flat.shape[1:], dtype=flat.dtype, name="features")
+
+    def _reducer(self, shape: tuple[int, int]) -> Any:
+        if self.dimension_reducer is None:
+            wanted = min(DEFAULT_COMPONENTS, *shape) if self.n_components is None else self.n_components
+            return PCA(wanted, scratch=self.scratch)
+        reducer = clone(self.dimension_reducer, safe=False)
+        if self.n_components is not None:
+            set_parameter(reducer, "n_components", self.n_components, "dimension_reducer")
+        return reducer
+
+    def _reduce(self, reducer: Any, features: Any, y: NDArray[Any] | None) -> NDArray[Any]:
+        if not is_lazy(features):
+            return np.asarray(reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y))
+        if _is_lazy_reducer(reducer):
+            return to_numpy(reducer.fit_transform(features))
+        if not callable(getattr(reducer, "partial_fit", None)):
+            msg = (
+                f"dimension_reducer {reducer!r} would load lazy X whole; use mksdask.reduction.PCA, a reducer of dask-ml, "
+                "one with partial_fit such as sklearn.decomposition.IncrementalPCA, or pass X as a NumPy array"
+            )
+            raise TypeError(msg)
+        with spill(features, self.scratch) as rows:
+            blocks = range(len(rows.row_chunks))
+            # A batch must have at least as many rows as there are components.
+            least = int(getattr(reducer, "n_components", None) or 1)
+            batch: list[NDArray[Any]] = []
+            remaining = rows.n_samples
+            for block in blocks:
+                batch.append(rows.rows(block))
+                remaining -= len(batch[-1])
+                if sum(map(len, batch)) >= least and (remaining >= least or remaining == 0):
+                    reducer.partial_fit(np.concatenate(batch))
+                    batch = []
+            return np.concatenate([np.asarray(reducer.transform(rows.rows(block))) for block in blocks])
+
+
+def _is_lazy_reducer(reducer: object) -> bool:
+    """Whether a reducer takes dask arrays without loading them whole."""
+    return isinstance(reducer, PCA) or type(reducer).__module__.partition(".")[0] == "dask_ml"
+
+
+def set_parameter(estimator: Any, parameter: str, value: Any, argument: str) -> None:
+    """Set a parameter of an estimator, or of the step of a pipeline that has it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such parameter.
+    """
+    known = estimator.get_params() if hasattr(estimator, "get_params") else vars(estimator)
+    matches = [name for name in known if name == parameter or name.endswith("__" + parameter)]
+    if not matches:
+        msg = f"{argument} {estimator!r} has no parameter {parameter}; leave {parameter}=None and set up the {argument} itself"
+        raise ValueError(msg)
+    name = min(matches, key=len)
+    if hasattr(estimator, "set_params"):
+        estimator.set_params(**{name: value})
+    else:
+        setattr(estimator, name, value)
+
+
+def _label_scores(scores: Any, X: ArrayLike) -> Any:
+    if not isinstance(X, xr.DataArray):
+        return scores
+    return label(scores, X, dims=("component",), coords={"component": np.arange(scores.shape[1])}, name="scores")
