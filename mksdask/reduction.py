@@ -272,7 +272,8 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             gram = _add_gram(np.zeros((len(data), len(data)), order="F"), data)
             _check_finite(gram)
             left, scores = self._decompose_gram(gram, k)
-            return scores * self._set_components(_project_slab(data, left), data.dtype)
+            scores *= self._set_components(_project_slab(data, left), data.dtype)
+            return scores.astype(data.dtype)
         moments = _Moments.of(data)
         self._decompose_moments(moments, k, data.dtype)
         return self.transform(data)
@@ -328,7 +329,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 name="components-" + dask.base.tokenize(rows),
             )
             scores *= self._set_components(projected.compute(), data.dtype)
-        return da.from_array(scores, chunks=(data.chunks[0], -1))
+        return da.from_array(scores.astype(data.dtype), chunks=(data.chunks[0], -1))
 
     def _fit_tall(self, data: da.Array, k: int) -> da.Array:
         moments = dask.delayed(_Moments.of)

@@ -1,0 +1,180 @@
+"""Figures of 2-point statistics and of their principal components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from mksdask.arrays import SPATIAL_DIMS, ArrayLike, to_numpy, unwrap
+from mksdask.tools.panels import Grid, maps_figure, scale_of
+
+
+def _lag_grid(template: xr.DataArray | None, lags: Sequence[int]) -> Grid:
+    """Lags from a DataArray's coordinates; else in voxels, lag 0 at n//2 as everywhere in the package."""
+    dims = [f"lag {dim}" for dim in SPATIAL_DIMS[: len(lags)]]
+    positions: list[NDArray[Any]] = [np.arange(n) - n // 2 for n in lags]
+    units = "voxel"
+    if template is not None:
+        for axis in range(len(lags)):
+            dim = str(template.dims[template.ndim - 1 - len(lags) + axis])
+            if dim in template.coords:
+                positions[axis] = template.coords[dim].values
+                units = str(template.coords[dim].attrs.get("units", units))
+            dims[axis] = dim.replace("_", " ")
+    return Grid.of(positions, dims, units)
+
+
+def _pair_names(template: xr.DataArray | None, n_pairs: int, correlations: Sequence[tuple[int, int]] | None) -> list[str]:
+    if correlations is not None:
+        if len(correlations) != n_pairs:
+            msg = f"correlations must name each of the {n_pairs} pairs, got {correlations!r}"
+            raise ValueError(msg)
+        return [f"$f[{a}, {b}; r]$" for a, b in correlations]
+    if template is not None and {"state_1", "state_2"} <= set(template.coords):
+        return [f"$f[{int(a)}, {int(b)}; r]$" for a, b in zip(template["state_1"], template["state_2"], strict=True)]
+    return [f"pair {p}" for p in range(n_pairs)]
+
+
+def draw_correlations(
+    X_corr: ArrayLike,
+    correlations: Sequence[tuple[int, int]] | None = None,
+    *,
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw the 2-point statistics of one sample, a map for each pair; 3D lags as three central slices.
+
+    Parameters
+    ----------
+    X_corr : array, shape (*lags, n_pairs)
+        As `correlate` returns for one sample. Complex statistics are drawn as their real part.
+    correlations : list of (int, int), optional
+        The pairs, for the titles; default what a DataArray says.
+    figsize : (float, float), optional
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If `correlations` does not name each pair.
+
+    Examples
+    --------
+    >>> from mksdask import PrimitiveBasis
+    >>> from mksdask.datasets import make_microstructure
+    >>> from mksdask.stats import correlate
+    >>> X = make_microstructure(n_samples=1, size=(32, 32))
+    >>> fig = draw_correlations(correlate(X, PrimitiveBasis(2))[0], [(0, 0), (0, 1)])
+    """
+    template = unwrap(X_corr, name="X_corr")[1]
+    values = np.real(to_numpy(X_corr))
+    titles = _pair_names(template, values.shape[-1], correlations)
+    maps = list(np.moveaxis(values, -1, 0))
+    grid = _lag_grid(template, values.shape[:-1])
+    return maps_figure(maps, titles, grid, [scale_of(values)] * len(maps), ["probability"], figsize=figsize)
+
+
+def draw_autocorrelations(
+    X_auto: ArrayLike,
+    correlations: Sequence[tuple[int, int]] | None = None,
+    *,
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw the autocorrelations of one sample; see `draw_correlations`.
+
+    Parameters
+    ----------
+    X_auto : array, shape (*lags, n_pairs)
+        As `autocorrelate` returns for one sample.
+    correlations : list of (int, int), optional
+        The pairs; default (0, 0), (1, 1), ….
+    figsize : (float, float), optional
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fig = draw_autocorrelations(np.random.default_rng(0).random((9, 9, 2)))
+    """
+    if correlations is None and unwrap(X_auto)[1] is None:
+        correlations = [(h, h) for h in range(X_auto.shape[-1])]
+    return draw_correlations(X_auto, correlations, figsize=figsize)
+
+
+def draw_crosscorrelations(
+    X_cross: ArrayLike,
+    correlations: Sequence[tuple[int, int]] | None = None,
+    *,
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw the cross-correlations of one sample; see `draw_correlations`.
+
+    Parameters
+    ----------
+    X_cross : array, shape (*lags, n_pairs)
+        As `crosscorrelate` returns for one sample.
+    correlations : list of (int, int), optional
+        The pairs.
+    figsize : (float, float), optional
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fig = draw_crosscorrelations(np.random.default_rng(0).random((9, 9, 1)), [(0, 1)])
+    """
+    return draw_correlations(X_cross, correlations, figsize=figsize)
+
+
+def draw_components(
+    components: ArrayLike,
+    correlations: Sequence[tuple[int, int]] | None = None,
+    *,
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw principal components as maps of the lag: a row a component, a column a pair.
+
+    Parameters
+    ----------
+    components : array, shape (n_components, *lags, n_pairs)
+        ``components_`` of a structure analysis or homogenization model.
+    correlations : list of (int, int), optional
+        The pairs, for the titles.
+    figsize : (float, float), optional
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fig = draw_components(np.random.default_rng(0).normal(size=(2, 9, 9, 2)), [(0, 0), (0, 1)])
+    """
+    template = unwrap(components, name="components")[1]
+    values = np.real(to_numpy(components))
+    n_pairs = values.shape[-1]
+    names = _pair_names(template, n_pairs, correlations)
+    maps = [values[k, ..., p] for k in range(len(values)) for p in range(n_pairs)]
+    titles = [rf"$\varphi_{{{k + 1}}}$, {name}" for k in range(len(values)) for name in names]
+    scale = scale_of(values, diverging=True)
+    columns = n_pairs if values.ndim < 5 else 1
+    grid = _lag_grid(template, values.shape[1:-1])
+    return maps_figure(maps, titles, grid, [scale] * len(maps), ["component"], columns=columns, figsize=figsize)

@@ -1,0 +1,42 @@
+"""Fixtures: the --slow option, real data, a small cluster."""
+
+from pathlib import Path
+
+import pytest
+from distributed import Client, LocalCluster
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run tests marked slow too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+def real_data(name: str) -> Path:
+    """Path of a real microstructure, or skip where the collection is not at hand."""
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"real data {name} is not at hand")
+    return path
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory):
+    """A cluster of two processes, shared by the tests that need one."""
+    folder = tmp_path_factory.mktemp("dask")
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, memory_limit="2GiB", host="127.0.0.1", dashboard_address=None, local_directory=folder
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
