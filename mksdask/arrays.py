@@ -242,5 +242,5 @@ def axes_argument(axes: int | Sequence[int] | None, n_spatial: int, *, name: str
 
 def to_numpy(array: ArrayLike) -> NDArray[Any]:
     """Compute a lazy array; anything else through `numpy.asarray`."""
-    data, _ = unwrap(array)
+    data = array.data if isinstance(array, xr.DataArray) else array
     return np.asarray(data.compute() if isinstance(data, da.Array) else data)

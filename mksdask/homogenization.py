@@ -208,6 +208,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         y: ArrayLike,
         size: Sequence[int] | None = None,
         confidence_index: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> float:
         """The linker's own score: R² for regression, accuracy for classification. Computes lazy input once.
 
@@ -217,13 +218,16 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             As in `predict`.
         y : array, shape (n_samples,) or (n_samples, n_properties)
             True properties or classes.
+        sample_weight : array, shape (n_samples,), optional
+            Weight of each sample.
         """
         check_is_fitted(self, "property_linker_")
+        weights = {} if sample_weight is None else {"sample_weight": to_numpy(sample_weight)}
         scores = to_numpy(self.transform(X, size, confidence_index))
         linker = self.property_linker_
         if callable(getattr(linker, "score", None)):
-            return float(linker.score(scores, to_numpy(y)))
-        return float(r2_score(to_numpy(y), linker.predict(scores)))
+            return float(linker.score(scores, to_numpy(y), **weights))
+        return float(r2_score(to_numpy(y), linker.predict(scores), **weights))
 
     @property
     def coef_(self) -> NDArray[Any]:

@@ -262,20 +262,38 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         -------
         array of the kind of `X`, shape (n_samples, n_components_)
         """
+        scores = self.fit_scores(X)
+        data, _ = unwrap(X)
+        if isinstance(data, da.Array) and isinstance(scores, np.ndarray):
+            return da.from_array(scores, chunks=(data.chunks[0], -1))
+        return scores
+
+    def fit_scores(self, X: ArrayLike) -> Any:
+        """`fit_transform`, with the scores as an ndarray where `fit` has them anyway.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, n_features)
+            NumPy or dask, whole rows in each chunk.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_components_)
+            A dask array, which takes another pass, for lazy X with no more features than samples.
+        """
         data, _ = unwrap(X)
         k = self._check(data)
+        is_wide = data.shape[1] > data.shape[0]
         if isinstance(data, da.Array):
             check_whole_samples(data)
-            scores = self._fit_wide(data, k) if data.shape[1] > data.shape[0] else self._fit_tall(data, k)
-            return scores
-        if data.shape[1] > data.shape[0]:
+            return self._fit_wide(data, k) if is_wide else self._fit_tall(data, k)
+        if is_wide:
             gram = _add_gram(np.zeros((len(data), len(data)), order="F"), data)
             _check_finite(gram)
             left, scores = self._decompose_gram(gram, k)
             scores *= self._set_components(_project_slab(data, left), data.dtype)
             return scores.astype(data.dtype)
-        moments = _Moments.of(data)
-        self._decompose_moments(moments, k, data.dtype)
+        self._decompose_moments(_Moments.of(data), k, data.dtype)
         return self.transform(data)
 
     def _check(self, data: Any) -> int:
@@ -296,7 +314,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.n_samples_, self.n_features_in_ = map(int, data.shape)
         return int(k)
 
-    def _fit_wide(self, data: da.Array, k: int) -> da.Array:
+    def _fit_wide(self, data: da.Array, k: int) -> Array:
         with spill(data, self.scratch) as rows:
             n_slabs = len(rows.slabs)
             runs = da.arange(n_slabs, chunks=-(-n_slabs // GRAM_TASKS))
@@ -329,7 +347,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 name="components-" + dask.base.tokenize(rows),
             )
             scores *= self._set_components(projected.compute(), data.dtype)
-        return da.from_array(scores.astype(data.dtype), chunks=(data.chunks[0], -1))
+        return scores.astype(data.dtype)
 
     def _fit_tall(self, data: da.Array, k: int) -> da.Array:
         moments = dask.delayed(_Moments.of)

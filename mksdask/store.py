@@ -395,7 +395,8 @@ def _open(url: Url, kind: str) -> xr.Dataset:
     if not location.fs.exists(f"{location.path}/zarr.json"):
         msg = f"{os.fspath(url)} is not a zarr v3 group; make one with create_{kind}"
         raise FileNotFoundError(msg)
-    dataset = xr.open_zarr(location.store, chunks=None)
+    consolidated = zarr.open_group(location.store, mode="r").metadata.consolidated_metadata is not None
+    dataset = xr.open_zarr(location.store, chunks=None, consolidated=consolidated)
     if "microstructure" not in dataset:
         msg = f"{os.fspath(url)} holds {sorted(map(str, dataset.data_vars))}, but no variable 'microstructure'; make it with create_{kind}"
         raise ValueError(msg)
@@ -406,7 +407,8 @@ def _open(url: Url, kind: str) -> xr.Dataset:
     encoding = dataset["microstructure"].encoding
     blocks = encoding.get("shards") or encoding["chunks"]
     sizes = dict(zip(map(str, dataset["microstructure"].dims), blocks, strict=True))
-    return xr.open_zarr(location.store, chunks={dim: sizes.get(str(dim), -1) for dim in dataset.dims})
+    chunks = {dim: sizes.get(str(dim), -1) for dim in dataset.dims}
+    return xr.open_zarr(location.store, chunks=chunks, consolidated=consolidated)
 
 
 def open_ensemble(url: Url) -> xr.Dataset:

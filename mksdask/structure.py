@@ -87,8 +87,8 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    `fit` on lazy X computes three times with the default reducer: statistics to scratch, Gram matrix, components (once where there are no
-    more features than samples). `transform` computes nothing.
+    `fit` on lazy X computes three times with the default reducer: statistics to scratch, Gram matrix, components; or twice,
+    moments and scores, where there are no more features than samples. `transform` computes nothing.
 
     References
     ----------
@@ -321,6 +321,8 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     def _reduce(self, reducer: Any, features: Any, y: NDArray[Any] | None) -> NDArray[Any]:
         if not is_lazy(features):
             return np.asarray(reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y))
+        if isinstance(reducer, PCA):
+            return to_numpy(reducer.fit_scores(features))
         if _is_lazy_reducer(reducer):
             return to_numpy(reducer.fit_transform(features))
         if not callable(getattr(reducer, "partial_fit", None)):

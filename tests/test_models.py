@@ -1,0 +1,304 @@
+"""MKSStructureAnalysis and MKSHomogenizationModel: the contract of scikit-learn, in memory and lazily."""
+
+import os
+import pickle
+import warnings
+
+import dask.array as da
+import dask_ml.decomposition
+import dask_ml.model_selection
+import numpy as np
+import pytest
+import sklearn
+import xarray as xr
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.decomposition import PCA as SklearnPCA
+from sklearn.decomposition import FastICA, IncrementalPCA
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures
+
+from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, create_ensemble, open_ensemble
+from mksdask.datasets import make_elastic_stiffness, make_microstructure
+from mksdask.stats import correlate
+from tests.helpers import computes
+
+BASIS = PrimitiveBasis(2, domain=[0, 1])
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+    return make_elastic_stiffness(n_samples=[24, 24], size=(11, 11), grain_size=[(2, 2), (6, 3)], seed=2)
+
+
+def model(**options):
+    return MKSHomogenizationModel(BASIS, **{"periodic_axes": [0, 1], "n_components": 4} | options)
+
+
+def test_model__equals_its_parts_written_out(ensemble):
+    X, y = ensemble
+    fitted = model(degree=2, correlations=[(0, 0), (1, 1)], dtype="float64").fit(X[::2], y[::2])
+    f = correlate(X, BASIS, periodic_axes=[0, 1], correlations=[(0, 0), (1, 1)], dtype="float64").reshape(len(X), -1)
+    pca = SklearnPCA(4, svd_solver="full").fit(f[::2])
+    linkage = make_pipeline(PolynomialFeatures(2), LinearRegression()).fit(pca.transform(f[::2]), y[::2])
+    assert_allclose(fitted.predict(X[1::2]), linkage.predict(pca.transform(f[1::2])), rtol=1e-7)
+    assert_allclose(fitted.reduced_fit_data, pca.transform(f[::2]), atol=1e-9)
+    assert_allclose(fitted.reduced_predict_data, pca.transform(f[1::2]), atol=1e-9)
+    assert_allclose(fitted.components_.reshape(4, -1), pca.components_, atol=1e-8)
+    assert_allclose(fitted.score(X[1::2], y[1::2]), linkage.score(pca.transform(f[1::2]), y[1::2]))
+    assert fitted.components_.shape == (4, 11, 11, 2)
+    assert fitted.coef_.shape == (14,)
+    assert np.isscalar(fitted.intercept_)
+
+
+def test_model__lazy_equals_eager_and_predict_computes_nothing(ensemble, tmp_path):
+    X, y = ensemble
+    eager = model(degree=2).fit(X, y)
+    lazy_X, lazy_y = da.from_array(X, chunks=(7, 11, 11)), da.from_array(y, chunks=5)
+    lazy = model(degree=2, scratch=tmp_path)
+    with computes(4):  # y, statistics to scratch, Gram matrix, components
+        lazy.fit(lazy_X, lazy_y)
+    assert os.listdir(tmp_path) == []
+    with computes(0):
+        predicted = lazy.predict(lazy_X)
+    assert isinstance(predicted, da.Array)
+    assert predicted.chunks == ((7,) * 6 + (6,),)
+    assert_allclose(predicted, eager.predict(X), rtol=1e-5)
+    assert_allclose(np.asarray(lazy.reduced_predict_data), eager.reduced_predict_data, atol=1e-5)
+    assert_allclose(lazy.score(lazy_X, lazy_y), eager.score(X, y), rtol=1e-4)
+
+
+def test_model__labelled_from_a_store(ensemble, tmp_path):
+    X, y = ensemble
+    create_ensemble(tmp_path / "e.zarr", X, y, periodic_axes=[0, 1], chunks=16)
+    ds = open_ensemble(tmp_path / "e.zarr")
+    fitted = MKSHomogenizationModel(BASIS, n_components=4).fit(ds.microstructure, ds.response)
+    predicted = fitted.predict(ds.microstructure)
+    assert isinstance(predicted, xr.DataArray)
+    assert predicted.dims == ("sample",)
+    assert_allclose(predicted, model().fit(X, y).predict(X), rtol=1e-5)
+    assert fitted.transform(ds.microstructure).dims == ("sample", "component")
+
+
+def test_model__flat_samples_remember_their_size(ensemble):
+    X, y = ensemble
+    flat = X.reshape(len(X), -1)
+    fitted = model().fit(flat, y, size=(11, 11))
+    assert fitted.size_ == (11, 11)
+    assert_array_equal(fitted.predict(flat), model().fit(X, y).predict(X))
+    assert_array_equal(fitted.predict(X), fitted.predict(flat))
+    assert_array_equal(model().fit(da.from_array(flat, chunks=(20, 121)), y, size=(11, 11)).size_, (11, 11))
+    with pytest.raises(ValueError, match="size="):
+        fitted.predict(flat[:, :50])
+    with pytest.raises(ValueError, match="size="):
+        model().fit(flat, y, size=(10, 10))
+
+
+@pytest.mark.parametrize("search", [GridSearchCV, dask_ml.model_selection.GridSearchCV])
+@pytest.mark.parametrize("in_pipeline", [False, True])
+def test_model__grid_search_with_size(ensemble, search, in_pipeline):
+    X, y = ensemble
+    flat = X.reshape(len(X), -1)
+    estimator, prefix = model(), ""
+    if in_pipeline:
+        estimator, prefix = Pipeline([("same", FunctionTransformer()), ("mks", model())]), "mks__"
+    grid = {f"{prefix}n_components": [2, 4], f"{prefix}degree": [1, 2]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of dask-ml about scikit-learn
+        found = search(estimator, grid, cv=3).fit(flat, y, **{f"{prefix}size": (11, 11)})
+    assert found.best_score_ > 0.9
+    best = {name.removeprefix(prefix): value for name, value in found.best_params_.items()}
+    expected = cross_val_score(model(**best), X, y, cv=3).mean()
+    assert_allclose(found.best_score_, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+def test_model__grid_search_with_metadata_routing(ensemble, in_pipeline):
+    X, y = ensemble
+    flat = X.reshape(len(X), -1)
+    with sklearn.config_context(enable_metadata_routing=True):
+        estimator = model().set_fit_request(size=True, confidence_index=True).set_score_request(
+            size=True, confidence_index=True, sample_weight=True
+        )
+        grid = {"n_components": [2, 4]}
+        if in_pipeline:
+            estimator, grid = Pipeline([("mks", estimator)]), {"mks__n_components": [2, 4]}
+        confidence = np.ones(flat.shape)
+        found = GridSearchCV(estimator, grid, cv=3).fit(flat, y, size=(11, 11), confidence_index=confidence)
+    assert found.best_score_ > 0.9
+
+
+def test_model__confidence_index_masks(ensemble):
+    X, y = ensemble
+    hidden = X.copy()
+    hidden[:, :3] = 0
+    confidence = np.ones(X.shape)
+    confidence[:, :3] = 0.0
+    options = {"cutoff": 3, "periodic_axes": ()}
+    masked = model(**options).fit(X, y, confidence_index=confidence)
+    assert_allclose(masked.predict(X, confidence_index=confidence), masked.predict(hidden, confidence_index=confidence), rtol=1e-6)
+    shared = model(**options).fit(X, y, confidence_index=confidence[0])
+    assert_allclose(shared.reduced_fit_data, masked.reduced_fit_data, atol=1e-5)
+    with pytest.raises(ValueError, match="Set cutoff"):
+        model(periodic_axes=()).fit(X, y, confidence_index=np.where(np.arange(11) < 3, 1.0, 0.0)[:, None] * np.ones((11, 11)))
+
+
+def test_model__any_reducer_and_linker_left_alone_unless_told(ensemble):
+    X, y = ensemble
+    reducer, linker = SklearnPCA(3), Ridge(alpha=0.5)
+    fitted = MKSHomogenizationModel(BASIS, dimension_reducer=reducer, property_linker=linker).fit(X, y)
+    assert fitted.reduced_fit_data.shape == (48, 3)
+    assert not hasattr(reducer, "components_")
+    assert not hasattr(linker, "coef_")
+    assert fitted.property_linker_.alpha == 0.5
+    fitted = clone(fitted).set_params(n_components=2).fit(X, y)
+    assert fitted.reduced_fit_data.shape == (48, 2)
+    assert reducer.n_components == 3
+    poly = make_pipeline(PolynomialFeatures(1), LinearRegression())
+    fitted = model(property_linker=poly, degree=2).fit(X, y)
+    assert fitted.property_linker_[0].degree == 2
+    assert poly[0].degree == 1
+    assert MKSHomogenizationModel(BASIS).fit(X, y).reduced_fit_data.shape == (48, 5)
+    assert MKSHomogenizationModel(BASIS).fit(X, y).coef_.shape == (5,)
+    MKSStructureAnalysis(BASIS, dimension_reducer=FastICA(2, random_state=0)).fit(X)
+
+
+@pytest.mark.parametrize(
+    "reducer", [None, IncrementalPCA(4), dask_ml.decomposition.PCA(4, svd_solver="full"), dask_ml.decomposition.TruncatedSVD(4)]
+)
+def test_analysis__lazy_reducers(ensemble, reducer, tmp_path):
+    X, _ = ensemble
+    lazy = da.from_array(X, chunks=(3, 11, 11))
+    analysis = MKSStructureAnalysis(BASIS, dimension_reducer=reducer, n_components=4, periodic_axes=[0, 1], scratch=tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores = analysis.fit_transform(lazy)
+        again = analysis.transform(lazy)
+    assert isinstance(again, da.Array)
+    assert_allclose(again, scores, atol=1e-4)
+    assert os.listdir(tmp_path) == []
+    exact = MKSStructureAnalysis(BASIS, n_components=4, periodic_axes=[0, 1]).fit_transform(X)
+    if not isinstance(reducer, dask_ml.decomposition.TruncatedSVD):
+        assert_allclose(np.abs(scores[:, 0]), np.abs(exact[:, 0]), atol=2e-2)
+
+
+def test_analysis__lazy_input_is_never_loaded_whole(ensemble):
+    X, y = ensemble
+    lazy = da.from_array(X, chunks=(12, 11, 11))
+    with pytest.raises(TypeError, match="would load lazy X whole"):
+        MKSStructureAnalysis(BASIS, dimension_reducer=SklearnPCA(2)).fit(lazy)
+
+
+def test_analysis__inverse_transform_is_equation_2(ensemble):
+    X, _ = ensemble
+    analysis = MKSStructureAnalysis(BASIS, n_components=40, periodic_axes=[0, 1], dtype="float64")
+    scores = analysis.fit_transform(X)
+    f = correlate(X, BASIS, periodic_axes=[0, 1], dtype="float64")
+    assert analysis.inverse_transform(scores).shape == f.shape
+    assert_allclose(analysis.inverse_transform(scores), f, atol=2e-2)
+    mean = analysis.inverse_transform(np.zeros((1, 40)))[0]
+    assert_allclose(mean, f.mean(axis=0), atol=1e-9)
+
+
+def test_analysis__given_statistics_and_stored_ones(ensemble):
+    X, _ = ensemble
+    f = correlate(X, BASIS, periodic_axes=[0, 1])
+    from_statistics = MKSStructureAnalysis(compute_correlations=False, n_components=3).fit(f)
+    computed = MKSStructureAnalysis(BASIS, n_components=3, periodic_axes=[0, 1], store_correlations=True).fit(X)
+    assert_array_equal(from_statistics.reduced_fit_data, computed.reduced_fit_data)
+    assert_array_equal(computed.fit_correlations, f)
+    computed.transform(X[:3])
+    assert_array_equal(computed.transform_correlations, f[:3])
+
+
+def test_analysis__complex_statistics_keep_real_and_imaginary_parts():
+    rng = np.random.default_rng(0)
+    m = rng.normal(size=(30, 5, 4, 2)) + 1j * rng.normal(size=(30, 5, 4, 2))
+    analysis = MKSStructureAnalysis(None, n_components=29, periodic_axes=[0, 1], correlations=[(0, 1)], dtype="float64")
+    scores = analysis.fit_transform(m)
+    f = correlate(m, None, periodic_axes=[0, 1], correlations=[(0, 1)], dtype="float64")
+    assert np.iscomplexobj(analysis.components_)
+    assert_allclose(analysis.inverse_transform(scores), f, atol=1e-8)
+
+
+def test_mean_center__takes_the_mean_off_and_warns_where_it_blinds(ensemble):
+    X, y = ensemble
+    with pytest.warns(UserWarning, match="blind"):
+        blind = model(mean_center=True, correlations=[(0, 0)]).fit(X, y)
+    assert blind.score(X, y) < 0.9 < model(correlations=[(0, 0)]).fit(X, y).score(X, y)
+    model(mean_center=True).fit(X, y)
+
+
+def test_model__classification():
+    kinds = [make_microstructure(n_samples=30, size=(15, 15), grain_size=g, seed=i) for i, g in enumerate([(8, 2), (2, 8)])]
+    X, y = np.concatenate(kinds), np.repeat(["along x", "along y"], 30)
+    classifier = MKSHomogenizationModel(BASIS, property_linker=LogisticRegression(), periodic_axes=[0, 1])
+    assert is_classifier(classifier)
+    assert is_regressor(model())
+    assert cross_val_score(classifier, X, y, cv=3).mean() > 0.95
+    lazy = classifier.fit(X, y).predict(da.from_array(X, chunks=(7, 15, 15)))
+    assert_array_equal(lazy, classifier.predict(X))
+
+
+def test_model__several_properties_at_once(ensemble):
+    X, y = ensemble
+    both = np.stack([y, 2 * y + 1], axis=1)
+    fitted = model().fit(X, both)
+    assert_allclose(fitted.predict(X)[:, 1], 2 * fitted.predict(X)[:, 0] + 1)
+    assert fitted.predict(da.from_array(X, chunks=(9, 11, 11))).shape == (48, 2)
+
+
+def test_model__clones_pickles_and_refuses_unfitted_use(ensemble):
+    X, y = ensemble
+    unfitted = model(degree=2, mean_center=False)
+    params = clone(unfitted).get_params()
+    assert {**params, "basis": None} == {**unfitted.get_params(), "basis": None}
+    assert params["basis"].get_params() == BASIS.get_params()
+    with pytest.raises(NotFittedError):
+        unfitted.predict(X)
+    with pytest.raises(NotFittedError):
+        unfitted.components_
+    fitted = unfitted.fit(X, y)
+    assert_array_equal(pickle.loads(pickle.dumps(fitted)).predict(X), fitted.predict(X))
+
+
+class OnlyFit:
+    def fit(self, X, y=None):
+        return self
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"dimension_reducer": OnlyFit()}, TypeError, "dimension_reducer must have the methods fit_transform and transform"),
+        ({"property_linker": OnlyFit()}, TypeError, "property_linker must have the methods fit and predict"),
+        ({"property_linker": LinearRegression(), "degree": 2}, ValueError, "has no parameter degree"),
+        ({"dimension_reducer": FunctionTransformer()}, ValueError, "has no parameter n_components"),
+        ({"n_components": 500}, ValueError, "n_components=500"),
+    ],
+)
+def test_model__raises_on_what_does_not_fit_in(ensemble, options, error, message):
+    with pytest.raises(error, match=message):
+        model(**options).fit(*ensemble)
+
+
+def test_model__raises_on_missing_or_short_y(ensemble):
+    X, y = ensemble
+    with pytest.raises(ValueError, match="y is missing"):
+        model().fit(X)
+    with pytest.raises(ValueError, match="one entry for each of the 48 samples"):
+        model().fit(X, y[:5])
+    with pytest.raises(ValueError, match="size=\\(11, 11\\)"):
+        model().fit(X, y).predict(X[:, :5])
+
+
+def test_model__on_a_cluster(ensemble, client, tmp_path):
+    X, y = ensemble
+    with client.as_current():
+        fitted = model(scratch=tmp_path).fit(da.from_array(X, chunks=(12, 11, 11)), y)
+        predicted = fitted.predict(da.from_array(X, chunks=(12, 11, 11))).compute()
+    assert_allclose(predicted, model().fit(X, y).predict(X), rtol=1e-5)
+    assert os.listdir(tmp_path) == []

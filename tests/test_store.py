@@ -1,0 +1,235 @@
+"""Stores: whole or not there, appendable, plain zarr."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from mksdask import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.datasets import make_microstructure
+from tests.helpers import computes
+
+X = np.random.default_rng(0).integers(0, 2, (10, 6, 5)).astype("uint8")
+
+
+def test_ensemble__round_trip_with_everything(tmp_path):
+    url = tmp_path / "e.zarr"
+    y = np.arange(20.0).reshape(10, 2)
+    c = np.random.default_rng(1).random(X.shape)
+    create_ensemble(
+        url, X, y, confidence_index=c, spacing=(0.5, 0.25), units="um", phases=["pore", "grain"], periodic_axes=[1], chunks=4
+    )
+    ds = open_ensemble(url)
+    assert ds.microstructure.dims == ("sample", "x", "y")
+    assert ds.microstructure.chunks == ((4, 4, 2), (6,), (5,))
+    assert_array_equal(ds.microstructure, X)
+    assert_array_equal(ds.response, y)
+    assert_array_equal(ds.confidence_index, c)
+    assert ds.microstructure.attrs == {"periodic_axes": [1], "phases": ["pore", "grain"]}
+    assert_allclose(ds.y, np.arange(5) * 0.25)
+    assert ds.x.attrs["units"] == "um"
+    xr.testing.assert_identical(xr.open_zarr(url).load(), ds.load())
+    assert zarr.open_group(url)["microstructure"].shards == (4, 6, 5)
+    assert os.listdir(tmp_path) == ["e.zarr"]
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask", "zarr", "xarray"])
+def test_ensemble__from_any_kind(tmp_path, kind):
+    source = {
+        "numpy": lambda: X,
+        "dask": lambda: da.from_array(X, chunks=(3, 2, 5)),
+        "zarr": lambda: zarr.create_array(tmp_path / "source.zarr", data=X),
+        "xarray": lambda: xr.DataArray(X, dims=("sample", "x", "y")).chunk(sample=5),
+    }[kind]()
+    create_ensemble(tmp_path / "e.zarr", source, np.arange(10))
+    assert_array_equal(open_ensemble(tmp_path / "e.zarr").microstructure, X)
+
+
+def test_ensemble__lazy_input_is_written_in_one_computation_and_read_in_none(tmp_path):
+    lazy = da.from_array(X, chunks=(5, 6, 5))
+    with computes(1):
+        create_ensemble(tmp_path / "e.zarr", lazy, lazy.mean(axis=(1, 2)))
+    with computes(0):
+        ds = open_ensemble(tmp_path / "e.zarr")
+    assert ds.response.chunks == ((5, 5),)
+
+
+def test_ensemble__on_an_fsspec_url():
+    url = "memory://store-test/e.zarr"
+    create_ensemble(url, X, chunks=4)
+    append_ensemble(url, X[:3])
+    assert_array_equal(open_ensemble(url).microstructure, np.concatenate([X, X[:3]]))
+    create_ensemble(url, X[:2], mode="w")
+    assert open_ensemble(url).sizes["sample"] == 2
+
+
+def test_ensemble__refuses_to_overwrite_unless_told(tmp_path):
+    url = tmp_path / "e.zarr"
+    create_ensemble(url, X)
+    with pytest.raises(FileExistsError, match="mode='w'"):
+        create_ensemble(url, X)
+    # The old store may even be the source of the new one.
+    create_ensemble(url, 1 - open_ensemble(url).microstructure.data, mode="w")
+    assert_array_equal(open_ensemble(url).microstructure, 1 - X)
+    with pytest.raises(ValueError, match="mode must be"):
+        create_ensemble(url, X, mode="r")
+
+
+def test_ensemble__error_while_writing_leaves_what_was_there(tmp_path):
+    url = tmp_path / "e.zarr"
+    create_ensemble(url, X)
+
+    def fail(block):
+        raise RuntimeError("the disk is on fire")
+
+    broken = da.from_array(X, chunks=(5, 6, 5)).map_blocks(fail, dtype=X.dtype)
+    for target, mode in [(url, "w"), (tmp_path / "new.zarr", "w-")]:
+        with pytest.raises(RuntimeError, match="on fire"):
+            create_ensemble(target, broken, mode=mode)
+    with pytest.raises(RuntimeError, match="on fire"):
+        append_ensemble(url, broken)
+    assert os.listdir(tmp_path) == ["e.zarr"]
+    assert_array_equal(open_ensemble(url).microstructure, X)
+    append_ensemble(url, X[:1])
+    assert_array_equal(open_ensemble(url).microstructure, np.concatenate([X, X[:1]]))
+
+
+@settings(max_examples=15, deadline=None)
+@given(parts=st.lists(st.integers(1, 7), min_size=2, max_size=4), chunks=st.integers(1, 5), lazy=st.booleans())
+def test_append__any_partial_shard(tmp_path_factory, parts, chunks, lazy):
+    url = tmp_path_factory.mktemp("append") / "e.zarr"
+    samples = np.random.default_rng(sum(parts)).integers(0, 255, (sum(parts), 3, 2)).astype("uint8")
+    edges = np.cumsum([0, *parts])
+    for i, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        part = samples[start:stop]
+        source = da.from_array(part, chunks=(2, 3, 1)) if lazy else part
+        if i == 0:
+            create_ensemble(url, source, part[:, 0, 0] * 1.0, chunks=chunks)
+        else:
+            append_ensemble(url, source, part[:, 0, 0] * 1.0)
+    ds = open_ensemble(url)
+    assert_array_equal(ds.microstructure, samples)
+    assert_array_equal(ds.response, samples[:, 0, 0])
+    assert set(ds.microstructure.chunks[0][:-1]) <= {min(chunks, parts[0])}
+
+
+def test_append__killed_in_the_middle_leaves_the_ensemble_as_it_was(tmp_path):
+    url = tmp_path / "e.zarr"
+    create_ensemble(url, X, np.arange(10.0), chunks=4)
+    script = f"""
+        import os, signal
+        import dask.array as da, numpy as np
+        from mksdask import append_ensemble
+
+        def die(block, block_id):
+            if block_id[0] == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return block
+
+        X = da.zeros((20, 6, 5), chunks=(4, 6, 5), dtype="uint8").map_blocks(die, dtype="uint8")
+        append_ensemble({str(url)!r}, X, np.zeros(20))
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    # Some new shards are on disk, also beyond the old end, and must not show.
+    assert json.loads((url / "microstructure" / "zarr.json").read_text())["shape"][0] == 30
+    assert_array_equal(open_ensemble(url).microstructure, X)
+    assert_array_equal(xr.open_zarr(url).response, np.arange(10.0))
+    append_ensemble(url, X[:5], np.arange(5.0))
+    assert_array_equal(open_ensemble(url).microstructure, np.concatenate([X, X[:5]]))
+    assert_array_equal(open_ensemble(url).response, np.r_[np.arange(10.0), np.arange(5.0)])
+
+
+def test_append__raises_on_what_does_not_fit(tmp_path):
+    url = tmp_path / "e.zarr"
+    create_ensemble(url, X, np.arange(10.0))
+    for arguments, message in [
+        ((X,), "holds \\['microstructure', 'response'\\]"),
+        ((X[:, :3], np.arange(10.0)), "does not fit the stored samples"),
+        ((X.astype(float), np.arange(10.0)), "does not fit the stored samples"),
+        ((X, np.arange(9.0)), "same number of new samples"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            append_ensemble(url, *arguments)
+    assert_array_equal(open_ensemble(url).microstructure, X)
+
+
+def test_ensemble__orientations_have_an_angle_axis(tmp_path):
+    angles = np.random.default_rng(0).random((4, 6, 5, 3))
+    create_ensemble(tmp_path / "a.zarr", angles)
+    assert open_ensemble(tmp_path / "a.zarr").microstructure.dims == ("sample", "x", "y", "angle")
+    create_ensemble(tmp_path / "b.zarr", angles, spacing=(1.0, 1.0, 1.0))
+    assert open_ensemble(tmp_path / "b.zarr").microstructure.dims == ("sample", "x", "y", "z")
+
+
+def test_ensemble__field_responses_share_the_spatial_dims(tmp_path):
+    create_ensemble(tmp_path / "e.zarr", X, np.zeros((10, 6, 5, 3)))
+    assert open_ensemble(tmp_path / "e.zarr").response.dims == ("sample", "x", "y", "component_0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"y": np.arange(9)}, "y must have one entry for each of the 10 samples"),
+        ({"confidence_index": np.ones((10, 6))}, "confidence_index must have shape"),
+        ({"spacing": (1.0, 2.0, 3.0)}, "spacing must be a positive number"),
+        ({"spacing": -1.0}, "spacing must be a positive number"),
+        ({"periodic_axes": [2]}, "periodic_axes"),
+        ({"chunks": 0}, "chunks must be"),
+    ],
+)
+def test_ensemble__raises_on_bad_argument(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        create_ensemble(tmp_path / "e.zarr", X, **options)
+    assert os.listdir(tmp_path) == []
+
+
+def test_open__says_what_is_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="create_ensemble"):
+        open_ensemble(tmp_path / "nothing.zarr")
+    create_volume(tmp_path / "v.zarr", X[0])
+    with pytest.raises(ValueError, match="open_volume"):
+        open_ensemble(tmp_path / "v.zarr")
+    create_ensemble(tmp_path / "e.zarr", X)
+    with pytest.raises(ValueError, match="open_ensemble"):
+        open_volume(tmp_path / "e.zarr")
+    zarr.create_group(tmp_path / "other.zarr")
+    with pytest.raises(ValueError, match="no variable 'microstructure'"):
+        open_ensemble(tmp_path / "other.zarr")
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_volume__round_trip_in_blocks(tmp_path, lazy):
+    volume = np.random.default_rng(0).integers(0, 3, (20, 17, 9)).astype("uint8")
+    source = da.from_array(volume, chunks=(7, 6, 9)) if lazy else volume
+    create_volume(tmp_path / "v.zarr", source, confidence_index=volume / 2.0, spacing=0.74, units="um", chunks=(8, 8, 4))
+    ds = open_volume(tmp_path / "v.zarr")
+    assert_array_equal(ds.microstructure, volume)
+    assert_array_equal(ds.confidence_index, volume / 2.0)
+    assert ds.microstructure.chunks == ((8, 8, 4), (8, 8, 1), (4, 4, 1))
+    assert_allclose(ds.z, np.arange(9) * 0.74)
+    with pytest.raises(FileExistsError):
+        create_volume(tmp_path / "v.zarr", volume)
+    with pytest.raises(ValueError, match="chunks must be"):
+        create_volume(tmp_path / "w.zarr", volume, chunks=0)
+
+
+def test_ensemble__written_by_a_cluster(tmp_path, client):
+    lazy = make_microstructure(n_samples=9, size=(8, 8), chunks=4)
+    with client.as_current():
+        create_ensemble(tmp_path / "e.zarr", lazy, chunks=2)
+        append_ensemble(tmp_path / "e.zarr", lazy)
+        stored = open_ensemble(tmp_path / "e.zarr").microstructure.values
+    eager = make_microstructure(n_samples=9, size=(8, 8))
+    assert_array_equal(stored, np.concatenate([eager, eager]))

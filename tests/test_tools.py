@@ -1,0 +1,153 @@
+"""Figures: what is drawn, not just that something is."""
+
+import dask.array as da
+import matplotlib as mpl
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib import pyplot as plt
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.linear_model import LinearRegression
+
+from mksdask import PrimitiveBasis, tools
+from mksdask.datasets import make_microstructure
+from mksdask.stats import correlate
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_shown():
+    mpl.use("Agg")
+    yield
+    assert plt.get_fignums() == []
+
+
+def images(fig):
+    return [image for ax in fig.axes for image in ax.get_images()]
+
+
+def test_microstructures__x_runs_right_and_scale_is_shared():
+    X = make_microstructure(n_samples=3, size=(8, 5), grain_size=2, n_phases=3, chunks=2)
+    fig = tools.draw_microstructures(X, ["a", "b", "c"])
+    drawn = images(fig)
+    assert len(drawn) == 3
+    for image, sample in zip(drawn, X.compute(), strict=True):
+        assert_array_equal(image.get_array(), sample.T)
+        assert image.origin == "lower"
+        assert image.get_extent() == [-0.5, 7.5, -0.5, 4.5]
+        assert image.norm is drawn[0].norm
+    assert [ax.get_title() for ax in fig.axes[:3]] == ["a", "b", "c"]
+    fig.canvas.draw()
+    assert [t.get_text() for t in fig.axes[-1].get_yticklabels()] == ["0", "1", "2"]
+
+
+def test_microstructures__3d_as_central_slices_in_physical_units(tmp_path):
+    V = xr.DataArray(
+        np.arange(2 * 4 * 5 * 6).reshape(2, 4, 5, 6) / 10.0,
+        dims=("sample", "x", "y", "z"),
+        coords={"x": ("x", np.arange(4) * 0.5, {"units": "um"}), "y": np.arange(5) * 0.5, "z": np.arange(6) * 0.5},
+    )
+    fig = tools.draw_microstructures(V)
+    drawn = images(fig)
+    assert len(drawn) == 6
+    assert_allclose(drawn[0].get_array(), V[0, :, :, 3].T)
+    assert_allclose(drawn[1].get_array(), V[0, :, 2, :].T)
+    assert_allclose(drawn[2].get_array(), V[0, 2].T)
+    assert fig.axes[0].get_xlabel() == "x / um"
+    fig.savefig(tmp_path / "figure.png")
+
+
+def test_correlations__lag_zero_is_at_the_origin():
+    X = make_microstructure(n_samples=1, size=(8, 7), grain_size=2)
+    f = correlate(X, PrimitiveBasis(2), periodic_axes=[0, 1])
+    fig = tools.draw_correlations(f[0], [(0, 0), (0, 1)])
+    first = images(fig)[0]
+    assert_array_equal(first.get_array(), f[0, ..., 0].T)
+    assert first.get_extent() == [-4.5, 3.5, -3.5, 3.5]
+    assert "0, 1" in fig.axes[1].get_title()
+    with pytest.raises(ValueError, match="each of the 2 pairs"):
+        tools.draw_correlations(f[0], [(0, 0)])
+    labelled = correlate(xr.DataArray(X, dims=("sample", "x", "y")), PrimitiveBasis(2), cutoff=3)
+    assert images(tools.draw_correlations(labelled[0]))[0].get_extent() == [-3.5, 3.5, -3.5, 3.5]
+    assert "0, 1" in tools.draw_correlations(labelled[0]).axes[1].get_title()
+    assert len(images(tools.draw_autocorrelations(f[0]))) == len(images(tools.draw_crosscorrelations(f[0]))) == 2
+
+
+def test_microstructure_strain__two_scales():
+    fig = tools.draw_microstructure_strain(np.eye(4, dtype=int), np.eye(4) * 0.01)
+    micro, strain = images(fig)
+    assert_allclose(strain.get_clim(), (0, 0.01))
+    with pytest.raises(ValueError, match="strain must have the shape"):
+        tools.draw_microstructure_strain(np.eye(4), np.zeros((4, 4, 3)))
+
+
+def test_components__diverging_scale_about_zero():
+    fig = tools.draw_components(np.random.default_rng(0).normal(size=(3, 5, 5, 2)), [(0, 0), (0, 1)])
+    drawn = images(fig)
+    assert len(drawn) == 6
+    low, high = drawn[0].get_clim()
+    assert low == -high
+    assert len(images(tools.draw_components(np.random.default_rng(0).normal(size=(1, 5, 5, 5, 2))))) == 6
+
+
+def test_components_scatter__2d_and_3d():
+    rng = np.random.default_rng(0)
+    sets = [rng.normal(size=(9, 2)), da.from_array(rng.normal(size=(4, 2)))]
+    fig = tools.draw_components_scatter(sets, ["a", "b"])
+    points = [c.get_offsets() for c in fig.axes[0].collections]
+    assert_allclose(points[1], sets[1].compute())
+    assert tools.draw_components_scatter([rng.normal(size=(9, 3))], legend_outside=True).axes[0].name == "3d"
+    with pytest.raises(ValueError, match="slice the scores"):
+        tools.draw_components_scatter([rng.normal(size=(9, 5))])
+    with pytest.raises(ValueError, match="labels must name"):
+        tools.draw_components_scatter(sets, ["a"])
+
+
+def test_component_variance__is_cumulative():
+    line = tools.draw_component_variance([0.5, 0.3]).axes[0].lines[0]
+    assert_allclose(line.get_ydata(), [50, 80])
+    assert_allclose(line.get_xdata(), [1, 2])
+
+
+RESULTS = {
+    "params": [{"n_components": n, "degree": d} for d in (2, 1) for n in (4, 2)],
+    "mean_test_score": np.array([0.9, 0.8, 0.7, 0.6]),
+    "std_test_score": np.full(4, 0.01),
+}
+
+
+def test_gridscores__one_sorted_curve_for_each_value():
+    fig = tools.draw_gridscores(RESULTS, "n_components", by="degree")
+    lines = fig.axes[0].lines
+    assert [line.get_label() for line in lines] == ["degree = 1", "degree = 2"]
+    assert_allclose(lines[1].get_xydata(), [[2, 0.8], [4, 0.9]])
+    with pytest.raises(ValueError, match="did not vary 'alpha'"):
+        tools.draw_gridscores(RESULTS, "alpha")
+
+
+def test_gridscores_matrix__scores_where_they_belong():
+    matrix = images(tools.draw_gridscores_matrix(RESULTS, ["n_components", "degree"]))[0].get_array()
+    assert_allclose(matrix, [[0.6, 0.7], [0.8, 0.9]])
+
+
+def test_goodness_of_fit__points_and_diagonal():
+    fig = tools.draw_goodness_of_fit([[1, 2, 3], [1.1, 2.2, 2.9]], [[2], [2.5]], ["fit", "test"])
+    assert_allclose(fig.axes[0].collections[1].get_offsets(), [[2, 2.5]])
+    x, y = fig.axes[0].lines[0].get_data()
+    assert_allclose(x, y)
+    with pytest.raises(ValueError, match=r"\(2, n_samples\)"):
+        tools.draw_goodness_of_fit([1, 2, 3])
+
+
+def test_learning_curves__rise_with_the_samples():
+    x = np.linspace(0, 1, 60)[:, None]
+    rng = np.random.default_rng(0)
+    fig = tools.draw_learning_curves(LinearRegression(), x, x[:, 0] + rng.normal(scale=0.01, size=60), cv=5, title="t")
+    assert len(fig.axes[0].lines) == 2
+    assert fig.axes[0].lines[0].get_xdata()[-1] == 48
+
+
+@pytest.mark.parametrize("spatial", [(20,), (6, 6), (4, 5, 6)])
+def test_figures__labels_must_match(spatial):
+    with pytest.raises(ValueError, match="labels must name each of the 2 panels"):
+        tools.draw_microstructures(np.zeros((2, *spatial)), ["one"])
+    assert tools.draw_microstructures(np.zeros((2, *spatial))).axes
