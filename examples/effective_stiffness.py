@@ -54,7 +54,9 @@ X, y = make_elastic_stiffness(
     macro_strain=0.001,
     seed=0,
 )
-print(f"{len(X)} samples solved after {time.perf_counter() - start:.1f} s, C_xxxx from {y.min():.1f} to {y.max():.1f} GPa")
+print(
+    f"{len(X)} samples solved after {time.perf_counter() - start:.1f} s, C_xxxx from {y.min():.1f} to {y.max():.1f} GPa"
+)
 draw_microstructures(X[::sample_size], [str(g) for g in grain_size]).savefig(arguments.out / "microstructures.png")
 
 # %% [markdown]

@@ -50,8 +50,8 @@ def main(path, out, *, quick):
     print(f"{path.name}: {pores.shape} voxels, porosity {pores.mean():.2%}")
 
     # %% [markdown]
-    # Training and test sub-volumes come from the two ends of the rock, with a gap between. The gap must exceed the length over which
-    # the rock is correlated, or the test would not be one.
+    # Training and test sub-volumes come from the two ends of the rock, with a gap between. The gap must exceed the
+    # length over which the rock is correlated, or the test would not be one.
 
     # %%
     n_train, n_test = (16, 6) if quick else (180, 70)
@@ -76,7 +76,9 @@ def main(path, out, *, quick):
         print(f"dashboard: {client.dashboard_link}")
         create_ensemble(out / "windows.zarr", X, phases=("grain", "pore"), chunks=5, mode="w")
         windows = open_ensemble(out / "windows.zarr").microstructure
-        stress = mean_stress(windows, elastic_modulus=MODULI, poissons_ratio=POISSONS, macro_strain=0.001, tolerance=1e-6)
+        stress = mean_stress(
+            windows, elastic_modulus=MODULI, poissons_ratio=POISSONS, macro_strain=0.001, tolerance=1e-6
+        )
         stiffness = stress[:, 0] / 0.001
         create_ensemble(out / "rock.zarr", windows, stiffness, phases=("grain", "pore"), chunks=5, mode="w")
         print(f"{len(X)} sub-volumes solved after {time.perf_counter() - start:.0f} s")
@@ -130,6 +132,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Stiffness of real rock from its 2-point statistics")
     parser.add_argument("path", type=Path, help="segmented tomogram, a TIFF of which 0 is pore")
     parser.add_argument("--quick", action="store_true", help="22 sub-volumes")
-    parser.add_argument("--out", type=Path, default=Path("real-sandstone"), help="folder for the ensemble and the figures")
+    parser.add_argument(
+        "--out", type=Path, default=Path("real-sandstone"), help="folder for the ensemble and the figures"
+    )
     arguments = parser.parse_args()
     main(arguments.path, arguments.out, quick=arguments.quick)

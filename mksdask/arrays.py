@@ -114,7 +114,8 @@ def map_samples(
     name : str
         Name of the stage, as the dashboard shows it.
     shared : sequence of dask arrays of one chunk or ndarrays
-        Further arguments that are the same for each chunk; they are one task's result in the graph, not a copy in each task.
+        Further arguments that are the same for each chunk; they are one task's result in the graph, not a copy in
+        each task.
     """
     lazy = next((array for array in arrays if isinstance(array, da.Array)), None)
     if lazy is None:

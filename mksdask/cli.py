@@ -37,7 +37,7 @@ def _task_counts(dask_scheduler: Any) -> tuple[int, int, str]:
 
 
 @contextmanager
-def _stage(client: Client, title: str, timings: dict[str, float]) -> Iterator[None]:
+def _stage(client: Any, title: str, timings: dict[str, float]) -> Iterator[None]:
     """Time a stage and show how many of its tasks are done, whoever computes them."""
     finished = threading.Event()
     begun_before, done_before, _ = client.run_on_scheduler(_task_counts)
@@ -66,7 +66,7 @@ def _stage(client: Client, title: str, timings: dict[str, float]) -> Iterator[No
     click.echo(f"  {title:<34} {timings[title]:7.1f} s")
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType[tuple[int, ...]]):
     """Voxels along each axis: 24x24x24, 64x64, or one number for a cube."""
 
     name = "size"
@@ -109,11 +109,25 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("mksdask-demo"), show_default=True, help="Folder for the ensemble and the figures.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("mksdask-demo"),
+    show_default=True,
+    help="Folder for the ensemble and the figures.",
+)
 @click.option("--samples", type=click.IntRange(min=40), default=480, show_default=True, help="Samples in the ensemble.")
-@click.option("--size", type=_Size(), default="24x24x24", show_default=True, help="Voxels of a sample, as 24x24x24 or 64x64.")
+@click.option(
+    "--size", type=_Size(), default="24x24x24", show_default=True, help="Voxels of a sample, as 24x24x24 or 64x64."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the microstructures.")
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Workers of the local cluster, of one thread each.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Workers of the local cluster, of one thread each.",
+)
 @click.option("--memory-limit", default="2GiB", show_default=True, help="Memory of each local worker.")
 @click.option("--scheduler", metavar="ADDRESS", help="Use this running dask scheduler; its workers must reach --out.")
 @click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
@@ -129,8 +143,8 @@ def demo(
 ) -> None:
     """Run the main job: ensemble → 2-point statistics → PCA → regression → stiffness.
 
-    Two-phase microstructures of four grain shapes are generated into zarr, together with their effective stiffness C11 from
-    finite elements. A linkage is fitted on three quarters of them and predicts the rest.
+    Two-phase microstructures of four grain shapes are generated into zarr, together with their effective stiffness
+    C11 from finite elements. A linkage is fitted on three quarters of them and predicts the rest.
 
     Example: mksdask demo --samples 200 --size 32x32 --out quick
     """
@@ -154,7 +168,11 @@ def _run_demo(
     dim = len(size)
     axes = list(range(dim))
     small, large = 0.08 * size[0], 0.2 * size[0]
-    shapes = [(large,) * dim, (small * 1.5,) * dim, *((*(small,) * a, 1.2 * large, *(small,) * (dim - 1 - a)) for a in (0, dim - 1))]
+    shapes = [
+        (large,) * dim,
+        (small * 1.5,) * dim,
+        *((*(small,) * a, 1.2 * large, *(small,) * (dim - 1 - a)) for a in (0, dim - 1)),
+    ]
     moduli, poissons = (100.0, 20.0), (0.3, 0.3)
     counts = [samples // 4 + (i < samples % 4) for i in range(4)]
     chunk = samples_per_chunk(samples, int(np.prod(size)))

@@ -139,7 +139,10 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             If shapes do not fit.
         """
         if y is None:
-            msg = "y is missing: a homogenization model needs a property for each sample; use MKSStructureAnalysis without one"
+            msg = (
+                "y is missing: a homogenization model needs a property for each sample; use "
+                "MKSStructureAnalysis without one"
+            )
             raise ValueError(msg)
         target = to_numpy(y)
         n_samples = unwrap(X)[0].shape[0]
@@ -150,7 +153,10 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         linker = self._linker()
         linker.fit(self.reduced_fit_data, target)
         self.property_linker_ = linker
-        self._target_shape, self._target_dtype = target.shape[1:], np.asarray(linker.predict(self.reduced_fit_data[:1])).dtype
+        self._target_shape, self._target_dtype = (
+            target.shape[1:],
+            np.asarray(linker.predict(self.reduced_fit_data[:1])).dtype,
+        )
         return self
 
     def fit_transform(
@@ -280,5 +286,3 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         tags.regressor_tags = linker_tags.regressor_tags
         tags.classifier_tags = linker_tags.classifier_tags
         return tags
-
-

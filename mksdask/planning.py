@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# A chunk of this many voxels gives statistics of tens of megabytes a pair, which a worker of 1 GiB holds several times over.
+# A chunk of this many voxels gives statistics of tens of megabytes a pair, which a worker of 1 GiB holds several
+# times over.
 CHUNK_VOXELS = 2**22
 # Enough chunks to keep a few workers busy and a progress bar moving.
 LEAST_CHUNKS = 8

@@ -86,8 +86,8 @@ def spill(features: da.Array, scratch: Url | None = None) -> Iterator[SpilledRow
     features : dask array, shape (n_samples, n_features)
         Whole rows in each chunk.
     scratch : str or path, optional
-        Folder or fsspec URL that all workers can reach; a store of a name of its own is made in it. Default: the system's temporary
-        folder, which serves workers on this machine.
+        Folder or fsspec URL that all workers can reach; a store of a name of its own is made in it. Default: the
+        system's temporary folder, which serves workers on this machine.
 
     Yields
     ------
@@ -103,7 +103,10 @@ def spill(features: da.Array, scratch: Url | None = None) -> Iterator[SpilledRow
             zarr.create_group(url)
             kernel = partial(_spill_block, url=url, width=slab_width(n_samples, n_features, features.dtype))
             done = features.map_blocks(
-                kernel, chunks=((1,) * len(features.chunks[0]), (1,)), dtype=np.uint8, name="spill-" + dask.base.tokenize(url)
+                kernel,
+                chunks=((1,) * len(features.chunks[0]), (1,)),
+                dtype=np.uint8,
+                name="spill-" + dask.base.tokenize(url),
             )
             done.compute()
             yield spilled
@@ -188,14 +191,14 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     n_components : int, optional
         Number of components. Default: as many as samples or features.
     scratch : str or path, optional
-        Where lazy input with more features than samples is written once, uncompressed, to be read twice. All workers must reach it.
-        Default: the system's temporary folder. It is removed at the end, also on error.
+        Where lazy input with more features than samples is written once, uncompressed, to be read twice. All workers
+        must reach it. Default: the system's temporary folder. It is removed at the end, also on error.
 
     Attributes
     ----------
     components_ : ndarray, shape (n_components_, n_features)
-        Orthonormal rows, in the dtype of the input; the entry of largest magnitude is positive. A direction without variance
-        is a row of zeros.
+        Orthonormal rows, in the dtype of the input; the entry of largest magnitude is positive. A direction without
+        variance is a row of zeros.
     mean_ : ndarray, shape (n_features,)
         Mean of each feature.
     singular_values_, explained_variance_, explained_variance_ratio_ : ndarray, shape (n_components_,)
@@ -209,7 +212,8 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     (float32 input) are exact to rounding.
 
     Passes over lazy input: one where n_features <= n_samples. Otherwise one over the input and two over the scratch
-    store, each a computation of its own. A task then holds a slab of features of all samples (96 MiB) and a Gram matrix of 8 n² bytes.
+    store, each a computation of its own. A task then holds a slab of features of all samples (96 MiB) and a Gram
+    matrix of 8 n² bytes.
 
     References
     ----------

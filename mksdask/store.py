@@ -110,9 +110,7 @@ class _Variable:
         )
 
 
-def _write(
-    sources: Sequence[Any], targets: Sequence[Any], shards: Sequence[tuple[int, ...]], start: int = 0
-) -> None:
+def _write(sources: Sequence[Any], targets: Sequence[Any], shards: Sequence[tuple[int, ...]], start: int = 0) -> None:
     """Write whole shards, all variables in one computation; `start` is a multiple of the shard along axis 0."""
     lazy = any(isinstance(source, da.Array) for source in sources)
     aligned, regions = [], []
@@ -139,7 +137,10 @@ def _staged(url: Url, mode: str) -> Iterator[_Location]:
         raise ValueError(msg)
     target = _Location.of(url)
     if mode == "w-" and target.exists():
-        msg = f"{os.fspath(url)} exists; choose another url, pass mode='w' to overwrite it, or append to it with append_ensemble"
+        msg = (
+            f"{os.fspath(url)} exists; choose another url, pass mode='w' to overwrite it, or append to it with "
+            "append_ensemble"
+        )
         raise FileExistsError(msg)
     staging = target.sibling("partial")
     try:
@@ -203,7 +204,10 @@ def _has_angles(X: Any, data: Any, spacing: float | Sequence[float]) -> bool:
 def _beside(array: ArrayLike, name: str, n_samples: int) -> Any:
     data, _ = unwrap(array, name=name)
     if data.ndim < 1 or data.shape[0] != n_samples:
-        msg = f"{name} must have one entry for each of the {n_samples} samples of X along its first axis, got shape {data.shape}"
+        msg = (
+            f"{name} must have one entry for each of the {n_samples} samples of X along its first axis, got "
+            f"shape {data.shape}"
+        )
         raise ValueError(msg)
     return data
 
@@ -238,7 +242,8 @@ def create_ensemble(
         A path, or any URL that fsspec knows.
     X : array, shape (n_samples, *spatial), or (n_samples, *spatial, 3) of Bunge angles in radians
         NumPy, dask, zarr or xarray; lazy input is written chunk by chunk. The last axis holds angles if it is called
-        ``angle``, or if `spacing` names the axes before it, or if X is a floating array of 4 or more axes whose last has length 3.
+        ``angle``, or if `spacing` names the axes before it, or if X is a floating array of 4 or more axes whose last
+        has length 3.
     y : array, shape (n_samples, ...), optional
         Response of each sample: properties, or fields.
     confidence_index : array, shape (n_samples, *spatial), optional
@@ -279,7 +284,10 @@ def create_ensemble(
     angles = _has_angles(X, data, spacing)
     spatial = tuple(int(n) for n in data.shape[1 : data.ndim - angles])
     if not 1 <= len(spatial) <= 3 or not data.shape[0]:
-        msg = f"X must be (n_samples, *spatial) with at least one sample and 1 to 3 spatial axes, got shape {tuple(data.shape)}"
+        msg = (
+            "X must be (n_samples, *spatial) with at least one sample and 1 to 3 spatial axes, got shape "
+            f"{tuple(data.shape)}"
+        )
         raise ValueError(msg)
     n_samples, names = int(data.shape[0]), SPATIAL_DIMS[: len(spatial)]
     rows = _rows(chunks, data, n_samples, int(np.prod(spatial)))
@@ -339,8 +347,8 @@ def append_ensemble(
 
     Notes
     -----
-    A partial last shard is read and written anew, whole and at once, with its first new samples. Readers see the new samples when all are
-    written; an append that is killed leaves the ensemble as it was.
+    A partial last shard is read and written anew, whole and at once, with its first new samples. Readers see the new
+    samples when all are written; an append that is killed leaves the ensemble as it was.
 
     Examples
     --------
@@ -355,7 +363,10 @@ def append_ensemble(
     given = {"microstructure": X, "response": y, "confidence_index": confidence_index}
     new = {name: unwrap(array, name=name)[0] for name, array in given.items() if array is not None}
     if set(new) != set(stored.data_vars):
-        msg = f"the ensemble holds {sorted(map(str, stored.data_vars))}, got {sorted(new)}; give all of them and no others"
+        msg = (
+            f"the ensemble holds {sorted(map(str, stored.data_vars))}, got {sorted(new)}; give all of them and "
+            "no others"
+        )
         raise ValueError(msg)
     counts = {name: data.shape[0] for name, data in new.items()}
     if len(set(counts.values())) != 1:
@@ -381,7 +392,9 @@ def append_ensemble(
         shard = target.shards or target.chunks
         start = n_old // shard[0] * shard[0]
         tail = np.asarray(stored[name][start:n_old].data)
-        joined = da.concatenate([da.from_array(tail), da.asarray(data)]) if is_lazy(data) else np.concatenate([tail, data])
+        joined = (
+            da.concatenate([da.from_array(tail), da.asarray(data)]) if is_lazy(data) else np.concatenate([tail, data])
+        )
         target.resize((n_new, *target.shape[1:]))
         sources.append(joined.astype(target.dtype))
         targets.append(target)
@@ -398,7 +411,10 @@ def _open(url: Url, kind: str) -> xr.Dataset:
     consolidated = zarr.open_group(location.store, mode="r").metadata.consolidated_metadata is not None
     dataset = xr.open_zarr(location.store, chunks=None, consolidated=consolidated)
     if "microstructure" not in dataset:
-        msg = f"{os.fspath(url)} holds {sorted(map(str, dataset.data_vars))}, but no variable 'microstructure'; make it with create_{kind}"
+        msg = (
+            f"{os.fspath(url)} holds {sorted(map(str, dataset.data_vars))}, but no variable 'microstructure'; "
+            f"make it with create_{kind}"
+        )
         raise ValueError(msg)
     if ("sample" in dataset["microstructure"].dims) != (kind == "ensemble"):
         other = "volume" if kind == "ensemble" else "ensemble"
@@ -422,8 +438,8 @@ def open_ensemble(url: Url) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Variables ``microstructure`` and, where stored, ``response`` and ``confidence_index``, as dask arrays of one shard a chunk.
-        Dims ``sample, x, y, z`` (and ``angle``) with coordinates in physical units.
+        Variables ``microstructure`` and, where stored, ``response`` and ``confidence_index``, as dask arrays of one
+        shard a chunk. Dims ``sample, x, y, z`` (and ``angle``) with coordinates in physical units.
 
     Raises
     ------

@@ -26,7 +26,8 @@ def _prepare_block(block: NDArray[Any], *, mean_center: bool) -> NDArray[Any]:
     """Check that all lags were observed; with `mean_center`, take each sample's own mean off."""
     if not np.isfinite(block).all():
         msg = (
-            "the 2-point statistics hold NaN: some lags are observed by no pair of voxels, because of the confidence_index. "
+            "the 2-point statistics hold NaN: some lags are observed by no pair of voxels, because of the "
+            "confidence_index. "
             "Set cutoff to leave out the largest lags"
         )
         raise ValueError(msg)
@@ -57,8 +58,8 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     basis : Basis or None
         Basis of the local state; None if X already is m[h; s].
     dimension_reducer : transformer, optional
-        Anything with `fit_transform` and `transform`. Default `mksdask.reduction.PCA`, which is out of core. For lazy X,
-        one from dask-ml, or with `partial_fit`.
+        Anything with `fit_transform` and `transform`. Default `mksdask.reduction.PCA`, which is out of core. For
+        lazy X, one from dask-ml, or with `partial_fit`.
     n_components : int, optional
         Number of components, set on a clone of the reducer by `fit`. Default: 5 for the default reducer, whatever
         a reducer of your own says otherwise.
@@ -87,8 +88,8 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    `fit` on lazy X computes three times with the default reducer: statistics to scratch, Gram matrix, components; or twice,
-    moments and scores, where there are no more features than samples. `transform` computes nothing.
+    `fit` on lazy X computes three times with the default reducer: statistics to scratch, Gram matrix, components; or
+    twice, moments and scores, where there are no more features than samples. `transform` computes nothing.
 
     References
     ----------
@@ -223,7 +224,8 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         statistics = self._statistics(samples, confidence_index)
         if tuple(statistics.shape[1:]) != self._statistics_shape:
             msg = (
-                f"X gives statistics of shape {tuple(statistics.shape[1:])} a sample, fit saw {self._statistics_shape}; "
+                f"X gives statistics of shape {tuple(statistics.shape[1:])} a sample, fit saw "
+                f"{self._statistics_shape}; "
                 f"use samples of size={self.size_}, or a cutoff that fits both"
             )
             raise ValueError(msg)
@@ -287,7 +289,12 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     def _statistics(self, samples: ArrayLike, confidence_index: ArrayLike | None) -> Any:
         if not self.compute_correlations:
             return unwrap(samples)[0]
-        if confidence_index is not None and np.ndim(confidence_index) == 2 and len(self.size_) > 1 and confidence_index.shape != self.size_:
+        if (
+            confidence_index is not None
+            and np.ndim(confidence_index) == 2
+            and len(self.size_) > 1
+            and confidence_index.shape != self.size_
+        ):
             confidence_index = as_samples(confidence_index, self.size_, name="confidence_index")
         periodic_axes = self.periodic_axes
         if periodic_axes is None and isinstance(samples, xr.DataArray):
@@ -327,7 +334,8 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
             return to_numpy(reducer.fit_transform(features))
         if not callable(getattr(reducer, "partial_fit", None)):
             msg = (
-                f"dimension_reducer {reducer!r} would load lazy X whole; use mksdask.reduction.PCA, a reducer of dask-ml, "
+                f"dimension_reducer {reducer!r} would load lazy X whole; use mksdask.reduction.PCA, a reducer of "
+                "dask-ml, "
                 "one with partial_fit such as sklearn.decomposition.IncrementalPCA, or pass X as a NumPy array"
             )
             raise TypeError(msg)
@@ -362,7 +370,10 @@ def set_parameter(estimator: Any, parameter: str, value: Any, argument: str) -> 
     known = estimator.get_params() if hasattr(estimator, "get_params") else vars(estimator)
     matches = [name for name in known if name == parameter or name.endswith("__" + parameter)]
     if not matches:
-        msg = f"{argument} {estimator!r} has no parameter {parameter}; leave {parameter}=None and set up the {argument} itself"
+        msg = (
+            f"{argument} {estimator!r} has no parameter {parameter}; leave {parameter}=None and set up the "
+            f"{argument} itself"
+        )
         raise ValueError(msg)
     name = min(matches, key=len)
     if hasattr(estimator, "set_params"):

@@ -35,7 +35,12 @@ def client(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dask")
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, memory_limit="2GiB", host="127.0.0.1", dashboard_address=None, local_directory=folder
+            n_workers=2,
+            threads_per_worker=1,
+            memory_limit="2GiB",
+            host="127.0.0.1",
+            dashboard_address=None,
+            local_directory=folder,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

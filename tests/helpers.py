@@ -55,10 +55,7 @@ def statistics_bruteforce(m, pairs, *, periodic, reach, confidence=None):
     for position, lag in zip(np.ndindex(*out.shape[:-1]), itertools.product(*lags), strict=True):
         total, omega = np.zeros(len(pairs), dtype=out.dtype), 0.0
         for s in voxels:
-            t = [
-                (i + r) % n if wraps else i + r
-                for i, r, n, wraps in zip(s, lag, spatial, periodic, strict=True)
-            ]
+            t = [(i + r) % n if wraps else i + r for i, r, n, wraps in zip(s, lag, spatial, periodic, strict=True)]
             if any(not 0 <= i < n for i, n in zip(t, spatial, strict=True)):
                 continue
             weight = c[s] * c[tuple(t)]

@@ -73,10 +73,15 @@ def test_correlate__matches_bruteforce_and_chunk_invariant(dtype, case, data):
         expected = statistics_bruteforce(m[j], resolved, periodic=periodic, reach=reach, confidence=c)
         assert_array_equal(np.isnan(f[j]), np.isnan(expected))
         weights = np.ones(X.shape[1:]) if c is None else c
-        omega = statistics_bruteforce(weights[..., None], [(0, 0)], periodic=periodic, reach=reach) * _n_pairs(X, periodic, reach)
+        omega = statistics_bruteforce(weights[..., None], [(0, 0)], periodic=periodic, reach=reach) * _n_pairs(
+            X, periodic, reach
+        )
         growth = np.maximum(1.0, np.sum(weights**2) / np.where(omega > 0, omega, np.inf))
         unit = 1e-6 if dtype == "float32" else 1e-12
-        assert (np.abs(f[j] - expected)[~np.isnan(expected)] <= (unit * growth * np.ones_like(expected))[~np.isnan(expected)]).all()
+        assert (
+            np.abs(f[j] - expected)[~np.isnan(expected)]
+            <= (unit * growth * np.ones_like(expected))[~np.isnan(expected)]
+        ).all()
     lazy = correlate(chunked(X, data.draw(sample_chunks(len(X)))), basis, **options)
     assert_array_equal(lazy.compute(scheduler="sync"), f)
 
@@ -105,8 +110,10 @@ def test_correlate__matches_bruteforce_for_given_field():
 def test_correlate__obeys_algebra(n, seed):
     X = np.random.default_rng(seed).integers(0, 3, (2, n, 7))
     every = [(a, b) for a in range(3) for b in range(3)]
-    f = correlate(X, PrimitiveBasis(3), periodic_axes=[0, 1], correlations=every, dtype="float64").reshape(2, n, 7, 3, 3)
-    fractions = np.stack([(X == h).mean(axis=(1, 2)) for h in range(3)], axis=-1)
+    f = correlate(X, PrimitiveBasis(3), periodic_axes=[0, 1], correlations=every, dtype="float64").reshape(
+        2, n, 7, 3, 3
+    )
+    fractions = np.stack([(h == X).mean(axis=(1, 2)) for h in range(3)], axis=-1)
     assert_allclose(f[:, n // 2, 3], fractions[:, :, None] * np.eye(3), atol=1e-12)
     assert_allclose(f.sum(axis=-1), np.broadcast_to(fractions[:, None, None], f.shape[:-1]), atol=1e-12)
     centred = f if n % 2 else f[:, 1:]
@@ -136,7 +143,11 @@ def test_correlate__labelled_in_physical_units(tmp_path):
     X = xr.DataArray(
         np.random.default_rng(0).integers(0, 2, (3, 6, 5)),
         dims=("sample", "x", "y"),
-        coords={"x": ("x", np.arange(6) * 0.5, {"units": "um"}), "y": ("y", np.arange(5) * 0.25, {"units": "um"}), "sample": [4, 5, 6]},
+        coords={
+            "x": ("x", np.arange(6) * 0.5, {"units": "um"}),
+            "y": ("y", np.arange(5) * 0.25, {"units": "um"}),
+            "sample": [4, 5, 6],
+        },
         attrs={"periodic_axes": [1]},
     )
     f = correlate(X, PrimitiveBasis(2), correlations=[(0, 1)])

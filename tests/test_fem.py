@@ -48,10 +48,9 @@ def laminate_stiffness(fraction, dim):
     out[np.ix_(normal, normal)] = top
     out[np.ix_(normal, plane)] = top @ mean(coupling)
     out[np.ix_(plane, normal)] = out[np.ix_(normal, plane)].T
-    out[np.ix_(plane, plane)] = (
-        mean([C[np.ix_(plane, plane)] - C[np.ix_(plane, normal)] @ b for C, b in zip(phases, coupling, strict=True)])
-        + mean(coupling).T @ top @ mean(coupling)
-    )
+    out[np.ix_(plane, plane)] = mean(
+        [C[np.ix_(plane, plane)] - C[np.ix_(plane, normal)] @ b for C, b in zip(phases, coupling, strict=True)]
+    ) + mean(coupling).T @ top @ mean(coupling)
     return out
 
 
@@ -106,7 +105,9 @@ def test_fields__are_in_equilibrium_with_the_imposed_strain(size, seed, data):
     macro = rng.normal(size=dim * (dim + 1) // 2)
     options = {"elastic_modulus": YOUNG, "poissons_ratio": POISSON, "macro_strain": macro, "tolerance": 1e-10}
     fields = solve_fields(X, **options)
-    assert_allclose(fields.mean_strain, np.broadcast_to(macro, fields.mean_strain.shape), rtol=0, atol=1e-12 * np.abs(macro).max())
+    assert_allclose(
+        fields.mean_strain, np.broadcast_to(macro, fields.mean_strain.shape), rtol=0, atol=1e-12 * np.abs(macro).max()
+    )
     # Hill: the mean energy is the product of the means.
     axes = tuple(range(1, dim + 1))
     energy = effective_stiffness(X, elastic_modulus=YOUNG, poissons_ratio=POISSON, tolerance=1e-10)
@@ -129,7 +130,8 @@ def test_fields__are_in_equilibrium_with_the_imposed_strain(size, seed, data):
 
 
 def sfepy_solution(lam, mu, macro):
-    """Strain of each element and mean stress, with SfePy's stiffness matrix, opposite faces tied, and a direct solve."""
+    """Strain of each element and mean stress, with SfePy's stiffness matrix, opposite faces tied, and a direct "
+    "solve."""
     pytest.importorskip("sfepy", reason="SfePy, the oracle, is not installed (extra: sfepy)")
     import scipy.sparse as sp
     from scipy.sparse.linalg import spsolve
@@ -194,7 +196,9 @@ def test_fields__match_sfepy(size, load):
     macro[load] = 0.01
     stress, displacement, position = sfepy_solution(lam, mu, macro)
     fields = solve_elasticity(lam[None], mu[None], macro[None], reference=(10.0, 10.0), tolerance=1e-11)
-    assert_allclose(fields.stress.mean(axis=tuple(range(1, lam.ndim + 1)))[0], stress, rtol=1e-6, atol=1e-6 * np.abs(stress).max())
+    assert_allclose(
+        fields.stress.mean(axis=tuple(range(1, lam.ndim + 1)))[0], stress, rtol=1e-6, atol=1e-6 * np.abs(stress).max()
+    )
     tensor = np.zeros((lam.ndim, lam.ndim))
     for value, a, b in zip(macro, *voigt_pairs(lam.ndim), strict=True):
         tensor[a, b] = tensor[b, a] = value if a == b else 0.5 * value
@@ -264,8 +268,12 @@ def test_simulation__labelled_and_lazy():
     plain = ElasticFESimulation(elastic_modulus=YOUNG, poissons_ratio=POISSON, macro_strain=0.01).run(X.values)
     assert_array_equal(response.stress, plain.stress)
     assert_allclose(response.displacement, 2.0 * plain.displacement)
-    assert_array_equal(simulation.stiffness(X).sel(component="xx", component_applied="yy"), plain.stiffness(X.values)[:, 0, 1])
-    lazy = mean_stress(da.from_array(X.values, chunks=(2, 6, 5), inline_array=True), elastic_modulus=YOUNG, poissons_ratio=POISSON)
+    assert_array_equal(
+        simulation.stiffness(X).sel(component="xx", component_applied="yy"), plain.stiffness(X.values)[:, 0, 1]
+    )
+    lazy = mean_stress(
+        da.from_array(X.values, chunks=(2, 6, 5), inline_array=True), elastic_modulus=YOUNG, poissons_ratio=POISSON
+    )
     assert tasks_per_chunk(lazy) <= 2
 
 

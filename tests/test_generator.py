@@ -7,17 +7,25 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from mksdask import PrimitiveBasis
-from mksdask.datasets import MicrostructureGenerator, make_elastic_stiffness, make_elastic_stress_random, make_microstructure
+from mksdask.datasets import (
+    MicrostructureGenerator,
+    make_elastic_stiffness,
+    make_elastic_stress_random,
+    make_microstructure,
+)
 from mksdask.stats import correlate
 from tests.helpers import computes
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    size=st.sampled_from([(9,), (8, 7), (4, 5, 6)]), chunks=st.integers(1, 7), seed=st.integers(0, 2**31), n_phases=st.integers(1, 4)
+    size=st.sampled_from([(9,), (8, 7), (4, 5, 6)]),
+    chunks=st.integers(1, 7),
+    seed=st.integers(0, 2**31),
+    n_phases=st.integers(1, 4),
 )
 def test_microstructure__bytes_do_not_depend_on_chunks(size, chunks, seed, n_phases):
-    state = np.random.get_state()[1].copy()
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
     options = {"n_samples": 6, "size": size, "n_phases": n_phases, "grain_size": 3, "seed": seed}
     eager = make_microstructure(**options)
     with computes(0):
@@ -25,21 +33,28 @@ def test_microstructure__bytes_do_not_depend_on_chunks(size, chunks, seed, n_pha
     assert lazy.dtype == eager.dtype == np.uint8
     assert_array_equal(lazy.compute(), eager)
     assert_array_equal(make_microstructure(**options | {"n_samples": 2}), eager[:2])
-    assert_array_equal(np.random.get_state()[1], state)
+    assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
 
 
 @given(fraction=st.floats(0.0, 1.0), seed=st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
 def test_microstructure__fractions_hold_to_one_voxel(fraction, seed):
     X = make_microstructure(
-        n_samples=2, size=(9, 11), n_phases=3, seed=seed, grain_size=2, volume_fraction=(fraction, (1 - fraction) / 3, 2 * (1 - fraction) / 3)
+        n_samples=2,
+        size=(9, 11),
+        n_phases=3,
+        seed=seed,
+        grain_size=2,
+        volume_fraction=(fraction, (1 - fraction) / 3, 2 * (1 - fraction) / 3),
     )
     for phase, wanted in enumerate((fraction, (1 - fraction) / 3, 2 * (1 - fraction) / 3)):
-        assert (np.abs((X == phase).sum(axis=(1, 2)) - wanted * 99) <= 1.0).all()
+        assert (np.abs((phase == X).sum(axis=(1, 2)) - wanted * 99) <= 1.0).all()
 
 
 def test_microstructure__percent_variance_spreads_the_fractions():
-    X = make_microstructure(n_samples=200, size=(20, 20), grain_size=3, volume_fraction=(0.5, 0.5), percent_variance=0.2)
+    X = make_microstructure(
+        n_samples=200, size=(20, 20), grain_size=3, volume_fraction=(0.5, 0.5), percent_variance=0.2
+    )
     fractions = (X == 0).mean(axis=(1, 2))
     assert 0.4 - 1e-9 <= fractions.min() < 0.43
     assert 0.57 < fractions.max() <= 0.6 + 1e-9

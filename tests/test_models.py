@@ -120,8 +120,10 @@ def test_model__grid_search_with_metadata_routing(ensemble, in_pipeline):
     X, y = ensemble
     flat = X.reshape(len(X), -1)
     with sklearn.config_context(enable_metadata_routing=True):
-        estimator = model().set_fit_request(size=True, confidence_index=True).set_score_request(
-            size=True, confidence_index=True, sample_weight=True
+        estimator = (
+            model()
+            .set_fit_request(size=True, confidence_index=True)
+            .set_score_request(size=True, confidence_index=True, sample_weight=True)
         )
         grid = {"n_components": [2, 4]}
         if in_pipeline:
@@ -139,11 +141,15 @@ def test_model__confidence_index_masks(ensemble):
     confidence[:, :3] = 0.0
     options = {"cutoff": 3, "periodic_axes": ()}
     masked = model(**options).fit(X, y, confidence_index=confidence)
-    assert_allclose(masked.predict(X, confidence_index=confidence), masked.predict(hidden, confidence_index=confidence), rtol=1e-6)
+    assert_allclose(
+        masked.predict(X, confidence_index=confidence), masked.predict(hidden, confidence_index=confidence), rtol=1e-6
+    )
     shared = model(**options).fit(X, y, confidence_index=confidence[0])
     assert_allclose(shared.reduced_fit_data, masked.reduced_fit_data, atol=1e-5)
     with pytest.raises(ValueError, match="Set cutoff"):
-        model(periodic_axes=()).fit(X, y, confidence_index=np.where(np.arange(11) < 3, 1.0, 0.0)[:, None] * np.ones((11, 11)))
+        model(periodic_axes=()).fit(
+            X, y, confidence_index=np.where(np.arange(11) < 3, 1.0, 0.0)[:, None] * np.ones((11, 11))
+        )
 
 
 def test_model__any_reducer_and_linker_left_alone_unless_told(ensemble):
@@ -167,12 +173,15 @@ def test_model__any_reducer_and_linker_left_alone_unless_told(ensemble):
 
 
 @pytest.mark.parametrize(
-    "reducer", [None, IncrementalPCA(4), dask_ml.decomposition.PCA(4, svd_solver="full"), dask_ml.decomposition.TruncatedSVD(4)]
+    "reducer",
+    [None, IncrementalPCA(4), dask_ml.decomposition.PCA(4, svd_solver="full"), dask_ml.decomposition.TruncatedSVD(4)],
 )
 def test_analysis__lazy_reducers(ensemble, reducer, tmp_path):
     X, _ = ensemble
     lazy = da.from_array(X, chunks=(3, 11, 11))
-    analysis = MKSStructureAnalysis(BASIS, dimension_reducer=reducer, n_components=4, periodic_axes=[0, 1], scratch=tmp_path)
+    analysis = MKSStructureAnalysis(
+        BASIS, dimension_reducer=reducer, n_components=4, periodic_axes=[0, 1], scratch=tmp_path
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scores = analysis.fit_transform(lazy)
@@ -186,7 +195,7 @@ def test_analysis__lazy_reducers(ensemble, reducer, tmp_path):
 
 
 def test_analysis__lazy_input_is_never_loaded_whole(ensemble):
-    X, y = ensemble
+    X, _y = ensemble
     lazy = da.from_array(X, chunks=(12, 11, 11))
     with pytest.raises(TypeError, match="would load lazy X whole"):
         MKSStructureAnalysis(BASIS, dimension_reducer=SklearnPCA(2)).fit(lazy)
@@ -233,7 +242,9 @@ def test_mean_center__takes_the_mean_off_and_warns_where_it_blinds(ensemble):
 
 
 def test_model__classification():
-    kinds = [make_microstructure(n_samples=30, size=(15, 15), grain_size=g, seed=i) for i, g in enumerate([(8, 2), (2, 8)])]
+    kinds = [
+        make_microstructure(n_samples=30, size=(15, 15), grain_size=g, seed=i) for i, g in enumerate([(8, 2), (2, 8)])
+    ]
     X, y = np.concatenate(kinds), np.repeat(["along x", "along y"], 30)
     classifier = MKSHomogenizationModel(BASIS, property_linker=LogisticRegression(), periodic_axes=[0, 1])
     assert is_classifier(classifier)
@@ -260,7 +271,7 @@ def test_model__clones_pickles_and_refuses_unfitted_use(ensemble):
     with pytest.raises(NotFittedError):
         unfitted.predict(X)
     with pytest.raises(NotFittedError):
-        unfitted.components_
+        _ = unfitted.components_
     fitted = unfitted.fit(X, y)
     assert_array_equal(pickle.loads(pickle.dumps(fitted)).predict(X), fitted.predict(X))
 
@@ -273,7 +284,11 @@ class OnlyFit:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"dimension_reducer": OnlyFit()}, TypeError, "dimension_reducer must have the methods fit_transform and transform"),
+        (
+            {"dimension_reducer": OnlyFit()},
+            TypeError,
+            "dimension_reducer must have the methods fit_transform and transform",
+        ),
         ({"property_linker": OnlyFit()}, TypeError, "property_linker must have the methods fit and predict"),
         ({"property_linker": LinearRegression(), "degree": 2}, ValueError, "has no parameter degree"),
         ({"dimension_reducer": FunctionTransformer()}, ValueError, "has no parameter n_components"),

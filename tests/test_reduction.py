@@ -39,7 +39,9 @@ def test_pca__equals_scikit_learn_under_any_chunks(shape, seed, data):
         assert_allclose(pca.singular_values_, oracle.singular_values_, rtol=1e-8)
         assert_allclose(np.asarray(pca.transform(source)), scores, atol=1e-10)
         assert_allclose(pca.components_ @ pca.components_.T, np.eye(k), atol=1e-10)
-        assert_allclose(np.asarray(pca.inverse_transform(scores)), oracle.inverse_transform(oracle.transform(X)), atol=1e-8)
+        assert_allclose(
+            np.asarray(pca.inverse_transform(scores)), oracle.inverse_transform(oracle.transform(X)), atol=1e-8
+        )
 
 
 def test_pca__float32_stays_float32_and_accumulates_in_float64():
@@ -78,7 +80,8 @@ def test_pca__scratch_is_removed_also_on_error(tmp_path):
     assert os.listdir(tmp_path) == []
 
     def fail(block):
-        raise RuntimeError("a worker fell over")
+        msg = "a worker fell over"
+        raise RuntimeError(msg)
 
     with pytest.raises(RuntimeError, match="fell over"):
         PCA(2, scratch=tmp_path).fit(chunked(X, (6, 6)).map_blocks(fail, dtype=float))

@@ -1,5 +1,6 @@
 """Stores: whole or not there, appendable, plain zarr."""
 
+import itertools
 import json
 import os
 import signal
@@ -28,7 +29,15 @@ def test_ensemble__round_trip_with_everything(tmp_path):
     y = np.arange(20.0).reshape(10, 2)
     c = np.random.default_rng(1).random(X.shape)
     create_ensemble(
-        url, X, y, confidence_index=c, spacing=(0.5, 0.25), units="um", phases=["pore", "grain"], periodic_axes=[1], chunks=4
+        url,
+        X,
+        y,
+        confidence_index=c,
+        spacing=(0.5, 0.25),
+        units="um",
+        phases=["pore", "grain"],
+        periodic_axes=[1],
+        chunks=4,
     )
     ds = open_ensemble(url)
     assert ds.microstructure.dims == ("sample", "x", "y")
@@ -91,7 +100,8 @@ def test_ensemble__error_while_writing_leaves_what_was_there(tmp_path):
     create_ensemble(url, X)
 
     def fail(block):
-        raise RuntimeError("the disk is on fire")
+        msg = "the disk is on fire"
+        raise RuntimeError(msg)
 
     broken = da.from_array(X, chunks=(5, 6, 5)).map_blocks(fail, dtype=X.dtype)
     for target, mode in [(url, "w"), (tmp_path / "new.zarr", "w-")]:
@@ -111,7 +121,7 @@ def test_append__any_partial_shard(tmp_path_factory, parts, chunks, lazy):
     url = tmp_path_factory.mktemp("append") / "e.zarr"
     samples = np.random.default_rng(sum(parts)).integers(0, 255, (sum(parts), 3, 2)).astype("uint8")
     edges = np.cumsum([0, *parts])
-    for i, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for i, (start, stop) in enumerate(itertools.pairwise(edges)):
         part = samples[start:stop]
         source = da.from_array(part, chunks=(2, 3, 1)) if lazy else part
         if i == 0:
@@ -213,7 +223,9 @@ def test_open__says_what_is_there(tmp_path):
 def test_volume__round_trip_in_blocks(tmp_path, lazy):
     volume = np.random.default_rng(0).integers(0, 3, (20, 17, 9)).astype("uint8")
     source = da.from_array(volume, chunks=(7, 6, 9)) if lazy else volume
-    create_volume(tmp_path / "v.zarr", source, confidence_index=volume / 2.0, spacing=0.74, units="um", chunks=(8, 8, 4))
+    create_volume(
+        tmp_path / "v.zarr", source, confidence_index=volume / 2.0, spacing=0.74, units="um", chunks=(8, 8, 4)
+    )
     ds = open_volume(tmp_path / "v.zarr")
     assert_array_equal(ds.microstructure, volume)
     assert_array_equal(ds.confidence_index, volume / 2.0)

@@ -74,7 +74,7 @@ def test_correlations__lag_zero_is_at_the_origin():
 
 def test_microstructure_strain__two_scales():
     fig = tools.draw_microstructure_strain(np.eye(4, dtype=int), np.eye(4) * 0.01)
-    micro, strain = images(fig)
+    _micro, strain = images(fig)
     assert_allclose(strain.get_clim(), (0, 0.01))
     with pytest.raises(ValueError, match="strain must have the shape"):
         tools.draw_microstructure_strain(np.eye(4), np.zeros((4, 4, 3)))

@@ -151,7 +151,12 @@ class Basis(TransformerMixin, BaseEstimator):
         coords: dict[str, Any] = {str(d): labels.coords[d] for d in dims if d in labels.coords}
         coords["state"] = list(self.states)
         return label(
-            result, labels, dims=(*map(str, dims), "state"), coords=coords, name="microstructure_function", attrs=labels.attrs
+            result,
+            labels,
+            dims=(*map(str, dims), "state"),
+            coords=coords,
+            name="microstructure_function",
+            attrs=labels.attrs,
         )
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
@@ -200,9 +205,9 @@ def n_spatial_axes(basis: Basis | None, X: Any) -> int:
     trailing = 1 if basis is None else basis.state_axes
     n_spatial = int(X.ndim) - 1 - trailing
     if not 1 <= n_spatial <= 3:
-        expected = "(n_samples, *spatial, n_states)" if basis is None else "(n_samples, *spatial" + ", 3" * trailing + ")"
+        expected = (
+            "(n_samples, *spatial, n_states)" if basis is None else "(n_samples, *spatial" + ", 3" * trailing + ")"
+        )
         msg = f"X must be {expected} with 1 to 3 spatial axes, got shape {tuple(X.shape)}"
         raise ValueError(msg)
     return n_spatial
-
-

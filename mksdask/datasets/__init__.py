@@ -90,7 +90,7 @@ def make_elastic_stress_random(
     [1.0]
     """
     counts = [int(n) for n in np.atleast_1d(n_samples)]
-    grains = [grain_size] * len(counts) if np.ndim(grain_size[0]) == 0 else list(grain_size)
+    grains: list[Any] = [grain_size] * len(counts) if np.ndim(grain_size[0]) == 0 else list(grain_size)
     if volume_fraction is None or np.ndim(volume_fraction[0]) == 0:
         fractions: list[Any] = [volume_fraction] * len(counts)
     else:
@@ -108,9 +108,7 @@ def make_elastic_stress_random(
         for stream, (count, grain, fraction) in enumerate(zip(counts, grains, fractions, strict=True))
     ]
     X = np.concatenate(parts) if chunks is None else da.concatenate(parts)
-    stress = mean_stress(
-        X, elastic_modulus=elastic_modulus, poissons_ratio=poissons_ratio, macro_strain=macro_strain
-    )
+    stress = mean_stress(X, elastic_modulus=elastic_modulus, poissons_ratio=poissons_ratio, macro_strain=macro_strain)
     return X, stress[:, 0]
 
 

@@ -63,7 +63,10 @@ class IsotropicPhases:
             )
             raise ValueError(msg)
         if not (np.isfinite(young).all() and (young > 0).all()):
-            msg = f"elastic_modulus must be positive, got {young.tolist()}; give a pore a small modulus, such as 1e-3 of the solid"
+            msg = (
+                f"elastic_modulus must be positive, got {young.tolist()}; give a pore a small modulus, such as "
+                "1e-3 of the solid"
+            )
             raise ValueError(msg)
         if not ((poisson > -1.0) & (poisson < 0.5)).all():
             msg = f"poissons_ratio must lie between -1 and 0.5, both excluded, got {poisson.tolist()}"
@@ -80,7 +83,8 @@ class IsotropicPhases:
         if not (block.min() >= 0 and block.max() < n_phases and np.array_equal(phase, block)):
             found = np.unique(block)[:8].tolist()
             msg = (
-                f"X must hold phase numbers 0…{n_phases - 1}, one for each elastic_modulus, got values such as {found}; "
+                f"X must hold phase numbers 0…{n_phases - 1}, one for each elastic_modulus, got values such as "
+                f"{found}; "
                 "number the phases of your data from 0"
             )
             raise ValueError(msg)
@@ -131,7 +135,7 @@ class IsotropicPhases:
 
 
 def _displacement(fluctuation: NDArray[np.float64], macro: NDArray[np.float64]) -> NDArray[np.float64]:
-    """u = E·x + ũ on all nodes, the periodic images at the far faces included."""
+    """U = E·x + ũ on all nodes, the periodic images at the far faces included."""
     n, dim, *spatial = fluctuation.shape
     u = np.pad(fluctuation, [(0, 0), (0, 0), *[(0, 1)] * dim], mode="wrap")
     u -= fluctuation.mean(axis=tuple(range(2, dim + 2)), keepdims=True)
@@ -267,7 +271,9 @@ def solve_fields(
     if isinstance(data, da.Array):
         check_whole_samples(data)
         # One task solves a chunk; five light ones take its parts.
-        solved = da.map_blocks(kernel, data, name=f"solve-elasticity-{da.core.tokenize(kernel, data)}", meta=np.empty((0,) * data.ndim))
+        solved = da.map_blocks(
+            kernel, data, name=f"solve-elasticity-{da.core.tokenize(kernel, data)}", meta=np.empty((0,) * data.ndim)
+        )
         response = ElasticResponse(
             *(
                 map_samples(attrgetter(field), solved, tail=tail, dtype=np.float64, name=f"elastic-{field}")
@@ -369,7 +375,8 @@ def effective_stiffness(
     -------
     array of the kind of `X`, shape (n_samples, n_components, n_components)
         In the unit of `elastic_modulus`; rows and columns in the order xx, yy, (zz, yz, xz,) xy with engineering
-        shear. Symmetric: the two triangles, which agree to about `tolerance`, are averaged. Lazy for lazy input, one task a chunk.
+        shear. Symmetric: the two triangles, which agree to about `tolerance`, are averaged. Lazy for lazy input, one
+        task a chunk.
 
     Examples
     --------

@@ -46,7 +46,7 @@ class ElasticFields(NamedTuple):
 
 @_jit
 def _forces_2d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
-    """out = Bᵀ C (B u + E), plane strain; u, out (n, 2, nx, ny); lam, mu (n, nx, ny)."""
+    """Out = Bᵀ C (B u + E), plane strain; u, out (n, 2, nx, ny); lam, mu (n, nx, ny)."""
     n, _, nx, ny = u.shape
     for s in range(n):
         if not active[s]:
@@ -85,7 +85,7 @@ def _forces_2d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
 
 @_jit
 def _forces_3d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
-    """out = Bᵀ C (B u + E); u, out (n, 3, nx, ny, nz); lam, mu (n, nx, ny, nz).
+    """Out = Bᵀ C (B u + E); u, out (n, 3, nx, ny, nz); lam, mu (n, nx, ny, nz).
 
     Works on one row of elements at a time. ``w[c, m, k]`` holds the node values
     combined over x and y: m = 0 mean-mean, 1 difference in x, 2 difference in y, 3 both.
@@ -193,7 +193,7 @@ def _forces_3d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
 
 @_jit
 def _descend(x, r, p, kp, rz, active):  # type: ignore[no-untyped-def]
-    """x += α p, r -= α K p with α = (r, z) / (p, K p), one α for each sample."""
+    """X += α p, r -= α K p with α = (r, z) / (p, K p), one α for each sample."""
     n, size = x.shape
     for s in range(n):
         if active[s]:
@@ -208,7 +208,7 @@ def _descend(x, r, p, kp, rz, active):  # type: ignore[no-untyped-def]
 
 @_jit
 def _conjugate(p, r, z, rz, active):  # type: ignore[no-untyped-def]
-    """p = z + β p with β = (r, z) / (r, z)_previous; (r, z) is updated in place."""
+    """P = z + β p with β = (r, z) / (r, z)_previous; (r, z) is updated in place."""
     n, size = p.shape
     for s in range(n):
         if active[s]:

@@ -123,7 +123,8 @@ class LagTransform:
                 slice(0, low) if negative else slice(low, low + high + 1)
                 for negative, (low, high) in zip(corner, self.reach, strict=True)
             )
-            factor = weight[(..., *target)] if isinstance(weight, np.ndarray) else weight
+            lags: tuple[Any, ...] = (Ellipsis, *target)
+            factor = weight[lags] if isinstance(weight, np.ndarray) else weight
             np.multiply(spectra[(slice(None), *source)], factor, out=out[(slice(None), *target)])
 
     def count_pairs(self) -> Array:
@@ -406,7 +407,8 @@ def _masks(confidence_index: ArrayLike | None, n_samples: int, spatial: tuple[in
         return None, (masks,)
     if masks.shape != (n_samples, *spatial):
         msg = (
-            f"confidence_index must have shape {(n_samples, *spatial)}, or {spatial} for one mask shared by all samples; "
+            f"confidence_index must have shape {(n_samples, *spatial)}, or {spatial} for one mask shared by all "
+            "samples; "
             f"got {masks.shape}"
         )
         raise ValueError(msg)
@@ -600,5 +602,3 @@ def flat_features(statistics: ArrayLike) -> Any:
     return map_samples(
         _flatten_block, data, tail=(n_features,), dtype=np.empty(0, data.dtype).real.dtype, name="flat_features"
     )
-
-

@@ -29,7 +29,9 @@ def _lag_grid(template: xr.DataArray | None, lags: Sequence[int]) -> Grid:
     return Grid.of(positions, dims, units)
 
 
-def _pair_names(template: xr.DataArray | None, n_pairs: int, correlations: Sequence[tuple[int, int]] | None) -> list[str]:
+def _pair_names(
+    template: xr.DataArray | None, n_pairs: int, correlations: Sequence[tuple[int, int]] | None
+) -> list[str]:
     if correlations is not None:
         if len(correlations) != n_pairs:
             msg = f"correlations must name each of the {n_pairs} pairs, got {correlations!r}"

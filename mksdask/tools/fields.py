@@ -77,7 +77,11 @@ def draw_microstructures(
 
 
 def draw_microstructure_strain(
-    microstructure: ArrayLike, strain: ArrayLike, *, label: str = r"$\varepsilon_{xx}$", figsize: tuple[float, float] | None = None
+    microstructure: ArrayLike,
+    strain: ArrayLike,
+    *,
+    label: str = r"$\varepsilon_{xx}$",
+    figsize: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw one sample and a component of its strain field.
 
@@ -105,7 +109,10 @@ def draw_microstructure_strain(
     """
     values, response = to_numpy(microstructure), to_numpy(strain)
     if values.shape != response.shape:
-        msg = f"strain must have the shape of the microstructure, {values.shape}, got {response.shape}; pass one component of it"
+        msg = (
+            f"strain must have the shape of the microstructure, {values.shape}, got {response.shape}; pass one "
+            "component of it"
+        )
         raise ValueError(msg)
     template = unwrap(microstructure)[1]
     expanded = None if template is None else template.expand_dims("sample")

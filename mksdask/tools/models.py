@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.model_selection import learning_curve
 
@@ -71,7 +72,10 @@ def draw_components_scatter(
     sets = [to_numpy(scores) for scores in datasets]
     shapes = {scores.shape[1] if scores.ndim == 2 else 0 for scores in sets}
     if shapes not in ({2}, {3}):
-        msg = f"datasets must be a list of (n_samples, 2) or of (n_samples, 3) arrays, got {[s.shape for s in sets]}; slice the scores"
+        msg = (
+            f"datasets must be a list of (n_samples, 2) or of (n_samples, 3) arrays, got {[s.shape for s in sets]}; "
+            "slice the scores"
+        )
         raise ValueError(msg)
     (dim,) = shapes
     names = _named(sets, labels, "datasets")
@@ -117,7 +121,7 @@ def draw_component_variance(variance: ArrayLike, *, figsize: tuple[float, float]
     ax = fig.subplots()
     ax.plot(np.arange(1, len(shares) + 1), shares, "o-", color=COLOURS[0], markersize=4)
     ax.set(xlabel="number of components", ylabel="explained variance / %")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(visible=True, alpha=0.3)
     return fig
 
@@ -182,7 +186,9 @@ def draw_gridscores(
     curves = np.zeros(len(positions)) if by is None else _parameter(cv_results, by)
     mean, std = np.asarray(cv_results["mean_test_score"]), np.asarray(cv_results["std_test_score"])
     values = np.unique(curves)
-    names = _named(values, data_labels, "curves") if data_labels else [f"{by} = {v}" if by else "" for v in values]
+    names = (
+        _named(list(values), data_labels, "curves") if data_labels else [f"{by} = {v}" if by else "" for v in values]
+    )
     palette = list(colors) if colors else [COLOURS[i % len(COLOURS)] for i in range(len(values))]
     fig = new_figure(*(figsize or (4.6, 3.4)))
     ax = fig.subplots()
@@ -305,7 +311,9 @@ def draw_goodness_of_fit(
     ends = (low - margin, high + margin)
     ax.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
     for index, (data, name) in enumerate(zip(sets, labels, strict=False)):
-        ax.scatter(*data, s=12, color=COLOURS[index], marker=MARKERS[index], alpha=0.6, linewidths=0, label=name)
+        ax.scatter(
+            data[0], data[1], s=12, color=COLOURS[index], marker=MARKERS[index], alpha=0.6, linewidths=0, label=name
+        )
     ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=f"{quantity}, true", ylabel=f"{quantity}, predicted")
     ax.legend()
     return fig
@@ -378,5 +386,3 @@ def draw_learning_curves(
     if title:
         ax.set_title(title)
     return fig
-
-

@@ -85,7 +85,12 @@ def draw_maps(
         return
     for panel, (image, (right, up)) in zip(axes, _slices(field), strict=True):
         panel.imshow(
-            image.T, origin="lower", extent=(*grid.edges[right], *grid.edges[up]), cmap=colours, norm=norm, interpolation="none"
+            image.T,
+            origin="lower",
+            extent=(*grid.edges[right], *grid.edges[up]),
+            cmap=colours,
+            norm=norm,
+            interpolation="none",
         )
         panel.set(xlabel=grid.label(right), ylabel=grid.label(up))
     axes[(len(axes) - 1) // 2].set_title(title)
