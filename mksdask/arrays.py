@@ -119,7 +119,7 @@ def map_samples(
     """
     lazy = next((array for array in arrays if isinstance(array, da.Array)), None)
     if lazy is None:
-        return kernel(*arrays, *shared)
+        return kernel(*arrays, *(np.asarray(array) for array in shared))
     sample = 0
     operands: list[Any] = []
     next_index = len(tail) + 1

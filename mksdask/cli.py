@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def _stage(client: Any, title: str, timings: dict[str, float]) -> Iterator[None]
     """Time a stage and show how many of its tasks are done, whoever computes them."""
     finished = threading.Event()
     begun_before, done_before, _ = client.run_on_scheduler(_task_counts)
-    shown = click.get_text_stream("stderr").isatty()
+    shown = sys.stderr.isatty()
     start = time.perf_counter()
 
     def watch() -> None:

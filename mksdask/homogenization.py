@@ -159,26 +159,6 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         )
         return self
 
-    def fit_transform(
-        self,
-        X: ArrayLike,
-        y: ArrayLike | None = None,
-        size: Sequence[int] | None = None,
-        confidence_index: ArrayLike | None = None,
-    ) -> Any:
-        """`fit`, and the scores of the same samples.
-
-        Parameters
-        ----------
-        X, y, size, confidence_index
-            As in `fit`.
-
-        Returns
-        -------
-        ndarray, shape (n_samples, n_components)
-        """
-        return self.fit(X, y, size, confidence_index).reduced_fit_data
-
     def predict(
         self, X: ArrayLike, size: Sequence[int] | None = None, confidence_index: ArrayLike | None = None
     ) -> Any:

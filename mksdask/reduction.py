@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import dask
 import dask.array as da
@@ -33,7 +33,7 @@ GRAM_TASKS = 32
 
 @dataclass(frozen=True)
 class SpilledRows:
-    """Rows of a lazy matrix on disk, one zarr array for each chunk of samples, cut into slabs of features."""
+    """Rows of a lazy matrix on disk, in chunks that serve both directions: some samples × a slab of features."""
 
     url: str
     row_chunks: tuple[int, ...]
@@ -46,23 +46,22 @@ class SpilledRows:
         return sum(self.row_chunks)
 
     @property
-    def slabs(self) -> list[tuple[int, int]]:
-        """First and last + 1 feature of each slab."""
+    def slabs(self) -> list[slice]:
+        """Features of each slab."""
         width = slab_width(self.n_samples, self.n_features, self.dtype)
-        return [(start, min(start + width, self.n_features)) for start in range(0, self.n_features, width)]
+        starts = range(0, self.n_features, width)
+        return [slice(start, min(start + width, self.n_features)) for start in starts]
 
-    def rows(self, block: int) -> Array:
-        """One chunk of samples, all features."""
-        return np.asarray(zarr.open_array(self.url, path=str(block), mode="r")[:])
+    def open(self, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
+        """The matrix on disk; index it as [samples, features]."""
+        return zarr.open_array(self.url, mode=mode)
 
-    def slab(self, start: int, stop: int) -> Array:
-        """All samples, the features start … stop - 1."""
-        out = np.empty((self.n_samples, stop - start), dtype=self.dtype)
-        row = 0
-        for block, n_rows in enumerate(self.row_chunks):
-            out[row : row + n_rows] = zarr.open_array(self.url, path=str(block), mode="r")[:, start:stop]
-            row += n_rows
-        return out
+    def blocks(self) -> Iterator[Array]:
+        """Chunks of samples, all features."""
+        matrix, start = self.open(), 0
+        for n_rows in self.row_chunks:
+            yield np.asarray(matrix[start : start + n_rows])
+            start += n_rows
 
 
 def slab_width(n_samples: int, n_features: int, dtype: np.dtype[Any]) -> int:
@@ -70,10 +69,9 @@ def slab_width(n_samples: int, n_features: int, dtype: np.dtype[Any]) -> int:
     return max(1, min(n_features, SLAB_BYTES // (n_samples * (dtype.itemsize + 8))))
 
 
-def _spill_block(block: Array, *, url: str, width: int, block_id: tuple[int, ...]) -> Array:
-    zarr.create_array(
-        url, name=str(block_id[0]), data=block, chunks=(len(block), width), compressors=None, overwrite=True
-    )
+def _spill_block(block: Array, *, rows: SpilledRows, block_id: tuple[int, ...]) -> Array:
+    start = block_id[0] * rows.row_chunks[0]
+    rows.open("r+")[start : start + len(block)] = block
     return np.zeros((1, 1), dtype=np.uint8)
 
 
@@ -94,31 +92,41 @@ def spill(features: da.Array, scratch: Url | None = None) -> Iterator[SpilledRow
     SpilledRows
     """
     check_whole_samples(features, name="features")
+    sizes = features.chunks[0]
+    if len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]:
+        # A chunk on disk must belong to one task.
+        features = features.rechunk({0: max(sizes)})
     with tempfile.TemporaryDirectory(prefix="mksdask-") as local:
         parent = local if scratch is None else str(scratch).rstrip("/")
         url = f"{parent}/rows-{uuid.uuid4().hex[:12]}.zarr"
-        n_samples, n_features = features.shape
-        spilled = SpilledRows(url, features.chunks[0], n_features, features.dtype)
+        rows = SpilledRows(url, features.chunks[0], features.shape[1], features.dtype)
         try:
-            zarr.create_group(url)
-            kernel = partial(_spill_block, url=url, width=slab_width(n_samples, n_features, features.dtype))
+            width = slab_width(rows.n_samples, rows.n_features, rows.dtype)
+            zarr.create_array(
+                url,
+                shape=features.shape,
+                dtype=rows.dtype,
+                chunks=(rows.row_chunks[0], width),
+                compressors=None,
+                fill_value=0,
+            )
             done = features.map_blocks(
-                kernel,
-                chunks=((1,) * len(features.chunks[0]), (1,)),
+                partial(_spill_block, rows=rows),
+                chunks=((1,) * features.numblocks[0], (1,)),
                 dtype=np.uint8,
-                name="spill-" + dask.base.tokenize(url),
+                name="spill-" + dask.base.tokenize(rows),
             )
             done.compute()
-            yield spilled
+            yield rows
         finally:
             remove_store(url)
 
 
 def _gram_of_slabs(run: Array, *, rows: SpilledRows) -> Array:
     """Upper triangle of Σ (f - f̄)(f - f̄)ᵀ over a run of slabs, (1, n, n)."""
-    gram = np.zeros((rows.n_samples, rows.n_samples), order="F")
+    gram, matrix = np.zeros((rows.n_samples, rows.n_samples), order="F"), rows.open()
     for index in run:
-        gram = _add_gram(gram, rows.slab(*rows.slabs[index]))
+        gram = _add_gram(gram, np.asarray(matrix[:, rows.slabs[index]]))
     return gram[None]
 
 
@@ -138,7 +146,7 @@ def _project_slab(slab: Array, left: Array) -> Array:
 
 def _components_of_slab(index: Array, left: Array, *, rows: SpilledRows) -> Array:
     (number,) = index
-    return _project_slab(rows.slab(*rows.slabs[number]), left).astype(rows.dtype)
+    return _project_slab(np.asarray(rows.open()[:, rows.slabs[number]]), left).astype(rows.dtype)
 
 
 @dataclass
@@ -334,7 +342,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             gram = np.asarray(partial_grams.sum(axis=0, split_every=2).compute())
             _check_finite(gram)
             left, scores = self._decompose_gram(gram, k)
-            widths = tuple(stop - start for start, stop in rows.slabs)
+            widths = tuple(slab.stop - slab.start for slab in rows.slabs)
             slabs = da.arange(n_slabs, chunks=1)
             projected = da.blockwise(
                 partial(_components_of_slab, rows=rows),

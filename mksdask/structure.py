@@ -179,11 +179,14 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray, shape (n_samples, n_components)
-            Computed also for lazy X, because `fit` needs them; a DataArray for a DataArray.
+        array of the kind of `X`, shape (n_samples, n_components)
+            `reduced_fit_data`, which is in memory already.
         """
-        self._fit_reduced(X, y, size, confidence_index)
-        return _label_scores(self.reduced_fit_data, X)
+        self.fit(X, y, size, confidence_index)
+        scores = self.reduced_fit_data
+        if is_lazy(X):
+            scores = da.from_array(scores, chunks=(unwrap(X)[0].chunks[0], -1))
+        return _label_scores(scores, X)
 
     def _fit_reduced(
         self, X: ArrayLike, y: ArrayLike | None, size: Sequence[int] | None, confidence_index: ArrayLike | None
@@ -340,18 +343,17 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
             )
             raise TypeError(msg)
         with spill(features, self.scratch) as rows:
-            blocks = range(len(rows.row_chunks))
             # A batch must have at least as many rows as there are components.
             least = int(getattr(reducer, "n_components", None) or 1)
             batch: list[NDArray[Any]] = []
             remaining = rows.n_samples
-            for block in blocks:
-                batch.append(rows.rows(block))
-                remaining -= len(batch[-1])
+            for block in rows.blocks():
+                batch.append(block)
+                remaining -= len(block)
                 if sum(map(len, batch)) >= least and (remaining >= least or remaining == 0):
                     reducer.partial_fit(np.concatenate(batch))
                     batch = []
-            return np.concatenate([np.asarray(reducer.transform(rows.rows(block))) for block in blocks])
+            return np.concatenate([np.asarray(reducer.transform(block)) for block in rows.blocks()])
 
 
 def _is_lazy_reducer(reducer: object) -> bool:

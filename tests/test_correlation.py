@@ -205,6 +205,22 @@ def test_correlate__raises_on_value_outside_domain_when_computed(X):
         lazy.compute(scheduler="sync")
 
 
+@pytest.mark.parametrize("hidden", [np.nan, -7.0, 300.0])
+def test_correlate__what_a_mask_hides_does_not_matter(hidden):
+    rng = np.random.default_rng(5)
+    X = rng.random((2, 6, 5))
+    c = rng.integers(0, 2, X.shape)
+    basis = PrimitiveBasis(3, domain=(0, 1))
+    garbage = np.where(c > 0, X, hidden)
+    options = {"periodic_axes": [0], "confidence_index": c}
+    assert_array_equal(correlate(garbage, basis, **options), correlate(X, basis, **options))
+    field = basis.discretize(X)
+    spoilt = np.where(c[..., None] > 0, field, hidden)
+    assert_array_equal(correlate(spoilt, None, **options), correlate(field, None, **options))
+    shared = options | {"confidence_index": da.from_array(c[0])}
+    assert_array_equal(correlate(X, basis, **shared), correlate(X, basis, periodic_axes=[0], confidence_index=c[0]))
+
+
 def test_correlate__raises_on_wrong_kind():
     with pytest.raises(TypeError, match=r"X\['microstructure'\]"):
         correlate(xr.Dataset({"microstructure": ("sample", [0.0])}), PrimitiveBasis(2))

@@ -54,6 +54,11 @@ class Basis(TransformerMixin, BaseEstimator):
         return labels
 
     @property
+    def lowest(self) -> float:
+        """Lowest local state of the domain."""
+        return self._interval()[0]
+
+    @property
     def is_complete(self) -> bool:
         """Whether Σ_h m[h; s] = 1 in each voxel."""
         return False

@@ -59,6 +59,13 @@ class _Filter:
             fractions *= 1.0 + self.percent_variance * rng.uniform(-1.0, 1.0, len(fractions))
             fractions /= fractions.sum()
         ends = np.rint(np.cumsum(fractions)[:-1] * field.size).astype(int)
+        inner = np.unique(ends[(ends > 0) & (ends < field.size)])
+        if len(inner) == len(ends):
+            thresholds = np.partition(field, inner, axis=None)[inner]
+            phases = np.searchsorted(thresholds, field, side="right")
+            if np.array_equal(np.cumsum(np.bincount(phases.ravel(), minlength=self.n_phases))[:-1], ends):
+                return phases
+        # Empty phases, or equal values at a threshold: rank the voxels one by one.
         phases = np.empty(field.size, dtype=np.intp)
         phases[np.argsort(field, axis=None, kind="stable")] = np.searchsorted(ends, np.arange(field.size), side="right")
         return phases.reshape(field.shape)

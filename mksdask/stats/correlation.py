@@ -227,25 +227,30 @@ class _Correlation:
         """Transform of Σ_h c m[h; s] = c."""
         return self.transform.forward(confidence.astype(self.dtype, copy=False)) if self._derives_last else None
 
-    def _fields(self, samples: Array, states: Sequence[int]) -> Iterator[Array]:
+    def _fields(self, samples: Array, masks: Array | None, states: Sequence[int]) -> Iterator[Array]:
+        """Fields c m[h; s] of some states; what X holds where c = 0 does not matter, be it NaN."""
+        if masks is not None:
+            observed = masks > 0
+            fill = 0 if self.basis is None else self.basis.lowest
+            samples = np.where(observed if samples.ndim == masks.ndim else observed[..., None], samples, fill)
         if self.basis is not None:
-            yield from self.basis.evaluate(samples, states, self.dtype)
+            for field in self.basis.evaluate(samples, states, self.dtype):
+                yield field if masks is None else field * masks
             return
         for state in states:
             field = np.ascontiguousarray(samples[..., state], dtype=self.result_dtype)
             if not np.isfinite(field).all():
                 msg = (
-                    f"X holds NaN or infinite values in state {state}; give voxels without data any value and a "
-                    "confidence_index of 0"
+                    f"X holds NaN or infinite values in state {state}; give voxels without data a confidence_index of 0"
                 )
                 raise ValueError(msg)
-            yield field
+            yield field if masks is None else field * masks
 
     def _correlate(self, samples: Array, masks: Array | None, weight: Any, whole: Array | None, out: Array) -> None:
         states = self._needed if whole is None else self._needed[:-1]
         spectra: dict[int, Array] = {}
-        for state, field in zip(states, self._fields(samples, states), strict=True):
-            spectra[state] = self.transform.forward(field if masks is None else field * masks)
+        for state, field in zip(states, self._fields(samples, masks, states), strict=True):
+            spectra[state] = self.transform.forward(field)
         if whole is not None:
             last = np.broadcast_to(whole, spectra[0].shape).copy()
             for spectrum in spectra.values():
@@ -316,7 +321,7 @@ def correlate(
         Spatial axes that are periodic. Default: what a DataArray's ``periodic_axes`` attribute says, else none.
     confidence_index : array, shape (n_samples, *spatial) or (*spatial,), optional
         Weight c[s] in [0, 1] of each voxel: m is weighted by c, and ``Ω[r] = Σ_s c[s] c[s + r]``. A lag that no
-        pair of voxels observes is NaN.
+        pair of voxels observes is NaN. Where c is 0, X may hold anything, NaN too.
     correlations : list of (int, int), optional
         Pairs (h, h') of state labels. Default (0, 0), (0, 1), …, (0, n - 1), which determine all others of a complete
         basis on a periodic domain.

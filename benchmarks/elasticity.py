@@ -1,0 +1,65 @@
+"""Time of an iteration of the elastic solver over that of its own FFTs, and of the ensemble of section 5.1."""
+
+import argparse
+import time
+
+import numpy as np
+import scipy.fft
+from distributed import Client, LocalCluster
+from timing import ratio
+
+from mksdask.datasets import make_elastic_stiffness, make_microstructure
+from mksdask.datasets.fem import batch_size, solve_elasticity
+
+LIMIT = 5.0
+
+
+def per_iteration(size: tuple[int, ...], samples: int, rounds: int) -> None:
+    X = make_microstructure(n_samples=samples, size=size, grain_size=min(size) / 5)
+    moduli = np.array([1.0, 10.0])[X]
+    dim = len(size)
+    macro = np.zeros((samples, dim * (dim + 1) // 2))
+    macro[:, 0] = 1.0
+    iterations = solve_elasticity(moduli, moduli, macro, reference=(5.0, 5.0)).iterations
+    batch = min(samples, batch_size(size))
+    r = np.random.default_rng(0).normal(size=(batch, dim, *size)).astype(np.float32)
+    axes = tuple(range(2, dim + 2))
+
+    def transforms() -> None:
+        for _ in range(int(iterations.max()) * -(-samples // batch)):
+            scipy.fft.irfftn(scipy.fft.rfftn(r, axes=axes), s=size, axes=axes, overwrite_x=True)
+
+    seconds, bare, factor = ratio(
+        lambda: solve_elasticity(moduli, moduli, macro, reference=(5.0, 5.0)), transforms, rounds=rounds
+    )
+    shape = "×".join(map(str, size))
+    print(
+        f"  {samples:>4} of {shape:<10} {iterations.max():>3} iterations, {seconds:6.2f} s, "
+        f"its float32 FFTs {bare:6.2f} s: ratio {factor:.2f}",
+        flush=True,
+    )
+    assert factor <= LIMIT, f"{shape}: {factor:.2f} times the FFTs, more than {LIMIT}"
+
+
+def section_5_1(samples: int) -> None:
+    grains = [(15, 2), (2, 15), (7, 7), (8, 3), (3, 9), (2, 2)]
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        options = {"size": (21, 21), "elastic_modulus": (310, 200), "poissons_ratio": (0.28, 0.3), "chunks": 100}
+        make_elastic_stiffness([1] * 2, grain_size=grains[:2], **options)[1].compute()  # compile
+        _, y = make_elastic_stiffness([samples // 6] * 6, grain_size=grains, macro_strain=0.001, **options)
+        start = time.perf_counter()
+        y.compute()
+        print(f"  {len(y)} samples of section 5.1 made and solved on two workers: {time.perf_counter() - start:.2f} s")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    print("contrast 10, one thread")
+    for size, samples in [((21, 21), 300), ((128, 128), 8), ((32,) * 3, 4), ((64,) * 3, 1)][: 2 if quick else None]:
+        per_iteration(size, samples, rounds=1 if quick else 3)
+    section_5_1(120 if quick else 1200)
