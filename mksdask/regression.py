@@ -30,7 +30,8 @@ def polynomial_regression(degree: int = 1) -> Pipeline:
     --------
     >>> import numpy as np
     >>> scores = np.linspace(-1, 1, 9)[:, None]
-    >>> round(polynomial_regression(2).fit(scores, scores[:, 0] ** 2).predict([[0.5]])[0], 12)
+    >>> linkage = polynomial_regression(2).fit(scores, scores[:, 0] ** 2)
+    >>> round(float(linkage.predict([[0.5]])[0]), 12)
     0.25
     """
     return Pipeline(

@@ -263,7 +263,9 @@ class _Correlation:
         for position, others in full_rows.items():
             origin = (slice(None), *(slice(0, 1),) * (out.ndim - 2))
             fraction = spectra[self.pairs[position][0]][origin].real * weight
-            np.subtract(fraction, out[..., others].sum(axis=-1), out=out[..., position])
+            np.subtract(fraction, out[..., others[0]], out=out[..., position])
+            for other in others[1:]:
+                out[..., position] -= out[..., other]
 
     def task_bytes(self, n_samples: int) -> int:
         """Peak bytes of a task beyond its input block: the result, and the work arrays of one batch."""
