@@ -44,7 +44,8 @@ def measured(script):
 def test_correlate__task_holds_what_it_plans(options):
     figures = measured(f"""
         from mksdask.stats import correlate
-        from mksdask.stats.correlation import LagTransform, _Correlation
+        from mksdask.stats.correlation import _Correlation
+        from mksdask.stats.lags import LagTransform
         X = da.random.default_rng(0).integers(0, 2, size=(64, 96, 96, 96), chunks=(8, 96, 96, 96), dtype="uint8")
         options = dict({options})
         f = correlate(X, PrimitiveBasis(2), **options)

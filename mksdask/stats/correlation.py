@@ -14,142 +14,18 @@ from functools import cached_property
 from typing import Any, Self, TypeAlias
 
 import numpy as np
-import scipy.fft
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from mksdask.arrays import ArrayLike, as_samples, axes_argument, label, map_samples, names, spacing_of, unwrap
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
+from mksdask.stats.lags import LagTransform
 
 Array: TypeAlias = NDArray[Any]
 Pairs: TypeAlias = Sequence[tuple[int, int]]
 
 # Transforms of about this many voxels stay in cache; small samples are transformed together.
 BATCH_VOXELS = 2**15
-
-
-@dataclass(frozen=True)
-class LagTransform:
-    """The transform of one sample to its lags: padding, lags kept, and Ω[r].
-
-    Parameters
-    ----------
-    spatial : tuple of int
-        Voxels along each axis.
-    periodic : tuple of bool
-        Which axes are periodic.
-    reach : tuple of (int, int)
-        Lags kept along each axis: from -reach[0] to reach[1].
-    real : bool
-        Whether m[h; s] is real.
-    """
-
-    spatial: tuple[int, ...]
-    periodic: tuple[bool, ...]
-    reach: tuple[tuple[int, int], ...]
-    real: bool
-
-    @classmethod
-    def plan(
-        cls, spatial: Sequence[int], periodic: Sequence[bool], cutoff: int | Sequence[int] | None, *, real: bool
-    ) -> LagTransform:
-        """Choose the lags that `cutoff` asks for.
-
-        Raises
-        ------
-        ValueError
-            If `cutoff` exceeds what the samples hold.
-        """
-        spatial, n_spatial = tuple(map(int, spatial)), len(spatial)
-        if cutoff is None:
-            return cls(spatial, tuple(periodic), tuple((n // 2, (n - 1) // 2) for n in spatial), real)
-        cutoffs = [int(c) for c in np.broadcast_to(np.asarray(cutoff), (n_spatial,))]
-        largest = [(n - 1) // 2 if wraps else n - 1 for n, wraps in zip(spatial, periodic, strict=True)]
-        if any(not 0 <= c <= limit for c, limit in zip(cutoffs, largest, strict=True)):
-            msg = (
-                f"cutoff={cutoff!r} must lie between 0 and {tuple(largest)} for samples of {spatial} voxels: up to "
-                "n - 1 on an axis that is not periodic, (n - 1)//2 on a periodic one"
-            )
-            raise ValueError(msg)
-        return cls(spatial, tuple(periodic), tuple((c, c) for c in cutoffs), real)
-
-    @property
-    def lags(self) -> tuple[Array, ...]:
-        """Lags of each axis, in voxels."""
-        return tuple(np.arange(-low, high + 1) for low, high in self.reach)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of lags along each axis."""
-        return tuple(low + high + 1 for low, high in self.reach)
-
-    @cached_property
-    def lengths(self) -> tuple[int, ...]:
-        """Length of the transform along each axis: no wanted lag wraps around where the axis is not periodic."""
-        last = len(self.spatial) - 1
-        return tuple(
-            n if wraps else scipy.fft.next_fast_len(n + max(reach), real=self.real and axis == last)
-            for axis, (n, wraps, reach) in enumerate(zip(self.spatial, self.periodic, self.reach, strict=True))
-        )
-
-    def forward(self, fields: Array) -> Array:
-        """Transform fields (n, *spatial) axis by axis, so that rows of padding are never transformed."""
-        last = len(self.spatial)
-        transform = scipy.fft.rfft if self.real else scipy.fft.fft
-        spectra = transform(fields, n=self.lengths[-1], axis=last)
-        for axis in range(last - 1, 0, -1):
-            spectra = scipy.fft.fft(spectra, n=self.lengths[axis - 1], axis=axis, overwrite_x=True)
-        return spectra
-
-    def inverse(self, spectra: Array, out: Array, weight: Array | float) -> None:
-        """Write ``weight · F⁻¹(spectra)`` at the wanted lags to `out` (n, *lags); overwrites `spectra`."""
-        last = len(self.spatial)
-        for axis, (low, high) in enumerate(self.reach, start=1):
-            length = self.lengths[axis - 1]
-            if axis == last and self.real:
-                spectra = scipy.fft.irfft(spectra, n=length, axis=axis, overwrite_x=True)
-            else:
-                spectra = scipy.fft.ifft(spectra, axis=axis, overwrite_x=True)
-            if axis < last and low + high + 1 <= 0.8 * length:
-                # Dropping the other lags now pays: the next axes have fewer rows to transform.
-                keep = np.r_[0 : high + 1, length - low : length]
-                spectra = np.take(spectra, keep, axis=axis)
-        for corner in itertools.product((False, True), repeat=last):
-            source = tuple(
-                slice(length - low, length) if negative else slice(0, high + 1)
-                for negative, (low, high), length in zip(corner, self.reach, spectra.shape[1:], strict=True)
-            )
-            target = tuple(
-                slice(0, low) if negative else slice(low, low + high + 1)
-                for negative, (low, high) in zip(corner, self.reach, strict=True)
-            )
-            lags: tuple[Any, ...] = (Ellipsis, *target)
-            factor = weight[lags] if isinstance(weight, np.ndarray) else weight
-            np.multiply(spectra[(slice(None), *source)], factor, out=out[(slice(None), *target)])
-
-    def count_pairs(self) -> Array:
-        """Ω[r] without a mask: the number of voxel pairs at each lag, float64."""
-        counts = np.ones((1,) * len(self.spatial))
-        for axis, (n, wraps, lags) in enumerate(zip(self.spatial, self.periodic, self.lags, strict=True)):
-            along = np.full(len(lags), float(n)) if wraps else n - np.abs(lags).astype(float)
-            counts = counts * along.reshape([-1 if a == axis else 1 for a in range(len(self.spatial))])
-        return counts
-
-    def count_confident_pairs(self, confidence: Array) -> Array:
-        """Ω[r] = Σ_s c[s] c[s + r] of masks (n, *spatial) in float64; NaN where no pair has both c > 0."""
-        transform = LagTransform(self.spatial, self.periodic, self.reach, real=True)
-
-        def autocorrelation(fields: Array) -> Array:
-            spectra = transform.forward(fields)
-            out = np.empty((len(fields), *self.shape))
-            transform.inverse(spectra.conj() * spectra, out, 1.0)
-            return out
-
-        support = (confidence > 0).astype(np.float64)
-        observed = np.rint(autocorrelation(support))
-        is_indicator = np.array_equal(support, confidence)
-        omega = observed if is_indicator else autocorrelation(confidence.astype(np.float64))
-        return np.where(observed > 0, omega, np.nan)
 
 
 @dataclass(frozen=True)
