@@ -42,7 +42,7 @@ def per_iteration(size: tuple[int, ...], samples: int, rounds: int, limit: float
 def section_5_1(samples: int) -> None:
     grains = [(15, 2), (2, 15), (7, 7), (8, 3), (3, 9), (2, 2)]
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster),
     ):
         options = {"size": (21, 21), "elastic_modulus": (310, 200), "poissons_ratio": (0.28, 0.3), "chunks": 100}

@@ -60,7 +60,7 @@ def run(samples: int, edge: int, solved: int, memory_limit: int, folder: Path) -
             threads_per_worker=1,
             memory_limit=memory_limit,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             local_directory=folder,
         ) as cluster,
         Client(cluster) as client,

@@ -39,7 +39,7 @@ def client(tmp_path_factory):
             threads_per_worker=1,
             memory_limit="2GiB",
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             local_directory=folder,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,

@@ -46,7 +46,7 @@ def test_correlate__task_holds_what_it_plans(options):
         from mksdask.stats import correlate
         from mksdask.stats.correlation import _Correlation
         from mksdask.stats.lags import LagTransform
-        X = da.random.default_rng(0).integers(0, 2, size=(64, 96, 96, 96), chunks=(8, 96, 96, 96), dtype="uint8")
+        X = da.random.default_rng(0).integers(0, 2, size=(256, 96, 96, 96), chunks=(8, 96, 96, 96), dtype="uint8")
         options = dict({options})
         f = correlate(X, PrimitiveBasis(2), **options)
         correlate(np.zeros((1, 8, 8), "uint8"), PrimitiveBasis(2))  # imports and caches
@@ -56,7 +56,7 @@ def test_correlate__task_holds_what_it_plans(options):
         planned = _Correlation(PrimitiveBasis(2), transform, pairs, 2, np.dtype("float32")).task_bytes(8) + X[:8].nbytes
         peak = Peak()
         f.map_blocks(lambda block: np.zeros((1, 1, 1, 1, 1)), chunks=(1, 1, 1, 1, 1), dtype=float).compute()
-        print(json.dumps([peak.growth(), planned, f.nbytes]))
+        print(json.dumps([peak.growth(), planned, X.nbytes + f.nbytes]))
     """)
     growth, planned, everything = figures
     assert everything > 3 * planned
