@@ -14,6 +14,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
+from dask import delayed
 from numpy.typing import DTypeLike, NDArray
 
 ArrayLike: TypeAlias = Any  # ndarray, dask.array.Array, zarr.Array or xarray.DataArray
@@ -31,18 +32,26 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
     Raises
     ------
     TypeError
-        If `array` is a Dataset or cannot become a numeric array.
+        If `array` is a Dataset or a masked array, or cannot become a numeric array.
+    ValueError
+        If a DataArray has samples along another axis than the first.
     """
     if isinstance(array, xr.Dataset):
         variables = ", ".join(map(str, array.data_vars))
         msg = f"{name} is an xarray.Dataset; pass one of its variables ({variables}), such as {name}['microstructure']"
         raise TypeError(msg)
     if isinstance(array, xr.DataArray):
+        if "sample" in array.dims[1:]:
+            msg = f"{name} must have 'sample' as its first dim, got {array.dims}; use {name}.transpose('sample', ...)"
+            raise ValueError(msg)
         return array.data, array
     if isinstance(array, da.Array):
         return array, None
     if isinstance(array, zarr.Array):
         return da.from_zarr(array), None
+    if isinstance(array, np.ma.MaskedArray):
+        msg = f"{name} is a masked array, whose mask would be lost; pass its data, and confidence_index=~mask"
+        raise TypeError(msg)
     data = np.asarray(array)
     if data.dtype.kind not in "biufc":
         msg = f"{name} must be numeric, got {type(array).__name__} of dtype {data.dtype}"
@@ -50,19 +59,23 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
     return data, None
 
 
-def check_whole_samples(array: da.Array, *, name: str = "X") -> None:
-    """Refuse a chunking that cuts through a sample.
+def check_whole_samples(array: Any, *, name: str = "X", labels: xr.DataArray | None = None) -> None:
+    """Refuse a dask array whose chunks cut through a sample.
 
     Raises
     ------
     ValueError
-        With the chunks that were got and the `rechunk` call that mends them.
+        With the chunks that were got and the `rechunk` call (`chunk` for a DataArray) that mends them.
     """
+    if not isinstance(array, da.Array):
+        return
     if any(len(sizes) > 1 for sizes in array.chunks[1:]):
-        mended: dict[int, int] = {0: array.chunks[0][0], **dict.fromkeys(range(1, array.ndim), -1)}
+        axes: Sequence[Any] = range(array.ndim) if labels is None else labels.dims
+        mended = dict(zip(axes, [array.chunks[0][0], *[-1] * (array.ndim - 1)], strict=True))
+        method = "rechunk" if labels is None else "chunk"
         msg = (
             f"{name} must hold whole samples in each chunk, but its chunks are {array.chunks}. "
-            f"Use {name} = {name}.rechunk({mended})"
+            f"Use {name} = {name}.{method}({mended})"
         )
         raise ValueError(msg)
 
@@ -80,8 +93,8 @@ class _BlockTask:
     def __init__(self, kernel: Callable[..., Any]) -> None:
         self.kernel = kernel
 
-    def __call__(self, *blocks: Any) -> Any:
-        return self.kernel(*(_whole(block) for block in blocks))
+    def __call__(self, *blocks: Any, **options: Any) -> Any:
+        return self.kernel(*(_whole(block) for block in blocks), **options)
 
     def __dask_tokenize__(self) -> object:
         from dask.base import normalize_token
@@ -96,6 +109,7 @@ def map_samples(
     dtype: DTypeLike,
     name: str,
     shared: Sequence[Any] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Apply a kernel to chunks of samples: one task a chunk, or at once for NumPy input.
 
@@ -114,12 +128,13 @@ def map_samples(
     name : str
         Name of the stage, as the dashboard shows it.
     shared : sequence of dask arrays of one chunk or ndarrays
-        Further arguments that are the same for each chunk; they are one task's result in the graph, not a copy in
-        each task.
+        Further arguments that are the same for each chunk, once in the graph, not in each task.
+    options : mapping, optional
+        Keyword arguments that are the same for each chunk, such as fitted estimators, once in the graph too.
     """
     lazy = next((array for array in arrays if isinstance(array, da.Array)), None)
     if lazy is None:
-        return kernel(*arrays, *(np.asarray(array) for array in shared))
+        return kernel(*arrays, *(np.asarray(array) for array in shared), **(options or {}))
     sample = 0
     operands: list[Any] = []
     next_index = len(tail) + 1
@@ -146,9 +161,9 @@ def map_samples(
         concatenate=False,
         dtype=np.dtype(dtype),
         meta=np.empty((0,) * (len(tail) + 1), dtype=dtype),
-        name=None,
         token=name,
         align_arrays=False,
+        **{key: delayed(value) for key, value in (options or {}).items()},
     )
 
 
@@ -224,6 +239,17 @@ def label(
 def names(values: Sequence[str]) -> NDArray[Any]:
     """Strings for a coordinate, of the dtype that zarr stores and gives back unchanged."""
     return np.array(list(values), dtype=np.dtypes.StringDType())
+
+
+def periodic_axes_of(labels: xr.DataArray | None) -> list[int]:
+    """Spatial axes that the ``periodic_axes`` attribute of samples names, by dim or by number; none without one."""
+    if labels is None:
+        return []
+    dims = [str(dim) for dim in labels.dims[1:]]
+    named = list(np.atleast_1d(labels.attrs.get("periodic_axes", [])))
+    # A dim that is no longer there has been indexed away.
+    present = [axis for axis in named if not isinstance(axis, str) or axis in dims]
+    return [dims.index(axis) if isinstance(axis, str) else int(axis) for axis in present]
 
 
 def axes_argument(axes: int | Sequence[int] | None, n_spatial: int, *, name: str = "periodic_axes") -> tuple[bool, ...]:

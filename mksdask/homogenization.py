@@ -153,10 +153,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         linker = self._linker()
         linker.fit(self.reduced_fit_data, target)
         self.property_linker_ = linker
-        self._target_shape, self._target_dtype = (
-            target.shape[1:],
-            np.asarray(linker.predict(self.reduced_fit_data[:1])).dtype,
-        )
+        trial = np.asarray(linker.predict(self.reduced_fit_data[:1]))
+        self._target_shape, self._target_dtype = trial.shape[1:], trial.dtype
         return self
 
     def predict(
@@ -181,8 +179,14 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         scores = self.transform(X, size, confidence_index)
         self.reduced_predict_data = scores
         data, labels = unwrap(scores, name="scores")
-        kernel = partial(_predict_block, linker=self.property_linker_, dtype=self._target_dtype)
-        predicted = map_samples(kernel, data, tail=self._target_shape, dtype=self._target_dtype, name="predict")
+        predicted = map_samples(
+            partial(_predict_block, dtype=self._target_dtype),
+            data,
+            tail=self._target_shape,
+            dtype=self._target_dtype,
+            name="predict",
+            options={"linker": self.property_linker_},
+        )
         if labels is None:
             return predicted
         dims = tuple(f"property_{axis}" for axis in range(len(self._target_shape)))

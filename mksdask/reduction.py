@@ -146,7 +146,7 @@ def _project_slab(slab: Array, left: Array) -> Array:
 
 def _components_of_slab(index: Array, left: Array, *, rows: SpilledRows) -> Array:
     (number,) = index
-    return _project_slab(np.asarray(rows.open()[:, rows.slabs[number]]), left).astype(rows.dtype)
+    return _project_slab(np.asarray(rows.open()[:, rows.slabs[number]]), left)
 
 
 @dataclass
@@ -160,13 +160,15 @@ class _Moments:
     @classmethod
     def of(cls, block: Array) -> _Moments:
         values = block.astype(np.float64)
-        mean = values.mean(axis=0)
+        mean = values.mean(axis=0) if len(values) else np.zeros(values.shape[1])
         values -= mean
         return cls(len(values), mean, values.T @ values)
 
     def merge(self, other: _Moments) -> _Moments:
         """Chan, Golub, LeVeque (1983), Eq. 2.1."""
         count = self.count + other.count
+        if not count:
+            return self
         shift = other.mean - self.mean
         weight = self.count * other.count / count
         scatter = self.scatter + other.scatter + weight * np.outer(shift, shift)
@@ -208,7 +210,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Orthonormal rows, in the dtype of the input; the entry of largest magnitude is positive. A direction without
         variance is a row of zeros.
     mean_ : ndarray, shape (n_features,)
-        Mean of each feature.
+        Mean of each feature, float64.
     singular_values_, explained_variance_, explained_variance_ratio_ : ndarray, shape (n_components_,)
         Falling; float64.
     n_components_, n_features_in_, n_samples_ : int
@@ -354,8 +356,8 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 new_axes={"k": k + 1},
                 adjust_chunks={"f": widths},
                 concatenate=True,
-                dtype=rows.dtype,
-                meta=np.empty((0, 0), dtype=rows.dtype),
+                dtype=np.float64,
+                meta=np.empty((0, 0)),
                 name="components-" + dask.base.tokenize(rows),
             )
             scores *= self._set_components(projected.compute(), data.dtype)
@@ -372,7 +374,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         values, vectors = _leading(gram, k, lower=False)
         self._set_spectrum(values, float(np.trace(gram)))
         singular = self.singular_values_
-        has_variance = values > values[0] * len(gram) * np.finfo(float).eps
+        has_variance = _has_variance(values, len(gram))
         inverse = np.divide(1.0, singular, out=np.zeros_like(singular), where=has_variance)
         return vectors * inverse, vectors * np.where(has_variance, singular, 0.0)
 
@@ -380,7 +382,8 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         _check_finite(moments.scatter)
         values, vectors = _leading(moments.scatter, k, lower=True)
         self._set_spectrum(values, float(np.trace(moments.scatter)))
-        self._set_components(np.concatenate([vectors.T, moments.mean[None]]), dtype)
+        components = vectors.T * _has_variance(values, len(moments.scatter))[:, None]
+        self._set_components(np.concatenate([components, moments.mean[None]]), dtype)
 
     def _set_spectrum(self, values: Array, total: float) -> None:
         self.n_components_ = len(values)
@@ -394,7 +397,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
         signs = np.where(largest < 0, -1.0, 1.0)
         self.components_ = (components * signs).astype(dtype)
-        self.mean_ = projected[-1].astype(dtype)
+        self.mean_ = projected[-1].astype(np.float64)
         return signs[:, 0]
 
     def transform(self, X: ArrayLike) -> Any:
@@ -457,11 +460,16 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
 
 def _scores_of_block(block: Array, components: Array, mean: Array) -> Array:
-    return (block - mean) @ components.T
+    return (block - mean).astype(np.result_type(block, components), copy=False) @ components.T
 
 
 def _rows_of_block(block: Array, components: Array, mean: Array) -> Array:
-    return block @ components + mean
+    return (block @ components + mean).astype(np.result_type(block, components), copy=False)
+
+
+def _has_variance(values: Array, size: int) -> Array:
+    """Which eigenvalues are more than rounding."""
+    return values > values[0] * size * np.finfo(float).eps
 
 
 def _check_finite(matrix: Array) -> None:

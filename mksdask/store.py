@@ -8,22 +8,29 @@ is the group's consolidated metadata, written last: a store, or an append, eithe
 from __future__ import annotations
 
 import os
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import dask
 import dask.array as da
+import dask.system
 import fsspec
 import numpy as np
 import xarray as xr
 import zarr
+from distributed import Client, default_client
+from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy, unwrap
+from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy, periodic_axes_of, spacing_of, unwrap
 from mksdask.planning import largest_divisor, samples_per_chunk
 
 Url: TypeAlias = str | os.PathLike[str]
@@ -63,7 +70,7 @@ class _Location:
             self.fs.rm(self.path, recursive=True)
 
     def replace(self, other: _Location) -> None:
-        """Take the place of `other`."""
+        """Take the place of `other`, which is back at once if that fails."""
         if not self.is_local:
             other.remove()
             # The group's metadata comes last: until then the copy is not a store.
@@ -73,9 +80,14 @@ class _Location:
             self.remove()
             return
         retired = other.sibling("old")
-        if other.exists():
-            Path(other.path).rename(retired.path)
-        Path(self.path).rename(other.path)
+        try:
+            if other.exists():
+                Path(other.path).rename(retired.path)
+            Path(self.path).rename(other.path)
+        except BaseException:
+            if retired.exists() and not other.exists():
+                Path(retired.path).rename(other.path)
+            raise
         retired.remove()
 
 
@@ -118,9 +130,34 @@ def _write(sources: Sequence[Any], targets: Sequence[Any], shards: Sequence[tupl
         array = source if isinstance(source, da.Array) else da.from_array(source, chunks=shard)
         aligned.append(array.rechunk(shard))
         regions.append((slice(start, start + array.shape[0]), *(slice(0, n) for n in array.shape[1:])))
-    # Data in memory stays in this process, whatever cluster is at hand.
-    options = {} if lazy else {"scheduler": "threads"}
-    da.store(aligned, targets, regions=regions, lock=False, compute=True, **options)
+    client = _client() if lazy else None
+    scheduler = dask.config.get("scheduler", None)
+    try:
+        if client is None and scheduler in (None, "threads", "threading"):
+            # Leaving the pool waits for what runs in it: a task that outlived a failure would write later.
+            # Data in memory stays in this process, whatever cluster is at hand.
+            with ThreadPoolExecutor(dask.system.CPU_COUNT) as pool:
+                da.store(aligned, targets, regions=regions, lock=False, scheduler="threads", pool=pool)
+        else:
+            da.store(aligned, targets, regions=regions, lock=False)
+    except BaseException:
+        while client is not None and any(client.run(_is_storing).values()):
+            time.sleep(0.1)
+        raise
+
+
+def _client() -> Client | None:
+    """The distributed client that computes, if there is one."""
+    if dask.config.get("scheduler", None) not in (None, "dask.distributed", "distributed"):
+        return None
+    try:
+        return default_client()
+    except ValueError:
+        return None
+
+
+def _is_storing(dask_worker: Any) -> bool:
+    return any("store-map" in str(task.key) for task in list(dask_worker.state.executing))
 
 
 def _consolidate(location: _Location) -> None:
@@ -145,6 +182,9 @@ def _staged(url: Url, mode: str) -> Iterator[_Location]:
     staging = target.sibling("partial")
     try:
         yield staging
+        if mode == "w-" and target.exists():
+            msg = f"{os.fspath(url)} was made by somebody else meanwhile; choose another url, or pass mode='w'"
+            raise FileExistsError(msg)
         staging.replace(target)
     finally:
         staging.remove()
@@ -179,10 +219,25 @@ def _coords(spatial: tuple[int, ...], steps: tuple[float, ...], units: str) -> d
 
 def _microstructure_attrs(phases: Sequence[str] | None, periodic_axes: Any, n_spatial: int) -> dict[str, Any]:
     flags = axes_argument(periodic_axes, n_spatial)
-    attrs: dict[str, Any] = {"periodic_axes": [axis for axis, wraps in enumerate(flags) if wraps]}
+    # By name, so that the attribute stays true when dims are reordered or indexed away.
+    attrs: dict[str, Any] = {"periodic_axes": [SPATIAL_DIMS[axis] for axis, wraps in enumerate(flags) if wraps]}
     if phases is not None:
         attrs["phases"] = [str(phase) for phase in phases]
     return attrs
+
+
+def _inherit(
+    labels: xr.DataArray, n_spatial: int, spacing: Any, units: str, phases: Any, periodic_axes: Any
+) -> tuple[Any, str, Any, Any]:
+    """What was left at its default, from the labels of the samples."""
+    if np.ndim(spacing) == 0 and spacing == 1.0 and units == "voxel":
+        axes = spacing_of(labels, n_spatial)
+        spacing, units = [abs(step) for _, step, _ in axes], axes[0][2]
+    if phases is None:
+        phases = labels.attrs.get("phases")
+    if np.size(periodic_axes) == 0:
+        periodic_axes = periodic_axes_of(labels)
+    return spacing, units, phases, periodic_axes
 
 
 def _ensemble_variable(data: Any, dims: tuple[str, ...], rows: int, attrs: Mapping[str, Any]) -> _Variable:
@@ -255,7 +310,8 @@ def create_ensemble(
     phases : sequence of str, optional
         Names of the phases 0, 1, ….
     periodic_axes : sequence of int
-        Axes along which the samples are periodic; the functions of the package then use it by default.
+        Axes along which the samples are periodic; the functions of the package then use it by default. Where this,
+        `phases`, or `spacing` and `units` are left at their defaults, what a DataArray says of itself stands.
     chunks : int or "auto"
         Samples in a shard, the unit of writing and of lazy reading.
     mode : {"w-", "w"}
@@ -280,7 +336,7 @@ def create_ensemble(
     >>> dict(open_ensemble(url).sizes)
     {'sample': 4, 'x': 8, 'y': 8}
     """
-    data, _ = unwrap(X)
+    data, labels = unwrap(X)
     angles = _has_angles(X, data, spacing)
     spatial = tuple(int(n) for n in data.shape[1 : data.ndim - angles])
     if not 1 <= len(spatial) <= 3 or not data.shape[0]:
@@ -290,6 +346,8 @@ def create_ensemble(
         )
         raise ValueError(msg)
     n_samples, names = int(data.shape[0]), SPATIAL_DIMS[: len(spatial)]
+    if labels is not None:
+        spacing, units, phases, periodic_axes = _inherit(labels, len(spatial), spacing, units, phases, periodic_axes)
     rows = _rows(chunks, data, n_samples, int(np.prod(spatial)))
     attrs = _microstructure_attrs(phases, periodic_axes, len(spatial))
     dims = ("sample", *names, *(("angle",) if angles else ()))
@@ -374,7 +432,9 @@ def append_ensemble(
         raise ValueError(msg)
     for name, data in new.items():
         have = stored[name]
-        if data.shape[1:] != have.shape[1:] or not np.can_cast(data.dtype, have.dtype, casting="same_kind"):
+        integers = data.dtype.kind in "iu" and have.dtype.kind in "iu"
+        fits = integers or np.can_cast(data.dtype, have.dtype, casting="same_kind")
+        if data.shape[1:] != have.shape[1:] or not fits:
             msg = (
                 f"new {name} of shape {data.shape} and dtype {data.dtype} does not fit the stored samples of "
                 f"shape {have.shape[1:]} and dtype {have.dtype}"
@@ -396,11 +456,27 @@ def append_ensemble(
             da.concatenate([da.from_array(tail), da.asarray(data)]) if is_lazy(data) else np.concatenate([tail, data])
         )
         target.resize((n_new, *target.shape[1:]))
-        sources.append(joined.astype(target.dtype))
+        sources.append(_checked_cast(joined, target.dtype, name))
         targets.append(target)
         shards.append(shard)
     _write(sources, targets, shards, start)
     _consolidate(location)
+
+
+def _checked_cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:
+    """Cast to the stored dtype; integers must survive it."""
+    if array.dtype == dtype:
+        return array
+    kernel = partial(_cast_block, dtype=dtype, name=name)
+    return array.map_blocks(kernel, dtype=dtype) if isinstance(array, da.Array) else kernel(array)
+
+
+def _cast_block(block: NDArray[Any], *, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    cast = block.astype(dtype)
+    if dtype.kind in "iu" and not np.array_equal(cast, block):
+        msg = f"{name} holds values from {block.min()} to {block.max()}, which the stored dtype {dtype} cannot hold"
+        raise ValueError(msg)
+    return cast
 
 
 def _open(url: Url, kind: str) -> xr.Dataset:
@@ -501,8 +577,11 @@ def create_volume(
     >>> open_volume(url).microstructure.chunks[0]
     (16, 16, 8)
     """
-    data, _ = unwrap(volume, name="volume")
+    data, labels = unwrap(volume, name="volume")
     spatial = tuple(int(n) for n in data.shape)
+    if labels is not None:
+        samples = labels.expand_dims("sample")
+        spacing, units, phases, periodic_axes = _inherit(samples, len(spatial), spacing, units, phases, periodic_axes)
     if not 1 <= len(spatial) <= 3 or 0 in spatial:
         msg = f"volume must have 1 to 3 axes, none of them empty, got shape {spatial}"
         raise ValueError(msg)

@@ -13,7 +13,17 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, as_samples, is_lazy, label, map_samples, to_numpy, unwrap
+from mksdask.arrays import (
+    ArrayLike,
+    as_samples,
+    check_whole_samples,
+    is_lazy,
+    label,
+    map_samples,
+    periodic_axes_of,
+    to_numpy,
+    unwrap,
+)
 from mksdask.bases.base import Basis, n_spatial_axes
 from mksdask.reduction import PCA, spill
 from mksdask.stats.correlation import Pairs, correlate, flat_features
@@ -32,6 +42,10 @@ def _prepare_block(block: NDArray[Any], *, mean_center: bool) -> NDArray[Any]:
         )
         raise ValueError(msg)
     return block - block.mean(axis=1, keepdims=True) if mean_center else block
+
+
+def _reduce_block(block: NDArray[Any], *, reducer: Any) -> NDArray[Any]:
+    return np.asarray(reducer.transform(block))
 
 
 def require_methods(estimator: object, methods: Sequence[str], name: str) -> None:
@@ -68,7 +82,8 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     compute_correlations : bool, default True
         False if X already holds statistics, (n_samples, *lags, n_pairs).
     store_correlations : bool, default False
-        Keep the statistics of the last `fit` and `transform`, as `fit_correlations` and `transform_correlations`.
+        Keep the statistics of the last `fit` and `transform`, as `fit_correlations` and `transform_correlations`:
+        in memory for X in memory, as a lazy array for lazy X, which computes them anew.
     mean_center : bool, default False
         Take each sample's own mean off its statistics. For one periodic pair that mean is the squared volume
         fraction, and what follows is blind to it.
@@ -85,6 +100,8 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         The fitted reducer.
     size_ : tuple of int
         Spatial shape of the samples seen by `fit`; flat X of later calls has it.
+    periodic_axes_ : sequence of int
+        `periodic_axes`, or what the DataArray seen by `fit` said.
 
     Notes
     -----
@@ -193,6 +210,8 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     ) -> None:
         self._check_arguments()
         samples = as_samples(X, size, trailing=self._trailing)
+        labels = unwrap(X)[1]
+        self.periodic_axes_ = periodic_axes_of(labels) if self.periodic_axes is None else self.periodic_axes
         self.size_ = tuple(int(n) for n in samples.shape[1 : 1 + self._n_spatial(samples)])
         statistics = self._statistics(samples, confidence_index)
         self._statistics_shape = tuple(int(n) for n in statistics.shape[1:])
@@ -238,11 +257,12 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         if not isinstance(features, da.Array) or _is_lazy_reducer(self.dimension_reducer_):
             return _label_scores(self.dimension_reducer_.transform(features), X)
         scores = map_samples(
-            self.dimension_reducer_.transform,
+            _reduce_block,
             features,
             tail=self.reduced_fit_data.shape[1:],
             dtype=self.reduced_fit_data.dtype,
             name="reduce",
+            options={"reducer": self.dimension_reducer_},
         )
         return _label_scores(scores, X)
 
@@ -264,6 +284,11 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         scores, _ = unwrap(X, name="scores")
         rows = self.dimension_reducer_.inverse_transform(scores)
         return self._unflatten(rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A lazy attribute would take its whole graph, data included, into the pickle.
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if not is_lazy(value)}
 
     @property
     def components_(self) -> NDArray[Any]:
@@ -299,13 +324,14 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
             and confidence_index.shape != self.size_
         ):
             confidence_index = as_samples(confidence_index, self.size_, name="confidence_index")
-        periodic_axes = self.periodic_axes
-        if periodic_axes is None and isinstance(samples, xr.DataArray):
-            periodic_axes = samples.attrs.get("periodic_axes")
+        data, labels = unwrap(samples)
+        check_whole_samples(data, labels=labels)
+        if isinstance(confidence_index, xr.DataArray) and labels is not None:
+            confidence_index = confidence_index.transpose(*(dim for dim in labels.dims if dim in confidence_index.dims))
         return correlate(
-            unwrap(samples)[0],
+            data,
             self.basis,
-            periodic_axes=periodic_axes,
+            periodic_axes=self.periodic_axes_,
             confidence_index=confidence_index,
             correlations=self.correlations,
             cutoff=self.cutoff,

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -45,7 +47,7 @@ def test_ensemble__round_trip_with_everything(tmp_path):
     assert_array_equal(ds.microstructure, X)
     assert_array_equal(ds.response, y)
     assert_array_equal(ds.confidence_index, c)
-    assert ds.microstructure.attrs == {"periodic_axes": [1], "phases": ["pore", "grain"]}
+    assert ds.microstructure.attrs == {"periodic_axes": ["y"], "phases": ["pore", "grain"]}
     assert_allclose(ds.y, np.arange(5) * 0.25)
     assert ds.x.attrs["units"] == "um"
     xr.testing.assert_identical(xr.open_zarr(url).load(), ds.load())
@@ -113,6 +115,101 @@ def test_ensemble__error_while_writing_leaves_what_was_there(tmp_path):
     assert_array_equal(open_ensemble(url).microstructure, X)
     append_ensemble(url, X[:1])
     assert_array_equal(open_ensemble(url).microstructure, np.concatenate([X, X[:1]]))
+
+
+def test_append__failure_leaves_no_writer_behind(tmp_path):
+    url = tmp_path / "e.zarr"
+    create_ensemble(url, X[:4], chunks=2)
+
+    def slow_or_broken(block, block_id):
+        if block_id[0] == 0:
+            msg = "the disk is on fire"
+            raise RuntimeError(msg)
+        time.sleep(1.0)
+        return np.full_like(block, 99)
+
+    bad = da.zeros((4, 6, 5), chunks=(2, 6, 5), dtype="uint8").map_blocks(slow_or_broken, dtype="uint8")
+    with pytest.raises(RuntimeError, match="on fire"):
+        append_ensemble(url, bad)
+    append_ensemble(url, X[4:8])
+    time.sleep(1.2)
+    assert_array_equal(open_ensemble(url).microstructure, X[:8])
+    with pytest.raises(RuntimeError, match="on fire"):
+        create_ensemble(tmp_path / "new.zarr", bad)
+    time.sleep(1.2)
+    assert os.listdir(tmp_path) == ["e.zarr"]
+
+
+def test_append__failure_on_a_cluster_leaves_no_writer_behind(tmp_path, client):
+    url = tmp_path / "e.zarr"
+    create_ensemble(url, X[:4], chunks=2)
+
+    def slow_or_broken(block, block_id):
+        time.sleep(0.3 if block_id[0] == 0 else 1.5)
+        if block_id[0] == 0:
+            msg = "the disk is on fire"
+            raise RuntimeError(msg)
+        return np.full_like(block, 99)
+
+    bad = da.zeros((4, 6, 5), chunks=(2, 6, 5), dtype="uint8").map_blocks(slow_or_broken, dtype="uint8")
+    with client.as_current():
+        with pytest.raises(RuntimeError, match="on fire"):
+            append_ensemble(url, bad)
+        append_ensemble(url, X[4:8])
+    time.sleep(1.5)
+    assert_array_equal(open_ensemble(url).microstructure, X[:8])
+
+
+def test_ensemble__another_writer_wins_under_w_minus(tmp_path):
+    url = tmp_path / "e.zarr"
+
+    def intrude(block):
+        if not url.exists():
+            create_ensemble(url, X + 1)
+        return block
+
+    with pytest.raises(FileExistsError, match="meanwhile"):
+        create_ensemble(url, da.from_array(X, chunks=(10, 6, 5)).map_blocks(intrude, meta=X[:0]))
+    assert_array_equal(open_ensemble(url).microstructure, X + 1)
+    assert os.listdir(tmp_path) == ["e.zarr"]
+
+
+def test_ensemble__interrupted_overwrite_brings_the_old_store_back(tmp_path, monkeypatch):
+    url = tmp_path / "e.zarr"
+    create_ensemble(url, X)
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if "partial" in self.name:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        create_ensemble(url, 1 - X, mode="w")
+    assert_array_equal(open_ensemble(url).microstructure, X)
+    assert os.listdir(tmp_path) == ["e.zarr"]
+
+
+def test_ensemble__labels_of_a_data_array_are_kept(tmp_path):
+    create_ensemble(
+        tmp_path / "a.zarr", X, spacing=(0.5, 0.25), units="um", phases=["pore", "grain"], periodic_axes=[1]
+    )
+    first = open_ensemble(tmp_path / "a.zarr")
+    create_ensemble(tmp_path / "b.zarr", first.microstructure)
+    xr.testing.assert_identical(open_ensemble(tmp_path / "b.zarr").load(), first.load())
+    create_volume(tmp_path / "v.zarr", first.microstructure[0])
+    assert_allclose(open_volume(tmp_path / "v.zarr").y, first.y)
+    assert open_volume(tmp_path / "v.zarr").microstructure.attrs == first.microstructure.attrs
+
+
+def test_append__integers_must_survive_the_stored_dtype(tmp_path):
+    create_ensemble(tmp_path / "e.zarr", X, chunks=4)
+    append_ensemble(tmp_path / "e.zarr", X[:2].astype("int64"))
+    for wide in (np.full((2, 6, 5), 300), da.full((2, 6, 5), 300)):
+        with pytest.raises(ValueError, match="cannot hold"):
+            append_ensemble(tmp_path / "e.zarr", wide)
+    assert_array_equal(open_ensemble(tmp_path / "e.zarr").microstructure, np.concatenate([X, X[:2]]))
 
 
 @settings(max_examples=15, deadline=None)

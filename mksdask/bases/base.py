@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 
-from mksdask.arrays import ArrayLike, label, map_samples, unwrap
+from mksdask.arrays import ArrayLike, check_whole_samples, label, map_samples, unwrap
 
 
 class Basis(TransformerMixin, BaseEstimator):
@@ -99,6 +99,12 @@ class Basis(TransformerMixin, BaseEstimator):
         self._check_domain(sample)
         return self._evaluate(sample, states, dtype)
 
+    def fields(self, sample: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+        """Give what `evaluate` returns one state at a time, each shape (*spatial,)."""
+        self._check_domain(sample)
+        for state in states:
+            yield self._evaluate(sample, [state], dtype)[0]
+
     def _check_domain(self, sample: NDArray[Any]) -> None:
         low, high = self._interval()
         smallest, largest = sample.min(), sample.max()
@@ -142,9 +148,10 @@ class Basis(TransformerMixin, BaseEstimator):
             If a value is NaN or outside the domain (when the block is computed).
         """
         data, labels = unwrap(X)
+        check_whole_samples(data, labels=labels)
         spatial = data.shape[1 : data.ndim - self.state_axes]
         result = map_samples(
-            partial(self._expand, dtype=dtype),
+            partial(clone(self)._expand, dtype=dtype),
             data,
             tail=(*spatial, len(self.states)),
             dtype=self.result_dtype(dtype),

@@ -40,6 +40,9 @@ class PrimitiveBasis(Basis):
 
     @property
     def _n_hats(self) -> int:
+        if min(self.states) < 0:
+            msg = f"n_states of a PrimitiveBasis must be labels from 0, got {self.n_states!r}"
+            raise ValueError(msg)
         return max(self.states) + 1
 
     def _interval(self) -> tuple[float, float]:

@@ -396,8 +396,8 @@ def solve_elasticity(
     reference : tuple of float
         Lamé moduli of the homogeneous reference; only their ratio matters to the iteration.
     tolerance : float
-        Stop when the preconditioned residual norm, an estimate of the relative energy-norm error,
-        has fallen by this factor.
+        Stop when the preconditioned residual norm has fallen by this factor. It estimates the relative energy-norm
+        error, and underestimates it as the contrast grows.
     max_iterations : int
         Limit of iterations.
 

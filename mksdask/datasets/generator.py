@@ -162,6 +162,9 @@ class MicrostructureGenerator:
         if not 1 <= len(size) <= 3 or min(size) < 1:
             msg = f"size must be 1 to 3 positive numbers of voxels, got {self.size!r}"
             raise ValueError(msg)
+        if not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            msg = f"seed must be an integer from 0, the same for the same samples; got {self.seed!r}"
+            raise ValueError(msg)
         if not 1 <= self.n_phases <= 2**16:
             msg = f"n_phases must be between 1 and 65536, got {self.n_phases!r}"
             raise ValueError(msg)
@@ -189,7 +192,7 @@ class MicrostructureGenerator:
             msg = f"percent_variance must lie in [0, 1), got {self.percent_variance!r}"
             raise ValueError(msg)
         grains = tuple(np.broadcast_to(grain, len(size)).tolist())
-        return _Filter(size, self.n_phases, grains, self.seed, self.stream, fractions, variance)
+        return _Filter(size, self.n_phases, grains, int(self.seed), self.stream, fractions, variance)
 
 
 def make_microstructure(

@@ -14,10 +14,22 @@ from functools import cached_property
 from typing import Any, Self, TypeAlias
 
 import numpy as np
+import xarray as xr
 from numpy.typing import DTypeLike, NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 
-from mksdask.arrays import ArrayLike, as_samples, axes_argument, label, map_samples, names, spacing_of, unwrap
+from mksdask.arrays import (
+    ArrayLike,
+    as_samples,
+    axes_argument,
+    check_whole_samples,
+    label,
+    map_samples,
+    names,
+    periodic_axes_of,
+    spacing_of,
+    unwrap,
+)
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
 from mksdask.stats.lags import LagTransform
 
@@ -110,7 +122,7 @@ class _Correlation:
             fill = 0 if self.basis is None else self.basis.lowest
             samples = np.where(observed if samples.ndim == masks.ndim else observed[..., None], samples, fill)
         if self.basis is not None:
-            for field in self.basis.evaluate(samples, states, self.dtype):
+            for field in self.basis.fields(samples, states, self.dtype):
                 yield field if masks is None else field * masks
             return
         for state in states:
@@ -149,7 +161,7 @@ class _Correlation:
         *leading, last = self.transform.lengths
         frequencies = int(np.prod(leading)) * (last // 2 + 1 if self.transform.real else last)
         batch = min(n_samples, self._batch)
-        return result + batch * (len(self._needed) + 5) * frequencies * 2 * self.dtype.itemsize
+        return result + batch * (len(self._needed) + 6) * frequencies * 2 * self.dtype.itemsize
 
 
 def resolve_pairs(correlations: Pairs | None, states: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -222,7 +234,7 @@ def correlate(
 
     Notes
     -----
-    Lazy for lazy input: one task a chunk, which needs its result and ``n_states + 4`` transforms of one
+    Lazy for lazy input: one task a chunk, which needs its result and ``n_states + 6`` transforms of one
     sample beyond its input. Axes that are not periodic are padded to n + (largest lag) only, and rows of
     padding are not transformed.
 
@@ -241,6 +253,7 @@ def correlate(
     [0.0, 0.25, 0.5, 0.25]
     """
     data, labels = unwrap(X)
+    check_whole_samples(data, labels=labels)
     n_spatial = n_spatial_axes(basis, data)
     states = state_labels(basis, data)
     pairs = resolve_pairs(correlations, states)
@@ -248,16 +261,20 @@ def correlate(
     if real_dtype not in (np.float32, np.float64):
         msg = f"dtype must be float32 or float64, got {dtype!r}"
         raise ValueError(msg)
-    if periodic_axes is None and labels is not None:
-        periodic_axes = labels.attrs.get("periodic_axes")
+    if periodic_axes is None:
+        periodic_axes = periodic_axes_of(labels)
     is_real = data.dtype.kind != "c" if basis is None else basis.result_dtype(real_dtype).kind != "c"
     transform = LagTransform.plan(
         data.shape[1 : 1 + n_spatial], axes_argument(periodic_axes, n_spatial), cutoff, real=is_real
     )
     kernel = _Correlation(
-        basis, transform, tuple((states.index(a), states.index(b)) for a, b in pairs), len(states), real_dtype
+        None if basis is None else clone(basis),
+        transform,
+        tuple((states.index(a), states.index(b)) for a, b in pairs),
+        len(states),
+        real_dtype,
     )
-    masks, shared = _masks(confidence_index, data.shape[0], transform.spatial)
+    masks, shared = _masks(confidence_index, labels, data.shape[0], transform.spatial)
     result = map_samples(
         kernel,
         data,
@@ -281,11 +298,16 @@ def correlate(
     return label(result, labels, dims=dims, coords=coords, name="two_point_statistics", attrs=labels.attrs)
 
 
-def _masks(confidence_index: ArrayLike | None, n_samples: int, spatial: tuple[int, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """Masks of the samples, or the one that all share."""
+def _masks(
+    confidence_index: ArrayLike | None, labels: xr.DataArray | None, n_samples: int, spatial: tuple[int, ...]
+) -> tuple[Any, tuple[Any, ...]]:
+    """Masks of the samples, or the one that all share; a labelled one is laid along the dims of X."""
     if confidence_index is None:
         return None, ()
+    if isinstance(confidence_index, xr.DataArray) and labels is not None:
+        confidence_index = confidence_index.transpose(*(dim for dim in labels.dims if dim in confidence_index.dims))
     masks, _ = unwrap(confidence_index, name="confidence_index")
+    check_whole_samples(masks, name="confidence_index")
     if masks.shape == spatial:
         return None, (masks,)
     if masks.shape != (n_samples, *spatial):
@@ -454,6 +476,8 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         size = getattr(self, "size_", None)
         if confidence_index is None:
             confidence_index = self.confidence_index
+        elif size is not None and confidence_index.shape != size:
+            confidence_index = as_samples(confidence_index, size, name="confidence_index")
         statistics = correlate(
             as_samples(X, size if np.ndim(X) == 2 else None, trailing=_trailing(self.basis)),
             self.basis,
