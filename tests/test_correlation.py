@@ -249,3 +249,37 @@ def test_correlate__real_micrograph_matches_direct_counts():
         here = X[0, max(0, -a) : X.shape[1] - max(0, a), max(0, -b) : X.shape[2] - max(0, b)]
         there = X[0, max(0, a) : X.shape[1] - max(0, -a), max(0, b) : X.shape[2] - max(0, -b)]
         assert_allclose(f[0, 40 + a, 40 + b, 0], np.mean(here * there), atol=1e-6)
+
+
+def test_correlate__labels_keep_axes_apart():
+    X = np.random.default_rng(2).integers(0, 2, (3, 5, 4))
+    A = xr.DataArray(X, dims=("sample", "x", "y"), attrs={"periodic_axes": ["x"]})
+    f = correlate(A, PrimitiveBasis(2))
+    turned = correlate(A.transpose("sample", "y", "x"), PrimitiveBasis(2))
+    assert_allclose(turned.transpose(*f.dims), f, atol=1e-6)
+    assert_allclose(correlate(A.isel(x=0), PrimitiveBasis(2)), correlate(X[:, 0], PrimitiveBasis(2)), atol=1e-6)
+    c = xr.DataArray(np.random.default_rng(3).random((5, 4)), dims=("x", "y"))
+    assert_array_equal(
+        correlate(A, PrimitiveBasis(2), confidence_index=c.T), correlate(A, PrimitiveBasis(2), confidence_index=c)
+    )
+    with pytest.raises(ValueError, match=r"transpose\('sample', ...\)"):
+        correlate(A.transpose("x", "y", "sample"), PrimitiveBasis(2))
+    with pytest.raises(ValueError, match=r"chunk\({'sample': 3, 'x': -1, 'y': -1}\)"):
+        correlate(A.chunk(x=2), PrimitiveBasis(2))
+    with pytest.raises(ValueError, match=r"confidence_index = confidence_index\.rechunk"):
+        correlate(X, PrimitiveBasis(2), confidence_index=da.ones(X.shape, chunks=2))
+
+
+def test_correlate__a_lazy_result_does_not_follow_later_changes_of_the_basis():
+    basis = PrimitiveBasis(2)
+    lazy = correlate(da.from_array(np.array([[0, 0, 1, 1]])), basis)
+    before = lazy.compute(scheduler="sync")
+    basis.set_params(domain=(0, 2))
+    assert_array_equal(lazy.compute(scheduler="sync"), before)
+
+
+def test_correlate__refuses_what_would_lose_information():
+    with pytest.raises(TypeError, match="confidence_index=~mask"):
+        correlate(np.ma.masked_equal([[0, 1, 1, 1]], 0), PrimitiveBasis(2))
+    with pytest.raises(ValueError, match="labels from 0"):
+        correlate(np.zeros((1, 4)), PrimitiveBasis([-1, 1]))

@@ -295,3 +295,26 @@ def test_simulation__raises_on_bad_argument(options, X, message):
     arguments = {"elastic_modulus": (1, 2), "poissons_ratio": (0.3, 0.3)} | options
     with pytest.raises(ValueError, match=message):
         mean_stress(X, **arguments)
+
+
+def test_simulation__refuses_voxels_that_are_no_cubes():
+    def labelled(x, y, units="um"):
+        return xr.DataArray(
+            np.zeros((1, 3, 3), dtype=int),
+            dims=("sample", "x", "y"),
+            coords={"x": ("x", x, {"units": "um"}), "y": ("y", y, {"units": units})},
+        )
+
+    steps = np.arange(3.0)
+    options = {"elastic_modulus": [1.0], "poissons_ratio": [0.3]}
+    for bad in (labelled(steps * 1e-9, steps * 5e-9), labelled(steps, steps, "mm")):
+        with pytest.raises(ValueError, match="cubic voxels"):
+            mean_stress(bad, **options)
+    downwards = solve_fields(labelled(steps, steps[::-1]), **options)
+    assert_allclose(downwards.y_node, [2.5, 1.5, 0.5, -0.5])
+
+
+def test_simulation__no_samples_is_no_error():
+    assert mean_stress(np.zeros((0, 3, 3)), elastic_modulus=[1.0], poissons_ratio=[0.3]).shape == (0, 3)
+    fields = solve_fields(np.zeros((0, 3, 3)), elastic_modulus=[1.0], poissons_ratio=[0.3])
+    assert fields.strain.shape == (0, 3, 3, 3)

@@ -85,6 +85,7 @@ def test_microstructure__is_periodic():
         ({"n_samples": 0}, "n_samples must be"),
         ({"size": (4, 4, 4, 4)}, "size must be"),
         ({"n_phases": 0}, "n_phases must be"),
+        ({"seed": None}, "seed must be"),
         ({"grain_size": (1, 2, 3)}, "grain_size must be"),
         ({"grain_size": 200}, "grain_size must be"),
         ({"volume_fraction": (0.5, 0.6)}, "volume_fraction must hold 2"),

@@ -4,6 +4,7 @@ import os
 import pickle
 import warnings
 
+import cloudpickle
 import dask.array as da
 import dask_ml.decomposition
 import dask_ml.model_selection
@@ -15,7 +16,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.decomposition import FastICA, IncrementalPCA
-from sklearn.exceptions import NotFittedError
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -317,3 +319,44 @@ def test_model__on_a_cluster(ensemble, client, tmp_path):
         predicted = fitted.predict(da.from_array(X, chunks=(12, 11, 11))).compute()
     assert_allclose(predicted, model().fit(X, y).predict(X), rtol=1e-5)
     assert os.listdir(tmp_path) == []
+
+
+def test_model__periodicity_of_the_data_array_holds_for_all_later_input(ensemble):
+    X, y = ensemble
+    labelled = xr.DataArray(X, dims=("sample", "x", "y"), attrs={"periodic_axes": ["x", "y"]})
+    fitted = MKSHomogenizationModel(BASIS, n_components=4).fit(labelled, y)
+    expected = model().fit(X, y).predict(X)
+    assert_allclose(fitted.predict(X), expected, rtol=1e-6)
+    assert_allclose(fitted.predict(labelled.drop_attrs()), expected, rtol=1e-6)
+    flat = xr.DataArray(X.reshape(len(X), -1), dims=("sample", "voxel"), attrs={"periodic_axes": [0, 1]})
+    assert_allclose(
+        MKSHomogenizationModel(BASIS, n_components=4).fit(flat, y, size=(11, 11)).predict(X), expected, rtol=1e-6
+    )
+
+
+def test_model__lazy_results_do_not_swell_the_pickle(ensemble):
+    X, y = ensemble
+    fitted = model(store_correlations=True).fit(X, y)
+    fitted.predict(X[:1])
+    before = len(pickle.dumps(fitted))
+    fitted.predict(da.from_array(X, chunks=(8, 11, 11)))
+    assert len(pickle.dumps(fitted)) <= before
+    assert_array_equal(pickle.loads(pickle.dumps(fitted)).predict(X), fitted.predict(X))
+
+
+def test_model__column_targets_that_the_linker_flattens(ensemble):
+    X, y = ensemble
+    forest = RandomForestRegressor(5, random_state=0)
+    with pytest.warns(DataConversionWarning):
+        fitted = model(property_linker=forest).fit(X, y[:, None])
+    assert_array_equal(fitted.predict(da.from_array(X, chunks=(20, 11, 11))), fitted.predict(X))
+
+
+def test_analysis__reducer_is_once_in_the_graph(ensemble):
+    X, _ = ensemble
+    lazy = da.from_array(X, chunks=(6, 11, 11))
+    analysis = MKSStructureAnalysis(BASIS, dimension_reducer=IncrementalPCA(4)).fit(lazy)
+    graph = analysis.transform(lazy).__dask_graph__()
+    assert sum(analysis.dimension_reducer_ is getattr(task, "value", task) for task in dict(graph).values()) <= 1
+    tasks = [task for key, task in dict(graph).items() if "reduce" in str(key)]
+    assert max(len(cloudpickle.dumps(task)) for task in tasks) < 20_000

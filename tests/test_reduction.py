@@ -126,3 +126,19 @@ def test_pca__is_a_scikit_learn_estimator():
     assert list(fitted.get_feature_names_out()) == ["pca0", "pca1"]
     with pytest.raises(ValueError, match="rechunk"):
         PCA(2).fit(da.zeros((4, 4), chunks=2))
+
+
+def test_pca__empty_chunks_and_constant_features():
+    X = matrix(12, 4)
+    lazy = da.concatenate([da.zeros((0, 4)), da.from_array(X, chunks=(6, 4))])
+    assert_allclose(PCA(2).fit(lazy).components_, PCA(2).fit(X).components_, atol=1e-10)
+    constant = PCA(2).fit(np.ones((10, 3)))
+    assert_array_equal(constant.components_, 0.0)
+    assert_array_equal(constant.explained_variance_ratio_, 0.0)
+
+
+def test_pca__large_mean_in_float32():
+    X = (matrix(40, 300) * 3.0 + 1e4).astype("float32")
+    pca = PCA(3)
+    scores = pca.fit_transform(X)
+    assert_allclose(pca.transform(X), scores, atol=2e-5 * np.abs(scores).max())
