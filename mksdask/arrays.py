@@ -33,17 +33,12 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
     ------
     TypeError
         If `array` is a Dataset or a masked array, or cannot become a numeric array.
-    ValueError
-        If a DataArray has samples along another axis than the first.
     """
     if isinstance(array, xr.Dataset):
         variables = ", ".join(map(str, array.data_vars))
         msg = f"{name} is an xarray.Dataset; pass one of its variables ({variables}), such as {name}['microstructure']"
         raise TypeError(msg)
     if isinstance(array, xr.DataArray):
-        if "sample" in array.dims[1:]:
-            msg = f"{name} must have 'sample' as its first dim, got {array.dims}; use {name}.transpose('sample', ...)"
-            raise ValueError(msg)
         return array.data, array
     if isinstance(array, da.Array):
         return array, None
@@ -57,6 +52,28 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
         msg = f"{name} must be numeric, got {type(array).__name__} of dtype {data.dtype}"
         raise TypeError(msg)
     return data, None
+
+
+def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | None]:
+    """`unwrap` an ensemble: samples along the first axis, each whole in one chunk.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `unwrap` and `check_whole_samples`; or if the dims of a DataArray say that samples lie elsewhere.
+    """
+    data, labels = unwrap(array, name=name)
+    if labels is not None and "sample" in labels.dims[1:]:
+        msg = f"{name} must have 'sample' as its first dim, got {labels.dims}; use {name}.transpose('sample', ...)"
+        raise ValueError(msg)
+    if labels is not None and labels.dims[:1] == SPATIAL_DIMS[:1]:
+        msg = (
+            f"{name} has no axis of samples, its dims are {labels.dims}; use {name}.expand_dims('sample') for "
+            "one sample"
+        )
+        raise ValueError(msg)
+    check_whole_samples(data, name=name, labels=labels)
+    return data, labels
 
 
 def check_whole_samples(array: Any, *, name: str = "X", labels: xr.DataArray | None = None) -> None:
@@ -186,6 +203,7 @@ def as_samples(array: ArrayLike, size: Sequence[int] | None, *, name: str = "X",
     ValueError
         If the shapes do not agree.
     """
+    unwrap(array, name=name)
     if size is None:
         return array
     size = tuple(int(n) for n in np.atleast_1d(size))
@@ -197,8 +215,8 @@ def as_samples(array: ArrayLike, size: Sequence[int] | None, *, name: str = "X",
         data, _ = unwrap(array, name=name)
         return data.reshape(shape[0], *size, *rest)
     msg = (
-        f"{name} of shape {shape} does not hold samples of size={size}; expected ({shape[0]}, *{size}) "
-        f"or flat samples of {int(np.prod(size))} values"
+        f"{name} of shape {shape} does not hold samples of size={size}; expected (n_samples, "
+        f"{', '.join(map(str, size))}) or flat samples of {int(np.prod(size))} values"
     )
     raise ValueError(msg)
 
@@ -210,7 +228,7 @@ def spacing_of(labels: xr.DataArray | None, n_spatial: int) -> tuple[tuple[str, 
         dim, step, units = SPATIAL_DIMS[axis], 1.0, "voxel"
         if labels is not None:
             dim = str(labels.dims[axis + 1])
-            if dim in labels.coords:
+            if dim in labels.coords and labels.coords[dim].ndim == 1:
                 coordinate = labels.coords[dim]
                 units = str(coordinate.attrs.get("units", units))
                 if coordinate.size > 1:
@@ -242,13 +260,21 @@ def names(values: Sequence[str]) -> NDArray[Any]:
 
 
 def periodic_axes_of(labels: xr.DataArray | None) -> list[int]:
-    """Spatial axes that the ``periodic_axes`` attribute of samples names, by dim or by number; none without one."""
+    """Spatial axes that the ``periodic_axes`` attribute of samples names, by dim or by number; none without one.
+
+    A ``periods`` attribute beside it holds the voxels of each period: an axis that was cut is periodic no more.
+    """
     if labels is None:
         return []
     dims = [str(dim) for dim in labels.dims[1:]]
     named = list(np.atleast_1d(labels.attrs.get("periodic_axes", [])))
-    # A dim that is no longer there has been indexed away.
-    present = [axis for axis in named if not isinstance(axis, str) or axis in dims]
+    # A dim that is no longer there, or shorter, has been indexed.
+    periods = dict(zip(named, np.atleast_1d(labels.attrs.get("periods", [])), strict=False))
+    present = [
+        axis
+        for axis in named
+        if not isinstance(axis, str) or (axis in dims and labels.sizes[axis] == periods.get(axis, labels.sizes[axis]))
+    ]
     return [dims.index(axis) if isinstance(axis, str) else int(axis) for axis in present]
 
 
@@ -260,14 +286,23 @@ def axes_argument(axes: int | Sequence[int] | None, n_spatial: int, *, name: str
     ValueError
         If an axis does not exist.
     """
-    wanted = [] if axes is None else [int(axis) for axis in np.atleast_1d(np.asarray(axes, dtype=int))]
+    wanted = np.atleast_1d(np.asarray([] if axes is None else axes))
+    if wanted.size and wanted.dtype.kind not in "iu":
+        msg = f"{name} must be numbers of spatial axes, such as [0, 1], got {axes!r}"
+        raise ValueError(msg)
     if any(not 0 <= axis < n_spatial for axis in wanted):
-        msg = f"{name}={axes!r} names an axis outside 0…{n_spatial - 1}; samples have {n_spatial} spatial axes"
+        msg = (
+            f"{name}={axes!r} names an axis outside 0…{n_spatial - 1}; samples have {n_spatial} spatial axes. "
+            "Flat samples need their shape as size="
+        )
         raise ValueError(msg)
     return tuple(axis in wanted for axis in range(n_spatial))
 
 
 def to_numpy(array: ArrayLike) -> NDArray[Any]:
     """Compute a lazy array; anything else through `numpy.asarray`."""
+    if isinstance(array, xr.Dataset):
+        msg = f"got an xarray.Dataset; pass one of its variables: {', '.join(map(str, array.data_vars))}"
+        raise TypeError(msg)
     data = array.data if isinstance(array, xr.DataArray) else array
     return np.asarray(data.compute() if isinstance(data, da.Array) else data)

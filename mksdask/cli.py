@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
 import time
@@ -131,7 +130,7 @@ def main() -> None:
 )
 @click.option("--memory-limit", default="2GiB", show_default=True, help="Memory of each local worker.")
 @click.option("--scheduler", metavar="ADDRESS", help="Use this running dask scheduler; its workers must reach --out.")
-@click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace the ensemble and the figures in --out.")
 def demo(
     out: Path,
     samples: int,
@@ -149,12 +148,10 @@ def demo(
 
     Example: mksdask demo --samples 200 --size 32x32 --out quick
     """
-    if out.exists():
-        if not overwrite:
-            msg = f"{out} exists; choose another --out, or pass --overwrite"
-            raise click.ClickException(msg)
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
+    if out.exists() and not overwrite:
+        msg = f"{out} exists; choose another --out, or pass --overwrite"
+        raise click.ClickException(msg)
+    out.mkdir(parents=True, exist_ok=True)
     timings: dict[str, float] = {}
     start = time.perf_counter()
     with _client(scheduler, workers, memory_limit) as client:
@@ -188,7 +185,7 @@ def _run_demo(
     click.echo(f"{samples} samples of {'×'.join(map(str, size))} voxels, moduli {moduli[0]:g} and {moduli[1]:g} GPa")
     url = out / "ensemble.zarr"
     with _stage(client, "generate, and solve by FE → zarr", timings):
-        create_ensemble(url, X, stiffness, phases=("stiff", "soft"), periodic_axes=axes)
+        create_ensemble(url, X, stiffness, phases=("stiff", "soft"), periodic_axes=axes, mode="w")
     ensemble = open_ensemble(url)
     is_unseen = np.arange(samples) % 4 == 0
     training, unseen = (ensemble.isel(sample=np.flatnonzero(chosen)) for chosen in (~is_unseen, is_unseen))

@@ -24,7 +24,7 @@ from mksdask.structure import MKSStructureAnalysis, require_methods, set_paramet
 
 
 def _predict_block(scores: NDArray[Any], *, linker: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    return np.asarray(linker.predict(scores)).astype(dtype, copy=False)
+    return np.asarray(linker.predict(scores.astype(np.float64))).astype(dtype, copy=False)
 
 
 class MKSHomogenizationModel(MKSStructureAnalysis):
@@ -151,9 +151,10 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             raise ValueError(msg)
         self._fit_reduced(X, target, size, confidence_index)
         linker = self._linker()
-        linker.fit(self.reduced_fit_data, target)
+        scores = self.reduced_fit_data.astype(np.float64)
+        linker.fit(scores, target)
         self.property_linker_ = linker
-        trial = np.asarray(linker.predict(self.reduced_fit_data[:1]))
+        trial = np.asarray(linker.predict(scores[:1]))
         self._target_shape, self._target_dtype = trial.shape[1:], trial.dtype
         return self
 
@@ -213,7 +214,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         """
         check_is_fitted(self, "property_linker_")
         weights = {} if sample_weight is None else {"sample_weight": to_numpy(sample_weight)}
-        scores = to_numpy(self.transform(X, size, confidence_index))
+        scores = to_numpy(self.transform(X, size, confidence_index)).astype(np.float64)
         linker = self.property_linker_
         if callable(getattr(linker, "score", None)):
             return float(linker.score(scores, to_numpy(y), **weights))

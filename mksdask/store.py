@@ -166,6 +166,13 @@ def _consolidate(location: _Location) -> None:
         zarr.consolidate_metadata(location.store)
 
 
+def _is_store(location: _Location) -> bool:
+    try:
+        return "mksdask" in zarr.open_group(location.store, mode="r").attrs
+    except (FileNotFoundError, ValueError):
+        return False
+
+
 @contextmanager
 def _staged(url: Url, mode: str) -> Iterator[_Location]:
     """A location beside `url` that takes its place at the end, and vanishes on error."""
@@ -180,6 +187,12 @@ def _staged(url: Url, mode: str) -> Iterator[_Location]:
         )
         raise FileExistsError(msg)
     staging = target.sibling("partial")
+    if target.exists() and not _is_store(target):
+        msg = (
+            f"{os.fspath(url)} exists and is not a store of this package, so it will not be replaced; choose "
+            "another url"
+        )
+        raise FileExistsError(msg)
     try:
         yield staging
         if mode == "w-" and target.exists():
@@ -217,10 +230,14 @@ def _coords(spatial: tuple[int, ...], steps: tuple[float, ...], units: str) -> d
     }
 
 
-def _microstructure_attrs(phases: Sequence[str] | None, periodic_axes: Any, n_spatial: int) -> dict[str, Any]:
-    flags = axes_argument(periodic_axes, n_spatial)
+def _microstructure_attrs(phases: Sequence[str] | None, periodic_axes: Any, spatial: tuple[int, ...]) -> dict[str, Any]:
+    flags = axes_argument(periodic_axes, len(spatial))
     # By name, so that the attribute stays true when dims are reordered or indexed away.
-    attrs: dict[str, Any] = {"periodic_axes": [SPATIAL_DIMS[axis] for axis, wraps in enumerate(flags) if wraps]}
+    axes = [axis for axis, wraps in enumerate(flags) if wraps]
+    attrs: dict[str, Any] = {
+        "periodic_axes": [SPATIAL_DIMS[axis] for axis in axes],
+        "periods": [spatial[axis] for axis in axes],
+    }
     if phases is not None:
         attrs["phases"] = [str(phase) for phase in phases]
     return attrs
@@ -320,7 +337,7 @@ def create_ensemble(
     Raises
     ------
     FileExistsError
-        If the store exists and `mode` is "w-".
+        If the store exists and `mode` is "w-"; or if something else is at `url`.
     ValueError
         If shapes do not agree or an option is out of range.
 
@@ -336,7 +353,11 @@ def create_ensemble(
     >>> dict(open_ensemble(url).sizes)
     {'sample': 4, 'x': 8, 'y': 8}
     """
-    data, labels = unwrap(X)
+    labels = unwrap(X)[1]
+    if labels is not None and labels.dims[:1] == SPATIAL_DIMS[:1]:
+        msg = f"X has no axis of samples, its dims are {labels.dims}; use create_volume, or X.expand_dims('sample')"
+        raise ValueError(msg)
+    data = unwrap(X)[0]
     angles = _has_angles(X, data, spacing)
     spatial = tuple(int(n) for n in data.shape[1 : data.ndim - angles])
     if not 1 <= len(spatial) <= 3 or not data.shape[0]:
@@ -349,7 +370,7 @@ def create_ensemble(
     if labels is not None:
         spacing, units, phases, periodic_axes = _inherit(labels, len(spatial), spacing, units, phases, periodic_axes)
     rows = _rows(chunks, data, n_samples, int(np.prod(spatial)))
-    attrs = _microstructure_attrs(phases, periodic_axes, len(spatial))
+    attrs = _microstructure_attrs(phases, periodic_axes, spatial)
     dims = ("sample", *names, *(("angle",) if angles else ()))
     variables = {"microstructure": _ensemble_variable(data, dims, rows, attrs)}
     if y is not None:
@@ -565,7 +586,7 @@ def create_volume(
     Raises
     ------
     FileExistsError
-        If the store exists and `mode` is "w-".
+        If the store exists and `mode` is "w-"; or if something else is at `url`.
     ValueError
         If shapes do not agree or an option is out of range.
 
@@ -593,7 +614,7 @@ def create_volume(
     shards = tuple(min(int(size), n) for size, n in zip(sizes, spatial, strict=True))
     inner = tuple(largest_divisor(size, VOLUME_CHUNK[len(spatial)]) for size in shards)
     dims = SPATIAL_DIMS[: len(spatial)]
-    attrs = _microstructure_attrs(phases, periodic_axes, len(spatial))
+    attrs = _microstructure_attrs(phases, periodic_axes, spatial)
     variables = {"microstructure": _Variable(data, dims, shards, inner, attrs)}
     if confidence_index is not None:
         confidence, _ = unwrap(confidence_index, name="confidence_index")

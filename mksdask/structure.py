@@ -16,13 +16,13 @@ from sklearn.utils.validation import check_is_fitted
 from mksdask.arrays import (
     ArrayLike,
     as_samples,
-    check_whole_samples,
     is_lazy,
     label,
     map_samples,
     periodic_axes_of,
     to_numpy,
     unwrap,
+    unwrap_samples,
 )
 from mksdask.bases.base import Basis, n_spatial_axes
 from mksdask.reduction import PCA, spill
@@ -210,7 +210,10 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     ) -> None:
         self._check_arguments()
         samples = as_samples(X, size, trailing=self._trailing)
-        labels = unwrap(X)[1]
+        data, labels = unwrap(X)
+        if not data.shape[0]:
+            msg = f"X holds no samples, got shape {tuple(data.shape)}"
+            raise ValueError(msg)
         self.periodic_axes_ = periodic_axes_of(labels) if self.periodic_axes is None else self.periodic_axes
         self.size_ = tuple(int(n) for n in samples.shape[1 : 1 + self._n_spatial(samples)])
         statistics = self._statistics(samples, confidence_index)
@@ -324,8 +327,7 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
             and confidence_index.shape != self.size_
         ):
             confidence_index = as_samples(confidence_index, self.size_, name="confidence_index")
-        data, labels = unwrap(samples)
-        check_whole_samples(data, labels=labels)
+        data, labels = unwrap_samples(samples)
         if isinstance(confidence_index, xr.DataArray) and labels is not None:
             confidence_index = confidence_index.transpose(*(dim for dim in labels.dims if dim in confidence_index.dims))
         return correlate(

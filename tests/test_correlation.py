@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
-from mksdask import PrimitiveBasis
+from mksdask import PrimitiveBasis, create_ensemble, open_ensemble
 from mksdask.reduction import PCA
 from mksdask.stats import TwoPointStatistics, autocorrelate, correlate, crosscorrelate
 from tests.conftest import real_data
@@ -185,6 +185,10 @@ def test_correlate__kept_states_are_named_by_label():
         ({"cutoff": 4, "periodic_axes": [0]}, "cutoff=4 must lie between 0 and"),
         ({"cutoff": -1}, "cutoff=-1"),
         ({"periodic_axes": [2]}, "periodic_axes=\\[2\\]"),
+        ({"periodic_axes": True}, "numbers of spatial axes"),
+        ({"periodic_axes": ["x"]}, "numbers of spatial axes"),
+        ({"cutoff": (2, 2, 2)}, "one for each of the 2 spatial axes"),
+        ({"correlations": (0, 1)}, "pairs of local states"),
         ({"correlations": [(0, 5)]}, "pairs of local states"),
         ({"correlations": []}, "correlations is empty"),
         ({"dtype": "float16"}, "float32 or float64"),
@@ -198,10 +202,13 @@ def test_correlate__raises_on_bad_option(options, message):
         correlate(np.zeros((2, 8, 8), dtype=int), PrimitiveBasis(2), **options)
 
 
-@pytest.mark.parametrize("X", [np.full((1, 4), 2), np.full((1, 4), -1), np.full((1, 4), np.nan)])
-def test_correlate__raises_on_value_outside_domain_when_computed(X):
+@pytest.mark.parametrize(
+    ("value", "message"), [(2, "outside the domain"), (-1, "outside the domain"), (np.nan, "X holds NaN")]
+)
+def test_correlate__raises_on_value_outside_domain_when_computed(value, message):
+    X = np.full((1, 4), value)
     lazy = correlate(chunked(X, (1,)), PrimitiveBasis(2))
-    with pytest.raises(ValueError, match="outside the domain"):
+    with pytest.raises(ValueError, match=message):
         lazy.compute(scheduler="sync")
 
 
@@ -276,6 +283,19 @@ def test_correlate__a_lazy_result_does_not_follow_later_changes_of_the_basis():
     before = lazy.compute(scheduler="sync")
     basis.set_params(domain=(0, 2))
     assert_array_equal(lazy.compute(scheduler="sync"), before)
+
+
+def test_correlate__a_cut_axis_is_no_longer_periodic(tmp_path):
+    X = np.random.default_rng(4).integers(0, 2, (2, 8, 6)).astype("uint8")
+    create_ensemble(tmp_path / "e.zarr", X, periodic_axes=[0, 1])
+    stored = open_ensemble(tmp_path / "e.zarr").microstructure
+    basis = PrimitiveBasis(2)
+    assert_allclose(correlate(stored, basis), correlate(X, basis, periodic_axes=[0, 1]), atol=1e-6)
+    assert_allclose(correlate(stored[:, :5], basis), correlate(X[:, :5], basis, periodic_axes=[1]), atol=1e-6)
+    with pytest.raises(ValueError, match="no axis of samples"):
+        correlate(stored[0], basis)
+    with pytest.raises(TypeError, match="basis must be a basis"):
+        correlate(X, 2)
 
 
 def test_correlate__refuses_what_would_lose_information():

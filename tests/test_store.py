@@ -47,7 +47,7 @@ def test_ensemble__round_trip_with_everything(tmp_path):
     assert_array_equal(ds.microstructure, X)
     assert_array_equal(ds.response, y)
     assert_array_equal(ds.confidence_index, c)
-    assert ds.microstructure.attrs == {"periodic_axes": ["y"], "phases": ["pore", "grain"]}
+    assert ds.microstructure.attrs == {"periodic_axes": ["y"], "periods": [5], "phases": ["pore", "grain"]}
     assert_allclose(ds.y, np.arange(5) * 0.25)
     assert ds.x.attrs["units"] == "um"
     xr.testing.assert_identical(xr.open_zarr(url).load(), ds.load())
@@ -158,6 +158,14 @@ def test_append__failure_on_a_cluster_leaves_no_writer_behind(tmp_path, client):
         append_ensemble(url, X[4:8])
     time.sleep(1.5)
     assert_array_equal(open_ensemble(url).microstructure, X[:8])
+
+
+def test_ensemble__a_folder_that_is_no_store_is_never_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("important")
+    with pytest.raises(FileExistsError, match="not a store of this package"):
+        create_ensemble(tmp_path / "mine", X, mode="w")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "important"
 
 
 def test_ensemble__another_writer_wins_under_w_minus(tmp_path):

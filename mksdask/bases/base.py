@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 
-from mksdask.arrays import ArrayLike, check_whole_samples, label, map_samples, unwrap
+from mksdask.arrays import ArrayLike, label, map_samples, unwrap_samples
 
 
 class Basis(TransformerMixin, BaseEstimator):
@@ -113,6 +113,9 @@ class Basis(TransformerMixin, BaseEstimator):
                 return
         elif low <= smallest and largest <= high:
             return
+        if not (np.isfinite(smallest) and np.isfinite(largest)):
+            msg = "X holds NaN or infinite values; give voxels without data a confidence_index of 0"
+            raise ValueError(msg)
         msg = (
             f"X holds values from {smallest} to {largest}, outside the domain [{low:g}, {high:g}] of {self!r}; "
             "rescale X, or give the basis the domain or the n_states of your data"
@@ -147,8 +150,7 @@ class Basis(TransformerMixin, BaseEstimator):
         ValueError
             If a value is NaN or outside the domain (when the block is computed).
         """
-        data, labels = unwrap(X)
-        check_whole_samples(data, labels=labels)
+        data, labels = unwrap_samples(X)
         spatial = data.shape[1 : data.ndim - self.state_axes]
         result = map_samples(
             partial(clone(self)._expand, dtype=dtype),
@@ -206,14 +208,19 @@ def state_labels(basis: Basis | None, X: Any) -> tuple[int, ...]:
     return basis.states if basis is not None else tuple(range(X.shape[-1]))
 
 
-def n_spatial_axes(basis: Basis | None, X: Any) -> int:
+def n_spatial_axes(basis: Any, X: Any) -> int:
     """Number of spatial axes of samples, 1 to 3.
 
     Raises
     ------
+    TypeError
+        If `basis` is no basis.
     ValueError
         If X has too few or too many axes.
     """
+    if basis is not None and not isinstance(basis, Basis):
+        msg = f"basis must be a basis such as PrimitiveBasis(2), or None for X that is m[h; s]; got {basis!r}"
+        raise TypeError(msg)
     trailing = 1 if basis is None else basis.state_axes
     n_spatial = int(X.ndim) - 1 - trailing
     if not 1 <= n_spatial <= 3:

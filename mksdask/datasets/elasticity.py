@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, check_whole_samples, label, map_samples, names, spacing_of, unwrap
+from mksdask.arrays import ArrayLike, label, map_samples, names, spacing_of, unwrap_samples
 from mksdask.datasets.fem import batch_size, n_strain_components, solve_elasticity, voigt_pairs
 
 COMPONENTS = {2: ("xx", "yy", "xy"), 3: ("xx", "yy", "zz", "yz", "xz", "xy")}
@@ -188,12 +188,11 @@ def macro_strain_vector(macro_strain: float | NumpyLike, dim: int) -> NDArray[np
 
 
 def _elastic_samples(X: ArrayLike) -> tuple[Any, xr.DataArray | None, int]:
-    data, labels = unwrap(X)
+    data, labels = unwrap_samples(X)
     dim = data.ndim - 1
     if dim not in COMPONENTS:
         msg = f"X must be (n_samples, nx, ny) or (n_samples, nx, ny, nz), got shape {tuple(data.shape)}"
         raise ValueError(msg)
-    check_whole_samples(data, labels=labels)
     if labels is not None:
         axes = spacing_of(labels, dim)
         steps = np.abs([step for _, step, _ in axes])

@@ -29,6 +29,7 @@ from mksdask.arrays import (
     periodic_axes_of,
     spacing_of,
     unwrap,
+    unwrap_samples,
 )
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
 from mksdask.stats.lags import LagTransform
@@ -176,7 +177,7 @@ def resolve_pairs(correlations: Pairs | None, states: Sequence[int]) -> tuple[tu
         return tuple((states[0], other) for other in states)
     pairs = []
     for pair in correlations:
-        if len(pair) != 2 or any(h not in states for h in pair):
+        if np.shape(pair) != (2,) or any(h not in states for h in pair):
             msg = f"correlations must be pairs of local states out of {tuple(states)}, got {pair!r} in {correlations!r}"
             raise ValueError(msg)
         pairs.append((int(pair[0]), int(pair[1])))
@@ -252,8 +253,7 @@ def correlate(
     >>> f[0, :, 0].tolist()  # lags -2, -1, 0, 1
     [0.0, 0.25, 0.5, 0.25]
     """
-    data, labels = unwrap(X)
-    check_whole_samples(data, labels=labels)
+    data, labels = unwrap_samples(X)
     n_spatial = n_spatial_axes(basis, data)
     states = state_labels(basis, data)
     pairs = resolve_pairs(correlations, states)
@@ -411,6 +411,8 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
     ----------
     size_ : tuple of int
         Spatial shape of the samples seen by `fit`.
+    periodic_axes_ : sequence of int
+        `periodic_axes`, or what the DataArray seen by `fit` said.
 
     Examples
     --------
@@ -457,6 +459,7 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         """
         samples = as_samples(X, size, trailing=_trailing(self.basis))
         self.size_ = tuple(samples.shape[1 : 1 + n_spatial_axes(self.basis, samples)])
+        self.periodic_axes_ = periodic_axes_of(unwrap(X)[1]) if self.periodic_axes is None else self.periodic_axes
         return self
 
     def transform(self, X: ArrayLike, *, confidence_index: ArrayLike | None = None) -> Any:
@@ -481,7 +484,7 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         statistics = correlate(
             as_samples(X, size if np.ndim(X) == 2 else None, trailing=_trailing(self.basis)),
             self.basis,
-            periodic_axes=self.periodic_axes,
+            periodic_axes=getattr(self, "periodic_axes_", self.periodic_axes),
             confidence_index=confidence_index,
             correlations=self.correlations,
             cutoff=self.cutoff,

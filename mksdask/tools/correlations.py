@@ -77,6 +77,9 @@ def draw_correlations(
     >>> fig = draw_correlations(correlate(X, PrimitiveBasis(2))[0], [(0, 0), (0, 1)])
     """
     template = unwrap(X_corr, name="X_corr")[1]
+    if template is not None and "sample" in template.dims:
+        msg = f"X_corr must be the statistics of one sample, got dims {template.dims}; pass X_corr[0]"
+        raise ValueError(msg)
     values = np.real(to_numpy(X_corr))
     titles = _pair_names(template, values.shape[-1], correlations)
     maps = list(np.moveaxis(values, -1, 0))

@@ -151,7 +151,7 @@ def draw_gridscores(
     Parameters
     ----------
     cv_results : dict
-        ``cv_results_`` of a search.
+        ``cv_results_`` of a search, or the search itself.
     param : str
         Parameter along the axis.
     by : str, optional
@@ -182,6 +182,7 @@ def draw_gridscores(
     ... }
     >>> fig = draw_gridscores(results, "n")
     """
+    cv_results = getattr(cv_results, "cv_results_", cv_results)
     positions = _parameter(cv_results, param)
     curves = np.zeros(len(positions)) if by is None else _parameter(cv_results, by)
     mean, std = np.asarray(cv_results["mean_test_score"]), np.asarray(cv_results["std_test_score"])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 MARKERS = "osD^vP*X"
 PANEL = 2.1  # inches
+MOST_PANELS = 64
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,9 @@ def maps_figure(
     if len(fields) != len(titles):
         msg = f"labels must name each of the {len(fields)} panels, got {len(titles)}: {list(titles)!r}"
         raise ValueError(msg)
+    if len(fields) > MOST_PANELS:
+        msg = f"{len(fields)} panels are too many to be read; draw at most {MOST_PANELS}, such as X[:8]"
+        raise ValueError(msg)
     dim = fields[0].ndim
     if not 1 <= dim <= 3:
         msg = f"fields must have 1 to 3 spatial axes, got shape {fields[0].shape}"
@@ -143,7 +147,8 @@ def maps_figure(
         return fig
     groups = [list(panels[: len(fields)].ravel())] if shared else [list(group) for group in panels[: len(fields)]]
     for index, group in enumerate(groups):
-        bar = fig.colorbar(ScalarMappable(scales[index][1], scales[index][0]), ax=group, shrink=0.85, pad=0.02)
+        mappable = ScalarMappable(scales[index][1], scales[index][0])
+        bar = fig.colorbar(mappable, ax=group, shrink=0.85, pad=0.02, aspect=20 * max(1, rows - 1))
         bar.set_label(bar_labels[index])
         if ticks is not None and (tick := ticks[index]) is not None:
             bar.set_ticks(list(tick[0]), labels=list(tick[1]))
