@@ -245,13 +245,13 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         array of the kind of `X`, shape (n_samples, n_components)
         """
         check_is_fitted(self, "dimension_reducer_")
-        samples = as_samples(X, self.size_ if size is None else size, trailing=self._trailing)
-        statistics = self._statistics(samples, confidence_index)
+        if size is None and np.ndim(X) == 2:
+            size = self.size_
+        statistics = self._statistics(as_samples(X, size, trailing=self._trailing), confidence_index)
         if tuple(statistics.shape[1:]) != self._statistics_shape:
             msg = (
                 f"X gives statistics of shape {tuple(statistics.shape[1:])} a sample, fit saw "
-                f"{self._statistics_shape}; "
-                f"use samples of size={self.size_}, or a cutoff that fits both"
+                f"{self._statistics_shape}; use samples of size={self.size_}, or a cutoff that fits both"
             )
             raise ValueError(msg)
         if self.store_correlations:

@@ -135,6 +135,14 @@ def test_model__grid_search_with_metadata_routing(ensemble, in_pipeline):
     assert found.best_score_ > 0.9
 
 
+def test_model__a_cutoff_lets_samples_of_another_size_be_predicted(ensemble):
+    X, y = ensemble
+    fitted = model(cutoff=3).fit(X, y)
+    larger = make_microstructure(n_samples=3, size=(20, 17), grain_size=3)
+    assert fitted.predict(larger).shape == (3,)
+    assert_allclose(fitted.predict(np.tile(X, (1, 2, 2))), fitted.predict(X), rtol=1e-5)
+
+
 def test_model__confidence_index_masks(ensemble):
     X, y = ensemble
     hidden = X.copy()
