@@ -89,6 +89,7 @@ def draw_components_scatter(
     if dim == 3:
         ax.set_zlabel(titles[2])
         ax.locator_params(nbins=4)
+        ax.tick_params(labelsize=7, pad=0)
         ax.set_box_aspect(None, zoom=0.8)
         ax.view_init(*(view_angles or (22.0, -55.0)))
     if title:

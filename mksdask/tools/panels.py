@@ -19,6 +19,7 @@ COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#B
 MARKERS = "osD^vP*X"
 PANEL = 2.1  # inches
 MOST_PANELS = 64
+CAPTION = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0}
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ def draw_maps(
             interpolation="none",
         )
         panel.set(xlabel=grid.label(right), ylabel=grid.label(up))
+        if field.ndim == 3:
+            across = 3 - right - up
+            (low, high), n = grid.edges[across], field.shape[across]
+            position = low + (n // 2 + 0.5) * (high - low) / n
+            text = f"{grid.dims[across]} = {position:.3g}"
+            panel.text(0.03, 0.96, text, transform=panel.transAxes, va="top", fontsize=6, bbox=CAPTION)
     axes[(len(axes) - 1) // 2].set_title(title)
 
 
