@@ -12,6 +12,7 @@ from sklearn.linear_model import LinearRegression
 from mksdask import PrimitiveBasis, tools
 from mksdask.datasets import make_microstructure
 from mksdask.stats import correlate
+from tests.helpers import computes
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,11 @@ def test_microstructures__x_runs_right_and_scale_is_shared():
     assert [ax.get_title() for ax in fig.axes[:3]] == ["a", "b", "c"]
     fig.canvas.draw()
     assert [t.get_text() for t in fig.axes[-1].get_yticklabels()] == ["0", "1", "2"]
+
+
+def test_microstructures__too_many_are_refused_before_they_are_loaded():
+    with computes(0), pytest.raises(ValueError, match="such as X"):
+        tools.draw_microstructures(da.zeros((1000, 5, 5), chunks=(10, 5, 5)))
 
 
 def test_microstructures__3d_as_central_slices_in_physical_units(tmp_path):

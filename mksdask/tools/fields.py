@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mksdask.arrays import ArrayLike, spacing_of, to_numpy, unwrap
-from mksdask.tools.panels import Grid, maps_figure, phase_colours, scale_of
+from mksdask.tools.panels import Grid, check_panels, maps_figure, phase_colours, scale_of
 
 MOST_PHASES = 12
 
@@ -65,7 +65,8 @@ def draw_microstructures(
     >>> len(fig.axes)  # three samples and a colour bar
     4
     """
-    _, template = unwrap(microstructures, name="microstructures")
+    data, template = unwrap(microstructures, name="microstructures")
+    check_panels(data.shape[0])
     values = to_numpy(microstructures)
     if template is not None and phases is None:
         phases = template.attrs.get("phases")

@@ -49,6 +49,18 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", dpi=150)
 
 
+def check_panels(number: int) -> None:
+    """Refuse more panels than can be read, before anything lazy is loaded for them.
+
+    Raises
+    ------
+    ValueError
+    """
+    if number > MOST_PANELS:
+        msg = f"{number} panels are too many to be read; draw at most {MOST_PANELS}, such as X[:8]"
+        raise ValueError(msg)
+
+
 def phase_colours(n_phases: int) -> tuple[Colormap, BoundaryNorm]:
     """Discrete, perceptually uniform colours, one a phase."""
     samples = mpl.colormaps["cividis"](np.linspace(0.0, 1.0, max(2, n_phases)))
@@ -131,9 +143,6 @@ def maps_figure(
     """
     if len(fields) != len(titles):
         msg = f"labels must name each of the {len(fields)} panels, got {len(titles)}: {list(titles)!r}"
-        raise ValueError(msg)
-    if len(fields) > MOST_PANELS:
-        msg = f"{len(fields)} panels are too many to be read; draw at most {MOST_PANELS}, such as X[:8]"
         raise ValueError(msg)
     dim = fields[0].ndim
     if not 1 <= dim <= 3:
