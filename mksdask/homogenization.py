@@ -18,8 +18,8 @@ from sklearn.utils.validation import check_is_fitted
 from mksdask.arrays import ArrayLike, label, map_samples, to_numpy, unwrap
 from mksdask.bases.base import Basis
 from mksdask.regression import polynomial_regression
+from mksdask.staging import Url
 from mksdask.stats.correlation import Pairs
-from mksdask.store import Url
 from mksdask.structure import MKSStructureAnalysis, require_methods, set_parameter
 
 

@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import ArrayLike, check_whole_samples, map_samples, unwrap
-from mksdask.store import Url, remove_store
+from mksdask.staging import Url, remove_store
 
 Array = NDArray[Any]
 

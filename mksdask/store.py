@@ -8,92 +8,26 @@ is the group's consolidated metadata, written last: a store, or an append, eithe
 from __future__ import annotations
 
 import os
-import time
-import uuid
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import dask
 import dask.array as da
-import dask.system
-import fsspec
 import numpy as np
 import xarray as xr
 import zarr
-from distributed import Client, default_client
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy, periodic_axes_of, spacing_of, unwrap
 from mksdask.planning import largest_divisor, samples_per_chunk
-
-Url: TypeAlias = str | os.PathLike[str]
+from mksdask.staging import Location, Url, consolidate, staged, write_shards
 
 READ_BYTES = 2**20
 VOLUME_SHARD = {1: 2**22, 2: 2**11, 3: 2**8}
 VOLUME_CHUNK = {1: 2**18, 2: 2**9, 3: 2**6}
-
-
-@dataclass(frozen=True)
-class _Location:
-    """A path or an fsspec URL."""
-
-    fs: Any
-    path: str
-    is_local: bool
-
-    @classmethod
-    def of(cls, url: Url) -> _Location:
-        fs, path = fsspec.core.url_to_fs(os.fspath(url))
-        protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-        return cls(fs, path.rstrip("/"), "file" in protocols)
-
-    @property
-    def store(self) -> Any:
-        """What zarr and xarray take."""
-        return self.path if self.is_local else self.fs.unstrip_protocol(self.path)
-
-    def sibling(self, tag: str) -> _Location:
-        return _Location(self.fs, f"{self.path}.{tag}-{uuid.uuid4().hex[:8]}", self.is_local)
-
-    def exists(self) -> bool:
-        return bool(self.fs.exists(self.path))
-
-    def remove(self) -> None:
-        if self.exists():
-            self.fs.rm(self.path, recursive=True)
-
-    def replace(self, other: _Location) -> None:
-        """Take the place of `other`, which is back at once if that fails."""
-        if not self.is_local:
-            other.remove()
-            # The group's metadata comes last: until then the copy is not a store.
-            keys = sorted(self.fs.find(self.path), key=lambda key: key.removeprefix(self.path) == "/zarr.json")
-            for key in keys:
-                self.fs.cp_file(key, other.path + key.removeprefix(self.path))
-            self.remove()
-            return
-        retired = other.sibling("old")
-        try:
-            if other.exists():
-                Path(other.path).rename(retired.path)
-            Path(self.path).rename(other.path)
-        except BaseException:
-            if retired.exists() and not other.exists():
-                Path(retired.path).rename(other.path)
-            raise
-        retired.remove()
-
-
-def remove_store(url: Url) -> None:
-    """Remove a store, if it exists."""
-    _Location.of(url).remove()
 
 
 @dataclass(frozen=True)
@@ -122,97 +56,16 @@ class _Variable:
         )
 
 
-def _write(sources: Sequence[Any], targets: Sequence[Any], shards: Sequence[tuple[int, ...]], start: int = 0) -> None:
-    """Write whole shards, all variables in one computation; `start` is a multiple of the shard along axis 0."""
-    lazy = any(isinstance(source, da.Array) for source in sources)
-    aligned, regions = [], []
-    for source, shard in zip(sources, shards, strict=True):
-        array = source if isinstance(source, da.Array) else da.from_array(source, chunks=shard)
-        aligned.append(array.rechunk(shard))
-        regions.append((slice(start, start + array.shape[0]), *(slice(0, n) for n in array.shape[1:])))
-    client = _client() if lazy else None
-    scheduler = dask.config.get("scheduler", None)
-    try:
-        if client is None and scheduler in (None, "threads", "threading"):
-            # Leaving the pool waits for what runs in it: a task that outlived a failure would write later.
-            # Data in memory stays in this process, whatever cluster is at hand.
-            with ThreadPoolExecutor(dask.system.CPU_COUNT) as pool:
-                da.store(aligned, targets, regions=regions, lock=False, scheduler="threads", pool=pool)
-        else:
-            da.store(aligned, targets, regions=regions, lock=False)
-    except BaseException:
-        while client is not None and any(client.run(_is_storing).values()):
-            time.sleep(0.1)
-        raise
-
-
-def _client() -> Client | None:
-    """The distributed client that computes, if there is one."""
-    if dask.config.get("scheduler", None) not in (None, "dask.distributed", "distributed"):
-        return None
-    try:
-        return default_client()
-    except ValueError:
-        return None
-
-
-def _is_storing(dask_worker: Any) -> bool:
-    return any("store-map" in str(task.key) for task in list(dask_worker.state.executing))
-
-
-def _consolidate(location: _Location) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        zarr.consolidate_metadata(location.store)
-
-
-def _is_store(location: _Location) -> bool:
-    try:
-        return "mksdask" in zarr.open_group(location.store, mode="r").attrs
-    except (FileNotFoundError, ValueError):
-        return False
-
-
-@contextmanager
-def _staged(url: Url, mode: str) -> Iterator[_Location]:
-    """A location beside `url` that takes its place at the end, and vanishes on error."""
-    if mode not in ("w-", "w"):
-        msg = f"mode must be 'w-' (refuse to overwrite) or 'w' (overwrite), got {mode!r}"
-        raise ValueError(msg)
-    target = _Location.of(url)
-    if mode == "w-" and target.exists():
-        msg = (
-            f"{os.fspath(url)} exists; choose another url, pass mode='w' to overwrite it, or append to it with "
-            "append_ensemble"
-        )
-        raise FileExistsError(msg)
-    staging = target.sibling("partial")
-    if target.exists() and not _is_store(target):
-        msg = (
-            f"{os.fspath(url)} exists and is not a store of this package, so it will not be replaced; choose "
-            "another url"
-        )
-        raise FileExistsError(msg)
-    try:
-        yield staging
-        if mode == "w-" and target.exists():
-            msg = f"{os.fspath(url)} was made by somebody else meanwhile; choose another url, or pass mode='w'"
-            raise FileExistsError(msg)
-        staging.replace(target)
-    finally:
-        staging.remove()
-
-
 def _create(url: Url, variables: Mapping[str, _Variable], coords: Mapping[str, Any], mode: str, kind: str) -> None:
-    with _staged(url, mode) as location:
+    with staged(url, mode) as location:
         if location.is_local:
             Path(location.path).parent.mkdir(parents=True, exist_ok=True)
         group = zarr.create_group(location.store, attributes={"mksdask": kind})
         for name, (values, attrs) in coords.items():
             group.create_array(name, data=values, dimension_names=(name,), attributes=attrs)
         targets = [variable.create(group, name) for name, variable in variables.items()]
-        _write([v.data for v in variables.values()], targets, [v.shards for v in variables.values()])
-        _consolidate(location)
+        write_shards([v.data for v in variables.values()], targets, [v.shards for v in variables.values()])
+        consolidate(location)
 
 
 def _steps(spacing: float | Sequence[float], n_spatial: int) -> tuple[float, ...]:
@@ -461,7 +314,7 @@ def append_ensemble(
                 f"shape {have.shape[1:]} and dtype {have.dtype}"
             )
             raise ValueError(msg)
-    location = _Location.of(url)
+    location = Location.of(url)
     n_old = stored.sizes["sample"]
     n_new = n_old + counts["microstructure"]
     sources, targets, shards = [], [], []
@@ -480,8 +333,8 @@ def append_ensemble(
         sources.append(_checked_cast(joined, target.dtype, name))
         targets.append(target)
         shards.append(shard)
-    _write(sources, targets, shards, start)
-    _consolidate(location)
+    write_shards(sources, targets, shards, start)
+    consolidate(location)
 
 
 def _checked_cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:
@@ -501,7 +354,7 @@ def _cast_block(block: NDArray[Any], *, dtype: np.dtype[Any], name: str) -> NDAr
 
 
 def _open(url: Url, kind: str) -> xr.Dataset:
-    location = _Location.of(url)
+    location = Location.of(url)
     if not location.fs.exists(f"{location.path}/zarr.json"):
         msg = f"{os.fspath(url)} is not a zarr v3 group; make one with create_{kind}"
         raise FileNotFoundError(msg)

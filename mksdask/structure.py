@@ -26,8 +26,8 @@ from mksdask.arrays import (
 )
 from mksdask.bases.base import Basis, n_spatial_axes
 from mksdask.reduction import PCA, spill
+from mksdask.staging import Url
 from mksdask.stats.correlation import Pairs, correlate, flat_features
-from mksdask.store import Url
 
 DEFAULT_COMPONENTS = 5
 

@@ -10,6 +10,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -340,6 +341,13 @@ def test_volume__round_trip_in_blocks(tmp_path, lazy):
         create_volume(tmp_path / "v.zarr", volume)
     with pytest.raises(ValueError, match="chunks must be"):
         create_volume(tmp_path / "w.zarr", volume, chunks=0)
+
+
+def test_ensemble__in_memory_data_is_not_sent_to_a_cluster(tmp_path, client):
+    before = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.task_prefixes))
+    with client.as_current(), dask.config.set(scheduler="dask.distributed"):
+        create_ensemble(tmp_path / "e.zarr", X)
+    assert client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.task_prefixes)) == before
 
 
 def test_ensemble__written_by_a_cluster(tmp_path, client):
