@@ -13,6 +13,7 @@ from typing import Any
 import click
 import dask.array as da
 import numpy as np
+from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
 from mksdask import tools
@@ -84,11 +85,28 @@ class _Size(click.ParamType[tuple[int, ...]]):
         return size
 
 
+class _Bytes(click.ParamType[int]):
+    """A number of bytes: 2GiB, 512MiB."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(parse_bytes(value))
+        except ValueError:
+            self.fail(f"{value!r} is not an amount of memory; write 2GiB or 512MiB", param, ctx)
+
+
 @contextmanager
-def _client(scheduler: str | None, workers: int, memory_limit: str) -> Iterator[Client]:
+def _client(scheduler: str | None, workers: int, memory_limit: int) -> Iterator[Client]:
     """A client of a running scheduler, or of a local cluster that ends with it."""
     if scheduler is not None:
-        with Client(scheduler) as client:
+        try:
+            client = Client(scheduler, timeout="10s")
+        except (OSError, ValueError) as error:
+            msg = f"no dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`"
+            raise click.ClickException(msg) from error
+        with client:
             yield client
         return
     cluster = LocalCluster(
@@ -128,7 +146,7 @@ def main() -> None:
     show_default=True,
     help="Workers of the local cluster, of one thread each.",
 )
-@click.option("--memory-limit", default="2GiB", show_default=True, help="Memory of each local worker.")
+@click.option("--memory-limit", type=_Bytes(), default="2GiB", show_default=True, help="Memory of each local worker.")
 @click.option("--scheduler", metavar="ADDRESS", help="Use this running dask scheduler; its workers must reach --out.")
 @click.option("--overwrite", is_flag=True, help="Replace the ensemble and the figures in --out.")
 def demo(
@@ -137,7 +155,7 @@ def demo(
     size: tuple[int, ...],
     seed: int,
     workers: int,
-    memory_limit: str,
+    memory_limit: int,
     scheduler: str | None,
     overwrite: bool,  # noqa: FBT001
 ) -> None:
@@ -151,10 +169,10 @@ def demo(
     if out.exists() and not overwrite:
         msg = f"{out} exists; choose another --out, or pass --overwrite"
         raise click.ClickException(msg)
-    out.mkdir(parents=True, exist_ok=True)
     timings: dict[str, float] = {}
     start = time.perf_counter()
     with _client(scheduler, workers, memory_limit) as client:
+        out.mkdir(parents=True, exist_ok=True)
         click.echo(f"dashboard: {client.dashboard_link}")
         _run_demo(client, out.resolve(), samples, size, seed, timings)
     click.echo(f"  {'all':<34} {time.perf_counter() - start:7.1f} s")

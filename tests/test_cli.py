@@ -58,12 +58,20 @@ def test_demo__uses_a_given_scheduler(tmp_path, client):
         (["--size", "2x2"], "at least 4 voxels"),
         (["--samples", "3"], "3 is not in the range"),
         (["--workers", "0"], "0 is not in the range"),
+        (["--memory-limit", "lots"], "is not an amount of memory"),
     ],
 )
 def test_demo__raises_on_bad_option(arguments, message):
     result = CliRunner().invoke(main, ["demo", *arguments])
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_demo__says_when_no_scheduler_answers(tmp_path):
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out"), "--scheduler", "tcp://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert "no dask scheduler answers at tcp://127.0.0.1:9" in result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_command__help_and_version():
