@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import ArrayLike, check_whole_samples, map_samples, unwrap
-from mksdask.staging import Url, remove_store
+from mksdask.staging import Url, remove_store, settled
 
 Array = NDArray[Any]
 
@@ -116,7 +116,7 @@ def spill(features: da.Array, scratch: Url | None = None) -> Iterator[SpilledRow
                 dtype=np.uint8,
                 name="spill-" + dask.base.tokenize(rows),
             )
-            done.compute()
+            settled(done.compute, stage="spill")
             yield rows
         finally:
             remove_store(url)

@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,18 +97,36 @@ def write_shards(
         array = source if isinstance(source, da.Array) else da.from_array(source, chunks=shard)
         aligned.append(array.rechunk(shard))
         regions.append((slice(start, start + array.shape[0]), *(slice(0, n) for n in array.shape[1:])))
-    client = _client() if lazy else None
-    in_threads = client is None and dask.config.get("scheduler", None) in (None, "threads", "threading")
+    settled(
+        lambda **options: da.store(aligned, targets, regions=regions, lock=False, **options),
+        stage="store-map",
+        in_memory=not lazy,
+    )
+
+
+def settled(compute: Callable[..., Any], *, stage: str, in_memory: bool = False) -> Any:
+    """Run a computation that writes; if it fails, come back only when none of its tasks runs any more.
+
+    A task that outlived the failure would write to what has been cleaned up meanwhile.
+
+    Parameters
+    ----------
+    compute : callable
+        Takes the options of `dask.compute`.
+    stage : str
+        What the names of the writing tasks contain.
+    in_memory : bool
+        Whether all data is in memory: then it stays in this process, whatever cluster is at hand.
+    """
+    client = None if in_memory else _client()
     try:
-        # Data in memory stays in this process, whatever cluster is at hand.
-        if in_threads or not lazy:
-            # Leaving the pool waits for what runs in it: a task that outlived a failure would write later.
+        if in_memory or (client is None and dask.config.get("scheduler", None) in (None, "threads", "threading")):
+            # Leaving the pool waits for what runs in it.
             with ThreadPoolExecutor(dask.system.CPU_COUNT) as pool:
-                da.store(aligned, targets, regions=regions, lock=False, scheduler="threads", pool=pool)
-        else:
-            da.store(aligned, targets, regions=regions, lock=False)
+                return compute(scheduler="threads", pool=pool)
+        return compute()
     except BaseException:
-        while client is not None and client.status == "running" and any(client.run(_is_storing).values()):
+        while client is not None and client.status == "running" and any(client.run(_is_running, stage).values()):
             time.sleep(0.1)
         raise
 
@@ -123,8 +141,8 @@ def _client() -> Client | None:
         return None
 
 
-def _is_storing(dask_worker: Any) -> bool:
-    return any("store-map" in str(task.key) for task in list(dask_worker.state.executing))
+def _is_running(stage: str, dask_worker: Any) -> bool:
+    return any(stage in str(task.key) for task in list(dask_worker.state.executing))
 
 
 def consolidate(location: Location) -> None:

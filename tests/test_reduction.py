@@ -1,6 +1,7 @@
 """Principal components against scikit-learn, in memory and out of core."""
 
 import os
+import time
 
 import dask.array as da
 import numpy as np
@@ -85,6 +86,18 @@ def test_pca__scratch_is_removed_also_on_error(tmp_path):
 
     with pytest.raises(RuntimeError, match="fell over"):
         PCA(2, scratch=tmp_path).fit(chunked(X, (6, 6)).map_blocks(fail, dtype=float))
+    assert os.listdir(tmp_path) == []
+
+    def slow_or_broken(block, block_id):
+        if block_id[0] == 0:
+            msg = "a worker fell over"
+            raise RuntimeError(msg)
+        time.sleep(0.5)
+        return block
+
+    with pytest.raises(RuntimeError, match="fell over"):
+        PCA(2, scratch=tmp_path).fit(chunked(X, (6, 6)).map_blocks(slow_or_broken, dtype=float))
+    time.sleep(0.7)
     assert os.listdir(tmp_path) == []
     PCA(2, scratch="memory://scratch-test").fit(chunked(X, (6, 6)))
 
