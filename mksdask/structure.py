@@ -24,7 +24,7 @@ from mksdask.arrays import (
     unwrap,
     unwrap_samples,
 )
-from mksdask.bases.base import Basis, n_spatial_axes
+from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
 from mksdask.reduction import PCA, spill
 from mksdask.staging import Url
 from mksdask.stats.correlation import Pairs, correlate, flat_features
@@ -306,9 +306,7 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
 
     @property
     def _trailing(self) -> int:
-        if not self.compute_correlations or self.basis is None:
-            return 1
-        return self.basis.state_axes
+        return trailing_axes(self.basis if self.compute_correlations else None)
 
     def _n_spatial(self, samples: Any) -> int:
         return n_spatial_axes(self.basis if self.compute_correlations else None, samples)

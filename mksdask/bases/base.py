@@ -208,6 +208,20 @@ def state_labels(basis: Basis | None, X: Any) -> tuple[int, ...]:
     return basis.states if basis is not None else tuple(range(X.shape[-1]))
 
 
+def trailing_axes(basis: Any) -> int:
+    """Number of axes after the spatial ones: of local states where the basis is None, else of one state's components.
+
+    Raises
+    ------
+    TypeError
+        If `basis` is no basis.
+    """
+    if basis is not None and not isinstance(basis, Basis):
+        msg = f"basis must be a basis such as PrimitiveBasis(2), or None for X that is m[h; s]; got {basis!r}"
+        raise TypeError(msg)
+    return 1 if basis is None else int(basis.state_axes)
+
+
 def n_spatial_axes(basis: Any, X: Any) -> int:
     """Number of spatial axes of samples, 1 to 3.
 
@@ -218,10 +232,7 @@ def n_spatial_axes(basis: Any, X: Any) -> int:
     ValueError
         If X has too few or too many axes.
     """
-    if basis is not None and not isinstance(basis, Basis):
-        msg = f"basis must be a basis such as PrimitiveBasis(2), or None for X that is m[h; s]; got {basis!r}"
-        raise TypeError(msg)
-    trailing = 1 if basis is None else basis.state_axes
+    trailing = trailing_axes(basis)
     n_spatial = int(X.ndim) - 1 - trailing
     if not 1 <= n_spatial <= 3:
         expected = (

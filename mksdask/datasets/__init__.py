@@ -9,7 +9,9 @@ import dask.array as da
 import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 
+from mksdask.datasets.cahn_hilliard import CahnHilliardSimulation, make_cahn_hilliard
 from mksdask.datasets.elasticity import (
+    COMPONENTS,
     ElasticFESimulation,
     ElasticResponse,
     effective_stiffness,
@@ -17,14 +19,26 @@ from mksdask.datasets.elasticity import (
     solve_fields,
 )
 from mksdask.datasets.fem import ConvergenceError
-from mksdask.datasets.generator import Chunks, MicrostructureGenerator, make_microstructure
+from mksdask.datasets.generator import (
+    Chunks,
+    MicrostructureGenerator,
+    make_checkerboard_microstructure,
+    make_delta_microstructures,
+    make_microstructure,
+)
 
 __all__ = [
+    "CahnHilliardSimulation",
     "ConvergenceError",
     "ElasticFESimulation",
     "ElasticResponse",
     "MicrostructureGenerator",
     "effective_stiffness",
+    "make_cahn_hilliard",
+    "make_checkerboard_microstructure",
+    "make_delta_microstructures",
+    "make_elastic_FE_strain_delta",
+    "make_elastic_FE_strain_random",
     "make_elastic_stiffness",
     "make_elastic_stress_random",
     "make_microstructure",
@@ -163,3 +177,110 @@ def make_elastic_stiffness(
         chunks=chunks,
     )
     return X, stress / macro_strain
+
+
+def _strain(
+    X: Any,
+    elastic_modulus: Sequence[float],
+    poissons_ratio: Sequence[float],
+    macro_strain: float | NumpyLike,
+    component: str | None,
+) -> Any:
+    names = COMPONENTS.get(X.ndim - 1, ())
+    if component is not None and component not in names:
+        msg = f"component must be one of {names} for size={X.shape[1:]}, or None for all, got {component!r}"
+        raise ValueError(msg)
+    response = solve_fields(
+        X, elastic_modulus=elastic_modulus, poissons_ratio=poissons_ratio, macro_strain=macro_strain
+    )
+    return response.strain if component is None else response.strain[..., names.index(component)]
+
+
+def make_elastic_FE_strain_delta(
+    elastic_modulus: Sequence[float] = (100, 150),
+    poissons_ratio: Sequence[float] = (0.3, 0.3),
+    size: Sequence[int] = (21, 21),
+    macro_strain: float | NumpyLike = 0.01,
+    *,
+    component: str | None = "xx",
+    chunks: Chunks | None = None,
+) -> tuple[Any, Any]:
+    """Delta microstructures and their strain fields, from finite elements: calibration data for localization.
+
+    Parameters
+    ----------
+    elastic_modulus, poissons_ratio : sequence of float
+        One value a phase, two phases at least.
+    size : tuple of int
+        Voxels along each of 2 or 3 axes; 2D means plane strain.
+    macro_strain : float, sequence or square array
+        Imposed mean strain; a number is along x. See `solve_fields`.
+    component : {"xx", "yy", "zz", "yz", "xz", "xy"} or None
+        Component of the strain; all of them if None.
+    chunks : int, optional
+        Samples in a chunk; makes the result lazy.
+
+    Returns
+    -------
+    X : ndarray or dask array, shape (n_phases * (n_phases - 1), *size)
+        See `make_delta_microstructures`.
+    y : ndarray or dask array, shape (n_samples, *size), or (n_samples, *size, n_components) for all
+        Strain, the mean in each voxel; shear is engineering shear.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit together.
+
+    Examples
+    --------
+    >>> X, strain = make_elastic_FE_strain_delta(size=(5, 5))
+    >>> X.shape, strain.mean(axis=(1, 2)).round(9).tolist()
+    ((2, 5, 5), [0.01, 0.01])
+    """
+    X = make_delta_microstructures(len(elastic_modulus), size, chunks=chunks)
+    return X, _strain(X, elastic_modulus, poissons_ratio, macro_strain, component)
+
+
+def make_elastic_FE_strain_random(
+    n_samples: int = 1,
+    elastic_modulus: Sequence[float] = (100, 150),
+    poissons_ratio: Sequence[float] = (0.3, 0.3),
+    size: Sequence[int] = (21, 21),
+    macro_strain: float | NumpyLike = 0.01,
+    seed: int = 10,
+    *,
+    component: str | None = "xx",
+    chunks: Chunks | None = None,
+) -> tuple[Any, Any]:
+    """Microstructures whose voxels are independent, each phase as likely, and their strain fields.
+
+    Parameters
+    ----------
+    n_samples : int, default 1
+        Number of samples.
+    elastic_modulus, poissons_ratio, size, macro_strain, component, chunks
+        As in `make_elastic_FE_strain_delta`.
+    seed : int
+        The same seed gives the same samples under any chunking.
+
+    Returns
+    -------
+    X : ndarray or dask array, shape (n_samples, *size)
+        Phase numbers.
+    y : ndarray or dask array, shape (n_samples, *size), or (n_samples, *size, n_components) for all
+        Strain.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit together.
+
+    Examples
+    --------
+    >>> X, strain = make_elastic_FE_strain_random(n_samples=2, size=(6, 6, 6), component=None)
+    >>> strain.shape
+    (2, 6, 6, 6, 6)
+    """
+    X = make_microstructure(n_samples, size, len(elastic_modulus), grain_size=0, seed=seed, chunks=chunks)
+    return X, _strain(X, elastic_modulus, poissons_ratio, macro_strain, component)

@@ -1,17 +1,86 @@
-"""Random periodic microstructures by a Gaussian digital filter, independent of chunking."""
+"""Microstructures: random periodic ones by a Gaussian digital filter, deltas and checkerboards, whatever the chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import dask.array as da
 import numpy as np
 import scipy.fft
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Chunks: TypeAlias = int | str | Sequence[int]
+
+
+def sample_rng(seed: int, stream: int, index: int) -> np.random.Generator:
+    """Random numbers of one sample, which depend on the seed, the stream and its own index alone."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, index)))
+
+
+def generate_samples(
+    kernel: Callable[[NDArray[np.int64]], NDArray[Any]],
+    n_samples: int,
+    size: Sequence[int],
+    *,
+    dtype: DTypeLike,
+    chunks: Chunks | None,
+) -> Any:
+    """Samples by their indices: ``kernel(indices)`` returns (len(indices), *size); lazily with `chunks`."""
+    if chunks is None:
+        return kernel(np.arange(n_samples))
+    first = chunks if np.ndim(chunks) == 0 else chunks[0]  # type: ignore[index]
+    rows = da.core.normalize_chunks((first, *size), (n_samples, *size), dtype=np.dtype(dtype))[0]
+    return da.arange(n_samples, chunks=(rows,)).map_blocks(
+        kernel,
+        chunks=(rows, *((n,) for n in size)),
+        new_axis=list(range(1, 1 + len(size))),
+        dtype=dtype,
+        meta=np.empty((0,) * (1 + len(size)), dtype=dtype),
+    )
+
+
+def check_size(size: Sequence[int]) -> tuple[int, ...]:
+    """Voxels along each of 1 to 3 axes.
+
+    Raises
+    ------
+    ValueError
+    """
+    voxels = tuple(int(n) for n in np.atleast_1d(size))
+    if not 1 <= len(voxels) <= 3 or min(voxels) < 1:
+        msg = f"size must be 1 to 3 positive numbers of voxels, got {size!r}"
+        raise ValueError(msg)
+    return voxels
+
+
+def check_seed(seed: int) -> int:
+    """A seed that makes samples reproducible.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        msg = f"seed must be an integer from 0, the same for the same samples; got {seed!r}"
+        raise ValueError(msg)
+    return int(seed)
+
+
+def check_n_samples(n_samples: int) -> int:
+    """A number of samples.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(n_samples, int | np.integer) or n_samples < 1:
+        msg = f"n_samples must be an integer from 1, got {n_samples!r}"
+        raise ValueError(msg)
+    return int(n_samples)
 
 
 @dataclass(frozen=True)
@@ -31,8 +100,7 @@ class _Filter:
         out = np.empty((len(indices), *self.size), dtype=dtype)
         transfer = self._transfer()
         for target, index in zip(out, indices, strict=True):
-            # A sample's stream depends on the seed and its own index alone.
-            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.stream, int(index))))
+            rng = sample_rng(self.seed, self.stream, int(index))
             noise = rng.random(self.size)
             spectrum = scipy.fft.rfftn(noise)
             spectrum *= transfer
@@ -140,31 +208,11 @@ class MicrostructureGenerator:
             If an argument is out of range, or they do not fit together.
         """
         kernel = self._kernel()
-        if self.n_samples < 1:
-            msg = f"n_samples must be at least 1, got {self.n_samples!r}"
-            raise ValueError(msg)
-        if self.chunks is None:
-            return kernel(np.arange(self.n_samples))
-        chunks = self.chunks if np.ndim(self.chunks) == 0 else self.chunks[0]  # type: ignore[index]
         dtype = np.min_scalar_type(self.n_phases - 1)
-        row_chunks = da.core.normalize_chunks((chunks, *kernel.size), (self.n_samples, *kernel.size), dtype=dtype)[0]
-        indices = da.arange(self.n_samples, chunks=(row_chunks,))
-        return indices.map_blocks(
-            kernel,
-            chunks=(row_chunks, *((n,) for n in kernel.size)),
-            new_axis=list(range(1, 1 + len(kernel.size))),
-            dtype=dtype,
-            meta=np.empty((0,) * (1 + len(kernel.size)), dtype=dtype),
-        )
+        return generate_samples(kernel, check_n_samples(self.n_samples), kernel.size, dtype=dtype, chunks=self.chunks)
 
     def _kernel(self) -> _Filter:
-        size = tuple(int(n) for n in np.atleast_1d(self.size))
-        if not 1 <= len(size) <= 3 or min(size) < 1:
-            msg = f"size must be 1 to 3 positive numbers of voxels, got {self.size!r}"
-            raise ValueError(msg)
-        if not isinstance(self.seed, int | np.integer) or self.seed < 0:
-            msg = f"seed must be an integer from 0, the same for the same samples; got {self.seed!r}"
-            raise ValueError(msg)
+        size, seed = check_size(self.size), check_seed(self.seed)
         if not 1 <= self.n_phases <= 2**16:
             msg = f"n_phases must be between 1 and 65536, got {self.n_phases!r}"
             raise ValueError(msg)
@@ -192,7 +240,7 @@ class MicrostructureGenerator:
             msg = f"percent_variance must lie in [0, 1), got {self.percent_variance!r}"
             raise ValueError(msg)
         grains = tuple(np.broadcast_to(grain, len(size)).tolist())
-        return _Filter(size, self.n_phases, grains, int(self.seed), self.stream, fractions, variance)
+        return _Filter(size, self.n_phases, grains, seed, self.stream, fractions, variance)
 
 
 def make_microstructure(
@@ -224,3 +272,92 @@ def make_microstructure(
     return MicrostructureGenerator(
         n_samples, size, n_phases, grain_size, seed, volume_fraction, percent_variance, chunks=chunks
     ).generate()
+
+
+def _deltas(indices: NDArray[np.int64], *, n_phases: int, size: tuple[int, ...]) -> NDArray[Any]:
+    pairs = np.array(list(itertools.permutations(range(n_phases), 2)), dtype=np.min_scalar_type(n_phases - 1))
+    matrix, inclusion = pairs[indices].T
+    out = np.empty((len(indices), *size), dtype=pairs.dtype)
+    out[...] = matrix.reshape(-1, *(1,) * len(size))
+    out.reshape(len(out), -1)[:, np.ravel_multi_index([n // 2 for n in size], size)] = inclusion
+    return out
+
+
+def make_delta_microstructures(
+    n_phases: int = 2, size: Sequence[int] = (21, 21), *, chunks: Chunks | None = None
+) -> Any:
+    """One voxel of a phase in the centre of another: every ordered pair of phases.
+
+    The responses of these samples are what calibrates influence kernels at the least cost.
+
+    Parameters
+    ----------
+    n_phases : int, default 2
+        Number of phases, at least 2.
+    size : tuple of int, default (21, 21)
+        Voxels along each of 1 to 3 axes.
+    chunks : int, optional
+        Samples in a chunk; makes the result lazy.
+
+    Returns
+    -------
+    ndarray or dask array, shape (n_phases * (n_phases - 1), *size), the smallest unsigned integer dtype
+        In the order (matrix, inclusion) = (0, 1), (0, 2), …, (1, 0), …; the inclusion is at index n//2 of each axis.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two phases, or `size` is no shape.
+
+    Examples
+    --------
+    >>> make_delta_microstructures(n_phases=2, size=(3, 3)).tolist()
+    [[[0, 0, 0], [0, 1, 0], [0, 0, 0]], [[1, 1, 1], [1, 0, 1], [1, 1, 1]]]
+    """
+    if not isinstance(n_phases, int | np.integer) or not 2 <= n_phases <= 2**8:
+        msg = f"n_phases must be an integer from 2 to 256, got {n_phases!r}"
+        raise ValueError(msg)
+    voxels = check_size(size)
+    kernel = partial(_deltas, n_phases=int(n_phases), size=voxels)
+    dtype = np.min_scalar_type(int(n_phases) - 1)
+    return generate_samples(kernel, int(n_phases * (n_phases - 1)), voxels, dtype=dtype, chunks=chunks)
+
+
+def make_checkerboard_microstructure(
+    square_size: int = 21, n_squares: int = 8, *, ndim: int = 2, chunks: Chunks | None = None
+) -> Any:
+    """One checkerboard of two phases.
+
+    Parameters
+    ----------
+    square_size : int, default 21
+        Voxels along the edge of a square.
+    n_squares : int, default 8
+        Squares along each axis; periodic if even.
+    ndim : {1, 2, 3}, default 2
+        Number of axes.
+    chunks : int, optional
+        Makes the result lazy.
+
+    Returns
+    -------
+    ndarray or dask array, shape (1, *size), uint8
+        Phase 0 in the first square; size is ``square_size * n_squares`` along each axis.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not positive, or `ndim` above 3.
+
+    Examples
+    --------
+    >>> make_checkerboard_microstructure(square_size=1, n_squares=3)[0].tolist()
+    [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    """
+    for name, value in {"square_size": square_size, "n_squares": n_squares, "ndim": ndim}.items():
+        if not isinstance(value, int | np.integer) or value < 1 or (name == "ndim" and value > 3):
+            msg = f"{name} must be a positive integer{', at most 3' if name == 'ndim' else ''}, got {value!r}"
+            raise ValueError(msg)
+    squares = np.indices((square_size * n_squares,) * ndim) // square_size
+    board = (squares.sum(axis=0) % 2).astype(np.uint8)[None]
+    return board if chunks is None else da.from_array(board, chunks=-1)

@@ -1,10 +1,20 @@
 """Figures. Each function returns its Figure, for `savefig` or as the value of a notebook cell; none shows anything."""
 
 from mksdask.tools.correlations import draw_autocorrelations, draw_components, draw_correlations, draw_crosscorrelations
-from mksdask.tools.fields import draw_microstructure_strain, draw_microstructures
+from mksdask.tools.fields import (
+    draw_coeff,
+    draw_concentrations,
+    draw_concentrations_compare,
+    draw_differences,
+    draw_microstructure_strain,
+    draw_microstructures,
+    draw_strains,
+    draw_strains_compare,
+)
 from mksdask.tools.models import (
     draw_component_variance,
     draw_components_scatter,
+    draw_evolution,
     draw_goodness_of_fit,
     draw_gridscores,
     draw_gridscores_matrix,
@@ -13,15 +23,22 @@ from mksdask.tools.models import (
 
 __all__ = [
     "draw_autocorrelations",
+    "draw_coeff",
     "draw_component_variance",
     "draw_components",
     "draw_components_scatter",
+    "draw_concentrations",
+    "draw_concentrations_compare",
     "draw_correlations",
     "draw_crosscorrelations",
+    "draw_differences",
+    "draw_evolution",
     "draw_goodness_of_fit",
     "draw_gridscores",
     "draw_gridscores_matrix",
     "draw_learning_curves",
     "draw_microstructure_strain",
     "draw_microstructures",
+    "draw_strains",
+    "draw_strains_compare",
 ]

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, ArrayLike, to_numpy, unwrap
-from mksdask.tools.panels import Grid, maps_figure, scale_of
-
-
-def _lag_grid(template: xr.DataArray | None, lags: Sequence[int]) -> Grid:
-    """Lags from a DataArray's coordinates; else in voxels, lag 0 at n//2 as everywhere in the package."""
-    dims = [f"lag {dim}" for dim in SPATIAL_DIMS[: len(lags)]]
-    positions: list[NDArray[Any]] = [np.arange(n) - n // 2 for n in lags]
-    units = "voxel"
-    if template is not None:
-        for axis in range(len(lags)):
-            dim = str(template.dims[template.ndim - 1 - len(lags) + axis])
-            if dim in template.coords:
-                positions[axis] = template.coords[dim].values
-                units = str(template.coords[dim].attrs.get("units", units))
-            dims[axis] = dim.replace("_", " ")
-    return Grid.of(positions, dims, units)
+from mksdask.arrays import ArrayLike, to_numpy, unwrap
+from mksdask.tools.panels import lag_grid, maps_figure, scale_of
 
 
 def _pair_names(
@@ -83,7 +66,7 @@ def draw_correlations(
     values = np.real(to_numpy(X_corr))
     titles = _pair_names(template, values.shape[-1], correlations)
     maps = list(np.moveaxis(values, -1, 0))
-    grid = _lag_grid(template, values.shape[:-1])
+    grid = lag_grid(template, values.shape[:-1])
     return maps_figure(maps, titles, grid, [scale_of(values)] * len(maps), ["probability"], figsize=figsize)
 
 
@@ -181,5 +164,5 @@ def draw_components(
     titles = [rf"$\varphi_{{{k + 1}}}$, {name}" for k in range(len(values)) for name in names]
     scale = scale_of(values, diverging=True)
     columns = n_pairs if values.ndim < 5 else 1
-    grid = _lag_grid(template, values.shape[1:-1])
+    grid = lag_grid(template, values.shape[1:-1])
     return maps_figure(maps, titles, grid, [scale] * len(maps), ["component"], columns=columns, figsize=figsize)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mksdask.arrays import ArrayLike, spacing_of, to_numpy, unwrap
-from mksdask.tools.panels import Grid, check_panels, maps_figure, phase_colours, scale_of
+from mksdask.tools.panels import Grid, check_panels, lag_grid, maps_figure, phase_colours, scale_of
 
 MOST_PHASES = 12
 
@@ -128,3 +128,229 @@ def draw_microstructure_strain(
         figsize=figsize,
         ticks=[ticks, None],
     )
+
+
+def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[NDArray[Any], xr.DataArray | None]:
+    """Fields of one shape, (n, *spatial), from an array or a sequence, and what labels them."""
+    if isinstance(fields, list | tuple):
+        check_panels(len(fields))
+        arrays = [to_numpy(field) for field in fields]
+        if len({array.shape for array in arrays}) != 1:
+            msg = f"{name} must be fields of one shape, got shapes {[array.shape for array in arrays]}"
+            raise ValueError(msg)
+        template = next((field for field in fields if isinstance(field, xr.DataArray)), None)
+        return np.stack(arrays), None if template is None else template.expand_dims("sample")
+    data, template = unwrap(fields, name=name)
+    check_panels(data.shape[0])
+    return to_numpy(fields), template
+
+
+def _draw_responses(
+    fields: ArrayLike | Sequence[ArrayLike],
+    titles: Sequence[str] | None,
+    *,
+    name: str,
+    bar_label: str,
+    diverging: bool = False,
+    figsize: tuple[float, float] | None,
+) -> Figure:
+    values, template = _stacked(fields, name)
+    names = [f"sample {j}" for j in range(len(values))] if titles is None else list(titles)
+    scale = scale_of(values, diverging=diverging)
+    grid = _voxel_grid(template, values.shape[1:])
+    return maps_figure(list(values), names, grid, [scale] * len(values), [bar_label], figsize=figsize)
+
+
+def draw_strains(
+    strains: ArrayLike | Sequence[ArrayLike],
+    labels: Sequence[str] | None = None,
+    *,
+    label: str = r"$\varepsilon_{xx}$",
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw one component of strain fields side by side, in one colour scale.
+
+    Parameters
+    ----------
+    strains : array, shape (n_samples, *spatial), or sequence of arrays of shape (*spatial,)
+        One component of the strain. 3D fields are drawn as three central slices.
+    labels : sequence of str, optional
+        Title of each field.
+    label : str
+        Name of the component.
+    figsize : (float, float), optional
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> from mksdask.datasets import make_elastic_FE_strain_delta
+    >>> X, strains = make_elastic_FE_strain_delta(size=(21, 21))
+    >>> fig = draw_strains(strains, ["stiff in soft", "soft in stiff"])
+    """
+    return _draw_responses(strains, labels, name="strains", bar_label=label, figsize=figsize)
+
+
+def draw_strains_compare(
+    strain_FEM: ArrayLike,
+    strain_MKS: ArrayLike,
+    *,
+    label: str = r"$\varepsilon_{xx}$",
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw a strain field by finite elements beside the same by localization, in one colour scale.
+
+    Parameters
+    ----------
+    strain_FEM, strain_MKS : array, shape (*spatial,)
+        One component of the strain.
+    label : str
+        Name of the component.
+    figsize : (float, float), optional
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> from mksdask.datasets import make_elastic_FE_strain_delta
+    >>> X, strains = make_elastic_FE_strain_delta(size=(21, 21))
+    >>> fig = draw_strains_compare(strains[0], strains[0])
+    """
+    titles = ["finite elements", "MKS"]
+    return _draw_responses([strain_FEM, strain_MKS], titles, name="strains", bar_label=label, figsize=figsize)
+
+
+def draw_concentrations(
+    concentrations: ArrayLike | Sequence[ArrayLike],
+    labels: Sequence[str] | None = None,
+    *,
+    label: str = r"$\phi$",
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw concentration fields side by side, in one colour scale.
+
+    Parameters
+    ----------
+    concentrations : array, shape (n_samples, *spatial), or sequence of arrays of shape (*spatial,)
+        Concentrations. 3D fields are drawn as three central slices.
+    labels : sequence of str, optional
+        Title of each field.
+    label : str
+        Name of the concentration.
+    figsize : (float, float), optional
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> from mksdask.datasets import make_cahn_hilliard
+    >>> fig = draw_concentrations(make_cahn_hilliard(n_samples=2, size=(32, 32), n_steps=50)[1])
+    """
+    return _draw_responses(concentrations, labels, name="concentrations", bar_label=label, figsize=figsize)
+
+
+def draw_concentrations_compare(
+    concentrations: ArrayLike | Sequence[ArrayLike],
+    labels: Sequence[str] = ("simulation", "MKS"),
+    *,
+    label: str = r"$\phi$",
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw a simulated concentration beside the same by localization, in one colour scale.
+
+    Parameters
+    ----------
+    concentrations : sequence of arrays of shape (*spatial,)
+        The fields to compare.
+    labels : sequence of str
+        Title of each field.
+    label : str
+        Name of the concentration.
+    figsize : (float, float), optional
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> from mksdask.datasets import make_cahn_hilliard
+    >>> X, y = make_cahn_hilliard(n_samples=1, size=(32, 32), n_steps=50)
+    >>> fig = draw_concentrations_compare((y[0], y[0]))
+    """
+    return draw_concentrations(concentrations, labels, label=label, figsize=figsize)
+
+
+def draw_differences(
+    differences: ArrayLike | Sequence[ArrayLike],
+    labels: Sequence[str] | None = None,
+    *,
+    label: str = "difference",
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw differences of fields side by side, in one colour scale that is symmetric about zero.
+
+    Parameters
+    ----------
+    differences : array, shape (n_samples, *spatial), or sequence of arrays of shape (*spatial,)
+        Differences, such as finite elements less localization.
+    labels : sequence of str, optional
+        Title of each.
+    label : str
+        What the colour bar says.
+    figsize : (float, float), optional
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fig = draw_differences([np.random.default_rng(0).normal(size=(9, 9))], ["finite elements - MKS"])
+    """
+    return _draw_responses(differences, labels, name="differences", bar_label=label, diverging=True, figsize=figsize)
+
+
+def draw_coeff(
+    coeff: ArrayLike, labels: Sequence[str] | None = None, *, figsize: tuple[float, float] | None = None
+) -> Figure:
+    """Draw influence kernels as maps of the lag, one a local state, in one colour scale symmetric about zero.
+
+    Parameters
+    ----------
+    coeff : array, shape (*spatial, n_states)
+        ``coef_`` of a localization model; of one response component, if it has several.
+    labels : sequence of str, optional
+        Title of each state; default ``h = 0``, …
+    figsize : (float, float), optional
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fig = draw_coeff(np.random.default_rng(0).normal(size=(9, 9, 2)))
+    """
+    values = np.real(to_numpy(coeff))
+    spatial, n_states = values.shape[:-1], values.shape[-1]
+    titles = [f"$h = {state}$" for state in range(n_states)] if labels is None else list(labels)
+    check_panels(n_states)
+    grid = lag_grid(unwrap(coeff, name="coeff")[1], spatial)
+    scale = scale_of(values, diverging=True)
+    maps = list(np.moveaxis(values, -1, 0))
+    return maps_figure(maps, titles, grid, [scale] * n_states, [r"$\alpha[h; r]$"], figsize=figsize)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import learning_curve
 
 from mksdask.arrays import ArrayLike, to_numpy
-from mksdask.tools.panels import COLOURS, MARKERS, new_figure, scale_of
+from mksdask.tools.panels import COLOURS, MARKERS, check_panels, new_figure, scale_of
 
 
 def _named(sets: Sequence[Any], labels: Sequence[str] | None, what: str) -> list[str]:
@@ -96,6 +96,77 @@ def draw_components_scatter(
         ax.set_title(title)
     if labels is not None:
         fig.legend(loc="outside right upper") if legend_outside else ax.legend()
+    return fig
+
+
+def draw_evolution(
+    datasets: Sequence[ArrayLike],
+    labels: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+    component_labels: Sequence[str] | None = None,
+    time_label: str = "time",
+    legend_outside: bool = False,
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw how scores evolve with time, one panel a component.
+
+    Parameters
+    ----------
+    datasets : sequence of arrays, each shape (n_times, 1 + n_components)
+        Time in the first column, scores in the others.
+    labels : sequence of str, optional
+        Name of each set.
+    title : str, optional
+        Title of the figure.
+    component_labels : sequence of str, optional
+        Axis label of each component.
+    time_label : str
+        Label of the time axis, with units.
+    legend_outside : bool
+        Put the legend beside the axes.
+    figsize : (float, float), optional
+        Inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If the sets do not have the same number of columns, two at least.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> time = np.arange(5.0)
+    >>> fig = draw_evolution([np.stack([time, np.exp(-time)], axis=1)], ["annealing"])
+    """
+    sets = [to_numpy(scores) for scores in datasets]
+    widths = {scores.shape[1] if scores.ndim == 2 else 0 for scores in sets}
+    if len(widths) != 1 or min(widths) < 2:
+        msg = (
+            f"datasets must be a list of (n_times, 1 + n_components) arrays, time first, got {[s.shape for s in sets]}"
+        )
+        raise ValueError(msg)
+    n_components = widths.pop() - 1
+    check_panels(n_components)
+    names = _named(sets, labels, "datasets")
+    titles = list(component_labels or [f"PC {k + 1}" for k in range(n_components)])
+    fig = new_figure(*(figsize or (3.4 * n_components + (1.2 if legend_outside else 0.4), 3.2)))
+    panels = np.atleast_1d(fig.subplots(1, n_components))
+    for component, (panel, name) in enumerate(zip(panels, titles, strict=True)):
+        for index, (scores, set_name) in enumerate(zip(sets, names, strict=True)):
+            style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+            # Only the first panel names the sets, so that a legend of the figure has each once.
+            name_once = set_name if component == 0 and set_name else None
+            panel.plot(scores[:, 0], scores[:, 1 + component], markersize=3, linewidth=1, label=name_once, **style)
+        panel.set(xlabel=time_label, ylabel=name)
+    if title:
+        fig.suptitle(title)
+    if labels is not None:
+        fig.legend(loc="outside right upper") if legend_outside else panels[0].legend()
     return fig
 
 

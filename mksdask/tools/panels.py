@@ -8,11 +8,14 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from mksdask.arrays import SPATIAL_DIMS
 
 # Tol's bright scheme: distinguishable with any colour vision, and in print.
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
@@ -42,6 +45,21 @@ class Grid:
     def label(self, axis: int) -> str:
         """Axis label with units."""
         return f"{self.dims[axis]} / {self.units}"
+
+
+def lag_grid(template: xr.DataArray | None, lags: Sequence[int]) -> Grid:
+    """Lags from a DataArray's coordinates; else in voxels, lag 0 at n//2 as everywhere in the package."""
+    dims = [f"lag {dim}" for dim in SPATIAL_DIMS[: len(lags)]]
+    positions: list[NDArray[Any]] = [np.arange(n) - n // 2 for n in lags]
+    units = "voxel"
+    if template is not None:
+        for axis in range(len(lags)):
+            dim = str(template.dims[template.ndim - 1 - len(lags) + axis])
+            if dim in template.coords:
+                positions[axis] = template.coords[dim].values
+                units = str(template.coords[dim].attrs.get("units", units))
+            dims[axis] = dim.replace("_", " ")
+    return Grid.of(positions, dims, units)
 
 
 def new_figure(width: float, height: float) -> Figure:

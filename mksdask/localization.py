@@ -1,0 +1,647 @@
+"""MKSLocalizationModel: microstructures → local fields by influence kernels, p[s] = Σ_h Σ_r α[h; r] m[h; s - r]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import dask
+import dask.array as da
+import numpy as np
+import scipy.fft
+import scipy.linalg
+import xarray as xr
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from mksdask.arrays import ArrayLike, as_samples, label, map_samples, to_numpy, unwrap, unwrap_samples
+from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
+from mksdask.least_squares import absorb, empty_factor, solve
+
+Array = NDArray[Any]
+
+# Small samples are transformed together, up to this many voxels and this many samples.
+BATCH_VOXELS = 2**18
+BATCH_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class _Transform:
+    """Discrete Fourier transform over the spatial axes, of half the frequencies for real fields."""
+
+    spatial: tuple[int, ...]
+    real: bool
+
+    @property
+    def frequencies(self) -> tuple[int, ...]:
+        *leading, last = self.spatial
+        return (*leading, last // 2 + 1 if self.real else last)
+
+    @property
+    def batch(self) -> int:
+        """Samples that are transformed together."""
+        return min(BATCH_SAMPLES, max(1, BATCH_VOXELS // int(np.prod(self.spatial))))
+
+    def forward(self, fields: Array) -> Array:
+        """(..., *spatial) → (..., *frequencies)."""
+        axes = tuple(range(fields.ndim - len(self.spatial), fields.ndim))
+        return np.asarray((scipy.fft.rfftn if self.real else scipy.fft.fftn)(fields, axes=axes))
+
+    def inverse(self, spectra: Array) -> Array:
+        """(..., *frequencies) → (..., *spatial); `spectra` may be overwritten."""
+        axes = tuple(range(spectra.ndim - len(self.spatial), spectra.ndim))
+        function = scipy.fft.irfftn if self.real else scipy.fft.ifftn
+        return np.asarray(function(spectra, s=self.spatial, axes=axes, overwrite_x=True))
+
+
+@dataclass(frozen=True)
+class _Expansion:
+    """Spectra M[h; k] of the local states of samples, but for the last state of a complete basis: Σ_h m[h; s] = 1."""
+
+    basis: Basis | None
+    n_states: int
+    transform: _Transform
+    dtype: np.dtype[Any]
+
+    @property
+    def is_complete(self) -> bool:
+        return self.basis is not None and self.basis.is_complete
+
+    @property
+    def n_transformed(self) -> int:
+        return self.n_states - self.is_complete
+
+    @property
+    def field_dtype(self) -> np.dtype[Any]:
+        return self.dtype if self.transform.real else np.result_type(self.dtype, np.complex64)
+
+    @property
+    def spectral_dtype(self) -> np.dtype[Any]:
+        return np.result_type(self.dtype, np.complex64)
+
+    def spectra(self, samples: Array) -> Iterator[Array]:
+        """M[h; k] of a batch, one state at a time, each (n, *frequencies)."""
+        states = range(self.n_transformed)
+        if self.basis is not None:
+            for field in self.basis.fields(samples, states, self.dtype):
+                yield self.transform.forward(field)
+            return
+        for state in states:
+            field = np.ascontiguousarray(samples[..., state], dtype=self.field_dtype)
+            yield _finite(self.transform.forward(field), "X", len(self.transform.spatial))
+
+
+def _sums(spectra: Array, n_spatial: int) -> Array:
+    """The zero frequency of spectra (..., *frequencies)."""
+    return spectra.reshape(*spectra.shape[: spectra.ndim - n_spatial], -1)[..., 0]
+
+
+def _finite(spectra: Array, name: str, n_spatial: int) -> Array:
+    """Refuse spectra of fields that were not finite: their sums tell."""
+    if not np.isfinite(_sums(spectra, n_spatial)).all():
+        msg = f"{name} holds NaN or infinite values; leave out the samples that have them"
+        raise ValueError(msg)
+    return spectra
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """Least-squares factors of all samples seen: one problem a frequency, and zero frequency by itself.
+
+    Away from zero frequency the states of a complete basis sum to zero, so all but the last are kept there.
+    """
+
+    waves: Array  # (n_transformed, n_transformed + n_components, n_frequencies)
+    mean: Array  # (n_states, n_states + n_components, 1)
+    n_samples: int
+
+    def merge(self, other: _Calibration) -> _Calibration:
+        """Factors of the samples of both."""
+        waves, mean = self.waves.copy(), self.mean.copy()
+        return _Calibration(absorb(waves, other.waves), absorb(mean, other.mean), self.n_samples + other.n_samples)
+
+
+def _calibrate(samples: Array, responses: Array, *, expansion: _Expansion) -> _Calibration:
+    """Factors of a block: samples (n, *spatial), responses (n, *spatial, n_components)."""
+    transform, n_states, n_transformed = expansion.transform, expansion.n_states, expansion.n_transformed
+    n_components, n_spatial = responses.shape[-1], len(transform.spatial)
+    n_voxels = int(np.prod(transform.spatial))
+    dtype, width = expansion.spectral_dtype, n_transformed + n_components
+    waves = empty_factor(n_transformed, n_components, int(np.prod(transform.frequencies)), dtype)
+    # Sums are few, and exact enough only in double precision.
+    mean = empty_factor(n_states, n_components, 1, np.complex128)
+    for start in range(0, len(samples), transform.batch):
+        batch = slice(start, start + transform.batch)
+        n_rows = len(samples[batch])
+        rows = np.empty((n_rows, width, *transform.frequencies), dtype=dtype)
+        for state, spectrum in enumerate(expansion.spectra(samples[batch])):
+            rows[:, state] = spectrum
+        for component in range(n_components):
+            field = responses[batch][..., component].astype(expansion.field_dtype)
+            rows[:, n_transformed + component] = _finite(transform.forward(field), "y", n_spatial)
+        sums = _sums(rows, n_spatial).astype(np.complex128)
+        states, targets = sums[:, :n_transformed], sums[:, n_transformed:]
+        if expansion.is_complete:
+            states = np.concatenate([states, n_voxels - states.sum(axis=1, keepdims=True)], axis=1)
+        absorb(mean, np.concatenate([states, targets], axis=1)[..., None])
+        absorb(waves, rows.reshape(n_rows, width, -1))
+    return _Calibration(waves, mean, len(samples))
+
+
+def _influence_kernels(calibration: _Calibration, expansion: _Expansion, *, ridge: float, rcond: float | None) -> Array:
+    """α[h; r] of least norm, lag 0 in the centre: (*spatial, n_states, n_components)."""
+    transform, n_states = expansion.transform, expansion.n_states
+    n_components = calibration.mean.shape[1] - n_states
+    epsilon = float(np.finfo(expansion.dtype).eps)
+    rcond = epsilon * max(calibration.n_samples, n_states) if rcond is None else rcond
+    states = calibration.waves[:, : expansion.n_transformed]
+    # By Parseval, the transforms carry rounding errors of about this size at each frequency.
+    floor = 4.0 * epsilon * float(np.sqrt(np.vdot(states, states).real / max(1, states.shape[-1])))
+    # Orthonormal columns that span Σ_h α = 0, where the norm is that of all states.
+    span = scipy.linalg.null_space(np.ones((1, n_states))) if expansion.is_complete else np.eye(n_states)
+    coordinates = span[:-1] - span[-1] if expansion.is_complete else span
+    waves = solve(calibration.waves, coordinates, rcond=rcond, floor=floor, ridge=ridge)
+    mean = solve(calibration.mean, np.eye(n_states), rcond=rcond, floor=0.0, ridge=ridge)
+    kernels = np.empty((*transform.spatial, n_states, n_components), dtype=expansion.field_dtype)
+    for h, c in np.ndindex(n_states, n_components):
+        spectrum = np.tensordot(span[h], waves[:, c], axes=1).astype(expansion.spectral_dtype)
+        spectrum[0] = mean[h, c, 0]
+        kernels[..., h, c] = scipy.fft.fftshift(transform.inverse(spectrum.reshape(transform.frequencies)))
+    return kernels
+
+
+def _resized(kernels: Array, size: Sequence[int]) -> Array:
+    """Kernels on a larger domain: zero beyond the lags they have, lag 0 in the centre again."""
+    for axis, (n, wanted) in enumerate(zip(kernels.shape, size, strict=False)):
+        if n == wanted:
+            continue
+        if n % 2 == 0:
+            # Lag -n/2 of a periodic kernel is lag n/2 too: each gets a half.
+            half = np.take(kernels, [0], axis=axis) / 2
+            kernels = np.concatenate([half, np.delete(kernels, 0, axis=axis), half], axis=axis)
+        before = wanted // 2 - n // 2
+        padding = [(0, 0)] * kernels.ndim
+        padding[axis] = (before, wanted - before - kernels.shape[axis])
+        kernels = np.pad(kernels, padding)
+    return kernels
+
+
+def _transfer_function(kernels: Array, *, expansion: _Expansion) -> Array:
+    """Spectra by which those of the transformed states are multiplied: (n_transformed, n_components, *frequencies)."""
+    transform, n_components = expansion.transform, kernels.shape[-1]
+    if expansion.is_complete:
+        kernels = kernels[..., :-1, :] - kernels[..., -1:, :]
+    out = np.empty((expansion.n_transformed, n_components, *transform.frequencies), dtype=expansion.spectral_dtype)
+    for h, c in np.ndindex(out.shape[:2]):
+        out[h, c] = transform.forward(scipy.fft.ifftshift(_resized(kernels[..., h, c], transform.spatial)))
+    return out
+
+
+def _localize(
+    samples: Array,
+    transfer: Array,
+    offset: Array,
+    *,
+    expansion: _Expansion,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+) -> Array:
+    """p[s] of a block: (n, *spatial) → (n, *shape), components last."""
+    transform = expansion.transform
+    out = np.empty((len(samples), *transform.spatial, len(offset)), dtype=dtype)
+    for start in range(0, len(samples), transform.batch):
+        batch = slice(start, start + transform.batch)
+        batch_shape = (len(samples[batch]), *transform.frequencies)
+        sums = [np.zeros(batch_shape, dtype=expansion.spectral_dtype) for _ in offset]
+        for state, spectrum in enumerate(expansion.spectra(samples[batch])):
+            for total, response in zip(sums, transfer[state], strict=True):
+                total += spectrum * response
+        for component, total in enumerate(sums):
+            field = transform.inverse(total) + offset[component]
+            out[batch][..., component] = field if dtype.kind == "c" else field.real
+    return out.reshape(len(samples), *shape)
+
+
+class MKSLocalizationModel(RegressorMixin, BaseEstimator):
+    r"""Linkage from microstructure to local field, first order.
+
+    .. math:: p[s] = \sum_h \sum_r \alpha[h; r]\, m[h; s - r]
+
+    is a product at each frequency k, :math:`P[k] = \sum_h A[h; k]\, M[h; k]`. `fit` finds A at all frequencies by
+    least squares over the samples, in one pass.
+
+    Parameters
+    ----------
+    basis : Basis or None
+        Basis of the local state; None if X already is m[h; s].
+    alpha : float, default 0
+        Ridge: adds ``alpha · Σ_h Σ_r α[h; r]²`` to the squared error, summed over samples and voxels.
+    lstsq_rcond : float, optional
+        Singular values below `lstsq_rcond` times the largest at their frequency count as zero. Default: the rounding
+        unit times the larger of n_samples and n_states.
+
+    Attributes
+    ----------
+    coef_ : ndarray, shape (*size_, n_states) or (*size_, n_states, *components)
+        Influence kernels α[h; r], lag 0 at index n//2 of each axis. It can be set, also on an unfitted model.
+    size_ : tuple of int
+        Spatial shape of the samples that `predict` takes.
+    n_samples_seen_ : int
+        Samples seen by `fit` and `partial_fit`.
+
+    Notes
+    -----
+    **What the data leave undetermined.** Where the samples do not determine the kernels at a frequency, the solution
+    of least norm is taken. All states of a primitive basis sum to one, so away from zero frequency ``Σ_h M[h; k] = 0``
+    and the kernels are determined up to a common term: there they satisfy ``Σ_h A[h; k] = 0``, which is the
+    solution of least norm among all. What the transforms leave at a frequency where the samples hold nothing is
+    rounding, and counts as zero.
+
+    **Streaming.** Samples are absorbed into triangular factors, one a frequency, which are merged in a tree; normal
+    equations, which would square the condition number, are never formed. Memory does not depend on the
+    number of samples. With D transformed states (n_states, less one for a primitive basis), C response components and
+    F ≈ n_voxels/2 frequencies, a factor takes ``16 D (D + C) F`` bytes in double precision. A task of `fit` holds its
+    chunk, two factors and the transforms of one small batch of samples; a task of `predict` its
+    result and C + 2 transforms beside D·C spectra. 256³ voxels, two states: 0.27 GB a factor. `fit` computes lazy input
+    once, `predict` nothing.
+
+    **Precision.** That of y: float32 responses are fitted with float32 transforms, all others in double
+    precision; predictions have the precision of `coef_`.
+
+    **Domain.** Samples are taken as periodic. Kernels calibrated on one size serve larger ones by `resize_coeff`.
+
+    References
+    ----------
+    Brough, D. B., Wheeler, D., Kalidindi, S. R. Materials Knowledge Systems in Python: a data science framework
+    for accelerated development of hierarchical materials. Integr. Mater. Manuf. Innov. 6 (2017) 36, Eq. 4.
+    Landi, G., Niezgoda, S. R., Kalidindi, S. R. Multi-scale modeling of elastic response of three-dimensional
+    voxel-based microstructure datasets using novel DFT-based knowledge systems. Acta Mater. 58 (2010) 2716.
+
+    Examples
+    --------
+    >>> from mksdask import PrimitiveBasis
+    >>> from mksdask.datasets import make_elastic_FE_strain_delta, make_elastic_FE_strain_random
+    >>> phases = {"elastic_modulus": (100, 120), "poissons_ratio": (0.3, 0.3), "size": (15, 15)}
+    >>> model = MKSLocalizationModel(PrimitiveBasis(2)).fit(*make_elastic_FE_strain_delta(**phases))
+    >>> model.coef_.shape
+    (15, 15, 2)
+    >>> bool(model.score(*make_elastic_FE_strain_random(n_samples=3, **phases)) > 0.98)
+    True
+    """
+
+    size_: tuple[int, ...]
+    _calibration: _Calibration | None
+    _kind: dict[str, Any]
+    _kernels: Array  # (*calibrated spatial, n_states, n_components)
+
+    def __init__(self, basis: Basis | None = None, *, alpha: float = 0.0, lstsq_rcond: float | None = None) -> None:
+        self.basis = basis
+        self.alpha = alpha
+        self.lstsq_rcond = lstsq_rcond
+
+    def fit(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None = None) -> Self:
+        """Calibrate the kernels.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
+            Local state of each voxel; NumPy, dask, zarr or xarray.
+        y : array, shape (n_samples, *spatial) or (n_samples, *spatial, *components), or flat
+            Response of each voxel: a scalar, or the components of a vector or tensor.
+        size : tuple of int, optional
+            Spatial shape of flat samples.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, a chunk cuts through samples, or values are NaN or outside the basis' domain.
+        """
+        return self._calibrate(X, y, size, None)
+
+    def partial_fit(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None = None) -> Self:
+        """Calibrate further, with samples beyond those seen: what `fit` on all of them gives, up to rounding.
+
+        Parameters
+        ----------
+        X, y, size
+            As in `fit`, samples of the same size and responses of the same components.
+
+        Raises
+        ------
+        ValueError
+            As in `fit`, or if the samples are of another kind than those seen.
+        """
+        return self._calibrate(X, y, size, getattr(self, "_calibration", None))
+
+    def _calibrate(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, seen: _Calibration | None) -> Self:
+        self._check_parameters()
+        samples, _ = unwrap_samples(as_samples(X, size, trailing=self._trailing))
+        n_spatial = n_spatial_axes(self.basis, samples)
+        spatial = tuple(int(n) for n in samples.shape[1 : 1 + n_spatial])
+        responses, components = _responses(y, int(samples.shape[0]), spatial)
+        expansion = self._expansion_for(samples, spatial, responses.dtype)
+        kind = {
+            "samples of shape": spatial,
+            "numbers of states": expansion.n_states,
+            "response components of shape": components,
+            "fields of dtype": str(expansion.field_dtype),
+        }
+        if seen is not None and kind != self._kind:
+            what = next(what for what in kind if kind[what] != self._kind[what])
+            msg = f"partial_fit got {what} {kind[what]}, but saw {self._kind[what]} before; use fit to start anew"
+            raise ValueError(msg)
+        calibration = _calibrate_chunks(samples, responses, expansion)
+        if seen is not None:
+            calibration = seen.merge(calibration)
+        self._kernels = _influence_kernels(calibration, expansion, ridge=float(self.alpha), rcond=self.lstsq_rcond)
+        self._calibration, self._kind, self._components = calibration, kind, components
+        self._response_labels = _trailing_labels(y, n_spatial, components)
+        self._has_real_response = responses.dtype.kind != "c"
+        self.n_samples_seen_, self.size_ = calibration.n_samples, spatial
+        return self
+
+    def predict(self, X: ArrayLike, size: Sequence[int] | None = None) -> Any:
+        """Local response of samples, lazily for lazy input: one task a chunk.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *size_), or flat
+            Local state of each voxel.
+        size : tuple of int, optional
+            Spatial shape of flat samples; default `size_`.
+
+        Returns
+        -------
+        array of the kind of `X`, shape (n_samples, *size_) or (n_samples, *size_, *components)
+            Flat, (n_samples, n_voxels · n_components), for flat X. Real where the responses of `fit` were.
+
+        Raises
+        ------
+        ValueError
+            If the samples have another size than the kernels; see `resize_coeff`.
+        """
+        check_is_fitted(self, "size_")
+        data, labels = unwrap_samples(X)
+        is_flat = data.ndim == 2 and len(self.size_) + self._trailing > 1
+        if is_flat:
+            data = as_samples(data, self.size_ if size is None else size, trailing=self._trailing)
+        n_spatial = n_spatial_axes(self.basis, data)
+        spatial = tuple(int(n) for n in data.shape[1 : 1 + n_spatial])
+        if spatial != self.size_:
+            msg = (
+                f"X holds samples of {spatial} voxels, the kernels are for {self.size_}; "
+                f"call resize_coeff({spatial}) first, which pads kernels to larger domains"
+            )
+            raise ValueError(msg)
+        expansion = self._expansion_for(data, spatial, self._kernels.dtype)
+        kernels = self._kernels
+        dtype = np.dtype(expansion.dtype if self._has_real_response else expansion.spectral_dtype)
+        offset = np.zeros(kernels.shape[-1], dtype=kernels.dtype)
+        if expansion.is_complete:
+            # Σ_h m = 1: the last state's kernel, summed, is common to all voxels.
+            offset = kernels[..., -1, :].sum(axis=tuple(range(n_spatial)), dtype=np.result_type(kernels, float))
+        find_transfer = partial(_transfer_function, expansion=expansion)
+        if isinstance(data, da.Array):
+            shape = (expansion.n_transformed, len(offset), *expansion.transform.frequencies)
+            # Once in the graph, however many chunks there are.
+            task = dask.delayed(find_transfer, name="transfer-function-" + dask.base.tokenize(kernels, spatial))
+            transfer = da.from_delayed(task(kernels), shape, dtype=expansion.spectral_dtype)
+        else:
+            transfer = find_transfer(kernels)
+        tail = (int(np.prod(spatial)) * len(offset),) if is_flat else (*spatial, *self._components)
+        predicted = map_samples(
+            partial(_localize, expansion=expansion, dtype=dtype, shape=tail),
+            data,
+            tail=tail,
+            dtype=dtype,
+            name="localize",
+            shared=(transfer, offset),
+        )
+        if labels is None:
+            return predicted
+        dims = tuple(map(str, labels.dims[1 : 1 + n_spatial]))
+        extra_dims, extra_coords = self._response_labels
+        coords = {dim: labels.coords[dim] for dim in dims if dim in labels.coords} | extra_coords
+        return label(predicted, labels, dims=(*dims, *extra_dims), coords=coords, name="prediction")
+
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        size: Sequence[int] | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
+        """R² over all voxels of all samples, averaged over components. Computes lazy input once.
+
+        Parameters
+        ----------
+        X, size
+            As in `predict`.
+        y : array, shape (n_samples, *size_) or (n_samples, *size_, *components), or flat
+            True response.
+        sample_weight : array, shape (n_samples,), optional
+            Weight of each sample.
+
+        Returns
+        -------
+        float
+            1 for a perfect prediction; as in scikit-learn, 0 for a component that is constant and missed.
+        """
+        predicted, _ = unwrap(self.predict(X, size), name="prediction")
+        n_samples = int(predicted.shape[0])
+        truth, components = _responses(y, n_samples, self.size_)
+        if components != self._components:
+            msg = f"y has components of shape {components}, fit saw {self._components}"
+            raise ValueError(msg)
+        weights = np.ones(n_samples) if sample_weight is None else to_numpy(sample_weight)
+        if weights.shape != (n_samples,):
+            msg = f"sample_weight must hold one weight for each of the {n_samples} samples, got shape {weights.shape}"
+            raise ValueError(msg)
+        predicted = predicted.reshape(truth.shape)
+        if isinstance(truth, da.Array) and not isinstance(predicted, da.Array):
+            predicted = da.from_array(predicted, chunks=truth.chunks)
+        n_components = truth.shape[-1]
+        parts = map_samples(
+            _sums_of_squares, predicted, truth, weights, tail=(4, n_components), dtype=np.float64, name="score"
+        )
+        weight, mean, scatter, residual = np.moveaxis(to_numpy(parts), 1, 0)
+        total = weight.sum(axis=0)
+        scatter = scatter.sum(axis=0) + (weight * (mean - (weight * mean).sum(axis=0) / total) ** 2).sum(axis=0)
+        residual = residual.sum(axis=0)
+        explained = 1.0 - np.divide(residual, scatter, out=(residual > 0).astype(float), where=scatter > 0)
+        return float(explained.mean())
+
+    def resize_coeff(self, size: Sequence[int]) -> Self:
+        """Take the kernels to a larger domain, where they are zero beyond the lags that were calibrated.
+
+        That is what makes localization cheap: calibrate on small samples, predict on large ones. It is good as far as
+        the kernels have decayed at the edge of the calibration domain.
+
+        Parameters
+        ----------
+        size : tuple of int
+            Voxels along each axis of the samples to predict, no fewer than in calibration.
+
+        Raises
+        ------
+        ValueError
+            If the domain is smaller than that of calibration, or has other axes.
+
+        Notes
+        -----
+        The kernels are kept as they were calibrated, and padded where they are used. For an even number of voxels,
+        lags -n/2 and n/2 are one in calibration; each gets half of its value.
+        """
+        check_is_fitted(self, "size_")
+        wanted = tuple(int(n) for n in np.atleast_1d(size))
+        calibrated = self._kernels.shape[: len(self.size_)]
+        if len(wanted) != len(calibrated) or any(n < m for n, m in zip(wanted, calibrated, strict=True)):
+            msg = (
+                f"size must have {len(calibrated)} axes of at least the {calibrated} voxels that the kernels were "
+                f"calibrated on, got {size!r}"
+            )
+            raise ValueError(msg)
+        self.size_ = wanted
+        return self
+
+    @property
+    def coef_(self) -> Array:
+        """Influence kernels α[h; r] on the domain `size_`, lag 0 in the centre."""
+        check_is_fitted(self, "size_")
+        kernels = _resized(self._kernels, self.size_)
+        return kernels.reshape(*kernels.shape[:-1], *self._components)
+
+    @coef_.setter
+    def coef_(self, kernels: ArrayLike) -> None:
+        values = np.array(to_numpy(kernels))
+        if values.dtype.kind not in "fc":
+            values = values.astype(np.float64)
+        is_fitted = hasattr(self, "size_")
+        n_spatial = len(self.size_) if is_fitted else values.ndim - 1
+        n_states = None if self.basis is None else len(self.basis.states)
+        components = values.shape[n_spatial + 1 :]
+        if (
+            not 1 <= n_spatial < values.ndim
+            or n_spatial > 3
+            or (n_states is not None and values.shape[n_spatial] != n_states)
+            or (is_fitted and components != self._components)
+        ):
+            tail = (n_states or "n_states", *(self._components if is_fitted else ()))
+            msg = (
+                f"coef_ must be (*spatial, {', '.join(map(str, tail))}) with "
+                f"{n_spatial if is_fitted else '1 to 3'} spatial axes, got shape {values.shape}"
+            )
+            raise ValueError(msg)
+        if not np.isfinite(values).all():
+            msg = "coef_ holds NaN or infinite values"
+            raise ValueError(msg)
+        if not is_fitted:
+            self._components, self._response_labels = components, ((), {})
+            self._has_real_response = values.dtype.kind != "c"
+        # The samples seen do not belong to these kernels.
+        self._calibration = None
+        self._kernels = values.reshape(*values.shape[: n_spatial + 1], -1)
+        self.size_ = tuple(values.shape[:n_spatial])
+
+    @property
+    def _trailing(self) -> int:
+        return trailing_axes(self.basis)
+
+    def _expansion_for(self, samples: Any, spatial: tuple[int, ...], dtype: np.dtype[Any]) -> _Expansion:
+        """The expansion of samples for responses, or kernels, of a dtype."""
+        precision = np.dtype(np.float32 if dtype in (np.float32, np.complex64) else np.float64)
+        n_states = int(samples.shape[-1]) if self.basis is None else len(self.basis.states)
+        state_dtype = samples.dtype if self.basis is None else self.basis.result_dtype(precision)
+        is_real = state_dtype.kind != "c" and dtype.kind != "c"
+        basis = None if self.basis is None else clone(self.basis)
+        return _Expansion(basis, n_states, _Transform(spatial, is_real), precision)
+
+    def _check_parameters(self) -> None:
+        if not (np.ndim(self.alpha) == 0 and np.isfinite(self.alpha) and self.alpha >= 0):
+            msg = f"alpha must be a number from 0, got {self.alpha!r}"
+            raise ValueError(msg)
+        if self.lstsq_rcond is not None and not 0 <= self.lstsq_rcond < 1:
+            msg = f"lstsq_rcond must lie in [0, 1), or be None, got {self.lstsq_rcond!r}"
+            raise ValueError(msg)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _calibrate_chunks(samples: Any, responses: Any, expansion: _Expansion) -> _Calibration:
+    """Factors of all chunks, merged in a tree; one computation."""
+    kernel = partial(_calibrate, expansion=expansion)
+    if not isinstance(samples, da.Array) and not isinstance(responses, da.Array):
+        return kernel(samples, responses)
+    if not isinstance(samples, da.Array):
+        samples = da.from_array(samples, chunks=(responses.chunks[0], *samples.shape[1:]))
+    if not isinstance(responses, da.Array):
+        responses = da.from_array(responses, chunks=(samples.chunks[0], *responses.shape[1:]))
+    responses = responses.rechunk({0: samples.chunks[0]})
+    token = dask.base.tokenize(samples, responses, expansion)
+    parts = [
+        dask.delayed(kernel, pure=False)(x, y, dask_key_name=("calibrate-" + token, index))
+        for index, (x, y) in enumerate(zip(samples.to_delayed().ravel(), responses.to_delayed().ravel(), strict=True))
+    ]
+    merge, level = dask.delayed(_Calibration.merge, pure=False), 0
+    while len(parts) > 1:
+        parts = [
+            merge(*parts[i : i + 2], dask_key_name=(f"merge-calibrations-{token}", level, i))
+            if i + 1 < len(parts)
+            else parts[i]
+            for i in range(0, len(parts), 2)
+        ]
+        level += 1
+    (calibration,) = dask.compute(parts[0])
+    return calibration
+
+
+def _responses(y: ArrayLike, n_samples: int, spatial: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+    """Responses as (n_samples, *spatial, n_components), and the shape of the components of one voxel."""
+    data, _ = unwrap_samples(y, name="y")
+    shape, n_voxels = tuple(int(n) for n in data.shape), int(np.prod(spatial))
+    components: tuple[int, ...] | None = None
+    if shape[1 : 1 + len(spatial)] == spatial:
+        components = shape[1 + len(spatial) :]
+    elif len(shape) > 1 and shape[1] == n_voxels:
+        components = shape[2:]
+    elif len(shape) == 2 and shape[1] > 0 and shape[1] % n_voxels == 0:
+        components = (shape[1] // n_voxels,)
+    if components is None or shape[0] != n_samples or 0 in components:
+        msg = (
+            f"y must hold a response of each voxel, shape {(n_samples, *spatial)}, followed by the axes of its "
+            f"components if it is no scalar; got {shape}"
+        )
+        raise ValueError(msg)
+    return data.reshape(n_samples, *spatial, int(np.prod(components))), components
+
+
+def _trailing_labels(
+    y: ArrayLike, n_spatial: int, components: tuple[int, ...]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Names and coordinates of the component axes of a labelled response."""
+    if isinstance(y, xr.DataArray) and y.ndim == 1 + n_spatial + len(components):
+        dims = tuple(map(str, y.dims[1 + n_spatial :]))
+        return dims, {dim: y.coords[dim].values for dim in dims if dim in y.coords}
+    return tuple(f"component_{axis}" for axis in range(len(components))), {}
+
+
+def _sums_of_squares(predicted: Array, truth: Array, weights: Array) -> Array:
+    """Weight, mean, scatter and squared error of each component, sample by sample: (n, 4, n_components)."""
+    out = np.zeros((len(truth), 4, truth.shape[-1]))
+    axes = tuple(range(truth.ndim - 2))
+    for row, guess, field, weight in zip(out, predicted, truth, weights, strict=True):
+        voxels = field.size // field.shape[-1]
+        mean = field.mean(axis=axes, dtype=np.float64)
+        row[0], row[1] = weight * voxels, mean
+        row[2] = weight * (np.abs(field - mean) ** 2).sum(axis=axes)
+        row[3] = weight * (np.abs(field - guess) ** 2).sum(axis=axes)
+    return out
