@@ -8,7 +8,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from mksdask import PrimitiveBasis
 from mksdask.datasets import (
+    ElasticFESimulation,
     MicrostructureGenerator,
+    make_checkerboard_microstructure,
+    make_delta_microstructures,
+    make_elastic_FE_strain_delta,
+    make_elastic_FE_strain_random,
     make_elastic_stiffness,
     make_elastic_stress_random,
     make_microstructure,
@@ -112,3 +117,63 @@ def test_elastic_stress__lazy_equals_eager_and_kinds_differ():
         make_elastic_stress_random(n_samples=[1, 2], grain_size=[(3, 3)])
     with pytest.raises(ValueError, match="macro_strain must be a number"):
         make_elastic_stiffness(macro_strain=(0.1, 0, 0))
+
+
+def test_deltas__every_ordered_pair_once():
+    X = make_delta_microstructures(n_phases=3, size=(4, 5, 3))
+    assert X.shape == (6, 4, 5, 3)
+    assert X.dtype == np.uint8
+    pairs = [(sample[0, 0, 0], sample[2, 2, 1]) for sample in X]
+    assert pairs == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+    assert all((sample != matrix).sum() == 1 for sample, (matrix, _) in zip(X, pairs, strict=True))
+    assert_array_equal(make_delta_microstructures(n_phases=3, size=(4, 5, 3), chunks=4), X)
+    with pytest.raises(ValueError, match="n_phases must be an integer from 2"):
+        make_delta_microstructures(n_phases=1)
+
+
+def test_checkerboard__squares_alternate():
+    board = make_checkerboard_microstructure(square_size=3, n_squares=4)
+    assert board.shape == (1, 12, 12)
+    assert board.mean() == 0.5
+    assert_array_equal(board[0], np.roll(board[0], (3, 3), axis=(0, 1)))
+    assert_array_equal(board[0], 1 - np.roll(board[0], 3, axis=0))
+    assert_array_equal(board[0, :3, :3], 0)
+    assert_array_equal(
+        make_checkerboard_microstructure(2, 3, ndim=3, chunks=1)[0, :, :, 0],
+        np.kron([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.ones((2, 2))),
+    )
+    with pytest.raises(ValueError, match="n_squares must be a positive integer"):
+        make_checkerboard_microstructure(n_squares=0)
+    with pytest.raises(ValueError, match="ndim must be a positive integer, at most 3"):
+        make_checkerboard_microstructure(ndim=4)
+
+
+@pytest.mark.parametrize("make", [make_elastic_FE_strain_delta, make_elastic_FE_strain_random])
+def test_strain_data__is_the_solver_s_under_any_chunks(make):
+    options = {
+        "elastic_modulus": (80, 100, 120),
+        "poissons_ratio": (0.3, 0.2, 0.3),
+        "size": (7, 6),
+        "macro_strain": 0.02,
+    }
+    if make is make_elastic_FE_strain_random:
+        options["n_samples"] = 5
+    X, strain = make(**options)
+    solved = ElasticFESimulation(elastic_modulus=(80, 100, 120), poissons_ratio=(0.3, 0.2, 0.3), macro_strain=0.02).run(
+        X
+    )
+    assert_array_equal(strain, solved.strain[..., 0])
+    assert_array_equal(make(**options, component="xy")[1], solved.strain[..., 2])
+    with computes(0):
+        lazy_X, lazy_strain = make(**options, component=None, chunks=2)
+    assert_array_equal(lazy_X, X)
+    assert_array_equal(lazy_strain, solved.strain)
+    with pytest.raises(ValueError, match="component must be one of"):
+        make(**options, component="zz")
+
+
+def test_random_strain_data__voxels_are_independent_and_phases_as_likely():
+    X, _ = make_elastic_FE_strain_random(n_samples=20, elastic_modulus=(1, 1.1, 1.2), poissons_ratio=(0.3,) * 3)
+    assert_allclose(np.bincount(X.ravel()) / X.size, 1 / 3, atol=0.02)
+    neighbours = np.corrcoef(X.ravel().astype(float), np.roll(X, 1, axis=2).ravel())
+    assert abs(neighbours[0, 1]) < 0.04

@@ -157,3 +157,71 @@ def test_figures__labels_must_match(spatial):
     with pytest.raises(ValueError, match="labels must name each of the 2 panels"):
         tools.draw_microstructures(np.zeros((2, *spatial)), ["one"])
     assert tools.draw_microstructures(np.zeros((2, *spatial))).axes
+
+
+def test_strains__share_one_scale_and_differences_are_symmetric_about_zero():
+    rng = np.random.default_rng(0)
+    fields = rng.normal(size=(3, 6, 5))
+    for fig, titles in [
+        (tools.draw_strains(fields, ["a", "b", "c"]), ["a", "b", "c"]),
+        (tools.draw_strains_compare(fields[0], fields[1]), ["finite elements", "MKS"]),
+        (tools.draw_concentrations(list(fields)), ["sample 0", "sample 1", "sample 2"]),
+        (tools.draw_concentrations_compare((fields[0], fields[1])), ["simulation", "MKS"]),
+    ]:
+        drawn = images(fig)
+        assert [ax.get_title() for ax in fig.axes[:-1]] == titles
+        assert (drawn[0].norm.vmin, drawn[0].norm.vmax) == (fields[: len(drawn)].min(), fields[: len(drawn)].max())
+        for image, field in zip(drawn, fields, strict=False):
+            assert_array_equal(image.get_array(), field.T)
+            assert image.norm is drawn[0].norm
+    difference = images(tools.draw_differences([fields[0] - 3], ["a - b"]))[0]
+    assert difference.norm.vmin == -difference.norm.vmax == (fields[0] - 3).min()
+    with pytest.raises(ValueError, match="must be fields of one shape"):
+        tools.draw_concentrations([fields[0], fields[0, :2]])
+
+
+def test_strains__labelled_fields_have_physical_axes():
+    field = xr.DataArray(
+        np.random.default_rng(1).normal(size=(4, 6)),
+        dims=("x", "y"),
+        coords={"x": ("x", 0.5 * np.arange(4), {"units": "um"}), "y": ("y", 0.5 * np.arange(6), {"units": "um"})},
+    )
+    for fig in (tools.draw_strains_compare(field, field), tools.draw_strains(field.expand_dims("sample").chunk())):
+        assert fig.axes[0].get_xlabel() == "x / um"
+        assert images(fig)[0].get_extent() == [-0.25, 1.75, -0.25, 2.75]
+
+
+@pytest.mark.parametrize("size", [(9,), (9, 8), (5, 6, 7)])
+def test_coeff__lag_zero_is_at_the_origin(size):
+    kernels = np.zeros((*size, 2))
+    kernels[(*(n // 2 for n in size), 1)] = -2.0
+    fig = tools.draw_coeff(kernels)
+    if len(size) == 1:
+        x, y = fig.axes[1].get_lines()[0].get_data()
+        assert x[np.argmin(y)] == 0
+        return
+    drawn = images(fig)
+    assert len(drawn) == 2 * (3 if len(size) == 3 else 1)
+    assert (drawn[0].norm.vmin, drawn[0].norm.vmax) == (-2.0, 2.0)
+    for image in drawn[len(drawn) // 2 :]:
+        left, right, bottom, top = image.get_extent()
+        rows, columns = image.get_array().shape
+        row, column = np.argwhere(np.asarray(image.get_array()) == -2.0)[0]
+        assert left + (column + 0.5) * (right - left) / columns == pytest.approx(0)
+        assert bottom + (row + 0.5) * (top - bottom) / rows == pytest.approx(0)
+    assert fig.axes[0].get_xlabel() == "lag x / voxel"
+
+
+def test_evolution__a_panel_a_component_against_time():
+    time = np.linspace(0, 3, 7)
+    first, second = np.column_stack([time, time**2, -time]), np.column_stack([time, time**3, time])
+    fig = tools.draw_evolution([first, second], ["slow", "fast"], time_label="time / s", legend_outside=True)
+    assert len(fig.axes) == 2
+    for panel, column in zip(fig.axes, (1, 2), strict=True):
+        assert panel.get_xlabel() == "time / s"
+        for line, scores in zip(panel.get_lines(), (first, second), strict=True):
+            assert_array_equal(line.get_xdata(), time)
+            assert_array_equal(line.get_ydata(), scores[:, column])
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["slow", "fast"]
+    with pytest.raises(ValueError, match="time first"):
+        tools.draw_evolution([time])
