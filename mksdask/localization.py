@@ -266,8 +266,8 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
     number of samples. With D transformed states (n_states, less one for a primitive basis), C response components and
     F ≈ n_voxels/2 frequencies, a factor takes ``16 D (D + C) F`` bytes in double precision. A task of `fit` holds its
     chunk, two factors and the transforms of one small batch of samples; a task of `predict` its
-    result and C + 2 transforms beside D·C spectra. 256³ voxels, two states: 0.27 GB a factor. `fit` computes lazy input
-    once, `predict` nothing.
+    result and C + 2 transforms beside D·C spectra, which the model keeps where X is in memory. 256³ voxels, two
+    states: 0.27 GB a factor. `fit` computes lazy input once, `predict` nothing.
 
     **Precision.** That of y: float32 responses are fitted with float32 transforms, all others in double
     precision; predictions have the precision of `coef_`.
@@ -297,6 +297,7 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
     _calibration: _Calibration | None
     _kind: dict[str, Any]
     _kernels: Array  # (*calibrated spatial, n_states, n_components)
+    _kept_transfer: tuple[tuple[_Transform, int], Array] | None
 
     def __init__(self, basis: Basis | None = None, *, alpha: float = 0.0, lstsq_rcond: float | None = None) -> None:
         self.basis = basis
@@ -359,6 +360,7 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
             calibration = seen.merge(calibration)
         self._kernels = _influence_kernels(calibration, expansion, ridge=float(self.alpha), rcond=self.lstsq_rcond)
         self._calibration, self._kind, self._components = calibration, kind, components
+        self._kept_transfer = None
         self._response_labels = _trailing_labels(y, n_spatial, components)
         self._has_real_response = responses.dtype.kind != "c"
         self.n_samples_seen_, self.size_ = calibration.n_samples, spatial
@@ -404,14 +406,7 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         if expansion.is_complete:
             # Σ_h m = 1: the last state's kernel, summed, is common to all voxels.
             offset = kernels[..., -1, :].sum(axis=tuple(range(n_spatial)), dtype=np.result_type(kernels, float))
-        find_transfer = partial(_transfer_function, expansion=expansion)
-        if isinstance(data, da.Array):
-            shape = (expansion.n_transformed, len(offset), *expansion.transform.frequencies)
-            # Once in the graph, however many chunks there are.
-            task = dask.delayed(find_transfer, name="transfer-function-" + dask.base.tokenize(kernels, spatial))
-            transfer = da.from_delayed(task(kernels), shape, dtype=expansion.spectral_dtype)
-        else:
-            transfer = find_transfer(kernels)
+        transfer = self._transfer(expansion, lazy=isinstance(data, da.Array))
         tail = (int(np.prod(spatial)) * len(offset),) if is_flat else (*spatial, *self._components)
         predicted = map_samples(
             partial(_localize, expansion=expansion, dtype=dtype, shape=tail),
@@ -427,6 +422,19 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         extra_dims, extra_coords = self._response_labels
         coords = {dim: labels.coords[dim] for dim in dims if dim in labels.coords} | extra_coords
         return label(predicted, labels, dims=(*dims, *extra_dims), coords=coords, name="prediction")
+
+    def _transfer(self, expansion: _Expansion, *, lazy: bool) -> Any:
+        """The transfer function: one task of the graph, or kept for the next call, as when steps are rolled forward."""
+        kernels = self._kernels
+        if lazy:
+            shape = (expansion.n_transformed, kernels.shape[-1], *expansion.transform.frequencies)
+            name = "transfer-function-" + dask.base.tokenize(kernels, expansion)
+            task = dask.delayed(partial(_transfer_function, expansion=expansion), name=name)
+            return da.from_delayed(task(kernels), shape, dtype=expansion.spectral_dtype)
+        key = (expansion.transform, expansion.n_transformed)
+        if self._kept_transfer is None or self._kept_transfer[0] != key:
+            self._kept_transfer = key, _transfer_function(kernels, expansion=expansion)
+        return self._kept_transfer[1]
 
     def score(
         self,
@@ -495,6 +503,11 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         -----
         The kernels are kept as they were calibrated, and padded where they are used. For an even number of voxels,
         lags -n/2 and n/2 are one in calibration; each gets half of its value.
+
+        Elastic kernels fall off as the inverse dth power of the distance in d dimensions, so calibration samples
+        should be a few times larger than the features of the samples to predict. They should also differ in their volume
+        fractions: if not, the mean response is known for that fraction only, and on a larger domain the fraction varies
+        from place to place.
         """
         check_is_fitted(self, "size_")
         wanted = tuple(int(n) for n in np.atleast_1d(size))
@@ -543,7 +556,7 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
             self._components, self._response_labels = components, ((), {})
             self._has_real_response = values.dtype.kind != "c"
         # The samples seen do not belong to these kernels.
-        self._calibration = None
+        self._calibration = self._kept_transfer = None
         self._kernels = values.reshape(*values.shape[: n_spatial + 1], -1)
         self.size_ = tuple(values.shape[:n_spatial])
 
@@ -567,6 +580,10 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         if self.lstsq_rcond is not None and not 0 <= self.lstsq_rcond < 1:
             msg = f"lstsq_rcond must lie in [0, 1), or be None, got {self.lstsq_rcond!r}"
             raise ValueError(msg)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: None if name == "_kept_transfer" else value for name, value in state.items()}
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -173,7 +173,7 @@ def test_run__raises_on_what_makes_no_sense():
     with pytest.raises(TypeError, match="real concentrations"):
         CahnHilliardSimulation().run(X + 1j)
     with pytest.raises(ValueError, match="X holds NaN"):
-        CahnHilliardSimulation().run(da.full((2, 4, 4), np.nan, chunks=1)).response.compute()
+        CahnHilliardSimulation().run(da.full((2, 4, 4), np.nan, chunks=(1, 4, 4))).response.compute()
     with pytest.raises(ValueError, match="dtype must be float32 or float64"):
         make_cahn_hilliard(dtype="int32")
     with pytest.raises(ValueError, match="width must be a positive number"):

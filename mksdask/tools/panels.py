@@ -131,7 +131,7 @@ def draw_maps(
             position = low + (n // 2 + 0.5) * (high - low) / n
             text = f"{grid.dims[across]} = {position:.3g}"
             panel.text(0.03, 0.96, text, transform=panel.transAxes, va="top", fontsize=6, bbox=CAPTION)
-    axes[(len(axes) - 1) // 2].set_title(title)
+    axes[(len(axes) - 1) // 2].set_title(title, fontsize="medium")
 
 
 def _padded(norm: Normalize) -> tuple[float, float]:
@@ -169,7 +169,8 @@ def maps_figure(
     per_field = 3 if dim == 3 else 1
     columns = columns or (1 if dim == 3 else min(len(fields), 4))
     rows = -(-len(fields) // columns)
-    width = PANEL * per_field * columns + 1.0
+    # One panel alone still has to hold its title beside the colour bar.
+    width = max(PANEL * per_field * columns + 1.0, 3.6)
     fig = new_figure(*(figsize or (width, (PANEL + 0.35) * rows + 0.2)))
     panels = np.asarray(fig.subplots(rows, columns * per_field, squeeze=False)).reshape(rows * columns, per_field)
     for index, (field, title) in enumerate(zip(fields, titles, strict=True)):
