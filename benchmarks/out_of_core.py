@@ -7,13 +7,12 @@ restart or a spill; the peak resident memory of each worker is reported. `--samp
 import argparse
 import shutil
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 from distributed import Client, LocalCluster
+from memory import PeakMemory
 
 from mksdask import MKSStructureAnalysis, PrimitiveBasis, create_ensemble, open_ensemble
 from mksdask.arrays import to_numpy
@@ -21,34 +20,6 @@ from mksdask.datasets import make_microstructure, mean_stress
 from mksdask.regression import polynomial_regression
 
 GIB = 2**30
-
-
-class PeakMemory(threading.Thread):
-    """Peak resident set of each process, sampled from outside, and of the bytes that dask spilled."""
-
-    def __init__(self, client: Client) -> None:
-        super().__init__(daemon=True)
-        self.client, self.done = client, threading.Event()
-        pids = client.run(lambda: __import__("os").getpid())
-        self.processes = {address: psutil.Process(pid) for address, pid in pids.items()}
-        self.peak = dict.fromkeys(pids, 0)
-
-    def run(self) -> None:
-        while not self.done.wait(0.05):
-            for address, process in self.processes.items():
-                self.peak[address] = max(self.peak[address], process.memory_info().rss)
-
-    def close(self) -> tuple[dict[str, int], int]:
-        self.done.set()
-        self.join()
-        spilled = self.client.run(
-            lambda dask_worker: (
-                dask_worker.state.spilled_bytes_total
-                if hasattr(dask_worker.state, "spilled_bytes_total")
-                else len(getattr(dask_worker.data, "slow", None) or ())
-            )
-        )
-        return self.peak, sum(spilled.values())
 
 
 def run(samples: int, edge: int, solved: int, memory_limit: int, folder: Path) -> dict[str, float]:

@@ -184,6 +184,32 @@ def map_samples(
     )
 
 
+def merge_tree(parts: Sequence[Any], merge: Callable[[Any, Any], Any], *, name: str) -> Any:
+    """Merge delayed values by pairs, in a tree that the number of values alone fixes.
+
+    Parameters
+    ----------
+    parts : sequence of Delayed
+        At least one.
+    merge : callable
+        ``merge(a, b)``, which leaves both as they are.
+    name : str
+        Prefix of the keys, unique to these values.
+
+    Returns
+    -------
+    Delayed
+    """
+    task, level, values = delayed(merge, name=f"{name}-kernel"), 0, list(parts)
+    while len(values) > 1:
+        values = [
+            task(*values[i : i + 2], dask_key_name=f"{name}-{level}-{i}") if i + 1 < len(values) else values[i]
+            for i in range(0, len(values), 2)
+        ]
+        level += 1
+    return values[0]
+
+
 def as_samples(array: ArrayLike, size: Sequence[int] | None, *, name: str = "X", trailing: int = 0) -> Any:
     """Give flat samples their spatial shape back: (n_samples, n_voxels) → (n_samples, *size).
 

@@ -2,228 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
 import dask
 import dask.array as da
 import numpy as np
-import scipy.fft
-import scipy.linalg
 import xarray as xr
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, as_samples, label, map_samples, to_numpy, unwrap, unwrap_samples
+from mksdask.arrays import ArrayLike, as_samples, label, map_samples, merge_tree, to_numpy, unwrap, unwrap_samples
 from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
-from mksdask.least_squares import absorb, empty_factor, solve
+from mksdask.influence import (
+    Calibration,
+    Expansion,
+    Transform,
+    calibrate,
+    influence_kernels,
+    localize,
+    resized,
+    transfer_function,
+)
 
 Array = NDArray[Any]
 
-# Small samples are transformed together, up to this many voxels and this many samples.
-BATCH_VOXELS = 2**18
-BATCH_SAMPLES = 32
-
-
-@dataclass(frozen=True)
-class _Transform:
-    """Discrete Fourier transform over the spatial axes, of half the frequencies for real fields."""
-
-    spatial: tuple[int, ...]
-    real: bool
-
-    @property
-    def frequencies(self) -> tuple[int, ...]:
-        *leading, last = self.spatial
-        return (*leading, last // 2 + 1 if self.real else last)
-
-    @property
-    def batch(self) -> int:
-        """Samples that are transformed together."""
-        return min(BATCH_SAMPLES, max(1, BATCH_VOXELS // int(np.prod(self.spatial))))
-
-    def forward(self, fields: Array) -> Array:
-        """(..., *spatial) → (..., *frequencies)."""
-        axes = tuple(range(fields.ndim - len(self.spatial), fields.ndim))
-        return np.asarray((scipy.fft.rfftn if self.real else scipy.fft.fftn)(fields, axes=axes))
-
-    def inverse(self, spectra: Array) -> Array:
-        """(..., *frequencies) → (..., *spatial); `spectra` may be overwritten."""
-        axes = tuple(range(spectra.ndim - len(self.spatial), spectra.ndim))
-        function = scipy.fft.irfftn if self.real else scipy.fft.ifftn
-        return np.asarray(function(spectra, s=self.spatial, axes=axes, overwrite_x=True))
-
-
-@dataclass(frozen=True)
-class _Expansion:
-    """Spectra M[h; k] of the local states of samples, but for the last state of a complete basis: Σ_h m[h; s] = 1."""
-
-    basis: Basis | None
-    n_states: int
-    transform: _Transform
-    dtype: np.dtype[Any]
-
-    @property
-    def is_complete(self) -> bool:
-        return self.basis is not None and self.basis.is_complete
-
-    @property
-    def n_transformed(self) -> int:
-        return self.n_states - self.is_complete
-
-    @property
-    def field_dtype(self) -> np.dtype[Any]:
-        return self.dtype if self.transform.real else np.result_type(self.dtype, np.complex64)
-
-    @property
-    def spectral_dtype(self) -> np.dtype[Any]:
-        return np.result_type(self.dtype, np.complex64)
-
-    def spectra(self, samples: Array) -> Iterator[Array]:
-        """M[h; k] of a batch, one state at a time, each (n, *frequencies)."""
-        states = range(self.n_transformed)
-        if self.basis is not None:
-            for field in self.basis.fields(samples, states, self.dtype):
-                yield self.transform.forward(field)
-            return
-        for state in states:
-            field = np.ascontiguousarray(samples[..., state], dtype=self.field_dtype)
-            yield _finite(self.transform.forward(field), "X", len(self.transform.spatial))
-
-
-def _sums(spectra: Array, n_spatial: int) -> Array:
-    """The zero frequency of spectra (..., *frequencies)."""
-    return spectra.reshape(*spectra.shape[: spectra.ndim - n_spatial], -1)[..., 0]
-
-
-def _finite(spectra: Array, name: str, n_spatial: int) -> Array:
-    """Refuse spectra of fields that were not finite: their sums tell."""
-    if not np.isfinite(_sums(spectra, n_spatial)).all():
-        msg = f"{name} holds NaN or infinite values; leave out the samples that have them"
-        raise ValueError(msg)
-    return spectra
-
-
-@dataclass(frozen=True)
-class _Calibration:
-    """Least-squares factors of all samples seen: one problem a frequency, and zero frequency by itself.
-
-    Away from zero frequency the states of a complete basis sum to zero, so all but the last are kept there.
-    """
-
-    waves: Array  # (n_transformed, n_transformed + n_components, n_frequencies)
-    mean: Array  # (n_states, n_states + n_components, 1)
-    n_samples: int
-
-    def merge(self, other: _Calibration) -> _Calibration:
-        """Factors of the samples of both."""
-        waves, mean = self.waves.copy(), self.mean.copy()
-        return _Calibration(absorb(waves, other.waves), absorb(mean, other.mean), self.n_samples + other.n_samples)
-
-
-def _calibrate(samples: Array, responses: Array, *, expansion: _Expansion) -> _Calibration:
-    """Factors of a block: samples (n, *spatial), responses (n, *spatial, n_components)."""
-    transform, n_states, n_transformed = expansion.transform, expansion.n_states, expansion.n_transformed
-    n_components, n_spatial = responses.shape[-1], len(transform.spatial)
-    n_voxels = int(np.prod(transform.spatial))
-    dtype, width = expansion.spectral_dtype, n_transformed + n_components
-    waves = empty_factor(n_transformed, n_components, int(np.prod(transform.frequencies)), dtype)
-    # Sums are few, and exact enough only in double precision.
-    mean = empty_factor(n_states, n_components, 1, np.complex128)
-    for start in range(0, len(samples), transform.batch):
-        batch = slice(start, start + transform.batch)
-        n_rows = len(samples[batch])
-        rows = np.empty((n_rows, width, *transform.frequencies), dtype=dtype)
-        for state, spectrum in enumerate(expansion.spectra(samples[batch])):
-            rows[:, state] = spectrum
-        for component in range(n_components):
-            field = responses[batch][..., component].astype(expansion.field_dtype)
-            rows[:, n_transformed + component] = _finite(transform.forward(field), "y", n_spatial)
-        sums = _sums(rows, n_spatial).astype(np.complex128)
-        states, targets = sums[:, :n_transformed], sums[:, n_transformed:]
-        if expansion.is_complete:
-            states = np.concatenate([states, n_voxels - states.sum(axis=1, keepdims=True)], axis=1)
-        absorb(mean, np.concatenate([states, targets], axis=1)[..., None])
-        absorb(waves, rows.reshape(n_rows, width, -1))
-    return _Calibration(waves, mean, len(samples))
-
-
-def _influence_kernels(calibration: _Calibration, expansion: _Expansion, *, ridge: float, rcond: float | None) -> Array:
-    """α[h; r] of least norm, lag 0 in the centre: (*spatial, n_states, n_components)."""
-    transform, n_states = expansion.transform, expansion.n_states
-    n_components = calibration.mean.shape[1] - n_states
-    epsilon = float(np.finfo(expansion.dtype).eps)
-    rcond = epsilon * max(calibration.n_samples, n_states) if rcond is None else rcond
-    states = calibration.waves[:, : expansion.n_transformed]
-    # By Parseval, the transforms carry rounding errors of about this size at each frequency.
-    floor = 4.0 * epsilon * float(np.sqrt(np.vdot(states, states).real / max(1, states.shape[-1])))
-    # Orthonormal columns that span Σ_h α = 0, where the norm is that of all states.
-    span = scipy.linalg.null_space(np.ones((1, n_states))) if expansion.is_complete else np.eye(n_states)
-    coordinates = span[:-1] - span[-1] if expansion.is_complete else span
-    waves = solve(calibration.waves, coordinates, rcond=rcond, floor=floor, ridge=ridge)
-    mean = solve(calibration.mean, np.eye(n_states), rcond=rcond, floor=0.0, ridge=ridge)
-    kernels = np.empty((*transform.spatial, n_states, n_components), dtype=expansion.field_dtype)
-    for h, c in np.ndindex(n_states, n_components):
-        spectrum = np.tensordot(span[h], waves[:, c], axes=1).astype(expansion.spectral_dtype)
-        spectrum[0] = mean[h, c, 0]
-        kernels[..., h, c] = scipy.fft.fftshift(transform.inverse(spectrum.reshape(transform.frequencies)))
-    return kernels
-
-
-def _resized(kernels: Array, size: Sequence[int]) -> Array:
-    """Kernels on a larger domain: zero beyond the lags they have, lag 0 in the centre again."""
-    for axis, (n, wanted) in enumerate(zip(kernels.shape, size, strict=False)):
-        if n == wanted:
-            continue
-        if n % 2 == 0:
-            # Lag -n/2 of a periodic kernel is lag n/2 too: each gets a half.
-            half = np.take(kernels, [0], axis=axis) / 2
-            kernels = np.concatenate([half, np.delete(kernels, 0, axis=axis), half], axis=axis)
-        before = wanted // 2 - n // 2
-        padding = [(0, 0)] * kernels.ndim
-        padding[axis] = (before, wanted - before - kernels.shape[axis])
-        kernels = np.pad(kernels, padding)
-    return kernels
-
-
-def _transfer_function(kernels: Array, *, expansion: _Expansion) -> Array:
-    """Spectra by which those of the transformed states are multiplied: (n_transformed, n_components, *frequencies)."""
-    transform, n_components = expansion.transform, kernels.shape[-1]
-    if expansion.is_complete:
-        kernels = kernels[..., :-1, :] - kernels[..., -1:, :]
-    out = np.empty((expansion.n_transformed, n_components, *transform.frequencies), dtype=expansion.spectral_dtype)
-    for h, c in np.ndindex(out.shape[:2]):
-        out[h, c] = transform.forward(scipy.fft.ifftshift(_resized(kernels[..., h, c], transform.spatial)))
-    return out
-
-
-def _localize(
-    samples: Array,
-    transfer: Array,
-    offset: Array,
-    *,
-    expansion: _Expansion,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-) -> Array:
-    """p[s] of a block: (n, *spatial) → (n, *shape), components last."""
-    transform = expansion.transform
-    out = np.empty((len(samples), *transform.spatial, len(offset)), dtype=dtype)
-    for start in range(0, len(samples), transform.batch):
-        batch = slice(start, start + transform.batch)
-        batch_shape = (len(samples[batch]), *transform.frequencies)
-        sums = [np.zeros(batch_shape, dtype=expansion.spectral_dtype) for _ in offset]
-        for state, spectrum in enumerate(expansion.spectra(samples[batch])):
-            for total, response in zip(sums, transfer[state], strict=True):
-                total += spectrum * response
-        for component, total in enumerate(sums):
-            field = transform.inverse(total) + offset[component]
-            out[batch][..., component] = field if dtype.kind == "c" else field.real
-    return out.reshape(len(samples), *shape)
+# Chains of chunks, each with one factor, so that the number of factors does not grow with that of samples.
+MOST_CHAINS = 128
 
 
 class MKSLocalizationModel(RegressorMixin, BaseEstimator):
@@ -261,13 +69,15 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
     solution of least norm among all. What the transforms leave at a frequency where the samples hold nothing is
     rounding, and counts as zero.
 
-    **Streaming.** Samples are absorbed into triangular factors, one a frequency, which are merged in a tree; normal
-    equations, which would square the condition number, are never formed. Memory does not depend on the
-    number of samples. With D transformed states (n_states, less one for a primitive basis), C response components and
-    F ≈ n_voxels/2 frequencies, a factor takes ``16 D (D + C) F`` bytes in double precision. A task of `fit` holds its
-    chunk, two factors and the transforms of one small batch of samples; a task of `predict` its
-    result and C + 2 transforms beside D·C spectra, which the model keeps where X is in memory. 256³ voxels, two
-    states: 0.27 GB a factor. `fit` computes lazy input once, `predict` nothing.
+    **Streaming.** Samples are absorbed into triangular factors, one a frequency, along at most 128 chains of chunks,
+    whose factors are merged in a tree; normal equations, which would square the condition number, are never formed.
+    `fit` computes lazy input once, `predict` nothing.
+
+    **Memory.** It does not depend on the number of samples. With D transformed states (n_states, less one for a
+    primitive basis), C response components and F ≈ n_voxels/2 frequencies, a factor takes ``16 D (D + C) F`` bytes in
+    double precision: 0.27 GB for 256³ voxels, two states and a scalar response. A task of `fit` holds its chunk, two
+    factors and, of one small batch of samples, D + C transforms; up to eight factors wait for being merged. A task of `predict`
+    holds its result and C + 2 transforms beside D·C spectra, which the model keeps where X is in memory.
 
     **Precision.** That of y: float32 responses are fitted with float32 transforms, all others in double
     precision; predictions have the precision of `coef_`.
@@ -294,10 +104,10 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
     """
 
     size_: tuple[int, ...]
-    _calibration: _Calibration | None
+    _calibration: Calibration | None
     _kind: dict[str, Any]
     _kernels: Array  # (*calibrated spatial, n_states, n_components)
-    _kept_transfer: tuple[tuple[_Transform, int], Array] | None
+    _kept_transfer: tuple[tuple[Transform, int], Array] | None
 
     def __init__(self, basis: Basis | None = None, *, alpha: float = 0.0, lstsq_rcond: float | None = None) -> None:
         self.basis = basis
@@ -338,7 +148,7 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         """
         return self._calibrate(X, y, size, getattr(self, "_calibration", None))
 
-    def _calibrate(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, seen: _Calibration | None) -> Self:
+    def _calibrate(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, seen: Calibration | None) -> Self:
         self._check_parameters()
         samples, _ = unwrap_samples(as_samples(X, size, trailing=self._trailing))
         n_spatial = n_spatial_axes(self.basis, samples)
@@ -355,10 +165,8 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
             what = next(what for what in kind if kind[what] != self._kind[what])
             msg = f"partial_fit got {what} {kind[what]}, but saw {self._kind[what]} before; use fit to start anew"
             raise ValueError(msg)
-        calibration = _calibrate_chunks(samples, responses, expansion)
-        if seen is not None:
-            calibration = seen.merge(calibration)
-        self._kernels = _influence_kernels(calibration, expansion, ridge=float(self.alpha), rcond=self.lstsq_rcond)
+        calibration = _calibrate_chunks(samples, responses, seen, expansion)
+        self._kernels = influence_kernels(calibration, expansion, ridge=float(self.alpha), rcond=self.lstsq_rcond)
         self._calibration, self._kind, self._components = calibration, kind, components
         self._kept_transfer = None
         self._response_labels = _trailing_labels(y, n_spatial, components)
@@ -409,7 +217,7 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         transfer = self._transfer(expansion, lazy=isinstance(data, da.Array))
         tail = (int(np.prod(spatial)) * len(offset),) if is_flat else (*spatial, *self._components)
         predicted = map_samples(
-            partial(_localize, expansion=expansion, dtype=dtype, shape=tail),
+            partial(localize, expansion=expansion, dtype=dtype, shape=tail),
             data,
             tail=tail,
             dtype=dtype,
@@ -423,17 +231,17 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         coords = {dim: labels.coords[dim] for dim in dims if dim in labels.coords} | extra_coords
         return label(predicted, labels, dims=(*dims, *extra_dims), coords=coords, name="prediction")
 
-    def _transfer(self, expansion: _Expansion, *, lazy: bool) -> Any:
+    def _transfer(self, expansion: Expansion, *, lazy: bool) -> Any:
         """The transfer function: one task of the graph, or kept for the next call, as when steps are rolled forward."""
         kernels = self._kernels
         if lazy:
             shape = (expansion.n_transformed, kernels.shape[-1], *expansion.transform.frequencies)
             name = "transfer-function-" + dask.base.tokenize(kernels, expansion)
-            task = dask.delayed(partial(_transfer_function, expansion=expansion), name=name)
+            task = dask.delayed(partial(transfer_function, expansion=expansion), name=name)
             return da.from_delayed(task(kernels), shape, dtype=expansion.spectral_dtype)
         key = (expansion.transform, expansion.n_transformed)
         if self._kept_transfer is None or self._kept_transfer[0] != key:
-            self._kept_transfer = key, _transfer_function(kernels, expansion=expansion)
+            self._kept_transfer = key, transfer_function(kernels, expansion=expansion)
         return self._kept_transfer[1]
 
     def score(
@@ -505,9 +313,9 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         lags -n/2 and n/2 are one in calibration; each gets half of its value.
 
         Elastic kernels fall off as the inverse dth power of the distance in d dimensions, so calibration samples
-        should be a few times larger than the features of the samples to predict. They should also differ in their volume
-        fractions: if not, the mean response is known for that fraction only, and on a larger domain the fraction varies
-        from place to place.
+        should be a few times larger than the features of the samples to predict. They should also differ in their
+        volume fractions: if not, the mean response is known for that fraction only, and on a larger domain the fraction
+        varies from place to place.
         """
         check_is_fitted(self, "size_")
         wanted = tuple(int(n) for n in np.atleast_1d(size))
@@ -525,7 +333,7 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
     def coef_(self) -> Array:
         """Influence kernels α[h; r] on the domain `size_`, lag 0 in the centre."""
         check_is_fitted(self, "size_")
-        kernels = _resized(self._kernels, self.size_)
+        kernels = resized(self._kernels, self.size_)
         return kernels.reshape(*kernels.shape[:-1], *self._components)
 
     @coef_.setter
@@ -564,14 +372,14 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
     def _trailing(self) -> int:
         return trailing_axes(self.basis)
 
-    def _expansion_for(self, samples: Any, spatial: tuple[int, ...], dtype: np.dtype[Any]) -> _Expansion:
+    def _expansion_for(self, samples: Any, spatial: tuple[int, ...], dtype: np.dtype[Any]) -> Expansion:
         """The expansion of samples for responses, or kernels, of a dtype."""
         precision = np.dtype(np.float32 if dtype in (np.float32, np.complex64) else np.float64)
         n_states = int(samples.shape[-1]) if self.basis is None else len(self.basis.states)
         state_dtype = samples.dtype if self.basis is None else self.basis.result_dtype(precision)
         is_real = state_dtype.kind != "c" and dtype.kind != "c"
         basis = None if self.basis is None else clone(self.basis)
-        return _Expansion(basis, n_states, _Transform(spatial, is_real), precision)
+        return Expansion(basis, n_states, Transform(spatial, is_real), precision)
 
     def _check_parameters(self) -> None:
         if not (np.ndim(self.alpha) == 0 and np.isfinite(self.alpha) and self.alpha >= 0):
@@ -593,32 +401,27 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         return tags
 
 
-def _calibrate_chunks(samples: Any, responses: Any, expansion: _Expansion) -> _Calibration:
-    """Factors of all chunks, merged in a tree; one computation."""
-    kernel = partial(_calibrate, expansion=expansion)
+def _calibrate_chunks(samples: Any, responses: Any, seen: Calibration | None, expansion: Expansion) -> Calibration:
+    """Factors of all chunks, in one computation: chains of chunks, whose factors are merged in a tree."""
+    kernel = partial(calibrate, expansion=expansion)
     if not isinstance(samples, da.Array) and not isinstance(responses, da.Array):
-        return kernel(samples, responses)
+        return kernel(samples, responses, seen)
     if not isinstance(samples, da.Array):
         samples = da.from_array(samples, chunks=(responses.chunks[0], *samples.shape[1:]))
     if not isinstance(responses, da.Array):
         responses = da.from_array(responses, chunks=(samples.chunks[0], *responses.shape[1:]))
     responses = responses.rechunk({0: samples.chunks[0]})
     token = dask.base.tokenize(samples, responses, expansion)
-    parts = [
-        dask.delayed(kernel, pure=False)(x, y, dask_key_name=("calibrate-" + token, index))
-        for index, (x, y) in enumerate(zip(samples.to_delayed().ravel(), responses.to_delayed().ravel(), strict=True))
-    ]
-    merge, level = dask.delayed(_Calibration.merge, pure=False), 0
-    while len(parts) > 1:
-        parts = [
-            merge(*parts[i : i + 2], dask_key_name=(f"merge-calibrations-{token}", level, i))
-            if i + 1 < len(parts)
-            else parts[i]
-            for i in range(0, len(parts), 2)
-        ]
-        level += 1
-    (calibration,) = dask.compute(parts[0])
-    return calibration
+    pairs = list(zip(samples.to_delayed().ravel(), responses.to_delayed().ravel(), strict=True))
+    step = dask.delayed(kernel, name=f"calibrate-kernel-{token}")
+    parts = []
+    for chain in np.array_split(np.arange(len(pairs)), min(MOST_CHAINS, len(pairs))):
+        part = None
+        for index in chain:
+            part = step(*pairs[index], part, dask_key_name=f"calibrate-{token}-{index}")
+        parts.append(part)
+    found: Calibration = merge_tree(parts, Calibration.merge, name=f"merge-calibrations-{token}").compute()
+    return found if seen is None else seen.merge(found)
 
 
 def _responses(y: ArrayLike, n_samples: int, spatial: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:

@@ -20,7 +20,7 @@ from scipy.linalg.blas import dsyrk
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, check_whole_samples, map_samples, unwrap
+from mksdask.arrays import ArrayLike, check_whole_samples, map_samples, merge_tree, unwrap
 from mksdask.staging import Url, remove_store, settled
 
 Array = NDArray[Any]
@@ -173,13 +173,6 @@ class _Moments:
         weight = self.count * other.count / count
         scatter = self.scatter + other.scatter + weight * np.outer(shift, shift)
         return _Moments(count, self.mean + shift * (other.count / count), scatter)
-
-
-def _merge_tree(parts: list[Any]) -> Any:
-    merge = dask.delayed(_Moments.merge)
-    while len(parts) > 1:
-        parts = [merge(*parts[i : i + 2]) if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]
-    return parts[0]
 
 
 def _leading(matrix: Array, k: int, *, lower: bool) -> tuple[Array, Array]:
@@ -364,9 +357,10 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return scores.astype(data.dtype)
 
     def _fit_tall(self, data: da.Array, k: int) -> da.Array:
-        moments = dask.delayed(_Moments.of)
-        blocks = [moments(block) for block in data.to_delayed().ravel()]
-        self._decompose_moments(_merge_tree(blocks).compute(), k, data.dtype)
+        moments_of = dask.delayed(_Moments.of)
+        blocks = [moments_of(block) for block in data.to_delayed().ravel()]
+        moments = merge_tree(blocks, _Moments.merge, name="merge-moments-" + dask.base.tokenize(data))
+        self._decompose_moments(moments.compute(), k, data.dtype)
         return self.transform(data)
 
     def _decompose_gram(self, gram: Array, k: int) -> tuple[Array, Array]:

@@ -44,3 +44,57 @@ def test_benchmark__correlation(tmp_path):
 @pytest.mark.slow
 def test_benchmark__elasticity(tmp_path):
     assert "120 samples of section 5.1" in run("benchmarks/elasticity.py", "--quick", "--limit", "1e9", cwd=tmp_path)
+
+
+def test_example__local_strain(tmp_path):
+    out = run("examples/local_strain.py", "--quick", "--out", "figures", cwd=tmp_path)
+    misfit = float(re.search(r"reproduced to ([\d.e-]+) of the mean strain", out).group(1))
+    assert misfit < 2e-3
+    errors = [(float(mean), float(most)) for mean, most in re.findall(r"mean error ([\d.]+)%, largest ([\d.]+)%", out)]
+    assert len(errors) == 2
+    assert all(mean < 1.5 and most < 8 for mean, most in errors)
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 7
+
+
+def test_example__cahn_hilliard(tmp_path):
+    out = run("examples/cahn_hilliard.py", "--quick", "--out", "figures", cwd=tmp_path)
+    errors = [float(error) for error in re.findall(r"error ([\d.]+)% of the spread", out)]
+    assert len(errors) == 4
+    assert max(errors) < 10
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 4
+
+
+def test_example__local_strain_3d(tmp_path):
+    out = run("examples/local_strain_3d.py", real_data("berea_400.tif"), "--quick", "--out", "rock", cwd=tmp_path)
+    scores = [float(score) for score in re.findall(r"R² = ([\d.-]+)", out)]
+    assert len(scores) == 12
+    assert scores[6] > 0.8
+    assert all(fine > coarse for coarse, fine in zip(scores[:6], scores[6:], strict=True))
+    assert len(list((tmp_path / "rock").glob("*.png"))) == 7
+
+
+def test_example__process_structure(tmp_path):
+    out = run("examples/process_structure.py", "--quick", "--out", "figures", cwd=tmp_path)
+    assert float(re.search(r"hold-out of 10 runs: R² = ([\d.]+)", out).group(1)) > 0.9
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 3
+
+
+def test_benchmark__localization(tmp_path):
+    options = ("fit", "--samples", "8", "--size", "12", "--rounds", "1", "--limit", "1e9")
+    assert run("benchmarks/localization.py", *options, cwd=tmp_path).count("ratio") == 2
+
+
+def test_benchmark__cahn_hilliard(tmp_path):
+    options = ("--size", "24", "--steps", "4", "--rounds", "1", "--limit", "1e9")
+    assert run("benchmarks/cahn_hilliard.py", *options, cwd=tmp_path).count("ratio") == 2
+
+
+@pytest.mark.slow
+def test_benchmark__resized_kernels(tmp_path):
+    rows = re.findall(
+        r"([\d.]+)%\s+([\d.]+)%\s+([\d.]+)%\s+([\d.]+)%\s+([\d.]+)%",
+        run("benchmarks/localization.py", "resized", cwd=tmp_path),
+    )
+    assert len(rows) == 10
+    # Small contrast, single voxels: a few thousandths.
+    assert float(rows[0][0]) < 0.5

@@ -90,3 +90,33 @@ def test_fit__on_workers_of_one_gibibyte(tmp_path):
     out = run("benchmarks/out_of_core.py", "--samples", "320", "--solved", "8", "--folder", tmp_path, cwd=tmp_path)
     assert out.count("peak") >= 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_localization__memory_does_not_depend_on_the_number_of_samples(tmp_path):
+    # The benchmark asserts that the peaks of 200 and of 20,000 samples lie within a tenth, without restart or spill.
+    out = run("benchmarks/localization.py", "memory", cwd=tmp_path)
+    assert "GiB on 20000" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_states", "n_components"), [(2, 1), (3, 3)])
+def test_localization__fit_holds_what_its_docstring_says(n_states, n_components):
+    growth, planned, everything = measured(f"""
+        from mksdask import MKSLocalizationModel
+        n, n_states, n_components, edge = 48, {n_states}, {n_components}, 96
+        shape = (n, edge, edge, edge)
+        X = da.random.default_rng(0).integers(0, n_states, size=shape, chunks=(1, edge, edge, edge), dtype="uint8")
+        y = da.random.default_rng(1).normal(size=(*shape, n_components), chunks=(1, edge, edge, edge, n_components))
+        MKSLocalizationModel(PrimitiveBasis(2)).fit(np.zeros((2, 8, 8, 8), "uint8"), np.zeros((2, 8, 8, 8)))
+        D, C, F = n_states - 1, n_components, edge * edge * (edge // 2 + 1)
+        factor = 16 * D * (D + C) * F
+        chunk = edge**3 * (1 + 8 * C)
+        # A leaf beside the factors that wait in a tree of 48 leaves; the transforms of its sample and one field.
+        planned = chunk + (2 + 6) * factor + 16 * (D + C + 1) * F + 8 * edge**3
+        peak = Peak()
+        MKSLocalizationModel(PrimitiveBasis(n_states)).fit(X, y)
+        print(json.dumps([peak.growth(), planned, X.nbytes + y.nbytes]))
+    """)
+    assert everything > 1.5 * planned
+    assert growth <= 1.2 * planned

@@ -1,0 +1,133 @@
+"""Calibration of influence kernels: time over that of its own FFTs and of a plain loop, error when resized, memory."""
+
+import argparse
+import tempfile
+
+import dask.array as da
+import numpy as np
+import scipy.fft
+import scipy.linalg
+from distributed import Client, LocalCluster
+from memory import PeakMemory
+from timing import ratio
+
+from mksdask import MKSLocalizationModel, PrimitiveBasis
+from mksdask.datasets import ElasticFESimulation, make_elastic_FE_strain_delta, make_microstructure
+
+GIB = 2**30
+
+
+def loop(m: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The straightforward way: all transforms in memory, then `lstsq` at one frequency after the other."""
+    axes = tuple(range(1, y.ndim))
+    M, P = scipy.fft.rfftn(m, axes=axes), scipy.fft.rfftn(y, axes=axes)
+    A = np.empty(M.shape[1:], dtype=complex)
+    for k in np.ndindex(A.shape[:-1]):
+        A[k] = scipy.linalg.lstsq(M[(slice(None), *k)], P[(slice(None), *k)])[0]
+    kernels = scipy.fft.irfftn(A, s=y.shape[1:], axes=tuple(range(y.ndim - 1)))
+    return scipy.fft.fftshift(kernels, axes=tuple(range(y.ndim - 1)))
+
+
+def fit(samples: int, edge: int, rounds: int, limit: float) -> None:
+    rng = np.random.default_rng(0)
+    for n_states in (2, 5):
+        X = rng.integers(0, n_states, size=(samples, *(edge,) * 3)).astype("uint8")
+        y = rng.normal(size=X.shape)
+        model = MKSLocalizationModel(PrimitiveBasis(n_states))
+        # What has to be transformed: all states but the last, and the response.
+        fields = [(h == X).astype(float) for h in range(n_states - 1)] + [y]
+
+        def transforms(fields: list[np.ndarray] = fields) -> None:
+            for field in fields:
+                for sample in field:
+                    scipy.fft.rfftn(sample)
+
+        def calibrate(model: MKSLocalizationModel = model, X: np.ndarray = X, y: np.ndarray = y) -> None:
+            model.fit(X, y)
+
+        m = model.basis.discretize(X)
+
+        def plainly(m: np.ndarray = m, y: np.ndarray = y) -> None:
+            loop(m, y)
+
+        seconds, bare, factor = ratio(calibrate, transforms, rounds=rounds)
+        _, plain, against = ratio(calibrate, plainly, rounds=1)
+        print(
+            f"  {samples} of {edge}³, {n_states} states: {seconds:.3f} s, its rfftn {bare:.3f} s: ratio {factor:.2f}; "
+            f"lstsq loop {plain:.2f} s: {1 / against:.0f} times",
+            flush=True,
+        )
+        assert factor <= limit, f"{n_states} states: {factor:.2f} times the FFTs, more than {limit}"
+
+
+def resized() -> None:
+    """Error of ε_xx on 63×63 beside finite elements, kernels calibrated on 21×21 and, for comparison, on 63×63."""
+    print("  63×63, mean and largest error of ε_xx over the imposed strain (spread of the field)")
+    print("  contrast  grains   calibrated at 21×21   at 63×63               spread")
+    for grain in (0, 5):
+        X = make_microstructure(n_samples=4, size=(63, 63), grain_size=grain, volume_fraction=(0.5, 0.5), seed=1)
+        for contrast in (1.2, 1.5, 2.0, 5.0, 10.0):
+            phases = {"elastic_modulus": (1.0, contrast), "poissons_ratio": (0.3, 0.3), "macro_strain": 1.0}
+            truth = ElasticFESimulation(**phases).run(X).strain[..., 0]
+            cells = []
+            for size in (21, 63):
+                model = MKSLocalizationModel(PrimitiveBasis(2))
+                model.fit(*make_elastic_FE_strain_delta(**phases, size=(size, size)))
+                error = np.abs(model.resize_coeff((63, 63)).predict(X) - truth)
+                cells.append(f"{error.mean():7.2%} {error.max():8.1%}")
+            name = "voxels" if not grain else f"{grain} voxels"
+            print(f"  {contrast:8.1f}  {name:<8} {cells[0]}      {cells[1]}      {truth.std():8.1%}", flush=True)
+
+
+def peak_of_fit(samples: int, folder: str) -> float:
+    """Largest resident set, GiB, of two workers of 1 GiB that fit a number of samples of 16³."""
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            memory_limit=GIB,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            local_directory=folder,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        shape, chunks = (samples, 16, 16, 16), (50, 16, 16, 16)
+        # Warm both workers up, so that what is compiled and loaded counts in neither case.
+        X = da.random.default_rng(0).integers(0, 3, size=(200, 16, 16, 16), chunks=chunks, dtype="uint8")
+        MKSLocalizationModel(PrimitiveBasis(3)).fit(X, X.astype(float))
+        peak = PeakMemory(client)
+        peak.start()
+        workers = set(peak.peak)
+        X = da.random.default_rng(1).integers(0, 3, size=shape, chunks=chunks, dtype="uint8")
+        y = da.random.default_rng(2).normal(size=shape, chunks=chunks)
+        model = MKSLocalizationModel(PrimitiveBasis(3)).fit(X, y)
+        highest, spilled = peak.close()
+        assert model.n_samples_seen_ == samples
+        assert set(client.scheduler_info()["workers"]) == workers, "a worker was restarted"
+        assert not spilled, f"{spilled} spilled"
+    return max(highest.values()) / GIB
+
+
+def memory(few: int, many: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = peak_of_fit(few, folder), peak_of_fit(many, folder)
+    print(f"  16³, workers of 1 GiB: peak {small:.3f} GiB on {few} samples, {large:.3f} GiB on {many}", flush=True)
+    assert abs(large / small - 1) < 0.1, "memory depends on the number of samples"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=["fit", "resized", "memory"], help="any of fit, resized, memory")
+    parser.add_argument("--samples", type=int, default=50)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--many", type=int, default=20_000, help="samples of the memory contract")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=4.0, help="largest ratio to its FFTs that passes")
+    arguments = parser.parse_args()
+    if "fit" in arguments.parts:
+        fit(arguments.samples, arguments.size, arguments.rounds, arguments.limit)
+    if "resized" in arguments.parts:
+        resized()
+    if "memory" in arguments.parts:
+        memory(200, arguments.many)
