@@ -76,8 +76,8 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
     **Memory.** It does not depend on the number of samples. With D transformed states (n_states, less one for a
     primitive basis), C response components and F ≈ n_voxels/2 frequencies, a factor takes ``16 D (D + C) F`` bytes in
     double precision: 0.27 GB for 256³ voxels, two states and a scalar response. A task of `fit` holds its chunk, two
-    factors and, of one small batch of samples, D + C transforms; up to eight factors wait for being merged. A task of `predict`
-    holds its result and C + 2 transforms beside D·C spectra, which the model keeps where X is in memory.
+    factors and, of one small batch of samples, D + C transforms; up to eight factors wait for being merged. A task of
+    `predict` holds its result and C + 2 transforms beside D·C spectra, which the model keeps where X is in memory.
 
     **Precision.** That of y: float32 responses are fitted with float32 transforms, all others in double
     precision; predictions have the precision of `coef_`.

@@ -75,7 +75,7 @@ def test_example__local_strain_3d(tmp_path):
 
 def test_example__process_structure(tmp_path):
     out = run("examples/process_structure.py", "--quick", "--out", "figures", cwd=tmp_path)
-    assert float(re.search(r"hold-out of 10 runs: R² = ([\d.]+)", out).group(1)) > 0.9
+    assert float(re.search(r"hold-out of 10 runs: R² = ([\d.]+)", out).group(1)) > 0.8
     assert len(list((tmp_path / "figures").glob("*.png"))) == 3
 
 
