@@ -1,16 +1,20 @@
 """Materials Knowledge Systems on dask: structure–property linkages for ensembles larger than memory."""
 
-from mksdask.bases import PrimitiveBasis
+from mksdask.bases import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, ProductBasis
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.store import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
 from mksdask.structure import MKSStructureAnalysis
 
 __all__ = [
+    "FourierBasis",
+    "GSHBasis",
+    "LegendreBasis",
     "MKSHomogenizationModel",
     "MKSLocalizationModel",
     "MKSStructureAnalysis",
     "PrimitiveBasis",
+    "ProductBasis",
     "append_ensemble",
     "create_ensemble",
     "create_volume",

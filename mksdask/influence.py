@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,22 +54,38 @@ class Transform:
 
 @dataclass(frozen=True)
 class Expansion:
-    """Spectra M[h; k] of the local states of samples, but for the last state of a complete basis: Σ_h m[h; s] = 1."""
+    """Spectra M[h; k] of the local states of samples.
+
+    Of a basis with Σ_h w_h m[h; s] = 1, the last state that takes part in the sum is derived from the others instead of
+    being transformed.
+    """
 
     basis: Basis | None
     n_states: int
     transform: Transform
     dtype: np.dtype[Any]
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether Σ_h m[h; s] = 1."""
-        return self.basis is not None and self.basis.is_complete
+    @cached_property
+    def unity(self) -> Array | None:
+        """Weights w_h with Σ_h w_h m[h; s] = 1; None where there are none."""
+        return None if self.basis is None else self.basis.unity
 
-    @property
-    def n_transformed(self) -> int:
-        """Number of states that are transformed."""
-        return self.n_states - self.is_complete
+    @cached_property
+    def derived(self) -> int | None:
+        """The state that is derived."""
+        return None if self.unity is None else int(np.flatnonzero(self.unity)[-1])
+
+    @cached_property
+    def transformed(self) -> list[int]:
+        """States that are transformed."""
+        return [state for state in range(self.n_states) if state != self.derived]
+
+    def reduce(self, kernels: Array) -> Array:
+        """What acts on the transformed states alone, but for the mean: (n_states, ...) → (n_transformed, ...)."""
+        if self.unity is None:
+            return kernels
+        share = (self.unity / self.unity[self.derived])[self.transformed].astype(kernels.real.dtype)
+        return kernels[self.transformed] - share.reshape(-1, *(1,) * (kernels.ndim - 1)) * kernels[self.derived]
 
     @property
     def field_dtype(self) -> np.dtype[Any]:
@@ -82,12 +99,11 @@ class Expansion:
 
     def spectra(self, samples: Array) -> Iterator[Array]:
         """M[h; k] of a batch, one state at a time, each (n, *frequencies)."""
-        states = range(self.n_transformed)
         if self.basis is not None:
-            for field in self.basis.fields(samples, states, self.dtype):
+            for field in self.basis.fields(samples, self.transformed, self.dtype):
                 yield self.transform.forward(field)
             return
-        for state in states:
+        for state in self.transformed:
             field = np.ascontiguousarray(samples[..., state], dtype=self.field_dtype)
             yield _finite(self.transform.forward(field), "X", len(self.transform.spatial))
 
@@ -109,7 +125,7 @@ def _finite(spectra: Array, name: str, n_spatial: int) -> Array:
 class Calibration:
     """Least-squares factors of all samples seen: one problem a frequency, and zero frequency by itself.
 
-    Away from zero frequency the states of a complete basis sum to zero, so all but the last are kept there.
+    Away from zero frequency Σ_h w_h M[h; k] = 0 in a basis with Σ_h w_h m[h; s] = 1, so one state fewer is kept there.
     """
 
     waves: Array  # (n_transformed, n_transformed + n_components, n_frequencies)
@@ -150,7 +166,7 @@ def calibrate(
     ValueError
         If values are not finite, or outside the domain of the basis.
     """
-    transform, n_states, n_transformed = expansion.transform, expansion.n_states, expansion.n_transformed
+    transform, n_states, n_transformed = expansion.transform, expansion.n_states, len(expansion.transformed)
     n_components, n_spatial = responses.shape[-1], len(transform.spatial)
     n_voxels = int(np.prod(transform.spatial))
     dtype, width = expansion.spectral_dtype, n_transformed + n_components
@@ -170,10 +186,13 @@ def calibrate(
             field = responses[batch][..., component].astype(expansion.field_dtype)
             rows[:, n_transformed + component] = _finite(transform.forward(field), "y", n_spatial)
         sums = _sums(rows, n_spatial).astype(np.complex128)
-        states, targets = sums[:, :n_transformed], sums[:, n_transformed:]
-        if expansion.is_complete:
-            states = np.concatenate([states, n_voxels - states.sum(axis=1, keepdims=True)], axis=1)
-        absorb(factors.mean, np.concatenate([states, targets], axis=1)[..., None])
+        means = np.empty((n_rows, n_states + n_components, 1), dtype=np.complex128)
+        means[:, expansion.transformed, 0] = sums[:, :n_transformed]
+        means[:, n_states:, 0] = sums[:, n_transformed:]
+        if expansion.unity is not None:
+            others = sums[:, :n_transformed] @ expansion.unity[expansion.transformed]
+            means[:, expansion.derived, 0] = (n_voxels - others) / expansion.unity[expansion.derived]
+        absorb(factors.mean, means)
         absorb(factors.waves, rows.reshape(n_rows, width, -1))
         factors.n_samples += n_rows
     return factors
@@ -185,14 +204,13 @@ def influence_kernels(calibration: Calibration, expansion: Expansion, *, ridge: 
     n_components = calibration.mean.shape[1] - n_states
     epsilon = float(np.finfo(expansion.dtype).eps)
     rcond = epsilon * max(calibration.n_samples, n_states) if rcond is None else rcond
-    states = calibration.waves[:, : expansion.n_transformed]
+    states = calibration.waves[:, : len(expansion.transformed)]
     # By Parseval, the transforms carry rounding errors of about this size at each frequency.
     squares = sum(float(np.vdot(row, row).real) for row in states)
     floor = 4.0 * epsilon * float(np.sqrt(squares / states.shape[-1]))
-    # Orthonormal columns that span Σ_h α = 0, where the norm is that of all states.
-    span = scipy.linalg.null_space(np.ones((1, n_states))) if expansion.is_complete else np.eye(n_states)
-    coordinates = span[:-1] - span[-1] if expansion.is_complete else span
-    waves = solve(calibration.waves, coordinates, rcond=rcond, floor=floor, ridge=ridge)
+    # Orthonormal columns that span Σ_h w_h α_h = 0, where the norm is that of all states.
+    span = np.eye(n_states) if expansion.unity is None else scipy.linalg.null_space(expansion.unity[None])
+    waves = solve(calibration.waves, expansion.reduce(span), rcond=rcond, floor=floor, ridge=ridge)
     mean = solve(calibration.mean, np.eye(n_states), rcond=rcond, floor=0.0, ridge=ridge)
     kernels = np.empty((*transform.spatial, n_states, n_components), dtype=expansion.field_dtype)
     for h, c in np.ndindex(n_states, n_components):
@@ -220,13 +238,23 @@ def resized(kernels: Array, size: Sequence[int]) -> Array:
 
 def transfer_function(kernels: Array, *, expansion: Expansion) -> Array:
     """Spectra by which those of the transformed states are multiplied: (n_transformed, n_components, *frequencies)."""
-    transform, n_components = expansion.transform, kernels.shape[-1]
-    if expansion.is_complete:
-        kernels = kernels[..., :-1, :] - kernels[..., -1:, :]
-    out = np.empty((expansion.n_transformed, n_components, *transform.frequencies), dtype=expansion.spectral_dtype)
+    transform = expansion.transform
+    effective = expansion.reduce(np.moveaxis(kernels, (-2, -1), (0, 1)))
+    out = np.empty((*effective.shape[:2], *transform.frequencies), dtype=expansion.spectral_dtype)
     for h, c in np.ndindex(out.shape[:2]):
-        out[h, c] = transform.forward(scipy.fft.ifftshift(resized(kernels[..., h, c], transform.spatial)))
+        out[h, c] = transform.forward(scipy.fft.ifftshift(resized(effective[h, c], transform.spatial)))
     return out
+
+
+def uniform_response(kernels: Array, expansion: Expansion) -> Array:
+    """The part of the response that all voxels of all samples share, that of Σ_h w_h m = 1: (n_components,)."""
+    wide = np.result_type(kernels, np.float64)
+    if expansion.unity is None:
+        return np.zeros(kernels.shape[-1], dtype=wide)
+    axes = tuple(range(kernels.ndim - 2))
+    return np.asarray(
+        kernels[..., expansion.derived, :].sum(axis=axes, dtype=wide) / expansion.unity[expansion.derived]
+    )
 
 
 def localize(

@@ -26,6 +26,7 @@ from mksdask.influence import (
     localize,
     resized,
     transfer_function,
+    uniform_response,
 )
 
 Array = NDArray[Any]
@@ -210,10 +211,7 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         expansion = self._expansion_for(data, spatial, self._kernels.dtype)
         kernels = self._kernels
         dtype = np.dtype(expansion.dtype if self._has_real_response else expansion.spectral_dtype)
-        offset = np.zeros(kernels.shape[-1], dtype=kernels.dtype)
-        if expansion.is_complete:
-            # Σ_h m = 1: the last state's kernel, summed, is common to all voxels.
-            offset = kernels[..., -1, :].sum(axis=tuple(range(n_spatial)), dtype=np.result_type(kernels, float))
+        offset = uniform_response(kernels, expansion)
         transfer = self._transfer(expansion, lazy=isinstance(data, da.Array))
         tail = (int(np.prod(spatial)) * len(offset),) if is_flat else (*spatial, *self._components)
         predicted = map_samples(
@@ -235,11 +233,11 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         """The transfer function: one task of the graph, or kept for the next call, as when steps are rolled forward."""
         kernels = self._kernels
         if lazy:
-            shape = (expansion.n_transformed, kernels.shape[-1], *expansion.transform.frequencies)
+            shape = (len(expansion.transformed), kernels.shape[-1], *expansion.transform.frequencies)
             name = "transfer-function-" + dask.base.tokenize(kernels, expansion)
             task = dask.delayed(partial(transfer_function, expansion=expansion), name=name)
             return da.from_delayed(task(kernels), shape, dtype=expansion.spectral_dtype)
-        key = (expansion.transform, expansion.n_transformed)
+        key = (expansion.transform, expansion.n_states)
         if self._kept_transfer is None or self._kept_transfer[0] != key:
             self._kept_transfer = key, transfer_function(kernels, expansion=expansion)
         return self._kept_transfer[1]

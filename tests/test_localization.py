@@ -18,8 +18,16 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from mksdask import MKSLocalizationModel, PrimitiveBasis, create_ensemble, open_ensemble
-from mksdask.bases.base import Basis
+from mksdask import (
+    FourierBasis,
+    GSHBasis,
+    LegendreBasis,
+    MKSLocalizationModel,
+    PrimitiveBasis,
+    ProductBasis,
+    create_ensemble,
+    open_ensemble,
+)
 from mksdask.datasets import (
     ElasticFESimulation,
     make_delta_microstructures,
@@ -29,19 +37,6 @@ from mksdask.datasets import (
 )
 from mksdask.least_squares import absorb, empty_factor, solve
 from tests.helpers import chunked, computes, sample_chunks, tasks_per_chunk
-
-
-class Waves(Basis):
-    """exp(2πi n X), n = 0, 1: a complex basis that is not closed under conjugation."""
-
-    def _interval(self):
-        return 0.0, 1.0
-
-    def result_dtype(self, dtype):
-        return np.result_type(dtype, np.complex64)
-
-    def _evaluate(self, sample, states, dtype):
-        return np.stack([np.exp(2j * np.pi * self.states[h] * sample) for h in states]).astype(self.result_dtype(dtype))
 
 
 def dense_coefficients(m, y, cond):
@@ -149,7 +144,7 @@ def test_predict__is_the_convolution_for_kernels_set_by_hand():
 def test_fit__complex_basis():
     rng = np.random.default_rng(4)
     X = rng.random(size=(12, 5, 6))
-    basis = Waves([1, 2])
+    basis = FourierBasis([1, 2], domain=(0, 1))
     m = basis.discretize(X)
     known = rng.normal(size=(5, 6, 2, 1)) + 1j * rng.normal(size=(5, 6, 2, 1))
     y = convolve(m, known)
@@ -161,6 +156,34 @@ def test_fit__complex_basis():
     prediction = real.predict(da.from_array(X, chunks=(5, 5, 6)))
     assert prediction.dtype == np.float64
     assert_allclose(prediction, convolve(m, real.coef_).real, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "basis",
+    [
+        LegendreBasis(3, domain=(0, 1)),
+        LegendreBasis([2, 0, 1], domain=(0, 1)),
+        LegendreBasis([1, 3], domain=(0, 1)),
+        FourierBasis(4, domain=(0, 1)),
+        GSHBasis(6, domain="hexagonal"),
+        ProductBasis(PrimitiveBasis(2), LegendreBasis(2)),
+    ],
+    ids=["legendre", "reordered", "incomplete", "fourier", "gsh", "product"],
+)
+@pytest.mark.parametrize("n_samples", [3, 12])
+def test_fit__any_basis_matches_dense_least_squares(basis, n_samples):
+    rng = np.random.default_rng(5)
+    X = rng.random(size=(n_samples, 5, 4, *[basis.state_size] * basis.state_axes))
+    m = basis.discretize(X)
+    known = rng.normal(size=(5, 4, m.shape[-1], 2))
+    y = convolve(m, known) + 0.1 * rng.normal(size=(n_samples, 5, 4, 2))
+    model = MKSLocalizationModel(basis, lstsq_rcond=1e-10)
+    expected = dense_coefficients(m, y, 1e-10)
+    rows = (2,) * (n_samples // 2) + (1,) * (n_samples % 2)
+    assert_allclose(model.fit(chunked(X, rows), chunked(y, rows)).coef_, expected, atol=1e-8 * abs(expected).max())
+    larger = rng.random(size=(2, 7, 6, *X.shape[3:]))
+    predicted = model.resize_coeff((7, 6)).predict(larger)
+    assert_allclose(predicted, convolve(basis.discretize(larger), model.coef_), atol=1e-9)
 
 
 def test_fit__float32_responses_are_fitted_in_float32():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -18,116 +18,81 @@ class Basis(TransformerMixin, BaseEstimator):
     """Base class of the local-state bases.
 
     A basis expands the local state χ of each voxel in functions ``B_h``:
-    ``m[h; s] = B_h(χ[s])``, h in `states`. A subclass writes `_evaluate` for one sample; laziness, labels and the
-    scikit-learn transformer come from here.
-
-    Parameters
-    ----------
-    n_states : int or sequence of int
-        Number of local states, or the labels of those to keep.
-    domain : tuple of float, optional
-        Lowest and highest value of the local state.
+    ``m[h; s] = B_h(χ[s])``, h in `states`. A subclass writes `_functions` and `_check`, for arrays of local states of
+    any shape; laziness, labels and the scikit-learn transformer come from here.
     """
 
-    #: Whether values outside the domain wrap around instead of being refused.
-    periodic_domain = False
     #: Number of axes after the spatial ones that hold the components of one local state.
     state_axes = 0
-
-    def __init__(self, n_states: int | Sequence[int] = 2, domain: Sequence[float] | None = None) -> None:
-        self.n_states = n_states
-        self.domain = domain
+    #: Number of components of one local state.
+    state_size = 1
+    #: Whether m[h; s] is complex.
+    is_complex = False
 
     @property
+    @abstractmethod
     def states(self) -> tuple[int, ...]:
-        """Labels of the local states, in the order of the last axis of m[h; s].
-
-        Raises
-        ------
-        ValueError
-            If `n_states` names no state, or one twice.
-        """
-        labels = tuple(range(self.n_states)) if np.ndim(self.n_states) == 0 else tuple(map(int, self.n_states))  # type: ignore[arg-type]
-        if not labels or len(set(labels)) < len(labels):
-            msg = f"n_states must be a positive int or a list of different state labels, got {self.n_states!r}"
-            raise ValueError(msg)
-        return labels
+        """Labels of the local states, in the order of the last axis of m[h; s]."""
 
     @property
-    def lowest(self) -> float:
-        """Lowest local state of the domain."""
-        return self._interval()[0]
+    def unity(self) -> NDArray[np.float64] | None:
+        """Weights w_h for which Σ_h w_h m[h; s] = 1 in each voxel, whatever the microstructure; None without any."""
+        return None
 
     @property
     def is_complete(self) -> bool:
         """Whether Σ_h m[h; s] = 1 in each voxel."""
-        return False
+        return self.unity is not None and bool((self.unity == 1.0).all())
+
+    @property
+    @abstractmethod
+    def placeholder(self) -> Any:
+        """Some local state of the domain, which stands where voxels hold no data."""
 
     @abstractmethod
-    def _interval(self) -> tuple[float, float]:
-        """Lowest and highest local state."""
+    def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+        """B_h of local states, one h after the other; `states` are indices into the labels."""
 
     @abstractmethod
-    def _evaluate(self, sample: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """m[h; s] of one sample: (*spatial,) → (len(states), *spatial); `states` are indices."""
+    def _check(self, values: NDArray[Any]) -> None:
+        """Refuse local states that are not finite or outside the domain."""
 
     def result_dtype(self, dtype: DTypeLike) -> np.dtype[Any]:
-        """The dtype of m[h; s] for a real dtype: the same here, complex for complex bases."""
-        return np.dtype(dtype)
+        """The dtype of m[h; s] for a real dtype: complex for complex bases."""
+        return np.result_type(dtype, np.complex64) if self.is_complex else np.dtype(dtype)
 
-    def evaluate(self, sample: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """Expand one sample in some of the states, after checking that it lies in the domain.
+    def fields(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+        """Expand local states, checked to lie in the domain, in some of the functions, one after the other.
 
         Parameters
         ----------
-        sample : ndarray, shape (*spatial,)
-            Local state of each voxel.
+        values : ndarray, shape (...) or, of bases whose local state has components, (..., n_components)
+            Local states.
         states : sequence of int
             Indices into `states`.
         dtype : dtype
             float32 or float64.
 
-        Returns
-        -------
-        ndarray, shape (len(states), *spatial)
+        Yields
+        ------
+        ndarray, shape (...)
+            Of dtype ``result_dtype(dtype)``, the caller's to keep.
 
         Raises
         ------
         ValueError
             If a value is NaN or outside the domain.
         """
-        self._check_domain(sample)
-        return self._evaluate(sample, states, dtype)
-
-    def fields(self, sample: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
-        """Give what `evaluate` returns one state at a time, each shape (*spatial,)."""
-        self._check_domain(sample)
-        for state in states:
-            yield self._evaluate(sample, [state], dtype)[0]
-
-    def _check_domain(self, sample: NDArray[Any]) -> None:
-        low, high = self._interval()
-        smallest, largest = sample.min(), sample.max()
-        if self.periodic_domain:
-            if np.isfinite(smallest) and np.isfinite(largest):
-                return
-        elif low <= smallest and largest <= high:
-            return
-        if not (np.isfinite(smallest) and np.isfinite(largest)):
-            msg = "X holds NaN or infinite values; give voxels without data a confidence_index of 0"
-            raise ValueError(msg)
-        msg = (
-            f"X holds values from {smallest} to {largest}, outside the domain [{low:g}, {high:g}] of {self!r}; "
-            "rescale X, or give the basis the domain or the n_states of your data"
-        )
-        raise ValueError(msg)
+        self._check(values)
+        yield from self._functions(values, states, dtype)
 
     def _expand(self, block: NDArray[Any], *, dtype: DTypeLike) -> NDArray[Any]:
         spatial = block.shape[1 : block.ndim - self.state_axes]
         states = range(len(self.states))
         out = np.empty((len(block), *spatial, len(states)), dtype=self.result_dtype(dtype))
         for target, sample in zip(out, block, strict=True):
-            target[...] = np.moveaxis(self.evaluate(sample, states, dtype), 0, -1)
+            for state, field in enumerate(self.fields(sample, states, dtype)):
+                target[..., state] = field
         return out
 
     def discretize(self, X: ArrayLike, *, dtype: DTypeLike = "float64") -> Any:
@@ -203,6 +168,87 @@ class Basis(TransformerMixin, BaseEstimator):
         return True
 
 
+def chosen_labels(n_states: int | Sequence[int], first: Callable[[int], Iterable[int]] = range) -> tuple[int, ...]:
+    """Labels of states: those given, or the first so many.
+
+    Raises
+    ------
+    ValueError
+        If `n_states` names no state, or one twice.
+    """
+    wanted: Any = n_states
+    labels = tuple(first(wanted)) if np.ndim(wanted) == 0 else tuple(map(int, wanted))
+    if not labels or len(set(labels)) < len(labels):
+        msg = f"n_states must be a positive int or a list of different state labels, got {n_states!r}"
+        raise ValueError(msg)
+    return labels
+
+
+class ScalarBasis(Basis):
+    """A basis of functions of one number on an interval.
+
+    Parameters
+    ----------
+    n_states : int or sequence of int
+        Number of local states, or the labels of those to keep.
+    domain : tuple of float, optional
+        Lowest and highest value of the local state.
+    """
+
+    #: Whether values outside the domain wrap around instead of being refused.
+    periodic_domain = False
+
+    def __init__(self, n_states: int | Sequence[int] = 2, domain: Sequence[float] | None = None) -> None:
+        self.n_states = n_states
+        self.domain = domain
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """Labels of the local states, in the order of the last axis of m[h; s].
+
+        Raises
+        ------
+        ValueError
+            If `n_states` names no state, or one twice.
+        """
+        return chosen_labels(self.n_states)
+
+    @property
+    def placeholder(self) -> float:
+        """The lowest local state."""
+        return self._interval()[0]
+
+    @property
+    def _default_domain(self) -> tuple[float, float]:
+        """Domain where none was given."""
+        return 0.0, 1.0
+
+    def _interval(self) -> tuple[float, float]:
+        """Lowest and highest local state."""
+        low, high = self._default_domain if self.domain is None else self.domain
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            msg = f"domain must be (lowest, highest), got {self.domain!r}"
+            raise ValueError(msg)
+        return float(low), float(high)
+
+    def _check(self, values: NDArray[Any]) -> None:
+        if not values.size:
+            return
+        low, high = self._interval()
+        smallest, largest = values.min(), values.max()
+        is_finite = np.isfinite(smallest) and np.isfinite(largest)
+        if is_finite and (self.periodic_domain or (low <= smallest and largest <= high)):
+            return
+        if not is_finite:
+            msg = "X holds NaN or infinite values; give voxels without data a confidence_index of 0"
+            raise ValueError(msg)
+        msg = (
+            f"X holds values from {smallest} to {largest}, outside the domain [{low:g}, {high:g}] of {self!r}; "
+            "rescale X, or give the basis the domain or the n_states of your data"
+        )
+        raise ValueError(msg)
+
+
 def state_labels(basis: Basis | None, X: Any) -> tuple[int, ...]:
     """State labels of a basis, or of X that already is m[h; s] where the basis is None."""
     return basis.states if basis is not None else tuple(range(X.shape[-1]))
@@ -236,7 +282,9 @@ def n_spatial_axes(basis: Any, X: Any) -> int:
     n_spatial = int(X.ndim) - 1 - trailing
     if not 1 <= n_spatial <= 3:
         expected = (
-            "(n_samples, *spatial, n_states)" if basis is None else "(n_samples, *spatial" + ", 3" * trailing + ")"
+            "(n_samples, *spatial, n_states)"
+            if basis is None
+            else f"(n_samples, *spatial{f', {basis.state_size}' * trailing})"
         )
         msg = f"X must be {expected} with 1 to 3 spatial axes, got shape {tuple(X.shape)}"
         raise ValueError(msg)

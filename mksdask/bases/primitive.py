@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mksdask.bases.base import Basis
+from mksdask.bases.base import ScalarBasis
 
 
-class PrimitiveBasis(Basis):
+class PrimitiveBasis(ScalarBasis):
     """Hat functions at equal steps of the domain; indicators of the phases where X holds phase numbers.
 
     With H hats and ``t = (H - 1)(χ - a)/(b - a)`` on the domain [a, b],
@@ -45,32 +45,32 @@ class PrimitiveBasis(Basis):
             raise ValueError(msg)
         return max(self.states) + 1
 
+    @property
+    def _default_domain(self) -> tuple[float, float]:
+        return 0.0, self._n_hats - 1.0
+
     def _interval(self) -> tuple[float, float]:
-        low, high = (0.0, self._n_hats - 1.0) if self.domain is None else self.domain
-        if not low < high and self._n_hats > 1:
-            msg = f"domain must be (lowest, highest), got {self.domain!r}"
-            raise ValueError(msg)
-        return float(low), float(high)
+        # One hat is 1 on a domain of any width, of none too.
+        return (0.0, 0.0) if self._n_hats == 1 and self.domain is None else super()._interval()
 
     @property
-    def is_complete(self) -> bool:
-        """Whether Σ_h m[h; s] = 1: all hats are kept."""
-        return len(self.states) == self._n_hats
+    def unity(self) -> NDArray[np.float64] | None:
+        """Ones, Σ_h m[h; s] = 1, where all hats are kept."""
+        return np.ones(self._n_hats) if len(self.states) == self._n_hats else None
 
-    def _evaluate(self, sample: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+    def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
         low, high = self._interval()
         last = self._n_hats - 1
-        out = np.empty((len(states), *sample.shape), dtype=dtype)
         is_identity = (low, high) == (0.0, float(last))
-        is_phase_number = is_identity and sample.dtype.kind in "biu"
-        position = sample if is_identity else (sample - low) * np.asarray(last / (high - low or 1.0), dtype=dtype)
-        for target, state in zip(out, states, strict=True):
-            hat = self.states[state]
+        is_phase_number = is_identity and values.dtype.kind in "biu"
+        position = values if is_identity else (values - low) * np.asarray(last / (high - low), dtype=dtype)
+        for state in states:
+            hat = np.empty(values.shape, dtype=dtype)
             if is_phase_number:
-                np.equal(position, hat, out=target, casting="unsafe")
+                np.equal(position, self.states[state], out=hat, casting="unsafe")
             else:
-                np.subtract(position, hat, out=target, casting="same_kind")
-                np.abs(target, out=target)
-                np.subtract(1.0, target, out=target)
-                np.maximum(target, 0.0, out=target)
-        return out
+                np.subtract(position, self.states[state], out=hat, casting="same_kind")
+                np.abs(hat, out=hat)
+                np.subtract(1.0, hat, out=hat)
+                np.maximum(hat, 0.0, out=hat)
+            yield hat

@@ -45,8 +45,8 @@ BATCH_VOXELS = 2**15
 class _Correlation:
     """The kernel of one block of samples.
 
-    `pairs` are indices of states. Where all states of a complete basis take part, the last is never
-    transformed: it follows from ``Σ_h m[h; s] = 1``, and on a periodic cell the last pair of a full row from
+    `pairs` are indices of states. Where all states of a sum ``Σ_h w_h m[h; s] = 1`` take part, the last of them is
+    never transformed. If all weights are 1 and the cell is periodic, the last pair of a full row follows from
     ``Σ_h' f[h, h'; r] = v_h``.
     """
 
@@ -86,14 +86,20 @@ class _Correlation:
         return sorted({state for pair in self.pairs for state in pair})
 
     @cached_property
-    def _derives_last(self) -> bool:
-        """Whether the last state follows from the others."""
-        return self.basis is not None and self.basis.is_complete and len(self._needed) == self.n_states > 1
+    def _unity(self) -> Array | None:
+        """Weights w_h with Σ_h w_h m[h; s] = 1, where all these states are needed, and others."""
+        unity = None if self.basis is None or self.n_states == 1 else self.basis.unity
+        return unity if unity is not None and set(np.flatnonzero(unity)) <= set(self._needed) else None
+
+    @cached_property
+    def _derived(self) -> int | None:
+        """The state that follows from the others."""
+        return None if self._unity is None else int(np.flatnonzero(self._unity)[-1])
 
     @cached_property
     def _full_rows(self) -> dict[int, list[int]]:
         """Positions of the pairs (a, 0) … (a, n - 1) by the last of them, for each a that has them all once."""
-        if not (self._derives_last and all(self.transform.periodic)):
+        if self._unity is None or not ((self._unity == 1.0).all() and all(self.transform.periodic)):
             return {}
         rows: dict[int, list[int]] = {}
         for position, (a, _) in enumerate(self.pairs):
@@ -113,14 +119,14 @@ class _Correlation:
         return (1.0 / self.transform.count_confident_pairs(confidence)).astype(self.dtype)
 
     def _whole(self, confidence: Array) -> Array | None:
-        """Transform of Σ_h c m[h; s] = c."""
-        return self.transform.forward(confidence.astype(self.dtype, copy=False)) if self._derives_last else None
+        """Transform of Σ_h w_h c m[h; s] = c."""
+        return None if self._unity is None else self.transform.forward(confidence.astype(self.dtype, copy=False))
 
     def _fields(self, samples: Array, masks: Array | None, states: Sequence[int]) -> Iterator[Array]:
         """Fields c m[h; s] of some states; what X holds where c = 0 does not matter, be it NaN."""
         if masks is not None:
             observed = masks > 0
-            fill = 0 if self.basis is None else self.basis.lowest
+            fill = 0 if self.basis is None else self.basis.placeholder
             samples = np.where(observed if samples.ndim == masks.ndim else observed[..., None], samples, fill)
         if self.basis is not None:
             for field in self.basis.fields(samples, states, self.dtype):
@@ -136,15 +142,16 @@ class _Correlation:
             yield field if masks is None else field * masks
 
     def _correlate(self, samples: Array, masks: Array | None, weight: Any, whole: Array | None, out: Array) -> None:
-        states = self._needed if whole is None else self._needed[:-1]
+        states = [state for state in self._needed if state != self._derived]
         spectra: dict[int, Array] = {}
         for state, field in zip(states, self._fields(samples, masks, states), strict=True):
             spectra[state] = self.transform.forward(field)
-        if whole is not None:
-            last = np.broadcast_to(whole, spectra[0].shape).copy()
-            for spectrum in spectra.values():
-                last -= spectrum
-            spectra[self._needed[-1]] = last
+        if whole is not None and self._unity is not None and self._derived is not None:
+            rest = np.broadcast_to(whole, (len(samples), *whole.shape[1:])).copy()
+            for state, spectrum in spectra.items():
+                if self._unity[state]:
+                    rest -= spectrum if self._unity[state] == 1.0 else self._unity[state] * spectrum
+            spectra[self._derived] = rest if self._unity[self._derived] == 1.0 else rest / self._unity[self._derived]
         full_rows = self._full_rows if masks is None else {}
         for position, (a, b) in enumerate(self.pairs):
             if position not in full_rows:

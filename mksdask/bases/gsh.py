@@ -1,0 +1,344 @@
+"""Generalized spherical harmonics: functions of crystal orientation that have the crystal's symmetry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from scipy.spatial.transform import Rotation
+
+from mksdask.bases.base import Basis, chosen_labels
+from mksdask.bases.wigner import WignerSums, wigner_matrices
+
+# Rotations of the 11 Laue groups, in scipy's names. The main axis is z and the first 2-fold axis across it x.
+LAUE_GROUPS = {
+    "triclinic": "C1",
+    "monoclinic": "C2",
+    "orthorhombic": "D2",
+    "tetragonal-low": "C4",
+    "tetragonal": "D4",
+    "trigonal-low": "C3",
+    "trigonal": "D3",
+    "hexagonal-low": "C6",
+    "hexagonal": "D6",
+    "cubic-low": "T",
+    "cubic": "O",
+}
+# Functions that are evaluated together take about this many bytes.
+GROUP_BYTES = 2**26
+LARGEST_DEGREE = 64
+
+
+class HarmonicIndex(NamedTuple):
+    """Which function T_l^{μn} a state is.
+
+    `l` is the degree; `mu` numbers the functions of the crystal's symmetry from 0, and `n` is the order from -l to l on
+    the side of the specimen, or the number of the function of its symmetry if it has any.
+    """
+
+    l: int  # noqa: E741
+    mu: int
+    n: int
+
+
+def bunge_angles(rotations: Rotation) -> NDArray[np.float64]:
+    """Bunge angles of active rotations crystal → sample, ``R = Rz(φ1) Rx(Φ) Rz(φ2)``.
+
+    Parameters
+    ----------
+    rotations : scipy.spatial.transform.Rotation
+        One rotation or many.
+
+    Returns
+    -------
+    ndarray, shape (..., 3)
+        φ1 in [0, 2π), Φ in [0, π], φ2 in [0, 2π), radians. Where Φ is 0 or π, φ2 is 0.
+
+    Examples
+    --------
+    >>> from scipy.spatial.transform import Rotation
+    >>> bunge_angles(Rotation.from_euler("ZXZ", [0.1, 0.2, 0.3])).round(12).tolist()
+    [0.1, 0.2, 0.3]
+    """
+    matrix = rotations.as_matrix()
+    sine = np.hypot(matrix[..., 0, 2], matrix[..., 1, 2])
+    is_flat = sine < 1e-12
+    phi1 = np.where(
+        is_flat,
+        np.arctan2(matrix[..., 1, 0], matrix[..., 0, 0]),
+        np.arctan2(matrix[..., 0, 2], -matrix[..., 1, 2]),
+    )
+    phi2 = np.where(is_flat, 0.0, np.arctan2(matrix[..., 2, 0], matrix[..., 2, 1]))
+    tilt = np.arctan2(sine, matrix[..., 2, 2])
+    return np.stack([phi1 % (2.0 * np.pi), tilt, phi2 % (2.0 * np.pi)], axis=-1)
+
+
+def symmetry_rotations(group: str, *, name: str = "domain") -> Rotation:
+    """Rotations of a Laue group: the main axis is z, the first 2-fold axis across it x.
+
+    Parameters
+    ----------
+    group : str
+        One of `LAUE_GROUPS`. ``"cubic"`` is m-3m, ``"hexagonal"`` 6/mmm, ``"monoclinic"`` has its 2-fold axis along z.
+    name : str
+        The argument's name in errors.
+
+    Raises
+    ------
+    ValueError
+        If there is no such group.
+    """
+    if group not in LAUE_GROUPS:
+        msg = f"{name} must be one of {', '.join(LAUE_GROUPS)}, got {group!r}"
+        raise ValueError(msg)
+    return Rotation.create_group(LAUE_GROUPS[group], axis="Z")
+
+
+@lru_cache(maxsize=1024)
+def invariants(group: str, degree: int) -> NDArray[np.complex128]:
+    """Orthonormal vectors b with D^l(s) b = b for all rotations s of a Laue group.
+
+    The columns of the projector ``Σ_s D^l(s) / |G|`` are orthonormalised, the longest remaining one first; of columns
+    as long, the first, orders running from -l to l. The first entry of each that is not zero is positive.
+
+    Parameters
+    ----------
+    group : str
+        One of `LAUE_GROUPS`.
+    degree : int
+        l.
+
+    Returns
+    -------
+    ndarray, shape (n_functions, 2 l + 1), complex128
+        One vector a row, orders from -l to l.
+    """
+    rotations = symmetry_rotations(group)
+    projector = wigner_matrices(degree, bunge_angles(rotations)).mean(axis=0)
+    vectors: list[NDArray[np.complex128]] = []
+    for _ in range(round(float(np.trace(projector).real))):
+        lengths = np.linalg.norm(projector, axis=0)
+        column = projector[:, int(np.argmax(lengths > lengths.max() - 1e-9))]
+        # Once more against those found, which is enough for orthogonality to rounding.
+        for vector in vectors:
+            column = column - vector * np.vdot(vector, column)
+        column = column / np.linalg.norm(column)
+        column[np.abs(column) < 1e-12] = 0.0
+        first = column[np.argmax(column != 0.0)]
+        column = column * (abs(first) / first)
+        vectors.append(column)
+        projector = projector - np.outer(column, column.conj() @ projector)
+    found = np.array(vectors, dtype=np.complex128).reshape(-1, 2 * degree + 1)
+    found.flags.writeable = False
+    return found
+
+
+def check_angles(angles: NDArray[Any]) -> None:
+    """Refuse what cannot be Bunge angles in radians, (..., 3).
+
+    Raises
+    ------
+    ValueError
+        If the last axis is not 3, a value is not finite, or angles look like degrees.
+    """
+    if angles.ndim < 1 or angles.shape[-1] != 3:
+        msg = f"X must hold the Bunge angles φ1, Φ, φ2 along its last axis, got shape {angles.shape}"
+        raise ValueError(msg)
+    if not angles.size:
+        return
+    largest = max(float(angles.max()), -float(angles.min()))
+    if not np.isfinite(largest):
+        msg = "X holds NaN or infinite angles; give voxels without orientation a confidence_index of 0"
+        raise ValueError(msg)
+    if largest > 2.0 * np.pi + 1e-4:
+        msg = (
+            f"X holds angles up to {largest:g}, which are no Bunge angles in radians; use numpy.deg2rad(X) if they are "
+            "degrees, and give voxels without orientation a confidence_index of 0"
+        )
+        raise ValueError(msg)
+
+
+class GSHBasis(Basis):
+    r"""Symmetrised generalized spherical harmonics of crystal orientation.
+
+    The local state is the orientation ``g = Rz(φ1) Rx(Φ) Rz(φ2)``, active, crystal to sample (Bunge). With b_μ the
+    orthonormal vectors that all rotations of the crystal leave unchanged (`invariants`),
+
+    .. math:: T_l^{\mu n}(g) = (2 l + 1) \sum_k b_{\mu k}\, D^l_{n k}(g),
+
+    so that T(g s) = T(g) for each rotation s of the crystal, the mean of |T|² over all orientations is 2l + 1, and
+    different T are orthogonal. The first state is constant, 1.
+
+    Parameters
+    ----------
+    n_states : int, sequence of int or None, default 15
+        Number of functions, or their positions; None for all up to `max_degree`. They are ordered by l, then n, then
+        μ; see `index_`.
+    domain : str, default "triclinic"
+        Laue group of the crystal: triclinic, monoclinic (2-fold axis along z), orthorhombic, tetragonal-low,
+        tetragonal, trigonal-low, trigonal, hexagonal-low, hexagonal, cubic-low or cubic; without "-low" the group with
+        2-fold axes across the main one. The main axis is z; trigonal, tetragonal and hexagonal crystals have a 2-fold
+        axis along x.
+    max_degree : int, optional
+        Largest degree l.
+    sample_symmetry : str, default "triclinic"
+        Symmetry of the specimen, one of the same groups: T(s g) = T(g) for its rotations s. An orthorhombic specimen
+        is a rolled sheet with its axes along x, y, z.
+
+    Attributes
+    ----------
+    index_ : list of HarmonicIndex
+        (l, mu, n) of each state.
+
+    Notes
+    -----
+    Evaluated by the three-term recurrence of Wigner's d-functions in l, which is stable, for all functions together, or
+    as many as take 64 MB.
+
+    References
+    ----------
+    Bunge, H.-J. Texture Analysis in Materials Science. Butterworths, 1982, chapter 14.
+    Kostelec, P. J., Rockmore, D. N. FFTs on the rotation group. J. Fourier Anal. Appl. 14 (2008) 145.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> basis = GSHBasis(n_states=10, domain="cubic")
+    >>> basis.index_[1]
+    HarmonicIndex(l=4, mu=0, n=-4)
+    >>> X = np.random.default_rng(0).uniform(0, np.pi, (2, 5, 5, 3))
+    >>> m = basis.discretize(X)
+    >>> m.shape, m.dtype
+    ((2, 5, 5, 10), dtype('complex128'))
+    >>> quarter_turn = [0.0, 0.0, np.pi / 2]  # of the crystal about its own z
+    >>> bool(np.allclose(basis.discretize(X + quarter_turn), m))
+    True
+    """
+
+    state_axes = 1
+    state_size = 3
+    is_complex = True
+
+    def __init__(
+        self,
+        n_states: int | Sequence[int] | None = 15,
+        *,
+        domain: str = "triclinic",
+        max_degree: int | None = None,
+        sample_symmetry: str = "triclinic",
+    ) -> None:
+        self.n_states = n_states
+        self.domain = domain
+        self.max_degree = max_degree
+        self.sample_symmetry = sample_symmetry
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """Positions of the functions in the order of l, n, μ.
+
+        Raises
+        ------
+        ValueError
+            If `n_states` or `max_degree` make no sense.
+        """
+        highest = self.max_degree
+        if highest is not None and not 0 <= highest <= LARGEST_DEGREE:
+            msg = f"max_degree must lie between 0 and {LARGEST_DEGREE}, or be None; got {highest!r}"
+            raise ValueError(msg)
+        if self.n_states is None:
+            if highest is None:
+                msg = "n_states=None takes all functions up to max_degree; give max_degree"
+                raise ValueError(msg)
+            return tuple(range(len(_functions_up_to(self.domain, self.sample_symmetry, highest))))
+        labels = chosen_labels(self.n_states)
+        if min(labels) < 0:
+            msg = f"n_states of a GSHBasis must be positions from 0, got {self.n_states!r}"
+            raise ValueError(msg)
+        return labels
+
+    @property
+    def index_(self) -> list[HarmonicIndex]:
+        """(l, mu, n) of each state."""
+        known = self._known()
+        return [known[label] for label in self.states]
+
+    @property
+    def unity(self) -> NDArray[np.float64] | None:
+        """Weight 1 for l = 0, which is 1 everywhere; None without it."""
+        return 1.0 * (np.array(self.states) == 0) if 0 in self.states else None
+
+    @property
+    def placeholder(self) -> float:
+        """Angle 0."""
+        return 0.0
+
+    def _known(self) -> tuple[HarmonicIndex, ...]:
+        """All functions up to a degree that has those of `states`."""
+        labels = self.states
+        symbols = self.domain, self.sample_symmetry
+        if self.max_degree is not None:
+            known = _functions_up_to(*symbols, self.max_degree)
+            if max(labels) >= len(known):
+                msg = (
+                    f"n_states={self.n_states!r} names functions beyond the {len(known)} up to "
+                    f"max_degree={self.max_degree} of {symbols[0]} crystals; raise max_degree, or leave it None"
+                )
+                raise ValueError(msg)
+            return known
+        degree = 4
+        while len(known := _functions_up_to(*symbols, degree)) <= max(labels):
+            if degree >= LARGEST_DEGREE:
+                msg = f"n_states={self.n_states!r} names functions of degrees above {LARGEST_DEGREE}"
+                raise ValueError(msg)
+            degree = min(2 * degree, LARGEST_DEGREE)
+        return known
+
+    def _check(self, values: NDArray[Any]) -> None:
+        check_angles(values)
+
+    def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+        index = self.index_
+        n_bytes = max(1, values.size // 3) * np.dtype(self.result_dtype(dtype)).itemsize
+        step = max(1, GROUP_BYTES // n_bytes)
+        for start in range(0, len(states), step):
+            group = tuple(index[state] for state in states[start : start + step])
+            yield from _wigner_sums(self.domain, self.sample_symmetry, group).evaluate(values, dtype)
+
+
+@lru_cache(maxsize=64)
+def _functions_up_to(domain: str, sample_symmetry: str, degree: int) -> tuple[HarmonicIndex, ...]:
+    """All functions up to a degree, ordered by l, then n, then μ."""
+    symmetry_rotations(domain)
+    symmetry_rotations(sample_symmetry, name="sample_symmetry")
+    found = []
+    for l in range(degree + 1):  # noqa: E741
+        n_crystal = len(invariants(domain, l))
+        orders: Sequence[int] = range(-l, l + 1)
+        if sample_symmetry != "triclinic":
+            orders = range(len(invariants(sample_symmetry, l)))
+        found += [HarmonicIndex(l, mu, n) for n in orders for mu in range(n_crystal)]
+    return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def _wigner_sums(domain: str, sample_symmetry: str, functions: tuple[HarmonicIndex, ...]) -> WignerSums:
+    """T_l^{μn} = (2 l + 1) Σ_j Σ_k a_j b_k D^l_{jk}."""
+    sums = []
+    for degree, mu, n in functions:
+        right = invariants(domain, degree)[mu]
+        if sample_symmetry == "triclinic":
+            left = np.zeros(2 * degree + 1, dtype=np.complex128)
+            left[n + degree] = 1.0
+        else:
+            left = invariants(sample_symmetry, degree)[n].conj()
+        sums.append(
+            [
+                (degree, int(j) - degree, int(k) - degree, complex((2 * degree + 1) * left[j] * right[k]))
+                for j in np.flatnonzero(left)
+                for k in np.flatnonzero(right)
+            ]
+        )
+    return WignerSums.of(sums)

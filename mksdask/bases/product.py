@@ -1,0 +1,175 @@
+"""Product basis: local states of several attributes, such as phase and orientation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from sklearn.base import clone
+
+from mksdask.bases.base import Basis
+
+
+class ProductBasis(Basis):
+    r"""All products of the functions of several bases, one basis for each attribute of the local state.
+
+    .. math:: m[(h_1, h_2, …); s] = m_1[h_1; s]\, m_2[h_2; s] \cdots
+
+    X holds the attributes side by side along its last axis: one number for a basis of a scalar, three angles for a
+    `GSHBasis`.
+
+    Parameters
+    ----------
+    *bases : Basis
+        One basis for each attribute, in the order of the last axis of X.
+
+    Attributes
+    ----------
+    index_ : list of tuple
+        State labels (h_1, h_2, …) of each state; the last varies fastest.
+
+    References
+    ----------
+    Adams, B. L., Gao, X., Kalidindi, S. R. Finite approximations to the second-order properties closure in single
+    phase polycrystals. Acta Mater. 53 (2005) 3563.
+
+    Examples
+    --------
+    Phase, and orientation of the crystal.
+
+    >>> import numpy as np
+    >>> from mksdask import GSHBasis, PrimitiveBasis
+    >>> basis = ProductBasis(PrimitiveBasis(2), GSHBasis(10, domain="cubic"))
+    >>> basis.index_[10]
+    (1, 0)
+    >>> basis.discretize(np.zeros((1, 8, 8, 4))).shape
+    (1, 8, 8, 20)
+    """
+
+    state_axes = 1
+
+    def __init__(self, *bases: Basis) -> None:
+        self.bases = bases
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """Numbers of the states, 0 to their number less one.
+
+        Raises
+        ------
+        TypeError
+            If there is no factor, or one is no basis.
+        """
+        if not self.bases or not all(isinstance(basis, Basis) for basis in self.bases):
+            msg = f"ProductBasis takes bases such as PrimitiveBasis(2), got {self.bases!r}"
+            raise TypeError(msg)
+        return tuple(range(int(np.prod([len(basis.states) for basis in self.bases]))))
+
+    @property
+    def index_(self) -> list[tuple[int, ...]]:
+        """State labels of the factors, for each state."""
+        factors = self._factors()
+        return [
+            tuple(basis.states[h] for basis, h in zip(self.bases, row, strict=True))
+            for row in zip(*(index.tolist() for index in factors), strict=True)
+        ]
+
+    @property
+    def is_complex(self) -> bool:  # type: ignore[override]
+        """Whether a factor is complex."""
+        return any(basis.is_complex for basis in self.bases)
+
+    @property
+    def unity(self) -> NDArray[np.float64] | None:
+        """Products of the factors' weights; None if a factor has none."""
+        weights = [basis.unity for basis in self.bases]
+        return None if any(w is None for w in weights) else reduce(np.kron, weights)  # type: ignore[arg-type]
+
+    @property
+    def state_size(self) -> int:  # type: ignore[override]
+        """Number of components of one local state: those of the factors together."""
+        return sum(basis.state_size for basis in self.bases)
+
+    @property
+    def placeholder(self) -> NDArray[np.float64]:
+        """Placeholders of the factors, side by side."""
+        return np.concatenate([np.broadcast_to(basis.placeholder, basis.state_size) for basis in self.bases])
+
+    def _factors(self) -> tuple[NDArray[np.intp], ...]:
+        """Index of each factor's state, for each state."""
+        return np.unravel_index(np.arange(len(self.states)), [len(basis.states) for basis in self.bases])
+
+    def _parts(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """Split the components among the factors."""
+        ends = np.cumsum([basis.state_size for basis in self.bases])[:-1]
+        parts = np.split(values, ends, axis=-1)
+        return [part if basis.state_axes else part[..., 0] for basis, part in zip(self.bases, parts, strict=True)]
+
+    def _check(self, values: NDArray[Any]) -> None:
+        if values.shape[-1:] != (self.state_size,):
+            msg = (
+                f"X must hold the {self.state_size} attributes of {self!r} along its last axis, got shape "
+                f"{values.shape}"
+            )
+            raise ValueError(msg)
+        for basis, part in zip(self.bases, self._parts(values), strict=True):
+            basis._check(part)
+
+    def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+        factors = [index[list(states)] for index in self._factors()]
+        tables = []
+        for basis, part, wanted in zip(self.bases, self._parts(values), factors, strict=True):
+            needed = sorted(set(wanted.tolist()))
+            tables.append(dict(zip(needed, basis._functions(part, needed, dtype), strict=True)))
+        for row in zip(*(index.tolist() for index in factors), strict=True):
+            product = reduce(np.multiply, (table[h] for table, h in zip(tables, row, strict=True)))
+            yield product.astype(self.result_dtype(dtype), copy=False)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
+        """Factors as ``basis_0``, ``basis_1``, …, and with `deep` their parameters.
+
+        Parameters
+        ----------
+        deep : bool, default True
+            Whether to name the factors' own parameters too, ``basis_0__n_states``.
+        """
+        params: dict[str, Any] = {f"basis_{position}": basis for position, basis in enumerate(self.bases)}
+        if deep:
+            for name, basis in list(params.items()):
+                params |= {f"{name}__{key}": value for key, value in basis.get_params().items()}
+        return params
+
+    def set_params(self, **params: Any) -> Self:
+        """Replace factors (``basis_0``) or set their parameters (``basis_0__n_states``).
+
+        Parameters
+        ----------
+        **params
+            Names as `get_params` gives them.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter.
+        """
+        for name, value in sorted(params.items()):
+            factor, _, key = name.partition("__")
+            known = [f"basis_{position}" for position in range(len(self.bases))]
+            if factor not in known:
+                msg = f"{name} is no parameter of a ProductBasis of {len(self.bases)} bases; the factors are {known}"
+                raise ValueError(msg)
+            position = known.index(factor)
+            if key:
+                self.bases[position].set_params(**{key: value})
+            else:
+                self.bases = (*self.bases[:position], value, *self.bases[position + 1 :])
+        return self
+
+    def __sklearn_clone__(self) -> ProductBasis:
+        return ProductBasis(*(clone(basis) for basis in self.bases))
+
+    def __repr__(self) -> str:
+        return f"ProductBasis({', '.join(map(repr, self.bases))})"
