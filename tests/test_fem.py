@@ -7,6 +7,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.spatial.transform import Rotation
 
 from mksdask.datasets import (
     ConvergenceError,
@@ -16,11 +17,26 @@ from mksdask.datasets import (
     mean_stress,
     solve_fields,
 )
+from mksdask.datasets.crystals import single_crystal_stiffness, turned_stiffness
 from mksdask.datasets.elasticity import COMPONENTS, macro_strain_vector
-from mksdask.datasets.fem import solve_elasticity, voigt_pairs
+from mksdask.datasets.fem import solve_elasticity
+from mksdask.datasets.stencils import Isotropic, voigt_pairs
 from tests.helpers import chunked, computes, sample_chunks, tasks_per_chunk
 
+COPPER = [168.4, 121.4, 75.4]  # C11, C12, C44, GPa
+ZINC = [163.7, 36.4, 53.0, 63.5, 38.8]  # C11, C12, C13, C33, C44, GPa
 YOUNG, POISSON = np.array([310.0, 20.0]), np.array([0.28, 0.35])
+
+
+def turned_by_tensor(crystal, angles):
+    """The definition: C'_ijkl = R_ia R_jb R_kc R_ld C_abcd, for each voxel."""
+    first, second = (np.array(index) for index in voigt_pairs(3))
+    position = np.zeros((3, 3), dtype=int)
+    position[first, second] = position[second, first] = np.arange(6)
+    C = crystal[position[:, :, None, None], position[None, None]]
+    R = Rotation.from_euler("ZXZ", angles.reshape(-1, 3)).as_matrix()
+    turned = np.einsum("nia,njb,nkc,nld,abcd->nijkl", R, R, R, R, C, optimize=True)
+    return turned[:, first, second][:, :, first, second].reshape(*angles.shape[:-1], 6, 6)
 
 
 def stiffness_matrix(young, poisson, dim):
@@ -129,9 +145,8 @@ def test_fields__are_in_equilibrium_with_the_imposed_strain(size, seed, data):
         assert_array_equal(getattr(lazy, name).compute(scheduler="sync"), field)
 
 
-def sfepy_solution(lam, mu, macro):
-    """Strain of each element and mean stress, with SfePy's stiffness matrix, opposite faces tied, and a direct "
-    "solve."""
+def sfepy_solution(C, macro):
+    """Mean stress and displacement, with SfePy's stiffness matrix, opposite faces tied, and a direct solve."""
     pytest.importorskip("sfepy", reason="SfePy, the oracle, is not installed (extra: sfepy)")
     import scipy.sparse as sp
     from scipy.sparse.linalg import spsolve
@@ -142,7 +157,8 @@ def sfepy_solution(lam, mu, macro):
     from sfepy.terms import Term
 
     output.set_output(quiet=True)
-    dim, shape = lam.ndim, np.array(lam.shape)
+    shape = np.array(C.shape[:-2])
+    dim = len(shape)
     mesh = gen_block_mesh(shape.astype(float), shape + 1, shape / 2.0, verbose=False)
     omega = FEDomain("domain", mesh).create_region("Omega", "all")
     field = Field.from_args("displacement", np.float64, "vector", omega, approx_order=1)
@@ -151,9 +167,9 @@ def sfepy_solution(lam, mu, macro):
     elements = mesh.get_conn(f"{dim}_{2**dim}")
     voxel = tuple(np.floor(mesh.coors[elements].mean(axis=1)).astype(int).T)
     n = dim * (dim + 1) // 2
-    D = np.zeros((len(elements), n, n))
-    D[:, :dim, :dim] = lam[voxel][:, None, None]
-    D[:, range(n), range(n)] += np.where(np.arange(n) < dim, 2.0, 1.0) * mu[voxel][:, None]
+    # SfePy's order is xx, yy, zz, xy, xz, yz.
+    order = [0, 1, 2] if dim == 2 else [0, 1, 2, 5, 4, 3]
+    D = C[voxel][:, order][:, :, order]
 
     def properties(ts, coors, mode=None, **_):
         return {"D": np.repeat(D, len(coors) // len(D), axis=0)} if mode == "qp" else None
@@ -183,24 +199,41 @@ def sfepy_solution(lam, mu, macro):
     fluctuation = np.zeros(reduced.shape[0])
     fluctuation[dim:] = spsolve(reduced[dim:, dim:], load[dim:])
     solution = affine(macro) + tie @ fluctuation
-    stress = np.array([affine(unit) @ (K @ solution) for unit in np.eye(n)]) / lam.size
+    stress = np.array([affine(unit) @ (K @ solution) for unit in np.eye(n)]) / np.prod(shape)
     return stress, solution.reshape(-1, dim), position
 
 
+@pytest.mark.parametrize("kind", ["phases", "cubic", "hexagonal", "triclinic"])
 @pytest.mark.parametrize(("size", "load"), [((5, 6), 0), ((5, 6), 2), ((4, 3, 5), 0), ((4, 3, 5), 3), ((3, 4, 3), 5)])
 @pytest.mark.filterwarnings("ignore")
-def test_fields__match_sfepy(size, load):
+def test_fields__match_sfepy(size, load, kind):
     rng = np.random.default_rng(7)
-    lam, mu = rng.uniform(1.0, 30.0, size), rng.uniform(1.0, 20.0, size)
-    macro = np.zeros(len(size) * (len(size) + 1) // 2)
+    dim = len(size)
+    n = dim * (dim + 1) // 2
+    if kind == "phases":
+        lam, mu = rng.uniform(1.0, 30.0, size), rng.uniform(1.0, 20.0, size)
+        material = Isotropic(lam[None], mu[None])
+        C = np.zeros((*size, n, n))
+        C[..., :dim, :dim] = lam[..., None, None]
+        C[..., range(n), range(n)] += np.where(np.arange(n) < dim, 2.0, 1.0) * mu[..., None]
+    else:
+        factor = rng.normal(size=(6, 6))
+        constants = {"cubic": COPPER, "hexagonal": ZINC, "triclinic": factor @ factor.T + 3 * np.eye(6)}[kind]
+        crystal = single_crystal_stiffness(constants) / 10
+        angles = rng.uniform(0, 3, (*size, 3))
+        material = turned_stiffness(crystal, angles[None])
+        C = turned_by_tensor(crystal, angles)
+        if dim == 2:
+            C = C[..., [0, 1, 5], :][..., [0, 1, 5]]
+    macro = np.zeros(n)
     macro[load] = 0.01
-    stress, displacement, position = sfepy_solution(lam, mu, macro)
-    fields = solve_elasticity(lam[None], mu[None], macro[None], reference=(10.0, 10.0), tolerance=1e-11)
+    stress, displacement, position = sfepy_solution(C, macro)
+    fields = solve_elasticity(material, macro[None], reference=(10.0, 10.0), tolerance=1e-11)
     assert_allclose(
-        fields.stress.mean(axis=tuple(range(1, lam.ndim + 1)))[0], stress, rtol=1e-6, atol=1e-6 * np.abs(stress).max()
+        fields.stress.mean(axis=tuple(range(1, dim + 1)))[0], stress, rtol=1e-6, atol=1e-6 * np.abs(stress).max()
     )
-    tensor = np.zeros((lam.ndim, lam.ndim))
-    for value, a, b in zip(macro, *voigt_pairs(lam.ndim), strict=True):
+    tensor = np.zeros((dim, dim))
+    for value, a, b in zip(macro, *voigt_pairs(dim), strict=True):
         tensor[a, b] = tensor[b, a] = value if a == b else 0.5 * value
     ours = fields.fluctuation[0][(slice(None), *(position % size).T)].T + position @ tensor
     shift = (ours - displacement)[0]
@@ -226,7 +259,9 @@ def test_simulation__iterations_do_not_depend_on_the_grid():
     for n in (16, 48):
         X = make_microstructure(n_samples=2, size=(n, n), grain_size=n / 6, seed=1)
         lam, mu = np.array([1.0, 100.0])[X], np.array([1.0, 100.0])[X]
-        counts.append(solve_elasticity(lam, mu, np.tile([1.0, 0, 0], (2, 1)), reference=(50.0, 50.0)).iterations.max())
+        counts.append(
+            solve_elasticity(Isotropic(lam, mu), np.tile([1.0, 0, 0], (2, 1)), reference=(50.0, 50.0)).iterations.max()
+        )
     assert counts[1] <= 1.25 * counts[0]
 
 

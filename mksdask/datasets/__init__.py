@@ -26,13 +26,24 @@ from mksdask.datasets.generator import (
     make_delta_microstructures,
     make_microstructure,
 )
+from mksdask.datasets.polycrystal import (
+    ComponentTexture,
+    FibreTexture,
+    RandomTexture,
+    Texture,
+    make_polycrystal,
+)
 
 __all__ = [
     "CahnHilliardSimulation",
+    "ComponentTexture",
     "ConvergenceError",
     "ElasticFESimulation",
     "ElasticResponse",
+    "FibreTexture",
     "MicrostructureGenerator",
+    "RandomTexture",
+    "Texture",
     "effective_stiffness",
     "make_cahn_hilliard",
     "make_checkerboard_microstructure",
@@ -42,6 +53,7 @@ __all__ = [
     "make_elastic_stiffness",
     "make_elastic_stress_random",
     "make_microstructure",
+    "make_polycrystal",
     "mean_stress",
     "solve_fields",
 ]

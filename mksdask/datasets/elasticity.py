@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -15,7 +16,10 @@ from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
 from mksdask.arrays import ArrayLike, label, map_samples, names, spacing_of, unwrap_samples
-from mksdask.datasets.fem import batch_size, n_strain_components, solve_elasticity, voigt_pairs
+from mksdask.bases.gsh import check_angles
+from mksdask.datasets.crystals import single_crystal_stiffness, turned_stiffness, voigt_average
+from mksdask.datasets.fem import ElasticFields, batch_size, solve_elasticity
+from mksdask.datasets.stencils import Anisotropic, Isotropic, Material, n_strain_components, voigt_pairs
 
 COMPONENTS = {2: ("xx", "yy", "xy"), 3: ("xx", "yy", "zz", "yz", "xz", "xy")}
 
@@ -35,13 +39,84 @@ class ElasticResponse(NamedTuple):
 
 
 @dataclass(frozen=True)
-class IsotropicPhases:
-    """Lamé moduli of each phase, and the loads and options of a solve: the kernels of one block."""
+class _Solver(ABC):
+    """The kernels of one block: a subclass says what the voxels are made of."""
+
+    tolerance: float
+    max_iterations: int
+
+    #: Number of axes of a block after the spatial ones.
+    trailing = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.tolerance < 1.0 or self.max_iterations < 1:
+            msg = f"need 0 < tolerance < 1 and max_iterations >= 1, got {self.tolerance!r} and {self.max_iterations!r}"
+            raise ValueError(msg)
+
+    @property
+    @abstractmethod
+    def reference(self) -> tuple[float, float]:
+        """Lamé moduli of a homogeneous material like this one; the same for all samples, whatever their chunk."""
+
+    @abstractmethod
+    def material(self, block: NDArray[Any]) -> Material:
+        """Stiffness of each voxel of a block."""
+
+    def spatial(self, block: NDArray[Any]) -> tuple[int, ...]:
+        """Spatial shape of the samples of a block."""
+        return tuple(block.shape[1 : block.ndim - self.trailing])
+
+    def _batches(
+        self, block: NDArray[Any], macro_strain: NDArray[np.float64]
+    ) -> Iterator[tuple[slice, ElasticFields, NDArray[np.float64]]]:
+        """Solve samples in batches that fit in cache."""
+        step = batch_size(self.spatial(block))
+        for start in range(0, len(block), step):
+            rows = slice(start, start + step)
+            macro = np.tile(macro_strain, (len(block[rows]), 1))
+            fields = solve_elasticity(
+                self.material(block[rows]),
+                macro,
+                reference=self.reference,
+                tolerance=self.tolerance,
+                max_iterations=self.max_iterations,
+            )
+            yield rows, fields, macro
+
+    def fields(self, block: NDArray[Any], *, macro_strain: NDArray[np.float64]) -> ElasticResponse:
+        """Fields and averages of one block."""
+        n, spatial, n_components = len(block), self.spatial(block), len(macro_strain)
+        out = ElasticResponse(*(np.empty((n, *tail)) for tail in response_shapes(spatial)))
+        axes = tuple(range(1, len(spatial) + 1))
+        for rows, fields, macro in self._batches(block, macro_strain):
+            out.strain[rows], out.stress[rows] = fields.strain, fields.stress
+            out.displacement[rows] = _displacement(fields.fluctuation, macro)
+        out.mean_strain[...] = out.strain.mean(axis=axes).reshape(n, n_components)
+        out.mean_stress[...] = out.stress.mean(axis=axes).reshape(n, n_components)
+        return out
+
+    def mean_stress(self, block: NDArray[Any], *, macro_strain: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean stress of one block, (n, n_components)."""
+        axes = tuple(range(1, len(self.spatial(block)) + 1))
+        out = np.empty((len(block), len(macro_strain)))
+        for rows, fields, _ in self._batches(block, macro_strain):
+            out[rows] = fields.stress.mean(axis=axes)
+        return out
+
+    def stiffness(self, block: NDArray[Any]) -> NDArray[np.float64]:
+        """Effective stiffness of one block, (n, n_components, n_components)."""
+        unit_loads = np.eye(n_strain_components(len(self.spatial(block))))
+        columns = [self.mean_stress(block, macro_strain=load) for load in unit_loads]
+        stiffness = np.stack(columns, axis=-1)
+        return 0.5 * (stiffness + np.swapaxes(stiffness, -1, -2))
+
+
+@dataclass(frozen=True)
+class IsotropicPhases(_Solver):
+    """Voxels hold phase numbers, and each phase has its Lamé moduli."""
 
     lam: NDArray[np.float64]
     mu: NDArray[np.float64]
-    tolerance: float
-    max_iterations: int
 
     @classmethod
     def from_engineering(
@@ -71,13 +146,16 @@ class IsotropicPhases:
         if not ((poisson > -1.0) & (poisson < 0.5)).all():
             msg = f"poissons_ratio must lie between -1 and 0.5, both excluded, got {poisson.tolist()}"
             raise ValueError(msg)
-        if not 0.0 < tolerance < 1.0 or max_iterations < 1:
-            msg = f"need 0 < tolerance < 1 and max_iterations >= 1, got {tolerance!r} and {max_iterations!r}"
-            raise ValueError(msg)
         mu = young / (2.0 * (1.0 + poisson))
-        return cls(2.0 * mu * poisson / (1.0 - 2.0 * poisson), mu, tolerance, max_iterations)
+        return cls(tolerance, max_iterations, 2.0 * mu * poisson / (1.0 - 2.0 * poisson), mu)
 
-    def _moduli(self, block: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    @property
+    def reference(self) -> tuple[float, float]:
+        """Means over the phases."""
+        return float(self.lam.mean()), float(self.mu.mean())
+
+    def material(self, block: NDArray[Any]) -> Isotropic:
+        """Moduli of each voxel."""
         n_phases = len(self.lam)
         phase = block.astype(np.intp)
         if block.size and not (block.min() >= 0 and block.max() < n_phases and np.array_equal(phase, block)):
@@ -88,50 +166,53 @@ class IsotropicPhases:
                 "number the phases of your data from 0"
             )
             raise ValueError(msg)
-        return self.lam[phase], self.mu[phase]
+        return Isotropic(self.lam[phase], self.mu[phase])
 
-    def _solve(self, block: NDArray[Any], macro_strain: NDArray[np.float64]) -> tuple[Any, Any]:
-        lam, mu = self._moduli(block)
-        # The reference depends on the phases alone, so that a sample's result does not depend on its chunk.
-        reference = (float(self.lam.mean()), float(self.mu.mean()))
-        macro = np.broadcast_to(macro_strain, (len(block), len(macro_strain)))
-        fields = solve_elasticity(
-            lam,
-            mu,
-            macro,
-            reference=reference,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
+
+@dataclass(frozen=True)
+class CrystalOrientations(_Solver):
+    """Voxels hold the orientation of one kind of crystal, as Bunge angles."""
+
+    crystal: NDArray[np.float64]
+
+    trailing = 1
+
+    @property
+    def reference(self) -> tuple[float, float]:
+        """The Voigt average over all orientations."""
+        return voigt_average(self.crystal)
+
+    def material(self, block: NDArray[Any]) -> Anisotropic:
+        """Stiffness of each voxel."""
+        check_angles(block)
+        return turned_stiffness(self.crystal, block)
+
+
+def response_shapes(spatial: tuple[int, ...]) -> ElasticResponse:
+    """Shapes of the fields and averages of one sample."""
+    dim = len(spatial)
+    n_components = n_strain_components(dim)
+    field = (*spatial, n_components)
+    return ElasticResponse(field, field, (*(n + 1 for n in spatial), dim), (n_components,), (n_components,))
+
+
+def _solver(
+    elastic_modulus: Sequence[float] | None,
+    poissons_ratio: Sequence[float] | None,
+    crystal_stiffness: NumpyLike | None,
+    tolerance: float,
+    max_iterations: int,
+) -> IsotropicPhases | CrystalOrientations:
+    if crystal_stiffness is None and elastic_modulus is not None and poissons_ratio is not None:
+        return IsotropicPhases.from_engineering(elastic_modulus, poissons_ratio, tolerance, max_iterations)
+    if crystal_stiffness is None or elastic_modulus is not None or poissons_ratio is not None:
+        msg = (
+            "give elastic_modulus and poissons_ratio, one value a phase, for X of phase numbers, or crystal_stiffness "
+            f"for X of orientations; got elastic_modulus={elastic_modulus!r}, poissons_ratio={poissons_ratio!r} and "
+            f"crystal_stiffness={crystal_stiffness!r}"
         )
-        return fields, macro
-
-    def fields(self, block: NDArray[Any], *, macro_strain: NDArray[np.float64]) -> ElasticResponse:
-        """Fields and averages of one block of phase numbers, (n, *spatial)."""
-        fields, macro = self._solve(block, macro_strain)
-        axes = tuple(range(1, block.ndim))
-        return ElasticResponse(
-            fields.strain,
-            fields.stress,
-            _displacement(fields.fluctuation, macro),
-            fields.strain.mean(axis=axes),
-            fields.stress.mean(axis=axes),
-        )
-
-    def mean_stress(self, block: NDArray[Any], *, macro_strain: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Mean stress of one block, (n, n_components)."""
-        axes, step = tuple(range(1, block.ndim)), batch_size(block.shape[1:])
-        out = np.empty((len(block), len(macro_strain)))
-        for start in range(0, len(block), step):
-            rows = slice(start, start + step)
-            out[rows] = self._solve(block[rows], macro_strain)[0].stress.mean(axis=axes)
-        return out
-
-    def stiffness(self, block: NDArray[Any]) -> NDArray[np.float64]:
-        """Effective stiffness of one block, (n, n_components, n_components)."""
-        unit_loads = np.eye(n_strain_components(block.ndim - 1))
-        columns = [self.mean_stress(block, macro_strain=load) for load in unit_loads]
-        stiffness = np.stack(columns, axis=-1)
-        return 0.5 * (stiffness + np.swapaxes(stiffness, -1, -2))
+        raise ValueError(msg)
+    return CrystalOrientations(tolerance, max_iterations, single_crystal_stiffness(crystal_stiffness))
 
 
 def _displacement(fluctuation: NDArray[np.float64], macro: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -187,11 +268,15 @@ def macro_strain_vector(macro_strain: float | NumpyLike, dim: int) -> NDArray[np
     raise ValueError(msg)
 
 
-def _elastic_samples(X: ArrayLike) -> tuple[Any, xr.DataArray | None, int]:
+def _elastic_samples(X: ArrayLike, solver: _Solver) -> tuple[Any, xr.DataArray | None, int]:
     data, labels = unwrap_samples(X)
-    dim = data.ndim - 1
-    if dim not in COMPONENTS:
-        msg = f"X must be (n_samples, nx, ny) or (n_samples, nx, ny, nz), got shape {tuple(data.shape)}"
+    dim = data.ndim - 1 - solver.trailing
+    if dim not in COMPONENTS or (solver.trailing and data.shape[-1] != 3):
+        tail = ", 3" * solver.trailing
+        kind = " of Bunge angles" * solver.trailing
+        msg = (
+            f"X must be (n_samples, nx, ny{tail}) or (n_samples, nx, ny, nz{tail}){kind}, got shape {tuple(data.shape)}"
+        )
         raise ValueError(msg)
     if labels is not None:
         axes = spacing_of(labels, dim)
@@ -206,8 +291,9 @@ def _elastic_samples(X: ArrayLike) -> tuple[Any, xr.DataArray | None, int]:
 def solve_fields(
     X: ArrayLike,
     *,
-    elastic_modulus: Sequence[float],
-    poissons_ratio: Sequence[float],
+    elastic_modulus: Sequence[float] | None = None,
+    poissons_ratio: Sequence[float] | None = None,
+    crystal_stiffness: NumpyLike | None = None,
     macro_strain: float | NumpyLike = 0.01,
     tolerance: float = 1e-8,
     max_iterations: int = 1000,
@@ -217,11 +303,15 @@ def solve_fields(
     Parameters
     ----------
     X : array, shape (n_samples, nx, ny) or (n_samples, nx, ny, nz)
-        Phase number of each voxel, from 0; NumPy, dask, zarr or xarray. 2D means plane strain.
-    elastic_modulus : sequence of float
+        Phase number of each voxel, from 0; NumPy, dask, zarr or xarray. 2D means plane strain. With
+        `crystal_stiffness` the orientation of the crystal in each voxel, one axis more: Bunge angles in radians.
+    elastic_modulus : sequence of float, optional
         Young's modulus of each phase, in any unit of stress.
-    poissons_ratio : sequence of float
+    poissons_ratio : sequence of float, optional
         Poisson's ratio of each phase, between -1 and 0.5.
+    crystal_stiffness : sequence of float or array, shape (6, 6), optional
+        Of one kind of crystal, in place of the two: C11, C12, C44 of a cubic crystal, C11, C12, C13, C33, C44 of a
+        hexagonal one, or any stiffness matrix in the frame of the crystal.
     macro_strain : float, sequence or square array, default 0.01
         Mean strain: a number is along x, a sequence the components xx, yy, (zz, yz, xz,) xy with engineering
         shear, a square array the tensor.
@@ -249,7 +339,7 @@ def solve_fields(
     Notes
     -----
     Lazy for lazy input: one solve a chunk, whose samples are solved in batches that fit in cache. A task holds its
-    results, ``(4 · n_components + dim)`` float64 fields at most, and the work of one batch.
+    results, ``2 · n_components + dim`` float64 fields, and the work of one batch.
 
     Examples
     --------
@@ -260,18 +350,10 @@ def solve_fields(
     >>> response.stress[0, :, 0, 0].round(9).tolist()  # in series: the stress is one
     [0.04, 0.04, 0.04, 0.04]
     """
-    data, labels, dim = _elastic_samples(X)
-    phases = IsotropicPhases.from_engineering(elastic_modulus, poissons_ratio, tolerance, max_iterations)
-    kernel = partial(phases.fields, macro_strain=macro_strain_vector(macro_strain, dim))
-    spatial = data.shape[1:]
-    n_components = n_strain_components(dim)
-    shapes = ElasticResponse(
-        (*spatial, n_components),
-        (*spatial, n_components),
-        (*(n + 1 for n in spatial), dim),
-        (n_components,),
-        (n_components,),
-    )
+    solver = _solver(elastic_modulus, poissons_ratio, crystal_stiffness, tolerance, max_iterations)
+    data, labels, dim = _elastic_samples(X, solver)
+    kernel = partial(solver.fields, macro_strain=macro_strain_vector(macro_strain, dim))
+    shapes = response_shapes(tuple(int(n) for n in data.shape[1 : 1 + dim]))
     if isinstance(data, da.Array):
         # One task solves a chunk; five light ones take its parts.
         solved = da.map_blocks(
@@ -319,8 +401,9 @@ def _label_response(response: ElasticResponse, labels: xr.DataArray, dim: int) -
 def mean_stress(
     X: ArrayLike,
     *,
-    elastic_modulus: Sequence[float],
-    poissons_ratio: Sequence[float],
+    elastic_modulus: Sequence[float] | None = None,
+    poissons_ratio: Sequence[float] | None = None,
+    crystal_stiffness: NumpyLike | None = None,
     macro_strain: float | NumpyLike = 0.01,
     tolerance: float = 1e-8,
     max_iterations: int = 1000,
@@ -329,9 +412,9 @@ def mean_stress(
 
     Parameters
     ----------
-    X : array, shape (n_samples, *spatial)
-        Phase number of each voxel.
-    elastic_modulus, poissons_ratio, macro_strain, tolerance, max_iterations
+    X : array, shape (n_samples, *spatial), or (n_samples, *spatial, 3) with `crystal_stiffness`
+        Phase number of each voxel, or orientation.
+    elastic_modulus, poissons_ratio, crystal_stiffness, macro_strain, tolerance, max_iterations
         As in `solve_fields`.
 
     Returns
@@ -346,9 +429,9 @@ def mean_stress(
     >>> mean_stress(X, elastic_modulus=[2.0], poissons_ratio=[0.0], macro_strain=0.5).tolist()
     [[1.0, 0.0, 0.0]]
     """
-    data, labels, dim = _elastic_samples(X)
-    phases = IsotropicPhases.from_engineering(elastic_modulus, poissons_ratio, tolerance, max_iterations)
-    kernel = partial(phases.mean_stress, macro_strain=macro_strain_vector(macro_strain, dim))
+    solver = _solver(elastic_modulus, poissons_ratio, crystal_stiffness, tolerance, max_iterations)
+    data, labels, dim = _elastic_samples(X, solver)
+    kernel = partial(solver.mean_stress, macro_strain=macro_strain_vector(macro_strain, dim))
     result = map_samples(kernel, data, tail=(n_strain_components(dim),), dtype=np.float64, name="mean_stress")
     if labels is None:
         return result
@@ -358,8 +441,9 @@ def mean_stress(
 def effective_stiffness(
     X: ArrayLike,
     *,
-    elastic_modulus: Sequence[float],
-    poissons_ratio: Sequence[float],
+    elastic_modulus: Sequence[float] | None = None,
+    poissons_ratio: Sequence[float] | None = None,
+    crystal_stiffness: NumpyLike | None = None,
     tolerance: float = 1e-8,
     max_iterations: int = 1000,
 ) -> Any:
@@ -369,9 +453,9 @@ def effective_stiffness(
 
     Parameters
     ----------
-    X : array, shape (n_samples, *spatial)
-        Phase number of each voxel.
-    elastic_modulus, poissons_ratio, tolerance, max_iterations
+    X : array, shape (n_samples, *spatial), or (n_samples, *spatial, 3) with `crystal_stiffness`
+        Phase number of each voxel, or orientation.
+    elastic_modulus, poissons_ratio, crystal_stiffness, tolerance, max_iterations
         As in `solve_fields`.
 
     Returns
@@ -388,10 +472,10 @@ def effective_stiffness(
     >>> effective_stiffness(X, elastic_modulus=[2.0], poissons_ratio=[0.0])[0].tolist()
     [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    data, labels, dim = _elastic_samples(X)
-    phases = IsotropicPhases.from_engineering(elastic_modulus, poissons_ratio, tolerance, max_iterations)
+    solver = _solver(elastic_modulus, poissons_ratio, crystal_stiffness, tolerance, max_iterations)
+    data, labels, dim = _elastic_samples(X, solver)
     n = n_strain_components(dim)
-    result = map_samples(phases.stiffness, data, tail=(n, n), dtype=np.float64, name="effective_stiffness")
+    result = map_samples(solver.stiffness, data, tail=(n, n), dtype=np.float64, name="effective_stiffness")
     if labels is None:
         return result
     components = names(COMPONENTS[dim])
@@ -409,8 +493,10 @@ class ElasticFESimulation:
 
     Parameters
     ----------
-    elastic_modulus, poissons_ratio : sequence of float
+    elastic_modulus, poissons_ratio : sequence of float, optional
         One value a phase.
+    crystal_stiffness : sequence of float or array, shape (6, 6), optional
+        In place of the two, for samples that hold orientations; see `solve_fields`.
     macro_strain : float, sequence or square array, default 0.01
         Imposed mean strain; see `solve_fields`.
     tolerance : float, default 1e-8
@@ -446,14 +532,16 @@ class ElasticFESimulation:
     def __init__(
         self,
         *,
-        elastic_modulus: Sequence[float],
-        poissons_ratio: Sequence[float],
+        elastic_modulus: Sequence[float] | None = None,
+        poissons_ratio: Sequence[float] | None = None,
+        crystal_stiffness: NumpyLike | None = None,
         macro_strain: float | NumpyLike = 0.01,
         tolerance: float = 1e-8,
         max_iterations: int = 1000,
     ) -> None:
         self.elastic_modulus = elastic_modulus
         self.poissons_ratio = poissons_ratio
+        self.crystal_stiffness = crystal_stiffness
         self.macro_strain = macro_strain
         self.tolerance = tolerance
         self.max_iterations = max_iterations
@@ -463,8 +551,8 @@ class ElasticFESimulation:
 
         Parameters
         ----------
-        X : array, shape (n_samples, *spatial)
-            Phase number of each voxel, from 0.
+        X : array, shape (n_samples, *spatial), or (n_samples, *spatial, 3) with `crystal_stiffness`
+            Phase number of each voxel, from 0, or orientation.
 
         Returns
         -------
@@ -481,8 +569,8 @@ class ElasticFESimulation:
 
         Parameters
         ----------
-        X : array, shape (n_samples, *spatial)
-            Phase number of each voxel, from 0.
+        X : array, shape (n_samples, *spatial), or (n_samples, *spatial, 3) with `crystal_stiffness`
+            Phase number of each voxel, from 0, or orientation.
 
         Returns
         -------
@@ -492,5 +580,5 @@ class ElasticFESimulation:
 
     @property
     def _options(self) -> dict[str, Any]:
-        names = ("elastic_modulus", "poissons_ratio", "tolerance", "max_iterations")
+        names = ("elastic_modulus", "poissons_ratio", "crystal_stiffness", "tolerance", "max_iterations")
         return {name: getattr(self, name) for name in names}

@@ -1,0 +1,244 @@
+"""Polycrystals: periodic Voronoi grains, with orientations at random, about fibres or about components."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike as NumpyLike
+from numpy.typing import DTypeLike, NDArray
+from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
+
+from mksdask.bases.gsh import bunge_angles
+from mksdask.datasets.generator import Chunks, check_n_samples, check_seed, check_size, generate_samples, sample_rng
+
+
+class Texture(ABC):
+    """A distribution of crystal orientations."""
+
+    @abstractmethod
+    def draw(self, n: int, rng: np.random.Generator) -> Rotation:
+        """Orientations of n grains, active rotations crystal → sample."""
+
+
+@dataclass(frozen=True)
+class RandomTexture(Texture):
+    """Orientations uniform over all rotations."""
+
+    def draw(self, n: int, rng: np.random.Generator) -> Rotation:
+        """Orientations of n grains."""
+        return Rotation.from_quat(rng.normal(size=(n, 4)))
+
+
+@dataclass(frozen=True)
+class FibreTexture(Texture):
+    """A crystal direction lies along a direction of the sample, and the crystal is turned at random about it.
+
+    Parameters
+    ----------
+    crystal_axis : sequence of 3 float
+        Direction in the frame of the crystal, such as (1, 1, 1).
+    sample_axis : sequence of 3 float
+        Direction in the frame of the sample, such as (0, 0, 1).
+    spread : float, default 0
+        Standard deviation of the components of the rotation vector that is added, in radians.
+    weight : float, default 1
+        Share of grains that belong to the fibre; the others are random.
+    """
+
+    crystal_axis: Sequence[float]
+    sample_axis: Sequence[float]
+    spread: float = 0.0
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("crystal_axis", "sample_axis"):
+            axis = np.asarray(getattr(self, name), dtype=float)
+            if axis.shape != (3,) or not np.isfinite(axis).all() or not axis.any():
+                msg = f"{name} must be a direction, three numbers that are not all 0; got {getattr(self, name)!r}"
+                raise ValueError(msg)
+        _check_spread(self.spread)
+        _check_weights([self.weight])
+
+    def draw(self, n: int, rng: np.random.Generator) -> Rotation:
+        """Orientations of n grains."""
+        crystal, sample = (np.asarray(axis, dtype=float) for axis in (self.crystal_axis, self.sample_axis))
+        sample = sample / np.linalg.norm(sample)
+        align, _ = Rotation.align_vectors(sample[None], crystal[None] / np.linalg.norm(crystal))
+        about = Rotation.from_rotvec(rng.uniform(0.0, 2.0 * np.pi, size=(n, 1)) * sample)
+        fibre = _scatter(n, self.spread, rng) * about * align
+        return _mixed([fibre], [self.weight], rng)
+
+
+@dataclass(frozen=True)
+class ComponentTexture(Texture):
+    """Orientations scattered about one or more ideal ones.
+
+    Parameters
+    ----------
+    angles : sequence of 3 float, or of such
+        Bunge angles φ1, Φ, φ2 of each component, in radians.
+    spread : float, default 0
+        Standard deviation of the components of the rotation vector that is added, in radians.
+    weights : sequence of float, optional
+        Share of grains of each component; what they leave of 1 is random. Default: equal shares, nothing random.
+    """
+
+    angles: NumpyLike
+    spread: float = 0.0
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        components = np.atleast_2d(np.asarray(self.angles, dtype=float))
+        if components.ndim != 2 or components.shape[1] != 3 or not np.isfinite(components).all():
+            msg = f"angles must be three Bunge angles of each component, in radians; got {self.angles!r}"
+            raise ValueError(msg)
+        _check_spread(self.spread)
+        if self.weights is not None:
+            _check_weights(self.weights)
+            if len(self.weights) != len(components):
+                msg = f"weights must be one number for each of the {len(components)} components, got {self.weights!r}"
+                raise ValueError(msg)
+
+    def draw(self, n: int, rng: np.random.Generator) -> Rotation:
+        """Orientations of n grains."""
+        components = np.atleast_2d(np.asarray(self.angles, dtype=float))
+        weights = [1.0 / len(components)] * len(components) if self.weights is None else self.weights
+        scattered = [_scatter(n, self.spread, rng) * Rotation.from_euler("ZXZ", ideal) for ideal in components]
+        return _mixed(scattered, weights, rng)
+
+
+def _check_spread(spread: float) -> None:
+    if not (np.isfinite(spread) and spread >= 0):
+        msg = f"spread must be an angle from 0, in radians; got {spread!r}"
+        raise ValueError(msg)
+
+
+def _check_weights(weights: Sequence[float]) -> None:
+    if min(weights) < 0 or sum(weights) > 1 + 1e-9:
+        msg = f"weights must be shares from 0 that sum to 1 at most, got {list(weights)!r}"
+        raise ValueError(msg)
+
+
+def _scatter(n: int, spread: float, rng: np.random.Generator) -> Rotation:
+    return Rotation.from_rotvec(spread * rng.normal(size=(n, 3)))
+
+
+def _mixed(kinds: Sequence[Rotation], weights: Sequence[float], rng: np.random.Generator) -> Rotation:
+    """Take each grain from one kind, by weight; what the weights leave of 1 is random."""
+    n = len(kinds[0])
+    quaternions = np.stack([*(kind.as_quat() for kind in kinds), RandomTexture().draw(n, rng).as_quat()])
+    kind = np.searchsorted(np.cumsum(weights), rng.uniform(size=n), side="right")
+    kind[kind == len(kinds)] -= int(np.isclose(sum(weights), 1.0))
+    return Rotation.from_quat(quaternions[kind, np.arange(n)])
+
+
+@dataclass(frozen=True)
+class _Polycrystals:
+    """The kernels of one block of samples, by their indices."""
+
+    size: tuple[int, ...]
+    n_grains: int
+    seed: int
+    texture: Texture
+    dtype: np.dtype[Any]
+
+    def grains(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Number of the grain of each voxel, (n, *size)."""
+        centres = np.stack([axis.ravel() for axis in np.indices(self.size)], axis=-1) + 0.5
+        out = np.empty((len(indices), *self.size), dtype=np.min_scalar_type(self.n_grains - 1))
+        for target, index in zip(out, indices, strict=True):
+            rng = sample_rng(self.seed, 0, int(index))
+            seeds = rng.uniform(size=(self.n_grains, len(self.size))) * self.size
+            # Rounding may put a seed on the far face, which is outside of the tree's box.
+            tree = KDTree(np.minimum(seeds, np.nextafter(self.size, 0)), boxsize=self.size)
+            target[...] = tree.query(centres)[1].reshape(self.size)
+        return out
+
+    def orientations(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Bunge angles of each voxel, (n, *size, 3)."""
+        out = np.empty((len(indices), *self.size, 3), dtype=self.dtype)
+        for target, index in zip(out, indices, strict=True):
+            angles = bunge_angles(self.texture.draw(self.n_grains, sample_rng(self.seed, 1, int(index))))
+            target[...] = angles[self.grains(np.array([index]))[0]]
+        return out
+
+
+def make_polycrystal(
+    n_samples: int = 10,
+    size: Sequence[int] = (21, 21, 21),
+    n_grains: int = 50,
+    seed: int = 10,
+    *,
+    texture: Texture | None = None,
+    chunks: Chunks | None = None,
+    dtype: DTypeLike = "float64",
+    return_grains: bool = False,
+) -> Any:
+    """Make periodic polycrystals: Voronoi cells of random points, each with one orientation.
+
+    Parameters
+    ----------
+    n_samples : int, default 10
+        Number of samples.
+    size : tuple of int, default (21, 21, 21)
+        Voxels along each of 1 to 3 axes.
+    n_grains : int, default 50
+        Grains of each sample; where there are more than a few for each hundred voxels, some may hold no voxel.
+    seed : int, default 10
+        The same seed gives the same samples under any chunking.
+    texture : Texture, optional
+        `RandomTexture` (the default), `FibreTexture` or `ComponentTexture`, from which each grain draws by itself.
+    chunks : int, optional
+        Samples in a chunk; makes the result lazy.
+    dtype : {"float64", "float32"}
+        Precision of the angles.
+    return_grains : bool, default False
+        Return the number of each voxel's grain too.
+
+    Returns
+    -------
+    X : ndarray or dask array, shape (n_samples, *size, 3)
+        Bunge angles φ1, Φ, φ2 in radians, crystal to sample.
+    grains : ndarray or dask array, shape (n_samples, *size)
+        Grain numbers from 0, with `return_grains`.
+
+    Raises
+    ------
+    TypeError
+        If `texture` is no texture.
+    ValueError
+        If another argument is out of range.
+
+    Examples
+    --------
+    >>> X, grains = make_polycrystal(n_samples=2, size=(8, 8), n_grains=5, return_grains=True)
+    >>> X.shape, int(grains.max())
+    ((2, 8, 8, 3), 4)
+    >>> fibre = FibreTexture(crystal_axis=(1, 1, 1), sample_axis=(0, 0, 1), spread=0.1)
+    >>> make_polycrystal(n_samples=4, size=(8, 8), texture=fibre, chunks=2).chunks[0]
+    (2, 2)
+    """
+    voxels = check_size(size)
+    if not isinstance(n_grains, int | np.integer) or not 1 <= n_grains <= np.prod(voxels):
+        msg = f"n_grains must be an integer from 1 to the number of voxels, {np.prod(voxels)}; got {n_grains!r}"
+        raise ValueError(msg)
+    distribution: Any = RandomTexture() if texture is None else texture
+    if not isinstance(distribution, Texture):
+        msg = f"texture must be a RandomTexture, FibreTexture or ComponentTexture, or None; got {texture!r}"
+        raise TypeError(msg)
+    precision = np.dtype(dtype)
+    if precision not in (np.float32, np.float64):
+        msg = f"dtype must be float32 or float64, got {dtype!r}"
+        raise ValueError(msg)
+    kernels = _Polycrystals(voxels, int(n_grains), check_seed(seed), distribution, precision)
+    make = partial(generate_samples, n_samples=check_n_samples(n_samples), chunks=chunks)
+    X = make(kernels.orientations, size=(*voxels, 3), dtype=precision)
+    if not return_grains:
+        return X
+    return X, make(kernels.grains, size=voxels, dtype=np.min_scalar_type(n_grains - 1))

@@ -1,0 +1,390 @@
+"""Elastic forces on a periodic grid of voxels, one trilinear (Q1) element a voxel, for isotropic and other materials.
+
+The displacement is ``u(x) = E·x + ũ(x)`` with an imposed mean strain ``E`` and a
+periodic fluctuation ``ũ`` that lives on the voxels' corners. Inside an element at unit
+spacing, with local coordinates ``ξ ∈ [-1/2, 1/2]``, Q1 interpolation is
+
+    ũ_c(ξ) = Σ_σ U_{c,σ} ξ^σ ,   σ ∈ {0,1}^d ,
+
+where ``U_{c,σ}`` takes the difference (σ_i = 1) or the mean (σ_i = 0) of the nodal values along
+each axis. The monomials ``ξ^σ`` are orthogonal with norms ``12^{-|σ|}``, so the element
+energy, which 2×2(×2) Gauss points integrate exactly, is a short sum over monomials and no element
+matrix is ever formed. Strain components are in the order xx, yy, zz, yz, xz, xy (2D: xx, yy, xy),
+with engineering shear.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, Self
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+
+jit = numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
+
+
+def n_strain_components(dim: int) -> int:
+    """Number of independent strain components: 3 in 2D, 6 in 3D."""
+    return dim * (dim + 1) // 2
+
+
+def voigt_pairs(dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tensor indices of the strain components xx, yy, (zz, yz, xz,) xy."""
+    return ((0, 1, 0), (0, 1, 1)) if dim == 2 else ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
+
+
+class Material(Protocol):
+    """The elastic stiffness of each voxel of n samples."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, *spatial)."""
+
+    def scaled(self, factor: float) -> Self:
+        """The same material with stiffnesses multiplied by a factor."""
+
+    def largest(self) -> Float:
+        """About the largest stiffness of each sample, (n,)."""
+
+    def forces(self, u: Float, macro: Float, active: NDArray[np.bool_], out: Float) -> Float:
+        """Forces ``Bᵀ C (B u + E)`` on the corners of samples that are active, (n, dim, *spatial), written to `out`."""
+
+    def stress(self, strain: Float) -> Float:
+        """Stress for strain, both (n, *spatial, n_components)."""
+
+
+@dataclass(frozen=True)
+class Isotropic:
+    """Lamé moduli of each voxel, (n, nx, ny[, nz])."""
+
+    lam: Float
+    mu: Float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, *spatial)."""
+        return self.lam.shape
+
+    def scaled(self, factor: float) -> Isotropic:
+        """The same material with moduli multiplied by a factor."""
+        return Isotropic(self.lam * factor, self.mu * factor)
+
+    def largest(self) -> Float:
+        """Largest λ + 2 μ of each sample."""
+        return np.asarray((self.lam + 2 * self.mu).reshape(len(self.lam), -1).max(axis=1))
+
+    def forces(self, u: Float, macro: Float, active: NDArray[np.bool_], out: Float) -> Float:
+        """Forces on the corners, (n, dim, *spatial)."""
+        (_forces_2d if u.shape[1] == 2 else _forces_3d)(u, self.lam, self.mu, macro, active, out)
+        return out
+
+    def stress(self, strain: Float) -> Float:
+        """``λ tr(ε) 1 + 2 μ ε``."""
+        dim = strain.ndim - 2
+        stress = strain * self.mu[..., None]
+        stress[..., :dim] *= 2.0
+        stress[..., :dim] += (self.lam * strain[..., :dim].sum(axis=-1))[..., None]
+        return stress
+
+
+@dataclass(frozen=True)
+class Anisotropic:
+    """Any stiffness in each voxel: the upper triangle of the matrix, row by row, (n, nx[, ny], n_packed, n_last)."""
+
+    packed: Float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, *spatial)."""
+        return (*self.packed.shape[:-2], self.packed.shape[-1])
+
+    def scaled(self, factor: float) -> Anisotropic:
+        """The same material with stiffnesses multiplied by a factor."""
+        return Anisotropic(self.packed * factor)
+
+    def largest(self) -> Float:
+        """Largest entry of each sample."""
+        return np.asarray(np.abs(self.packed).reshape(len(self.packed), -1).max(axis=1))
+
+    def forces(self, u: Float, macro: Float, active: NDArray[np.bool_], out: Float) -> Float:
+        """Forces on the corners, (n, dim, *spatial)."""
+        dim = u.shape[1]
+        # A plane of voxels is a volume one voxel thick, without displacement across it.
+        thick = (*u.shape[:3], 1, u.shape[-1]) if dim == 2 else u.shape
+        packed = self.packed.reshape(thick[0], *thick[2:4], *self.packed.shape[-2:])
+        _forces_anisotropic(u.reshape(thick), packed, macro, active, *_monomials(dim), out.reshape(thick))
+        return out
+
+    def stress(self, strain: Float) -> Float:
+        """``C ε``."""
+        n_components = strain.shape[-1]
+        rows, columns = np.triu_indices(n_components)
+        stress = np.zeros_like(strain)
+        for position, (row, column) in enumerate(zip(rows, columns, strict=True)):
+            entry = self.packed[..., position, :]
+            stress[..., row] += entry * strain[..., column]
+            if row != column:
+                stress[..., column] += entry * strain[..., row]
+        return stress
+
+
+@lru_cache(maxsize=2)
+def _monomials(dim: int) -> tuple[NDArray[np.int64], Float]:
+    """Which coefficients U make the strain of each monomial ξ^τ, and the norms of the monomials.
+
+    The first array is (n_monomials, n_components, 2): positions ``8 c + 4 σ_x + 2 σ_y + σ_z`` of U_{c,σ}, or -1; in 2D
+    σ_x and σ_y stand in the places of σ_x and σ_z.
+    """
+    places = (4, 1) if dim == 2 else (4, 2, 1)
+    sources, norms = [], []
+    for tau in itertools.product((0, 1), repeat=dim):
+        if all(tau):
+            continue
+
+        def coefficient(component: int, axis: int, tau: tuple[int, ...] = tau) -> int:
+            """Of ξ^τ in the derivative of a displacement along an axis."""
+            if tau[axis]:
+                return -1
+            return 8 * component + sum(place for a, place in enumerate(places) if tau[a] or a == axis)
+
+        sources.append(
+            [(coefficient(a, b), coefficient(b, a) if a != b else -1) for a, b in zip(*voigt_pairs(dim), strict=True)]
+        )
+        norms.append(12.0 ** -sum(tau))
+    return np.array(sources), np.array(norms)
+
+
+@jit
+def _forces_2d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
+    """Out = Bᵀ C (B u + E), plane strain; u, out (n, 2, nx, ny); lam, mu (n, nx, ny)."""
+    n, _, nx, ny = u.shape
+    for s in range(n):
+        if not active[s]:
+            continue
+        out[s] = 0.0
+        for i in range(nx):
+            ip = i + 1 if i + 1 < nx else 0
+            for j in range(ny):
+                jp = j + 1 if j + 1 < ny else 0
+                a, b = u[s, 0, i, j], u[s, 0, ip, j]
+                c, d = u[s, 0, i, jp], u[s, 0, ip, jp]
+                x10, x01, x11 = 0.5 * (b + d - a - c), 0.5 * (c + d - a - b), a + d - b - c
+                a, b = u[s, 1, i, j], u[s, 1, ip, j]
+                c, d = u[s, 1, i, jp], u[s, 1, ip, jp]
+                y10, y01, y11 = 0.5 * (b + d - a - c), 0.5 * (c + d - a - b), a + d - b - c
+
+                la, m = lam[s, i, j], mu[s, i, j]
+                exx, eyy = x10 + macro[s, 0], y01 + macro[s, 1]
+                trace = la * (exx + eyy)
+                half_xx = 0.5 * (trace + 2.0 * m * exx)
+                half_yy = 0.5 * (trace + 2.0 * m * eyy)
+                half_xy = 0.5 * m * (x01 + y10 + macro[s, 2])
+                hourglass = (la + 3.0 * m) / 12.0
+
+                h = hourglass * x11
+                out[s, 0, i, j] += h - half_xx - half_xy
+                out[s, 0, ip, j] += half_xx - half_xy - h
+                out[s, 0, i, jp] += half_xy - half_xx - h
+                out[s, 0, ip, jp] += half_xx + half_xy + h
+                h = hourglass * y11
+                out[s, 1, i, j] += h - half_xy - half_yy
+                out[s, 1, ip, j] += half_xy - half_yy - h
+                out[s, 1, i, jp] += half_yy - half_xy - h
+                out[s, 1, ip, jp] += half_xy + half_yy + h
+
+
+@jit
+def _forces_3d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
+    """Out = Bᵀ C (B u + E); u, out (n, 3, nx, ny, nz); lam, mu (n, nx, ny, nz).
+
+    Works on one row of elements at a time. ``w[c, m, k]`` holds the node values
+    combined over x and y: m = 0 mean-mean, 1 difference in x, 2 difference in y, 3 both.
+    """
+    n, _, nx, ny, nz = u.shape
+    w = np.empty((3, 4, nz + 1))
+    f_mean = np.zeros((3, 4, nz + 1))
+    f_diff = np.zeros((3, 4, nz + 1))
+    for s in range(n):
+        if not active[s]:
+            continue
+        out[s] = 0.0
+        e0, e1, e2 = macro[s, 0], macro[s, 1], macro[s, 2]
+        e3, e4, e5 = macro[s, 3], macro[s, 4], macro[s, 5]
+        for i in range(nx):
+            ip = i + 1 if i + 1 < nx else 0
+            for j in range(ny):
+                jp = j + 1 if j + 1 < ny else 0
+                for c in range(3):
+                    r00, r10 = u[s, c, i, j], u[s, c, ip, j]
+                    r01, r11 = u[s, c, i, jp], u[s, c, ip, jp]
+                    w0, w1, w2, w3 = w[c, 0], w[c, 1], w[c, 2], w[c, 3]
+                    for k in range(nz):
+                        p, q = r10[k] - r00[k], r11[k] - r01[k]
+                        w0[k] = 0.25 * (r00[k] + r10[k] + r01[k] + r11[k])
+                        w1[k] = 0.5 * (p + q)
+                        w2[k] = 0.5 * (r01[k] + r11[k] - r00[k] - r10[k])
+                        w3[k] = q - p
+                    w0[nz], w1[nz], w2[nz], w3[nz] = w0[0], w1[0], w2[0], w3[0]
+                la_row, mu_row = lam[s, i, j], mu[s, i, j]
+                for k in range(nz):
+                    la, m = la_row[k], mu_row[k]
+                    x100 = 0.5 * (w[0, 1, k] + w[0, 1, k + 1])
+                    x010 = 0.5 * (w[0, 2, k] + w[0, 2, k + 1])
+                    x110 = 0.5 * (w[0, 3, k] + w[0, 3, k + 1])
+                    x001 = w[0, 0, k + 1] - w[0, 0, k]
+                    x101 = w[0, 1, k + 1] - w[0, 1, k]
+                    x011 = w[0, 2, k + 1] - w[0, 2, k]
+                    x111 = w[0, 3, k + 1] - w[0, 3, k]
+                    y100 = 0.5 * (w[1, 1, k] + w[1, 1, k + 1])
+                    y010 = 0.5 * (w[1, 2, k] + w[1, 2, k + 1])
+                    y110 = 0.5 * (w[1, 3, k] + w[1, 3, k + 1])
+                    y001 = w[1, 0, k + 1] - w[1, 0, k]
+                    y101 = w[1, 1, k + 1] - w[1, 1, k]
+                    y011 = w[1, 2, k + 1] - w[1, 2, k]
+                    y111 = w[1, 3, k + 1] - w[1, 3, k]
+                    z100 = 0.5 * (w[2, 1, k] + w[2, 1, k + 1])
+                    z010 = 0.5 * (w[2, 2, k] + w[2, 2, k + 1])
+                    z110 = 0.5 * (w[2, 3, k] + w[2, 3, k + 1])
+                    z001 = w[2, 0, k + 1] - w[2, 0, k]
+                    z101 = w[2, 1, k + 1] - w[2, 1, k]
+                    z011 = w[2, 2, k + 1] - w[2, 2, k]
+                    z111 = w[2, 3, k + 1] - w[2, 3, k]
+
+                    # monomial 1
+                    exx, eyy, ezz = x100 + e0, y010 + e1, z001 + e2
+                    trace = la * (exx + eyy + ezz)
+                    f_mean[0, 1, k] = trace + 2.0 * m * exx
+                    f_mean[1, 2, k] = trace + 2.0 * m * eyy
+                    f_diff[2, 0, k] = trace + 2.0 * m * ezz
+                    yz = m * (y001 + z010 + e3)
+                    xz = m * (x001 + z100 + e4)
+                    xy = m * (x010 + y100 + e5)
+                    f_diff[1, 0, k] = yz
+                    f_mean[2, 2, k] = yz
+                    f_diff[0, 0, k] = xz
+                    f_mean[2, 1, k] = xz
+                    f_mean[0, 2, k] = xy
+                    f_mean[1, 1, k] = xy
+
+                    # monomials x, y, z: norm 1/12
+                    l12, m12 = la / 12.0, m / 12.0
+                    tx, ty, tz = l12 * (y110 + z101), l12 * (x110 + z011), l12 * (x101 + y011)
+                    shear_x, shear_y, shear_z = m12 * (y101 + z110), m12 * (x011 + z110), m12 * (x011 + y101)
+                    f_mean[0, 3, k] = ty + 3.0 * m12 * x110
+                    f_diff[0, 1, k] = tz + 3.0 * m12 * x101
+                    f_diff[0, 2, k] = shear_y + shear_z
+                    f_mean[1, 3, k] = tx + 3.0 * m12 * y110
+                    f_diff[1, 1, k] = shear_x + shear_z
+                    f_diff[1, 2, k] = tz + 3.0 * m12 * y011
+                    f_mean[2, 3, k] = shear_x + shear_y
+                    f_diff[2, 1, k] = tx + 3.0 * m12 * z101
+                    f_diff[2, 2, k] = ty + 3.0 * m12 * z011
+
+                    # monomials xy, yz, xz: norm 1/144
+                    h = (la + 4.0 * m) / 144.0
+                    f_diff[0, 3, k], f_diff[1, 3, k], f_diff[2, 3, k] = h * x111, h * y111, h * z111
+
+                for c in range(3):
+                    o00, o10 = out[s, c, i, j], out[s, c, ip, j]
+                    o01, o11 = out[s, c, i, jp], out[s, c, ip, jp]
+                    for mode in range(4):
+                        mean, diff, row = f_mean[c, mode], f_diff[c, mode], w[c, mode]
+                        row[0] = 0.5 * (mean[0] + mean[nz - 1]) + diff[nz - 1] - diff[0]
+                        for k in range(1, nz):
+                            row[k] = 0.5 * (mean[k] + mean[k - 1]) + diff[k - 1] - diff[k]
+                    w0, w1, w2, w3 = w[c, 0], w[c, 1], w[c, 2], w[c, 3]
+                    for k in range(nz):
+                        q, dx, dy, h = 0.25 * w0[k], 0.5 * w1[k], 0.5 * w2[k], w3[k]
+                        o00[k] += q - dx - dy + h
+                        o10[k] += q + dx - dy - h
+                        o01[k] += q - dx + dy - h
+                        o11[k] += q + dx + dy + h
+
+
+@jit
+def _forces_anisotropic(u, packed, macro, active, sources, norms, out):  # type: ignore[no-untyped-def]
+    """Out = Bᵀ C (B u + E); u, out (n, dim, nx, ny, nz); packed (n, nx, ny, n_packed, nz).
+
+    Works on one row of elements at a time, monomial by monomial.
+    """
+    n, dim, nx, ny, nz = u.shape
+    n_components = sources.shape[1]
+    w = np.empty((dim, 4, nz + 1))
+    coefficients = np.empty((8 * dim, nz))
+    loads = np.empty((8 * dim, nz))
+    strain = np.empty((n_components, nz))
+    stress = np.empty(nz)
+    for s in range(n):
+        if not active[s]:
+            continue
+        out[s] = 0.0
+        for i in range(nx):
+            ip = i + 1 if i + 1 < nx else 0
+            for j in range(ny):
+                jp = j + 1 if j + 1 < ny else 0
+                for c in range(dim):
+                    r00, r10 = u[s, c, i, j], u[s, c, ip, j]
+                    r01, r11 = u[s, c, i, jp], u[s, c, ip, jp]
+                    w0, w1, w2, w3 = w[c, 0], w[c, 2], w[c, 1], w[c, 3]
+                    for k in range(nz):
+                        p, q = r10[k] - r00[k], r11[k] - r01[k]
+                        w0[k] = 0.25 * (r00[k] + r10[k] + r01[k] + r11[k])
+                        w1[k] = 0.5 * (p + q)
+                        w2[k] = 0.5 * (r01[k] + r11[k] - r00[k] - r10[k])
+                        w3[k] = q - p
+                    for mode in range(4):
+                        row = w[c, mode]
+                        row[nz] = row[0]
+                        mean, diff = coefficients[8 * c + 2 * mode], coefficients[8 * c + 2 * mode + 1]
+                        for k in range(nz):
+                            mean[k] = 0.5 * (row[k] + row[k + 1])
+                            diff[k] = row[k + 1] - row[k]
+                loads[:] = 0.0
+                stiffness = packed[s, i, j]
+                for m in range(len(norms)):
+                    for v in range(n_components):
+                        row, uniform = strain[v], macro[s, v] if m == 0 else 0.0
+                        row[:] = uniform
+                        for source in sources[m, v]:
+                            if source >= 0:
+                                part = coefficients[source]
+                                for k in range(nz):
+                                    row[k] += part[k]
+                    for v in range(n_components):
+                        if sources[m, v, 0] < 0 and sources[m, v, 1] < 0:
+                            continue
+                        stress[:] = 0.0
+                        for other in range(n_components):
+                            if m > 0 and sources[m, other, 0] < 0 and sources[m, other, 1] < 0:
+                                continue
+                            low, high = min(v, other), max(v, other)
+                            entry = stiffness[low * n_components - low * (low + 1) // 2 + high]
+                            row = strain[other]
+                            for k in range(nz):
+                                stress[k] += entry[k] * row[k]
+                        for source in sources[m, v]:
+                            if source >= 0:
+                                load = loads[source]
+                                for k in range(nz):
+                                    load[k] += norms[m] * stress[k]
+                for c in range(dim):
+                    o00, o10 = out[s, c, i, j], out[s, c, ip, j]
+                    o01, o11 = out[s, c, i, jp], out[s, c, ip, jp]
+                    for mode in range(4):
+                        mean, diff, row = loads[8 * c + 2 * mode], loads[8 * c + 2 * mode + 1], w[c, mode]
+                        row[0] = 0.5 * (mean[0] + mean[nz - 1]) + diff[nz - 1] - diff[0]
+                        for k in range(1, nz):
+                            row[k] = 0.5 * (mean[k] + mean[k - 1]) + diff[k - 1] - diff[k]
+                    w0, w1, w2, w3 = w[c, 0], w[c, 2], w[c, 1], w[c, 3]
+                    for k in range(nz):
+                        q, dx, dy, h = 0.25 * w0[k], 0.5 * w1[k], 0.5 * w2[k], w3[k]
+                        o00[k] += q - dx - dy + h
+                        o10[k] += q + dx - dy - h
+                        o01[k] += q - dx + dy - h
+                        o11[k] += q + dx + dy + h
