@@ -8,6 +8,7 @@ unwrapped by `unwrap`, and the stage puts the labels back on its result.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, TypeAlias
 
 import dask.array as da
@@ -229,7 +230,8 @@ def as_samples(array: ArrayLike, size: Sequence[int] | None, *, name: str = "X",
     ValueError
         If the shapes do not agree.
     """
-    unwrap(array, name=name)
+    data, labels = unwrap(array, name=name)
+    array = data if labels is None else array
     if size is None:
         return array
     size = tuple(int(n) for n in np.atleast_1d(size))
@@ -238,7 +240,6 @@ def as_samples(array: ArrayLike, size: Sequence[int] | None, *, name: str = "X",
         return array
     if len(shape) == 2 and shape[1] % int(np.prod(size)) == 0 and (trailing or shape[1] == np.prod(size)):
         rest = (shape[1] // int(np.prod(size)),) if trailing else ()
-        data, _ = unwrap(array, name=name)
         return data.reshape(shape[0], *size, *rest)
     msg = (
         f"{name} of shape {shape} does not hold samples of size={size}; expected (n_samples, "
@@ -302,6 +303,26 @@ def periodic_axes_of(labels: xr.DataArray | None) -> list[int]:
         if not isinstance(axis, str) or (axis in dims and labels.sizes[axis] == periods.get(axis, labels.sizes[axis]))
     ]
     return [dims.index(axis) if isinstance(axis, str) else int(axis) for axis in present]
+
+
+def sizes_argument(size: Any, *, name: str = "size") -> tuple[int, ...]:
+    """Numbers of voxels along 1 to 3 axes.
+
+    Raises
+    ------
+    ValueError
+        If they are not positive integers.
+    """
+    wanted = np.atleast_1d(np.asarray(size))
+    if wanted.dtype.kind not in "iu" or wanted.ndim != 1 or not 1 <= len(wanted) <= 3 or wanted.min() < 1:
+        msg = f"{name} must be 1 to 3 positive numbers of voxels, got {size!r}"
+        raise ValueError(msg)
+    return tuple(wanted.tolist())
+
+
+def is_number(value: object) -> bool:
+    """Whether a parameter is a finite real number."""
+    return isinstance(value, Real) and bool(np.isfinite(float(value)))
 
 
 def axes_argument(axes: int | Sequence[int] | None, n_spatial: int, *, name: str = "periodic_axes") -> tuple[bool, ...]:

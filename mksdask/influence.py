@@ -203,11 +203,15 @@ def influence_kernels(calibration: Calibration, expansion: Expansion, *, ridge: 
     transform, n_states = expansion.transform, expansion.n_states
     n_components = calibration.mean.shape[1] - n_states
     epsilon = float(np.finfo(expansion.dtype).eps)
-    rcond = epsilon * max(calibration.n_samples, n_states) if rcond is None else rcond
+    # The triangles have n_states columns, however many samples they stand for.
+    rcond = 10.0 * epsilon * n_states if rcond is None else rcond
     states = calibration.waves[:, : len(expansion.transformed)]
     # By Parseval, the transforms carry rounding errors of about this size at each frequency.
-    squares = sum(float(np.vdot(row, row).real) for row in states)
+    squares = sum(float(np.linalg.norm(row.astype(np.complex128)) ** 2) for column in states for row in column)
     floor = 4.0 * epsilon * float(np.sqrt(squares / states.shape[-1]))
+    if not np.isfinite(floor):
+        msg = f"X is too large for {expansion.dtype}, whose transforms overflow; scale X, or pass y in float64"
+        raise ValueError(msg)
     # Orthonormal columns that span Σ_h w_h α_h = 0, where the norm is that of all states.
     span = np.eye(n_states) if expansion.unity is None else scipy.linalg.null_space(expansion.unity[None])
     waves = solve(calibration.waves, expansion.reduce(span), rcond=rcond, floor=floor, ridge=ridge)
@@ -217,6 +221,9 @@ def influence_kernels(calibration: Calibration, expansion: Expansion, *, ridge: 
         spectrum = np.tensordot(span[h], waves[:, c], axes=1).astype(expansion.spectral_dtype)
         spectrum[0] = mean[h, c, 0]
         kernels[..., h, c] = scipy.fft.fftshift(transform.inverse(spectrum.reshape(transform.frequencies)))
+    if not np.isfinite(kernels).all():
+        msg = "the kernels overflow: X and y differ by too many orders of magnitude; scale one of them"
+        raise ValueError(msg)
     return kernels
 
 
@@ -276,7 +283,9 @@ def localize(
         for state, spectrum in enumerate(expansion.spectra(samples[batch])):
             for total, response in zip(sums, transfer[state], strict=True):
                 total += spectrum * response
-        for component, total in enumerate(sums):
-            field = transform.inverse(total) + offset[component]
+            del spectrum
+        for component in range(len(offset)):
+            field = transform.inverse(sums.pop(0)) + offset[component]
             out[batch][..., component] = field if dtype.kind == "c" else field.real
+            del field
     return out.reshape(len(samples), *shape)

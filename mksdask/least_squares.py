@@ -87,7 +87,7 @@ def _absorb(factor, rows):  # type: ignore[no-untyped-def]
                     r = top_re[j, t]
                     norm = np.sqrt(r * r + s)
                     # r - norm without cancellation, and 2/|v|² for the reflector v = (r - norm, a).
-                    leading[t], scale[t], inverse[t] = -s / (r + norm), (r + norm) / (norm * s), 1.0 / norm
+                    leading[t], scale[t], inverse[t] = -s / (r + norm), (r + norm) / norm / s, 1.0 / norm
                     top_re[j, t] = norm
                 else:
                     leading[t], scale[t], inverse[t] = 0.0, 0.0, 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Self
 
@@ -15,7 +16,18 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, as_samples, label, map_samples, merge_tree, to_numpy, unwrap, unwrap_samples
+from mksdask.arrays import (
+    ArrayLike,
+    as_samples,
+    is_number,
+    label,
+    map_samples,
+    merge_tree,
+    sizes_argument,
+    to_numpy,
+    unwrap,
+    unwrap_samples,
+)
 from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
 from mksdask.influence import (
     Calibration,
@@ -35,6 +47,29 @@ Array = NDArray[Any]
 MOST_CHAINS = 128
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What samples must share to be fitted together."""
+
+    basis: str
+    n_states: int
+    spatial: tuple[int, ...]
+    components: tuple[int, ...]
+    dtype: str
+
+    def refuse_other(self, seen: _Kind) -> None:
+        """Name what differs from the samples seen before."""
+        for field in fields(self):
+            got, before = getattr(self, field.name), getattr(seen, field.name)
+            if got != before:
+                what = {"components": "components of shape", "dtype": "fields of", "spatial": "samples of shape"}
+                msg = (
+                    f"partial_fit got {what.get(field.name, field.name)} {got}, but saw {before} before; use fit to "
+                    "start anew"
+                )
+                raise ValueError(msg)
+
+
 class MKSLocalizationModel(RegressorMixin, BaseEstimator):
     r"""Linkage from microstructure to local field, first order.
 
@@ -50,17 +85,18 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
     alpha : float, default 0
         Ridge: adds ``alpha · Σ_h Σ_r α[h; r]²`` to the squared error, summed over samples and voxels.
     lstsq_rcond : float, optional
-        Singular values below `lstsq_rcond` times the largest at their frequency count as zero. Default: the rounding
-        unit times the larger of n_samples and n_states.
+        Singular values below `lstsq_rcond` times the largest at their frequency count as zero. Default: 10 n_states
+        times the rounding unit, whatever the number of samples.
 
     Attributes
     ----------
     coef_ : ndarray, shape (*size_, n_states) or (*size_, n_states, *components)
-        Influence kernels α[h; r], lag 0 at index n//2 of each axis. It can be set, also on an unfitted model.
+        Influence kernels α[h; r], lag 0 at index n//2 of each axis, not to be written to. It can be set: on an unfitted
+        model to kernels of a scalar response.
     size_ : tuple of int
         Spatial shape of the samples that `predict` takes.
     n_samples_seen_ : int
-        Samples seen by `fit` and `partial_fit`.
+        Samples seen by `fit` and `partial_fit`; 0 where `coef_` was set.
 
     Notes
     -----
@@ -74,14 +110,18 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
     whose factors are merged in a tree; normal equations, which would square the condition number, are never formed.
     `fit` computes lazy input once, `predict` nothing.
 
-    **Memory.** It does not depend on the number of samples. With D transformed states (n_states, less one for a
-    primitive basis), C response components and F ≈ n_voxels/2 frequencies, a factor takes ``16 D (D + C) F`` bytes in
-    double precision: 0.27 GB for 256³ voxels, two states and a scalar response. A task of `fit` holds its chunk, two
-    factors and, of one small batch of samples, D + C transforms; up to eight factors wait for being merged. A task of
-    `predict` holds its result and C + 2 transforms beside D·C spectra, which the model keeps where X is in memory.
+    **Memory.** It does not depend on the number of samples. With D transformed states (n_states, less one for a basis
+    whose states sum to a constant), C response components and F ≈ n_voxels/2 frequencies, a factor takes
+    ``16 D (D + C) F`` bytes in double precision: 0.27 GB for 256³ voxels, two states and a scalar response. A task of
+    `fit` holds its chunk, two factors and, of one small batch of samples, D + C + 2 transforms; about eight factors,
+    and some for each worker, wait for being merged. A task of `predict` holds its result and C + 3 transforms of a
+    batch beside D·C spectra, which the model keeps where X is in memory. A fitted model holds, and pickles, one factor
+    beside its kernels, so that `partial_fit` can go on.
 
     **Precision.** That of y: float32 responses are fitted with float32 transforms, all others in double
     precision; predictions have the precision of `coef_`.
+
+    **Basis.** The model keeps a copy of the basis it was fitted with; changes of `basis` count from the next fit.
 
     **Domain.** Samples are taken as periodic. Kernels calibrated on one size serve larger ones by `resize_coeff`.
 
@@ -106,7 +146,8 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
 
     size_: tuple[int, ...]
     _calibration: Calibration | None
-    _kind: dict[str, Any]
+    _kind: _Kind
+    _basis: Basis | None
     _kernels: Array  # (*calibrated spatial, n_states, n_components)
     _kept_transfer: tuple[tuple[Transform, int], Array] | None
 
@@ -146,29 +187,37 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         ------
         ValueError
             As in `fit`, or if the samples are of another kind than those seen.
+
+        Notes
+        -----
+        The kernels are again those of the calibrated size, whatever `resize_coeff` made of them. Where `coef_` was set,
+        no samples have been seen, and this is `fit`.
         """
         return self._calibrate(X, y, size, getattr(self, "_calibration", None))
 
     def _calibrate(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, seen: Calibration | None) -> Self:
         self._check_parameters()
-        samples, _ = unwrap_samples(as_samples(X, size, trailing=self._trailing))
+        is_flat = size is not None and np.ndim(X) == 2
+        samples, labels = unwrap_samples(as_samples(X, size, trailing=trailing_axes(self.basis)))
         n_spatial = n_spatial_axes(self.basis, samples)
-        spatial = tuple(int(n) for n in samples.shape[1 : 1 + n_spatial])
-        responses, components = _responses(y, int(samples.shape[0]), spatial)
-        expansion = self._expansion_for(samples, spatial, responses.dtype)
-        kind = {
-            "samples of shape": spatial,
-            "numbers of states": expansion.n_states,
-            "response components of shape": components,
-            "fields of dtype": str(expansion.field_dtype),
-        }
-        if seen is not None and kind != self._kind:
-            what = next(what for what in kind if kind[what] != self._kind[what])
-            msg = f"partial_fit got {what} {kind[what]}, but saw {self._kind[what]} before; use fit to start anew"
+        if np.isnan(samples.shape[0]):
+            msg = "X has chunks of unknown sizes; call X.compute_chunk_sizes() first"
             raise ValueError(msg)
+        if not samples.shape[0] and seen is None:
+            msg = f"X holds no samples, got shape {tuple(samples.shape)}"
+            raise ValueError(msg)
+        spatial = tuple(int(n) for n in samples.shape[1 : 1 + n_spatial])
+        _check_same_axes(labels, y, n_spatial)
+        responses, components = _responses(y, int(samples.shape[0]), spatial, is_flat=is_flat)
+        basis = None if self.basis is None else clone(self.basis)
+        expansion = _expansion(basis, samples, spatial, responses.dtype)
+        kind = _Kind(repr(basis), expansion.n_states, spatial, components, str(expansion.field_dtype))
+        if seen is not None:
+            kind.refuse_other(self._kind)
         calibration = _calibrate_chunks(samples, responses, seen, expansion)
         self._kernels = influence_kernels(calibration, expansion, ridge=float(self.alpha), rcond=self.lstsq_rcond)
-        self._calibration, self._kind, self._components = calibration, kind, components
+        self._kernels.flags.writeable = False
+        self._calibration, self._kind, self._components, self._basis = calibration, kind, components, basis
         self._kept_transfer = None
         self._response_labels = _trailing_labels(y, n_spatial, components)
         self._has_real_response = responses.dtype.kind != "c"
@@ -196,19 +245,17 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
             If the samples have another size than the kernels; see `resize_coeff`.
         """
         check_is_fitted(self, "size_")
-        data, labels = unwrap_samples(X)
-        is_flat = data.ndim == 2 and len(self.size_) + self._trailing > 1
-        if is_flat:
-            data = as_samples(data, self.size_ if size is None else size, trailing=self._trailing)
-        n_spatial = n_spatial_axes(self.basis, data)
+        trailing = trailing_axes(self._basis)
+        is_flat = np.ndim(X) == 2 and len(self.size_) + trailing > 1
+        wanted = self.size_ if is_flat and size is None else size
+        data, labels = unwrap_samples(as_samples(X, wanted, trailing=trailing))
+        n_spatial = n_spatial_axes(self._basis, data)
         spatial = tuple(int(n) for n in data.shape[1 : 1 + n_spatial])
-        if spatial != self.size_:
-            msg = (
-                f"X holds samples of {spatial} voxels, the kernels are for {self.size_}; "
-                f"call resize_coeff({spatial}) first, which pads kernels to larger domains"
-            )
+        self._check_size(spatial)
+        expansion = _expansion(self._basis, data, spatial, self._kernels.dtype)
+        if expansion.n_states != self._kernels.shape[-2]:
+            msg = f"X holds {expansion.n_states} local states along its last axis, fit saw {self._kernels.shape[-2]}"
             raise ValueError(msg)
-        expansion = self._expansion_for(data, spatial, self._kernels.dtype)
         kernels = self._kernels
         dtype = np.dtype(expansion.dtype if self._has_real_response else expansion.spectral_dtype)
         offset = uniform_response(kernels, expansion)
@@ -267,27 +314,30 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         """
         predicted, _ = unwrap(self.predict(X, size), name="prediction")
         n_samples = int(predicted.shape[0])
-        truth, components = _responses(y, n_samples, self.size_)
+        is_flat = predicted.ndim == 2 and len(self.size_) + len(self._components) > 1
+        _check_same_axes(unwrap(X)[1], y, len(self.size_))
+        truth, components = _responses(y, n_samples, self.size_, is_flat=is_flat)
         if components != self._components:
             msg = f"y has components of shape {components}, fit saw {self._components}"
             raise ValueError(msg)
         weights = np.ones(n_samples) if sample_weight is None else to_numpy(sample_weight)
-        if weights.shape != (n_samples,):
-            msg = f"sample_weight must hold one weight for each of the {n_samples} samples, got shape {weights.shape}"
+        if weights.shape != (n_samples,) or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
+            msg = (
+                f"sample_weight must hold one weight from 0 for each of the samples, not all 0, and X one sample at "
+                f"least; got {n_samples} samples and weights {weights!r}"
+            )
             raise ValueError(msg)
         predicted = predicted.reshape(truth.shape)
         if isinstance(truth, da.Array) and not isinstance(predicted, da.Array):
             predicted = da.from_array(predicted, chunks=truth.chunks)
-        n_components = truth.shape[-1]
-        parts = map_samples(
-            _sums_of_squares, predicted, truth, weights, tail=(4, n_components), dtype=np.float64, name="score"
-        )
+        tail = (4, truth.shape[-1])
+        parts = map_samples(_moments, predicted, truth, weights, tail=tail, dtype=np.complex128, name="score")
         weight, mean, scatter, residual = np.moveaxis(to_numpy(parts), 1, 0)
-        total = weight.sum(axis=0)
-        scatter = scatter.sum(axis=0) + (weight * (mean - (weight * mean).sum(axis=0) / total) ** 2).sum(axis=0)
-        residual = residual.sum(axis=0)
-        explained = 1.0 - np.divide(residual, scatter, out=(residual > 0).astype(float), where=scatter > 0)
-        return float(explained.mean())
+        weight, scatter, residual = weight.real, scatter.real.sum(axis=0), residual.real.sum(axis=0)
+        scatter += (weight * np.abs(mean - (weight * mean).sum(axis=0) / weight.sum(axis=0)) ** 2).sum(axis=0)
+        is_constant = scatter == 0
+        missed = np.where(is_constant, residual > 0, residual / np.where(is_constant, 1.0, scatter))
+        return float((1.0 - missed).mean())
 
     def resize_coeff(self, size: Sequence[int]) -> Self:
         """Take the kernels to a larger domain, where they are zero beyond the lags that were calibrated.
@@ -316,9 +366,9 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         varies from place to place.
         """
         check_is_fitted(self, "size_")
-        wanted = tuple(int(n) for n in np.atleast_1d(size))
+        wanted = sizes_argument(size)
         calibrated = self._kernels.shape[: len(self.size_)]
-        if len(wanted) != len(calibrated) or any(n < m for n, m in zip(wanted, calibrated, strict=True)):
+        if not self._reaches(wanted):
             msg = (
                 f"size must have {len(calibrated)} axes of at least the {calibrated} voxels that the kernels were "
                 f"calibrated on, got {size!r}"
@@ -332,12 +382,14 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         """Influence kernels α[h; r] on the domain `size_`, lag 0 in the centre."""
         check_is_fitted(self, "size_")
         kernels = resized(self._kernels, self.size_)
-        return kernels.reshape(*kernels.shape[:-1], *self._components)
+        kernels = kernels.reshape(*kernels.shape[:-1], *self._components)
+        kernels.flags.writeable = False
+        return kernels
 
     @coef_.setter
     def coef_(self, kernels: ArrayLike) -> None:
         values = np.array(to_numpy(kernels))
-        if values.dtype.kind not in "fc":
+        if values.dtype.kind in "biu":
             values = values.astype(np.float64)
         is_fitted = hasattr(self, "size_")
         n_spatial = len(self.size_) if is_fitted else values.ndim - 1
@@ -346,13 +398,15 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         if (
             not 1 <= n_spatial < values.ndim
             or n_spatial > 3
+            or values.dtype.kind not in "fc"
+            or not values.size
             or (n_states is not None and values.shape[n_spatial] != n_states)
             or (is_fitted and components != self._components)
         ):
             tail = (n_states or "n_states", *(self._components if is_fitted else ()))
             msg = (
                 f"coef_ must be (*spatial, {', '.join(map(str, tail))}) with "
-                f"{n_spatial if is_fitted else '1 to 3'} spatial axes, got shape {values.shape}"
+                f"{n_spatial if is_fitted else '1 to 3'} spatial axes, got shape {values.shape} of {values.dtype}"
             )
             raise ValueError(msg)
         if not np.isfinite(values).all():
@@ -363,27 +417,32 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
             self._has_real_response = values.dtype.kind != "c"
         # The samples seen do not belong to these kernels.
         self._calibration = self._kept_transfer = None
+        self._basis = None if self.basis is None else clone(self.basis)
         self._kernels = values.reshape(*values.shape[: n_spatial + 1], -1)
-        self.size_ = tuple(values.shape[:n_spatial])
+        self._kernels.flags.writeable = False
+        self.size_, self.n_samples_seen_ = tuple(values.shape[:n_spatial]), 0
 
-    @property
-    def _trailing(self) -> int:
-        return trailing_axes(self.basis)
+    def _reaches(self, size: tuple[int, ...]) -> bool:
+        """Whether the kernels can be resized to a domain."""
+        calibrated = self._kernels.shape[: len(self.size_)]
+        return len(size) == len(calibrated) and all(n >= m for n, m in zip(size, calibrated, strict=True))
 
-    def _expansion_for(self, samples: Any, spatial: tuple[int, ...], dtype: np.dtype[Any]) -> Expansion:
-        """The expansion of samples for responses, or kernels, of a dtype."""
-        precision = np.dtype(np.float32 if dtype in (np.float32, np.complex64) else np.float64)
-        n_states = int(samples.shape[-1]) if self.basis is None else len(self.basis.states)
-        state_dtype = samples.dtype if self.basis is None else self.basis.result_dtype(precision)
-        is_real = state_dtype.kind != "c" and dtype.kind != "c"
-        basis = None if self.basis is None else clone(self.basis)
-        return Expansion(basis, n_states, Transform(spatial, is_real), precision)
+    def _check_size(self, spatial: tuple[int, ...]) -> None:
+        if spatial == self.size_:
+            return
+        remedy = f"calibrate on samples of {spatial} voxels or fewer"
+        if self._reaches(spatial):
+            remedy = f"call resize_coeff({spatial}) first, which pads the kernels"
+        elif len(spatial) != len(self.size_):
+            remedy = f"use samples with {len(self.size_)} spatial axes"
+        msg = f"X holds samples of {spatial} voxels, the kernels are for {self.size_}; {remedy}"
+        raise ValueError(msg)
 
     def _check_parameters(self) -> None:
-        if not (np.ndim(self.alpha) == 0 and np.isfinite(self.alpha) and self.alpha >= 0):
+        if not (is_number(self.alpha) and self.alpha >= 0):
             msg = f"alpha must be a number from 0, got {self.alpha!r}"
             raise ValueError(msg)
-        if self.lstsq_rcond is not None and not 0 <= self.lstsq_rcond < 1:
+        if self.lstsq_rcond is not None and not (is_number(self.lstsq_rcond) and 0 <= self.lstsq_rcond < 1):
             msg = f"lstsq_rcond must lie in [0, 1), or be None, got {self.lstsq_rcond!r}"
             raise ValueError(msg)
 
@@ -399,43 +458,76 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         return tags
 
 
+def _expansion(basis: Basis | None, samples: Any, spatial: tuple[int, ...], dtype: np.dtype[Any]) -> Expansion:
+    """The expansion of samples for responses, or kernels, of a dtype."""
+    precision = np.dtype(np.float32 if dtype in (np.float32, np.complex64) else np.float64)
+    n_states = int(samples.shape[-1]) if basis is None else len(basis.states)
+    state_dtype = samples.dtype if basis is None else basis.result_dtype(precision)
+    is_real = state_dtype.kind != "c" and dtype.kind != "c"
+    return Expansion(basis, n_states, Transform(spatial, is_real), precision)
+
+
+def _pair(samples: Array, responses: Array) -> tuple[Array, Array]:
+    return samples, responses
+
+
 def _calibrate_chunks(samples: Any, responses: Any, seen: Calibration | None, expansion: Expansion) -> Calibration:
     """Factors of all chunks, in one computation: chains of chunks, whose factors are merged in a tree."""
-    kernel = partial(calibrate, expansion=expansion)
     if not isinstance(samples, da.Array) and not isinstance(responses, da.Array):
-        return kernel(samples, responses, seen)
-    if not isinstance(samples, da.Array):
-        samples = da.from_array(samples, chunks=(responses.chunks[0], *samples.shape[1:]))
-    if not isinstance(responses, da.Array):
-        responses = da.from_array(responses, chunks=(samples.chunks[0], *responses.shape[1:]))
-    responses = responses.rechunk({0: samples.chunks[0]})
-    token = dask.base.tokenize(samples, responses, expansion)
-    pairs = list(zip(samples.to_delayed().ravel(), responses.to_delayed().ravel(), strict=True))
-    step = dask.delayed(kernel, name=f"calibrate-kernel-{token}")
+        return calibrate(samples, responses, seen, expansion=expansion)
+    # Paired in one task, so that what X and y are computed from together is computed once.
+    pairs = map_samples(_pair, samples, responses, tail=(), dtype=object, name="calibration-data")
+    token = dask.base.tokenize(pairs, expansion)
+    step = dask.delayed(partial(_absorb_pair, expansion=expansion), name=f"calibrate-kernel-{token}")
     parts = []
-    for chain in np.array_split(np.arange(len(pairs)), min(MOST_CHAINS, len(pairs))):
+    blocks = pairs.to_delayed().ravel()
+    for chain in np.array_split(np.arange(len(blocks)), min(MOST_CHAINS, len(blocks))):
         part = None
         for index in chain:
-            part = step(*pairs[index], part, dask_key_name=f"calibrate-{token}-{index}")
+            part = step(blocks[index], part, dask_key_name=f"calibrate-{token}-{index}")
         parts.append(part)
     found: Calibration = merge_tree(parts, Calibration.merge, name=f"merge-calibrations-{token}").compute()
     return found if seen is None else seen.merge(found)
 
 
-def _responses(y: ArrayLike, n_samples: int, spatial: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+def _absorb_pair(pair: tuple[Array, Array], seen: Calibration | None, *, expansion: Expansion) -> Calibration:
+    return calibrate(*pair, seen, expansion=expansion)
+
+
+def _check_same_axes(labels: xr.DataArray | None, y: ArrayLike, n_spatial: int) -> None:
+    """Refuse labels of X and y that contradict each other."""
+    if labels is None or not isinstance(y, xr.DataArray) or y.ndim < labels.ndim:
+        return
+    dims, others = labels.dims[1 : 1 + n_spatial], y.dims[1 : 1 + n_spatial]
+    if dims != others:
+        msg = f"X has the dims {labels.dims} and y {y.dims}; use y.transpose({str(labels.dims[0])!r}, *{dims}, ...)"
+        raise ValueError(msg)
+    sample = labels.dims[0]
+    if (
+        sample == y.dims[0]
+        and sample in labels.coords
+        and sample in y.coords
+        and not np.array_equal(labels.coords[sample], y.coords[sample])
+    ):
+        msg = f"X and y differ in their {sample!r} coordinates; select the same samples of both, in one order"
+        raise ValueError(msg)
+
+
+def _responses(y: ArrayLike, n_samples: int, spatial: tuple[int, ...], *, is_flat: bool) -> tuple[Any, tuple[int, ...]]:
     """Responses as (n_samples, *spatial, n_components), and the shape of the components of one voxel."""
     data, _ = unwrap_samples(y, name="y")
-    shape, n_voxels = tuple(int(n) for n in data.shape), int(np.prod(spatial))
+    shape, n_voxels = tuple(data.shape), int(np.prod(spatial))
     components: tuple[int, ...] | None = None
     if shape[1 : 1 + len(spatial)] == spatial:
         components = shape[1 + len(spatial) :]
-    elif len(shape) > 1 and shape[1] == n_voxels:
+    elif is_flat and shape[1:2] == (n_voxels,):
         components = shape[2:]
-    elif len(shape) == 2 and shape[1] > 0 and shape[1] % n_voxels == 0:
+    elif is_flat and len(shape) == 2 and shape[1] > 0 and shape[1] % n_voxels == 0:
         components = (shape[1] // n_voxels,)
     if components is None or shape[0] != n_samples or 0 in components:
+        flat = f", or flat ({n_samples}, {n_voxels})" if is_flat else ""
         msg = (
-            f"y must hold a response of each voxel, shape {(n_samples, *spatial)}, followed by the axes of its "
+            f"y must hold a response of each voxel, shape {(n_samples, *spatial)}{flat}, followed by the axes of its "
             f"components if it is no scalar; got {shape}"
         )
         raise ValueError(msg)
@@ -452,14 +544,18 @@ def _trailing_labels(
     return tuple(f"component_{axis}" for axis in range(len(components))), {}
 
 
-def _sums_of_squares(predicted: Array, truth: Array, weights: Array) -> Array:
-    """Weight, mean, scatter and squared error of each component, sample by sample: (n, 4, n_components)."""
-    out = np.zeros((len(truth), 4, truth.shape[-1]))
+def _moments(predicted: Array, truth: Array, weights: Array) -> Array:
+    """Weight, mean, scatter and squared error of each component, sample by sample: (n, 4, n_components), complex."""
+    out = np.zeros((len(truth), 4, truth.shape[-1]), dtype=np.complex128)
     axes = tuple(range(truth.ndim - 2))
     for row, guess, field, weight in zip(out, predicted, truth, weights, strict=True):
-        voxels = field.size // field.shape[-1]
-        mean = field.mean(axis=axes, dtype=np.float64)
-        row[0], row[1] = weight * voxels, mean
+        wide = np.result_type(field, np.float64)
+        mean = field.mean(axis=axes, dtype=wide)
+        # Means tell whether all values are finite.
+        if not (np.isfinite(mean).all() and np.isfinite(guess.mean(axis=axes)).all()):
+            msg = "y or the prediction holds NaN or infinite values; leave out the samples that have them"
+            raise ValueError(msg)
+        row[0], row[1] = weight * (field.size // field.shape[-1]), mean
         row[2] = weight * (np.abs(field - mean) ** 2).sum(axis=axes)
-        row[3] = weight * (np.abs(field - guess) ** 2).sum(axis=axes)
+        row[3] = weight * (np.abs(field.astype(wide) - guess) ** 2).sum(axis=axes)
     return out

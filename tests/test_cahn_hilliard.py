@@ -178,3 +178,15 @@ def test_run__raises_on_what_makes_no_sense():
         make_cahn_hilliard(dtype="int32")
     with pytest.raises(ValueError, match="width must be a positive number"):
         make_cahn_hilliard(width=0)
+
+
+def test_simulation__steps_that_diverge_are_an_error():
+    X = 4 * np.random.default_rng(0).uniform(-1, 1, (1, 16, 16))
+    with pytest.raises(ValueError, match="the steps diverged"), np.errstate(all="ignore"):
+        CahnHilliardSimulation(dx=1.0, dt=1.0).run(X, 3000)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        CahnHilliardSimulation().free_energy(np.full((1, 4), np.nan))
+    with pytest.raises(ValueError, match="axes of voxels"):
+        CahnHilliardSimulation().run(np.zeros((2, 0, 3)))
+    with pytest.raises(ValueError, match="gamma must be a positive number"):
+        CahnHilliardSimulation(gamma="a").run(X)

@@ -177,3 +177,19 @@ def test_random_strain_data__voxels_are_independent_and_phases_as_likely():
     assert_allclose(np.bincount(X.ravel()) / X.size, 1 / 3, atol=0.02)
     neighbours = np.corrcoef(X.ravel().astype(float), np.roll(X, 1, axis=2).ravel())
     assert abs(neighbours[0, 1]) < 0.04
+
+
+def test_strain_random__voxels_are_independent():
+    X, _ = make_elastic_FE_strain_random(n_samples=400, elastic_modulus=(1, 1), size=(2, 2))
+    uniform = np.mean(X.reshape(400, -1).max(axis=1) == X.reshape(400, -1).min(axis=1))
+    assert abs(uniform - 2 / 16) < 0.06
+    with pytest.raises(ValueError, match="2 or 3 axes"):
+        make_elastic_FE_strain_random(size=(21,))
+    with pytest.raises(ValueError, match="elastic_modulus must name two phases"):
+        make_elastic_FE_strain_delta(elastic_modulus=(1,), poissons_ratio=(0.3,))
+
+
+@pytest.mark.parametrize("chunks", [0, -1, (0, 4, 4)])
+def test_generator__raises_on_bad_chunks(chunks):
+    with pytest.raises(ValueError, match="chunks must be"):
+        make_microstructure(n_samples=4, size=(4, 4), chunks=chunks)

@@ -225,3 +225,29 @@ def test_evolution__a_panel_a_component_against_time():
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["slow", "fast"]
     with pytest.raises(ValueError, match="time first"):
         tools.draw_evolution([time])
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda F: tools.draw_strains(F[:0]), "nothing to draw"),
+        (lambda F: tools.draw_strains(3.0), "n_samples"),
+        (lambda F: tools.draw_strains(F + 1j), "must be real"),
+        (lambda F: tools.draw_coeff(1j * F), "must be real"),
+        (lambda F: tools.draw_concentrations_compare(F[0], F[1]), "labels must be texts"),
+        (lambda F: tools.draw_evolution([F[0]], component_labels=["a"]), "component_labels must name each"),
+        (lambda F: tools.draw_strains(xr.DataArray(F, dims=("sample", "x", "component"))), "one component"),
+    ],
+)
+def test_figures__raise_on_what_cannot_be_drawn(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(np.random.default_rng(0).random((2, 4, 3)))
+
+
+def test_figures__axes_start_where_the_coordinates_do():
+    field = xr.DataArray(
+        np.zeros((1, 5, 4)), dims=("sample", "x", "y"), coords={"x": ("x", np.arange(10.0, 15.0), {"units": "um"})}
+    )
+    axes = tools.draw_strains(field).axes[0]
+    assert axes.get_xlim() == (9.5, 14.5)
+    assert axes.get_ylim() == (-0.5, 3.5)

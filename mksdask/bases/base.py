@@ -232,6 +232,9 @@ class ScalarBasis(Basis):
         return float(low), float(high)
 
     def _check(self, values: NDArray[Any]) -> None:
+        if values.dtype.kind == "c":
+            msg = f"X must be real for {self!r}, got {values.dtype}"
+            raise TypeError(msg)
         if not values.size:
             return
         low, high = self._interval()
@@ -240,7 +243,10 @@ class ScalarBasis(Basis):
         if is_finite and (self.periodic_domain or (low <= smallest and largest <= high)):
             return
         if not is_finite:
-            msg = "X holds NaN or infinite values; give voxels without data a confidence_index of 0"
+            msg = (
+                "X holds NaN or infinite values; leave out the samples that have them or, for statistics, give these "
+                "voxels a confidence_index of 0"
+            )
             raise ValueError(msg)
         msg = (
             f"X holds values from {smallest} to {largest}, outside the domain [{low:g}, {high:g}] of {self!r}; "

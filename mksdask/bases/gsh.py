@@ -151,7 +151,10 @@ def check_angles(angles: NDArray[Any]) -> None:
         return
     largest = max(float(angles.max()), -float(angles.min()))
     if not np.isfinite(largest):
-        msg = "X holds NaN or infinite angles; give voxels without orientation a confidence_index of 0"
+        msg = (
+            "X holds NaN or infinite angles; leave out the samples that have them or, for statistics, give these "
+            "voxels a confidence_index of 0"
+        )
         raise ValueError(msg)
     if largest > 2.0 * np.pi + 1e-4:
         msg = (

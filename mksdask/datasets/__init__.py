@@ -24,6 +24,7 @@ from mksdask.datasets.generator import (
     MicrostructureGenerator,
     make_checkerboard_microstructure,
     make_delta_microstructures,
+    make_independent_voxels,
     make_microstructure,
 )
 from mksdask.datasets.polycrystal import (
@@ -198,7 +199,10 @@ def _strain(
     macro_strain: float | NumpyLike,
     component: str | None,
 ) -> Any:
-    names = COMPONENTS.get(X.ndim - 1, ())
+    names = COMPONENTS.get(X.ndim - 1)
+    if names is None:
+        msg = f"size must have 2 or 3 axes for an elastic solve, got {tuple(X.shape[1:])}"
+        raise ValueError(msg)
     if component is not None and component not in names:
         msg = f"component must be one of {names} for size={X.shape[1:]}, or None for all, got {component!r}"
         raise ValueError(msg)
@@ -250,6 +254,9 @@ def make_elastic_FE_strain_delta(
     >>> X.shape, strain.mean(axis=(1, 2)).round(9).tolist()
     ((2, 5, 5), [0.01, 0.01])
     """
+    if len(elastic_modulus) < 2:
+        msg = f"elastic_modulus must name two phases at least, for one in the other; got {elastic_modulus!r}"
+        raise ValueError(msg)
     X = make_delta_microstructures(len(elastic_modulus), size, chunks=chunks)
     return X, _strain(X, elastic_modulus, poissons_ratio, macro_strain, component)
 
@@ -294,5 +301,5 @@ def make_elastic_FE_strain_random(
     >>> strain.shape
     (2, 6, 6, 6, 6)
     """
-    X = make_microstructure(n_samples, size, len(elastic_modulus), grain_size=0, seed=seed, chunks=chunks)
+    X = make_independent_voxels(n_samples, size, len(elastic_modulus), seed, chunks=chunks)
     return X, _strain(X, elastic_modulus, poissons_ratio, macro_strain, component)

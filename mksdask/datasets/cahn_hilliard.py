@@ -1,7 +1,7 @@
 """Spinodal decomposition by the Cahn–Hilliard equation, ∂φ/∂t = ∇²(φ³ - φ) - γ∇⁴φ, on periodic boxes.
 
 The step is semi-implicit in Fourier space. With the linear term split between the old and the new time
-(a₁ = 3 and a₂ = 0 in Cheng and Rutenberg, 2005, which is stable for any time step),
+(a₁ = 3 and a₂ = 0 in Cheng and Rutenberg, 2005, which is stable for any time step where |φ| ≤ √(5/3)),
 
     φ̂(t + Δt) = [φ̂(t) - Δt k² (φ³ - 3φ)^] / [1 + 2 Δt k² + γ Δt k⁴] .
 """
@@ -18,8 +18,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import DTypeLike, NDArray
 
-from mksdask.arrays import ArrayLike, label, map_samples, unwrap_samples
-from mksdask.datasets.generator import Chunks, check_n_samples, check_seed, check_size, generate_samples, sample_rng
+from mksdask.arrays import ArrayLike, is_number, label, map_samples, sizes_argument, unwrap_samples
+from mksdask.datasets.generator import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 
 Array = NDArray[Any]
 
@@ -96,6 +96,13 @@ class _Evolution:
             # In place along the leading axes, which irfftn would copy.
             potential = scipy.fft.ifftn(potential, axes=axes[:-1], overwrite_x=True)
             phi = scipy.fft.irfft(potential, n=spatial[-1], axis=-1, overwrite_x=True)
+        if not np.isfinite(phi).all():
+            low, high = float(initial.min()), float(initial.max())
+            msg = (
+                f"the steps diverged from concentrations between {low:.3g} and {high:.3g}; steps of any dt are stable "
+                f"for concentrations within ±1.29 only: rescale X, or lower dt={self.dt:g}"
+            )
+            raise ValueError(msg)
         out[...] = phi
 
 
@@ -121,6 +128,9 @@ def _free_energy(block: Array, *, dx: tuple[float, ...], gamma: float) -> NDArra
     out = np.empty(len(block))
     for j, sample in enumerate(block):
         phi = sample.astype(np.float64)
+        if not np.isfinite(phi).all():
+            msg = "X holds NaN or infinite concentrations"
+            raise ValueError(msg)
         power = np.abs(scipy.fft.rfftn(phi)) ** 2
         gradient = (power * squares * counts).sum() / n_voxels
         out[j] = (phi**4 / 4 - phi**2 / 2).sum() + 0.5 * gamma * gradient
@@ -147,7 +157,8 @@ class CahnHilliardSimulation:
     gamma : float, default 1
         Gradient energy γ, in the squared unit of `dx`.
     dt : float, default 0.001
-        Time step. Any is stable; the error of a step is of first order in it.
+        Time step. Any is stable as long as |φ| ≤ √(5/3) ≈ 1.29, where the phases are; beyond, steps may have to be
+        small. The error of a step is of first order in it.
 
     Attributes
     ----------
@@ -202,8 +213,8 @@ class CahnHilliardSimulation:
         Raises
         ------
         TypeError, ValueError
-            If X is complex, has no 1 to 3 spatial axes or (when its block is computed) holds NaN; or a parameter is
-            out of range.
+            If X is complex, has no 1 to 3 spatial axes or (when its block is computed) holds NaN, or the steps
+            diverge; or a parameter is out of range.
         """
         if not isinstance(n_steps, int | np.integer) or n_steps < 0:
             msg = f"n_steps must be an integer from 0, got {n_steps!r}"
@@ -238,15 +249,15 @@ class CahnHilliardSimulation:
     def _parameters(self) -> tuple[float, float]:
         for name in ("gamma", "dt"):
             value = getattr(self, name)
-            if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
+            if not (is_number(value) and value > 0):
                 msg = f"{name} must be a positive number, got {value!r}"
                 raise ValueError(msg)
         return float(self.gamma), float(self.dt)
 
     def _spacing(self, data: Any) -> tuple[float, ...]:
         n_spatial = data.ndim - 1
-        if not 1 <= n_spatial <= 3:
-            msg = f"X must be (n_samples, *spatial) with 1 to 3 spatial axes, got shape {tuple(data.shape)}"
+        if not 1 <= n_spatial <= 3 or 0 in data.shape[1:]:
+            msg = f"X must be (n_samples, *spatial) with 1 to 3 spatial axes of voxels, got shape {tuple(data.shape)}"
             raise ValueError(msg)
         if data.dtype.kind == "c":
             msg = f"X must be real concentrations, got {data.dtype}"
@@ -319,10 +330,10 @@ def make_cahn_hilliard(
     if precision not in (np.float32, np.float64):
         msg = f"dtype must be float32 or float64, got {dtype!r}"
         raise ValueError(msg)
-    voxels = check_size(size)
+    voxels = sizes_argument(size)
     kernel = partial(_uniform, size=voxels, seed=check_seed(seed), dtype=precision)
     X = generate_samples(kernel, check_n_samples(n_samples), voxels, dtype=precision, chunks=chunks)
-    if not (np.ndim(width) == 0 and np.isfinite(width) and width > 0):
+    if not (is_number(width) and width > 0):
         msg = f"width must be a positive number, got {width!r}"
         raise ValueError(msg)
     return X, CahnHilliardSimulation(dx=dx, gamma=width**2, dt=dt).run(X, n_steps).response

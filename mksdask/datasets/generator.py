@@ -13,6 +13,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import DTypeLike, NDArray
 
+from mksdask.arrays import sizes_argument
+
 Chunks: TypeAlias = int | str | Sequence[int]
 
 
@@ -32,7 +34,10 @@ def generate_samples(
     """Samples by their indices: ``kernel(indices)`` returns (len(indices), *size); lazily with `chunks`."""
     if chunks is None:
         return kernel(np.arange(n_samples))
-    first = chunks if np.ndim(chunks) == 0 else chunks[0]  # type: ignore[index]
+    first = chunks if isinstance(chunks, int | np.integer | str) else chunks[0]
+    if isinstance(first, int | np.integer) and first < 1:
+        msg = f"chunks must be a positive number of samples, got {chunks!r}"
+        raise ValueError(msg)
     rows = da.core.normalize_chunks((first, *size), (n_samples, *size), dtype=np.dtype(dtype))[0]
     return da.arange(n_samples, chunks=(rows,)).map_blocks(
         kernel,
@@ -41,20 +46,6 @@ def generate_samples(
         dtype=dtype,
         meta=np.empty((0,) * (1 + len(size)), dtype=dtype),
     )
-
-
-def check_size(size: Sequence[int]) -> tuple[int, ...]:
-    """Voxels along each of 1 to 3 axes.
-
-    Raises
-    ------
-    ValueError
-    """
-    voxels = tuple(int(n) for n in np.atleast_1d(size))
-    if not 1 <= len(voxels) <= 3 or min(voxels) < 1:
-        msg = f"size must be 1 to 3 positive numbers of voxels, got {size!r}"
-        raise ValueError(msg)
-    return voxels
 
 
 def check_seed(seed: int) -> int:
@@ -212,7 +203,7 @@ class MicrostructureGenerator:
         return generate_samples(kernel, check_n_samples(self.n_samples), kernel.size, dtype=dtype, chunks=self.chunks)
 
     def _kernel(self) -> _Filter:
-        size, seed = check_size(self.size), check_seed(self.seed)
+        size, seed = sizes_argument(self.size), check_seed(self.seed)
         if not 1 <= self.n_phases <= 2**16:
             msg = f"n_phases must be between 1 and 65536, got {self.n_phases!r}"
             raise ValueError(msg)
@@ -274,6 +265,21 @@ def make_microstructure(
     ).generate()
 
 
+def _independent(indices: NDArray[np.int64], *, n_phases: int, size: tuple[int, ...], seed: int) -> NDArray[Any]:
+    dtype = np.min_scalar_type(n_phases - 1)
+    return np.stack([sample_rng(seed, 0, int(index)).integers(n_phases, size=size, dtype=dtype) for index in indices])
+
+
+def make_independent_voxels(
+    n_samples: int, size: Sequence[int], n_phases: int, seed: int, *, chunks: Chunks | None = None
+) -> Any:
+    """Make samples whose voxels are independent, each phase as likely: (n_samples, *size); lazy with `chunks`."""
+    voxels = sizes_argument(size)
+    kernel = partial(_independent, n_phases=n_phases, size=voxels, seed=check_seed(seed))
+    dtype = np.min_scalar_type(n_phases - 1)
+    return generate_samples(kernel, check_n_samples(n_samples), voxels, dtype=dtype, chunks=chunks)
+
+
 def _deltas(indices: NDArray[np.int64], *, n_phases: int, size: tuple[int, ...]) -> NDArray[Any]:
     pairs = np.array(list(itertools.permutations(range(n_phases), 2)), dtype=np.min_scalar_type(n_phases - 1))
     matrix, inclusion = pairs[indices].T
@@ -317,7 +323,7 @@ def make_delta_microstructures(
     if not isinstance(n_phases, int | np.integer) or not 2 <= n_phases <= 2**8:
         msg = f"n_phases must be an integer from 2 to 256, got {n_phases!r}"
         raise ValueError(msg)
-    voxels = check_size(size)
+    voxels = sizes_argument(size)
     kernel = partial(_deltas, n_phases=int(n_phases), size=voxels)
     dtype = np.min_scalar_type(int(n_phases) - 1)
     return generate_samples(kernel, int(n_phases * (n_phases - 1)), voxels, dtype=dtype, chunks=chunks)

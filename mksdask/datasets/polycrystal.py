@@ -14,8 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
+from mksdask.arrays import sizes_argument
 from mksdask.bases.gsh import bunge_angles
-from mksdask.datasets.generator import Chunks, check_n_samples, check_seed, check_size, generate_samples, sample_rng
+from mksdask.datasets.generator import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 
 
 class Texture(ABC):
@@ -224,7 +225,7 @@ def make_polycrystal(
     >>> make_polycrystal(n_samples=4, size=(8, 8), texture=fibre, chunks=2).chunks[0]
     (2, 2)
     """
-    voxels = check_size(size)
+    voxels = sizes_argument(size)
     if not isinstance(n_grains, int | np.integer) or not 1 <= n_grains <= np.prod(voxels):
         msg = f"n_grains must be an integer from 1 to the number of voxels, {np.prod(voxels)}; got {n_grains!r}"
         raise ValueError(msg)

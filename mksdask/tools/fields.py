@@ -19,7 +19,12 @@ MOST_PHASES = 12
 
 def _voxel_grid(labels: xr.DataArray | None, spatial: Sequence[int]) -> Grid:
     axes = spacing_of(labels, len(spatial))
-    positions = [np.arange(n) * step for n, (_, step, _) in zip(spatial, axes, strict=True)]
+    positions = []
+    for n, (dim, step, _) in zip(spatial, axes, strict=True):
+        origin = 0.0
+        if labels is not None and dim in labels.coords and labels.coords[dim].ndim == 1:
+            origin = float(labels.coords[dim][0])
+        positions.append(origin + np.arange(n) * step)
     return Grid.of(positions, [dim for dim, _, _ in axes], axes[0][2])
 
 
@@ -132,6 +137,10 @@ def draw_microstructure_strain(
 
 def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[NDArray[Any], xr.DataArray | None]:
     """Fields of one shape, (n, *spatial), from an array or a sequence, and what labels them."""
+    for field in fields if isinstance(fields, list | tuple) else [fields]:
+        if isinstance(field, xr.DataArray) and "component" in field.dims:
+            msg = f"{name} must be one component, got dims {field.dims}; use {name}.sel(component=...)"
+            raise ValueError(msg)
     if isinstance(fields, list | tuple):
         check_panels(len(fields))
         arrays = [to_numpy(field) for field in fields]
@@ -141,8 +150,17 @@ def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[NDArra
         template = next((field for field in fields if isinstance(field, xr.DataArray)), None)
         return np.stack(arrays), None if template is None else template.expand_dims("sample")
     data, template = unwrap(fields, name=name)
+    if data.ndim < 2:
+        msg = f"{name} must be (n_samples, *spatial), or a list of fields, got shape {data.shape}"
+        raise ValueError(msg)
     check_panels(data.shape[0])
     return to_numpy(fields), template
+
+
+def _check_real(values: NDArray[Any], name: str) -> None:
+    if values.dtype.kind == "c":
+        msg = f"{name} must be real to be drawn, got {values.dtype}; draw {name}.real and {name}.imag"
+        raise ValueError(msg)
 
 
 def _draw_responses(
@@ -155,6 +173,10 @@ def _draw_responses(
     figsize: tuple[float, float] | None,
 ) -> Figure:
     values, template = _stacked(fields, name)
+    _check_real(values, name)
+    if titles is not None and not all(isinstance(title, str) for title in titles):
+        msg = f"labels must be texts, one a field; put the fields to compare into one list, got {type(titles).__name__}"
+        raise ValueError(msg)
     names = [f"sample {j}" for j in range(len(values))] if titles is None else list(titles)
     scale = scale_of(values, diverging=diverging)
     grid = _voxel_grid(template, values.shape[1:])
@@ -346,7 +368,8 @@ def draw_coeff(
     >>> import numpy as np
     >>> fig = draw_coeff(np.random.default_rng(0).normal(size=(9, 9, 2)))
     """
-    values = np.real(to_numpy(coeff))
+    values = to_numpy(coeff)
+    _check_real(values, "coeff")
     spatial, n_states = values.shape[:-1], values.shape[-1]
     titles = [f"$h = {state}$" for state in range(n_states)] if labels is None else list(labels)
     check_panels(n_states)

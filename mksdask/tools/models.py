@@ -154,6 +154,9 @@ def draw_evolution(
     check_panels(n_components)
     names = _named(sets, labels, "datasets")
     titles = list(component_labels or [f"PC {k + 1}" for k in range(n_components)])
+    if len(titles) != n_components:
+        msg = f"component_labels must name each of the {n_components} components, got {titles!r}"
+        raise ValueError(msg)
     fig = new_figure(*(figsize or (3.4 * n_components + (1.2 if legend_outside else 0.4), 3.2)))
     panels = np.atleast_1d(fig.subplots(1, n_components))
     for component, (panel, name) in enumerate(zip(panels, titles, strict=True)):

@@ -68,12 +68,15 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def check_panels(number: int) -> None:
-    """Refuse more panels than can be read, before anything lazy is loaded for them.
+    """Refuse no panels, or more than can be read, before anything lazy is loaded for them.
 
     Raises
     ------
     ValueError
     """
+    if number < 1:
+        msg = "there is nothing to draw, got no fields"
+        raise ValueError(msg)
     if number > MOST_PANELS:
         msg = f"{number} panels are too many to be read; draw at most {MOST_PANELS}, such as X[:8]"
         raise ValueError(msg)
