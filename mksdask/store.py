@@ -68,6 +68,18 @@ def _create(url: Url, variables: Mapping[str, _Variable], coords: Mapping[str, A
         consolidate(location)
 
 
+def _kept_attrs(array: ArrayLike) -> dict[str, Any]:
+    """Attributes of a DataArray that a store can hold: texts, numbers and lists of them."""
+    if not isinstance(array, xr.DataArray):
+        return {}
+    return {
+        str(key): value
+        for key, value in array.attrs.items()
+        if isinstance(value, str | int | float)
+        or (isinstance(value, list) and all(isinstance(v, str | int | float) for v in value))
+    }
+
+
 def _steps(spacing: float | Sequence[float], n_spatial: int) -> tuple[float, ...]:
     steps = np.asarray(spacing, dtype=float)
     if steps.shape not in ((), (n_spatial,)) or not (np.isfinite(steps).all() and (steps > 0).all()):
@@ -151,6 +163,7 @@ def create_ensemble(
     X: ArrayLike,
     y: ArrayLike | None = None,
     *,
+    phase: ArrayLike | None = None,
     confidence_index: ArrayLike | None = None,
     spacing: float | Sequence[float] = 1.0,
     units: str = "voxel",
@@ -171,6 +184,8 @@ def create_ensemble(
         has length 3.
     y : array, shape (n_samples, ...), optional
         Response of each sample: properties, or fields.
+    phase : array, shape (n_samples, *spatial), optional
+        Phase number of each voxel, where X holds something else, such as orientations.
     confidence_index : array, shape (n_samples, *spatial), optional
         Confidence in each voxel, in [0, 1].
     spacing : float or sequence of float
@@ -223,18 +238,20 @@ def create_ensemble(
     if labels is not None:
         spacing, units, phases, periodic_axes = _inherit(labels, len(spatial), spacing, units, phases, periodic_axes)
     rows = _rows(chunks, data, n_samples, int(np.prod(spatial)))
-    attrs = _microstructure_attrs(phases, periodic_axes, spatial)
+    attrs = _kept_attrs(X) | _microstructure_attrs(phases, periodic_axes, spatial)
     dims = ("sample", *names, *(("angle",) if angles else ()))
     variables = {"microstructure": _ensemble_variable(data, dims, rows, attrs)}
     if y is not None:
         response = _beside(y, "y", n_samples)
         variables["response"] = _ensemble_variable(response, _response_dims(y, response, spatial), rows, {})
-    if confidence_index is not None:
-        confidence = _beside(confidence_index, "confidence_index", n_samples)
-        if confidence.shape[1:] != spatial:
-            msg = f"confidence_index must have shape {(n_samples, *spatial)}, got {confidence.shape}"
+    for name, array in {"phase": phase, "confidence_index": confidence_index}.items():
+        if array is None:
+            continue
+        beside = _beside(array, name, n_samples)
+        if beside.shape[1:] != spatial:
+            msg = f"{name} must have shape {(n_samples, *spatial)}, got {beside.shape}"
             raise ValueError(msg)
-        variables["confidence_index"] = _ensemble_variable(confidence, ("sample", *names), rows, {})
+        variables[name] = _ensemble_variable(beside, ("sample", *names), rows, _kept_attrs(array))
     coords = _coords(spatial, _steps(spacing, len(spatial)), units)
     if y is not None and isinstance(y, xr.DataArray):
         coords |= {
@@ -259,7 +276,12 @@ def _rows(chunks: int | str, data: Any, n_samples: int, n_voxels: int) -> int:
 
 
 def append_ensemble(
-    url: Url, X: ArrayLike, y: ArrayLike | None = None, *, confidence_index: ArrayLike | None = None
+    url: Url,
+    X: ArrayLike,
+    y: ArrayLike | None = None,
+    *,
+    phase: ArrayLike | None = None,
+    confidence_index: ArrayLike | None = None,
 ) -> None:
     """Add samples to an ensemble.
 
@@ -269,7 +291,7 @@ def append_ensemble(
         A store that `create_ensemble` made.
     X : array, shape (n_new, *spatial)
         As stored already.
-    y, confidence_index : array, optional
+    y, phase, confidence_index : array, optional
         Needed if and only if the store has them.
 
     Raises
@@ -292,7 +314,7 @@ def append_ensemble(
     [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     """
     stored = open_ensemble(url)
-    given = {"microstructure": X, "response": y, "confidence_index": confidence_index}
+    given = {"microstructure": X, "response": y, "phase": phase, "confidence_index": confidence_index}
     new = {name: unwrap(array, name=name)[0] for name, array in given.items() if array is not None}
     if set(new) != set(stored.data_vars):
         msg = (
@@ -388,8 +410,8 @@ def open_ensemble(url: Url) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Variables ``microstructure`` and, where stored, ``response`` and ``confidence_index``, as dask arrays of one
-        shard a chunk. Dims ``sample, x, y, z`` (and ``angle``) with coordinates in physical units.
+        Variables ``microstructure`` and, where stored, ``response``, ``phase`` and ``confidence_index``, as dask arrays
+        of one shard a chunk. Dims ``sample, x, y, z`` (and ``angle``) with coordinates in physical units.
 
     Raises
     ------
@@ -413,6 +435,7 @@ def create_volume(
     url: Url,
     volume: ArrayLike,
     *,
+    phase: ArrayLike | None = None,
     confidence_index: ArrayLike | None = None,
     spacing: float | Sequence[float] = 1.0,
     units: str = "voxel",
@@ -427,8 +450,11 @@ def create_volume(
     ----------
     url : str or path
         A path, or any URL that fsspec knows.
-    volume : array, shape (*spatial,)
-        Local state of each voxel, 1 to 3 axes; lazy input is written block by block.
+    volume : array, shape (*spatial,), or (*spatial, 3) of Bunge angles in radians
+        Local state of each voxel, 1 to 3 axes; lazy input is written block by block. When the last axis holds angles is
+        said in `create_ensemble`, whose X has one axis more.
+    phase : array, shape (*spatial,), optional
+        Phase number of each voxel, where `volume` holds something else, such as orientations.
     confidence_index : array, shape (*spatial,), optional
         Confidence in each voxel, in [0, 1].
     spacing, units, phases, periodic_axes, mode
@@ -452,7 +478,8 @@ def create_volume(
     (16, 16, 8)
     """
     data, labels = unwrap(volume, name="volume")
-    spatial = tuple(int(n) for n in data.shape)
+    angles = _has_angles(volume if labels is not None else data[None], data[None], spacing)
+    spatial = tuple(int(n) for n in data.shape[: data.ndim - angles])
     if labels is not None:
         samples = labels.expand_dims("sample")
         spacing, units, phases, periodic_axes = _inherit(samples, len(spatial), spacing, units, phases, periodic_axes)
@@ -467,14 +494,19 @@ def create_volume(
     shards = tuple(min(int(size), n) for size, n in zip(sizes, spatial, strict=True))
     inner = tuple(largest_divisor(size, VOLUME_CHUNK[len(spatial)]) for size in shards)
     dims = SPATIAL_DIMS[: len(spatial)]
-    attrs = _microstructure_attrs(phases, periodic_axes, spatial)
-    variables = {"microstructure": _Variable(data, dims, shards, inner, attrs)}
-    if confidence_index is not None:
-        confidence, _ = unwrap(confidence_index, name="confidence_index")
-        if confidence.shape != spatial:
-            msg = f"confidence_index must have shape {spatial}, got {confidence.shape}"
+    attrs = _kept_attrs(volume) | _microstructure_attrs(phases, periodic_axes, spatial)
+    tail = (3,) * angles
+    variables = {
+        "microstructure": _Variable(data, (*dims, *("angle",) * angles), shards + tail, inner + tail, attrs),
+    }
+    for name, array in {"phase": phase, "confidence_index": confidence_index}.items():
+        if array is None:
+            continue
+        beside, _ = unwrap(array, name=name)
+        if beside.shape != spatial:
+            msg = f"{name} must have shape {spatial}, got {beside.shape}"
             raise ValueError(msg)
-        variables["confidence_index"] = _Variable(confidence, dims, shards, inner, {})
+        variables[name] = _Variable(beside, dims, shards, inner, _kept_attrs(array))
     _create(url, variables, _coords(spatial, _steps(spacing, len(spatial)), units), mode, "volume")
 
 
@@ -489,7 +521,8 @@ def open_volume(url: Url) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Variable ``microstructure`` and, where stored, ``confidence_index``, as dask arrays of one shard a chunk.
+        Variable ``microstructure`` and, where stored, ``phase`` and ``confidence_index``, as dask arrays of one shard a
+        chunk.
 
     Raises
     ------
