@@ -67,7 +67,7 @@ def draw_correlations(
     titles = _pair_names(template, values.shape[-1], correlations)
     maps = list(np.moveaxis(values, -1, 0))
     grid = lag_grid(template, values.shape[:-1])
-    return maps_figure(maps, titles, grid, [scale_of(values)] * len(maps), ["probability"], figsize=figsize)
+    return maps_figure(maps, titles, grid, [scale_of(values)] * len(maps), ["2-point statistics"], figsize=figsize)
 
 
 def draw_autocorrelations(
