@@ -75,15 +75,16 @@ predicted = linkage.predict(texture[test])
 
 # %%
 crystal = single_crystal_stiffness(COPPER)
-voigt = np.array([turned_stiffness(crystal, sample[None]).packed.mean(axis=(0, 1, 2, 4)) for sample in X[test].compute()])
+packed = [turned_stiffness(crystal, sample[None]).packed for sample in X[test].compute()]
+voigt = np.array([local.mean(axis=(0, 1, 2, 4)) for local in packed])
 truth = y[test]
 print(f"{'':<12}{'spread / GPa':>14}{'linkage, R²':>14}{'mean error / GPa':>18}{'Voigt, R²':>12}")
 for a, b in [(0, 0), (1, 1), (2, 2), (0, 1), (3, 3), (5, 5), (0, 5)]:
     position = int(np.flatnonzero((rows == a) & (columns == b))[0])
-    values = truth[:, position]
+    values, ours, bound = truth[:, position], predicted[:, position], voigt[:, position]
     print(
-        f"{COMPONENTS[a] + ',' + COMPONENTS[b]:<12}{values.std():>14.2f}{r2_score(values, predicted[:, position]):>14.4f}"
-        f"{np.abs(predicted[:, position] - values).mean():>18.3f}{r2_score(values, voigt[:, position]):>12.2f}"
+        f"{COMPONENTS[a] + ',' + COMPONENTS[b]:<12}{values.std():>14.2f}{r2_score(values, ours):>14.4f}"
+        f"{np.abs(ours - values).mean():>18.3f}{r2_score(values, bound):>12.2f}"
     )
 print(
     f"all 21 components: R² = {r2_score(truth, predicted, multioutput='variance_weighted'):.4f}, Voigt average "
@@ -96,7 +97,8 @@ draw_goodness_of_fit(
     fitted, np.array([truth[:, 0], predicted[:, 0]]), ["training", "hold-out"], quantity="$C_{11}$ / GPa"
 ).savefig(arguments.out / "goodness_of_fit.png")
 scores = linkage.reduced_fit_data
-groups = [scores[[i for i, kind in enumerate(kinds[: len(scores)]) if kind == name]] for name in ("fibre", "components")]
+of_train = np.array(kinds[: len(scores)])
+groups = [scores[of_train == name] for name in ("fibre", "components")]
 draw_components_scatter([group[:, :2] for group in groups], ["fibre", "components"]).savefig(
     arguments.out / "components.png"
 )
