@@ -1,0 +1,230 @@
+"""2-point statistics of one volume, tile by tile."""
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import scipy.fft
+import xarray as xr
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from mksdask import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, create_volume, open_volume
+from mksdask.stats import correlate, correlate_volume
+from mksdask.stats.volume import Tiling, stored_array
+from tests.conftest import real_data
+from tests.helpers import computes
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of a few voxels, so that small volumes have many."""
+    monkeypatch.setattr("mksdask.stats.volume.SHORTEST", 3)
+    monkeypatch.setattr("mksdask.stats.volume.LONGEST", 20)
+
+
+def use_tiles(monkeypatch, longest):
+    monkeypatch.setattr("mksdask.stats.volume.SHORTEST", 1)
+    monkeypatch.setattr("mksdask.stats.volume.LONGEST", longest)
+
+
+BASES = {
+    "primitive": (PrimitiveBasis(3), [(0, 0), (0, 1), (2, 1)]),
+    "legendre": (LegendreBasis(3, domain=(0, 2)), [(1, 1), (0, 2)]),
+    "fourier": (FourierBasis(3, domain=(0, 3)), [(1, 1), (0, -1)]),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_volume__matches_the_whole_volume_transform(data):
+    spatial = data.draw(st.sampled_from([(41,), (17, 23), (30, 7), (11, 13, 9)]))
+    periodic = [axis for axis in range(len(spatial)) if data.draw(st.booleans())]
+    cutoff = [
+        data.draw(st.integers(0, min(8, (n - 1) // 2 if axis in periodic else n - 1))) for axis, n in enumerate(spatial)
+    ]
+    basis, pairs = BASES[data.draw(st.sampled_from(sorted(BASES)))]
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    X = rng.integers(0, 3, spatial)
+    mask = data.draw(st.sampled_from([None, "indicator", "weights"]))
+    if mask is not None:
+        mask = rng.random(spatial) * (rng.random(spatial) > 0.2) if mask == "weights" else rng.random(spatial) > 0.3
+    options = {"periodic_axes": periodic, "cutoff": cutoff, "correlations": pairs}
+    expected = correlate(
+        X[None], basis, confidence_index=None if mask is None else mask[None], dtype="float64", **options
+    )
+    volume, masks = X, mask
+    if data.draw(st.booleans()):
+        chunks = tuple(data.draw(st.integers(1, n)) for n in spatial)
+        volume = da.from_array(X, chunks=chunks) + 0
+        masks = None if mask is None else da.from_array(mask, chunks=chunks)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_tiles(monkeypatch, 2 * max(cutoff) + data.draw(st.integers(4, 12)))
+        for dtype, tolerance in (("float64", 1e-12), ("float32", 2e-5)):
+            with computes(0):
+                f = correlate_volume(volume, basis, confidence_index=masks, dtype=dtype, **options)
+            scale = max(1.0, np.nanmax(np.abs(expected)))
+            assert_allclose(f.compute(scheduler="sync"), expected[0], rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_volume__orientations_and_measured_fields():
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, 3, (13, 17, 3))
+    mask = (rng.random((13, 17)) > 0.2).astype(float)
+    basis = GSHBasis(4)
+    expected = correlate(angles[None], basis, cutoff=3, confidence_index=mask[None], dtype="float64")[0]
+    angles[mask == 0] = np.nan
+    assert_allclose(
+        correlate_volume(angles, basis, cutoff=3, confidence_index=mask, dtype="float64"), expected, atol=1e-12
+    )
+    fields = basis.discretize(np.nan_to_num(angles)[None])[0]
+    f = correlate_volume(fields, None, cutoff=3, confidence_index=mask, dtype="float64")
+    assert_allclose(f, expected, atol=1e-12)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("kind", ["numpy", "zarr", "from_zarr", "open_volume", "unstored"])
+def test_volume__any_kind_of_array_gives_the_same_bits(tmp_path, kind):
+    X = np.random.default_rng(0).integers(0, 2, (23, 19, 17)).astype("uint8")
+    create_volume(tmp_path / "v.zarr", X, spacing=0.5, units="um", periodic_axes=[0], chunks=8)
+    stored = zarr.open_array(tmp_path / "v.zarr" / "microstructure", mode="r")
+    opened = open_volume(tmp_path / "v.zarr").microstructure
+    volume = {
+        "numpy": X,
+        "zarr": stored,
+        "from_zarr": da.from_zarr(stored),
+        "open_volume": opened,
+        "unstored": opened.data.astype("int16"),
+    }[kind]
+    f = correlate_volume(volume, PrimitiveBasis(2), cutoff=3, periodic_axes=[0])
+    expected = correlate_volume(X, PrimitiveBasis(2), cutoff=3, periodic_axes=[0]).compute()
+    if kind == "unstored":  # one run a tile, so that sums are taken in another order
+        assert_allclose(f, expected, atol=1e-13)
+    else:
+        assert_array_equal(f, expected)
+        assert (stored_array(volume.data if kind == "open_volume" else da.asarray(volume)) is None) == (kind == "numpy")
+    if kind == "open_volume":
+        assert f.dims == ("lag_x", "lag_y", "lag_z", "pair")
+        assert_allclose(f.lag_x, np.arange(-3, 4) * 0.5)
+        assert f.lag_x.attrs["units"] == "um"
+        assert_array_equal(
+            correlate_volume(volume, PrimitiveBasis(2), cutoff=3), expected
+        )  # periodicity from the store
+        assert stored_array(opened[1:].data) is None
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_volume__repeats_to_the_last_bit_whatever_the_workers(tmp_path, client):
+    X = np.random.default_rng(0).random((30, 31, 29))
+    create_volume(tmp_path / "v.zarr", X, chunks=16)
+    volume = open_volume(tmp_path / "v.zarr").microstructure
+    f = correlate_volume(volume, LegendreBasis(2, domain=(0, 1)), cutoff=3)
+    alone = f.compute(scheduler="sync")
+    assert_array_equal(f.compute(scheduler="threads"), alone)
+    assert_array_equal(client.compute(f).result(), alone)
+
+
+def test_volume__the_graph_is_small():
+    tiling = Tiling((2048,) * 3, (False,) * 3, (50,) * 3, (147,) * 3, real=True)
+    assert tiling.n_tiles == 14**3
+    volume = zarr.create_array({}, shape=(2048,) * 3, dtype="u1", chunks=(256,) * 3)
+    f = correlate_volume(volume, PrimitiveBasis(2), cutoff=50, correlations=[(0, 0)], memory_limit="1GiB")
+    assert len(f.dask) < 400
+
+
+def test_volume__float32_does_not_drift(monkeypatch):
+    # 10,648 tiles; the sum of each pair's statistics over h' is the volume fraction at every lag.
+    use_tiles(monkeypatch, 8)
+    X = np.random.default_rng(0).integers(0, 2, (66, 66, 66)).astype("uint8")
+    options = {"cutoff": 1, "periodic_axes": [0, 1, 2]}
+    f = correlate_volume(X, PrimitiveBasis(2), **options)
+    assert_allclose(f.sum(axis=-1), np.mean(X == 0), rtol=0, atol=1e-6)
+    expected = correlate(X[None], PrimitiveBasis(2), dtype="float64", **options)[0]
+    assert_allclose(f, expected, rtol=0, atol=1e-6)
+
+
+def test_volume__real_rock_in_less_memory_than_its_transform(tmp_path):
+    import tifffile
+
+    rock = tifffile.imread(real_data("berea_400.tif"))[:200, :160, :120].transpose(2, 1, 0) // 255
+    create_volume(tmp_path / "v.zarr", rock, chunks=64)
+    volume = open_volume(tmp_path / "v.zarr").microstructure
+    f, std = correlate_volume(
+        volume, PrimitiveBasis(2), cutoff=10, correlations=[(0, 0)], return_std=True, memory_limit="150MB"
+    )
+    lengths = [scipy.fft.next_fast_len(n + 10) for n in rock.shape]
+    field = scipy.fft.rfftn((rock == 0).astype(float), s=lengths)
+    whole = scipy.fft.irfftn(np.abs(field) ** 2, s=lengths)
+    lags = np.ix_(*(np.arange(-10, 11) % n for n in lengths))
+    omega = np.ones((1, 1, 1))
+    for axis, n in enumerate(rock.shape):
+        omega = omega * (n - np.abs(np.arange(-10, 11))).reshape([-1 if a == axis else 1 for a in range(3)])
+    assert_allclose(f.values[..., 0], whole[lags] / omega, atol=1e-6)
+    assert 0 < float(std[10, 10, 10, 0]) < 0.1
+
+
+def test_volume__standard_error_is_that_of_independent_volumes(monkeypatch):
+    use_tiles(monkeypatch, 18)
+    rng = np.random.default_rng(0)
+    found, errors = [], []
+    for _ in range(60):
+        # Squares of 4 × 4 voxels, so that neighbours are correlated.
+        X = np.kron(rng.integers(0, 2, (24, 24)), np.ones((4, 4), int))
+        f, std = correlate_volume(X, PrimitiveBasis(2), cutoff=2, correlations=[(1, 1)], return_std=True)
+        found.append(f.compute(scheduler="sync"))
+        errors.append(std.compute(scheduler="sync"))
+    truth = np.std(found, axis=0)
+    assert_allclose(np.mean(errors, axis=0) / truth, 1.0, atol=0.4)
+
+
+def test_volume__a_plan_fits_or_says_what_would(monkeypatch):
+    X = zarr.create_array({}, shape=(300,) * 3, dtype="u1", chunks=(100,) * 3)
+    with pytest.raises(ValueError, match=r"memory_limit leaves 1 MiB .* raise memory_limit by a factor of \d+"):
+        correlate_volume(X, PrimitiveBasis(2), cutoff=40, memory_limit="2MB")
+    plain, tight = (
+        len(correlate_volume(X, PrimitiveBasis(2), cutoff=10, memory_limit=limit).dask) for limit in ("8GiB", "80MB")
+    )
+    assert tight > plain
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cutoff": None}, "cutoff must be"),
+        ({"cutoff": 30}, "must lie between 0 and"),
+        ({"cutoff": 6, "periodic_axes": [0, 1]}, "must lie between 0 and"),
+        ({"cutoff": 2, "confidence_index": np.ones((3, 3))}, "confidence_index must have the shape"),
+        ({"cutoff": 2, "dtype": "int8"}, "dtype must be"),
+        ({"cutoff": 2, "correlations": [(0, 5)]}, "correlations must be pairs"),
+        ({"cutoff": 2, "periodic_axes": [2]}, "names an axis outside"),
+    ],
+)
+def test_volume__raises_on_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        correlate_volume(np.zeros((10, 11), int), PrimitiveBasis(2), **options)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_volume__raises_on_bad_values_when_computed():
+    X = np.zeros((10, 11))
+    X[3, 4] = 7
+    with pytest.raises(ValueError, match="outside the domain"):
+        correlate_volume(X, PrimitiveBasis(2), cutoff=1).compute(scheduler="sync")
+    with pytest.raises(ValueError, match=r"confidence_index must lie in \[0, 1\]"):
+        correlate_volume(X, PrimitiveBasis(8), cutoff=1, confidence_index=X).compute(scheduler="sync")
+    with pytest.raises(ValueError, match="NaN"):
+        correlate_volume(np.full((9, 9, 1), np.nan), None, cutoff=1).compute(scheduler="sync")
+
+
+def test_volume__lags_that_nobody_observes_are_nan(monkeypatch):
+    use_tiles(monkeypatch, 8)
+    mask = np.zeros((12, 12))
+    mask[:, :6] = 1
+    X = xr.DataArray(np.zeros((12, 12), int), dims=("x", "y"))
+    with dask.config.set(scheduler="sync"):
+        f = correlate_volume(X, PrimitiveBasis(1), cutoff=8, confidence_index=mask).values[..., 0]
+    assert np.isnan(f[:, [0, 1, 2, -1]]).all()
+    assert_allclose(f[:, 3:-3], 1.0, atol=2e-6)
