@@ -5,6 +5,7 @@ from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.store import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
 from mksdask.structure import MKSStructureAnalysis
+from mksdask.windows import sample_windows
 
 __all__ = [
     "FourierBasis",
@@ -20,5 +21,6 @@ __all__ = [
     "create_volume",
     "open_ensemble",
     "open_volume",
+    "sample_windows",
 ]
 __version__ = "0.1.0"

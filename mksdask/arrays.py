@@ -77,6 +77,18 @@ def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataAr
     return data, labels
 
 
+def stored_array(data: Any) -> Any:
+    """The array on disk, or in memory, of which a dask array is nothing but a view in chunks; None if it is more."""
+    if not isinstance(data, da.Array):
+        return data
+    layers = dict(data.dask.layers)
+    origin = layers.pop(f"original-{data.name}", None)
+    if origin is None or list(layers) != [data.name]:
+        return None
+    (array,) = dict(origin).values()
+    return array if tuple(array.shape) == data.shape and array.dtype == data.dtype else None
+
+
 def check_whole_samples(array: Any, *, name: str = "X", labels: xr.DataArray | None = None) -> None:
     """Refuse a dask array whose chunks cut through a sample.
 

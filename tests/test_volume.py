@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+import mksdask.stats.volume as volume_module
 from mksdask import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, create_volume, open_volume
+from mksdask.arrays import stored_array
 from mksdask.stats import correlate, correlate_volume
-from mksdask.stats.volume import Tiling, stored_array
+from mksdask.stats.volume import Tiling
 from tests.conftest import real_data
 from tests.helpers import computes
 
@@ -21,13 +23,13 @@ from tests.helpers import computes
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of a few voxels, so that small volumes have many."""
-    monkeypatch.setattr("mksdask.stats.volume.SHORTEST", 3)
-    monkeypatch.setattr("mksdask.stats.volume.LONGEST", 20)
+    monkeypatch.setattr(volume_module, "SHORTEST", 3)
+    monkeypatch.setattr(volume_module, "LONGEST", 20)
 
 
 def use_tiles(monkeypatch, longest):
-    monkeypatch.setattr("mksdask.stats.volume.SHORTEST", 1)
-    monkeypatch.setattr("mksdask.stats.volume.LONGEST", longest)
+    monkeypatch.setattr(volume_module, "SHORTEST", 1)
+    monkeypatch.setattr(volume_module, "LONGEST", longest)
 
 
 BASES = {

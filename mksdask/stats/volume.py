@@ -25,7 +25,16 @@ from distributed.system import MEMORY_LIMIT
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import clone
 
-from mksdask.arrays import ArrayLike, axes_argument, merge_tree, names, periodic_axes_of, spacing_of, unwrap
+from mksdask.arrays import (
+    ArrayLike,
+    axes_argument,
+    merge_tree,
+    names,
+    periodic_axes_of,
+    spacing_of,
+    stored_array,
+    unwrap,
+)
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
 from mksdask.stats.correlation import Pairs, resolve_pairs
 from mksdask.stats.lags import LagTransform
@@ -170,18 +179,6 @@ def _gather(lazy: da.Array, box: Box, tiling: Tiling) -> Any:
         pieces = [lazy[(slice(None),) * axis + (part,)] for part, _ in parts]
         lazy = pieces[0] if len(pieces) == 1 else da.concatenate(pieces, axis=axis)
     return lazy.rechunk(-1).to_delayed().item()
-
-
-def stored_array(data: Any) -> Any:
-    """The array on disk, or in memory, of which a dask array is nothing but a view in chunks; None if it is more."""
-    if not isinstance(data, da.Array):
-        return data
-    layers = dict(data.dask.layers)
-    origin = layers.pop(f"original-{data.name}", None)
-    if origin is None or list(layers) != [data.name]:
-        return None
-    (array,) = dict(origin).values()
-    return array if tuple(array.shape) == data.shape and array.dtype == data.dtype else None
 
 
 @dataclass

@@ -1,0 +1,308 @@
+"""What 2-point statistics say without direction: radial averages, interface area and the integral range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from mksdask.arrays import SPATIAL_DIMS, ArrayLike, unwrap
+
+Array = NDArray[Any]
+
+# Interface area to volume over the mean number of crossings of a line a length, by dimension: Cauchy and Crofton.
+AREA_OF_CROSSINGS = {1: 1.0, 2: np.pi / 2.0, 3: 2.0}
+
+
+def _as_statistics(
+    statistics: ArrayLike, spacing: float | Sequence[float] | None, n_spatial: int | None
+) -> tuple[xr.DataArray, list[str], list[Array], str]:
+    """Statistics with named dims, their lag dims, and the lags in physical units."""
+    data, labels = unwrap(statistics, name="statistics")
+    if labels is None:
+        n_lags = data.ndim - 1 if n_spatial is None else n_spatial
+        if not 1 <= n_lags <= 3 or data.ndim - n_lags not in (1, 2):
+            msg = (
+                f"statistics must be (*lags, n_pairs), or (n_samples, *lags, n_pairs) with n_spatial; got shape "
+                f"{tuple(data.shape)} and n_spatial={n_spatial!r}"
+            )
+            raise ValueError(msg)
+        dims = [f"lag_{dim}" for dim in SPATIAL_DIMS[:n_lags]]
+        labels = xr.DataArray(data, dims=[*(("sample",) if data.ndim - n_lags == 2 else ()), *dims, "pair"])
+    lag_dims = [str(dim) for dim in labels.dims if str(dim).startswith("lag_")]
+    if not lag_dims or "pair" not in labels.dims:
+        msg = f"statistics must have dims lag_x, … and pair, as correlate gives them; got {labels.dims}"
+        raise ValueError(msg)
+    if spacing is None and all(dim in labels.coords for dim in lag_dims):
+        lags = [labels.coords[dim].values for dim in lag_dims]
+        return labels, lag_dims, lags, str(labels.coords[lag_dims[0]].attrs.get("units", "voxel"))
+    steps = np.asarray(1.0 if spacing is None else spacing, dtype=float)
+    if steps.shape not in ((), (len(lag_dims),)) or not (np.isfinite(steps).all() and (steps > 0).all()):
+        msg = f"spacing must be a positive number, or one for each of the {len(lag_dims)} axes; got {spacing!r}"
+        raise ValueError(msg)
+    steps = np.broadcast_to(steps, len(lag_dims))
+    sizes = [labels.sizes[dim] for dim in lag_dims]
+    return labels, lag_dims, [(np.arange(n) - n // 2) * step for n, step in zip(sizes, steps, strict=True)], "voxel"
+
+
+def _distances(lags: Sequence[Array]) -> Array:
+    """Length of each lag vector."""
+    squares = np.zeros((1,) * len(lags))
+    for axis, along in enumerate(lags):
+        squares = squares + (along**2).reshape([-1 if a == axis else 1 for a in range(len(lags))])
+    return np.sqrt(squares)
+
+
+def _average(values: Array, *, shell: NDArray[np.int64], n_shells: int) -> Array:
+    """Means over shells: (..., *lags, n_pairs) → (..., n_shells, n_pairs); lags that are NaN do not count."""
+    n_lags = shell.ndim
+    flat = values.reshape(*values.shape[: values.ndim - 1 - n_lags], -1, values.shape[-1])
+    inside = shell.ravel() < n_shells
+    shells, flat = shell.ravel()[inside], flat[..., inside, :]
+    is_known = ~np.isnan(flat)
+    out = np.empty((*flat.shape[:-2], n_shells, flat.shape[-1]), dtype=np.result_type(values, np.float64))
+    for index in np.ndindex(*flat.shape[:-2], flat.shape[-1]):
+        row = (*index[:-1], slice(None), index[-1])
+        known = is_known[row]
+        with np.errstate(invalid="ignore"):
+            counts = np.bincount(shells[known], minlength=n_shells)
+            parts = flat[row][known]
+            sums = np.bincount(shells[known], weights=parts.real, minlength=n_shells).astype(out.dtype)
+            if out.dtype.kind == "c":
+                sums += 1j * np.bincount(shells[known], weights=parts.imag, minlength=n_shells)
+            out[row] = sums / counts
+    return out
+
+
+def radial_average(
+    statistics: ArrayLike,
+    *,
+    width: float | None = None,
+    spacing: float | Sequence[float] | None = None,
+    n_spatial: int | None = None,
+) -> xr.DataArray:
+    """Mean of 2-point statistics over all directions.
+
+    Parameters
+    ----------
+    statistics : array, shape (*lags, n_pairs) or (n_samples, *lags, n_pairs)
+        What `correlate_volume` or `correlate` gives.
+    width : float, optional
+        Thickness of a shell, in the unit of the lags. Default: the finest spacing.
+    spacing : float or sequence of float, optional
+        Voxel size along each axis. Default: what the coordinates of a DataArray say, else 1.
+    n_spatial : int, optional
+        Number of lag axes, for unlabelled statistics of several samples.
+
+    Returns
+    -------
+    xarray.DataArray, shape (n_shells, n_pairs) or (n_samples, n_shells, n_pairs)
+        With the coordinate ``radius``, the mean length of the lags of each shell; the first holds lag 0 alone. Shells
+        reach as far as all directions do. Lazy for lazy input.
+
+    Raises
+    ------
+    ValueError
+        If shapes or spacing make no sense.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mksdask import PrimitiveBasis
+    >>> from mksdask.stats import correlate_volume
+    >>> f = correlate_volume(np.indices((40, 40)).sum(axis=0) % 2, PrimitiveBasis(2), cutoff=3)
+    >>> radial_average(f).radius.values.round(2).tolist()
+    [0.0, 1.21, 2.16, 3.04]
+    """
+    labelled, lag_dims, lags, units = _as_statistics(statistics, spacing, n_spatial)
+    distance = _distances(lags)
+    steps = [float(abs(along[-1] - along[0]) / (len(along) - 1)) for along in lags if len(along) > 1]
+    thickness = min(steps, default=1.0) if width is None else float(width)
+    if not thickness > 0:
+        msg = f"width must be positive, got {width!r}"
+        raise ValueError(msg)
+    reach = min(min(-float(along[0]), float(along[-1])) if len(along) > 1 else np.inf for along in lags)
+    # Shells are centred on multiples of their thickness; lag 0 is one by itself.
+    shell = np.where(distance == 0.0, 0, np.maximum(np.rint(distance / thickness), 1)).astype(np.int64)
+    n_shells = int(np.floor(reach / thickness + 1e-9)) + 1 if np.isfinite(reach) else 1
+    inside = shell.ravel() < n_shells
+    counts = np.bincount(shell.ravel()[inside], minlength=n_shells)
+    with np.errstate(invalid="ignore"):
+        radius = np.bincount(shell.ravel()[inside], weights=distance.ravel()[inside], minlength=n_shells) / counts
+    kernel = partial(_average, shell=shell, n_shells=n_shells)
+    averaged = xr.apply_ufunc(
+        kernel,
+        labelled,
+        input_core_dims=[[*lag_dims, "pair"]],
+        output_core_dims=[["radius", "pair"]],
+        dask="parallelized",
+        output_dtypes=[np.result_type(labelled.dtype, np.float64)],
+        dask_gufunc_kwargs={"output_sizes": {"radius": n_shells}, "allow_rechunk": True},
+        keep_attrs=True,
+    )
+    return averaged.assign_coords(radius=("radius", radius, {"units": units}))
+
+
+def _fraction_at_origin(labelled: xr.DataArray, lag_dims: Sequence[str]) -> xr.DataArray:
+    return labelled.isel({dim: labelled.sizes[dim] // 2 for dim in lag_dims})
+
+
+def pair_correlation(
+    statistics: ArrayLike,
+    fractions: Sequence[float] | None = None,
+    *,
+    width: float | None = None,
+    spacing: float | Sequence[float] | None = None,
+    n_spatial: int | None = None,
+) -> xr.DataArray:
+    """Radial pair correlation g(r) = f[h, h'; r] / (v_h v_h'), which tends to 1 where order is lost.
+
+    Parameters
+    ----------
+    statistics : array, shape (*lags, n_pairs) or (n_samples, *lags, n_pairs)
+        2-point statistics of phases.
+    fractions : sequence of (float, float), optional
+        Volume fractions v_h and v_h' of each pair. Default: v_h = f[h, h; 0], for statistics that are all
+        autocorrelations.
+    width, spacing, n_spatial
+        As in `radial_average`.
+
+    Returns
+    -------
+    xarray.DataArray
+        As `radial_average`.
+
+    Raises
+    ------
+    ValueError
+        If `fractions` are needed, or not a pair of positive numbers for each pair of states.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mksdask import PrimitiveBasis
+    >>> from mksdask.stats import correlate_volume
+    >>> X = np.random.default_rng(0).integers(0, 2, (60, 60, 60))
+    >>> g = pair_correlation(correlate_volume(X, PrimitiveBasis(2), cutoff=3, correlations=[(1, 1)]))
+    >>> bool(abs(g[2:] - 1).max() < 0.01)
+    True
+    """
+    labelled, lag_dims, _, _ = _as_statistics(statistics, spacing, n_spatial)
+    radial = radial_average(statistics, width=width, spacing=spacing, n_spatial=n_spatial)
+    if fractions is not None:
+        values = np.asarray(fractions, dtype=float)
+        if values.shape != (labelled.sizes["pair"], 2) or not (values > 0).all():
+            msg = (
+                f"fractions must be two positive volume fractions for each of the {labelled.sizes['pair']} pairs, got "
+                f"{fractions!r}"
+            )
+            raise ValueError(msg)
+        return radial / xr.DataArray(values.prod(axis=1), dims="pair")
+    if "state_1" in labelled.coords and not bool((labelled.state_1 == labelled.state_2).all()):
+        msg = "statistics hold pairs of different states; give the volume fractions of each pair as fractions="
+        raise ValueError(msg)
+    return radial / _fraction_at_origin(labelled, lag_dims).real ** 2
+
+
+def specific_surface(
+    statistics: ArrayLike, *, spacing: float | Sequence[float] | None = None, n_spatial: int | None = None
+) -> xr.DataArray:
+    r"""Interface area of a phase to the volume, from the fall of its autocorrelation over one voxel.
+
+    A line along axis i crosses the interface :math:`2 (f[0] - f[e_i]) / d_i` times a length; with the mean P over
+    the axes the area to the volume is :math:`S_V = 2 P` in 3D (length to area :math:`\pi P / 2` in 2D, number to
+    length P in 1D). It is exact for the mean over all directions; three axes stand for them.
+
+    Parameters
+    ----------
+    statistics : array, shape (*lags, n_pairs) or (n_samples, *lags, n_pairs)
+        Autocorrelations of phases, with lags of one voxel at least.
+    spacing, n_spatial
+        As in `radial_average`.
+
+    Returns
+    -------
+    xarray.DataArray, shape (n_pairs,) or (n_samples, n_pairs)
+        In the inverse of the unit of the lags.
+
+    Raises
+    ------
+    ValueError
+        If there are no lags of one voxel.
+
+    References
+    ----------
+    Debye, P., Anderson, H. R., Brumberger, H. Scattering by an inhomogeneous solid II. J. Appl. Phys. 28 (1957) 679.
+    Berryman, J. G. Relationship between specific surface area and spatial correlation functions for anisotropic porous
+    media. J. Math. Phys. 28 (1987) 244.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mksdask import PrimitiveBasis
+    >>> from mksdask.stats import correlate_volume
+    >>> ball = (np.sum((np.indices((64,) * 3) - 31.5) ** 2, axis=0) < 20**2).astype(int)
+    >>> f = correlate_volume(ball, PrimitiveBasis(2), cutoff=1, correlations=[(1, 1)], periodic_axes=[0, 1, 2])
+    >>> round(float(specific_surface(f)[0]) * 64**3 / (4 * np.pi * 20**2), 1)
+    1.0
+    """
+    labelled, lag_dims, lags, units = _as_statistics(statistics, spacing, n_spatial)
+    if any(len(along) < 3 for along in lags):
+        msg = f"statistics must have lags of one voxel along each axis, got {labelled.sizes}; use cutoff=1 or more"
+        raise ValueError(msg)
+    origin = _fraction_at_origin(labelled, lag_dims).real
+    crossings: Any = 0.0
+    for dim, along in zip(lag_dims, lags, strict=True):
+        middle = len(along) // 2
+        place = {other: labelled.sizes[other] // 2 for other in lag_dims} | {dim: middle + 1}
+        step = abs(float(along[middle + 1] - along[middle]))
+        crossings = crossings + 2.0 * (origin - labelled.isel(place).real) / step
+    area = AREA_OF_CROSSINGS[len(lag_dims)] * crossings / len(lag_dims)
+    kept = [name for name in area.coords if str(name).startswith("lag_")]
+    return area.drop_vars(kept).assign_attrs(units=f"1/{units}")
+
+
+def integral_range(
+    statistics: ArrayLike, *, spacing: float | Sequence[float] | None = None, n_spatial: int | None = None
+) -> xr.DataArray:
+    r"""Volume of one independent piece of a material, by phase.
+
+    .. math:: A = \int \frac{f[h, h; r] - v^2}{v - v^2}\, dr
+
+    The variance of the volume fraction in a sample of volume V is about :math:`v (1 - v) A / V`.
+
+    Parameters
+    ----------
+    statistics : array, shape (*lags, n_pairs) or (n_samples, *lags, n_pairs)
+        Autocorrelations of phases, up to lags where order is lost.
+    spacing, n_spatial
+        As in `radial_average`.
+
+    Returns
+    -------
+    xarray.DataArray, shape (n_pairs,) or (n_samples, n_pairs)
+        In the unit of the lags to the power of their number. The sum is over the lags given, and NaN lags do not count.
+
+    References
+    ----------
+    Lantuéjoul, C. Ergodicity and integral range. J. Microsc. 161 (1991) 387.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mksdask import PrimitiveBasis
+    >>> from mksdask.stats import correlate_volume
+    >>> X = np.kron(np.random.default_rng(0).integers(0, 2, 20000), np.ones(10, int))  # pieces of 10 voxels
+    >>> f = correlate_volume(X, PrimitiveBasis(2), cutoff=10, correlations=[(1, 1)])
+    >>> round(float(integral_range(f)[0]))
+    10
+    """
+    labelled, lag_dims, lags, units = _as_statistics(statistics, spacing, n_spatial)
+    origin = _fraction_at_origin(labelled, lag_dims).real.drop_vars(lag_dims, errors="ignore")
+    cell = float(np.prod([abs(along[1] - along[0]) for along in lags if len(along) > 1]))
+    covariance = (labelled.real - origin**2) / (origin - origin**2)
+    return (covariance.sum(lag_dims) * cell).assign_attrs(units=f"{units}^{len(lag_dims)}")

@@ -1,0 +1,142 @@
+"""Windows cut from one volume: an ensemble that is read from the volume's store when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from mksdask.arrays import ArrayLike, map_samples, sizes_argument, spacing_of, stored_array, unwrap
+from mksdask.planning import samples_per_chunk
+
+Array = NDArray[Any]
+
+
+def _cut(numbers: NDArray[np.int64], *, source: Any, corners: NDArray[np.int64], size: tuple[int, ...]) -> Array:
+    """Windows by their numbers: (n, *size, ...)."""
+    out = np.empty((len(numbers), *size, *source.shape[len(size) :]), dtype=source.dtype)
+    for target, corner in zip(out, corners[numbers], strict=True):
+        target[...] = np.asarray(source[tuple(slice(s, s + n) for s, n in zip(corner.tolist(), size, strict=True))])
+    return out
+
+
+def window_corners(
+    spatial: Sequence[int],
+    size: Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    n: int | None = None,
+    seed: int | None = None,
+) -> NDArray[np.int64]:
+    """First voxels of windows, (n_windows, n_axes): on a grid, the last axis fastest, or `n` at random."""
+    room = np.array(spatial) - np.array(size)
+    if n is not None:
+        rng = np.random.default_rng(np.random.SeedSequence(seed))
+        return rng.integers(0, room + 1, size=(n, len(room)))
+    steps = np.broadcast_to(np.asarray(size if stride is None else stride), len(room))
+    axes = [np.arange(0, free + 1, step) for free, step in zip(room.tolist(), steps.tolist(), strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(room))
+
+
+def sample_windows(
+    volume: ArrayLike,
+    *,
+    size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    n: int | None = None,
+    seed: int | None = None,
+    chunks: int | None = None,
+) -> Any:
+    """Cut a volume into the samples of an ensemble, lazily.
+
+    Parameters
+    ----------
+    volume : array, shape (*spatial,) or (*spatial, n_components)
+        NumPy, zarr, dask, or a variable of what `open_volume` gives.
+    size : int or sequence of int
+        Voxels of a window along each spatial axis. A number stands for all axes; then there are as many spatial axes as
+        the volume has, but for one of a DataArray that is called ``angle``.
+    stride : int or sequence of int, optional
+        Steps between windows on a regular grid. Default `size`: side by side. Smaller, they overlap.
+    n : int, optional
+        Draw so many windows at random places instead, each place as likely; they may overlap.
+    seed : int, optional
+        Of the random places; the same seed gives the same windows.
+    chunks : int, optional
+        Windows in a chunk. Default: a few million voxels.
+
+    Returns
+    -------
+    dask array or DataArray, shape (n_windows, *size) or (n_windows, *size, n_components)
+        A DataArray for labelled volumes, with the coordinates of a window counted from its corner, and ``corner_x``, …
+        along ``sample``, where it lies. Windows of a periodic volume are not periodic.
+
+    Raises
+    ------
+    ValueError
+        If a window is larger than the volume, or `n` and `stride` are both given, or `n` without `seed`.
+
+    Notes
+    -----
+    Nothing is copied: a task reads its windows from the volume's store. Windows of a lazy volume that is not stored
+    are cut from its chunks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> volume = np.arange(24).reshape(4, 6)
+    >>> sample_windows(volume, size=(2, 3)).compute()[1].tolist()
+    [[3, 4, 5], [9, 10, 11]]
+    >>> sample_windows(volume, size=2, n=100, seed=0).shape
+    (100, 2, 2)
+    """
+    data, labels = unwrap(volume, name="volume")
+    n_spatial = data.ndim - (labels is not None and labels.dims[-1] == "angle") if np.ndim(size) == 0 else np.size(size)
+    wanted = sizes_argument(np.broadcast_to(np.asarray(size), n_spatial))
+    spatial = tuple(int(m) for m in data.shape[:n_spatial])
+    if n_spatial > data.ndim or any(w > m for w, m in zip(wanted, spatial, strict=True)):
+        msg = f"size={size!r} must be no larger than the volume of {spatial} voxels"
+        raise ValueError(msg)
+    if stride is not None and (n is not None or np.min(stride) < 1 or np.asarray(stride).dtype.kind not in "iu"):
+        msg = f"stride must be positive numbers of voxels, and only for windows on a grid; got {stride!r} and n={n!r}"
+        raise ValueError(msg)
+    if n is not None and (not isinstance(n, int | np.integer) or n < 1 or seed is None):
+        msg = f"n must be a positive number of windows, with the seed of their places; got n={n!r} and seed={seed!r}"
+        raise ValueError(msg)
+    corners = window_corners(spatial, wanted, stride, n, seed)
+    rows = samples_per_chunk(len(corners), int(np.prod(wanted))) if chunks is None else chunks
+    windows = _windows(data, corners, wanted, rows)
+    return windows if labels is None else _labelled(windows, labels, corners, wanted)
+
+
+def _windows(data: Any, corners: NDArray[np.int64], size: tuple[int, ...], rows: int) -> da.Array:
+    tail = data.shape[len(size) :]
+    source = stored_array(data)
+    if source is None:
+        cuts = [data[tuple(slice(s, s + m) for s, m in zip(corner, size, strict=True))] for corner in corners.tolist()]
+        return da.stack(cuts).rechunk((rows, *size, *tail))
+    return map_samples(
+        partial(_cut, size=size),
+        da.arange(len(corners), chunks=rows),
+        tail=(*size, *tail),
+        dtype=data.dtype,
+        name="cut-windows",
+        options={"source": source, "corners": corners},
+    )
+
+
+def _labelled(
+    windows: da.Array, labels: xr.DataArray, corners: NDArray[np.int64], size: tuple[int, ...]
+) -> xr.DataArray:
+    coords: dict[str, Any] = {str(k): v for k, v in labels.coords.items() if v.dims == labels.dims[len(size) :]}
+    samples = labels.expand_dims("sample")
+    for axis, (dim, step, units) in enumerate(spacing_of(samples, len(size))):
+        origin = float(labels.coords[dim][0]) if dim in labels.coords else 0.0
+        coords[dim] = (dim, np.arange(size[axis]) * step, {"units": units, "spacing": step})
+        coords[f"corner_{dim}"] = ("sample", origin + corners[:, axis] * step, {"units": units})
+    attrs = {name: value for name, value in labels.attrs.items() if name not in ("periodic_axes", "periods")}
+    return xr.DataArray(windows, dims=("sample", *labels.dims), coords=coords, name=labels.name, attrs=attrs)
