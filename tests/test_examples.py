@@ -114,6 +114,11 @@ def test_benchmark__localization(tmp_path):
     assert run("benchmarks/localization.py", *options, cwd=tmp_path).count("ratio") == 2
 
 
+def test_benchmark__volume(tmp_path):
+    options = ("--size", "64", "--cutoff", "5", "--rounds", "1", "--limit", "1e9")
+    assert "ratio" in run("benchmarks/volume.py", *options, cwd=tmp_path)
+
+
 def test_benchmark__cahn_hilliard(tmp_path):
     options = ("--size", "24", "--steps", "4", "--rounds", "1", "--limit", "1e9")
     assert run("benchmarks/cahn_hilliard.py", *options, cwd=tmp_path).count("ratio") == 2

@@ -218,10 +218,14 @@ class _TileSum:
         totals = np.zeros((len(self.pairs), n_frequencies), dtype=np.complex128)
         weights = None if mask is None else np.zeros((2, self._n_mask_frequencies), dtype=np.complex128)
         counts = np.zeros(transform.shape)
+        padded, filled = np.zeros(transform.lengths, dtype=self._field_dtype), None
         for number in range(*run):
             box = self.tiling.box(number)
             haloed = self.tiling.haloed(box)
             inner = _axes_of(haloed, self.tiling)[1]
+            if inner != filled:
+                padded[...] = 0
+                filled = inner
             values = source if is_block else _read(source, haloed, self.tiling)
             confidence = None
             if mask is None or weights is None:
@@ -229,7 +233,7 @@ class _TileSum:
             else:
                 confidence = np.asarray(mask if is_block else _read(mask, haloed, self.tiling))
                 self._weigh(confidence, inner, box, weights)
-            self._add(np.asarray(values), inner, box, confidence, totals)
+            self._add(np.asarray(values), inner, box, confidence, padded, totals)
         return self._sums(totals, weights, counts)
 
     @property
@@ -248,34 +252,27 @@ class _TileSum:
         inner: tuple[slice, ...],
         box: Box,
         confidence: Array | None,
+        padded: Array,
         totals: Array,
     ) -> None:
-        """Add the products of one tile's transforms."""
+        """Add the products of one tile's transforms; `padded` is 0 but for the voxels of the box that exist."""
         firsts, seconds = ({pair[side] for pair in self.pairs} for side in (0, 1))
-        halo = np.zeros([high - low for low, high in self.tiling.haloed(box)], dtype=self._field_dtype)
+        whole = scipy.fft.rfftn if self.tiling.real else scipy.fft.fftn
         tile = tuple(slice(c, c + high - low) for (low, high), c in zip(box, self.tiling.cutoff, strict=True))
         needed = sorted(firsts | seconds)
         spectra: dict[tuple[int, int], Array] = {}
         for state, field in zip(needed, self._fields(values, confidence, needed), strict=True):
-            halo[inner] = field
+            padded[inner] = field
             if state in firsts:
-                spectra[0, state] = self._forward(halo[tile])
+                spectra[0, state] = self.tiling.transform.forward(padded[tile][None]).reshape(-1)
             if state in seconds:
-                spectra[1, state] = self._forward_whole(halo)
+                spectra[1, state] = np.asarray(whole(padded)).reshape(-1)
         for total, (a, b) in zip(totals, self.pairs, strict=True):
             _accumulate(total, spectra[0, a], spectra[1, b])
 
     @property
     def _field_dtype(self) -> np.dtype[Any]:
         return self.dtype if self.tiling.real else np.result_type(self.dtype, np.complex64)
-
-    def _forward(self, field: Array) -> Array:
-        return self.tiling.transform.forward(field[None]).reshape(-1)
-
-    def _forward_whole(self, halo: Array) -> Array:
-        # There are few rows of padding to leave out.
-        function = scipy.fft.rfftn if self.tiling.real else scipy.fft.fftn
-        return np.asarray(function(halo, s=self.tiling.transform.lengths)).reshape(-1)
 
     def _fields(self, values: Array, confidence: Array | None, states: Sequence[int]) -> Iterator[Array]:
         """Fields c m[h; s]; what the volume holds where c = 0 does not matter."""
@@ -444,6 +441,73 @@ def _task_limit(memory_limit: int | str | None) -> int:
     return int(min(BUSY * (limit if memory_limit is None else parse_bytes(memory_limit)) / n for limit, n in limits))
 
 
+def _kernel(
+    volume: ArrayLike,
+    basis: Basis | None,
+    cutoff: int | Sequence[int] | None,
+    correlations: Pairs | None,
+    periodic_axes: int | Sequence[int] | None,
+    confidence_index: ArrayLike | None,
+    dtype: DTypeLike,
+    return_std: bool,  # noqa: FBT001
+    memory_limit: int | str | None,
+) -> tuple[_TileSum, Any, tuple[tuple[int, int], ...]]:
+    """Check the arguments of `correlate_volume`, choose the tiling; the kernel of a run, the mask, pairs of labels."""
+    data, labels = unwrap(volume, name="volume")
+    n_spatial = n_spatial_axes(basis, data[None])
+    spatial = tuple(int(n) for n in data.shape[:n_spatial])
+    samples = None if labels is None else labels.expand_dims("sample")
+    real_dtype = np.dtype(dtype)
+    if real_dtype not in (np.float32, np.float64):
+        msg = f"dtype must be float32 or float64, got {dtype!r}"
+        raise ValueError(msg)
+    if periodic_axes is None:
+        periodic_axes = periodic_axes_of(samples)
+    periodic = axes_argument(periodic_axes, n_spatial)
+    if cutoff is None:
+        msg = "cutoff must be a number of voxels, or one for each axis; all lags of a volume do not fit a tile"
+        raise ValueError(msg)
+    reach = tuple(low for low, _ in LagTransform.plan(spatial, periodic, cutoff, real=True).reach)
+    states = state_labels(basis, data)
+    labelled = resolve_pairs(correlations, states)
+    pairs = tuple((states.index(a), states.index(b)) for a, b in labelled)
+    is_complex = data.dtype.kind == "c" if basis is None else basis.is_complex
+    mask = None
+    if confidence_index is not None:
+        mask, _ = unwrap(confidence_index, name="confidence_index")
+        if tuple(mask.shape) != spatial:
+            msg = f"confidence_index must have the shape of the volume, {spatial}, got {mask.shape}"
+            raise ValueError(msg)
+    work = _Work(
+        len({a for a, _ in pairs}),
+        len({b for _, b in pairs}),
+        len(pairs),
+        real_dtype.itemsize * (2 if is_complex else 1),
+        data.dtype.itemsize * int(np.prod(data.shape[n_spatial:])) + (0 if mask is None else mask.dtype.itemsize),
+        mask is not None,
+        return_std,
+    )
+    tiling = plan_tiles(spatial, periodic, reach, work, _task_limit(memory_limit), real=not is_complex)
+    return _TileSum(None if basis is None else clone(basis), tiling, pairs, real_dtype, return_std), mask, labelled
+
+
+def tiling_of(
+    volume: ArrayLike,
+    basis: Basis | None,
+    *,
+    cutoff: int | Sequence[int] | None,
+    correlations: Pairs | None = None,
+    periodic_axes: int | Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
+    dtype: DTypeLike = "float32",
+    return_std: bool = False,
+    memory_limit: int | str | None = None,
+) -> Tiling:
+    """How `correlate_volume` would cut a volume; its parameters and errors."""
+    options = (cutoff, correlations, periodic_axes, confidence_index, dtype, return_std, memory_limit)
+    return _kernel(volume, basis, *options)[0].tiling
+
+
 def correlate_volume(
     volume: ArrayLike,
     basis: Basis | None,
@@ -524,51 +588,20 @@ def correlate_volume(
     >>> bool(np.isclose(f[4, 4, 4, 0].compute(), (volume == 0).mean()))
     True
     """
+    options = (cutoff, correlations, periodic_axes, confidence_index, dtype, return_std, memory_limit)
+    kernel, mask, pairs = _kernel(volume, basis, *options)
     data, labels = unwrap(volume, name="volume")
-    n_spatial = n_spatial_axes(basis, data[None])
-    spatial = tuple(int(n) for n in data.shape[:n_spatial])
     samples = None if labels is None else labels.expand_dims("sample")
-    real_dtype = np.dtype(dtype)
-    if real_dtype not in (np.float32, np.float64):
-        msg = f"dtype must be float32 or float64, got {dtype!r}"
-        raise ValueError(msg)
-    if periodic_axes is None:
-        periodic_axes = periodic_axes_of(samples)
-    periodic = axes_argument(periodic_axes, n_spatial)
-    if cutoff is None:
-        msg = "cutoff must be a number of voxels, or one for each axis; all lags of a volume do not fit a tile"
-        raise ValueError(msg)
-    reach = tuple(low for low, _ in LagTransform.plan(spatial, periodic, cutoff, real=True).reach)
-    states = state_labels(basis, data)
-    labelled = resolve_pairs(correlations, states)
-    pairs = tuple((states.index(a), states.index(b)) for a, b in labelled)
-    is_complex = data.dtype.kind == "c" if basis is None else basis.is_complex
-    mask = None
-    if confidence_index is not None:
-        mask, _ = unwrap(confidence_index, name="confidence_index")
-        if tuple(mask.shape) != spatial:
-            msg = f"confidence_index must have the shape of the volume, {spatial}, got {mask.shape}"
-            raise ValueError(msg)
-    work = _Work(
-        len({a for a, _ in pairs}),
-        len({b for _, b in pairs}),
-        len(pairs),
-        real_dtype.itemsize * (2 if is_complex else 1),
-        data.dtype.itemsize * int(np.prod(data.shape[n_spatial:])) + (0 if mask is None else mask.dtype.itemsize),
-        mask is not None,
-        return_std,
-    )
-    tiling = plan_tiles(spatial, periodic, reach, work, _task_limit(memory_limit), real=not is_complex)
-    kernel = _TileSum(None if basis is None else clone(basis), tiling, pairs, real_dtype, return_std)
+    tiling = kernel.tiling
     total = _tree(kernel, data, mask)
     shape = (*tiling.transform.shape, len(pairs))
-    result_dtype = np.complex128 if is_complex else np.float64
+    result_dtype = np.float64 if tiling.real else np.complex128
     token = dask.base.tokenize(kernel, data, mask)
 
     def lazily(function: Callable[[TileSums], Array], name: str, kind: Any) -> Any:
         task = dask.delayed(function, name=f"{name}-kernel-{token}")(total, dask_key_name=f"{name}-{token}")
         array = da.from_delayed(task, shape, dtype=kind, name=f"{name}-array-{token}")
-        return array if samples is None else _label(array, samples, tiling, labelled, name)
+        return array if samples is None else _label(array, samples, tiling, pairs, name)
 
     mean = lazily(_ratio, "two_point_statistics", result_dtype)
     if not return_std:
