@@ -23,6 +23,7 @@ from zarr.codecs import BloscCodec
 
 from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy, periodic_axes_of, spacing_of, unwrap
 from mksdask.planning import largest_divisor, samples_per_chunk
+from mksdask.resuming import materialize as materialize
 from mksdask.staging import Location, Url, consolidate, staged, write_shards
 
 READ_BYTES = 2**20

@@ -1,0 +1,182 @@
+"""Writing a lazy result block by block, so that a run that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from dask.diagnostics import ProgressBar
+from zarr.codecs import BloscCodec
+
+from mksdask.arrays import ArrayLike
+from mksdask.staging import Location, Url, consolidate, settled
+
+DEFAULT_NAME = "result"
+
+
+def _fingerprint(data: da.Array) -> dict[str, Any]:
+    """What a result is made of: its layout, and a token of its graph, so of its inputs and parameters."""
+    return {
+        "shape": list(map(int, data.shape)),
+        "dtype": str(data.dtype),
+        "chunks": [list(map(int, sizes)) for sizes in data.chunks],
+        "computation": str(data.name),
+    }
+
+
+def _regular(data: da.Array) -> da.Array:
+    """The same with chunks of one size along each axis, but for a smaller last one: those that a store has."""
+    if any(np.isnan(n) for n in data.shape):
+        msg = "lazy has chunks of unknown sizes; call lazy.compute_chunk_sizes() first"
+        raise ValueError(msg)
+    wanted = tuple(max(sizes) for sizes in data.chunks)
+    return data if all(set(sizes[:-1]) <= {sizes[0]} for sizes in data.chunks) else data.rechunk(wanted)
+
+
+def _missing(location: Location, name: str, counts: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Blocks that have not been written: the store has no object of theirs."""
+    folder = f"{location.path}/{name}/c/"
+    location.fs.invalidate_cache()
+    there = {key.partition(folder)[2] for key in location.fs.find(folder)} if location.fs.exists(folder) else set()
+    blocks = itertools.product(*(range(n) for n in counts))
+    return [block for block in blocks if "/".join(map(str, block)) not in there]
+
+
+def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: bool = True) -> Any:
+    """Write a lazy array into a store, block by block; called again after a run was killed, write what is missing.
+
+    Parameters
+    ----------
+    lazy : dask array, or DataArray that holds one
+        What is to be computed: statistics, predictions, fields.
+    url : str or path
+        A path, or any URL that fsspec knows.
+    resume : bool, default True
+        Go on with what an earlier call left there. False refuses a store that is not complete.
+    progress : bool, default True
+        Show a progress bar, where no distributed cluster computes, whose dashboard does.
+
+    Returns
+    -------
+    dask array or DataArray
+        The stored result, opened lazily.
+
+    Raises
+    ------
+    FileExistsError
+        If something else is at `url`, or a part of this result and `resume` is False.
+    TypeError
+        If `lazy` is not lazy.
+    ValueError
+        If what is there was computed from other inputs or with other parameters; the message says what differs.
+
+    Notes
+    -----
+    A block is one object of the store, which is written whole and at once: it is the record of its own completion, for
+    any number of writers. The store's attributes hold the layout and a token of the computation. Memory is that of the
+    tasks that make the blocks.
+
+    Examples
+    --------
+    >>> import dask.array as da, tempfile
+    >>> squares = da.arange(10, chunks=4) ** 2
+    >>> stored = materialize(squares, tempfile.mkdtemp() + "/squares.zarr", progress=False)
+    >>> stored.compute().tolist()
+    [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]
+    """
+    labels = lazy if isinstance(lazy, xr.DataArray) else None
+    data = lazy.data if labels is not None else lazy
+    if not isinstance(data, da.Array):
+        msg = f"lazy must be a dask array, or a DataArray that holds one, got {type(data).__name__}"
+        raise TypeError(msg)
+    data = _regular(data)
+    name = DEFAULT_NAME if labels is None or labels.name is None else str(labels.name)
+    location, fingerprint = Location.of(url), _fingerprint(data)
+    # An array takes this along to the workers: blocks of nothing but the fill value leave an object too.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        target = _target(url, location, name, data, labels, fingerprint, resume=resume)
+    missing = _missing(location, name, data.numblocks)
+    if missing:
+        starts = [np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist() for sizes in data.chunks]
+        regions = [
+            tuple(slice(along[i], along[i + 1]) for along, i in zip(starts, block, strict=True)) for block in missing
+        ]
+        sources = [data.blocks[block] for block in missing]
+
+        def compute(**options: Any) -> None:
+            da.store(sources, [target] * len(sources), regions=regions, lock=False, **options)
+
+        with ProgressBar() if progress else nullcontext():
+            settled(compute, stage="store-map")
+    group = zarr.open_group(location.store, mode="r+")
+    if group.attrs["mksdask"] != "result":
+        group.attrs["mksdask"] = "result"
+        consolidate(location)
+    opened = xr.open_zarr(location.store, chunks={})[name]
+    return opened if labels is not None else opened.data
+
+
+def _target(
+    url: Url,
+    location: Location,
+    name: str,
+    data: da.Array,
+    labels: xr.DataArray | None,
+    fingerprint: dict[str, Any],
+    *,
+    resume: bool,
+) -> zarr.Array[Any]:
+    """The array to write into, new or that of an earlier call for the same result."""
+    is_new = not location.exists()
+    if is_new:
+        _create(location, name, data, labels, fingerprint)
+    try:
+        found: dict[str, Any] = dict(zarr.open_group(location.store, mode="r").attrs)
+    except (FileNotFoundError, ValueError):
+        found = {}
+    state = found.get("mksdask")
+    if state not in ("partial", "result") or "fingerprint" not in found:
+        msg = f"{os.fspath(url)} exists and is no result of materialize; choose another url"
+        raise FileExistsError(msg)
+    differing = [key for key in fingerprint if fingerprint[key] != found["fingerprint"].get(key)]
+    if differing:
+        told = "; ".join(f"{key} {found['fingerprint'].get(key)}, now {fingerprint[key]}" for key in differing)
+        msg = f"{os.fspath(url)} holds a result of other inputs or parameters: {told}; choose another url, or remove it"
+        raise ValueError(msg)
+    if state == "partial" and not resume and not is_new:
+        msg = f"{os.fspath(url)} holds a part of this result; pass resume=True to go on, or remove it"
+        raise FileExistsError(msg)
+    return zarr.open_array(location.store, path=name, mode="r+")
+
+
+def _create(
+    location: Location, name: str, data: da.Array, labels: xr.DataArray | None, fingerprint: dict[str, Any]
+) -> None:
+    """An empty array with all that describes it, made beside its place and moved there."""
+    new = location.sibling("partial")
+    try:
+        if labels is not None:
+            labels.coords.to_dataset().to_zarr(new.store, mode="w-", consolidated=False)
+        group = zarr.open_group(new.store, mode="a")
+        group.attrs.update({"mksdask": "partial", "fingerprint": fingerprint})
+        shuffle: Literal["shuffle", "bitshuffle"] = "bitshuffle" if data.dtype.itemsize == 1 else "shuffle"
+        group.create_array(
+            name,
+            shape=data.shape,
+            dtype=data.dtype,
+            chunks=tuple(max(sizes) for sizes in data.chunks),
+            compressors=BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=data.dtype.itemsize),
+            dimension_names=[f"dim_{axis}" for axis in range(data.ndim)]
+            if labels is None
+            else [str(dim) for dim in labels.dims],
+            attributes={} if labels is None else dict(labels.attrs),
+        )
+        new.replace(location)
+    finally:
+        new.remove()
