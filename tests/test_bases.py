@@ -58,7 +58,7 @@ def test_discretize__same_kind_out():
     assert_array_equal(labelled, m)
 
 
-@pytest.mark.parametrize("n_states", [0, [0, 0], []])
+@pytest.mark.parametrize("n_states", [0, [0, 0], [], 2.0, [0.5], "2"])
 def test_basis__raises_on_bad_n_states(n_states):
     with pytest.raises(ValueError, match="n_states must be"):
         PrimitiveBasis(n_states).discretize(np.zeros((1, 2)))

@@ -187,6 +187,11 @@ def test_gsh__raises_on_bad_arguments(arguments, message):
         GSHBasis(**arguments).discretize(np.zeros((1, 2, 3)))
 
 
+def test_gsh__raises_on_complex_angles():
+    with pytest.raises(TypeError, match="X must be real angles"):
+        GSHBasis(3).discretize(np.zeros((1, 2, 3), complex))
+
+
 def test_gsh__is_a_scikit_learn_estimator():
     basis = GSHBasis(7, domain="hexagonal", max_degree=8, sample_symmetry="orthorhombic")
     assert clone(basis).get_params() == basis.get_params()

@@ -259,6 +259,8 @@ def test_texture__components_have_their_shares():
         (lambda: FibreTexture((0, 0, 1), (0, 0, 1), spread=-1), "spread must be"),
         (lambda: FibreTexture((0, 0, 1), (0, 0, 1), weight=2), "weights must be"),
         (lambda: ComponentTexture([0, 0]), "angles must be"),
+        (lambda: ComponentTexture([10, 20, 30]), "radians within"),
+        (lambda: ComponentTexture([0, np.nan, 0]), "radians within"),
         (lambda: ComponentTexture([0, 0, 0], weights=[0.5, 0.5]), "one number for each"),
     ],
 )

@@ -177,6 +177,9 @@ def chosen_labels(n_states: int | Sequence[int], first: Callable[[int], Iterable
         If `n_states` names no state, or one twice.
     """
     wanted: Any = n_states
+    if np.asarray(wanted).dtype.kind not in "iu" and np.size(wanted):
+        msg = f"n_states must be a positive int or a list of integer state labels, got {n_states!r}"
+        raise ValueError(msg)
     labels = tuple(first(wanted)) if np.ndim(wanted) == 0 else tuple(map(int, wanted))
     if not labels or len(set(labels)) < len(labels):
         msg = f"n_states must be a positive int or a list of different state labels, got {n_states!r}"

@@ -141,12 +141,17 @@ def check_angles(angles: NDArray[Any]) -> None:
 
     Raises
     ------
+    TypeError
+        If they are complex.
     ValueError
         If the last axis is not 3, a value is not finite, or angles look like degrees.
     """
     if angles.ndim < 1 or angles.shape[-1] != 3:
         msg = f"X must hold the Bunge angles φ1, Φ, φ2 along its last axis, got shape {angles.shape}"
         raise ValueError(msg)
+    if angles.dtype.kind == "c":
+        msg = f"X must be real angles, got {angles.dtype}"
+        raise TypeError(msg)
     if not angles.size:
         return
     largest = max(float(angles.max()), -float(angles.min()))

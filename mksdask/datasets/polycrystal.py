@@ -96,8 +96,9 @@ class ComponentTexture(Texture):
 
     def __post_init__(self) -> None:
         components = np.atleast_2d(np.asarray(self.angles, dtype=float))
-        if components.ndim != 2 or components.shape[1] != 3 or not np.isfinite(components).all():
-            msg = f"angles must be three Bunge angles of each component, in radians; got {self.angles!r}"
+        is_angle = np.abs(components) <= 2.0 * np.pi + 1e-4
+        if components.ndim != 2 or components.shape[1] != 3 or not is_angle.all():
+            msg = f"angles must be three Bunge angles of each component, in radians within ±2π; got {self.angles!r}"
             raise ValueError(msg)
         _check_spread(self.spread)
         if self.weights is not None:
