@@ -303,6 +303,8 @@ def replaced(name, value):
         (broken_cpr("[Fields]", "[Nothing]"), r"no section \[Fields\]"),
         (broken_cpr("Euler1=0.0", "Euler1=90.0"), "acquisition surface is turned"),
         (broken(".ctf", lambda b: b[: last_line(b)]), "holds 34 lines of records, expected 35"),
+        (broken(".ctf", lambda b: b + b[last_line(b) :]), "holds 36 lines of records, expected 35"),
+        (broken(".ctf", lambda b: b + b"\n\n"), None),
         (broken(".ctf", lambda b: b[:-30]), r"record 34, line 50, is .*expected 11 numbers: Phase, X"),
         (broken(".ctf", lambda b: b.replace(b"\t8\t", b"\tx\t", 1)), None),
         (broken(".ctf", lambda b: b.replace(b"Euler2", b"Angle2")), "no line of column names with Euler2"),
@@ -324,7 +326,7 @@ def replaced(name, value):
 )
 def test_ebsd__broken_files_say_what_was_expected_and_leave_nothing(tmp_path, write, message):
     path = write(tmp_path)
-    if message is None:  # a column that is not used may hold anything
+    if message is None:  # a column that is not used may hold anything, and empty lines may end a file
         assert import_ebsd(path, tmp_path / "map.zarr").sizes["x"] == 7
         return
     with pytest.raises(ValueError, match=message) as error:
@@ -341,6 +343,22 @@ def test_ebsd__degrees_in_a_file_of_radians(tmp_path):
     (tmp_path / "map.ang").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"record 6 has the Euler angles \[200.*expected radians"):
         import_ebsd(tmp_path / "map.ang", tmp_path / "map.zarr")
+
+
+@pytest.mark.parametrize("points", [1, 1000])
+def test_ebsd__a_single_phase_of_edax_has_number_0(tmp_path, points, monkeypatch):
+    # Whole rows are not indexed, so that a band may hold nothing else.
+    monkeypatch.setattr("mksdask.importers.ebsd.BAND_POINTS", points)
+    rotations, _, _ = a_map()
+    is_indexed = np.arange(35) // 7 % 2 == 0
+    write_ang(tmp_path / "map.ang", rotations, np.zeros(35, int), is_indexed)
+    text = (tmp_path / "map.ang").read_text()
+    second = text[text.index("# Phase 2") : text.index("# GRID")]
+    (tmp_path / "map.ang").write_text(text.replace(second, ""))
+    ds = import_ebsd(tmp_path / "map.ang", tmp_path / "map.zarr")
+    assert ds.phase.attrs["phases"] == ["not indexed", "Nickel"]
+    assert_array_equal(ds.phase.values.T.ravel(), is_indexed)
+    assert np.isnan(ds.microstructure.values[:, 1]).all()
 
 
 def test_ebsd__raises_on_arguments_of_other_formats(tmp_path):

@@ -76,7 +76,7 @@ class Basis(TransformerMixin, BaseEstimator):
         Yields
         ------
         ndarray, shape (...)
-            Of dtype ``result_dtype(dtype)``, the caller's to keep.
+            Of dtype ``result_dtype(dtype)``, not to be written to.
 
         Raises
         ------

@@ -164,14 +164,14 @@ def _laue_group(path: str, name: str, number: int, groups: dict[int, str]) -> st
 
 
 def _edax_records(
-    n_phases: int, angles: Array, phase: Array, confidence: Array, fit: Array | None, *, is_nowhere: Array
+    phases: Sequence[Phase], angles: Array, phase: Array, confidence: Array, fit: Array | None, *, is_nowhere: Array
 ) -> Records:
     has_none = ~np.isfinite(angles) | (np.abs(angles - 4 * np.pi) < 1e-2)
     is_unindexed = is_nowhere | (confidence < 0) | has_none.any(axis=-1)
     if fit is not None:
         is_unindexed |= fit >= 180.0
-    # Where there is one phase its number is 0, otherwise 0 means none.
-    phase = phase + 1 if n_phases == 1 and phase.size and phase.max() == 0 else phase
+    # A single phase has the number 0, which means none beside others.
+    phase = np.where(phase >= 0, phases[0].number, phase) if len(phases) == 1 else phase
     is_unindexed |= phase <= 0
     return Records(angles, np.where(is_unindexed, 0, phase), np.where(is_unindexed, 0.0, np.clip(confidence, 0, 1)))
 
@@ -209,7 +209,7 @@ class EdaxHdf5(EbsdFile):
             phases = []
             for number, entry in sorted(((int(k), v) for k, v in entries.get("Phase", {}).items()), key=lambda e: e[0]):
                 facts = {name: _text(entry[name]) for name in ("MaterialName", "Symmetry") if name in entry}
-                name = str(_header_value(path, facts, "MaterialName", str))
+                name = facts.get("MaterialName") or f"phase {number}"
                 group = int(_header_value(path, facts, "Symmetry", int))
                 phases.append(Phase(number, name, _laue_group(path, name, group, EDAX_GROUPS)))
             stated = entries.get("Coordinate System/ID")
@@ -239,7 +239,7 @@ class EdaxHdf5(EbsdFile):
                 is_nowhere = x == EDAX_NOWHERE
             fit = data["Fit"][start:stop] if "Fit" in data else None
             phase, confidence = data["Phase"][start:stop].astype(np.int64), data["CI"][start:stop]
-        return _edax_records(len(self.phases), angles, phase, confidence, fit, is_nowhere=is_nowhere)
+        return _edax_records(self.phases, angles, phase, confidence, fit, is_nowhere=is_nowhere)
 
 
 def _hdf5(path: str) -> Any:
@@ -386,9 +386,14 @@ class _TextFile(EbsdFile):
                 offsets += (position + 1 + ends[numbers % records_per_block == 0]).tolist()
                 n_lines, position, last = n_lines + len(ends), position + len(part), part[-1:]
         n_lines += last != b"\n"
-        if n_lines < self.n_points:
-            _count(self.path, "lines of records", n_lines, self.n_points, self.shape)
         n_blocks = -(-self.n_points // records_per_block)
+        if n_lines > self.n_points:
+            # Empty lines at the end are none.
+            with Path(self.path).open("rb") as file:
+                file.seek(offsets[n_blocks - 1])
+                beyond = file.read().splitlines()[self.n_points - (n_blocks - 1) * records_per_block :]
+            n_lines = self.n_points + sum(bool(line.strip()) for line in beyond)
+        _count(self.path, "lines of records", n_lines, self.n_points, self.shape)
         return replace(self, block=records_per_block, offsets=(*offsets, position)[: n_blocks + 1])
 
     def _table(self, start: int, stop: int) -> dict[str, Array]:
@@ -486,7 +491,7 @@ class EdaxAng(_TextFile):
         angles = np.stack([table[name] for name in ("phi1", "Phi", "phi2")], axis=-1)
         is_nowhere = table["x"] == EDAX_NOWHERE
         phase = table["phase"].astype(np.int64)
-        return _edax_records(len(self.phases), angles, phase, table["CI"], table.get("fit"), is_nowhere=is_nowhere)
+        return _edax_records(self.phases, angles, phase, table["CI"], table.get("fit"), is_nowhere=is_nowhere)
 
 
 @dataclass(frozen=True)
