@@ -104,6 +104,13 @@ def test_example__ebsd_texture(tmp_path, name):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 4
 
 
+def test_example__huge_volume(tmp_path):
+    for _ in range(2):  # the second time everything is there already
+        out = run("examples/huge_volume.py", "--quick", "--out", "huge", cwd=tmp_path)
+        assert abs(float(re.search(r"volume fraction ([\d.]+)", out).group(1)) - 0.5) < 0.05
+    assert len(list((tmp_path / "huge").glob("*.png"))) == 2
+
+
 def test_benchmark__bases(tmp_path):
     options = ("--voxels", "2000", "--rounds", "1", "--limit", "1e9")
     assert run("benchmarks/bases.py", *options, cwd=tmp_path).count("ratio") == 10

@@ -36,6 +36,8 @@ from mksdask.arrays import (
     unwrap,
 )
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
+from mksdask.resuming import materialize
+from mksdask.staging import Url
 from mksdask.stats.correlation import Pairs, resolve_pairs
 from mksdask.stats.lags import LagTransform
 
@@ -190,6 +192,13 @@ class TileSums:
     observed: Array  # (*lags,) pairs with confidence above 0
     squares: tuple[Array, Array, Array] | None = None  # Σ |N|², Σ N Ω, Σ Ω² over runs
 
+    @classmethod
+    def of(cls, run: Array, *, with_squares: bool) -> TileSums:
+        """The sums of one run, (1, *lags, n_pairs + 2)."""
+        products, omega, observed = run[0, ..., :-2], run[0, ..., -2].real, run[0, ..., -1].real
+        squares = (np.abs(products) ** 2, products * omega[..., None], omega**2) if with_squares else None
+        return cls(products, omega, observed, squares)
+
     def __add__(self, other: TileSums) -> TileSums:
         squares = None
         if self.squares is not None and other.squares is not None:
@@ -210,10 +219,12 @@ class _TileSum:
     tiling: Tiling
     pairs: tuple[tuple[int, int], ...]
     dtype: np.dtype[Any]
-    with_squares: bool
 
-    def __call__(self, run: tuple[int, int], source: Any, mask: Any = None, *, is_block: bool = False) -> TileSums:
-        """Sums of a run of tiles, read from arrays; or of one tile, whose haloed blocks are given."""
+    def __call__(self, run: tuple[int, int], source: Any, mask: Any = None, *, is_block: bool = False) -> Array:
+        """Sums of a run of tiles, read from arrays; or of one tile, whose haloed blocks are given.
+
+        Σ m* m' of each pair, Ω, and the number of observed pairs, at each lag: (1, *lags, n_pairs + 2).
+        """
         transform, n_frequencies = self.tiling.transform, self.tiling.n_frequencies
         totals = np.zeros((len(self.pairs), n_frequencies), dtype=np.complex128)
         weights = None if mask is None else np.zeros((2, self._n_mask_frequencies), dtype=np.complex128)
@@ -318,25 +329,20 @@ class _TileSum:
             counts = counts * along.reshape([-1 if a == axis else 1 for a in range(len(box))]).astype(float)
         return counts
 
-    def _sums(self, totals: Array, weights: Array | None, counts: Array) -> TileSums:
+    def _sums(self, totals: Array, weights: Array | None, counts: Array) -> Array:
         transform = self.tiling.transform
         *leading, last = transform.lengths
         shape = (1, *leading, last // 2 + 1 if self.tiling.real else last)
-        products = np.empty(
-            (*transform.shape, len(self.pairs)), dtype=np.float64 if self.tiling.real else np.complex128
-        )
+        out = np.empty((1, *transform.shape, len(self.pairs) + 2), np.float64 if self.tiling.real else np.complex128)
         for position, total in enumerate(totals):
-            transform.inverse(total.reshape(shape), products[None, ..., position], 1.0)
-        omega = observed = counts
+            transform.inverse(total.reshape(shape), out[..., position], 1.0)
+        out[0, ..., -2:] = counts[..., None]
         if weights is not None:
-            parts = np.empty((2, *transform.shape))
-            for part, total in zip(parts, weights, strict=True):
-                self._mask_transform.inverse(total.reshape(1, *leading, last // 2 + 1), part[None], 1.0)
-            omega, observed = parts
-        squares = None
-        if self.with_squares:
-            squares = (np.abs(products) ** 2, products * omega[..., None], omega**2)
-        return TileSums(products, omega, observed, squares)
+            part = np.empty((1, *transform.shape))
+            for position, total in enumerate(weights):
+                self._mask_transform.inverse(total.reshape(1, *leading, last // 2 + 1), part, 1.0)
+                out[..., position - 2] = part
+        return out
 
 
 @dataclass(frozen=True)
@@ -488,7 +494,7 @@ def _kernel(
         return_std,
     )
     tiling = plan_tiles(spatial, periodic, reach, work, _task_limit(memory_limit), real=not is_complex)
-    return _TileSum(None if basis is None else clone(basis), tiling, pairs, real_dtype, return_std), mask, labelled
+    return _TileSum(None if basis is None else clone(basis), tiling, pairs, real_dtype), mask, labelled
 
 
 def tiling_of(
@@ -519,6 +525,7 @@ def correlate_volume(
     dtype: DTypeLike = "float32",
     return_std: bool = False,
     memory_limit: int | str | None = None,
+    scratch: Url | None = None,
 ) -> Any:
     r"""2-point statistics of one volume of any size, for lags up to a cutoff.
 
@@ -549,6 +556,9 @@ def correlate_volume(
         Return a standard error too.
     memory_limit : int or str, optional
         Bytes of a worker, such as "4GiB". Default: what the cluster's workers have, or this machine.
+    scratch : str or path, optional
+        Where the sums of runs of tiles are kept, so that a call that was killed goes on with what is missing when it is
+        made again; see `mksdask.store.materialize`. They are computed at once then. It is yours to remove.
 
     Returns
     -------
@@ -593,10 +603,13 @@ def correlate_volume(
     data, labels = unwrap(volume, name="volume")
     samples = None if labels is None else labels.expand_dims("sample")
     tiling = kernel.tiling
-    total = _tree(kernel, data, mask)
+    runs = _runs(kernel, data, mask)
+    if scratch is not None:
+        runs = materialize(runs, scratch, progress=False)
+    total = _total(runs, with_squares=return_std)
     shape = (*tiling.transform.shape, len(pairs))
     result_dtype = np.float64 if tiling.real else np.complex128
-    token = dask.base.tokenize(kernel, data, mask)
+    token = dask.base.tokenize(kernel, data, mask, return_std, scratch)
 
     def lazily(function: Callable[[TileSums], Array], name: str, kind: Any) -> Any:
         task = dask.delayed(function, name=f"{name}-kernel-{token}")(total, dask_key_name=f"{name}-{token}")
@@ -606,11 +619,11 @@ def correlate_volume(
     mean = lazily(_ratio, "two_point_statistics", result_dtype)
     if not return_std:
         return mean
-    return mean, lazily(partial(_standard_error, n_runs=tiling.n_runs), "standard_error", np.float64)
+    return mean, lazily(partial(_standard_error, n_runs=runs.shape[0]), "standard_error", np.float64)
 
 
-def _tree(kernel: _TileSum, data: Any, mask: Any) -> Any:
-    """The sums of all runs, added in the order that the tiling fixes."""
+def _runs(kernel: _TileSum, data: Any, mask: Any) -> da.Array:
+    """The sums of all runs, lazily: (n_runs, *lags, n_pairs + 2)."""
     tiling = kernel.tiling
     source, weights = stored_array(data), stored_array(mask)
     token = dask.base.tokenize(kernel, data, mask)
@@ -634,6 +647,19 @@ def _tree(kernel: _TileSum, data: Any, mask: Any) -> Any:
                     dask_key_name=f"correlate-volume-{token}-{number}",
                 )
             )
+    shape = (1, *tiling.transform.shape, len(kernel.pairs) + 2)
+    dtype = np.float64 if tiling.real else np.complex128
+    arrays = [da.from_delayed(part, shape, dtype=dtype, name=f"run-{part.key}") for part in parts]
+    return da.concatenate(arrays)
+
+
+def _total(runs: da.Array, *, with_squares: bool) -> Any:
+    """The sum over runs, added in their order."""
+    token = dask.base.tokenize(runs, with_squares)
+    leaf = dask.delayed(partial(TileSums.of, with_squares=with_squares), name=f"sums-kernel-{token}")
+    parts = [
+        leaf(block, dask_key_name=f"sums-{token}-{number}") for number, block in enumerate(runs.to_delayed().ravel())
+    ]
     return merge_tree(parts, TileSums.__add__, name=f"add-tiles-{token}")
 
 
