@@ -94,7 +94,7 @@ def main(size, cutoff, memory_limit, out):
 
         # %%
         options = {"cutoff": cutoff, "correlations": [(1, 1)]}
-        tiling = tiling_of(volume, PrimitiveBasis(2), **options)
+        tiling = tiling_of(volume, PrimitiveBasis(2), return_std=True, **options)
         print(
             f"{tiling.n_tiles} tiles of {tiling.tile} voxels, transforms of {tiling.transform.lengths}, in "
             f"{tiling.n_runs} tasks; {tiling.voxels_read() / 1e9:.1f} GB are read, "
