@@ -77,6 +77,24 @@ def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataAr
     return data, labels
 
 
+def unwrap_volume(array: ArrayLike, *, name: str = "volume") -> tuple[Any, xr.DataArray | None]:
+    """`unwrap` one volume, which has no axis of samples.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `unwrap`; or if the dims of a DataArray say that it is an ensemble, or chunks are of unknown sizes.
+    """
+    data, labels = unwrap(array, name=name)
+    if labels is not None and "sample" in labels.dims:
+        msg = f"{name} must be one volume, got the dims {labels.dims} of an ensemble; select one sample of it"
+        raise ValueError(msg)
+    if any(np.isnan(n) for n in data.shape):
+        msg = f"{name} has chunks of unknown sizes; call {name}.compute_chunk_sizes() first"
+        raise ValueError(msg)
+    return data, labels
+
+
 def stored_array(data: Any) -> Any:
     """The array on disk, or in memory, of which a dask array is nothing but a view in chunks; None if it is more."""
     if not isinstance(data, da.Array):

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, map_samples, sizes_argument, spacing_of, stored_array, unwrap
+from mksdask.arrays import ArrayLike, map_samples, sizes_argument, spacing_of, stored_array, unwrap_volume
 from mksdask.planning import samples_per_chunk
 
 Array = NDArray[Any]
@@ -94,7 +94,7 @@ def sample_windows(
     >>> sample_windows(volume, size=2, n=100, seed=0).shape
     (100, 2, 2)
     """
-    data, labels = unwrap(volume, name="volume")
+    data, labels = unwrap_volume(volume)
     n_spatial = data.ndim - (labels is not None and labels.dims[-1] == "angle") if np.ndim(size) == 0 else np.size(size)
     wanted = sizes_argument(np.broadcast_to(np.asarray(size), n_spatial))
     spatial = tuple(int(m) for m in data.shape[:n_spatial])

@@ -25,7 +25,7 @@ from mksdask.arrays import (
     periodic_axes_of,
     spacing_of,
     stored_array,
-    unwrap,
+    unwrap_volume,
 )
 
 Array = NDArray[Any]
@@ -103,7 +103,7 @@ def _pencils(spatial: tuple[int, ...], axis: int) -> list[tuple[slice, ...]]:
 
 def _counts(volume: ArrayLike, phase: int, axis: int, *, wraps: bool) -> Any:
     """Numbers of chords along an axis by length, delayed: (2, n + 1)."""
-    data, _ = unwrap(volume, name="volume")
+    data, _ = unwrap_volume(volume)
     spatial = tuple(int(n) for n in data.shape)
     kernel = _Chords(int(phase), axis, wraps)
     token = dask.base.tokenize(kernel, data)
@@ -113,7 +113,7 @@ def _counts(volume: ArrayLike, phase: int, axis: int, *, wraps: bool) -> Any:
     for number, box in enumerate(_pencils(spatial, axis)):
         key = f"count-chords-{token}-{number}"
         if source is None:
-            parts.append(count(data[box].rechunk(-1).to_delayed().item(), dask_key_name=key))
+            parts.append(count(data[box].rechunk(-1).to_delayed(optimize_graph=False).item(), dask_key_name=key))
         else:
             parts.append(count(dask.delayed(source, name=f"volume-{token}"), box, dask_key_name=key))
     return merge_tree(parts, np.add, name=f"add-chords-{token}")
@@ -122,7 +122,7 @@ def _counts(volume: ArrayLike, phase: int, axis: int, *, wraps: bool) -> Any:
 def _arguments(
     volume: ArrayLike, phase: Any, axes: int | Sequence[int] | None, periodic_axes: int | Sequence[int] | None
 ) -> tuple[Any, list[int], tuple[bool, ...], tuple[tuple[str, float, str], ...]]:
-    data, labels = unwrap(volume, name="volume")
+    data, labels = unwrap_volume(volume)
     if not 1 <= data.ndim <= 3 or 0 in data.shape or data.dtype.kind not in "biu":
         msg = f"volume must hold phase numbers along 1 to 3 axes, got shape {tuple(data.shape)} of {data.dtype}"
         raise ValueError(msg)

@@ -33,7 +33,7 @@ from mksdask.arrays import (
     periodic_axes_of,
     spacing_of,
     stored_array,
-    unwrap,
+    unwrap_volume,
 )
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
 from mksdask.resuming import materialize
@@ -180,7 +180,8 @@ def _gather(lazy: da.Array, box: Box, tiling: Tiling) -> Any:
     for axis, parts in enumerate(axes):
         pieces = [lazy[(slice(None),) * axis + (part,)] for part, _ in parts]
         lazy = pieces[0] if len(pieces) == 1 else da.concatenate(pieces, axis=axis)
-    return lazy.rechunk(-1).to_delayed().item()
+    # Graphs that are optimized one by one give different tasks the same key.
+    return lazy.rechunk(-1).to_delayed(optimize_graph=False).item()
 
 
 @dataclass
@@ -459,7 +460,7 @@ def _kernel(
     memory_limit: int | str | None,
 ) -> tuple[_TileSum, Any, tuple[tuple[int, int], ...]]:
     """Check the arguments of `correlate_volume`, choose the tiling; the kernel of a run, the mask, pairs of labels."""
-    data, labels = unwrap(volume, name="volume")
+    data, labels = unwrap_volume(volume)
     n_spatial = n_spatial_axes(basis, data[None])
     spatial = tuple(int(n) for n in data.shape[:n_spatial])
     samples = None if labels is None else labels.expand_dims("sample")
@@ -480,7 +481,9 @@ def _kernel(
     is_complex = data.dtype.kind == "c" if basis is None else basis.is_complex
     mask = None
     if confidence_index is not None:
-        mask, _ = unwrap(confidence_index, name="confidence_index")
+        if isinstance(confidence_index, xr.DataArray) and labels is not None:
+            confidence_index = confidence_index.transpose(*(d for d in labels.dims if d in confidence_index.dims))
+        mask, _ = unwrap_volume(confidence_index, name="confidence_index")
         if tuple(mask.shape) != spatial:
             msg = f"confidence_index must have the shape of the volume, {spatial}, got {mask.shape}"
             raise ValueError(msg)
@@ -600,7 +603,7 @@ def correlate_volume(
     """
     options = (cutoff, correlations, periodic_axes, confidence_index, dtype, return_std, memory_limit)
     kernel, mask, pairs = _kernel(volume, basis, *options)
-    data, labels = unwrap(volume, name="volume")
+    data, labels = unwrap_volume(volume)
     samples = None if labels is None else labels.expand_dims("sample")
     tiling = kernel.tiling
     runs = _runs(kernel, data, mask)
@@ -658,7 +661,8 @@ def _total(runs: da.Array, *, with_squares: bool) -> Any:
     token = dask.base.tokenize(runs, with_squares)
     leaf = dask.delayed(partial(TileSums.of, with_squares=with_squares), name=f"sums-kernel-{token}")
     parts = [
-        leaf(block, dask_key_name=f"sums-{token}-{number}") for number, block in enumerate(runs.to_delayed().ravel())
+        leaf(block, dask_key_name=f"sums-{token}-{number}")
+        for number, block in enumerate(runs.to_delayed(optimize_graph=False).ravel())
     ]
     return merge_tree(parts, TileSums.__add__, name=f"add-tiles-{token}")
 
