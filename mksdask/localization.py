@@ -51,7 +51,7 @@ MOST_CHAINS = 128
 class _Kind:
     """What samples must share to be fitted together."""
 
-    basis: str
+    basis: tuple[Any, ...]
     n_states: int
     spatial: tuple[int, ...]
     components: tuple[int, ...]
@@ -211,7 +211,9 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         responses, components = _responses(y, int(samples.shape[0]), spatial, is_flat=is_flat)
         basis = None if self.basis is None else clone(self.basis)
         expansion = _expansion(basis, samples, spatial, responses.dtype)
-        kind = _Kind(repr(basis), expansion.n_states, spatial, components, str(expansion.field_dtype))
+        kind = _Kind(
+            () if basis is None else basis.identity, expansion.n_states, spatial, components, str(expansion.field_dtype)
+        )
         if seen is not None:
             kind.refuse_other(self._kind)
         calibration = _calibrate_chunks(samples, responses, seen, expansion)

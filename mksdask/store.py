@@ -81,6 +81,14 @@ def _kept_attrs(array: ArrayLike) -> dict[str, Any]:
     }
 
 
+def _in_order(array: ArrayLike) -> ArrayLike:
+    """A DataArray with its dims in the order sample, x, y, z, others; anything else as it is."""
+    if not isinstance(array, xr.DataArray) or not set(SPATIAL_DIMS) & set(array.dims):
+        return array
+    first = [dim for dim in ("sample", *SPATIAL_DIMS) if dim in array.dims]
+    return array.transpose(*first, *(dim for dim in array.dims if dim not in first))
+
+
 def _steps(spacing: float | Sequence[float], n_spatial: int) -> tuple[float, ...]:
     steps = np.asarray(spacing, dtype=float)
     if steps.shape not in ((), (n_spatial,)) or not (np.isfinite(steps).all() and (steps > 0).all()):
@@ -223,10 +231,11 @@ def create_ensemble(
     {'sample': 4, 'x': 8, 'y': 8}
     """
     labels = unwrap(X)[1]
-    if labels is not None and labels.dims[:1] == SPATIAL_DIMS[:1]:
+    if labels is not None and labels.dims[:1] == SPATIAL_DIMS[:1] and "sample" not in labels.dims:
         msg = f"X has no axis of samples, its dims are {labels.dims}; use create_volume, or X.expand_dims('sample')"
         raise ValueError(msg)
-    data = unwrap(X)[0]
+    X = _in_order(X)
+    data, labels = unwrap(X)
     angles = _has_angles(X, data, spacing)
     spatial = tuple(int(n) for n in data.shape[1 : data.ndim - angles])
     if not 1 <= len(spatial) <= 3 or not data.shape[0]:
@@ -248,7 +257,7 @@ def create_ensemble(
     for name, array in {"phase": phase, "confidence_index": confidence_index}.items():
         if array is None:
             continue
-        beside = _beside(array, name, n_samples)
+        beside = _beside(_in_order(array), name, n_samples)
         if beside.shape[1:] != spatial:
             msg = f"{name} must have shape {(n_samples, *spatial)}, got {beside.shape}"
             raise ValueError(msg)
@@ -478,6 +487,7 @@ def create_volume(
     >>> open_volume(url).microstructure.chunks[0]
     (16, 16, 8)
     """
+    volume = _in_order(volume)
     data, labels = unwrap(volume, name="volume")
     angles = _has_angles(volume if labels is not None else data[None], data[None], spacing)
     spatial = tuple(int(n) for n in data.shape[: data.ndim - angles])
@@ -492,8 +502,9 @@ def create_volume(
     if sizes.dtype.kind not in "iu" or sizes.min() < 1:
         msg = f"chunks must be 'auto' or positive numbers of voxels, got {chunks!r}"
         raise ValueError(msg)
-    shards = tuple(min(int(size), n) for size, n in zip(sizes, spatial, strict=True))
-    inner = tuple(largest_divisor(size, VOLUME_CHUNK[len(spatial)]) for size in shards)
+    # A shard holds whole chunks, and may reach beyond the end of the array.
+    inner = tuple(min(int(size), n, VOLUME_CHUNK[len(spatial)]) for size, n in zip(sizes, spatial, strict=True))
+    shards = tuple(-(-min(int(size), n) // chunk) * chunk for size, n, chunk in zip(sizes, spatial, inner, strict=True))
     dims = SPATIAL_DIMS[: len(spatial)]
     attrs = _kept_attrs(volume) | _microstructure_attrs(phases, periodic_axes, spatial)
     tail = (3,) * angles
@@ -503,7 +514,7 @@ def create_volume(
     for name, array in {"phase": phase, "confidence_index": confidence_index}.items():
         if array is None:
             continue
-        beside, _ = unwrap(array, name=name)
+        beside, _ = unwrap(_in_order(array), name=name)
         if beside.shape != spatial:
             msg = f"{name} must have shape {spatial}, got {beside.shape}"
             raise ValueError(msg)

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.transform import Rotation
 from sklearn.base import clone
 
-from mksdask import GSHBasis
+from mksdask import GSHBasis, LegendreBasis
 from mksdask.bases.gsh import LAUE_GROUPS, bunge_angles, invariants, symmetry_rotations
 from mksdask.bases.wigner import wigner_matrices
 from mksdask.stats import correlate
@@ -176,7 +176,7 @@ def test_gsh__raises_on_what_are_no_angles(X, message):
     [
         ({"domain": "cubical"}, "domain must be one of"),
         ({"sample_symmetry": "none"}, "sample_symmetry must be one of"),
-        ({"n_states": 50, "max_degree": 2}, "raise max_degree"),
+        ({"n_states": [50], "max_degree": 2}, "raise max_degree"),
         ({"n_states": None}, "give max_degree"),
         ({"n_states": [-1]}, "positions from 0"),
         ({"max_degree": -1}, "max_degree must lie"),
@@ -214,7 +214,7 @@ def test_correlate__orientation_statistics_ignore_symmetry_and_unindexed_points(
     # Lag 0 of (0, h) is the texture coefficient, weighted by confidence: (Σ c² T) / Σ c².
     m, weight = basis.discretize(X), confidence**2
     texture = (weight[..., None] * m).sum(axis=(1, 2)) / weight.sum(axis=(1, 2))[:, None]
-    assert_allclose(f[:, 3, 3], texture, atol=1e-12)
+    assert_allclose(f[:, 3, 3, :12], texture, atol=1e-12)
     with computes(0):
         lazy = correlate(
             da.from_array(Y, chunks=(1, 6, 7, 3)),
@@ -224,3 +224,23 @@ def test_correlate__orientation_statistics_ignore_symmetry_and_unindexed_points(
             cutoff=3,
         )
     assert_allclose(lazy, f, atol=1e-11)
+
+
+def test_gsh__max_degree_caps_the_number_of_states():
+    assert len(GSHBasis(max_degree=4, domain="cubic").states) == 10
+    with pytest.raises(ValueError, match="with 1 to 3 spatial axes"):
+        correlate(np.zeros((3, 8, 8, 2)), GSHBasis(5))
+
+
+def test_correlate__default_pairs_see_where_grains_are():
+    rng = np.random.default_rng(0)
+    X = bunge_angles(Rotation.random(16, random_state=0)).reshape(1, 4, 4, 3).repeat(4, axis=1).repeat(4, axis=2)
+    Y = X.reshape(1, 256, 3)[:, rng.permutation(256)].reshape(X.shape)
+    for basis, of_basis in (
+        (GSHBasis(6, domain="cubic"), lambda Z: Z),
+        (LegendreBasis(3, (0, 7)), lambda Z: Z[..., 0]),
+    ):
+        f, g = (correlate(of_basis(Z), basis, periodic_axes=[0, 1]) for Z in (X, Y))
+        assert f.shape[-1] == 2 * len(basis.states) - 1
+        assert_allclose(f[..., : len(basis.states)], g[..., : len(basis.states)], atol=1e-5)
+        assert np.abs(f - g).max() > 0.2

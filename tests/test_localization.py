@@ -552,6 +552,15 @@ def test_model__keeps_the_basis_it_was_fitted_with():
         model.partial_fit(X, y[..., 0])
 
 
+def test_partial_fit__knows_a_basis_by_its_functions():
+    rng = np.random.default_rng(30)
+    X, y = rng.random((4, 5)), rng.random((4, 5))
+    model = MKSLocalizationModel(LegendreBasis(40, (0, 1)), alpha=1.0).fit(X, y)
+    assert model.set_params(basis=LegendreBasis(list(range(40)), [0, 1])).partial_fit(X, y).n_samples_seen_ == 8
+    with pytest.raises(ValueError, match="partial_fit got basis"):
+        model.set_params(basis__n_states=[*range(39), 77]).partial_fit(X, y)
+
+
 def test_coef__is_read_only_and_setting_it_takes_effect():
     rng = np.random.default_rng(25)
     X, y = random_problem(rng, n_samples=8, spatial=(5, 6), n_states=2)

@@ -76,6 +76,13 @@ def test_crystals__voigt_average_is_the_mean_over_orientations(constants):
     assert_allclose(mean, isotropic(*voigt_average(crystal)), atol=1e-10)
 
 
+def test_crystals__a_turned_matrix_is_symmetric_but_for_rounding():
+    for rotation in Rotation.random(50, random_state=0):
+        angles = bunge_angles(rotation).reshape(1, 1, 1, 1, 3)
+        turned = turned_by_tensor(single_crystal_stiffness(ZINC), angles)[0, 0, 0, 0]
+        assert_allclose(single_crystal_stiffness(turned), turned, atol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("constants", "message"),
     [

@@ -358,3 +358,26 @@ def test_ensemble__written_by_a_cluster(tmp_path, client):
         stored = open_ensemble(tmp_path / "e.zarr").microstructure.values
     eager = make_microstructure(n_samples=9, size=(8, 8))
     assert_array_equal(stored, np.concatenate([eager, eager]))
+
+
+def test_volume__chunks_do_not_shrink_for_sizes_that_are_prime(tmp_path):
+    volume = np.random.default_rng(0).integers(0, 9, (521, 523)).astype("uint8")
+    create_volume(tmp_path / "v.zarr", volume)
+    stored = zarr.open_array(tmp_path / "v.zarr" / "microstructure")
+    assert stored.chunks == (512, 512)
+    assert_array_equal(open_volume(tmp_path / "v.zarr").microstructure, volume)
+
+
+def test_store__labelled_arrays_are_laid_along_x_y_z(tmp_path):
+    rng = np.random.default_rng(0)
+    X = xr.DataArray(rng.random((4, 5, 5, 3)), dims=("sample", "x", "y", "angle"))
+    phase = xr.DataArray(rng.integers(0, 3, (4, 5, 5)), dims=("sample", "x", "y"))
+    create_ensemble(
+        tmp_path / "e.zarr", X.transpose("sample", "y", "x", "angle"), phase=phase.transpose("sample", "y", "x")
+    )
+    ensemble = open_ensemble(tmp_path / "e.zarr")
+    assert_array_equal(ensemble.microstructure, X)
+    assert_array_equal(ensemble.phase, phase)
+    create_volume(tmp_path / "v.zarr", X[0].transpose("y", "x", "angle"), phase=phase[0].T)
+    assert_array_equal(open_volume(tmp_path / "v.zarr").phase, phase[0])
+    assert open_volume(tmp_path / "v.zarr").microstructure.dims == ("x", "y", "angle")

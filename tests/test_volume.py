@@ -84,7 +84,7 @@ def test_volume__orientations_and_measured_fields():
     )
     fields = basis.discretize(np.nan_to_num(angles)[None])[0]
     f = correlate_volume(fields, None, cutoff=3, confidence_index=mask, dtype="float64")
-    assert_allclose(f, expected, atol=1e-12)
+    assert_allclose(f, expected[..., :4], atol=1e-12)
 
 
 @pytest.mark.usefixtures("small_tiles")

@@ -49,6 +49,11 @@ class Basis(TransformerMixin, BaseEstimator):
     def placeholder(self) -> Any:
         """Some local state of the domain, which stands where voxels hold no data."""
 
+    @property
+    @abstractmethod
+    def identity(self) -> tuple[Any, ...]:
+        """What two bases of the same functions have in common, however their parameters were given."""
+
     @abstractmethod
     def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
         """B_h of local states, one h after the other; `states` are indices into the labels."""
@@ -222,6 +227,11 @@ class ScalarBasis(Basis):
         return self._interval()[0]
 
     @property
+    def identity(self) -> tuple[Any, ...]:
+        """Kind, states and domain."""
+        return type(self).__name__, self.states, self._interval()
+
+    @property
     def _default_domain(self) -> tuple[float, float]:
         """Domain where none was given."""
         return 0.0, 1.0
@@ -289,7 +299,7 @@ def n_spatial_axes(basis: Any, X: Any) -> int:
     """
     trailing = trailing_axes(basis)
     n_spatial = int(X.ndim) - 1 - trailing
-    if not 1 <= n_spatial <= 3:
+    if not 1 <= n_spatial <= 3 or (basis is not None and trailing and X.shape[-1] != basis.state_size):
         expected = (
             "(n_samples, *spatial, n_states)"
             if basis is None

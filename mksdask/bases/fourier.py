@@ -65,7 +65,7 @@ class FourierBasis(ScalarBasis):
 
     def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
         low, high = self._interval()
-        angle = (values - low) * (2.0 * np.pi / (high - low))
+        angle = (values.astype(np.result_type(values, dtype)) - low) * (2.0 * np.pi / (high - low))
         harmonic = np.empty(values.shape, dtype=self.result_dtype(dtype))
         harmonic.real, harmonic.imag = np.cos(angle), np.sin(angle)
         orders = self.states

@@ -183,8 +183,8 @@ class GSHBasis(Basis):
     Parameters
     ----------
     n_states : int, sequence of int or None, default 15
-        Number of functions, or their positions; None for all up to `max_degree`. They are ordered by l, then n, then
-        μ; see `index_`.
+        Number of functions, fewer if there are fewer up to `max_degree`; or their positions; None for all up to
+        `max_degree`. They are ordered by l, then n, then μ; see `index_`.
     domain : str, default "triclinic"
         Laue group of the crystal: triclinic, monoclinic (2-fold axis along z), orthorhombic, tetragonal-low,
         tetragonal, trigonal-low, trigonal, hexagonal-low, hexagonal, cubic-low or cubic; without "-low" the group with
@@ -261,7 +261,11 @@ class GSHBasis(Basis):
                 msg = "n_states=None takes all functions up to max_degree; give max_degree"
                 raise ValueError(msg)
             return tuple(range(len(_functions_up_to(self.domain, self.sample_symmetry, highest))))
+        symmetry_rotations(self.domain)
+        symmetry_rotations(self.sample_symmetry, name="sample_symmetry")
         labels = chosen_labels(self.n_states)
+        if highest is not None and np.ndim(self.n_states) == 0:
+            labels = labels[: len(_functions_up_to(self.domain, self.sample_symmetry, highest))]
         if min(labels) < 0:
             msg = f"n_states of a GSHBasis must be positions from 0, got {self.n_states!r}"
             raise ValueError(msg)
@@ -282,6 +286,11 @@ class GSHBasis(Basis):
     def placeholder(self) -> float:
         """Angle 0."""
         return 0.0
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Symmetries and functions."""
+        return type(self).__name__, self.domain, self.sample_symmetry, tuple(self.index_)
 
     def _known(self) -> tuple[HarmonicIndex, ...]:
         """All functions up to a degree that has those of `states`."""

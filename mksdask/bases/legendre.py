@@ -68,7 +68,9 @@ class LegendreBasis(ScalarBasis):
 
     def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
         low, high = self._interval()
-        t = ((values - low) * (2.0 / (high - low)) - 1.0).astype(dtype, copy=False)
+        t = ((values.astype(np.result_type(values, dtype)) - low) * (2.0 / (high - low)) - 1.0).astype(
+            dtype, copy=False
+        )
         orders = self.states
         first = np.ones(t.shape, dtype=dtype)
         order, polynomial, previous = 0, first, first

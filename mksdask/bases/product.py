@@ -98,6 +98,11 @@ class ProductBasis(Basis):
         """Placeholders of the factors, side by side."""
         return np.concatenate([np.broadcast_to(basis.placeholder, basis.state_size) for basis in self.bases])
 
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Those of the factors."""
+        return type(self).__name__, *(basis.identity for basis in self.bases)
+
     def _factors(self) -> tuple[NDArray[np.intp], ...]:
         """Index of each factor's state, for each state."""
         return np.unravel_index(np.arange(len(self.states)), [len(basis.states) for basis in self.bases])

@@ -54,7 +54,9 @@ def single_crystal_stiffness(constants: NumpyLike) -> Float:
         stiffness[:2, 2] = stiffness[2, :2] = c13
     else:
         stiffness = values.copy()
-    if not np.isfinite(stiffness).all() or not np.allclose(stiffness, stiffness.T, rtol=1e-9, atol=0.0):
+    if not np.isfinite(stiffness).all() or not np.allclose(
+        stiffness, stiffness.T, rtol=0.0, atol=1e-9 * np.abs(stiffness).max()
+    ):
         msg = f"crystal_stiffness must be finite and symmetric, got {values.tolist()}"
         raise ValueError(msg)
     lowest = np.linalg.eigvalsh(stiffness)[0]

@@ -122,8 +122,8 @@ def _check_spread(spread: float) -> None:
 
 
 def _check_weights(weights: Sequence[float]) -> None:
-    if min(weights) < 0 or sum(weights) > 1 + 1e-9:
-        msg = f"weights must be shares from 0 that sum to 1 at most, got {list(weights)!r}"
+    if np.ndim(weights) != 1 or not (min(weights) >= 0 and sum(weights) <= 1 + 1e-9):
+        msg = f"weights must be shares from 0 that sum to 1 at most, got {weights!r}"
         raise ValueError(msg)
 
 

@@ -13,8 +13,10 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from mksdask.arrays import sizes_argument
+from mksdask.bases.gsh import bunge_angles
 from mksdask.importers.ebsd_files import EbsdFile, Records, open_ebsd
 from mksdask.staging import Url
 from mksdask.store import create_ensemble, create_volume, open_ensemble, open_volume
@@ -87,6 +89,12 @@ class _Bands:
             )
             raise ValueError(msg)
         angles = half_turned(angles, HALF_TURNS[self.file.axes[0]])
+        unique_b = [phase.number for phase in self.file.phases if phase.laue_group == "monoclinic"]
+        is_turned = np.isin(raw.phase, unique_b) & np.isfinite(angles).all(axis=-1)
+        if is_turned.any():
+            # Axes z, x, y of the vendor's crystal become x, y, z, so that b is the main axis.
+            turn = Rotation.from_matrix([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+            angles[is_turned] = bunge_angles(Rotation.from_euler("ZXZ", angles[is_turned]) * turn.inv())
         if self.file.has_reciprocal_axes:
             turned = [phase.number for phase in self.file.phases if phase.laue_group in WITH_A_AXIS]
             # a* lies 30° from a towards b.
@@ -153,7 +161,8 @@ def import_ebsd(
     specimen; the orientation is that of the package, active, crystal to sample. Oxford's Euler angles refer to axes x
     and -y of the map, EDAX's to axes A1 and A2 that the setting places: 1, y and x; 2, -y and -x; 3, -x and y; 4, x
     and -y. All are half turns about a direction in the plane of the map, and undone. Trigonal and hexagonal crystals
-    get their x axis along a, where Oxford has it along a*.
+    get their x axis along a, where Oxford has it along a*. Monoclinic ones, which vendors index with the 2-fold axis b
+    along y, get it along z.
 
     **Not indexed** are points of phase 0, Oxford's with an error number, whose orientation software has filled in, and
     EDAX's with a negative confidence index, a fit of 180° or angles of 4π. They get phase 0, confidence 0 and the
@@ -178,13 +187,19 @@ def import_ebsd(
     >>> ds.confidence_index.values.tolist(), ds.phase.attrs["phases"]
     ([[1.0], [0.0]], ['not indexed', 'Copper'])
     """
-    file = open_ebsd(os.fspath(path), setting, scan)
+    # Workers may run in another folder.
+    file = open_ebsd(str(Path(path).absolute()), setting, scan)
     columns, rows = file.shape
     if window is None:
         n_rows = min(rows, max(1, BAND_POINTS // columns))
+        # Whole chunks of the store, of 512 rows at most.
+        n_rows -= n_rows % 512 if n_rows > 512 else 0
         n_bands = -(-rows // n_rows)
         size = None
     else:
+        if np.size(window) > 2:
+            msg = f"window must be one number of points, or two, got {window!r}"
+            raise ValueError(msg)
         size = sizes_argument(np.broadcast_to(np.asarray(window), 2), name="window")
         if size[0] > columns or size[1] > rows:
             msg = f"window must be no larger than the map of {columns} × {rows} points, got {window!r}"
@@ -194,7 +209,10 @@ def import_ebsd(
     bands = da.arange(n_bands, chunks=1)
     read = da.map_blocks(kernel, bands, dtype=object, meta=np.empty(0, dtype=object), name=_name(kernel))
     angles, phase, confidence = _fields(read, kernel)
-    x, y = (xr.DataArray(np.arange(n) * step, dims=dim, attrs={"units": "um"}) for n, step, dim in _axes(file, size))
+    x, y = (
+        xr.DataArray(np.arange(n) * step, dims=dim, attrs={"units": "um", "spacing": step})
+        for n, step, dim in _axes(file, size)
+    )
     attrs: dict[str, Any] = {"source": Path(file.path).name, "frame": file.frame, "conversion": _conversion(file)}
     names = {0: "not indexed"} | {entry.number: entry.name for entry in file.phases}
     groups = {0: ""} | {entry.number: entry.laue_group for entry in file.phases}
@@ -264,4 +282,6 @@ def _conversion(file: EbsdFile) -> str:
     )
     if file.has_reciprocal_axes and any(phase.laue_group in WITH_A_AXIS for phase in file.phases):
         text += "; trigonal and hexagonal crystals turned by 30°, from x along a* to x along a"
+    if any(phase.laue_group == "monoclinic" for phase in file.phases):
+        text += "; monoclinic crystals turned, from the 2-fold axis b along y to b along z"
     return text

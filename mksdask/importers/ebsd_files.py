@@ -19,14 +19,15 @@ from mksdask.bases.gsh import LAUE_GROUPS
 
 Array = NDArray[Any]
 
-# Where OIM Analysis puts its sample axes A1, A2 on a map whose x runs right and y down, by the number of its setting.
+# Where OIM Analysis puts its sample axes A1, A2 on a map whose x runs right and y down, by the number of its setting:
+# the schematics in its HDF5 files show them.
 EDAX_AXES = {1: ("y", "x"), 2: ("-y", "-x"), 3: ("-x", "y"), 4: ("x", "-y")}
 DEFAULT_EDAX_SETTING = 2
 OXFORD_AXES = ("x", "-y")
-# Laue groups by the numbers of OIM Analysis; Channel 5 and AZtec number them from 1 in the order of LAUE_GROUPS.
+# Laue groups by the numbers of OIM Analysis, of the monoclinic settings only the one with b unique. Channel 5 and AZtec
+# number them from 1 in the order of LAUE_GROUPS.
 EDAX_GROUPS = {
     1: "triclinic",
-    2: "monoclinic",
     20: "monoclinic",
     22: "orthorhombic",
     4: "tetragonal-low",
@@ -103,10 +104,15 @@ class EbsdFile(ABC):
     def read(self, start: int, stop: int) -> Records:
         """Records `start` to `stop`; `start` is the first of a block."""
 
+    def _origin(self) -> tuple[float, float]:
+        """Position of the first record, which a map cut from a larger one has elsewhere."""
+        return 0.0, 0.0
+
     def _positions(self, start: int, stop: int) -> tuple[Array, Array]:
         """Where records should lie, in micrometres."""
         rows, columns = np.divmod(np.arange(start, stop), self.shape[0])
-        return columns * self.step[0], rows * self.step[1]
+        x, y = (0.0 if first == EDAX_NOWHERE else first for first in self._origin())
+        return x + columns * self.step[0], y + rows * self.step[1]
 
     def _check_positions(self, start: int, x: Array, y: Array) -> None:
         """Refuse records that do not run along x first on the header's grid."""
@@ -139,7 +145,7 @@ def _header_value(path: str, header: dict[str, str], key: str, kind: type) -> An
         msg = f"{path}: the header has no {key}, expected {'a number' if kind is not str else 'a text'}"
         raise ValueError(msg)
     try:
-        value = kind(header[key].replace(",", "."))
+        value = header[key] if kind is str else kind(header[key].replace(",", "."))
     except ValueError:
         msg = f"{path}: {key} of the header is {header[key]!r}, expected {'a number' if kind is not str else 'a text'}"
         raise ValueError(msg) from None
@@ -167,7 +173,7 @@ def _edax_records(
     phases: Sequence[Phase], angles: Array, phase: Array, confidence: Array, fit: Array | None, *, is_nowhere: Array
 ) -> Records:
     has_none = ~np.isfinite(angles) | (np.abs(angles - 4 * np.pi) < 1e-2)
-    is_unindexed = is_nowhere | (confidence < 0) | has_none.any(axis=-1)
+    is_unindexed = is_nowhere | ~(confidence >= 0) | has_none.any(axis=-1)
     if fit is not None:
         is_unindexed |= fit >= 180.0
     # A single phase has the number 0, which means none beside others.
@@ -176,11 +182,14 @@ def _edax_records(
     return Records(angles, np.where(is_unindexed, 0, phase), np.where(is_unindexed, 0.0, np.clip(confidence, 0, 1)))
 
 
-def _edax_frame(setting: int | None, stated: int | None) -> tuple[tuple[str, str], str]:
+def _edax_frame(path: str, setting: int | None, stated: int | None) -> tuple[tuple[str, str], str]:
     number = setting if setting is not None else stated if stated is not None else DEFAULT_EDAX_SETTING
     origin = "given" if setting is not None else "stated in the file" if stated is not None else "assumed"
     if number not in EDAX_AXES:
-        msg = f"setting must be one of {sorted(EDAX_AXES)}, the number of OIM's coordinate system, got {number!r}"
+        msg = (
+            f"{path}: setting must be one of {sorted(EDAX_AXES)}, the number of OIM's coordinate system, "
+            f"got {number!r}, {origin}"
+        )
         raise ValueError(msg)
     return EDAX_AXES[number], f"EDAX setting {number}, {origin}"
 
@@ -195,7 +204,7 @@ class EdaxHdf5(EbsdFile):
     def open(cls, path: str, setting: int | None, scan: str | None) -> EdaxHdf5:
         """Read the header of a scan."""
         with _hdf5(path) as file:
-            scans = [name for name in file if f"{name}/EBSD/Data" in file]
+            scans = [name for name in file if f"{name}/EBSD/Data" in file and f"{name}/EBSD/Header" in file]
             if scan is None and len(scans) == 1:
                 scan = scans[0]
             if scan not in scans:
@@ -213,8 +222,13 @@ class EdaxHdf5(EbsdFile):
                 group = int(_header_value(path, facts, "Symmetry", int))
                 phases.append(Phase(number, name, _laue_group(path, name, group, EDAX_GROUPS)))
             stated = entries.get("Coordinate System/ID")
-            axes, frame = _edax_frame(setting, None if stated is None else int(stated[0]))
+            axes, frame = _edax_frame(path, setting, None if stated is None else int(stated[0]))
         return cls(path, shape, step, tuple(phases), axes, frame, str(scan))
+
+    def _origin(self) -> tuple[float, float]:
+        with _hdf5(self.path) as file:
+            data = file[f"{self.scan}/EBSD/Data"]
+            return float(data["X Position"][0]), float(data["Y Position"][0])
 
     def prepare(self, records_per_block: int) -> EdaxHdf5:
         """Check that each field has all its records."""
@@ -224,7 +238,9 @@ class EdaxHdf5(EbsdFile):
                 if name not in data:
                     msg = f"{self.path}: {self.scan}/EBSD/Data has no {name}, it holds {sorted(data)}"
                     raise ValueError(msg)
-                _count(self.path, f"records of {name}", int(data[name].shape[0]), self.n_points, self.shape)
+            for name in ("Phi1", "Phi", "Phi2", "Phase", "CI", "Fit", "X Position", "Y Position"):
+                if name in data:
+                    _count(self.path, f"records of {name}", int(data[name].shape[0]), self.n_points, self.shape)
         return self
 
     def read(self, start: int, stop: int) -> Records:
@@ -280,9 +296,9 @@ class OxfordCrc(EbsdFile):
     def open(cls, path: str) -> OxfordCrc:
         """Read the .cpr file."""
         described = _beside(path, ".cpr")
-        parser = configparser.ConfigParser(interpolation=None, strict=False)
+        parser = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
         try:
-            parser.read_string(Path(described).read_text(encoding="latin-1"))
+            parser.read_string(Path(described).read_text(encoding="latin-1").removeprefix("\xef\xbb\xbf"))
         except configparser.Error as error:
             msg = f"{described}: is no .cpr file of sections and key=value lines ({error})"
             raise ValueError(msg) from None
@@ -316,13 +332,18 @@ class OxfordCrc(EbsdFile):
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype(list(self.record))
 
+    def _origin(self) -> tuple[float, float]:
+        first = np.fromfile(self.path, dtype=self._dtype, count=1)
+        return float(first["x"][0]), float(first["y"][0])
+
     def prepare(self, records_per_block: int) -> OxfordCrc:
         """Check the size of the file."""
         size, width = Path(self.path).stat().st_size, self._dtype.itemsize
         if size != self.n_points * width:
+            where = f"record {size // width} is cut or missing" if size < self.n_points * width else "is too long"
             msg = (
-                f"{self.path}: record {size // width} is cut or missing: expected {self.n_points} records of {width} "
-                f"bytes for {self.shape[0]} × {self.shape[1]} points, {self.n_points * width} bytes, got {size}"
+                f"{self.path}: {where}: expected {self.n_points} records of {width} bytes for {self.shape[0]} × "
+                f"{self.shape[1]} points, {self.n_points * width} bytes, got {size}"
             )
             raise ValueError(msg)
         return self
@@ -396,6 +417,13 @@ class _TextFile(EbsdFile):
         _count(self.path, "lines of records", n_lines, self.n_points, self.shape)
         return replace(self, block=records_per_block, offsets=(*offsets, position)[: n_blocks + 1])
 
+    def _origin(self) -> tuple[float, float]:
+        with Path(self.path).open("rb") as file:
+            file.seek(self.first_byte)
+            words = file.readline().replace(b",", b".").split()
+        x, y = (self.columns.index(name) for name in (("x", "y") if "x" in self.columns else ("X", "Y")))
+        return float(words[x]), float(words[y])
+
     def _table(self, start: int, stop: int) -> dict[str, Array]:
         """The columns that are used, of one block of records."""
         position = start // self.block
@@ -405,19 +433,19 @@ class _TextFile(EbsdFile):
         if b"," in text:
             text = text.replace(b",", b".")
         places = [self.columns.index(name) for name in self.used if name in self.columns]
+        # With the last column, which a line that was cut lacks.
+        wanted = sorted({*places, len(self.columns) - 1})
         try:
             frame = pd.read_csv(
-                io.BytesIO(text), sep=r"\s+", header=None, usecols=places, dtype=np.float64, nrows=stop - start
+                io.BytesIO(text), sep=r"\s+", header=None, usecols=wanted, dtype=np.float64, nrows=stop - start
             )
             values = frame.to_numpy()
-            is_good = values.shape == (stop - start, len(places)) and not np.isnan(values).any()
+            is_good = values.shape == (stop - start, len(wanted)) and not np.isnan(values).any()
         except ValueError:
             is_good = False
         if not is_good:
             self._explain(text, start, stop)
-        order = np.argsort(np.argsort(places))
-        names = [name for name in self.used if name in self.columns]
-        return {name: values[:, column] for name, column in zip(names, order, strict=True)}
+        return {self.columns[place]: values[:, wanted.index(place)] for place in places}
 
     def _explain(self, text: bytes, start: int, stop: int) -> None:
         """Find the record that is no record."""
@@ -452,13 +480,17 @@ class EdaxAng(_TextFile):
         """Read the lines that start with #."""
         header: dict[str, str] = {}
         phases: list[dict[str, str]] = []
-        first_byte, first_line, first = 0, 1, ""
+        first_byte, first_line, first, in_notes = 0, 1, "", False
         for line, size in _lines(path):
             if not line.startswith("#"):
                 first = line
                 break
             first_byte, first_line = first_byte + size, first_line + 1
             key, _, value = re.sub(r"[\s:]+", " ", line[1:]).strip().partition(" ")
+            if key == "NOTES":
+                in_notes = value.strip().lower() == "start"
+            if in_notes:
+                continue
             if key == "Phase":
                 phases.append({"Phase": value})
             elif phases and key in ("MaterialName", "Symmetry", "Formula"):
@@ -473,7 +505,7 @@ class EdaxAng(_TextFile):
             group = int(_header_value(path, entries, "Symmetry", int))
             number = int(entries["Phase"]) if entries["Phase"].isdigit() else position
             found.append(Phase(number, name, _laue_group(path, name, group, EDAX_GROUPS)))
-        axes, frame = _edax_frame(setting, None)
+        axes, frame = _edax_frame(path, setting, None)
         n_columns = len(first.split())
         names = ("phi1", "Phi", "phi2", "x", "y", "IQ", "CI", "phase", "detector", "fit")[:n_columns]
         if n_columns < 8:
@@ -574,9 +606,17 @@ def open_ebsd(path: str, setting: int | None, scan: str | None) -> EbsdFile:
         If the suffix is unknown, the header is malformed, or an argument does not belong to this kind of file.
     """
     if not Path(path).is_file():
-        msg = f"{path} does not exist"
+        msg = f"{path} is no file"
         raise FileNotFoundError(msg)
     suffix = Path(path).suffix.lower()
+    file = _open(path, suffix, setting, scan)
+    if not file.phases:
+        msg = f"{path}: the header names no phase, expected one at least, with its Laue group"
+        raise ValueError(msg)
+    return file
+
+
+def _open(path: str, suffix: str, setting: int | None, scan: str | None) -> EbsdFile:
     is_edax = suffix in (".h5", ".hdf5", ".oh5", ".ang")
     if setting is not None and not is_edax:
         msg = f"setting={setting!r} is of EDAX files; {path} has the one frame of Oxford files"

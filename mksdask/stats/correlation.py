@@ -172,8 +172,10 @@ class _Correlation:
         return result + batch * (len(self._needed) + 6) * frequencies * 2 * self.dtype.itemsize
 
 
-def resolve_pairs(correlations: Pairs | None, states: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Pairs of state labels; the default pairs the first state with each.
+def resolve_pairs(
+    correlations: Pairs | None, states: Sequence[int], basis: Basis | None = None
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of state labels; the default pairs the first state with each, and, if it is constant, each with itself.
 
     Raises
     ------
@@ -181,7 +183,13 @@ def resolve_pairs(correlations: Pairs | None, states: Sequence[int]) -> tuple[tu
         If a pair is not two labels of `states`.
     """
     if correlations is None:
-        return tuple((states[0], other) for other in states)
+        weights = None if basis is None else basis.unity
+        if weights is None or np.count_nonzero(weights) != 1 or len(states) == 1:
+            return tuple((states[0], other) for other in states)
+        # Statistics of a constant state know means alone.
+        constant = states[int(np.argmax(weights != 0.0))]
+        others = [state for state in states if state != constant]
+        return (*((constant, state) for state in states), *((state, state) for state in others))
     pairs = []
     for pair in correlations:
         if np.shape(pair) != (2,) or any(h not in states for h in pair):
@@ -221,8 +229,9 @@ def correlate(
         Weight c[s] in [0, 1] of each voxel: m is weighted by c, and ``Ω[r] = Σ_s c[s] c[s + r]``. A lag that no
         pair of voxels observes is NaN. Where c is 0, X may hold anything, NaN too.
     correlations : list of (int, int), optional
-        Pairs (h, h') of state labels. Default (0, 0), (0, 1), …, (0, n - 1), which determine all others of a complete
-        basis on a periodic domain.
+        Pairs (h, h') of state labels. Default (0, 0), (0, 1), …, (0, n - 1), which determine all others of a primitive
+        basis on a periodic domain. Where the first state is constant, as of the other bases, these are means, and the
+        autocorrelations (1, 1), …, (n - 1, n - 1) follow.
     cutoff : int or sequence of int, optional
         Largest lag along each axis; lags then run from -cutoff to cutoff. Default -(n//2) to (n - 1)//2.
     dtype : {"float32", "float64"}
@@ -263,7 +272,7 @@ def correlate(
     data, labels = unwrap_samples(X)
     n_spatial = n_spatial_axes(basis, data)
     states = state_labels(basis, data)
-    pairs = resolve_pairs(correlations, states)
+    pairs = resolve_pairs(correlations, states, basis)
     real_dtype = np.dtype(dtype)
     if real_dtype not in (np.float32, np.float64):
         msg = f"dtype must be float32 or float64, got {dtype!r}"

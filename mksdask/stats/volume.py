@@ -476,7 +476,7 @@ def _kernel(
         raise ValueError(msg)
     reach = tuple(low for low, _ in LagTransform.plan(spatial, periodic, cutoff, real=True).reach)
     states = state_labels(basis, data)
-    labelled = resolve_pairs(correlations, states)
+    labelled = resolve_pairs(correlations, states, basis)
     pairs = tuple((states.index(a), states.index(b)) for a, b in labelled)
     is_complex = data.dtype.kind == "c" if basis is None else basis.is_complex
     mask = None
@@ -547,7 +547,7 @@ def correlate_volume(
     cutoff : int or sequence of int
         Largest lag along each axis, up to n - 1 on an axis that is not periodic and (n - 1)//2 on a periodic one.
     correlations : list of (int, int), optional
-        Pairs (h, h') of state labels. Default (0, 0), (0, 1), …, (0, n - 1).
+        Pairs (h, h') of state labels. Default as in `correlate`.
     periodic_axes : sequence of int, optional
         Axes that are periodic. Default: what a DataArray's ``periodic_axes`` attribute says, else none.
     confidence_index : array, shape (*spatial,), optional
