@@ -89,6 +89,13 @@ def _in_order(array: ArrayLike) -> ArrayLike:
     return array.transpose(*first, *(dim for dim in array.dims if dim not in first))
 
 
+def _like(array: ArrayLike, stored: xr.DataArray | None) -> ArrayLike:
+    """A DataArray with its dims in the order of those stored; anything else as it is."""
+    if stored is None or not isinstance(array, xr.DataArray) or set(array.dims) != set(stored.dims):
+        return array
+    return array.transpose(*stored.dims)
+
+
 def _steps(spacing: float | Sequence[float], n_spatial: int) -> tuple[float, ...]:
     steps = np.asarray(spacing, dtype=float)
     if steps.shape not in ((), (n_spatial,)) or not (np.isfinite(steps).all() and (steps > 0).all()):
@@ -325,7 +332,9 @@ def append_ensemble(
     """
     stored = open_ensemble(url)
     given = {"microstructure": X, "response": y, "phase": phase, "confidence_index": confidence_index}
-    new = {name: unwrap(array, name=name)[0] for name, array in given.items() if array is not None}
+    new = {
+        name: unwrap(_like(array, stored.get(name)), name=name)[0] for name, array in given.items() if array is not None
+    }
     if set(new) != set(stored.data_vars):
         msg = (
             f"the ensemble holds {sorted(map(str, stored.data_vars))}, got {sorted(new)}; give all of them and "

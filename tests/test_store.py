@@ -372,12 +372,15 @@ def test_store__labelled_arrays_are_laid_along_x_y_z(tmp_path):
     rng = np.random.default_rng(0)
     X = xr.DataArray(rng.random((4, 5, 5, 3)), dims=("sample", "x", "y", "angle"))
     phase = xr.DataArray(rng.integers(0, 3, (4, 5, 5)), dims=("sample", "x", "y"))
-    create_ensemble(
-        tmp_path / "e.zarr", X.transpose("sample", "y", "x", "angle"), phase=phase.transpose("sample", "y", "x")
-    )
+    turned = {"X": X.transpose("sample", "y", "x", "angle"), "phase": phase.transpose("sample", "y", "x")}
+    create_ensemble(tmp_path / "e.zarr", **turned)
     ensemble = open_ensemble(tmp_path / "e.zarr")
     assert_array_equal(ensemble.microstructure, X)
     assert_array_equal(ensemble.phase, phase)
+    append_ensemble(tmp_path / "e.zarr", **turned)
+    ensemble = open_ensemble(tmp_path / "e.zarr")
+    assert_array_equal(ensemble.microstructure[4:], X)
+    assert_array_equal(ensemble.phase[4:], phase)
     create_volume(tmp_path / "v.zarr", X[0].transpose("y", "x", "angle"), phase=phase[0].T)
     assert_array_equal(open_volume(tmp_path / "v.zarr").phase, phase[0])
     assert open_volume(tmp_path / "v.zarr").microstructure.dims == ("x", "y", "angle")
