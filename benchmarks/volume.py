@@ -1,4 +1,4 @@
-"""Time of the statistics of one stored volume over that of the FFTs its tiling needs, on as many threads."""
+"""Time of the statistics of one stored volume over that of the FFTs its tiling needs, on as many cores."""
 
 import argparse
 import tempfile
@@ -8,11 +8,11 @@ import dask
 import dask.array as da
 import numpy as np
 import scipy.fft
+from distributed import Client, LocalCluster
 from timing import ratio
 
-from mksdask import PrimitiveBasis, create_volume, open_volume
+from mksdask import PrimitiveBasis, create_volume, open_volume, plan
 from mksdask.stats import correlate_volume
-from mksdask.stats.volume import tiling_of
 
 
 def blobs(block: np.ndarray, block_info: dict) -> np.ndarray:
@@ -24,37 +24,48 @@ def blobs(block: np.ndarray, block_info: dict) -> np.ndarray:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=512, help="voxels along the edge, a multiple of 64")
+    parser.add_argument("--size", type=int, default=1024, help="voxels along the edge, a multiple of 64")
     parser.add_argument("--cutoff", type=int, default=50)
-    parser.add_argument("--memory-limit", default="3GiB")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit", type=float, default=2.5, help="largest ratio that passes")
+    parser.add_argument("--memory-limit", default="1.5GiB", help="of each worker, one for each core")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=1.5, help="largest ratio that passes")
     arguments = parser.parse_args()
     shape, threads = (arguments.size,) * 3, dask.system.CPU_COUNT
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalCluster(
+            n_workers=threads,
+            threads_per_worker=1,
+            memory_limit=arguments.memory_limit,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster),
+    ):
         url = f"{folder}/volume.zarr"
         zeros = da.zeros(shape, chunks=min(256, arguments.size), dtype=np.uint8)
         create_volume(url, zeros.map_blocks(blobs, dtype=np.uint8))
         volume = open_volume(url).microstructure
-        options = {"cutoff": arguments.cutoff, "correlations": [(0, 0)], "memory_limit": arguments.memory_limit}
-        tiling = tiling_of(volume, PrimitiveBasis(2), **options)
-        field = np.random.default_rng(0).random(tiling.transform.lengths, dtype=np.float32)
+        options = {"cutoff": arguments.cutoff, "correlations": [(0, 0)]}
+        layout = plan(correlate_volume, volume, PrimitiveBasis(2), **options).layout
+        n_transforms = 2 * layout["tiles"]
+        field = np.random.default_rng(0).random(layout["transform"], dtype=np.float32)
 
         def transforms() -> None:
             with ThreadPoolExecutor(threads) as pool:
-                for _ in pool.map(lambda _: scipy.fft.rfftn(field) is None, range(2 * tiling.n_tiles)):
+                for _ in pool.map(lambda _: scipy.fft.rfftn(field) is None, range(n_transforms)):
                     pass
 
         def statistics() -> None:
-            correlate_volume(volume, PrimitiveBasis(2), **options).compute(scheduler="threads")
+            correlate_volume(volume, PrimitiveBasis(2), **options).compute()
 
         seconds, bare, factor = ratio(statistics, transforms, rounds=arguments.rounds)
     print(
-        f"{arguments.size}³, lags up to {arguments.cutoff}: {tiling.n_tiles} tiles of {tiling.tile}, transforms of "
-        f"{tiling.transform.lengths}, {threads} threads"
+        f"{arguments.size}³, lags up to {arguments.cutoff}: {layout['tiles']} tiles of {layout['tile']}, transforms "
+        f"of {layout['transform']}, {threads} cores"
     )
     print(
-        f"  {seconds:.2f} s, {np.prod(shape) / seconds / 1e6:.1f} M voxels/s; its {2 * tiling.n_tiles} FFTs "
+        f"  {seconds:.2f} s, {np.prod(shape) / seconds / 1e6:.1f} M voxels/s; its {n_transforms} FFTs "
         f"{bare:.2f} s: ratio {factor:.2f}"
     )
     assert factor <= arguments.limit, f"{factor:.2f} times the FFTs, more than {arguments.limit}"

@@ -3,6 +3,7 @@
 from mksdask.bases import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, ProductBasis
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
+from mksdask.planning import Plan, plan
 from mksdask.store import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
 from mksdask.structure import MKSStructureAnalysis
 from mksdask.windows import sample_windows
@@ -14,6 +15,7 @@ __all__ = [
     "MKSHomogenizationModel",
     "MKSLocalizationModel",
     "MKSStructureAnalysis",
+    "Plan",
     "PrimitiveBasis",
     "ProductBasis",
     "append_ensemble",
@@ -21,6 +23,7 @@ __all__ = [
     "create_volume",
     "open_ensemble",
     "open_volume",
+    "plan",
     "sample_windows",
 ]
 __version__ = "0.1.0"

@@ -1,12 +1,37 @@
-"""How many samples a chunk should hold."""
+"""What an operation will take before it runs: chunks, peak memory of a task, bytes, operations; and what cannot fit.
+
+Each operation that works out of core says by `planner_of` how it is planned, and plans itself in the same way.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from types import MethodType
+from typing import Any, Self
+
+import dask
+import dask.system
+from dask.utils import parse_bytes
+from distributed import default_client
+from distributed.system import MEMORY_LIMIT
 
 # A chunk of this many voxels gives statistics of tens of megabytes a pair, which a worker of 1 GiB holds several
 # times over.
 CHUNK_VOXELS = 2**22
 # Enough chunks to keep a few workers busy and a progress bar moving.
 LEAST_CHUNKS = 8
+# Share of a worker's memory that it may fill; dask pauses a worker at 0.8.
+BUSY = 0.8
+# What a worker takes before its first task: the interpreter and libraries.
+PROCESS_BYTES = 320 * 2**20
+# Where the limit stands in dask's configuration.
+MEMORY_LIMIT_KEY = "mksdask.memory-limit"
+
+_SINGLE = ("sync", "synchronous", "single-threaded")
+_planners: dict[Any, Callable[..., Plan]] = {}
 
 
 def samples_per_chunk(n_samples: int, n_voxels: int) -> int:
@@ -35,3 +60,286 @@ def samples_per_chunk(n_samples: int, n_voxels: int) -> int:
 def largest_divisor(number: int, limit: int) -> int:
     """Largest divisor of `number` that is at most `limit`, and at least 1."""
     return next(d for d in range(min(number, max(1, limit)), 0, -1) if number % d == 0)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The memory of a worker, which its threads share."""
+
+    worker_bytes: int
+    n_threads: int
+
+    @classmethod
+    def of(cls, memory_limit: int | str | None = None) -> Self:
+        """The limit that is given, or that of dask's configuration, of the cluster's workers, or of this machine.
+
+        Raises
+        ------
+        ValueError
+            If `memory_limit` is no number of bytes.
+        """
+        if memory_limit is None:
+            memory_limit = dask.config.get(MEMORY_LIMIT_KEY, None)
+        given = None if memory_limit is None else _bytes_argument(memory_limit)
+        scheduler = dask.config.get("scheduler", None)
+        if scheduler in (None, "dask.distributed", "distributed"):
+            try:
+                workers = default_client().scheduler_info(n_workers=-1)["workers"].values()
+            except ValueError:
+                workers = []
+            limits = [cls(given or info["memory_limit"] or MEMORY_LIMIT, info["nthreads"]) for info in workers]
+            if limits:
+                return min(limits, key=lambda limit: limit.task_bytes)
+        return cls(given or MEMORY_LIMIT, 1 if scheduler in _SINGLE else dask.system.CPU_COUNT)
+
+    @property
+    def task_bytes(self) -> int:
+        """Bytes that a task may take."""
+        return max(0, int((BUSY * self.worker_bytes - PROCESS_BYTES) / self.n_threads))
+
+    def __str__(self) -> str:
+        threads = f"{self.n_threads} thread" + "s" * (self.n_threads != 1)
+        return f"{size_text(self.task_bytes)} that a worker of {size_text(self.worker_bytes)} with {threads} has for it"
+
+    def refusal(self, needed: int, what: str, remedy: str) -> ValueError:
+        """The error to raise where `what` needs more than a task may take."""
+        least = math.ceil((needed * self.n_threads + PROCESS_BYTES) / BUSY / 2**20)
+        return ValueError(
+            f"memory_limit of {size_text(self.worker_bytes)} leaves {size_text(self.task_bytes)} to a task beside "
+            f"the {size_text(PROCESS_BYTES)} of the process, but {what} needs {size_text(needed)}; the smallest "
+            f"memory_limit that would do is {least} MiB. Raise it, use fewer threads a worker, or {remedy}"
+        )
+
+
+def _bytes_argument(memory_limit: int | str) -> int:
+    try:
+        given = int(parse_bytes(memory_limit))
+    except (TypeError, ValueError):
+        given = 0
+    if given <= 0:
+        msg = f"memory_limit must be a number of bytes, such as 2**31 or '2GiB', got {memory_limit!r}"
+        raise ValueError(msg)
+    return given
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Tasks of one kind.
+
+    Parameters
+    ----------
+    name : str
+        What they do.
+    n_tasks : int
+        How many there are.
+    task_bytes : int
+        Peak memory of one, with its input and what waits beside it for being used.
+    bytes_read, bytes_written : float
+        By all of them, before compression.
+    operations : float
+        Floating-point operations of all of them, about.
+    """
+
+    name: str
+    n_tasks: int
+    task_bytes: int
+    bytes_read: float = 0.0
+    bytes_written: float = 0.0
+    operations: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an operation will take; made by `plan`.
+
+    Parameters
+    ----------
+    operation : str
+        What is planned.
+    layout : mapping of str to object
+        How data is cut, in the words of the operation: sizes of chunks, tiles, transforms.
+    stages : tuple of Stage
+        Kinds of tasks, in their order.
+    limit : Limit
+        The memory that it was made for.
+    notes : tuple of str
+        What else there is to know.
+    """
+
+    operation: str
+    layout: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    limit: Limit
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def peak_bytes(self) -> int:
+        """Largest memory of a task, in bytes."""
+        return max(stage.task_bytes for stage in self.stages)
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks of all stages."""
+        return sum(stage.n_tasks for stage in self.stages)
+
+    @property
+    def bytes_read(self) -> float:
+        """Bytes that all stages read, before compression."""
+        return sum(stage.bytes_read for stage in self.stages)
+
+    @property
+    def bytes_written(self) -> float:
+        """Bytes that all stages write, before compression."""
+        return sum(stage.bytes_written for stage in self.stages)
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of all stages, about."""
+        return sum(stage.operations for stage in self.stages)
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("stage", "tasks", "memory", "reads", "writes", "operations")]
+        for stage in self.stages:
+            sizes = map(size_text, (stage.task_bytes, stage.bytes_read, stage.bytes_written))
+            operations = f"{stage.operations:.1e}" if stage.operations else "–"
+            rows.append((stage.name, f"{stage.n_tasks:,}", *sizes, operations))
+        return rows
+
+    def _summary(self) -> str:
+        return f"A task takes at most {size_text(self.peak_bytes)}, of {self.limit}."
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self.layout), default=0)
+        lines = [f"Plan of {self.operation}"]
+        lines += [f"  {name:<{width}}  {value_text(value)}" for name, value in self.layout.items()]
+        lines += ["", *(f"  {line}" for line in (self._summary(), *self.notes)), ""]
+        rows = self._rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for name, *cells in rows:
+            padded = (f"{cell:>{w}}" for cell, w in zip(cells, widths[1:], strict=True))
+            lines.append("  ".join([f"  {name:<{widths[0]}}", *padded]))
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        (_, *heads), *rows = self._rows()
+        layout = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value_text(value))}</td></tr>"
+            for name, value in self.layout.items()
+        )
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in ("stage", *heads))
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        notes = "".join(f"<p>{escape(line)}</p>" for line in (self._summary(), *self.notes))
+        return (
+            f"<p><b>Plan of {escape(self.operation)}</b></p><table>{layout}</table>{notes}"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+
+def size_text(n_bytes: float) -> str:
+    """Bytes in words, three figures."""
+    if not n_bytes:
+        return "–"
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.3g} {unit}" if n_bytes < 1000 * size else f"{n_bytes / size:.0f} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+def value_text(value: Any) -> str:
+    """A shape as n × n × n, all else as it is."""
+    return " × ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def planner_of(*operations: Callable[..., Any]) -> Callable[[Callable[..., Plan]], Callable[..., Plan]]:
+    """Register how operations are planned: by a function of their arguments."""
+
+    def register(planner: Callable[..., Plan]) -> Callable[..., Plan]:
+        for operation in operations:
+            _planners[operation] = planner
+        return planner
+
+    return register
+
+
+def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | None = None, **options: Any) -> Plan:
+    """Say what a call will take, without making it.
+
+    Parameters
+    ----------
+    operation : callable
+        What would be called: ``correlate``, ``correlate_volume``, ``PCA(5).fit``, ``MKSStructureAnalysis(...).fit``,
+        ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress`` or
+        ``effective_stiffness``.
+    *args, **options
+        Its arguments.
+    memory_limit : int or str, optional
+        Bytes of a worker, such as "4GiB". Default: ``mksdask.memory-limit`` of dask's configuration, else what the
+        cluster's workers have, else this machine.
+
+    Returns
+    -------
+    Plan
+        Sizes of chunks and tiles, and of each kind of task its number, peak memory, bytes and operations. The cheapest
+        that fits; the call plans itself in the same way.
+
+    Raises
+    ------
+    TypeError
+        If the operation is not planned.
+    ValueError
+        If nothing fits into `memory_limit`, with the smallest that would do; or as the call itself does.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from mksdask import PrimitiveBasis
+    >>> from mksdask.stats import correlate
+    >>> X = da.zeros((64, 32, 32, 32), chunks=(16, 32, 32, 32), dtype="uint8")
+    >>> found = plan(correlate, X, PrimitiveBasis(2), periodic_axes=[0, 1, 2], memory_limit="4GiB")
+    >>> found.stages[0].n_tasks, found.peak_bytes < 2**28
+    (4, True)
+    """
+    function = getattr(operation, "__func__", operation)
+    planner = _planners.get(function)
+    if planner is None:
+        known = ", ".join(sorted(getattr(known, "__qualname__", str(known)) for known in _planners))
+        msg = f"operation must be one of {known}, got {getattr(operation, '__qualname__', repr(operation))}"
+        raise TypeError(msg)
+    owner = (operation.__self__,) if isinstance(operation, MethodType) else ()
+    with dask.config.set({} if memory_limit is None else {MEMORY_LIMIT_KEY: memory_limit}):
+        return planner(*owner, *args, **options)
+
+
+def samples_that_fit(chunks: tuple[int, ...], task_bytes: Callable[[int, int], int], limit: Limit, *, what: str) -> int:
+    """Samples a task may take of chunks of samples: all of a chunk if that fits, else the most that do.
+
+    Parameters
+    ----------
+    chunks : tuple of int
+        Samples in each chunk of the input.
+    task_bytes : callable
+        ``task_bytes(chunk, n)``: peak bytes of a task on n samples of a chunk.
+    limit : Limit
+        What a task may take.
+    what : str
+        What is planned, for the error.
+
+    Raises
+    ------
+    ValueError
+        If one sample does not fit.
+    """
+    largest = max(chunks, default=1) or 1
+    if task_bytes(largest, largest) <= limit.task_bytes:
+        return largest
+    if task_bytes(largest, 1) > limit.task_bytes:
+        of_chunk = f" out of a chunk of {largest}" if largest > 1 else ""
+        remedy = "take fewer lags, pairs or states, or smaller samples" + " in smaller chunks" * (largest > 1)
+        raise limit.refusal(task_bytes(largest, 1), f"{what} of one sample{of_chunk}", remedy)
+    low, high = 1, largest
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if task_bytes(largest, middle) <= limit.task_bytes else (low, middle)
+    return low

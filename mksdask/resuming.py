@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import os
+import uuid
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal
 
+import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
 from dask.diagnostics import ProgressBar
+from distributed import as_completed
 from zarr.codecs import BloscCodec
 
 from mksdask.arrays import ArrayLike
-from mksdask.staging import Location, Url, consolidate, settled
+from mksdask.staging import Location, Url, consolidate, distributed_client, settled
 
 DEFAULT_NAME = "result"
 
@@ -90,56 +95,118 @@ def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: boo
     >>> stored.compute().tolist()
     [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]
     """
+    data, labels = _unwrap(lazy)
+    name = DEFAULT_NAME if labels is None or labels.name is None else str(labels.name)
+    location = write_blocks(data, url, labels=labels, name=name, resume=resume, progress=progress)
+    opened = xr.open_zarr(location.store, chunks={})[name]
+    return opened if labels is not None else opened.data
+
+
+def _unwrap(lazy: ArrayLike) -> tuple[da.Array, xr.DataArray | None]:
     labels = lazy if isinstance(lazy, xr.DataArray) else None
     data = lazy.data if labels is not None else lazy
     if not isinstance(data, da.Array):
         msg = f"lazy must be a dask array, or a DataArray that holds one, got {type(data).__name__}"
         raise TypeError(msg)
-    data = _regular(data)
-    name = DEFAULT_NAME if labels is None or labels.name is None else str(labels.name)
+    return _regular(data), labels
+
+
+def is_materialized(lazy: ArrayLike, url: Url) -> bool:
+    """Whether the whole of this very result is at `url`."""
+    location = Location.of(url)
+    if not location.exists():
+        return False
+    found = _attributes(location)
+    return found.get("mksdask") == "result" and found.get("fingerprint") == _fingerprint(_unwrap(lazy)[0])
+
+
+def write_blocks(
+    data: da.Array,
+    url: Url,
+    *,
+    labels: xr.DataArray | None = None,
+    name: str = DEFAULT_NAME,
+    resume: bool = True,
+    progress: bool = False,
+    parts: tuple[int, ...] | None = None,
+    compressed: bool = True,
+) -> Location:
+    """Write the blocks that are missing at `url`; see `materialize`.
+
+    Parameters
+    ----------
+    data : dask array
+        With chunks of one size along each axis, but for a smaller last one.
+    url, resume, progress
+        As in `materialize`.
+    labels : DataArray, optional
+        Dims, coordinates and attributes.
+    name : str
+        Name of the variable.
+    parts : tuple of int, optional
+        Shape of the parts of a block that readers want, if not all of it.
+    compressed : bool, default True
+        Whether compressing is worth its time.
+    """
     location, fingerprint = Location.of(url), _fingerprint(data)
     # An array takes this along to the workers: blocks of nothing but the fill value leave an object too.
     with zarr.config.set({"array.write_empty_chunks": True}):
-        target = _target(url, location, name, data, labels, fingerprint, resume=resume)
+        create = partial(_create, location, name, data, labels, fingerprint, parts=parts, compressed=compressed)
+        target = _target(url, location, name, fingerprint, create, resume=resume)
     missing = _missing(location, name, data.numblocks)
     if missing:
-        starts = [np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist() for sizes in data.chunks]
-        regions = [
-            tuple(slice(along[i], along[i + 1]) for along, i in zip(starts, block, strict=True)) for block in missing
-        ]
-        sources = [data.blocks[block] for block in missing]
-
-        def compute(**options: Any) -> None:
-            da.store(sources, [target] * len(sources), regions=regions, lock=False, **options)
-
         with ProgressBar() if progress else nullcontext():
-            settled(compute, stage="store-map")
-    group = zarr.open_group(location.store, mode="r+")
-    if group.attrs["mksdask"] != "result":
-        group.attrs["mksdask"] = "result"
+            settled(partial(_store, data, target, missing), stage="store")
+    # The attribute comes last, as the record that all is there.
+    if _attributes(location).get("mksdask") != "result":
         consolidate(location)
-    opened = xr.open_zarr(location.store, chunks={})[name]
-    return opened if labels is not None else opened.data
+        zarr.open_group(location.store, mode="r+").attrs["mksdask"] = "result"
+    return location
+
+
+def _store(data: da.Array, target: zarr.Array[Any], missing: list[tuple[int, ...]], **options: Any) -> None:
+    """Compute blocks and write them, one task each."""
+    starts = [np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist() for sizes in data.chunks]
+    (optimized,) = dask.optimize(data)
+    blocks = optimized.to_delayed(optimize_graph=False)
+    # The name is new, lest the scheduler remember a call that wrote elsewhere.
+    write, array, call = dask.delayed(_write), dask.delayed(target), uuid.uuid4().hex
+    tasks = [
+        write(
+            blocks[block],
+            array,
+            tuple(slice(along[i], along[i + 1]) for along, i in zip(starts, block, strict=True)),
+            dask_key_name=f"store-{call}-{'-'.join(map(str, block))}",
+        )
+        for block in missing
+    ]
+    client = distributed_client()
+    if client is None or options:
+        dask.compute(*tasks, **options)
+        return
+    # What is written is forgotten at once: a worker that dies takes along only what it was working on.
+    pending = as_completed(client.compute(tasks))
+    try:
+        for future in pending:
+            if future.status != "finished":
+                future.result()
+    except BaseException:
+        client.cancel(list(pending.futures))
+        raise
+
+
+def _write(block: Any, target: zarr.Array[Any], region: tuple[slice, ...]) -> None:
+    target[region] = np.asarray(block)
 
 
 def _target(
-    url: Url,
-    location: Location,
-    name: str,
-    data: da.Array,
-    labels: xr.DataArray | None,
-    fingerprint: dict[str, Any],
-    *,
-    resume: bool,
+    url: Url, location: Location, name: str, fingerprint: dict[str, Any], create: Callable[[], None], *, resume: bool
 ) -> zarr.Array[Any]:
     """The array to write into, new or that of an earlier call for the same result."""
     is_new = not location.exists()
     if is_new:
-        _create(location, name, data, labels, fingerprint)
-    try:
-        found: dict[str, Any] = dict(zarr.open_group(location.store, mode="r").attrs)
-    except (FileNotFoundError, ValueError):
-        found = {}
+        create()
+    found = _attributes(location)
     state = found.get("mksdask")
     if state not in ("partial", "result") or "fingerprint" not in found:
         msg = f"{os.fspath(url)} exists and is no result of materialize; choose another url"
@@ -155,8 +222,22 @@ def _target(
     return zarr.open_array(location.store, path=name, mode="r+")
 
 
+def _attributes(location: Location) -> dict[str, Any]:
+    try:
+        return dict(zarr.open_group(location.store, mode="r").attrs)
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
 def _create(
-    location: Location, name: str, data: da.Array, labels: xr.DataArray | None, fingerprint: dict[str, Any]
+    location: Location,
+    name: str,
+    data: da.Array,
+    labels: xr.DataArray | None,
+    fingerprint: dict[str, Any],
+    *,
+    parts: tuple[int, ...] | None,
+    compressed: bool,
 ) -> None:
     """An empty array with all that describes it, made beside its place and moved there."""
     new = location.sibling("partial")
@@ -165,13 +246,18 @@ def _create(
             labels.coords.to_dataset().to_zarr(new.store, mode="w-", consolidated=False)
         group = zarr.open_group(new.store, mode="a")
         group.attrs.update({"mksdask": "partial", "fingerprint": fingerprint})
+        blocks = tuple(max(sizes) for sizes in data.chunks)
+        inner = blocks if parts is None else tuple(map(min, parts, blocks))
+        whole = tuple(-(-n // part) * part for n, part in zip(blocks, inner, strict=True))
         shuffle: Literal["shuffle", "bitshuffle"] = "bitshuffle" if data.dtype.itemsize == 1 else "shuffle"
+        compressor = BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=data.dtype.itemsize)
         group.create_array(
             name,
             shape=data.shape,
             dtype=data.dtype,
-            chunks=tuple(max(sizes) for sizes in data.chunks),
-            compressors=BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=data.dtype.itemsize),
+            chunks=inner,
+            shards=None if parts is None else whole,
+            compressors=compressor if compressed else None,
             dimension_names=[f"dim_{axis}" for axis in range(data.ndim)]
             if labels is None
             else [str(dim) for dim in labels.dims],

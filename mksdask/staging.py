@@ -118,7 +118,7 @@ def settled(compute: Callable[..., Any], *, stage: str, in_memory: bool = False)
     in_memory : bool
         Whether all data is in memory: then it stays in this process, whatever cluster is at hand.
     """
-    client = None if in_memory else _client()
+    client = None if in_memory else distributed_client()
     try:
         if in_memory or (client is None and dask.config.get("scheduler", None) in (None, "threads", "threading")):
             # Leaving the pool waits for what runs in it.
@@ -131,7 +131,7 @@ def settled(compute: Callable[..., Any], *, stage: str, in_memory: bool = False)
         raise
 
 
-def _client() -> Client | None:
+def distributed_client() -> Client | None:
     """The distributed client that computes, if there is one."""
     if dask.config.get("scheduler", None) not in (None, "dask.distributed", "distributed"):
         return None

@@ -1,5 +1,8 @@
 """2-point statistics of one volume, tile by tile."""
 
+import re
+from contextlib import nullcontext
+
 import dask
 import dask.array as da
 import numpy as np
@@ -11,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-import mksdask.stats.volume as volume_module
-from mksdask import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, create_volume, open_volume
+import mksdask.stats.tiling as tiling_module
+from mksdask import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, create_volume, open_volume, plan
 from mksdask.arrays import stored_array
 from mksdask.stats import correlate, correlate_volume
-from mksdask.stats.volume import Tiling
+from mksdask.stats.tiling import Tiling
 from tests.conftest import real_data
 from tests.helpers import computes
 
@@ -23,13 +26,13 @@ from tests.helpers import computes
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of a few voxels, so that small volumes have many."""
-    monkeypatch.setattr(volume_module, "SHORTEST", 3)
-    monkeypatch.setattr(volume_module, "LONGEST", 20)
+    monkeypatch.setattr(tiling_module, "SHORTEST", 3)
+    monkeypatch.setattr(tiling_module, "LONGEST", 20)
 
 
 def use_tiles(monkeypatch, longest):
-    monkeypatch.setattr(volume_module, "SHORTEST", 1)
-    monkeypatch.setattr(volume_module, "LONGEST", longest)
+    monkeypatch.setattr(tiling_module, "SHORTEST", 1)
+    monkeypatch.setattr(tiling_module, "LONGEST", longest)
 
 
 BASES = {
@@ -69,6 +72,34 @@ def test_volume__matches_the_whole_volume_transform(data):
                 f = correlate_volume(volume, basis, confidence_index=masks, dtype=dtype, **options)
             scale = max(1.0, np.nanmax(np.abs(expected)))
             assert_allclose(f.compute(scheduler="sync"), expected[0], rtol=0, atol=tolerance * scale)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_volume__all_lags_match_the_transform_in_memory(data):
+    spatial = data.draw(st.sampled_from([(41,), (17, 24), (1, 7), (10, 13, 9), (16, 5, 8)]))
+    periodic = [axis for axis in range(len(spatial)) if data.draw(st.booleans())]
+    basis, pairs = BASES[data.draw(st.sampled_from(sorted(BASES)))]
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    X = rng.integers(0, 3, spatial)
+    mask = data.draw(st.sampled_from([None, "indicator", "weights"]))
+    if mask is not None:
+        mask = rng.random(spatial) * (rng.random(spatial) > 0.2) if mask == "weights" else rng.random(spatial) > 0.3
+    options = {"periodic_axes": periodic, "cutoff": None, "correlations": pairs}
+    expected = correlate(
+        X[None], basis, confidence_index=None if mask is None else mask[None], dtype="float64", **options
+    )
+    volume, masks = X, mask
+    if data.draw(st.booleans()):
+        chunks = tuple(data.draw(st.integers(1, n)) for n in spatial)
+        volume = da.from_array(X, chunks=chunks) + 0
+        masks = None if mask is None else da.from_array(mask, chunks=chunks)
+    for dtype, tolerance in (("float64", 1e-12), ("float32", 2e-5)):
+        with dask.config.set(scheduler="sync"):
+            f = correlate_volume(volume, basis, confidence_index=masks, dtype=dtype, **options)
+        scale = max(1.0, np.nanmax(np.abs(expected)))
+        assert f.dtype.itemsize == np.dtype(dtype).itemsize * (2 if basis.is_complex else 1)
+        assert_allclose(f, expected[0], rtol=0, atol=tolerance * scale)
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -155,7 +186,7 @@ def test_volume__real_rock_in_less_memory_than_its_transform(tmp_path):
     create_volume(tmp_path / "v.zarr", rock, chunks=64)
     volume = open_volume(tmp_path / "v.zarr").microstructure
     f, std = correlate_volume(
-        volume, PrimitiveBasis(2), cutoff=10, correlations=[(0, 0)], return_std=True, memory_limit="150MB"
+        volume, PrimitiveBasis(2), cutoff=10, correlations=[(0, 0)], return_std=True, memory_limit="512MiB"
     )
     lengths = [scipy.fft.next_fast_len(n + 10) for n in rock.shape]
     field = scipy.fft.rfftn((rock == 0).astype(float), s=lengths)
@@ -196,8 +227,8 @@ def test_volume__partial_sums_are_kept_and_taken_up(tmp_path, monkeypatch):
             raise KeyboardInterrupt(msg)
         return volume_read(*arguments)
 
-    volume_read = volume_module._read
-    monkeypatch.setattr(volume_module, "_read", counting)
+    volume_read = Tiling.read
+    monkeypatch.setattr(Tiling, "read", counting)
     with dask.config.set(scheduler="sync"):
         with pytest.raises(KeyboardInterrupt):
             correlate_volume(X, PrimitiveBasis(2), scratch=tmp_path / "s.zarr", **options)
@@ -216,18 +247,24 @@ def test_volume__partial_sums_are_kept_and_taken_up(tmp_path, monkeypatch):
 
 def test_volume__a_plan_fits_or_says_what_would(monkeypatch):
     X = zarr.create_array({}, shape=(300,) * 3, dtype="u1", chunks=(100,) * 3)
-    with pytest.raises(ValueError, match=r"memory_limit leaves 1 MiB .* raise memory_limit by a factor of \d+"):
-        correlate_volume(X, PrimitiveBasis(2), cutoff=40, memory_limit="2MB")
+    with pytest.raises(ValueError, match=r"the smallest memory_limit that would do is \d+ MiB") as refused:
+        correlate_volume(X, PrimitiveBasis(2), cutoff=40, memory_limit="410MiB")
+    (least,) = map(int, re.findall(r"would do is (\d+) MiB", str(refused.value)))
+    for limit, fits in ((least, True), (least - 1, False)):
+        with nullcontext() if fits else pytest.raises(ValueError, match="would do"):
+            plan(correlate_volume, X, PrimitiveBasis(2), cutoff=40, memory_limit=f"{limit}MiB")
     plain, tight = (
-        len(correlate_volume(X, PrimitiveBasis(2), cutoff=10, memory_limit=limit).dask) for limit in ("8GiB", "80MB")
+        plan(correlate_volume, X, PrimitiveBasis(2), cutoff=10, memory_limit=limit) for limit in ("8GiB", "450MiB")
     )
-    assert tight > plain
+    assert tight.layout["tiles"] > plain.layout["tiles"]
+    assert tight.peak_bytes <= tight.limit.task_bytes < plain.peak_bytes
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cutoff": None}, "cutoff must be"),
+        ({"cutoff": 1.5}, "cutoff must be"),
+        ({"cutoff": None, "return_std": True}, "return_std needs a cutoff"),
         ({"cutoff": 30}, "must lie between 0 and"),
         ({"cutoff": 6, "periodic_axes": [0, 1]}, "must lie between 0 and"),
         ({"cutoff": 2, "confidence_index": np.ones((3, 3))}, "confidence_index must have the shape"),

@@ -117,11 +117,17 @@ class LagTransform:
             factor = weight[lags] if isinstance(weight, np.ndarray) else weight
             np.multiply(spectra[(slice(None), *source)], factor, out=out[(slice(None), *target)])
 
+    def counts_along(self) -> list[Array]:
+        """Pairs of voxels at each lag of each axis, float64: Ω[r] without a mask is their product."""
+        return [
+            np.full(len(lags), float(n)) if wraps else n - np.abs(lags).astype(float)
+            for n, wraps, lags in zip(self.spatial, self.periodic, self.lags, strict=True)
+        ]
+
     def count_pairs(self) -> Array:
         """Ω[r] without a mask: the number of voxel pairs at each lag, float64."""
         counts = np.ones((1,) * len(self.spatial))
-        for axis, (n, wraps, lags) in enumerate(zip(self.spatial, self.periodic, self.lags, strict=True)):
-            along = np.full(len(lags), float(n)) if wraps else n - np.abs(lags).astype(float)
+        for axis, along in enumerate(self.counts_along()):
             counts = counts * along.reshape([-1 if a == axis else 1 for a in range(len(self.spatial))])
         return counts
 

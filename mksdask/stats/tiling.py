@@ -1,0 +1,272 @@
+"""How a volume is cut into tiles with halos, which of them one task adds up, and how they are read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import dask.array as da
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from mksdask.planning import Limit
+from mksdask.stats.microstructure import SLAB_VOXELS
+from mksdask.stats.pencils import PencilTransform, three_axes
+
+Array: TypeAlias = NDArray[Any]
+Box: TypeAlias = Sequence[tuple[int, int]]  # first voxel along each axis, and the first beyond
+
+# Tasks that a sum is cut into; they do not depend on the workers, so that results do not either.
+LEAST_RUNS, MOST_RUNS = 8, 128
+TILES_OF_RUN = 8  # or more, so that the inverse transform of a run costs little
+SHORTEST = 16  # voxels along the edge of a tile, if the volume is larger
+LONGEST = 640  # of a transform along one axis
+READING = 30.0  # floating-point operations that take as long as to read and expand a voxel
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a volume is cut, and the transform that serves all of its tiles.
+
+    Parameters
+    ----------
+    spatial, periodic : tuple
+        Voxels along each axis, and whether it is periodic.
+    cutoff : tuple of int
+        Largest lag along each axis.
+    tile : tuple of int
+        Voxels of a tile along each axis; the last ones may have fewer.
+    real : bool
+        Whether fields are real.
+    half : bool
+        Whether lags from 0 along the first axis will do, as for autocorrelations: f(-r) = f*(r).
+    """
+
+    spatial: tuple[int, ...]
+    periodic: tuple[bool, ...]
+    cutoff: tuple[int, ...]
+    tile: tuple[int, ...]
+    real: bool
+    half: bool = False
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Voxels of the halo before a tile, along each axis; after it there is one cutoff."""
+        return (0, *self.cutoff[1:]) if self.half else self.cutoff
+
+    @property
+    def lags(self) -> tuple[int, ...]:
+        """Lags along each axis; a haloed tile starts `before` its tile, so that theirs start at 0."""
+        return tuple(b + c + 1 for b, c in zip(self.before, self.cutoff, strict=True))
+
+    @cached_property
+    def transform(self) -> PencilTransform:
+        """Transform of the padded tile."""
+        return PencilTransform.padded(self.largest_block, real=self.real)
+
+    @property
+    def largest_block(self) -> tuple[int, ...]:
+        """Voxels of a tile with its halo along each axis."""
+        return tuple(t + n - 1 for t, n in zip(self.tile, self.lags, strict=True))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Tiles along each axis."""
+        return tuple(-(-n // t) for n, t in zip(self.spatial, self.tile, strict=True))
+
+    @property
+    def n_tiles(self) -> int:
+        """Number of tiles."""
+        return int(np.prod(self.counts))
+
+    @property
+    def n_runs(self) -> int:
+        """Number of tasks, each of which sums a run of tiles."""
+        return min(self.n_tiles, max(LEAST_RUNS, min(MOST_RUNS, self.n_tiles // TILES_OF_RUN)))
+
+    def runs(self) -> list[tuple[int, int]]:
+        """First tile of each run, and the first beyond it."""
+        bounds = np.linspace(0, self.n_tiles, self.n_runs + 1).round().astype(int).tolist()
+        return list(itertools.pairwise(bounds))
+
+    def box(self, number: int) -> list[tuple[int, int]]:
+        """First voxel of a tile along each axis, and the first beyond it."""
+        place = np.unravel_index(number, self.counts)
+        return [(int(i) * t, min((int(i) + 1) * t, n)) for i, t, n in zip(place, self.tile, self.spatial, strict=True)]
+
+    def haloed(self, box: Box) -> list[tuple[int, int]]:
+        """A box with its halo."""
+        return [(low - b, high + c) for (low, high), b, c in zip(box, self.before, self.cutoff, strict=True)]
+
+    def voxels_read(self) -> int:
+        """Voxels that all tiles read, halos included."""
+        total = 1
+        for n, t, b, c, wraps in zip(self.spatial, self.tile, self.before, self.cutoff, self.periodic, strict=True):
+            starts = np.arange(0, n, t)
+            low, high = starts - b, np.minimum(starts + t, n) + c
+            if not wraps:
+                low, high = np.maximum(low, 0), np.minimum(high, n)
+            total *= int((high - low).sum())
+        return total
+
+    def parts_of(self, box: Box) -> tuple[list[list[tuple[slice, slice]]], tuple[slice, ...]]:
+        """Segments of a box along each axis, and where the voxels that exist stand in it."""
+        axes = [
+            _segments(low, high, n, wraps=wraps)
+            for (low, high), n, wraps in zip(box, self.spatial, self.periodic, strict=True)
+        ]
+        return axes, tuple(slice(parts[0][1].start, parts[-1][1].stop) for parts in axes)
+
+    def read(self, source: Any, box: Box) -> Array:
+        """The voxels of a box that exist, from an array."""
+        axes, inner = self.parts_of(box)
+        if all(len(parts) == 1 for parts in axes):
+            return np.asarray(source[tuple(parts[0][0] for parts in axes)])
+        trailing = source.shape[len(axes) :]
+        out = np.empty((*(s.stop - s.start for s in inner), *trailing), dtype=source.dtype)
+        for parts in itertools.product(*axes):
+            place = tuple(slice(to.start - s.start, to.stop - s.start) for (_, to), s in zip(parts, inner, strict=True))
+            out[place] = np.asarray(source[tuple(part for part, _ in parts)])
+        return out
+
+    def gather(self, lazy: da.Array, box: Box) -> Any:
+        """The voxels of a box that exist, of a dask array, as one delayed block."""
+        axes, _ = self.parts_of(box)
+        for axis, parts in enumerate(axes):
+            pieces = [lazy[(slice(None),) * axis + (part,)] for part, _ in parts]
+            lazy = pieces[0] if len(pieces) == 1 else da.concatenate(pieces, axis=axis)
+        # Graphs that are optimized one by one give different tasks the same key.
+        return lazy.rechunk(-1).to_delayed(optimize_graph=False).item()
+
+
+def _segments(low: int, high: int, n: int, *, wraps: bool) -> list[tuple[slice, slice]]:
+    """Where voxels low … high - 1 of an axis stand in the volume, and where they go in a block that starts at low."""
+    if not wraps:
+        first, last = max(low, 0), min(high, n)
+        return [(slice(first, last), slice(first - low, last - low))]
+    out, position = [], low
+    while position < high:
+        start = position % n
+        stop = min(n, start + high - position)
+        out.append((slice(start, stop), slice(position - low, position - low + stop - start)))
+        position += stop - start
+    return out
+
+
+@dataclass(frozen=True)
+class TileWork:
+    """What the tasks of a tile sum need, as far as their tiling decides it."""
+
+    n_firsts: int
+    n_seconds: int
+    n_pairs: int
+    field_bytes: int  # of a voxel of a field
+    source_bytes: int  # of a voxel of the volume, with its mask
+    is_masked: bool
+    with_squares: bool
+    is_gathered: bool  # from a dask array, in the graph
+
+    def task_bytes(self, tiling: Tiling) -> int:
+        """Peak bytes of a task: its block, spectra of planes, totals, its result, and blocks that stay in cache."""
+        transform = tiling.transform
+        block = int(np.prod(tiling.largest_block))
+        spectra = self._plane_entries(tiling, self.n_firsts, self.n_seconds, real=tiling.real) * self.field_bytes
+        totals = 16 * transform.n_frequencies * self.n_pairs
+        if tiling.real:
+            spectra *= 2
+        if self.is_masked:
+            of_mask = PencilTransform(transform.lengths, real=True)
+            spectra += 16 * self._plane_entries(tiling, 2, 2, real=True)
+            totals += 16 * of_mask.n_frequencies * 2
+        blocks = self.source_bytes * block * (2 if self.is_gathered else 1)
+        # Voxels that are expanded together: fields and what a basis needs beside them; and lines.
+        expanded = min(block, max(SLAB_VOXELS, block // three_axes(tiling.largest_block, 1)[0]))
+        return max(blocks + spectra + totals + 3 * self.field_bytes * expanded, totals + 2 * self.result_bytes(tiling))
+
+    def _plane_entries(self, tiling: Tiling, n_firsts: int, n_seconds: int, *, real: bool) -> int:
+        y, z = PencilTransform(tiling.transform.lengths, real=real).plane
+        first, second = (three_axes(shape, 1)[0] for shape in (tiling.tile, tiling.largest_block))
+        return (n_firsts * first + n_seconds * second) * y * z
+
+    def result_bytes(self, tiling: Tiling) -> int:
+        """Bytes of the sums of one run."""
+        n_lags = int(np.prod([2 * c + 1 for c in tiling.cutoff]))
+        return n_lags * (self.n_pairs + 2) * (8 if tiling.real else 16)
+
+    def merge_bytes(self, tiling: Tiling) -> int:
+        """Peak bytes where sums of runs are added: those of a branch of the tree wait for one another."""
+        n_lags = int(np.prod([2 * c + 1 for c in tiling.cutoff]))
+        squares = 8 * n_lags * (self.n_pairs * (2 if tiling.real else 3) + 1) if self.with_squares else 0
+        one = self.result_bytes(tiling) + squares
+        return one * (2 + int(np.ceil(np.log2(max(2, tiling.n_runs)))))
+
+    def operations(self, tiling: Tiling) -> float:
+        """Floating-point operations of all tiles' transforms and products, and of the runs' inverse transforms."""
+        n = float(np.prod(tiling.transform.lengths))
+        full = 2.5 * n * np.log2(max(n, 2.0)) * (1 if tiling.real else 2)
+        transforms = (self.n_firsts + self.n_seconds + 8 * self.is_masked) * full
+        products = 8.0 * tiling.transform.n_frequencies * self.n_pairs
+        return tiling.n_tiles * (transforms + products) + tiling.n_runs * (self.n_pairs + 2 * self.is_masked) * full
+
+    def cost(self, tiling: Tiling) -> float:
+        """What the cheapest tiling has least of."""
+        return self.operations(tiling) + READING * tiling.voxels_read()
+
+
+def plan_tiles(
+    spatial: tuple[int, ...],
+    periodic: tuple[bool, ...],
+    cutoff: tuple[int, ...],
+    work: TileWork,
+    limit: Limit,
+    *,
+    real: bool,
+    half: bool = False,
+) -> Tiling:
+    """The cheapest tiling whose tasks fit.
+
+    Raises
+    ------
+    ValueError
+        If none does, with the limit that would.
+    """
+    best: tuple[float, Tiling] | None = None
+    least = 0
+    candidates = _fast_lengths(max(LONGEST, 4 * max(cutoff) + 2 * SHORTEST))
+    halos = [c if half and axis == 0 else 2 * c for axis, c in enumerate(cutoff)]
+    for longest in candidates:
+        tile = []
+        for n, halo in zip(spatial, halos, strict=True):
+            lengths = [length for length in candidates if min(n, SHORTEST) + halo <= length <= longest]
+            if not lengths:
+                break
+            # Tiles of one size, and the work of an axis is that of its transforms.
+            sizes = [min(n, length - halo) for length in lengths]
+            costs = [-(-n // size) * length for size, length in zip(sizes, lengths, strict=True)]
+            size = sizes[int(np.argmin(costs))]
+            tile.append(-(-n // -(-n // size)))
+        if len(tile) < len(spatial):
+            continue
+        tiling = Tiling(spatial, periodic, cutoff, tuple(tile), real, half)
+        needed = max(work.task_bytes(tiling), work.merge_bytes(tiling))
+        least = min(least or needed, needed)
+        if needed <= limit.task_bytes:
+            cost = work.cost(tiling)
+            if best is None or cost < 0.97 * best[0]:
+                best = cost, tiling
+    if best is None:
+        raise limit.refusal(least, f"a tile for lags up to cutoff={cutoff}", "lower the cutoff")
+    return best[1]
+
+
+def _fast_lengths(longest: int) -> list[int]:
+    """Lengths of fast transforms up to one."""
+    lengths, n = [], 1
+    while (n := scipy.fft.next_fast_len(n)) <= longest:
+        lengths.append(n)
+        n += 1
+    return lengths
