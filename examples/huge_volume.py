@@ -17,10 +17,9 @@ import psutil
 from distributed import Client, LocalCluster
 from matplotlib.figure import Figure
 
-from mksdask import PrimitiveBasis
+from mksdask import PrimitiveBasis, plan
 from mksdask.datasets.generator import sample_rng
 from mksdask.stats import correlate_volume, integral_range, radial_average, specific_surface
-from mksdask.stats.volume import tiling_of
 from mksdask.store import materialize
 from mksdask.tools import draw_correlations
 
@@ -44,16 +43,22 @@ def phases(block, block_info=None):
 
 
 class PeakMemory(threading.Thread):
-    """Largest proportional set size of each process and of all together, in GiB."""
+    """Largest proportional set size of each process and of all together, in GiB, and what they read from files."""
 
     def __init__(self):
         super().__init__(daemon=True)
         self.process, self.largest, self.together, self.done = psutil.Process(), {}, 0.0, threading.Event()
 
+    def processes(self):
+        return (self.process, *self.process.children(recursive=True))
+
+    def bytes_read(self):
+        return sum(process.io_counters().read_chars for process in self.processes())
+
     def run(self):
         while not self.done.wait(0.5):
             now = {}
-            for process in (self.process, *self.process.children(recursive=True)):
+            for process in self.processes():
                 try:
                     now[process.pid] = process.memory_full_info().pss / 2**30
                 except psutil.Error:
@@ -93,22 +98,17 @@ def main(size, cutoff, memory_limit, out):
         # The plan: the tiles that fit, and what they read.
 
         # %%
-        options = {"cutoff": cutoff, "correlations": [(1, 1)]}
-        tiling = tiling_of(volume, PrimitiveBasis(2), return_std=True, **options)
-        print(
-            f"{tiling.n_tiles} tiles of {tiling.tile} voxels, transforms of {tiling.transform.lengths}, in "
-            f"{tiling.n_runs} tasks; {tiling.voxels_read() / 1e9:.1f} GB are read, "
-            f"{tiling.voxels_read() / size**3:.2f} times the volume"
-        )
+        sums = out / f"sums_{size}_{cutoff}.zarr"
+        options = {"cutoff": cutoff, "correlations": [(1, 1)], "return_std": True, "scratch": sums}
+        print(plan(correlate_volume, volume, PrimitiveBasis(2), **options))
 
         # %%
-        start = time.perf_counter()
-        S2, error = correlate_volume(
-            volume, PrimitiveBasis(2), return_std=True, scratch=out / f"sums_{size}_{cutoff}.zarr", **options
-        )
+        start, before = time.perf_counter(), memory.bytes_read()
+        S2, error = correlate_volume(volume, PrimitiveBasis(2), **options)
         S2, error = client.gather(client.compute([S2, error]))
         seconds = time.perf_counter() - start
         print(f"S2 up to lag {cutoff} in {seconds:.0f} s, {size**3 / seconds / 1e6:.1f} M voxels/s")
+        print(f"{(memory.bytes_read() - before) / 2**30:.2f} GiB of compressed files were read")
     memory.done.set()
     memory.join()
     processes = ", ".join(f"{gib:.2f}" for gib in sorted(memory.largest.values(), reverse=True))

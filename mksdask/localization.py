@@ -40,6 +40,7 @@ from mksdask.influence import (
     transfer_function,
     uniform_response,
 )
+from mksdask.planning import Limit, Plan, SampleWork, Stage, chunk_layout, fft_operations, planner_of
 
 Array = NDArray[Any]
 
@@ -68,6 +69,57 @@ class _Kind:
                     "start anew"
                 )
                 raise ValueError(msg)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The arguments of a calibration, checked."""
+
+    samples: Any
+    responses: Any  # (n_samples, *spatial, n_components)
+    basis: Basis | None
+    expansion: Expansion
+    kind: _Kind
+
+    def stages(self, limit: Limit) -> tuple[Stage, ...]:
+        """What the tasks of `fit` need.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit, with the limit that would.
+        """
+        transform, itemsize = self.expansion.transform, self.expansion.spectral_dtype.itemsize
+        n_states, n_components = len(self.expansion.transformed), self.responses.shape[-1]
+        n_frequencies, width = int(np.prod(transform.frequencies)), n_states + n_components
+        factor = itemsize * n_states * width * n_frequencies
+        lazy = self.samples if isinstance(self.samples, da.Array) else self.responses
+        chunks = lazy.chunks[0] if isinstance(lazy, da.Array) else (len(lazy),)
+        chains = min(MOST_CHAINS, len(chunks))
+        sample = sum(int(np.prod(data.shape[1:])) * data.dtype.itemsize for data in (self.samples, self.responses))
+        # Factors wait for one another in a tree of chains, the largest branch for none.
+        waiting = int(np.ceil(np.log2(chains))) - 1 if chains > 1 else 0
+        batch = min(max(chunks), transform.batch)
+        work = batch * ((width + 1) * n_frequencies * itemsize + transform_bytes(transform, itemsize))
+        leaf = max(chunks) * sample + (2 + waiting) * factor + work
+        n = len(self.samples)
+        operations = width * fft_operations(transform.spatial, real=transform.real)
+        absorbing = 8.0 * n_states * width * n_frequencies
+        stages = (
+            Stage("calibrate", len(chunks), leaf, float(n * sample), 0.0, n * (operations + absorbing)),
+            Stage("merge", max(0, chains - 1), (3 + waiting) * factor, 0.0, 0.0, chains * absorbing * n_states),
+        )
+        needed = max(stage.task_bytes for stage in stages)
+        if needed > limit.task_bytes and isinstance(lazy, da.Array):
+            what = f"calibration of kernels of {transform.spatial} voxels in chunks of {max(chunks)} samples"
+            remedy = "calibrate on smaller samples, which resize_coeff takes to larger ones, or in smaller chunks"
+            raise limit.refusal(needed, what, remedy)
+        return stages
+
+
+def transform_bytes(transform: Transform, itemsize: int) -> int:
+    """Bytes of the field of a sample."""
+    return int(np.prod(transform.spatial)) * itemsize // (2 if transform.real else 1)
 
 
 class MKSLocalizationModel(RegressorMixin, BaseEstimator):
@@ -196,6 +248,26 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         return self._calibrate(X, y, size, getattr(self, "_calibration", None))
 
     def _calibrate(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, seen: Calibration | None) -> Self:
+        problem = self._problem(X, y, size, least=0 if seen is not None else 1)
+        kind, expansion, components, basis = problem.kind, problem.expansion, problem.kind.components, problem.basis
+        samples, responses, spatial = problem.samples, problem.responses, problem.kind.spatial
+        n_spatial = len(spatial)
+        if seen is not None:
+            kind.refuse_other(self._kind)
+        if isinstance(samples, da.Array) or isinstance(responses, da.Array):
+            problem.stages(Limit.of())
+        calibration = _calibrate_chunks(samples, responses, seen, expansion)
+        self._kernels = influence_kernels(calibration, expansion, ridge=float(self.alpha), rcond=self.lstsq_rcond)
+        self._kernels.flags.writeable = False
+        self._calibration, self._kind, self._components, self._basis = calibration, kind, components, basis
+        self._kept_transfer = None
+        self._response_labels = _trailing_labels(y, n_spatial, components)
+        self._has_real_response = responses.dtype.kind != "c"
+        self.n_samples_seen_, self.size_ = calibration.n_samples, spatial
+        return self
+
+    def _problem(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, *, least: int = 1) -> _Problem:
+        """The arguments of `fit`, checked."""
         self._check_parameters()
         is_flat = size is not None and np.ndim(X) == 2
         samples, labels = unwrap_samples(as_samples(X, size, trailing=trailing_axes(self.basis)))
@@ -203,7 +275,7 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         if np.isnan(samples.shape[0]):
             msg = "X has chunks of unknown sizes; call X.compute_chunk_sizes() first"
             raise ValueError(msg)
-        if not samples.shape[0] and seen is None:
+        if samples.shape[0] < least:
             msg = f"X holds no samples, got shape {tuple(samples.shape)}"
             raise ValueError(msg)
         spatial = tuple(int(n) for n in samples.shape[1 : 1 + n_spatial])
@@ -214,17 +286,7 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         kind = _Kind(
             () if basis is None else basis.identity, expansion.n_states, spatial, components, str(expansion.field_dtype)
         )
-        if seen is not None:
-            kind.refuse_other(self._kind)
-        calibration = _calibrate_chunks(samples, responses, seen, expansion)
-        self._kernels = influence_kernels(calibration, expansion, ridge=float(self.alpha), rcond=self.lstsq_rcond)
-        self._kernels.flags.writeable = False
-        self._calibration, self._kind, self._components, self._basis = calibration, kind, components, basis
-        self._kept_transfer = None
-        self._response_labels = _trailing_labels(y, n_spatial, components)
-        self._has_real_response = responses.dtype.kind != "c"
-        self.n_samples_seen_, self.size_ = calibration.n_samples, spatial
-        return self
+        return _Problem(samples, responses, basis, expansion, kind)
 
     def predict(self, X: ArrayLike, size: Sequence[int] | None = None) -> Any:
         """Local response of samples, lazily for lazy input: one task a chunk.
@@ -246,22 +308,12 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         ValueError
             If the samples have another size than the kernels; see `resize_coeff`.
         """
-        check_is_fitted(self, "size_")
-        trailing = trailing_axes(self._basis)
-        is_flat = np.ndim(X) == 2 and len(self.size_) + trailing > 1
-        wanted = self.size_ if is_flat and size is None else size
-        data, labels = unwrap_samples(as_samples(X, wanted, trailing=trailing))
-        n_spatial = n_spatial_axes(self._basis, data)
-        spatial = tuple(int(n) for n in data.shape[1 : 1 + n_spatial])
-        self._check_size(spatial)
-        expansion = _expansion(self._basis, data, spatial, self._kernels.dtype)
-        if expansion.n_states != self._kernels.shape[-2]:
-            msg = f"X holds {expansion.n_states} local states along its last axis, fit saw {self._kernels.shape[-2]}"
-            raise ValueError(msg)
-        kernels = self._kernels
-        dtype = np.dtype(expansion.dtype if self._has_real_response else expansion.spectral_dtype)
+        data, labels, is_flat = self._samples(X, size)
+        expansion, dtype = self._prediction_expansion(data)
+        kernels, spatial = self._kernels, self.size_
         offset = uniform_response(kernels, expansion)
         transfer = self._transfer(expansion, lazy=isinstance(data, da.Array))
+        data = self._prediction_work(data).fitting(data)
         tail = (int(np.prod(spatial)) * len(offset),) if is_flat else (*spatial, *self._components)
         predicted = map_samples(
             partial(localize, expansion=expansion, dtype=dtype, shape=tail),
@@ -273,10 +325,46 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         )
         if labels is None:
             return predicted
-        dims = tuple(map(str, labels.dims[1 : 1 + n_spatial]))
+        dims = tuple(map(str, labels.dims[1 : 1 + len(spatial)]))
         extra_dims, extra_coords = self._response_labels
         coords = {dim: labels.coords[dim] for dim in dims if dim in labels.coords} | extra_coords
         return label(predicted, labels, dims=(*dims, *extra_dims), coords=coords, name="prediction")
+
+    def _samples(self, X: ArrayLike, size: Sequence[int] | None) -> tuple[Any, xr.DataArray | None, bool]:
+        """The samples that `predict` is given, their labels, and whether they were flat."""
+        check_is_fitted(self, "size_")
+        trailing = trailing_axes(self._basis)
+        is_flat = np.ndim(X) == 2 and len(self.size_) + trailing > 1
+        wanted = self.size_ if is_flat and size is None else size
+        data, labels = unwrap_samples(as_samples(X, wanted, trailing=trailing))
+        n_spatial = n_spatial_axes(self._basis, data)
+        self._check_size(tuple(int(n) for n in data.shape[1 : 1 + n_spatial]))
+        return data, labels, is_flat
+
+    def _prediction_expansion(self, data: Any) -> tuple[Expansion, np.dtype[Any]]:
+        """How samples become spectra, and the dtype of the prediction."""
+        expansion = _expansion(self._basis, data, self.size_, self._kernels.dtype)
+        if expansion.n_states != self._kernels.shape[-2]:
+            msg = f"X holds {expansion.n_states} local states along its last axis, fit saw {self._kernels.shape[-2]}"
+            raise ValueError(msg)
+        return expansion, np.dtype(expansion.dtype if self._has_real_response else expansion.spectral_dtype)
+
+    def _prediction_work(self, data: Any) -> SampleWork:
+        """What the tasks of `predict` need: results, the transfer function, and the transforms of a batch."""
+        expansion, dtype = self._prediction_expansion(data)
+        transform, n_components = expansion.transform, self._kernels.shape[-1]
+        spectrum = int(np.prod(transform.frequencies)) * expansion.spectral_dtype.itemsize
+        n_voxels, n_transformed = int(np.prod(transform.spatial)), len(expansion.transformed)
+        result = n_voxels * n_components * dtype.itemsize
+        shared, batch = n_transformed * n_components * spectrum, (n_components + 3) * spectrum
+        transforms = (n_transformed + n_components) * fft_operations(transform.spatial, real=transform.real)
+        return SampleWork(
+            "localize",
+            int(np.prod(data.shape[1:])) * data.dtype.itemsize,
+            lambda n: n * result + shared + min(n, transform.batch) * batch,
+            result,
+            transforms + 8.0 * n_transformed * n_components * np.prod(transform.frequencies),
+        )
 
     def _transfer(self, expansion: Expansion, *, lazy: bool) -> Any:
         """The transfer function: one task of the graph, or kept for the next call, as when steps are rolled forward."""
@@ -458,6 +546,28 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         tags.target_tags.single_output = False
         tags.input_tags.three_d_array = True
         return tags
+
+
+@planner_of(MKSLocalizationModel.fit)
+def _plan_fit(model: MKSLocalizationModel, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None = None) -> Plan:
+    problem, limit = model._problem(X, y, size), Limit.of()
+    stages = problem.stages(limit)
+    lazy = problem.samples if isinstance(problem.samples, da.Array) else problem.responses
+    n_factors = min(MOST_CHAINS, stages[0].n_tasks)
+    layout = chunk_layout(lazy, stages[0]) | {"chains": n_factors, "components": problem.responses.shape[-1]}
+    expansion, n_components = problem.expansion, problem.responses.shape[-1]
+    n_states, n_frequencies = len(expansion.transformed), int(np.prod(expansion.transform.frequencies))
+    # The factor, and the solution at each frequency beside the kernels.
+    entries = n_states * (n_states + n_components) + (n_states + 2 * expansion.n_states) * n_components
+    result_bytes = entries * n_frequencies * expansion.spectral_dtype.itemsize
+    return Plan("MKSLocalizationModel.fit", layout, stages, limit, result_bytes=result_bytes)
+
+
+@planner_of(MKSLocalizationModel.predict)
+def _plan_predict(model: MKSLocalizationModel, X: ArrayLike, size: Sequence[int] | None = None) -> Plan:
+    data, limit = model._samples(X, size)[0], Limit.of()
+    stage = model._prediction_work(data).stage(data, limit)
+    return Plan("MKSLocalizationModel.predict", chunk_layout(data, stage), (stage,), limit)
 
 
 def _expansion(basis: Basis | None, samples: Any, spatial: tuple[int, ...], dtype: np.dtype[Any]) -> Expansion:

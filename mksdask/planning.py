@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from types import MethodType
 from typing import Any, Self
 
 import dask
+import dask.array as da
 import dask.system
+import numpy as np
 from dask.utils import parse_bytes
 from distributed import default_client
 from distributed.system import MEMORY_LIMIT
@@ -164,13 +166,16 @@ class Plan:
         The memory that it was made for.
     notes : tuple of str
         What else there is to know.
+    result_bytes : int
+        What the caller's process holds of the result, if it is not lazy.
     """
 
     operation: str
     layout: Mapping[str, Any]
     stages: tuple[Stage, ...]
     limit: Limit
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    result_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
@@ -205,14 +210,16 @@ class Plan:
             rows.append((stage.name, f"{stage.n_tasks:,}", *sizes, operations))
         return rows
 
-    def _summary(self) -> str:
-        return f"A task takes at most {size_text(self.peak_bytes)}, of {self.limit}."
+    def _sentences(self) -> tuple[str, ...]:
+        fits = f"A task takes at most {size_text(self.peak_bytes)}, of {self.limit}."
+        result = (f"The caller's process holds {size_text(self.result_bytes)} of the result.",)
+        return (fits, *(result if self.result_bytes else ()), *self.notes)
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.layout), default=0)
         lines = [f"Plan of {self.operation}"]
         lines += [f"  {name:<{width}}  {value_text(value)}" for name, value in self.layout.items()]
-        lines += ["", *(f"  {line}" for line in (self._summary(), *self.notes)), ""]
+        lines += ["", *(f"  {line}" for line in self._sentences()), ""]
         rows = self._rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for name, *cells in rows:
@@ -230,7 +237,7 @@ class Plan:
         )
         head = "".join(f"<th>{escape(cell)}</th>" for cell in ("stage", *heads))
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        notes = "".join(f"<p>{escape(line)}</p>" for line in (self._summary(), *self.notes))
+        notes = "".join(f"<p>{escape(line)}</p>" for line in self._sentences())
         return (
             f"<p><b>Plan of {escape(self.operation)}</b></p><table>{layout}</table>{notes}"
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -312,34 +319,92 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
         return planner(*owner, *args, **options)
 
 
-def samples_that_fit(chunks: tuple[int, ...], task_bytes: Callable[[int, int], int], limit: Limit, *, what: str) -> int:
-    """Samples a task may take of chunks of samples: all of a chunk if that fits, else the most that do.
+@dataclass(frozen=True)
+class SampleWork:
+    """What a task on samples of an ensemble needs.
 
     Parameters
     ----------
-    chunks : tuple of int
-        Samples in each chunk of the input.
-    task_bytes : callable
-        ``task_bytes(chunk, n)``: peak bytes of a task on n samples of a chunk.
-    limit : Limit
-        What a task may take.
     what : str
-        What is planned, for the error.
-
-    Raises
-    ------
-    ValueError
-        If one sample does not fit.
+        What it does, for its name in plans and errors.
+    input_bytes : int
+        Of one sample; a task holds all those of its chunk.
+    task_bytes : callable
+        Peak bytes beyond the input, of a task on n samples.
+    result_bytes : int
+        Of one sample.
+    operations : float
+        Floating-point operations for one sample, about.
+    remedy : str
+        What else would help where one sample does not fit.
     """
-    largest = max(chunks, default=1) or 1
-    if task_bytes(largest, largest) <= limit.task_bytes:
-        return largest
-    if task_bytes(largest, 1) > limit.task_bytes:
-        of_chunk = f" out of a chunk of {largest}" if largest > 1 else ""
-        remedy = "take fewer lags, pairs or states, or smaller samples" + " in smaller chunks" * (largest > 1)
-        raise limit.refusal(task_bytes(largest, 1), f"{what} of one sample{of_chunk}", remedy)
-    low, high = 1, largest
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if task_bytes(largest, middle) <= limit.task_bytes else (low, middle)
-    return low
+
+    what: str
+    input_bytes: int
+    task_bytes: Callable[[int], int]
+    result_bytes: int
+    operations: float = 0.0
+    remedy: str = "take smaller samples"
+
+    def peak(self, chunk: int, n: int) -> int:
+        """Peak bytes of a task on n samples of a chunk."""
+        return chunk * self.input_bytes + self.task_bytes(n)
+
+    def samples_that_fit(self, chunk: int, limit: Limit) -> int:
+        """Samples of a chunk that a task may take: all if they fit, else the most that do.
+
+        Raises
+        ------
+        ValueError
+            If one sample does not fit, with the limit that would do.
+        """
+        if self.peak(chunk, chunk) <= limit.task_bytes:
+            return chunk
+        if self.peak(chunk, 1) > limit.task_bytes:
+            of_chunk = f" out of a chunk of {chunk}" if chunk > 1 else ""
+            remedy = self.remedy + " in smaller chunks" * (chunk > 1)
+            raise limit.refusal(self.peak(chunk, 1), f"{self.what} of one sample{of_chunk}", remedy)
+        low, high = 1, chunk
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.peak(chunk, middle) <= limit.task_bytes else (low, middle)
+        return low
+
+    def fitting(self, data: Any, limit: Limit | None = None) -> Any:
+        """Lazy samples in chunks that fit, cut where theirs are too large; anything else as it is."""
+        if not isinstance(data, da.Array) or any(np.isnan(data.chunks[0])) or not data.shape[0]:
+            return data
+        sizes, largest = data.chunks[0], max(data.chunks[0])
+        n = self.samples_that_fit(largest, Limit.of() if limit is None else limit)
+        if n >= largest:
+            return data
+        even = largest_divisor(largest, n)
+        step = even if 2 * even >= n else -(-largest // -(-largest // n))
+        return data.rechunk({0: tuple(min(step, size - start) for size in sizes for start in range(0, size, step))})
+
+    def stage(self, data: Any, limit: Limit) -> Stage:
+        """Tasks on all samples: in chunks that fit if they are lazy, in one call if they are in memory."""
+        chunks = self.fitting(data, limit).chunks[0] if isinstance(data, da.Array) else (len(data),)
+        chunk = max(data.chunks[0]) if isinstance(data, da.Array) else len(data)
+        return Stage(
+            self.what,
+            len(chunks),
+            self.peak(chunk, max(chunks)),
+            float(len(data) * self.input_bytes),
+            0.0,
+            len(data) * self.operations,
+        )
+
+
+def chunk_layout(data: Any, stage: Stage) -> dict[str, Any]:
+    """Layout of an operation on samples: how many, and how many to a task."""
+    layout: dict[str, Any] = {"samples": len(data), "sample": tuple(map(int, data.shape[1:]))}
+    if isinstance(data, da.Array):
+        return layout | {"samples of a chunk": max(data.chunks[0]), "samples of a task": -(-len(data) // stage.n_tasks)}
+    return layout | {"in memory": "one call"}
+
+
+def fft_operations(lengths: tuple[int, ...], *, real: bool) -> float:
+    """Floating-point operations of a fast Fourier transform, about."""
+    n = float(np.prod(lengths))
+    return (2.5 if real else 5.0) * n * float(np.log2(max(n, 2.0)))

@@ -6,7 +6,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -17,16 +17,19 @@ import scipy.linalg
 import zarr
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import ArrayLike, check_whole_samples, map_samples, merge_tree, unwrap
+from mksdask.planning import Limit, Plan, Stage, planner_of
 from mksdask.staging import Url, remove_store, settled
 
 Array = NDArray[Any]
 
 # Bytes of one slab of features, all samples, in its own precision and in float64.
 SLAB_BYTES = 96 * 2**20
+# Features of a slab, or more: fewer would make reading dear.
+LEAST_WIDTH = 64
 # Partial Gram matrices that are added up in a tree; fixed, so that repeated runs agree to the last bit.
 GRAM_TASKS = 32
 
@@ -39,6 +42,7 @@ class SpilledRows:
     row_chunks: tuple[int, ...]
     n_features: int
     dtype: np.dtype[Any]
+    width: int  # features of a slab
 
     @property
     def n_samples(self) -> int:
@@ -48,9 +52,8 @@ class SpilledRows:
     @property
     def slabs(self) -> list[slice]:
         """Features of each slab."""
-        width = slab_width(self.n_samples, self.n_features, self.dtype)
-        starts = range(0, self.n_features, width)
-        return [slice(start, min(start + width, self.n_features)) for start in starts]
+        starts = range(0, self.n_features, self.width)
+        return [slice(start, min(start + self.width, self.n_features)) for start in starts]
 
     def open(self, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
         """The matrix on disk; index it as [samples, features]."""
@@ -64,9 +67,52 @@ class SpilledRows:
             start += n_rows
 
 
-def slab_width(n_samples: int, n_features: int, dtype: np.dtype[Any]) -> int:
-    """Features in a slab that takes `SLAB_BYTES` with its float64 copy."""
-    return max(1, min(n_features, SLAB_BYTES // (n_samples * (dtype.itemsize + 8))))
+def slab_width(n_samples: int, n_features: int, dtype: np.dtype[Any], slab_bytes: int | None = None) -> int:
+    """Features in a slab that takes `slab_bytes`, by default `SLAB_BYTES`, with its float64 copy."""
+    slab_bytes = SLAB_BYTES if slab_bytes is None else slab_bytes
+    return max(1, min(n_features, slab_bytes // (n_samples * (dtype.itemsize + 8))))
+
+
+@dataclass(frozen=True)
+class _Spill:
+    """How a lazy matrix with more features than samples is reduced: slabs that fit beside Gram matrices."""
+
+    width: int
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def of(cls, features: da.Array, n_components: int, limit: Limit, first: Stage | None = None) -> _Spill:
+        """Choose slabs; `first` is the stage that writes rows, where it does more than that.
+
+        Raises
+        ------
+        ValueError
+            If nothing fits, with the limit that would.
+        """
+        (n, p), itemsize = features.shape, features.dtype.itemsize
+        # The sum of Gram matrices, a part of it that is added, and one that is computed.
+        grams = 3 * 8 * n * n
+        remedy = "reduce fewer samples at once, as with partial_fit of an IncrementalPCA"
+        least = grams + min(p, LEAST_WIDTH) * n * (itemsize + 8)
+        if least > limit.task_bytes:
+            raise limit.refusal(least, f"a Gram matrix of {n} samples", remedy)
+        width = slab_width(n, p, features.dtype, min(SLAB_BYTES, limit.task_bytes - grams))
+        n_slabs = -(-p // width)
+        rows = max(features.chunks[0])
+        block = rows * p * itemsize
+        if first is None:
+            first = Stage("write rows", len(features.chunks[0]), 2 * block, float(n * p * itemsize))
+            if first.task_bytes > limit.task_bytes:
+                raise limit.refusal(first.task_bytes, f"a chunk of {rows} samples", "rechunk X to fewer samples")
+        matrix, slab = float(n * p * itemsize), n * min(width, p) * (itemsize + 8)
+        found = 8 * (n_components + 1)
+        stages = (
+            replace(first, bytes_written=matrix),
+            Stage("Gram matrix", min(GRAM_TASKS, n_slabs), slab + grams, matrix, 0.0, float(p) * n * n),
+            # Each worker has the scores' vectors; the components come together in the caller's process.
+            Stage("components", n_slabs, slab + found * (n + min(width, p)), matrix, 0.0, 2.0 * p * n * n_components),
+        )
+        return cls(width, stages)
 
 
 def _spill_block(block: Array, *, rows: SpilledRows, block_id: tuple[int, ...]) -> Array:
@@ -76,7 +122,7 @@ def _spill_block(block: Array, *, rows: SpilledRows, block_id: tuple[int, ...]) 
 
 
 @contextmanager
-def spill(features: da.Array, scratch: Url | None = None) -> Iterator[SpilledRows]:
+def spill(features: da.Array, scratch: Url | None = None, *, width: int | None = None) -> Iterator[SpilledRows]:
     """Write a lazy matrix once, for being read several times; removed at the end, also on error.
 
     Parameters
@@ -86,6 +132,8 @@ def spill(features: da.Array, scratch: Url | None = None) -> Iterator[SpilledRow
     scratch : str or path, optional
         Folder or fsspec URL that all workers can reach; a store of a name of its own is made in it. Default: the
         system's temporary folder, which serves workers on this machine.
+    width : int, optional
+        Features of a slab. Default: what takes `SLAB_BYTES`.
 
     Yields
     ------
@@ -99,9 +147,11 @@ def spill(features: da.Array, scratch: Url | None = None) -> Iterator[SpilledRow
     with tempfile.TemporaryDirectory(prefix="mksdask-") as local:
         parent = local if scratch is None else str(scratch).rstrip("/")
         url = f"{parent}/rows-{uuid.uuid4().hex[:12]}.zarr"
-        rows = SpilledRows(url, features.chunks[0], features.shape[1], features.dtype)
+        if width is None:
+            n_samples, n_features = features.shape
+            width = slab_width(n_samples, n_features, features.dtype)
+        rows = SpilledRows(url, features.chunks[0], features.shape[1], features.dtype, width)
         try:
-            width = slab_width(rows.n_samples, rows.n_features, rows.dtype)
             zarr.create_array(
                 url,
                 shape=features.shape,
@@ -215,8 +265,8 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     (float32 input) are exact to rounding.
 
     Passes over lazy input: one where n_features <= n_samples. Otherwise one over the input and two over the scratch
-    store, each a computation of its own. A task then holds a slab of features of all samples (96 MiB) and a Gram
-    matrix of 8 n² bytes.
+    store, each a computation of its own. A task then holds a slab of features of all samples (96 MiB, or less if a
+    worker has less, see `mksdask.plan`) and up to three Gram matrices of 8 n² bytes.
 
     References
     ----------
@@ -322,7 +372,8 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return int(k)
 
     def _fit_wide(self, data: da.Array, k: int) -> Array:
-        with spill(data, self.scratch) as rows:
+        width = _Spill.of(data, k, Limit.of()).width
+        with spill(data, self.scratch, width=width) as rows:
             n_slabs = len(rows.slabs)
             runs = da.arange(n_slabs, chunks=-(-n_slabs // GRAM_TASKS))
             n = rows.n_samples
@@ -451,6 +502,41 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     @property
     def _n_features_out(self) -> int:
         return self.n_components_
+
+
+def plan_pca(features: Any, n_components: int, limit: Limit, first: Stage | None = None) -> tuple[Stage, ...]:
+    """Stages of `PCA.fit`; `first` is the stage of the last pass over the input, where it does more than PCA's."""
+    n, p = map(int, features.shape)
+    itemsize = features.dtype.itemsize
+    if not isinstance(features, da.Array):
+        small = 8 * min(n, p) ** 2
+        return (Stage("in memory", 1, n * p * 8 + 3 * small, 0.0, 0.0, float(p) * n * min(n, p)),)
+    if p > n:
+        return _Spill.of(features, n_components, limit, first).stages
+    rows = max(features.chunks[0])
+    moments = rows * p * (itemsize + 8) + 3 * 8 * p * p
+    moments = max(moments, 0 if first is None else first.task_bytes + 8 * rows * p + 3 * 8 * p * p)
+    if moments > limit.task_bytes:
+        raise limit.refusal(moments, f"the moments of a chunk of {rows} samples", "rechunk X to fewer samples")
+    stages = (Stage("moments", len(features.chunks[0]), moments, float(n * p * itemsize), 0.0, float(n) * p * p),)
+    scores = rows * (p * (itemsize + 8) + 8 * n_components)
+    return (*stages, Stage("scores", len(features.chunks[0]), scores, float(n * p * itemsize)))
+
+
+def result_bytes_of(shape: tuple[int, int], n_components: int) -> int:
+    """Bytes of scores and components in the caller's process, while they are put together in double precision."""
+    return 8 * (n_components + 1) * (shape[0] + 2 * shape[1])
+
+
+@planner_of(PCA.fit, PCA.fit_transform)
+def _plan(pca: PCA, X: ArrayLike, y: object = None) -> Plan:
+    data, limit = unwrap(X)[0], Limit.of()
+    k = clone(pca)._check(data)
+    stages = plan_pca(data, k, limit)
+    layout = {"samples": data.shape[0], "features": data.shape[1], "components": k}
+    if len(stages) == 3:
+        layout["features of a slab"] = _Spill.of(data, k, limit).width
+    return Plan("PCA.fit", layout, stages, limit, result_bytes=result_bytes_of(data.shape, k))
 
 
 def _scores_of_block(block: Array, components: Array, mean: Array) -> Array:

@@ -25,9 +25,10 @@ from mksdask.arrays import (
     unwrap_samples,
 )
 from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
-from mksdask.reduction import PCA, spill
+from mksdask.planning import Limit, Plan, SampleWork, chunk_layout, planner_of
+from mksdask.reduction import PCA, plan_pca, result_bytes_of, spill
 from mksdask.staging import Url
-from mksdask.stats.correlation import Pairs, correlate, flat_features
+from mksdask.stats.correlation import CorrelationProblem, Pairs, correlate, flat_features
 
 DEFAULT_COMPONENTS = 5
 
@@ -208,14 +209,7 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     def _fit_reduced(
         self, X: ArrayLike, y: ArrayLike | None, size: Sequence[int] | None, confidence_index: ArrayLike | None
     ) -> None:
-        self._check_arguments()
-        samples = as_samples(X, size, trailing=self._trailing)
-        data, labels = unwrap(X)
-        if not data.shape[0]:
-            msg = f"X holds no samples, got shape {tuple(data.shape)}"
-            raise ValueError(msg)
-        self.periodic_axes_ = periodic_axes_of(labels) if self.periodic_axes is None else self.periodic_axes
-        self.size_ = tuple(int(n) for n in samples.shape[1 : 1 + self._n_spatial(samples)])
+        samples = self._checked_samples(X, size)
         statistics = self._statistics(samples, confidence_index)
         self._statistics_shape = tuple(int(n) for n in statistics.shape[1:])
         self._statistics_dtype = statistics.dtype
@@ -225,6 +219,17 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         reducer = self._reducer(features.shape)
         self.reduced_fit_data = self._reduce(reducer, features, None if y is None else to_numpy(y))
         self.dimension_reducer_ = reducer
+
+    def _checked_samples(self, X: ArrayLike, size: Sequence[int] | None) -> Any:
+        self._check_arguments()
+        samples = as_samples(X, size, trailing=self._trailing)
+        data, labels = unwrap(X)
+        if not data.shape[0]:
+            msg = f"X holds no samples, got shape {tuple(data.shape)}"
+            raise ValueError(msg)
+        self.periodic_axes_ = periodic_axes_of(labels) if self.periodic_axes is None else self.periodic_axes
+        self.size_ = tuple(int(n) for n in samples.shape[1 : 1 + self._n_spatial(samples)])
+        return samples
 
     def transform(
         self, X: ArrayLike, size: Sequence[int] | None = None, confidence_index: ArrayLike | None = None
@@ -329,7 +334,7 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         if isinstance(confidence_index, xr.DataArray) and labels is not None:
             confidence_index = confidence_index.transpose(*(dim for dim in labels.dims if dim in confidence_index.dims))
         return correlate(
-            data,
+            self._work(data, confidence_index).fitting(data),
             self.basis,
             periodic_axes=self.periodic_axes_,
             confidence_index=confidence_index,
@@ -337,6 +342,13 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
             cutoff=self.cutoff,
             dtype=self.dtype,
         )
+
+    def _work(self, data: Any, confidence_index: ArrayLike | None) -> SampleWork:
+        """What the tasks need that compute statistics and hand them on as features."""
+        problem = CorrelationProblem.of(
+            data, self.basis, self.periodic_axes_, confidence_index, self.correlations, self.cutoff, self.dtype
+        )
+        return problem.work(copies=1 + self.mean_center)
 
     def _features(self, statistics: Any) -> Any:
         flat = flat_features(statistics)
@@ -380,6 +392,33 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
                     reducer.partial_fit(np.concatenate(batch))
                     batch = []
             return np.concatenate([np.asarray(reducer.transform(block)) for block in rows.blocks()])
+
+
+@planner_of(MKSStructureAnalysis.fit, MKSStructureAnalysis.fit_transform)
+def _plan(
+    analysis: MKSStructureAnalysis,
+    X: ArrayLike,
+    y: ArrayLike | None = None,
+    size: Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
+) -> Plan:
+    model, limit = clone(analysis, safe=False), Limit.of()
+    samples = model._checked_samples(X, size)
+    statistics = model._statistics(samples, confidence_index)
+    features = model._features(statistics)
+    stage, layout = None, {"samples": features.shape[0], "features": features.shape[1]}
+    if model.compute_correlations:
+        data = unwrap_samples(samples)[0]
+        stage = model._work(data, confidence_index).stage(data, limit)
+        layout = chunk_layout(data, stage) | {"statistics": tuple(map(int, statistics.shape[1:]))}
+    reducer = model._reducer(features.shape)
+    if not isinstance(reducer, PCA):
+        first = () if stage is None else (stage,)
+        return Plan("MKSStructureAnalysis.fit", layout, first, limit, (f"{reducer!r} is not planned.",))
+    k = reducer.n_components or min(features.shape)
+    stages, layout = plan_pca(features, k, limit, stage), layout | {"components": k}
+    result_bytes = result_bytes_of(features.shape, k)
+    return Plan("MKSStructureAnalysis.fit", layout, stages, limit, result_bytes=result_bytes)
 
 
 def _is_lazy_reducer(reducer: object) -> bool:

@@ -20,6 +20,10 @@ from mksdask.bases.gsh import check_angles
 from mksdask.datasets.crystals import single_crystal_stiffness, turned_stiffness, voigt_average
 from mksdask.datasets.fem import ElasticFields, batch_size, solve_elasticity
 from mksdask.datasets.stencils import Anisotropic, Isotropic, Material, n_strain_components, voigt_pairs
+from mksdask.planning import Limit, Plan, SampleWork, chunk_layout, fft_operations, planner_of
+
+# Of the conjugate gradients at moderate contrast, for estimates.
+ITERATIONS = 12
 
 COMPONENTS = {2: ("xx", "yy", "xy"), 3: ("xx", "yy", "zz", "yz", "xz", "xy")}
 
@@ -47,6 +51,8 @@ class _Solver(ABC):
 
     #: Number of axes of a block after the spatial ones.
     trailing = 0
+    #: Float64 fields that the material of a voxel takes, while it is made.
+    material_fields = 0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.tolerance < 1.0 or self.max_iterations < 1:
@@ -65,6 +71,25 @@ class _Solver(ABC):
     def spatial(self, block: NDArray[Any]) -> tuple[int, ...]:
         """Spatial shape of the samples of a block."""
         return tuple(block.shape[1 : block.ndim - self.trailing])
+
+    def work(self, what: str, data: Any, *, n_loads: int, keeps_fields: bool) -> SampleWork:
+        """What tasks need: their results, and the fields of one batch."""
+        spatial = tuple(int(n) for n in data.shape[1 : data.ndim - self.trailing])
+        dim, field = len(spatial), 8 * int(np.prod(spatial))
+        shapes = response_shapes(spatial)
+        kept = shapes if keeps_fields else shapes[3:]
+        result = sum(8 * int(np.prod(shape)) for shape in kept)
+        # Conjugate gradients hold x, r, p and K p, and the preconditioner its transforms in single precision.
+        batch = int(field * (self.material_fields + 2 * n_strain_components(dim) + 5.5 * dim))
+        together = batch_size(spatial)
+        transforms = 2 * dim * fft_operations(spatial, real=True)
+        return SampleWork(
+            what,
+            int(np.prod(data.shape[1:])) * data.dtype.itemsize,
+            lambda n: n * result + min(n, together) * batch,
+            result,
+            n_loads * ITERATIONS * (transforms + int(np.prod(spatial)) * (200 if dim == 2 else 900)),
+        )
 
     def _batches(
         self, block: NDArray[Any], macro_strain: NDArray[np.float64]
@@ -117,6 +142,8 @@ class IsotropicPhases(_Solver):
 
     lam: NDArray[np.float64]
     mu: NDArray[np.float64]
+
+    material_fields = 2
 
     @classmethod
     def from_engineering(
@@ -176,6 +203,7 @@ class CrystalOrientations(_Solver):
     crystal: NDArray[np.float64]
 
     trailing = 1
+    material_fields = 28
 
     @property
     def reference(self) -> tuple[float, float]:
@@ -339,7 +367,8 @@ def solve_fields(
     Notes
     -----
     Lazy for lazy input: one solve a chunk, whose samples are solved in batches that fit in cache. A task holds its
-    results, ``2 · n_components + dim`` float64 fields, and the work of one batch.
+    results, ``2 · n_components + dim`` float64 fields, and the work of one batch; a chunk that would not fit into a
+    worker is cut, see `mksdask.plan`.
 
     Examples
     --------
@@ -354,6 +383,7 @@ def solve_fields(
     data, labels, dim = _elastic_samples(X, solver)
     kernel = partial(solver.fields, macro_strain=macro_strain_vector(macro_strain, dim))
     shapes = response_shapes(tuple(int(n) for n in data.shape[1 : 1 + dim]))
+    data = solver.work("solve", data, n_loads=1, keeps_fields=True).fitting(data)
     if isinstance(data, da.Array):
         # One task solves a chunk; five light ones take its parts.
         solved = da.map_blocks(
@@ -432,6 +462,7 @@ def mean_stress(
     solver = _solver(elastic_modulus, poissons_ratio, crystal_stiffness, tolerance, max_iterations)
     data, labels, dim = _elastic_samples(X, solver)
     kernel = partial(solver.mean_stress, macro_strain=macro_strain_vector(macro_strain, dim))
+    data = solver.work("solve", data, n_loads=1, keeps_fields=False).fitting(data)
     result = map_samples(kernel, data, tail=(n_strain_components(dim),), dtype=np.float64, name="mean_stress")
     if labels is None:
         return result
@@ -475,6 +506,7 @@ def effective_stiffness(
     solver = _solver(elastic_modulus, poissons_ratio, crystal_stiffness, tolerance, max_iterations)
     data, labels, dim = _elastic_samples(X, solver)
     n = n_strain_components(dim)
+    data = solver.work("solve", data, n_loads=n, keeps_fields=False).fitting(data)
     result = map_samples(solver.stiffness, data, tail=(n, n), dtype=np.float64, name="effective_stiffness")
     if labels is None:
         return result
@@ -486,6 +518,34 @@ def effective_stiffness(
         coords={"component": components, "component_applied": components},
         name="effective_stiffness",
     )
+
+
+def _plan(
+    X: ArrayLike,
+    *,
+    operation: str,
+    elastic_modulus: Sequence[float] | None = None,
+    poissons_ratio: Sequence[float] | None = None,
+    crystal_stiffness: NumpyLike | None = None,
+    macro_strain: float | NumpyLike = 0.01,
+    tolerance: float = 1e-8,
+    max_iterations: int = 1000,
+) -> Plan:
+    solver = _solver(elastic_modulus, poissons_ratio, crystal_stiffness, tolerance, max_iterations)
+    data, _, dim = _elastic_samples(X, solver)
+    macro_strain_vector(macro_strain, dim)
+    n_loads = n_strain_components(dim) if operation == "effective_stiffness" else 1
+    limit = Limit.of()
+    work = solver.work("solve", data, n_loads=n_loads, keeps_fields=operation == "solve_fields")
+    stage = work.stage(data, limit)
+    layout = chunk_layout(data, stage) | {"load cases": n_loads}
+    spatial = tuple(map(int, data.shape[1 : 1 + dim]))
+    layout["samples of a batch"] = min(batch_size(spatial), layout.get("samples of a task", len(data)))
+    return Plan(operation, layout, (stage,), limit)
+
+
+for _operation in (solve_fields, mean_stress, effective_stiffness):
+    planner_of(_operation)(partial(_plan, operation=_operation.__name__))
 
 
 class ElasticFESimulation:

@@ -36,8 +36,8 @@ Array: TypeAlias = NDArray[Any]
 Span: TypeAlias = tuple[int, int]  # the first along an axis, and the first beyond
 
 LEAST_PARTS = 8  # tasks of a pass, if the volume has as many planes: some for each worker
-# Copies of what a task writes while it is written: its parts one by one, and the object that they make up.
-WRITTEN = 3
+# A block that a task writes, and the object that it becomes; one more where that is compressed.
+WRITTEN = 2
 
 
 @dataclass(frozen=True)
@@ -162,26 +162,25 @@ class _Sizes:
         n_lags = [len(along) for along in passes.lags]
         itemsize, size = passes.spectral.itemsize, _result_dtype(problem).itemsize
         voxels = int(np.prod(three_axes(problem.spatial, 1)[1:])) * problem.voxel_bytes * (1 + (not problem.is_stored))
-        expanded = 3 * itemsize * SLAB_VOXELS
+        expanded = 2 * itemsize * SLAB_VOXELS
         n_pairs = len(problem.pairs)
         plane, pairs = passes.n_fields * y * z * itemsize, len(passes.pairs) * z * itemsize
         lags = n_lags[1] * n_lags[2]
 
         def planes(n: int) -> int:
-            return n * (voxels + WRITTEN * plane) + min(expanded, 3 * itemsize * max(n, 1) * y * z)
+            return n * (voxels + WRITTEN * plane) + min(expanded, 2 * itemsize * n * y * z)
 
         def lines(n: int) -> int:
-            return n * (2 * plane // y * x + WRITTEN * pairs * n_lags[0])
+            return n * (3 * plane * x // (2 * y) + WRITTEN * pairs * n_lags[0])
 
         def at_lags(n: int) -> int:
             inverse = lags * itemsize * (1 + 2 * bool(passes.n_mask_pairs))
-            return n * (2 * pairs * y + WRITTEN * lags * n_pairs * size + inverse)
+            return n * (2 * pairs * y + (WRITTEN + 1) * lags * n_pairs * size + inverse)
 
         slab = _most(planes, x, limit, "a plane of the volume")
-        chunks = getattr(stored_array(problem.data), "chunks", None)
-        if chunks and len(problem.spatial) > 1:
+        if isinstance(problem.data, da.Array) and len(problem.spatial) > 1:
             # A chunk that is cut is read and unpacked for each of its parts.
-            depth = int(chunks[0])
+            depth = int(problem.data.chunksize[0])
             slab = slab - slab % depth if slab >= depth else -(-depth // -(-depth // slab))
         rows = _most(lines, y, limit, "a row of pencils")
         thick = _most(at_lags, n_lags[0], limit, "a plane of lags")

@@ -32,6 +32,7 @@ from mksdask.arrays import (
     unwrap_samples,
 )
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
+from mksdask.planning import Limit, Plan, SampleWork, chunk_layout, fft_operations, planner_of
 from mksdask.stats.lags import LagTransform
 
 Array: TypeAlias = NDArray[Any]
@@ -163,13 +164,21 @@ class _Correlation:
             for other in others[1:]:
                 out[..., position] -= out[..., other]
 
-    def task_bytes(self, n_samples: int) -> int:
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of the statistics of one sample."""
+        return int(np.prod(self.transform.shape)) * len(self.pairs) * self.result_dtype.itemsize
+
+    def task_bytes(self, n_samples: int, *, is_masked: bool = False) -> int:
         """Peak bytes of a task beyond its input block: the result, and the work arrays of one batch."""
-        result = n_samples * int(np.prod(self.transform.shape)) * len(self.pairs) * self.result_dtype.itemsize
         *leading, last = self.transform.lengths
         frequencies = int(np.prod(leading)) * (last // 2 + 1 if self.transform.real else last)
         batch = min(n_samples, self._batch)
-        return result + batch * (len(self._needed) + 6) * frequencies * 2 * self.dtype.itemsize
+        work = (len(self._needed) + 6) * frequencies * 2 * self.dtype.itemsize
+        if is_masked:
+            # Ω[r] is found in double precision.
+            work += 16 * int(np.prod(leading)) * (last // 2 + 1)
+        return n_samples * self.sample_bytes + batch * work
 
 
 def resolve_pairs(
@@ -251,9 +260,9 @@ def correlate(
 
     Notes
     -----
-    Lazy for lazy input: one task a chunk, which needs its result and ``n_states + 6`` transforms of one
-    sample beyond its input. Axes that are not periodic are padded to n + (largest lag) only, and rows of
-    padding are not transformed.
+    Lazy for lazy input: one task a chunk, which needs its result and ``n_states + 6`` transforms of one sample beyond
+    its input; a chunk that would not fit into a worker is cut, see `mksdask.plan`. Axes that are not periodic are
+    padded to n + (largest lag) only, and rows of padding are not transformed.
 
     References
     ----------
@@ -269,49 +278,116 @@ def correlate(
     >>> f[0, :, 0].tolist()  # lags -2, -1, 0, 1
     [0.0, 0.25, 0.5, 0.25]
     """
-    data, labels = unwrap_samples(X)
-    n_spatial = n_spatial_axes(basis, data)
-    states = state_labels(basis, data)
-    pairs = resolve_pairs(correlations, states, basis)
-    real_dtype = np.dtype(dtype)
-    if real_dtype not in (np.float32, np.float64):
-        msg = f"dtype must be float32 or float64, got {dtype!r}"
-        raise ValueError(msg)
-    if periodic_axes is None:
-        periodic_axes = periodic_axes_of(labels)
-    is_real = data.dtype.kind != "c" if basis is None else basis.result_dtype(real_dtype).kind != "c"
-    transform = LagTransform.plan(
-        data.shape[1 : 1 + n_spatial], axes_argument(periodic_axes, n_spatial), cutoff, real=is_real
-    )
-    kernel = _Correlation(
-        None if basis is None else clone(basis),
-        transform,
-        tuple((states.index(a), states.index(b)) for a, b in pairs),
-        len(states),
-        real_dtype,
-    )
-    masks, shared = _masks(confidence_index, labels, data.shape[0], transform.spatial)
+    problem = CorrelationProblem.of(X, basis, periodic_axes, confidence_index, correlations, cutoff, dtype)
+    kernel, labels = problem.kernel, problem.labels
     result = map_samples(
         kernel,
-        data,
-        masks,
-        tail=(*transform.shape, len(pairs)),
+        problem.work().fitting(problem.data),
+        problem.masks,
+        tail=(*kernel.transform.shape, len(problem.pairs)),
         dtype=kernel.result_dtype,
         name="correlate",
-        shared=shared,
+        shared=problem.shared,
     )
     if labels is None:
         return result
-    axes = spacing_of(labels, n_spatial)
+    axes = spacing_of(labels, len(kernel.transform.spatial))
     coords: dict[str, Any] = {
         f"lag_{dim}": (f"lag_{dim}", lags * step, {"units": units})
-        for (dim, step, units), lags in zip(axes, transform.lags, strict=True)
+        for (dim, step, units), lags in zip(axes, kernel.transform.lags, strict=True)
     }
-    coords["pair"] = names([f"{a},{b}" for a, b in pairs])
-    coords["state_1"] = ("pair", [a for a, _ in pairs])
-    coords["state_2"] = ("pair", [b for _, b in pairs])
+    coords["pair"] = names([f"{a},{b}" for a, b in problem.pairs])
+    coords["state_1"] = ("pair", [a for a, _ in problem.pairs])
+    coords["state_2"] = ("pair", [b for _, b in problem.pairs])
     dims = (*(f"lag_{dim}" for dim, _, _ in axes), "pair")
     return label(result, labels, dims=dims, coords=coords, name="two_point_statistics", attrs=labels.attrs)
+
+
+@dataclass(frozen=True)
+class CorrelationProblem:
+    """The arguments of `correlate`, checked, and its kernel."""
+
+    data: Any
+    labels: xr.DataArray | None
+    masks: Any
+    shared: tuple[Any, ...]
+    pairs: tuple[tuple[int, int], ...]  # labels of states
+    kernel: _Correlation
+
+    @classmethod
+    def of(
+        cls,
+        X: ArrayLike,
+        basis: Basis | None,
+        periodic_axes: int | Sequence[int] | None,
+        confidence_index: ArrayLike | None,
+        correlations: Pairs | None,
+        cutoff: int | Sequence[int] | None,
+        dtype: DTypeLike,
+    ) -> CorrelationProblem:
+        """Check arguments; their errors are those of `correlate`."""
+        data, labels = unwrap_samples(X)
+        n_spatial = n_spatial_axes(basis, data)
+        states = state_labels(basis, data)
+        pairs = resolve_pairs(correlations, states, basis)
+        real_dtype = np.dtype(dtype)
+        if real_dtype not in (np.float32, np.float64):
+            msg = f"dtype must be float32 or float64, got {dtype!r}"
+            raise ValueError(msg)
+        if periodic_axes is None:
+            periodic_axes = periodic_axes_of(labels)
+        is_real = data.dtype.kind != "c" if basis is None else basis.result_dtype(real_dtype).kind != "c"
+        transform = LagTransform.plan(
+            data.shape[1 : 1 + n_spatial], axes_argument(periodic_axes, n_spatial), cutoff, real=is_real
+        )
+        kernel = _Correlation(
+            None if basis is None else clone(basis),
+            transform,
+            tuple((states.index(a), states.index(b)) for a, b in pairs),
+            len(states),
+            real_dtype,
+        )
+        masks, shared = _masks(confidence_index, labels, data.shape[0], transform.spatial)
+        return cls(data, labels, masks, shared, pairs, kernel)
+
+    def work(self, *, what: str = "statistics", copies: int = 0) -> SampleWork:
+        """What tasks need; with `copies` of the result that a stage fused to them makes."""
+        kernel, mask = self.kernel, 0
+        if self.masks is not None:
+            mask = int(np.prod(kernel.transform.spatial)) * self.masks.dtype.itemsize
+        sample = int(np.prod(self.data.shape[1:])) * self.data.dtype.itemsize
+        n_transforms = len({state for pair in kernel.pairs for state in pair}) + len(kernel.pairs)
+        one = kernel.sample_bytes
+
+        def task_bytes(n: int) -> int:
+            return kernel.task_bytes(n, is_masked=bool(mask or self.shared)) + copies * n * one
+
+        return SampleWork(
+            what,
+            sample + mask,
+            task_bytes,
+            one,
+            n_transforms * fft_operations(kernel.transform.lengths, real=kernel.transform.real),
+            "take fewer lags, pairs or states, or smaller samples",
+        )
+
+
+@planner_of(correlate)
+def _plan(
+    X: ArrayLike,
+    basis: Basis | None,
+    *,
+    periodic_axes: int | Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
+    correlations: Pairs | None = None,
+    cutoff: int | Sequence[int] | None = None,
+    dtype: DTypeLike = "float32",
+) -> Plan:
+    problem = CorrelationProblem.of(X, basis, periodic_axes, confidence_index, correlations, cutoff, dtype)
+    limit, transform = Limit.of(), problem.kernel.transform
+    stage = problem.work().stage(problem.data, limit)
+    layout = chunk_layout(problem.data, stage) | {"lags": transform.shape, "transform": transform.lengths}
+    return Plan("correlate", layout, (stage,), limit)
 
 
 def _masks(

@@ -185,7 +185,8 @@ class TileWork:
         blocks = self.source_bytes * block * (2 if self.is_gathered else 1)
         # Voxels that are expanded together: fields and what a basis needs beside them; and lines.
         expanded = min(block, max(SLAB_VOXELS, block // three_axes(tiling.largest_block, 1)[0]))
-        return max(blocks + spectra + totals + 3 * self.field_bytes * expanded, totals + 2 * self.result_bytes(tiling))
+        work = expanded * (3 * self.field_bytes + 16 * self.is_masked)
+        return max(blocks + spectra + totals + work, totals + 2 * self.result_bytes(tiling))
 
     def _plane_entries(self, tiling: Tiling, n_firsts: int, n_seconds: int, *, real: bool) -> int:
         y, z = PencilTransform(tiling.transform.lengths, real=real).plane
@@ -234,7 +235,7 @@ def plan_tiles(
     ValueError
         If none does, with the limit that would.
     """
-    best: tuple[float, Tiling] | None = None
+    best: tuple[int, float, Tiling] | None = None
     least = 0
     candidates = _fast_lengths(max(LONGEST, 4 * max(cutoff) + 2 * SHORTEST))
     halos = [c if half and axis == 0 else 2 * c for axis, c in enumerate(cutoff)]
@@ -255,12 +256,14 @@ def plan_tiles(
         needed = max(work.task_bytes(tiling), work.merge_bytes(tiling))
         least = min(least or needed, needed)
         if needed <= limit.task_bytes:
+            # A standard error needs replicates, whatever they cost.
+            replicates = min(tiling.n_tiles, LEAST_RUNS) if work.with_squares else 0
             cost = work.cost(tiling)
-            if best is None or cost < 0.97 * best[0]:
-                best = cost, tiling
+            if best is None or replicates > best[0] or (replicates == best[0] and cost < 0.97 * best[1]):
+                best = replicates, cost, tiling
     if best is None:
         raise limit.refusal(least, f"a tile for lags up to cutoff={cutoff}", "lower the cutoff")
-    return best[1]
+    return best[2]
 
 
 def _fast_lengths(longest: int) -> list[int]:

@@ -87,10 +87,11 @@ def correlate_volume(
 
     Notes
     -----
-    With a cutoff, each voxel is read about ``(1 + 2 cutoff / tile)³`` times. A task adds up a run of tiles; there are at
-    most 128, whatever the workers, so that results are equal to the last bit from run to run. A zarr array, and a dask
-    array that is one in chunks, are read by the tasks themselves. Any other dask array is cut in the graph, one task a
-    tile, and what neighbouring tiles share is kept in memory meanwhile: better write it with `create_volume` first.
+    With a cutoff, each voxel is read about ``(1 + 2 cutoff / tile)³`` times. A task adds up a run of tiles. There are
+    at most 128 runs, whatever the workers, so that results are equal to the last bit from run to run. A zarr array, and
+    a dask array that is one in chunks, are read by the tasks themselves. Any other dask array is cut in the graph, one
+    task a tile, and what neighbouring tiles share is kept in memory meanwhile: better write it with `create_volume`
+    first.
 
     For all lags, a voxel takes 8 bytes on disk for each state (float32, twice that where the statistics are complex),
     and then as much for each pair and kept lag; axes that are not periodic are padded to one and a half times their
