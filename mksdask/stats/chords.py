@@ -27,10 +27,13 @@ from mksdask.arrays import (
     stored_array,
     unwrap_volume,
 )
+from mksdask.planning import Limit
 
 Array = NDArray[Any]
 
 PENCIL_VOXELS = 2**25
+# Bytes beside those that are read: which voxels are of the phase, and the same line by line.
+COPIES = 2
 
 _jit = numba.njit(cache=True, nogil=True)
 
@@ -90,27 +93,38 @@ class _Chords:
         return counts
 
 
-def _pencils(spatial: tuple[int, ...], axis: int) -> list[tuple[slice, ...]]:
-    """Boxes that are whole along an axis, of a few million voxels."""
-    others = [n for other, n in enumerate(spatial) if other != axis]
-    edge = max(1, int((PENCIL_VOXELS / spatial[axis]) ** (1.0 / max(1, len(others)))))
+def _pencils(data: Any, axis: int) -> list[tuple[slice, ...]]:
+    """Boxes that are whole along an axis, of a few million voxels, or fewer where workers are small.
+
+    Raises
+    ------
+    ValueError
+        If one line does not fit.
+    """
+    spatial, limit = tuple(int(n) for n in data.shape), Limit.of()
+    voxel_bytes = data.dtype.itemsize * (1 if stored_array(data) is not None else 2) + COPIES
+    lines = min(PENCIL_VOXELS, limit.task_bytes // voxel_bytes) // spatial[axis]
+    if not lines and limit.task_bytes < voxel_bytes * spatial[axis]:
+        raise limit.refusal(voxel_bytes * spatial[axis], f"a line of {spatial[axis]} voxels", "rechunk the volume")
+    edge = max(1, int(max(1, lines) ** (1.0 / max(1, len(spatial) - 1))))
     boxes: list[tuple[slice, ...]] = [()]
     for other, n in enumerate(spatial):
-        parts = [slice(0, n)] if other == axis else [slice(i, min(i + edge, n)) for i in range(0, n, edge)]
-        boxes = [(*box, part) for box in boxes for part in parts]
+        # Blocks of the volume that are cut are read for each of their parts.
+        block = data.chunksize[other] if isinstance(data, da.Array) else 1
+        step = n if other == axis else edge - edge % block if edge > block else edge
+        boxes = [(*box, slice(i, min(i + step, n))) for box in boxes for i in range(0, n, step)]
     return boxes
 
 
 def _counts(volume: ArrayLike, phase: int, axis: int, *, wraps: bool) -> Any:
     """Numbers of chords along an axis by length, delayed: (2, n + 1)."""
     data, _ = unwrap_volume(volume)
-    spatial = tuple(int(n) for n in data.shape)
     kernel = _Chords(int(phase), axis, wraps)
     token = dask.base.tokenize(kernel, data)
     count = dask.delayed(kernel, name=f"count-chords-kernel-{token}")
     source = stored_array(data)
     parts = []
-    for number, box in enumerate(_pencils(spatial, axis)):
+    for number, box in enumerate(_pencils(data, axis)):
         key = f"count-chords-{token}-{number}"
         if source is None:
             parts.append(count(data[box].rechunk(-1).to_delayed(optimize_graph=False).item(), dask_key_name=key))
@@ -169,7 +183,8 @@ def chord_lengths(
 
     Notes
     -----
-    A task reads a pencil of some 30 million voxels, whole along the axis; exact for any chunks.
+    A task reads a pencil of some 30 million voxels, or what fits into a worker, whole along the axis; exact for any
+    chunks.
 
     References
     ----------

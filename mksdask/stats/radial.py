@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
+import dask
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, ArrayLike, unwrap
+from mksdask.arrays import SPATIAL_DIMS, ArrayLike, merge_tree, unwrap
 
 Array = NDArray[Any]
 
@@ -49,33 +51,80 @@ def _as_statistics(
     return labels, lag_dims, [(np.arange(n) - n // 2) * step for n, step in zip(sizes, steps, strict=True)], "voxel"
 
 
-def _distances(lags: Sequence[Array]) -> Array:
-    """Length of each lag vector."""
-    squares = np.zeros((1,) * len(lags))
-    for axis, along in enumerate(lags):
-        squares = squares + (along**2).reshape([-1 if a == axis else 1 for a in range(len(lags))])
-    return np.sqrt(squares)
+@dataclass(frozen=True)
+class _Shells:
+    """Lags by their length, in shells centred on multiples of a thickness; lag 0 is one by itself."""
 
+    thickness: float
+    n_shells: int
 
-def _average(values: Array, *, shell: NDArray[np.int64], n_shells: int) -> Array:
-    """Means over shells: (..., *lags, n_pairs) → (..., n_shells, n_pairs); lags that are NaN do not count."""
-    n_lags = shell.ndim
-    flat = values.reshape(*values.shape[: values.ndim - 1 - n_lags], -1, values.shape[-1])
-    inside = shell.ravel() < n_shells
-    shells, flat = shell.ravel()[inside], flat[..., inside, :]
-    is_known = ~np.isnan(flat)
-    out = np.empty((*flat.shape[:-2], n_shells, flat.shape[-1]), dtype=np.result_type(values, np.float64))
-    for index in np.ndindex(*flat.shape[:-2], flat.shape[-1]):
-        row = (*index[:-1], slice(None), index[-1])
-        known = is_known[row]
+    def of(self, lags: Sequence[Array]) -> tuple[NDArray[np.int64], Array]:
+        """Shell and length of each lag vector of a block, (*lags); those farther out are in a shell beyond the last."""
+        squares = np.zeros((1,) * len(lags))
+        for axis, along in enumerate(lags):
+            squares = squares + (along**2).reshape([-1 if a == axis else 1 for a in range(len(lags))])
+        distance = np.sqrt(squares)
+        shell = np.where(distance == 0.0, 0, np.maximum(np.rint(distance / self.thickness), 1))
+        return np.minimum(shell, self.n_shells).astype(np.int64), distance
+
+    def radius(self, lags: Sequence[Array]) -> Array:
+        """Mean length of the lags of each shell, plane by plane."""
+        first, *others = lags
+        sums = np.zeros((2, self.n_shells + 1))
+        for value in first:
+            shell, distance = (values.ravel() for values in self.of([np.array([value]), *others]))
+            for row, weights in zip(sums, (None, distance), strict=True):
+                row += np.bincount(shell, weights, self.n_shells + 1)
         with np.errstate(invalid="ignore"):
-            counts = np.bincount(shells[known], minlength=n_shells)
-            parts = flat[row][known]
-            sums = np.bincount(shells[known], weights=parts.real, minlength=n_shells).astype(out.dtype)
+            return np.asarray(sums[1] / sums[0])[:-1]
+
+    def sums(self, values: Array, lags: Sequence[Array]) -> Array:
+        """Sums and numbers of values that are not NaN: (..., *lags, n_pairs) → (2, ..., n_shells, n_pairs)."""
+        shell = self.of(lags)[0].ravel()
+        leading = values.shape[: values.ndim - 1 - len(lags)]
+        flat = values.reshape(*leading, -1, values.shape[-1])
+        size = self.n_shells + 1
+        out = np.empty((2, *leading, self.n_shells, flat.shape[-1]), dtype=np.result_type(values, np.float64))
+        for index in np.ndindex(*leading, flat.shape[-1]):
+            row = (*index[:-1], slice(None), index[-1])
+            known = ~np.isnan(flat[row])
+            part, shells = flat[row][known], shell[known]
+            sums = np.bincount(shells, part.real, size).astype(out.dtype)
             if out.dtype.kind == "c":
-                sums += 1j * np.bincount(shells[known], weights=parts.imag, minlength=n_shells)
-            out[row] = sums / counts
-    return out
+                sums += 1j * np.bincount(shells, part.imag, size)
+            out[(0, *row)], out[(1, *row)] = sums[:-1], np.bincount(shells, minlength=size)[:-1]
+        return out
+
+
+def _mean(sums: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums[0] / sums[1].real)
+
+
+def _average(data: Any, lags: Sequence[Array], shells: _Shells) -> Any:
+    """Means over shells, (..., *lags, n_pairs) → (..., n_shells, n_pairs); lazily of blocks of lags, one task each."""
+    if not isinstance(data, da.Array):
+        return _mean(shells.sums(data, lags))
+    data = data.rechunk({data.ndim - 1: -1})
+    token = dask.base.tokenize(data, lags, shells)
+    n_leading = data.ndim - 1 - len(lags)
+    task = dask.delayed(shells.sums, name=f"shells-kernel-{token}")
+    finish = dask.delayed(_mean, name=f"radial-average-kernel-{token}")
+    starts = [np.concatenate([[0], np.cumsum(sizes)]).astype(int) for sizes in data.chunks]
+    blocks, found = data.to_delayed(optimize_graph=False), []
+    for leading in np.ndindex(*data.numblocks[:n_leading]):
+        parts = []
+        for place in np.ndindex(*data.numblocks[n_leading:-1]):
+            edges = zip(lags, starts[n_leading:], place, strict=False)
+            near = [along[first[i] : first[i + 1]] for along, first, i in edges]
+            key = "-".join(map(str, (*leading, *place)))
+            parts.append(task(blocks[(*leading, *place, 0)], near, dask_key_name=f"shells-{token}-{key}"))
+        key = "-".join([token, *map(str, leading)])
+        total = merge_tree(parts, np.add, name=f"add-shells-{key}")
+        shape = (*(data.chunks[axis][i] for axis, i in enumerate(leading)), shells.n_shells, data.shape[-1])
+        mean = finish(total, dask_key_name=f"radial-average-{key}")
+        found.append(da.from_delayed(mean, shape, dtype=np.result_type(data.dtype, np.float64)))
+    return found[0] if len(found) == 1 else da.concatenate(found)
 
 
 def radial_average(
@@ -102,7 +151,7 @@ def radial_average(
     -------
     xarray.DataArray, shape (n_shells, n_pairs) or (n_samples, n_shells, n_pairs)
         With the coordinate ``radius``, the mean length of the lags of each shell; the first holds lag 0 alone. Shells
-        reach as far as all directions do. Lazy for lazy input.
+        reach as far as all directions do. Lazy for lazy input, one task a block of lags.
 
     Raises
     ------
@@ -119,32 +168,23 @@ def radial_average(
     [0.0, 1.21, 2.16, 3.04]
     """
     labelled, lag_dims, lags, units = _as_statistics(statistics, spacing, n_spatial)
-    distance = _distances(lags)
     steps = [float(abs(along[-1] - along[0]) / (len(along) - 1)) for along in lags if len(along) > 1]
     thickness = min(steps, default=1.0) if width is None else float(width)
     if not thickness > 0:
         msg = f"width must be positive, got {width!r}"
         raise ValueError(msg)
     reach = min(min(-float(along[0]), float(along[-1])) if len(along) > 1 else np.inf for along in lags)
-    # Shells are centred on multiples of their thickness; lag 0 is one by itself.
-    shell = np.where(distance == 0.0, 0, np.maximum(np.rint(distance / thickness), 1)).astype(np.int64)
-    n_shells = int(np.floor(reach / thickness + 1e-9)) + 1 if np.isfinite(reach) else 1
-    inside = shell.ravel() < n_shells
-    counts = np.bincount(shell.ravel()[inside], minlength=n_shells)
-    with np.errstate(invalid="ignore"):
-        radius = np.bincount(shell.ravel()[inside], weights=distance.ravel()[inside], minlength=n_shells) / counts
-    kernel = partial(_average, shell=shell, n_shells=n_shells)
-    averaged = xr.apply_ufunc(
-        kernel,
-        labelled,
-        input_core_dims=[[*lag_dims, "pair"]],
-        output_core_dims=[["radius", "pair"]],
-        dask="parallelized",
-        output_dtypes=[np.result_type(labelled.dtype, np.float64)],
-        dask_gufunc_kwargs={"output_sizes": {"radius": n_shells}, "allow_rechunk": True},
-        keep_attrs=True,
+    shells = _Shells(thickness, int(np.floor(reach / thickness + 1e-9)) + 1 if np.isfinite(reach) else 1)
+    others = [str(dim) for dim in labelled.dims if dim not in (*lag_dims, "pair")]
+    ordered = labelled.transpose(*others, *lag_dims, "pair")
+    return xr.DataArray(
+        _average(ordered.data, lags, shells),
+        dims=(*others, "radius", "pair"),
+        coords={name: value for name, value in ordered.coords.items() if not set(value.dims) & set(lag_dims)}
+        | {"radius": ("radius", shells.radius(lags), {"units": units})},
+        name=ordered.name,
+        attrs=ordered.attrs,
     )
-    return averaged.assign_coords(radius=("radius", radius, {"units": units}))
 
 
 def _fraction_at_origin(labelled: xr.DataArray, lag_dims: Sequence[str]) -> xr.DataArray:
