@@ -27,7 +27,7 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=1024, help="voxels along the edge, a multiple of 64")
     parser.add_argument("--cutoff", type=int, default=50)
     parser.add_argument("--memory-limit", default="1.5GiB", help="of each worker, one for each core")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=1.5, help="largest ratio that passes")
     arguments = parser.parse_args()
     shape, threads = (arguments.size,) * 3, dask.system.CPU_COUNT
@@ -47,8 +47,10 @@ if __name__ == "__main__":
         create_volume(url, zeros.map_blocks(blobs, dtype=np.uint8))
         volume = open_volume(url).microstructure
         options = {"cutoff": arguments.cutoff, "correlations": [(0, 0)]}
-        layout = plan(correlate_volume, volume, PrimitiveBasis(2), **options).layout
-        n_transforms = 2 * layout["tiles"]
+        planned = plan(correlate_volume, volume, PrimitiveBasis(2), **options)
+        layout = planned.layout
+        # Two for each tile, and one back for each task.
+        n_transforms = 2 * layout["tiles"] + planned.stages[0].n_tasks
         field = np.random.default_rng(0).random(layout["transform"], dtype=np.float32)
 
         def transforms() -> None:

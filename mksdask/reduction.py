@@ -91,26 +91,24 @@ class _Spill:
         """
         (n, p), itemsize = features.shape, features.dtype.itemsize
         # The sum of Gram matrices, a part of it that is added, and one that is computed.
-        grams = 3 * 8 * n * n
-        remedy = "reduce fewer samples at once, as with partial_fit of an IncrementalPCA"
-        least = grams + min(p, LEAST_WIDTH) * n * (itemsize + 8)
-        if least > limit.task_bytes:
-            raise limit.refusal(least, f"a Gram matrix of {n} samples", remedy)
-        width = slab_width(n, p, features.dtype, min(SLAB_BYTES, limit.task_bytes - grams))
-        n_slabs = -(-p // width)
-        rows = max(features.chunks[0])
-        block = rows * p * itemsize
+        grams, rows = 3 * 8 * n * n, max(features.chunks[0])
         if first is None:
-            first = Stage("write rows", len(features.chunks[0]), 2 * block, float(n * p * itemsize))
-            if first.task_bytes > limit.task_bytes:
-                raise limit.refusal(first.task_bytes, f"a chunk of {rows} samples", "rechunk X to fewer samples")
+            first = Stage("write rows", len(features.chunks[0]), 2 * rows * p * itemsize, float(n * p * itemsize))
+        narrowest = grams + min(p, LEAST_WIDTH) * n * (itemsize + 8)
+        # The vectors that project a slab on the components.
+        vectors = 8 * (n_components + 1) * n
+        least = max(first.task_bytes, narrowest, narrowest - grams + vectors)
+        if least > limit.task_bytes:
+            what = f"reducing {n} samples of {p} features in chunks of {rows} samples"
+            raise limit.refusal(least, what, "reduce fewer samples at once, or rechunk X to fewer samples a chunk")
+        width = slab_width(n, p, features.dtype, min(SLAB_BYTES, limit.task_bytes - max(grams, vectors)))
+        n_slabs = -(-p // width)
         matrix, slab = float(n * p * itemsize), n * min(width, p) * (itemsize + 8)
-        found = 8 * (n_components + 1)
         stages = (
             replace(first, bytes_written=matrix),
             Stage("Gram matrix", min(GRAM_TASKS, n_slabs), slab + grams, matrix, 0.0, float(p) * n * n),
-            # Each worker has the scores' vectors; the components come together in the caller's process.
-            Stage("components", n_slabs, slab + found * (n + min(width, p)), matrix, 0.0, 2.0 * p * n * n_components),
+            # Where there are no workers, the components come together beside the slab.
+            Stage("components", n_slabs, slab + vectors, matrix, 0.0, 2.0 * p * n * n_components),
         )
         return cls(width, stages)
 
@@ -408,6 +406,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return scores.astype(data.dtype)
 
     def _fit_tall(self, data: da.Array, k: int) -> da.Array:
+        plan_pca(data, k, Limit.of())
         moments_of = dask.delayed(_Moments.of)
         blocks = [moments_of(block) for block in data.to_delayed().ravel()]
         moments = merge_tree(blocks, _Moments.merge, name="merge-moments-" + dask.base.tokenize(data))
@@ -516,10 +515,11 @@ def plan_pca(features: Any, n_components: int, limit: Limit, first: Stage | None
     rows = max(features.chunks[0])
     moments = rows * p * (itemsize + 8) + 3 * 8 * p * p
     moments = max(moments, 0 if first is None else first.task_bytes + 8 * rows * p + 3 * 8 * p * p)
-    if moments > limit.task_bytes:
-        raise limit.refusal(moments, f"the moments of a chunk of {rows} samples", "rechunk X to fewer samples")
-    stages = (Stage("moments", len(features.chunks[0]), moments, float(n * p * itemsize), 0.0, float(n) * p * p),)
     scores = rows * (p * (itemsize + 8) + 8 * n_components)
+    if max(moments, scores) > limit.task_bytes:
+        what = f"reducing {p} features in chunks of {rows} samples"
+        raise limit.refusal(max(moments, scores), what, "rechunk X to fewer samples a chunk")
+    stages = (Stage("moments", len(features.chunks[0]), moments, float(n * p * itemsize), 0.0, float(n) * p * p),)
     return (*stages, Stage("scores", len(features.chunks[0]), scores, float(n * p * itemsize)))
 
 

@@ -28,7 +28,7 @@ def _accumulate(total, a, b):  # type: ignore[no-untyped-def]
     """Total += conj(a) b."""
     for i in range(total.shape[0]):
         for j in range(total.shape[1]):
-            total[i, j] += np.complex128(a[i, j].conjugate()) * np.complex128(b[i, j])
+            total[i, j] += a[i, j].conjugate() * b[i, j]
 
 
 @_jit
@@ -160,9 +160,9 @@ class Pencils:
         return np.asarray(scipy.fft.fft(lines, axis=0, overwrite_x=True)) if len(lines) > 1 else lines
 
     def empty_total(self) -> Array:
-        """Zeros to which products are added, complex128: blocks of the lines that are worked on together."""
+        """Zeros to which products are added: blocks of the lines that are worked on together."""
         y, z = self.transform.plane
-        return np.zeros((-(-y * z // self._step), self.transform.lengths[0], self._step), dtype=np.complex128)
+        return np.zeros((-(-y * z // self._step), self.transform.lengths[0], self._step), dtype=self.dtype)
 
     def add_products(
         self,

@@ -28,6 +28,10 @@ from mksdask.stats.tiling import Box, TileWork, Tiling, plan_tiles
 
 Array: TypeAlias = NDArray[Any]
 
+# Tiles whose products are added up in the precision of the transforms, before their sums are in double precision: few
+# enough for rounding to stay below that of the transforms.
+TILES_TOGETHER = 16
+
 
 @dataclass
 class TileSums:
@@ -97,15 +101,15 @@ class _Products:
         )
 
     def at_lags(self) -> Iterator[Array]:
-        """The sums at each lag, (*lags), one pair after the other."""
+        """The sums at each lag, (*lags), one pair after the other; they start anew then."""
         keep = [np.arange(n) for n in three_axes(self.tiling.lags, 1)]
-        while self.totals:
-            total = self.totals.pop(0)
+        for total in self.totals:
             planes = self.pencils.invert_total(total, keep[0])
             values = np.empty(
                 [len(k) for k in keep], dtype=np.float64 if self.pencils.transform.real else np.complex128
             )
             self.pencils.invert_planes(planes, (keep[1], keep[2]), values)
+            total.fill(0)
             yield _whole(values.reshape(self.tiling.lags), self.tiling)
 
 
@@ -134,27 +138,30 @@ class _TileSum:
         products, weights = _Products(tiling, self.pairs, self.fields.dtype), None
         if mask is not None:
             weights = _Products(replace(tiling, real=True), mask_pairs(mask), np.dtype(np.float64))
-        counts: Any = 0.0
-        for number in range(*run):
-            box = tiling.box(number)
-            haloed = tiling.haloed(box)
-            values = source if is_block else tiling.read(source, haloed)
-            confidence = None
-            if weights is None:
-                counts = counts + self._count(box)
-            else:
-                confidence = mask if is_block else tiling.read(mask, haloed)
-                weights.add(mask_fields(confidence), box)
-            products.add(self.fields.of_block(values, confidence), box)
         shape = [2 * c + 1 for c in tiling.cutoff]
-        out = np.empty((1, *shape, len(self.pairs) + 2), np.float64 if tiling.real else np.complex128)
-        for position, values in enumerate(products.at_lags()):
-            out[0, ..., position] = values
+        out = np.zeros((1, *shape, len(self.pairs) + 2), np.float64 if tiling.real else np.complex128)
+        counts: Any = 0.0
+        first, last = run
+        for start in range(first, last, TILES_TOGETHER):
+            for number in range(start, min(start + TILES_TOGETHER, last)):
+                box = tiling.box(number)
+                haloed = tiling.haloed(box)
+                values = source if is_block else tiling.read(source, haloed)
+                confidence = None
+                if weights is None:
+                    counts = counts + self._count(box)
+                else:
+                    confidence = mask if is_block else tiling.read(mask, haloed)
+                    weights.add(mask_fields(confidence), box)
+                products.add(self.fields.of_block(values, confidence), box)
+            for position, found in enumerate(products.at_lags()):
+                out[0, ..., position] += found
+            if weights is not None:
+                of_mask = [*weights.at_lags()]
+                out[0, ..., -2] += of_mask[0]
+                out[0, ..., -1] += of_mask[-1]
         if weights is None:
             out[0, ..., -2:] = _whole(counts, tiling)[..., None]
-        else:
-            for position, values in enumerate(weights.at_lags()):
-                out[0, ..., position - 2 :] = values[..., None]
         return out
 
     def _count(self, box: Box) -> Array:

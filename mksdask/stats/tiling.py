@@ -25,7 +25,8 @@ LEAST_RUNS, MOST_RUNS = 8, 128
 TILES_OF_RUN = 8  # or more, so that the inverse transform of a run costs little
 SHORTEST = 16  # voxels along the edge of a tile, if the volume is larger
 LONGEST = 640  # of a transform along one axis
-READING = 30.0  # floating-point operations that take as long as to read and expand a voxel
+LARGE = 2**24  # voxels of a volume that is worth cutting, so that several workers share it
+READING = 60.0  # floating-point operations that take as long as to read and expand a voxel
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,9 @@ class TileWork:
         transform = tiling.transform
         block = int(np.prod(tiling.largest_block))
         spectra = self._plane_entries(tiling, self.n_firsts, self.n_seconds, real=tiling.real) * self.field_bytes
-        totals = 16 * transform.n_frequencies * self.n_pairs
+        totals = transform.n_frequencies * self.n_pairs * self.field_bytes
         if tiling.real:
-            spectra *= 2
+            spectra, totals = 2 * spectra, 2 * totals
         if self.is_masked:
             of_mask = PencilTransform(transform.lengths, real=True)
             spectra += 16 * self._plane_entries(tiling, 2, 2, real=True)
@@ -256,11 +257,12 @@ def plan_tiles(
         needed = max(work.task_bytes(tiling), work.merge_bytes(tiling))
         least = min(least or needed, needed)
         if needed <= limit.task_bytes:
-            # A standard error needs replicates, whatever they cost.
-            replicates = min(tiling.n_tiles, LEAST_RUNS) if work.with_squares else 0
+            # Workers want tasks, and a standard error replicates, whatever they cost.
+            is_large = work.with_squares or np.prod(spatial) > LARGE
+            n_tasks = min(tiling.n_tiles, LEAST_RUNS) if is_large else 0
             cost = work.cost(tiling)
-            if best is None or replicates > best[0] or (replicates == best[0] and cost < 0.97 * best[1]):
-                best = replicates, cost, tiling
+            if best is None or n_tasks > best[0] or (n_tasks == best[0] and cost < 0.97 * best[1]):
+                best = n_tasks, cost, tiling
     if best is None:
         raise limit.refusal(least, f"a tile for lags up to cutoff={cutoff}", "lower the cutoff")
     return best[2]

@@ -1,0 +1,140 @@
+"""Plans: what they say, how they come by their limit, and that the calls keep to them."""
+
+import re
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from numpy.testing import assert_array_equal
+
+from mksdask import MKSLocalizationModel, MKSStructureAnalysis, Plan, PrimitiveBasis, plan
+from mksdask.datasets import effective_stiffness, make_microstructure, mean_stress, solve_fields
+from mksdask.planning import PROCESS_BYTES, Limit, SampleWork
+from mksdask.reduction import PCA
+from mksdask.stats import correlate, correlate_volume
+
+
+def lazy(shape, chunk, dtype="uint8"):
+    return da.zeros(shape, chunks=(chunk, *shape[1:]), dtype=dtype)
+
+
+X = lazy((64, 48, 48, 48), 16)
+ELASTIC = {"elastic_modulus": (1, 2), "poissons_ratio": (0.3, 0.3)}
+FITTED = MKSLocalizationModel(PrimitiveBasis(2))
+FITTED.coef_ = np.ones((48, 48, 48, 2), dtype="float32")
+CALLS = {
+    "correlate": (correlate, (X, PrimitiveBasis(2)), {"periodic_axes": [0, 1, 2]}),
+    "correlate_volume": (correlate_volume, (X[0], PrimitiveBasis(2)), {"cutoff": 5}),
+    "all lags": (correlate_volume, (X[0], PrimitiveBasis(2)), {"cutoff": None}),
+    "solve_fields": (solve_fields, (X,), ELASTIC),
+    "mean_stress": (mean_stress, (X,), ELASTIC),
+    "effective_stiffness": (effective_stiffness, (X,), ELASTIC),
+    "PCA.fit": (PCA(3).fit, (lazy((64, 9000), 16, "float32"),), {}),
+    "PCA.fit, tall": (PCA(3).fit, (lazy((9000, 64), 16, "float32"),), {}),
+    "structure": (MKSStructureAnalysis(PrimitiveBasis(2), periodic_axes=[0, 1, 2]).fit, (X,), {}),
+    "localization": (MKSLocalizationModel(PrimitiveBasis(2)).fit, (X, lazy(X.shape, 16, "float64")), {}),
+    "prediction": (FITTED.predict, (X,), {}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_plan__of_each_operation_fits_and_can_be_read(name):
+    operation, arguments, options = CALLS[name]
+    found = plan(operation, *arguments, memory_limit="2GiB", **options)
+    assert isinstance(found, Plan)
+    assert 0 < found.peak_bytes <= found.limit.task_bytes < 2**31
+    assert found.n_tasks >= 1
+    assert found.bytes_read > 0
+    assert found.operations > 1e5
+    text, page = str(found), found._repr_html_()
+    assert text.startswith(f"Plan of {found.operation}")
+    assert "that a worker of 2 GiB" in text
+    for stage in found.stages:
+        assert f"  {stage.name}  " in text
+        assert f"<td>{stage.name}</td>" in page
+    for layout in found.layout:
+        assert layout in text
+        assert layout in page
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_plan__refuses_with_the_smallest_limit_that_would_do(name):
+    operation, arguments, options = CALLS[name]
+    with pytest.raises(ValueError, match=r"the smallest memory_limit that would do is \d+ MiB") as refused:
+        plan(operation, *arguments, memory_limit="400MiB", **options)
+    (least,) = map(int, re.findall(r"would do is (\d+) MiB", str(refused.value)))
+    assert plan(operation, *arguments, memory_limit=least * 2**20, **options).n_tasks
+    with pytest.raises(ValueError, match="would do"):
+        plan(operation, *arguments, memory_limit=(least - 1) * 2**20, **options)
+    # The call itself says the same, before it computes anything.
+    with dask.config.set({"mksdask.memory-limit": "400MiB"}), pytest.raises(ValueError, match=f"would do is {least}"):
+        operation(*arguments, **options)
+
+
+def test_limit__is_that_given_or_configured_or_of_the_cluster(client):
+    with dask.config.set(scheduler="sync"):
+        assert Limit.of("1GB") == Limit(10**9, 1)
+        with dask.config.set({"mksdask.memory-limit": 2**30}):
+            assert Limit.of() == Limit(2**30, 1)
+            assert Limit.of("3GiB") == Limit(3 * 2**30, 1)
+    with client.as_current():
+        assert Limit.of() == Limit(2 * 2**30, 1)
+    with dask.config.set(scheduler="threads"):
+        assert Limit.of("1GiB").n_threads == dask.system.CPU_COUNT
+    assert Limit(2**30, 2).task_bytes == int(0.8 * 2**30 - PROCESS_BYTES) // 2
+    for wrong in ("much", -1, "0B"):
+        with pytest.raises(ValueError, match="memory_limit must be"):
+            Limit.of(wrong)
+
+
+def test_plan__refuses_what_it_does_not_know():
+    with pytest.raises(TypeError, match=r"operation must be one of .*correlate_volume.*, got sum"):
+        plan(sum, [1])
+    with pytest.raises(ValueError, match="cutoff"):
+        plan(correlate, X, PrimitiveBasis(2), cutoff=99)
+
+
+@pytest.mark.parametrize(("sizes", "fits", "expected"), [((8, 8), 4, (4,) * 4), ((7, 7, 3), 3, (3, 3, 1, 3, 3, 1, 3))])
+def test_samples__are_cut_into_chunks_that_fit(sizes, fits, expected):
+    work = SampleWork("work", 0, lambda n: n * 2**20, 2**20)
+    data = da.zeros((sum(sizes), 2), chunks=(sizes, 2))
+    limit = Limit(int((PROCESS_BYTES + fits * 2**20) / 0.8) + 1, 1)
+    assert work.fitting(data, limit).chunks[0] == expected
+    assert work.fitting(data, Limit(2**32, 1)) is data
+    assert work.fitting(np.zeros((9, 2)), limit).shape == (9, 2)
+    assert work.stage(data, limit).n_tasks == len(expected)
+
+
+def test_correlate__cut_chunks_give_the_same_bits():
+    samples = make_microstructure(24, (16, 16, 16), grain_size=3)
+    data = da.from_array(samples, chunks=(24, 16, 16, 16))
+    masks = da.from_array(np.ones(samples.shape), chunks=(24, 16, 16, 16))
+    options = {"correlations": [(0, 0), (0, 1)], "confidence_index": masks}
+    expected = correlate(data, PrimitiveBasis(2), **options)
+    with dask.config.set({"mksdask.memory-limit": "402MiB", "scheduler": "sync"}):
+        cut = correlate(data, PrimitiveBasis(2), **options)
+        found = cut.compute()
+    assert cut.numblocks[0] > 1
+    assert_array_equal(found, expected.compute())
+
+
+def test_pca__slabs_follow_the_limit():
+    rng = np.random.default_rng(0)
+    data = da.from_array(rng.normal(size=(200, 60_000)), chunks=(20, 60_000))
+    wide, narrow = (plan(PCA(3).fit, data, memory_limit=limit) for limit in ("2GiB", "480MiB"))
+    assert narrow.layout["features of a slab"] < wide.layout["features of a slab"]
+    assert narrow.peak_bytes <= narrow.limit.task_bytes
+    expected = PCA(3).fit(data)
+    with dask.config.set({"mksdask.memory-limit": "480MiB", "scheduler": "sync"}):
+        found = PCA(3).fit(data)
+    np.testing.assert_allclose(found.components_, expected.components_, atol=1e-12)
+
+
+def test_plan__says_when_a_volume_should_be_stored_first():
+    stored = zarr.create_array({}, shape=(64,) * 3, chunks=(32,) * 3, dtype="uint8")
+    options = {"cutoff": 3}
+    assert "create_volume" not in str(plan(correlate_volume, stored, PrimitiveBasis(2), **options))
+    assert "create_volume" in str(plan(correlate_volume, X[0] + 1, PrimitiveBasis(2), **options))
