@@ -137,7 +137,8 @@ class _Passes:
         values = np.empty(shape, dtype=real)
         for position in range(n_pairs):
             pencils.invert_planes(spectra[position], (keep[0], keep[1]), values)
-            result[..., position] = values / omega
+            with np.errstate(invalid="ignore"):
+                result[..., position] = values / omega
         return result.reshape(-1, *self.transform.shape[1:], n_pairs) if self.fields.n_spatial > 1 else result[0, 0]
 
     def _count(self, slab: Span) -> Array:

@@ -316,7 +316,8 @@ def _total(runs: da.Array, *, with_squares: bool) -> Any:
 def _ratio(sums: TileSums) -> Array:
     """f[h, h'; r], NaN where no pair of voxels is observed."""
     omega = np.where(np.rint(sums.observed) > 0, sums.omega, np.nan)[..., None]
-    return np.asarray(sums.products / omega)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums.products / omega)
 
 
 def _standard_error(sums: TileSums, *, n_runs: int) -> Array:
