@@ -17,10 +17,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import ArrayLike, label, map_samples, to_numpy, unwrap
 from mksdask.bases.base import Basis
+from mksdask.planning import planner_of
 from mksdask.regression import polynomial_regression
 from mksdask.staging import Url
 from mksdask.stats.correlation import Pairs
-from mksdask.structure import MKSStructureAnalysis, require_methods, set_parameter
+from mksdask.structure import MKSStructureAnalysis, plan_analysis, require_methods, set_parameter
 
 
 def _predict_block(scores: NDArray[Any], *, linker: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -271,3 +272,6 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         tags.regressor_tags = linker_tags.regressor_tags
         tags.classifier_tags = linker_tags.classifier_tags
         return tags
+
+
+planner_of(MKSHomogenizationModel.fit)(plan_analysis)

@@ -205,7 +205,8 @@ class Plan:
     def _rows(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("stage", "tasks", "memory", "reads", "writes", "operations")]
         for stage in self.stages:
-            sizes = map(size_text, (stage.task_bytes, stage.bytes_read, stage.bytes_written))
+            found = (stage.task_bytes, stage.bytes_read, stage.bytes_written)
+            sizes = [size_text(n) if n else "–" for n in found]
             operations = f"{stage.operations:.1e}" if stage.operations else "–"
             rows.append((stage.name, f"{stage.n_tasks:,}", *sizes, operations))
         return rows
@@ -246,8 +247,6 @@ class Plan:
 
 def size_text(n_bytes: float) -> str:
     """Bytes in words, three figures."""
-    if not n_bytes:
-        return "–"
     for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if n_bytes >= size:
             return f"{n_bytes / size:.3g} {unit}" if n_bytes < 1000 * size else f"{n_bytes / size:.0f} {unit}"
@@ -277,7 +276,7 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     ----------
     operation : callable
         What would be called: ``correlate``, ``correlate_volume``, ``PCA(5).fit``, ``MKSStructureAnalysis(...).fit``,
-        ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress`` or
+        ``MKSHomogenizationModel(...).fit``, ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress`` or
         ``effective_stiffness``.
     *args, **options
         Its arguments.

@@ -509,11 +509,13 @@ def plan_pca(features: Any, n_components: int, limit: Limit, first: Stage | None
     itemsize = features.dtype.itemsize
     if not isinstance(features, da.Array):
         small = 8 * min(n, p) ** 2
-        return (Stage("in memory", 1, n * p * 8 + 3 * small, 0.0, 0.0, float(p) * n * min(n, p)),)
+        whole = Stage("PCA in memory", 1, n * p * 8 + 3 * small, n * p * itemsize, 0.0, float(p) * n * min(n, p))
+        return (whole,) if first is None else (first, whole)
     if p > n:
         return _Spill.of(features, n_components, limit, first).stages
     rows = max(features.chunks[0])
     moments = rows * p * (itemsize + 8) + 3 * 8 * p * p
+    # Statistics are computed twice, for the moments and for the scores.
     moments = max(moments, 0 if first is None else first.task_bytes + 8 * rows * p + 3 * 8 * p * p)
     scores = rows * (p * (itemsize + 8) + 8 * n_components)
     if max(moments, scores) > limit.task_bytes:

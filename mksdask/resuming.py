@@ -95,20 +95,25 @@ def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: boo
     >>> stored.compute().tolist()
     [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]
     """
-    data, labels = _unwrap(lazy)
-    name = DEFAULT_NAME if labels is None or labels.name is None else str(labels.name)
+    data, labels, name = _unwrap(lazy)
     location = write_blocks(data, url, labels=labels, name=name, resume=resume, progress=progress)
     opened = xr.open_zarr(location.store, chunks={})[name]
     return opened if labels is not None else opened.data
 
 
-def _unwrap(lazy: ArrayLike) -> tuple[da.Array, xr.DataArray | None]:
+def reserve(lazy: ArrayLike, url: Url) -> None:
+    """Make an empty store for `materialize`, or refuse now what it would refuse when all that it needs is computed."""
+    data, labels, name = _unwrap(lazy)
+    _open(data, url, labels, name)
+
+
+def _unwrap(lazy: ArrayLike) -> tuple[da.Array, xr.DataArray | None, str]:
     labels = lazy if isinstance(lazy, xr.DataArray) else None
     data = lazy.data if labels is not None else lazy
     if not isinstance(data, da.Array):
         msg = f"lazy must be a dask array, or a DataArray that holds one, got {type(data).__name__}"
         raise TypeError(msg)
-    return _regular(data), labels
+    return _regular(data), labels, DEFAULT_NAME if labels is None or labels.name is None else str(labels.name)
 
 
 def is_materialized(lazy: ArrayLike, url: Url) -> bool:
@@ -148,11 +153,7 @@ def write_blocks(
     compressed : bool, default True
         Whether compressing is worth its time.
     """
-    location, fingerprint = Location.of(url), _fingerprint(data)
-    # An array takes this along to the workers: blocks of nothing but the fill value leave an object too.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        create = partial(_create, location, name, data, labels, fingerprint, parts=parts, compressed=compressed)
-        target = _target(url, location, name, fingerprint, create, resume=resume)
+    location, target = _open(data, url, labels, name, resume=resume, parts=parts, compressed=compressed)
     missing = _missing(location, name, data.numblocks)
     if missing:
         with ProgressBar() if progress else nullcontext():
@@ -162,6 +163,17 @@ def write_blocks(
         consolidate(location)
         zarr.open_group(location.store, mode="r+").attrs["mksdask"] = "result"
     return location
+
+
+def _open(
+    data: da.Array, url: Url, labels: xr.DataArray | None, name: str, *, resume: bool = True, **options: Any
+) -> tuple[Location, zarr.Array[Any]]:
+    """Where to write, and the array there; made if it is not."""
+    location, fingerprint = Location.of(url), _fingerprint(data)
+    # An array takes this along to the workers: blocks of nothing but the fill value leave an object too.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        create = partial(_create, location, name, data, labels, fingerprint, **options)
+        return location, _target(url, location, name, fingerprint, create, resume=resume)
 
 
 def _store(data: da.Array, target: zarr.Array[Any], missing: list[tuple[int, ...]], **options: Any) -> None:
@@ -236,8 +248,8 @@ def _create(
     labels: xr.DataArray | None,
     fingerprint: dict[str, Any],
     *,
-    parts: tuple[int, ...] | None,
-    compressed: bool,
+    parts: tuple[int, ...] | None = None,
+    compressed: bool = True,
 ) -> None:
     """An empty array with all that describes it, made beside its place and moved there."""
     new = location.sibling("partial")

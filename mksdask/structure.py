@@ -395,14 +395,16 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
 
 
 @planner_of(MKSStructureAnalysis.fit, MKSStructureAnalysis.fit_transform)
-def _plan(
+def plan_analysis(
     analysis: MKSStructureAnalysis,
     X: ArrayLike,
     y: ArrayLike | None = None,
     size: Sequence[int] | None = None,
     confidence_index: ArrayLike | None = None,
 ) -> Plan:
+    """What `fit` will take, but for the linkage of a homogenization model, which sees scores alone."""
     model, limit = clone(analysis, safe=False), Limit.of()
+    name = f"{type(analysis).__name__}.fit"
     samples = model._checked_samples(X, size)
     statistics = model._statistics(samples, confidence_index)
     features = model._features(statistics)
@@ -414,11 +416,11 @@ def _plan(
     reducer = model._reducer(features.shape)
     if not isinstance(reducer, PCA):
         first = () if stage is None else (stage,)
-        return Plan("MKSStructureAnalysis.fit", layout, first, limit, (f"{reducer!r} is not planned.",))
+        return Plan(name, layout, first, limit, (f"{reducer!r} is not planned.",))
     k = reducer.n_components or min(features.shape)
     stages, layout = plan_pca(features, k, limit, stage), layout | {"components": k}
     result_bytes = result_bytes_of(features.shape, k)
-    return Plan("MKSStructureAnalysis.fit", layout, stages, limit, result_bytes=result_bytes)
+    return Plan(name, layout, stages, limit, result_bytes=result_bytes)
 
 
 def _is_lazy_reducer(reducer: object) -> bool:

@@ -77,7 +77,7 @@ def test_volume__matches_the_whole_volume_transform(data):
             assert_allclose(f.compute(scheduler="sync"), expected[0], rtol=0, atol=tolerance * scale)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_volume__all_lags_match_the_transform_in_memory(data):
     spatial = data.draw(st.sampled_from([(41,), (17, 24), (1, 7), (10, 13, 9), (16, 5, 8)]))
@@ -103,6 +103,37 @@ def test_volume__all_lags_match_the_transform_in_memory(data):
         scale = max(1.0, np.nanmax(np.abs(expected)))
         assert f.dtype.itemsize == np.dtype(dtype).itemsize * (2 if basis.is_complex else 1)
         assert_allclose(f, expected[0], rtol=0, atol=tolerance * scale)
+
+
+def test_volume__all_lags_are_kept_and_labelled(tmp_path):
+    X = np.random.default_rng(0).integers(0, 2, (30, 20, 25)).astype("uint8")
+    create_volume(tmp_path / "v.zarr", X, spacing=0.5, units="um", periodic_axes=[0], chunks=16)
+    volume, url = open_volume(tmp_path / "v.zarr").microstructure, tmp_path / "f.zarr"
+    in_memory = correlate_volume(volume, PrimitiveBasis(2), cutoff=None)
+    stored = correlate_volume(volume, PrimitiveBasis(2), cutoff=None, scratch=url)
+    assert isinstance(in_memory.data, np.ndarray)
+    assert isinstance(stored.data, da.Array)
+    xr.testing.assert_identical(stored.compute(), in_memory)
+    xr.testing.assert_identical(xr.open_zarr(url)[stored.name].compute(), in_memory)
+    assert_allclose(stored.lag_x, np.arange(-15, 15) * 0.5)
+    assert stored.attrs["periodic_axes"] == ["x"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.zarr", "v.zarr"]
+    with computes(0):
+        again = correlate_volume(volume, PrimitiveBasis(2), cutoff=None, scratch=url)
+    xr.testing.assert_identical(again.compute(scheduler="sync"), in_memory)
+    # What would be refused in the end is refused before anything is computed.
+    with computes(0), pytest.raises(ValueError, match="other inputs or parameters"):
+        correlate_volume(volume, PrimitiveBasis(2), cutoff=None, correlations=[(1, 1)], scratch=url)
+    (tmp_path / "other").mkdir()
+    with computes(0), pytest.raises(FileExistsError, match="choose another url"):
+        correlate_volume(volume, PrimitiveBasis(2), cutoff=None, scratch=tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.zarr", "other", "v.zarr"]
+
+
+def test_volume__all_lags_that_memory_does_not_hold_need_scratch():
+    X = zarr.create_array({}, shape=(600,) * 3, dtype="u1", chunks=(100,) * 3)
+    with computes(0), pytest.raises(ValueError, match=r"all lags take 824 MiB, more than .* pass scratch="):
+        correlate_volume(X, PrimitiveBasis(2), cutoff=None, correlations=[(0, 0)], memory_limit="1GiB")
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -300,6 +331,7 @@ def test_volume__a_plan_fits_or_says_what_would(monkeypatch):
         ({"cutoff": 1.5}, "cutoff must be"),
         ({"cutoff": None, "return_std": True}, "return_std needs a cutoff"),
         ({"cutoff": 30}, "must lie between 0 and"),
+        ({"cutoff": None, "memory_limit": "much"}, "memory_limit must be"),
         ({"cutoff": 6, "periodic_axes": [0, 1]}, "must lie between 0 and"),
         ({"cutoff": 2, "confidence_index": np.ones((3, 3))}, "confidence_index must have the shape"),
         ({"cutoff": 2, "dtype": "int8"}, "dtype must be"),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mksdask.arrays import stored_array
 from mksdask.planning import Limit, Plan, Stage, size_text
-from mksdask.resuming import is_materialized, materialize, write_blocks
+from mksdask.resuming import is_materialized, materialize, reserve, write_blocks
 from mksdask.staging import Location, Url, remove_store
 from mksdask.stats.lags import LagTransform
 from mksdask.stats.microstructure import (
@@ -292,6 +292,7 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, scratch: Url) -
     )
     result = problem.label(lags, passes.transform.lags, "two_point_statistics")
     if not is_materialized(result, scratch):
+        reserve(result, scratch)
         z = passes.pencil.plane[1]
         if not is_materialized(lines, urls[1]):
             write_blocks(planes, urls[0], parts=(1, sizes.slab, sizes.rows, z), compressed=False)

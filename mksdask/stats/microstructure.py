@@ -59,6 +59,9 @@ class VolumeProblem:
         data, labels = unwrap_volume(volume)
         n_spatial = n_spatial_axes(basis, data[None])
         spatial = tuple(int(n) for n in data.shape[:n_spatial])
+        if 0 in data.shape:
+            msg = f"volume holds no voxels, got shape {tuple(data.shape)}"
+            raise ValueError(msg)
         samples = None if labels is None else labels.expand_dims("sample")
         real_dtype = np.dtype(dtype)
         if real_dtype not in (np.float32, np.float64):
