@@ -33,7 +33,8 @@ PROCESS_BYTES = 320 * 2**20
 MEMORY_LIMIT_KEY = "mksdask.memory-limit"
 
 _SINGLE = ("sync", "synchronous", "single-threaded")
-_planners: dict[Any, Callable[..., Plan]] = {}
+# An operation has its planner in this attribute.
+PLANNER = "_mksdask_planner"
 
 
 def samples_per_chunk(n_samples: int, n_voxels: int) -> int:
@@ -263,7 +264,7 @@ def planner_of(*operations: Callable[..., Any]) -> Callable[[Callable[..., Plan]
 
     def register(planner: Callable[..., Plan]) -> Callable[..., Plan]:
         for operation in operations:
-            _planners[operation] = planner
+            setattr(operation, PLANNER, planner)
         return planner
 
     return register
@@ -276,8 +277,8 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     ----------
     operation : callable
         What would be called: ``correlate``, ``correlate_volume``, ``PCA(5).fit``, ``MKSStructureAnalysis(...).fit``,
-        ``MKSHomogenizationModel(...).fit``, ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress`` or
-        ``effective_stiffness``.
+        ``MKSHomogenizationModel(...).fit``, ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``,
+        ``mean_stress`` or ``effective_stiffness``.
     *args, **options
         Its arguments.
     memory_limit : int or str, optional
@@ -307,11 +308,10 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     >>> found.stages[0].n_tasks, found.peak_bytes < 2**28
     (4, True)
     """
-    function = getattr(operation, "__func__", operation)
-    planner = _planners.get(function)
+    planner = getattr(operation, PLANNER, None)
     if planner is None:
-        known = ", ".join(sorted(getattr(known, "__qualname__", str(known)) for known in _planners))
-        msg = f"operation must be one of {known}, got {getattr(operation, '__qualname__', repr(operation))}"
+        name = getattr(operation, "__qualname__", repr(operation))
+        msg = f"operation must be one of those that the documentation of plan names, got {name}; see help(plan)"
         raise TypeError(msg)
     owner = (operation.__self__,) if isinstance(operation, MethodType) else ()
     with dask.config.set({} if memory_limit is None else {MEMORY_LIMIT_KEY: memory_limit}):
