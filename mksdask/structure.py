@@ -26,7 +26,8 @@ from mksdask.arrays import (
 )
 from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
 from mksdask.planning import Limit, Plan, SampleWork, chunk_layout, planner_of
-from mksdask.reduction import PCA, plan_pca, result_bytes_of, spill
+from mksdask.reduction.pca import PCA, plan_pca, result_bytes_of
+from mksdask.reduction.spill import spill
 from mksdask.staging import Url
 from mksdask.stats.correlation import CorrelationProblem, Pairs, correlate, flat_features
 

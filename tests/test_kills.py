@@ -35,7 +35,9 @@ SCRIPT = """
             self.log = log
 
         def transition(self, key, start, finish, **options):
-            if str(key).strip("('").startswith(PREFIX) and finish == "memory":
+            # A kernel by itself is a task too, which does nothing.
+            is_work = str(key).strip("('").startswith(PREFIX) and "-kernel-" not in str(key)
+            if is_work and finish == "memory":
                 with open(self.log, "a") as file:
                     file.write(f"{os.getpid()} {key}\\n")
 

@@ -12,8 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import decomposition
 from sklearn.base import clone
 
-from mksdask import reduction
-from mksdask.reduction import PCA
+from mksdask.reduction import PCA, pca
 from tests.helpers import chunked, computes, sample_chunks
 
 
@@ -57,7 +56,7 @@ def test_pca__float32_stays_float32_and_accumulates_in_float64():
 
 def test_pca__many_slabs_give_the_same_and_repeat_to_the_last_bit(monkeypatch):
     X = matrix(20, 500)
-    monkeypatch.setattr(reduction, "SLAB_BYTES", 20 * 16 * 7)
+    monkeypatch.setattr(pca, "SLAB_BYTES", 20 * 16 * 7)
     first, again, whole = PCA(4), PCA(4), PCA(4).fit(X)
     first.fit(chunked(X, (7, 13)))
     again.fit(chunked(X, (7, 13)))

@@ -48,8 +48,7 @@ class _Passes:
     transform: LagTransform
     pencil: PencilTransform
     pairs: tuple[tuple[int, int], ...]
-    n_mask_fields: int
-    n_mask_pairs: int
+    n_masks: int  # fields of the mask, and pairs of them
 
     @classmethod
     def of(cls, problem: VolumeProblem) -> _Passes:
@@ -69,13 +68,12 @@ class _Passes:
             PencilTransform(lengths, problem.is_real),
             (*of_states, *((n_states + a, n_states + b) for a, b in own)),
             len(own),
-            len(own),
         )
 
     @property
     def n_fields(self) -> int:
         """Fields that are transformed."""
-        return len(self.fields.states) + self.n_mask_fields
+        return len(self.fields.states) + self.n_masks
 
     @property
     def spectral(self) -> np.dtype[Any]:
@@ -100,7 +98,7 @@ class _Passes:
         if confidence is not None:
             dtype = np.float64 if self.pencil.real else np.complex128
             for start, number, field in mask_fields(confidence, dtype):
-                if number < self.n_mask_fields:
+                if number < self.n_masks:
                     position = len(self.fields.states) + number
                     pencils.transform_planes(field, out[position, start : start + len(field)])
         return out
@@ -126,10 +124,10 @@ class _Passes:
         _, *keep = self.lags
         real = self.fields.dtype if self.pencil.real else self.spectral
         shape = (slab[1] - slab[0], *map(len, keep))
-        n_pairs = len(self.pairs) - self.n_mask_pairs
+        n_pairs = len(self.pairs) - self.n_masks
         omega = self._count(slab)
-        if self.n_mask_pairs:
-            of_mask = np.empty((self.n_mask_pairs, *shape), dtype=real)
+        if self.n_masks:
+            of_mask = np.empty((self.n_masks, *shape), dtype=real)
             for values, out in zip(spectra[n_pairs:], of_mask, strict=True):
                 pencils.invert_planes(values, (keep[0], keep[1]), out)
             omega = np.where(np.rint(of_mask[-1].real) > 0, of_mask[0].real, np.nan)
@@ -175,7 +173,7 @@ class _Sizes:
             return n * (3 * plane * x // (2 * y) + WRITTEN * pairs * n_lags[0])
 
         def at_lags(n: int) -> int:
-            inverse = lags * itemsize * (1 + 2 * bool(passes.n_mask_pairs))
+            inverse = lags * itemsize * (1 + 2 * bool(passes.n_masks))
             return n * (2 * pairs * y + (WRITTEN + 1) * lags * n_pairs * size + inverse)
 
         slab = _most(planes, x, limit, "a plane of the volume")

@@ -1,87 +1,40 @@
-"""Principal components of statistics that do not fit in memory: f_j[k] ≈ Σ μ_j[k'] φ[k', k] + f̄[k]."""
+"""Exact principal component analysis, in memory or out of core."""
 
 from __future__ import annotations
 
-import tempfile
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import dask
 import dask.array as da
 import numpy as np
 import scipy.linalg
-import zarr
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
-from sklearn.utils.validation import check_is_fitted
+from sklearn.base import clone
 
-from mksdask.arrays import ArrayLike, check_whole_samples, map_samples, merge_tree, unwrap
+from mksdask.arrays import ArrayLike, check_whole_samples, merge_tree, unwrap
 from mksdask.planning import Limit, Plan, Stage, planner_of
-from mksdask.staging import Url, remove_store, settled
+from mksdask.reduction.projection import Projection
+from mksdask.reduction.spill import LEAST_WIDTH, SLAB_BYTES, SpilledRows, slab_width, spill
+from mksdask.staging import Url
 
 Array = NDArray[Any]
 
-# Bytes of one slab of features, all samples, in its own precision and in float64.
-SLAB_BYTES = 96 * 2**20
-# Features of a slab, or more: fewer would make reading dear.
-LEAST_WIDTH = 64
 # Partial Gram matrices that are added up in a tree; fixed, so that repeated runs agree to the last bit.
 GRAM_TASKS = 32
 
 
 @dataclass(frozen=True)
-class SpilledRows:
-    """Rows of a lazy matrix on disk, in chunks that serve both directions: some samples × a slab of features."""
-
-    url: str
-    row_chunks: tuple[int, ...]
-    n_features: int
-    dtype: np.dtype[Any]
-    width: int  # features of a slab
-
-    @property
-    def n_samples(self) -> int:
-        """Number of rows."""
-        return sum(self.row_chunks)
-
-    @property
-    def slabs(self) -> list[slice]:
-        """Features of each slab."""
-        starts = range(0, self.n_features, self.width)
-        return [slice(start, min(start + self.width, self.n_features)) for start in starts]
-
-    def open(self, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
-        """The matrix on disk; index it as [samples, features]."""
-        return zarr.open_array(self.url, mode=mode)
-
-    def blocks(self) -> Iterator[Array]:
-        """Chunks of samples, all features."""
-        matrix, start = self.open(), 0
-        for n_rows in self.row_chunks:
-            yield np.asarray(matrix[start : start + n_rows])
-            start += n_rows
-
-
-def slab_width(n_samples: int, n_features: int, dtype: np.dtype[Any], slab_bytes: int | None = None) -> int:
-    """Features in a slab that takes `slab_bytes`, by default `SLAB_BYTES`, with its float64 copy."""
-    slab_bytes = SLAB_BYTES if slab_bytes is None else slab_bytes
-    return max(1, min(n_features, slab_bytes // (n_samples * (dtype.itemsize + 8))))
-
-
-@dataclass(frozen=True)
-class _Spill:
+class _GramPlan:
     """How a lazy matrix with more features than samples is reduced: slabs that fit beside Gram matrices."""
 
     width: int
     stages: tuple[Stage, ...]
 
     @classmethod
-    def of(cls, features: da.Array, n_components: int, limit: Limit, first: Stage | None = None) -> _Spill:
+    def of(cls, features: da.Array, n_components: int, limit: Limit, first: Stage | None = None) -> _GramPlan:
         """Choose slabs; `first` is the stage that writes rows, where it does more than that.
 
         Raises
@@ -111,63 +64,6 @@ class _Spill:
             Stage("components", n_slabs, slab + vectors, matrix, 0.0, 2.0 * p * n * n_components),
         )
         return cls(width, stages)
-
-
-def _spill_block(block: Array, *, rows: SpilledRows, block_id: tuple[int, ...]) -> Array:
-    start = block_id[0] * rows.row_chunks[0]
-    rows.open("r+")[start : start + len(block)] = block
-    return np.zeros((1, 1), dtype=np.uint8)
-
-
-@contextmanager
-def spill(features: da.Array, scratch: Url | None = None, *, width: int | None = None) -> Iterator[SpilledRows]:
-    """Write a lazy matrix once, for being read several times; removed at the end, also on error.
-
-    Parameters
-    ----------
-    features : dask array, shape (n_samples, n_features)
-        Whole rows in each chunk.
-    scratch : str or path, optional
-        Folder or fsspec URL that all workers can reach; a store of a name of its own is made in it. Default: the
-        system's temporary folder, which serves workers on this machine.
-    width : int, optional
-        Features of a slab. Default: what takes `SLAB_BYTES`.
-
-    Yields
-    ------
-    SpilledRows
-    """
-    check_whole_samples(features, name="features")
-    sizes = features.chunks[0]
-    if len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]:
-        # A chunk on disk must belong to one task.
-        features = features.rechunk({0: max(sizes)})
-    with tempfile.TemporaryDirectory(prefix="mksdask-") as local:
-        parent = local if scratch is None else str(scratch).rstrip("/")
-        url = f"{parent}/rows-{uuid.uuid4().hex[:12]}.zarr"
-        if width is None:
-            n_samples, n_features = features.shape
-            width = slab_width(n_samples, n_features, features.dtype)
-        rows = SpilledRows(url, features.chunks[0], features.shape[1], features.dtype, width)
-        try:
-            zarr.create_array(
-                url,
-                shape=features.shape,
-                dtype=rows.dtype,
-                chunks=(rows.row_chunks[0], width),
-                compressors=None,
-                fill_value=0,
-            )
-            done = features.map_blocks(
-                partial(_spill_block, rows=rows),
-                chunks=((1,) * features.numblocks[0], (1,)),
-                dtype=np.uint8,
-                name="spill-" + dask.base.tokenize(rows),
-            )
-            settled(done.compute, stage="spill")
-            yield rows
-        finally:
-            remove_store(url)
 
 
 def _gram_of_slabs(run: Array, *, rows: SpilledRows) -> Array:
@@ -230,7 +126,7 @@ def _leading(matrix: Array, k: int, *, lower: bool) -> tuple[Array, Array]:
     return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
 
 
-class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class PCA(Projection):
     r"""Exact principal component analysis, in memory or out of core.
 
     With the centred matrix :math:`F = U \Sigma \Phi`, the scores are :math:`\mu = U \Sigma` and the components
@@ -370,7 +266,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return int(k)
 
     def _fit_wide(self, data: da.Array, k: int) -> Array:
-        width = _Spill.of(data, k, Limit.of()).width
+        width = _GramPlan.of(data, k, Limit.of()).width
         with spill(data, self.scratch, width=width) as rows:
             n_slabs = len(rows.slabs)
             runs = da.arange(n_slabs, chunks=-(-n_slabs // GRAM_TASKS))
@@ -444,64 +340,6 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.mean_ = projected[-1].astype(np.float64)
         return signs[:, 0]
 
-    def transform(self, X: ArrayLike) -> Any:
-        """Scores μ = (f - f̄) Φᵀ; lazy for lazy input, one task a chunk.
-
-        Parameters
-        ----------
-        X : array, shape (n_samples, n_features)
-            NumPy or dask.
-
-        Returns
-        -------
-        array of the kind of `X`, shape (n_samples, n_components_)
-
-        Raises
-        ------
-        ValueError
-            If the number of features is not that of `fit`.
-        """
-        check_is_fitted(self, "components_")
-        data, _ = unwrap(X)
-        if data.ndim != 2 or data.shape[1] != self.n_features_in_:
-            msg = f"X must have {self.n_features_in_} features as in fit, got shape {tuple(data.shape)}"
-            raise ValueError(msg)
-        return map_samples(
-            _scores_of_block,
-            data,
-            tail=(self.n_components_,),
-            dtype=np.result_type(data.dtype, self.components_.dtype),
-            name="pca-transform",
-            shared=(self.components_, self.mean_),
-        )
-
-    def inverse_transform(self, X: ArrayLike) -> Any:
-        """Rows f = μ Φ + f̄ (Eq. 2); lazy for lazy input.
-
-        Parameters
-        ----------
-        X : array, shape (n_samples, n_components_)
-            Scores.
-
-        Returns
-        -------
-        array of the kind of `X`, shape (n_samples, n_features)
-        """
-        check_is_fitted(self, "components_")
-        data, _ = unwrap(X)
-        return map_samples(
-            _rows_of_block,
-            data,
-            tail=(self.n_features_in_,),
-            dtype=np.result_type(data.dtype, self.components_.dtype),
-            name="pca-inverse",
-            shared=(self.components_, self.mean_),
-        )
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_components_
-
 
 def plan_pca(features: Any, n_components: int, limit: Limit, first: Stage | None = None) -> tuple[Stage, ...]:
     """Stages of `PCA.fit`; `first` is the stage of the last pass over the input, where it does more than PCA's."""
@@ -512,7 +350,7 @@ def plan_pca(features: Any, n_components: int, limit: Limit, first: Stage | None
         whole = Stage("PCA in memory", 1, n * p * 8 + 3 * small, n * p * itemsize, 0.0, float(p) * n * min(n, p))
         return (whole,) if first is None else (first, whole)
     if p > n:
-        return _Spill.of(features, n_components, limit, first).stages
+        return _GramPlan.of(features, n_components, limit, first).stages
     rows = max(features.chunks[0])
     moments = rows * p * (itemsize + 8) + 3 * 8 * p * p
     # Statistics are computed twice, for the moments and for the scores.
@@ -537,16 +375,8 @@ def _plan(pca: PCA, X: ArrayLike, y: object = None) -> Plan:
     stages = plan_pca(data, k, limit)
     layout = {"samples": data.shape[0], "features": data.shape[1], "components": k}
     if len(stages) == 3:
-        layout["features of a slab"] = _Spill.of(data, k, limit).width
+        layout["features of a slab"] = _GramPlan.of(data, k, limit).width
     return Plan("PCA.fit", layout, stages, limit, result_bytes=result_bytes_of(data.shape, k))
-
-
-def _scores_of_block(block: Array, components: Array, mean: Array) -> Array:
-    return (block - mean).astype(np.result_type(block, components), copy=False) @ components.T
-
-
-def _rows_of_block(block: Array, components: Array, mean: Array) -> Array:
-    return (block @ components + mean).astype(np.result_type(block, components), copy=False)
 
 
 def _has_variance(values: Array, size: int) -> Array:

@@ -1,0 +1,123 @@
+"""A lazy matrix on disk for a while, so that it can be read several times, by rows and by slabs of features."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import dask
+import dask.array as da
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from mksdask.arrays import check_whole_samples
+from mksdask.staging import Url, remove_store, settled
+
+Array = NDArray[Any]
+
+# Bytes of one slab of features, all samples, in its own precision and in float64.
+SLAB_BYTES = 96 * 2**20
+# Features of a slab, or more: fewer would make reading dear.
+LEAST_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class SpilledRows:
+    """Rows of a lazy matrix on disk, in chunks that serve both directions: some samples × a slab of features."""
+
+    url: str
+    row_chunks: tuple[int, ...]
+    n_features: int
+    dtype: np.dtype[Any]
+    width: int  # features of a slab
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows."""
+        return sum(self.row_chunks)
+
+    @property
+    def slabs(self) -> list[slice]:
+        """Features of each slab."""
+        starts = range(0, self.n_features, self.width)
+        return [slice(start, min(start + self.width, self.n_features)) for start in starts]
+
+    def open(self, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
+        """The matrix on disk; index it as [samples, features]."""
+        return zarr.open_array(self.url, mode=mode)
+
+    def blocks(self) -> Iterator[Array]:
+        """Chunks of samples, all features."""
+        matrix, start = self.open(), 0
+        for n_rows in self.row_chunks:
+            yield np.asarray(matrix[start : start + n_rows])
+            start += n_rows
+
+
+def slab_width(n_samples: int, n_features: int, dtype: np.dtype[Any], slab_bytes: int | None = None) -> int:
+    """Features in a slab that takes `slab_bytes`, by default `SLAB_BYTES`, with its float64 copy."""
+    slab_bytes = SLAB_BYTES if slab_bytes is None else slab_bytes
+    return max(1, min(n_features, slab_bytes // (n_samples * (dtype.itemsize + 8))))
+
+
+def _spill_block(block: Array, *, rows: SpilledRows, block_id: tuple[int, ...]) -> Array:
+    start = block_id[0] * rows.row_chunks[0]
+    rows.open("r+")[start : start + len(block)] = block
+    return np.zeros((1, 1), dtype=np.uint8)
+
+
+@contextmanager
+def spill(features: da.Array, scratch: Url | None = None, *, width: int | None = None) -> Iterator[SpilledRows]:
+    """Write a lazy matrix once, for being read several times; removed at the end, also on error.
+
+    Parameters
+    ----------
+    features : dask array, shape (n_samples, n_features)
+        Whole rows in each chunk.
+    scratch : str or path, optional
+        Folder or fsspec URL that all workers can reach; a store of a name of its own is made in it. Default: the
+        system's temporary folder, which serves workers on this machine.
+    width : int, optional
+        Features of a slab. Default: what takes `SLAB_BYTES`.
+
+    Yields
+    ------
+    SpilledRows
+    """
+    check_whole_samples(features, name="features")
+    sizes = features.chunks[0]
+    if len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]:
+        # A chunk on disk must belong to one task.
+        features = features.rechunk({0: max(sizes)})
+    with tempfile.TemporaryDirectory(prefix="mksdask-") as local:
+        parent = local if scratch is None else str(scratch).rstrip("/")
+        url = f"{parent}/rows-{uuid.uuid4().hex[:12]}.zarr"
+        if width is None:
+            n_samples, n_features = features.shape
+            width = slab_width(n_samples, n_features, features.dtype)
+        rows = SpilledRows(url, features.chunks[0], features.shape[1], features.dtype, width)
+        try:
+            zarr.create_array(
+                url,
+                shape=features.shape,
+                dtype=rows.dtype,
+                chunks=(rows.row_chunks[0], width),
+                compressors=None,
+                fill_value=0,
+            )
+            done = features.map_blocks(
+                partial(_spill_block, rows=rows),
+                chunks=((1,) * features.numblocks[0], (1,)),
+                dtype=np.uint8,
+                name="spill-" + dask.base.tokenize(rows),
+            )
+            settled(done.compute, stage="spill")
+            yield rows
+        finally:
+            remove_store(url)
