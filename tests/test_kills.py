@@ -37,7 +37,7 @@ SCRIPT = """
         def transition(self, key, start, finish, **options):
             # A kernel by itself is a task too, which does nothing.
             is_work = str(key).strip("('").startswith(PREFIX) and "-kernel-" not in str(key)
-            if is_work and finish == "memory":
+            if is_work and (start, finish) == ("executing", "memory"):
                 with open(self.log, "a") as file:
                     file.write(f"{os.getpid()} {key}\\n")
 
