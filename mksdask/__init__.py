@@ -7,6 +7,9 @@ from mksdask.planning import Plan, plan
 from mksdask.store import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
 from mksdask.structure import MKSStructureAnalysis
 from mksdask.windows import sample_windows
+from mksdask.workers import configure_workers
+
+configure_workers()
 
 __all__ = [
     "FourierBasis",

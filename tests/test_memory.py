@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 
+from mksdask.workers import ALLOCATION
 from tests.test_examples import run
 
 PREAMBLE = """
@@ -36,8 +37,8 @@ PREAMBLE = """
 def measured(*scripts, folder):
     """What a process prints that runs scripts one after the other."""
     code = "\n".join(map(textwrap.dedent, (PREAMBLE, *scripts)))
-    # Freed memory goes back at once, as on workers that dask starts.
-    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}
+    # As on workers that dask starts.
+    environment = os.environ | {name: str(value) for name, value in ALLOCATION.items()}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder, env=environment
     )

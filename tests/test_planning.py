@@ -1,6 +1,9 @@
 """Plans: what they say, how they come by their limit, and that the calls keep to them."""
 
 import re
+import subprocess
+import sys
+import textwrap
 
 import dask
 import dask.array as da
@@ -14,6 +17,7 @@ from mksdask.datasets import effective_stiffness, make_microstructure, mean_stre
 from mksdask.planning import PROCESS_BYTES, Limit, SampleWork
 from mksdask.reduction import PCA
 from mksdask.stats import correlate, correlate_volume
+from mksdask.workers import ALLOCATION
 
 
 def lazy(shape, chunk, dtype="uint8"):
@@ -138,3 +142,21 @@ def test_plan__says_when_a_volume_should_be_stored_first():
     options = {"cutoff": 3}
     assert "create_volume" not in str(plan(correlate_volume, stored, PrimitiveBasis(2), **options))
     assert "create_volume" in str(plan(correlate_volume, X[0] + 1, PrimitiveBasis(2), **options))
+
+
+def test_workers__are_started_with_their_allocation_unless_users_configure_another():
+    script = """
+        import dask
+        {before}
+        import mksdask
+        print(dask.config.get("distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"))
+    """
+    name = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"
+    for before, expected in (
+        ("", ALLOCATION["MALLOC_TRIM_THRESHOLD_"]),
+        (f"dask.config.set({{{name!r}: 7}})", 7),
+        (f"import distributed; dask.config.set({{{name!r}: 7}})", 7),
+    ):
+        code = textwrap.dedent(script).format(before=before)
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert int(found.stdout) == expected
