@@ -291,16 +291,23 @@ def correlate(
     )
     if labels is None:
         return result
-    axes = spacing_of(labels, len(kernel.transform.spatial))
-    coords: dict[str, Any] = {
-        f"lag_{dim}": (f"lag_{dim}", lags * step, {"units": units})
-        for (dim, step, units), lags in zip(axes, kernel.transform.lags, strict=True)
-    }
-    coords["pair"] = names([f"{a},{b}" for a, b in problem.pairs])
-    coords["state_1"] = ("pair", [a for a, _ in problem.pairs])
-    coords["state_2"] = ("pair", [b for _, b in problem.pairs])
-    dims = (*(f"lag_{dim}" for dim, _, _ in axes), "pair")
+    dims, coords = lag_labels(labels, kernel.transform.lags, problem.pairs)
     return label(result, labels, dims=dims, coords=coords, name="two_point_statistics", attrs=labels.attrs)
+
+
+def lag_labels(
+    samples: xr.DataArray, lags: Sequence[Array], pairs: Sequence[tuple[int, int]]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Dims and coordinates of statistics of samples: lags in their units, and pairs of states."""
+    axes = spacing_of(samples, len(lags))
+    coords: dict[str, Any] = {
+        f"lag_{dim}": (f"lag_{dim}", along * step, {"units": units})
+        for (dim, step, units), along in zip(axes, lags, strict=True)
+    }
+    coords["pair"] = names([f"{a},{b}" for a, b in pairs])
+    coords["state_1"] = ("pair", [a for a, _ in pairs])
+    coords["state_2"] = ("pair", [b for _, b in pairs])
+    return (*(f"lag_{dim}" for dim, _, _ in axes), "pair"), coords
 
 
 @dataclass(frozen=True)

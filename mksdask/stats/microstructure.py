@@ -15,14 +15,12 @@ from sklearn.base import clone
 from mksdask.arrays import (
     ArrayLike,
     axes_argument,
-    names,
     periodic_axes_of,
-    spacing_of,
     stored_array,
     unwrap_volume,
 )
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
-from mksdask.stats.correlation import Pairs, resolve_pairs
+from mksdask.stats.correlation import Pairs, lag_labels, resolve_pairs
 from mksdask.stats.pencils import three_axes
 
 Array: TypeAlias = NDArray[Any]
@@ -110,15 +108,7 @@ class VolumeProblem:
         """Dims and coordinates for statistics at lags, where the volume has any."""
         if self.samples is None:
             return array
-        axes = spacing_of(self.samples, len(self.spatial))
-        coords: dict[str, Any] = {
-            f"lag_{dim}": (f"lag_{dim}", along * step, {"units": units})
-            for (dim, step, units), along in zip(axes, lags, strict=True)
-        }
-        coords["pair"] = names([f"{a},{b}" for a, b in self.pairs])
-        coords["state_1"] = ("pair", [a for a, _ in self.pairs])
-        coords["state_2"] = ("pair", [b for _, b in self.pairs])
-        dims = (*(f"lag_{dim}" for dim, _, _ in axes), "pair")
+        dims, coords = lag_labels(self.samples, lags, self.pairs)
         return xr.DataArray(array, dims=dims, coords=coords, name=name, attrs=dict(self.samples.attrs))
 
 
