@@ -65,6 +65,10 @@ def largest_divisor(number: int, limit: int) -> int:
     return next(d for d in range(min(number, max(1, limit)), 0, -1) if number % d == 0)
 
 
+class DoesNotFitError(ValueError):
+    """An operation needs more memory than a task may take, however it is cut."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """The memory of a worker, which its threads share."""
@@ -104,10 +108,10 @@ class Limit:
         threads = f"{self.n_threads} thread" + "s" * (self.n_threads != 1)
         return f"{size_text(self.task_bytes)} that a worker of {size_text(self.worker_bytes)} with {threads} has for it"
 
-    def refusal(self, needed: int, what: str, remedy: str) -> ValueError:
+    def refusal(self, needed: int, what: str, remedy: str) -> DoesNotFitError:
         """The error to raise where `what` needs more than a task may take."""
         least = math.ceil((needed * self.n_threads + PROCESS_BYTES) / BUSY / 2**20)
-        return ValueError(
+        return DoesNotFitError(
             f"memory_limit of {size_text(self.worker_bytes)} leaves {size_text(self.task_bytes)} to a task beside "
             f"the {size_text(PROCESS_BYTES)} of the process, but {what} needs {size_text(needed)}; the smallest "
             f"memory_limit that would do is {least} MiB. Raise it, use fewer threads a worker, or {remedy}"

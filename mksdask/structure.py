@@ -26,7 +26,8 @@ from mksdask.arrays import (
 )
 from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
 from mksdask.planning import Limit, Plan, SampleWork, chunk_layout, planner_of
-from mksdask.reduction.pca import PCA, plan_pca, result_bytes_of
+from mksdask.reduction.layout import result_bytes_of
+from mksdask.reduction.pca import PCA, plan_pca
 from mksdask.reduction.spill import spill
 from mksdask.staging import Url
 from mksdask.stats.correlation import CorrelationProblem, Pairs, correlate, flat_features
@@ -418,9 +419,9 @@ def plan_analysis(
     if not isinstance(reducer, PCA):
         first = () if stage is None else (stage,)
         return Plan(name, layout, first, limit, (f"{reducer!r} is not planned.",))
-    k = reducer.n_components or min(features.shape)
-    stages, layout = plan_pca(features, k, limit, stage), layout | {"components": k}
-    result_bytes = result_bytes_of(features.shape, k)
+    stages, of_reducer = plan_pca(reducer, features, limit, stage)
+    result_bytes = result_bytes_of(features.shape, reducer.n_components, features.dtype.itemsize)
+    layout |= of_reducer
     return Plan(name, layout, stages, limit, result_bytes=result_bytes)
 
 

@@ -6,86 +6,21 @@ exact scatter. Two sketches merge into that of both pieces; what is lost is what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self
 
-import dask
-import dask.array as da
 import numpy as np
-import scipy.linalg
 import zarr
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, check_whole_samples, merge_tree, unwrap
+from mksdask.arrays import ArrayLike, unwrap
 from mksdask.reduction.projection import Projection
+from mksdask.reduction.sketch import Sketch, sketch_rank, sketch_rows
 from mksdask.staging import Location, Url, staged
 
 Array = NDArray[Any]
 
 PARAMETERS = ("n_components", "oversampling", "whiten")
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """Rows that have the mean and, up to a rank, the scatter matrix of other rows.
-
-    Parameters
-    ----------
-    count : int
-        Rows that it stands for.
-    mean : ndarray, shape (n_features,)
-        Their mean, float64.
-    directions : ndarray, shape (≤ rank, n_features)
-        Singular values times right singular vectors of the centred rows, float64, falling.
-    scatter : float
-        Sum of squares of the centred rows, exact.
-    """
-
-    count: int
-    mean: Array
-    directions: Array
-    scatter: float
-
-    @classmethod
-    def of(cls, rows: Array, rank: int) -> Sketch:
-        """The sketch of some rows.
-
-        Raises
-        ------
-        ValueError
-            If they are not finite.
-        """
-        values = rows.astype(np.float64)
-        mean = values.mean(axis=0)
-        values -= mean
-        scatter = float(np.vdot(values, values))
-        if not np.isfinite(scatter):
-            msg = "X holds NaN or infinite values; PCA needs finite features"
-            raise ValueError(msg)
-        return cls(len(rows), mean, _leading_directions(values, rank), scatter)
-
-    def merge(self, other: Sketch, rank: int) -> Sketch:
-        """The sketch of the rows of both: theirs below one another, and one row for the difference of their means.
-
-        Ross, Lim, Lin, Yang (2008), Eq. 3 and 4; scatter by Chan, Golub, LeVeque (1983), Eq. 2.1.
-        """
-        count = self.count + other.count
-        shift = other.mean - self.mean
-        weight = self.count * other.count / count
-        rows = np.concatenate([self.directions, other.directions, np.sqrt(weight) * shift[None]])
-        scatter = self.scatter + other.scatter + weight * float(shift @ shift)
-        return Sketch(count, self.mean + shift * (other.count / count), _leading_directions(rows, rank), scatter)
-
-
-def _leading_directions(rows: Array, rank: int) -> Array:
-    """Σ V of the leading singular values, (≤ rank, n_features), without squaring the matrix."""
-    if len(rows) > rows.shape[1]:
-        rows = scipy.linalg.qr(rows, mode="r", check_finite=False)[0][: rows.shape[1]]
-    basis, triangle = scipy.linalg.qr(rows.T, mode="economic", check_finite=False)
-    _, values, right = scipy.linalg.svd(triangle.T, full_matrices=False, check_finite=False)
-    return np.asarray((values[:rank, None] * right[:rank]) @ basis.T)
 
 
 class IncrementalPCA(Projection):
@@ -103,8 +38,8 @@ class IncrementalPCA(Projection):
     Attributes
     ----------
     components_ : ndarray, shape (n_components_, n_features)
-        Orthonormal rows, float64; the entry of largest magnitude is positive. A direction without variance is a row
-        of zeros.
+        Orthonormal rows, float64; the entry of largest magnitude is positive. Directions without variance complete
+        the others.
     mean_ : ndarray, shape (n_features,)
         Mean of each feature, float64; exact.
     singular_values_, explained_variance_, explained_variance_ratio_ : ndarray, shape (n_components_,)
@@ -199,17 +134,7 @@ class IncrementalPCA(Projection):
         if seen is not None and data.shape[1] != len(seen.mean):
             msg = f"X has {data.shape[1]} features, the rows before had {len(seen.mean)}; use fit to start anew"
             raise ValueError(msg)
-        if isinstance(data, da.Array):
-            check_whole_samples(data)
-            token = dask.base.tokenize(data, rank)
-            sketch = dask.delayed(partial(Sketch.of, rank=rank), name=f"sketch-kernel-{token}")
-            parts = [
-                sketch(block, dask_key_name=f"sketch-{token}-{number}")
-                for number, block in enumerate(data.to_delayed(optimize_graph=False).ravel())
-            ]
-            found = merge_tree(parts, partial(Sketch.merge, rank=rank), name=f"merge-sketches-{token}").compute()
-        else:
-            found = Sketch.of(data, rank)
+        found = sketch_rows(data, rank)
         self._set(found if seen is None else seen.merge(found, rank))
         return self
 
@@ -244,31 +169,15 @@ class IncrementalPCA(Projection):
         return self._sketch
 
     def _rank(self) -> int:
-        k, more = self.n_components, self.oversampling
+        k = self.n_components
         if not isinstance(k, int | np.integer) or k < 1:
             msg = f"n_components must be a positive integer, got {k!r}"
             raise ValueError(msg)
-        if more is not None and (not isinstance(more, int | np.integer) or more < 0):
-            msg = f"oversampling must be an integer from 0, or None, got {more!r}"
-            raise ValueError(msg)
-        return int(k) + (max(40, 2 * int(k)) if more is None else int(more))
+        return sketch_rank(int(k), self.oversampling)
 
     def _set(self, sketch: Sketch) -> None:
-        self._sketch = sketch
-        k = min(int(self.n_components), len(sketch.directions))
-        values = np.linalg.norm(sketch.directions[:k], axis=1)
-        scale = np.where(values > values[0] * np.finfo(float).eps * len(sketch.mean), values, np.inf)
-        components = sketch.directions[:k] / scale[:, None]
-        largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
-        degrees = max(1, sketch.count - 1)
-        self.components_ = components * np.where(largest < 0, -1.0, 1.0)
-        self.mean_, self.n_features_in_ = sketch.mean, len(sketch.mean)
-        self.n_components_, self.n_samples_seen_ = k, sketch.count
-        self.singular_values_, self.explained_variance_ = values, values**2 / degrees
-        total = sketch.scatter
-        self.explained_variance_ratio_ = values**2 / total if total > 0 else np.zeros_like(values)
-        left = min(sketch.count, len(sketch.mean)) - k
-        self.noise_variance_ = max(0.0, total - float(values @ values)) / degrees / left if left > 0 else 0.0
+        self._sketch, self.n_samples_seen_ = sketch, sketch.count
+        self._set_sketch(sketch, int(self.n_components), np.dtype(float))
 
     def save(self, url: Url) -> None:
         """Write what has been seen to a zarr store, whole or not at all; `load` takes it up.

@@ -1,171 +1,133 @@
-"""Exact principal component analysis, in memory or out of core."""
+"""Principal component analysis in memory or out of core: exact, of sketches, or of a random subspace."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import warnings
 from functools import partial
+from operator import add
 from typing import Any, Self
 
-import dask
 import dask.array as da
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from scipy.linalg.blas import dsyrk
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags, check_random_state
 
-from mksdask.arrays import ArrayLike, check_whole_samples, merge_tree, unwrap
+from mksdask.arrays import ArrayLike, unwrap
 from mksdask.planning import Limit, Plan, Stage, planner_of
+from mksdask.reduction.by_features import Gram, components_of, gram_of_complete, gram_of_gappy, gram_times
+from mksdask.reduction.by_samples import Moments, moments_of_gappy, moments_over
+from mksdask.reduction.layout import Layout, result_bytes_of
+from mksdask.reduction.missing import check_observed
 from mksdask.reduction.projection import Projection
-from mksdask.reduction.spill import LEAST_WIDTH, SLAB_BYTES, SpilledRows, slab_width, spill
+from mksdask.reduction.sketch import sketch_rank, sketch_rows
+from mksdask.reduction.slabs import Slabs, slabs_of
+from mksdask.reduction.spill import spill
 from mksdask.staging import Url
 
 Array = NDArray[Any]
 
-# Partial Gram matrices that are added up in a tree; fixed, so that repeated runs agree to the last bit.
-GRAM_TASKS = 32
+SOLVERS = ("auto", "gram", "incremental", "randomized")
+# Passes over features, or samples, with gaps; they end when the scatter matrix changes by less of its trace.
+MOST_PASSES, TOLERANCE = 500, 1e-9
 
 
-@dataclass(frozen=True)
-class _GramPlan:
-    """How a lazy matrix with more features than samples is reduced: slabs that fit beside Gram matrices."""
-
-    width: int
-    stages: tuple[Stage, ...]
-
-    @classmethod
-    def of(cls, features: da.Array, n_components: int, limit: Limit, first: Stage | None = None) -> _GramPlan:
-        """Choose slabs; `first` is the stage that writes rows, where it does more than that.
-
-        Raises
-        ------
-        ValueError
-            If nothing fits, with the limit that would.
-        """
-        (n, p), itemsize = features.shape, features.dtype.itemsize
-        # The sum of Gram matrices, a part of it that is added, and one that is computed.
-        grams, rows = 3 * 8 * n * n, max(features.chunks[0])
-        if first is None:
-            first = Stage("write rows", len(features.chunks[0]), 2 * rows * p * itemsize, float(n * p * itemsize))
-        narrowest = grams + min(p, LEAST_WIDTH) * n * (itemsize + 8)
-        # The vectors that project a slab on the components.
-        vectors = 8 * (n_components + 1) * n
-        least = max(first.task_bytes, narrowest, narrowest - grams + vectors)
-        if least > limit.task_bytes:
-            what = f"reducing {n} samples of {p} features in chunks of {rows} samples"
-            raise limit.refusal(least, what, "reduce fewer samples at once, or rechunk X to fewer samples a chunk")
-        width = slab_width(n, p, features.dtype, min(SLAB_BYTES, limit.task_bytes - max(grams, vectors)))
-        n_slabs = -(-p // width)
-        matrix, slab = float(n * p * itemsize), n * min(width, p) * (itemsize + 8)
-        stages = (
-            replace(first, bytes_written=matrix),
-            Stage("Gram matrix", min(GRAM_TASKS, n_slabs), slab + grams, matrix, 0.0, float(p) * n * n),
-            # Where there are no workers, the components come together beside the slab.
-            Stage("components", n_slabs, slab + vectors, matrix, 0.0, 2.0 * p * n * n_components),
-        )
-        return cls(width, stages)
-
-
-def _gram_of_slabs(run: Array, *, rows: SpilledRows) -> Array:
-    """Upper triangle of Σ (f - f̄)(f - f̄)ᵀ over a run of slabs, (1, n, n)."""
-    gram, matrix = np.zeros((rows.n_samples, rows.n_samples), order="F"), rows.open()
-    for index in run:
-        gram = _add_gram(gram, np.asarray(matrix[:, rows.slabs[index]]))
-    return gram[None]
-
-
-def _add_gram(gram: Array, slab: Array) -> Array:
-    centred = slab.astype(np.float64)
-    centred -= centred.mean(axis=0)
-    return dsyrk(1.0, centred.T, beta=1.0, c=gram, trans=1, overwrite_c=1)
-
-
-def _project_slab(slab: Array, left: Array) -> Array:
-    """Components and mean of a slab of features: (k + 1, width)."""
-    values = slab.astype(np.float64)
-    mean = values.mean(axis=0)
-    values -= mean
-    return np.concatenate([left.T @ values, mean[None]])
-
-
-def _components_of_slab(index: Array, left: Array, *, rows: SpilledRows) -> Array:
-    (number,) = index
-    return _project_slab(np.asarray(rows.open()[:, rows.slabs[number]]), left)
-
-
-@dataclass
-class _Moments:
-    """Count, mean and scatter Σ (f - f̄)ᵀ(f - f̄) of some rows."""
-
-    count: int
-    mean: Array
-    scatter: Array
-
-    @classmethod
-    def of(cls, block: Array) -> _Moments:
-        values = block.astype(np.float64)
-        mean = values.mean(axis=0) if len(values) else np.zeros(values.shape[1])
-        values -= mean
-        return cls(len(values), mean, values.T @ values)
-
-    def merge(self, other: _Moments) -> _Moments:
-        """Chan, Golub, LeVeque (1983), Eq. 2.1."""
-        count = self.count + other.count
-        if not count:
-            return self
-        shift = other.mean - self.mean
-        weight = self.count * other.count / count
-        scatter = self.scatter + other.scatter + weight * np.outer(shift, shift)
-        return _Moments(count, self.mean + shift * (other.count / count), scatter)
-
-
-def _leading(matrix: Array, k: int, *, lower: bool) -> tuple[Array, Array]:
-    """The k largest eigenvalues, falling, and their vectors."""
+def _leading(matrix: Array, n_components: int | float, *, lower: bool) -> tuple[Array, Array]:
+    """The largest eigenvalues, falling, and their vectors: so many, or what holds that fraction of the trace."""
     n = len(matrix)
-    values, vectors = scipy.linalg.eigh(matrix, lower=lower, subset_by_index=[n - k, n - 1], check_finite=False)
-    return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    is_number = isinstance(n_components, int)
+    first = n - int(n_components) if is_number else 0
+    values, vectors = scipy.linalg.eigh(matrix, lower=lower, subset_by_index=[first, n - 1], check_finite=False)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    if not is_number:
+        held = np.cumsum(values) / (values.sum() or 1.0)
+        k = min(n, int(np.searchsorted(held, n_components, side="right")) + 1)
+        values, vectors = values[:k], vectors[:, :k]
+    return values, vectors
+
+
+def _varies(values: Array, size: int) -> Array:
+    """Which eigenvalues are more than rounding."""
+    return values > values[0] * size * np.finfo(float).eps
 
 
 class PCA(Projection):
-    r"""Exact principal component analysis, in memory or out of core.
+    r"""Principal component analysis, in memory or out of core, of data chunked in samples and features.
 
     With the centred matrix :math:`F = U \Sigma \Phi`, the scores are :math:`\mu = U \Sigma` and the components
-    the rows of :math:`\Phi`. They come from an eigendecomposition of :math:`F F^T` (n × n) where there are more
-    features than samples, of :math:`F^T F` otherwise; both are accumulated in float64.
+    the rows of :math:`\Phi`.
 
     Parameters
     ----------
-    n_components : int, optional
-        Number of components. Default: as many as samples or features.
+    n_components : int or float, optional
+        Number of components; a fraction between 0 and 1 is that of the variance which they must exceed. Default: as
+        many as samples or features, whichever are fewer.
+    solver : {"auto", "gram", "incremental", "randomized"}, default "auto"
+        gram
+            Exact: eigendecomposition of :math:`F F^T` (n × n), summed up over slabs of features, where there are more
+            features than samples, of :math:`F^T F` otherwise.
+        incremental
+            One pass over samples, whose sketches are merged; see `IncrementalPCA` for what is lost.
+        randomized
+            Subspace iteration on :math:`F F^T` from a random start, one pass over slabs of features each, for what
+            has too many samples and too many features.
+        auto
+            The first of these that fits into memory, see `mksdask.plan`; gram for data in memory.
+    whiten : bool, default False
+        Scale scores to unit variance.
+    random_state : int or RandomState, optional
+        Start of the randomized solver. Default: 0, so that it repeats.
+    oversampling : int, optional
+        Directions beyond `n_components` that the incremental and the randomized solver carry along. Default: twice as
+        many, 40 at least.
+    iterated_power : int, default 3
+        Passes of the randomized solver but for the last two.
     scratch : str or path, optional
-        Where lazy input with more features than samples is written once, uncompressed, to be read twice. All workers
-        must reach it. Default: the system's temporary folder. It is removed at the end, also on error.
+        Where lazy input that must be read by slabs but is chunked in samples alone is written once, uncompressed. All
+        workers must reach it. Default: the system's temporary folder. It is removed at the end, also on error.
 
     Attributes
     ----------
+    solver_ : str
+        What was chosen.
     components_ : ndarray, shape (n_components_, n_features)
-        Orthonormal rows, in the dtype of the input; the entry of largest magnitude is positive. A direction without
-        variance is a row of zeros.
+        Orthonormal rows, in the dtype of the input; the entry of largest magnitude is positive. Directions without
+        variance complete the others.
     mean_ : ndarray, shape (n_features,)
         Mean of each feature, float64.
     singular_values_, explained_variance_, explained_variance_ratio_ : ndarray, shape (n_components_,)
-        Falling; float64.
+        Falling; float64. The ratio is 0 where nothing varies.
+    noise_variance_ : float
+        Mean variance of the directions that are left out.
     n_components_, n_features_in_, n_samples_ : int
         Sizes.
+    n_iter_ : int
+        Passes over what had gaps; 0 where nothing was missing.
 
     Notes
     -----
-    Squaring the matrix squares its condition number: components with σ_k/σ_1 above 1e-3 (float64 input) or 3e-2
-    (float32 input) are exact to rounding.
+    Sums are in float64, storage is in the dtype of the input. The gram solver squares the matrix, and so its condition
+    number: components with σ_k/σ_1 above 1e-3 (float64 input) or 3e-2 (float32 input) are exact to rounding.
 
-    Passes over lazy input: one where n_features <= n_samples. Otherwise one over the input and two over the scratch
-    store, each a computation of its own. A task then holds a slab of features of all samples (96 MiB, or less if a
-    worker has less, see `mksdask.plan`) and up to three Gram matrices of 8 n² bytes.
+    *Passes over lazy input.* Gram, more features than samples: chunks of whole rows are read once, and the copy in
+    `scratch` twice; input chunked in features is read twice, a stripe of all samples at a time, and not copied. Gram
+    otherwise: once. Incremental: once. Randomized: `iterated_power` + 2, of the copy or by stripes. Scores need a
+    further pass where `fit` is by samples. A task holds a slab of features of all samples (96 MiB, or less if a worker
+    has less), its stripe if there is one, and up to three matrices of 8 n² bytes (gram) or 8 n l (randomized).
+
+    *Missing values.* NaN is what was not observed. The gram solver then minimizes
+    :math:`\sum (f - \bar f - \mu \Phi)^2` over what was: gaps are filled by regression on the components, these found
+    anew, until they stay. Only what has gaps is read again. It needs `n_components` as an integer; a feature that was
+    observed in no more samples than there are components is interpolated, and tells nothing.
 
     References
     ----------
     Sirovich, L. Turbulence and the dynamics of coherent structures, part 1. Q. Appl. Math. 45 (1987) 561.
     Chan, T. F., Golub, G. H., LeVeque, R. J. Algorithms for computing the sample variance. Am. Stat. 37 (1983) 242.
+    Halko, N., Martinsson, P.-G., Tropp, J. A. Finding structure with randomness. SIAM Rev. 53 (2011) 217, Alg. 4.4.
+    Kiers, H. A. L. Weighted least squares fitting using ordinary least squares algorithms. Psychometrika 62 (1997) 251.
 
     Examples
     --------
@@ -177,8 +139,27 @@ class PCA(Projection):
     True
     """
 
-    def __init__(self, n_components: int | None = None, *, scratch: Url | None = None) -> None:
+    n_samples_: int
+    n_iter_: int
+    solver_: str
+
+    def __init__(
+        self,
+        n_components: int | float | None = None,
+        *,
+        solver: str = "auto",
+        whiten: bool = False,
+        random_state: Any = None,
+        oversampling: int | None = None,
+        iterated_power: int = 3,
+        scratch: Url | None = None,
+    ) -> None:
         self.n_components = n_components
+        self.solver = solver
+        self.whiten = whiten
+        self.random_state = random_state
+        self.oversampling = oversampling
+        self.iterated_power = iterated_power
         self.scratch = scratch
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
@@ -187,25 +168,28 @@ class PCA(Projection):
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
-            NumPy or dask, whole rows in each chunk.
+            NumPy or dask, chunked in samples and features; float32 or float64.
         y : None
             Ignored.
 
         Raises
         ------
+        TypeError
+            If X is of another dtype.
         ValueError
-            If X is not a finite matrix, or has too few samples or features for `n_components`.
+            If X is not a matrix, holds infinite values, or has too few samples or features for `n_components`; if a
+            feature is NaN in all samples; or if nothing fits into memory, with the limit that would do.
         """
-        self.fit_transform(X)
+        self.fit_scores(X)
         return self
 
     def fit_transform(self, X: ArrayLike, y: object = None) -> Any:
-        """Find the components and return the scores, which need no further pass.
+        """Find the components and return the scores.
 
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
-            NumPy or dask, whole rows in each chunk.
+            As in `fit`.
         y : None
             Ignored.
 
@@ -225,166 +209,188 @@ class PCA(Projection):
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
-            NumPy or dask, whole rows in each chunk.
+            As in `fit`.
 
         Returns
         -------
         ndarray, shape (n_samples, n_components_)
-            A dask array, which takes another pass, for lazy X with no more features than samples.
+            A dask array, which takes another pass, for lazy X that `fit` reads by samples.
         """
         data, _ = unwrap(X)
         k = self._check(data)
-        is_wide = data.shape[1] > data.shape[0]
-        if isinstance(data, da.Array):
-            check_whole_samples(data)
-            return self._fit_wide(data, k) if is_wide else self._fit_tall(data, k)
-        if is_wide:
-            gram = _add_gram(np.zeros((len(data), len(data)), order="F"), data)
-            _check_finite(gram)
-            left, scores = self._decompose_gram(gram, k)
-            scores *= self._set_components(_project_slab(data, left), data.dtype)
-            return scores.astype(data.dtype)
-        self._decompose_moments(_Moments.of(data), k, data.dtype)
-        return self.transform(data)
+        found = Layout.of(self, data, Limit.of())
+        self.solver_, self.n_iter_ = found.solver, 0
+        if found.solver == "incremental":
+            self._set_sketch(
+                sketch_rows(found.rows_of(data), sketch_rank(int(k), self.oversampling)), int(k), data.dtype
+            )
+            return self.transform(data)
+        if found.by_samples:
+            self._fit_moments(found.rows_of(data), k)
+            return self.transform(data)
+        with slabs_of(data, found.width, self.scratch) as slabs:
+            return self._fit_slabs(slabs, k, data.dtype)
 
-    def _check(self, data: Any) -> int:
+    def _check(self, data: Any) -> int | float:
         if data.ndim != 2 or 0 in data.shape:
             msg = f"X must be a matrix (n_samples, n_features), got shape {tuple(data.shape)}"
             raise ValueError(msg)
         if data.dtype.kind not in "f":
             msg = f"X must be float32 or float64, got {data.dtype}"
             raise TypeError(msg)
+        if self.solver not in SOLVERS:
+            msg = f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}"
+            raise ValueError(msg)
+        if not isinstance(self.iterated_power, int | np.integer) or self.iterated_power < 0:
+            msg = f"iterated_power must be an integer from 0, got {self.iterated_power!r}"
+            raise ValueError(msg)
         limit = min(data.shape)
         k = limit if self.n_components is None else self.n_components
-        if not isinstance(k, int | np.integer) or not 1 <= k <= limit:
+        is_fraction = isinstance(k, float | np.floating) and 0 < k < 1
+        is_number = isinstance(k, int | np.integer) and not isinstance(k, bool) and 1 <= k <= limit
+        if not (is_fraction or is_number):
             msg = (
                 f"n_components={self.n_components!r} must be an integer between 1 and {limit}, the smaller of "
-                f"n_samples={data.shape[0]} and n_features={data.shape[1]}"
+                f"n_samples={data.shape[0]} and n_features={data.shape[1]}, or a fraction of the variance between 0 "
+                "and 1"
+            )
+            raise ValueError(msg)
+        if is_fraction and self.solver in ("incremental", "randomized"):
+            msg = (
+                f"n_components={k} is a fraction, which needs all variances; the {self.solver} solver finds the "
+                "leading ones. Give their number, or use solver='gram'"
             )
             raise ValueError(msg)
         self.n_samples_, self.n_features_in_ = map(int, data.shape)
-        return int(k)
+        return float(k) if is_fraction else int(k)
 
-    def _fit_wide(self, data: da.Array, k: int) -> Array:
-        width = _GramPlan.of(data, k, Limit.of()).width
-        with spill(data, self.scratch, width=width) as rows:
-            n_slabs = len(rows.slabs)
-            runs = da.arange(n_slabs, chunks=-(-n_slabs // GRAM_TASKS))
-            n = rows.n_samples
-            partial_grams = runs.map_blocks(
-                partial(_gram_of_slabs, rows=rows),
-                chunks=((1,) * runs.numblocks[0], (n,), (n,)),
-                new_axis=[1, 2],
-                dtype=np.float64,
-                meta=np.empty((0, 0, 0)),
-                name="gram-" + dask.base.tokenize(rows),
+    def _fit_slabs(self, slabs: Slabs, k: int | float, dtype: np.dtype[Any]) -> Array:
+        n = self.n_samples_
+        basis: Array | None = None
+        if self.solver_ == "gram":
+            gram = slabs.reduce(gram_of_complete, Gram.merge, n, name="gram")
+            total, basis = self._fill(slabs, gram, k) if gram.gappy else (gram.total, None)
+            values, vectors = _leading(total, k, lower=False)
+            trace = float(np.trace(total))
+        else:
+            values, vectors, trace = self._iterate(slabs, int(k))
+        self._set_spectrum(values, trace, (n, self.n_features_in_))
+        varies = _varies(values, n)
+        left = vectors * np.divide(1.0, self.singular_values_, out=np.zeros_like(values), where=varies)
+        parts = slabs.each(components_of, left, basis, dtype, name="components")
+        components, self.mean_, start = np.empty((len(values), self.n_features_in_), dtype), np.empty(0), 0
+        means = []
+        while parts:
+            # Let go of one by one: beside the whole there is no room for all of them.
+            part, mean = parts.pop(0)
+            components[:, start : start + len(mean)] = part
+            means.append(mean)
+            start += len(mean)
+        self.mean_ = np.concatenate(means)
+        signs = self._set_components(components, varies)
+        scores = vectors * np.where(varies, self.singular_values_, 0.0) * signs
+        return np.asarray(scores / self._scale()).astype(dtype)
+
+    def _fill(self, slabs: Slabs, gram: Gram, k: int | float) -> tuple[Array, Array]:
+        """The Gram matrix with gaps filled, and the left singular vectors that they were filled by."""
+        self._refuse_fraction(k)
+        n, before = self.n_samples_, gram.total
+        basis: Array | None = None
+        for _ in range(MOST_PASSES):
+            gappy = slabs.reduce(gram_of_gappy, add, n, basis, name="gram-of-gappy", only=gram.gappy)
+            total = gram.total + gappy
+            self.n_iter_ += 1
+            basis = _leading(total, int(k), lower=False)[1]
+            if np.linalg.norm(np.triu(total - before)) <= TOLERANCE * np.trace(total):
+                return total, basis
+            before = total
+        self._warn()
+        assert basis is not None
+        return total, basis
+
+    def _iterate(self, slabs: Slabs, k: int) -> tuple[Array, Array, float]:
+        """Leading eigenvalues and vectors of F Fᵀ, and its trace."""
+        seed = check_random_state(0 if self.random_state is None else self.random_state)
+        size = min(self.n_samples_, self.n_features_in_, sketch_rank(k, self.oversampling))
+        basis = scipy.linalg.qr(seed.normal(size=(self.n_samples_, size)), mode="economic")[0]
+        for _ in range(self.iterated_power):
+            product = slabs.reduce(gram_times, add, basis, name="gram-times")
+            basis = scipy.linalg.qr(product[:-1], mode="economic")[0]
+        product = slabs.reduce(gram_times, add, basis, name="gram-times")
+        values, vectors = _leading(basis.T @ product[:-1], k, lower=True)
+        return values, basis @ vectors, float(product[-1, 0])
+
+    def _fit_moments(self, data: Any, k: int | float) -> None:
+        moments = moments_over(Moments.of, data, name="moments")
+        scatter, mean = moments.scatter, moments.mean
+        if moments.count < len(data):
+            self._refuse_fraction(k)
+            check_observed(moments.seen)
+            if isinstance(data, da.Array):
+                with spill(data, self.scratch) as rows:
+                    stored = da.from_zarr(rows.url, chunks=(rows.row_chunks[0], -1))
+                    scatter, mean = self._fill_rows(stored, moments, int(k))
+            else:
+                scatter, mean = self._fill_rows(data, moments, int(k))
+        values, vectors = _leading(scatter, k, lower=True)
+        varies = _varies(values, len(scatter))
+        self._set_spectrum(values, float(np.trace(scatter)), (self.n_samples_, len(scatter)))
+        self.mean_ = mean
+        self._set_components(np.ascontiguousarray(vectors.T).astype(data.dtype), varies)
+
+    def _fill_rows(self, data: Any, complete: Moments, k: int) -> tuple[Array, Array]:
+        """Scatter and mean with gaps filled."""
+        components, mean, before = None, complete.sums / complete.seen, complete.scatter
+        for _ in range(MOST_PASSES):
+            fold = partial(moments_of_gappy, components=components, mean=mean)
+            moments = complete.merge(moments_over(fold, data, name="moments-of-gappy"))
+            self.n_iter_ += 1
+            components, mean = _leading(moments.scatter, k, lower=True)[1].T, moments.mean
+            if np.linalg.norm(moments.scatter - before) <= TOLERANCE * np.trace(moments.scatter):
+                break
+            before = moments.scatter
+        else:
+            self._warn()
+        return moments.scatter, mean
+
+    def _refuse_fraction(self, k: int | float) -> None:
+        if not isinstance(k, int) or k >= min(self.n_samples_, self.n_features_in_):
+            msg = (
+                f"X holds NaN, and n_components={self.n_components!r}; what was not observed is filled by the "
+                "components, so give their number, fewer than samples and features"
             )
-            gram = np.asarray(partial_grams.sum(axis=0, split_every=2).compute())
-            _check_finite(gram)
-            left, scores = self._decompose_gram(gram, k)
-            widths = tuple(slab.stop - slab.start for slab in rows.slabs)
-            slabs = da.arange(n_slabs, chunks=1)
-            projected = da.blockwise(
-                partial(_components_of_slab, rows=rows),
-                "kf",
-                slabs,
-                "f",
-                da.from_array(left, chunks=-1),
-                "nj",
-                new_axes={"k": k + 1},
-                adjust_chunks={"f": widths},
-                concatenate=True,
-                dtype=np.float64,
-                meta=np.empty((0, 0)),
-                name="components-" + dask.base.tokenize(rows),
-            )
-            scores *= self._set_components(projected.compute(), data.dtype)
-        return scores.astype(data.dtype)
+            raise ValueError(msg)
 
-    def _fit_tall(self, data: da.Array, k: int) -> da.Array:
-        plan_pca(data, k, Limit.of())
-        moments_of = dask.delayed(_Moments.of)
-        blocks = [moments_of(block) for block in data.to_delayed().ravel()]
-        moments = merge_tree(blocks, _Moments.merge, name="merge-moments-" + dask.base.tokenize(data))
-        self._decompose_moments(moments.compute(), k, data.dtype)
-        return self.transform(data)
+    def _warn(self) -> None:
+        warnings.warn(
+            f"Gaps of X still changed after {MOST_PASSES} passes; too much is missing for {self.n_components} "
+            "components. Use fewer, or leave out what is observed least",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
 
-    def _decompose_gram(self, gram: Array, k: int) -> tuple[Array, Array]:
-        """Vectors that project the centred matrix on its components, and the scores but for signs."""
-        values, vectors = _leading(gram, k, lower=False)
-        self._set_spectrum(values, float(np.trace(gram)))
-        singular = self.singular_values_
-        has_variance = _has_variance(values, len(gram))
-        inverse = np.divide(1.0, singular, out=np.zeros_like(singular), where=has_variance)
-        return vectors * inverse, vectors * np.where(has_variance, singular, 0.0)
-
-    def _decompose_moments(self, moments: _Moments, k: int, dtype: np.dtype[Any]) -> None:
-        _check_finite(moments.scatter)
-        values, vectors = _leading(moments.scatter, k, lower=True)
-        self._set_spectrum(values, float(np.trace(moments.scatter)))
-        components = vectors.T * _has_variance(values, len(moments.scatter))[:, None]
-        self._set_components(np.concatenate([components, moments.mean[None]]), dtype)
-
-    def _set_spectrum(self, values: Array, total: float) -> None:
-        self.n_components_ = len(values)
-        self.singular_values_ = np.sqrt(values)
-        self.explained_variance_ = values / max(1, self.n_samples_ - 1)
-        self.explained_variance_ratio_ = values / total if total > 0 else np.zeros_like(values)
-
-    def _set_components(self, projected: Array, dtype: np.dtype[Any]) -> Array:
-        """Store components and mean; return the sign of each component's scores."""
-        components = projected[:-1]
-        largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
-        signs = np.where(largest < 0, -1.0, 1.0)
-        self.components_ = (components * signs).astype(dtype)
-        self.mean_ = projected[-1].astype(np.float64)
-        return signs[:, 0]
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.solver in ("auto", "gram")
+        return tags
 
 
-def plan_pca(features: Any, n_components: int, limit: Limit, first: Stage | None = None) -> tuple[Stage, ...]:
-    """Stages of `PCA.fit`; `first` is the stage of the last pass over the input, where it does more than PCA's."""
-    n, p = map(int, features.shape)
-    itemsize = features.dtype.itemsize
-    if not isinstance(features, da.Array):
-        small = 8 * min(n, p) ** 2
-        whole = Stage("PCA in memory", 1, n * p * 8 + 3 * small, n * p * itemsize, 0.0, float(p) * n * min(n, p))
-        return (whole,) if first is None else (first, whole)
-    if p > n:
-        return _GramPlan.of(features, n_components, limit, first).stages
-    rows = max(features.chunks[0])
-    moments = rows * p * (itemsize + 8) + 3 * 8 * p * p
-    # Statistics are computed twice, for the moments and for the scores.
-    moments = max(moments, 0 if first is None else first.task_bytes + 8 * rows * p + 3 * 8 * p * p)
-    scores = rows * (p * (itemsize + 8) + 8 * n_components)
-    if max(moments, scores) > limit.task_bytes:
-        what = f"reducing {p} features in chunks of {rows} samples"
-        raise limit.refusal(max(moments, scores), what, "rechunk X to fewer samples a chunk")
-    stages = (Stage("moments", len(features.chunks[0]), moments, float(n * p * itemsize), 0.0, float(n) * p * p),)
-    return (*stages, Stage("scores", len(features.chunks[0]), scores, float(n * p * itemsize)))
-
-
-def result_bytes_of(shape: tuple[int, int], n_components: int) -> int:
-    """Bytes of scores and components in the caller's process, while they are put together in double precision."""
-    return 8 * (n_components + 1) * (shape[0] + 2 * shape[1])
+def plan_pca(
+    pca: PCA, features: Any, limit: Limit, first: Stage | None = None
+) -> tuple[tuple[Stage, ...], dict[str, Any]]:
+    """Stages of `PCA.fit` and its layout; `first` is the stage of the pass over the input, if it does more."""
+    clone(pca)._check(features)
+    found = Layout.of(pca, features, limit, first)
+    layout = {"components": pca.n_components or min(features.shape), "solver": found.solver}
+    if found.width:
+        layout["features of a slab"] = found.width
+    return found.stages, layout
 
 
 @planner_of(PCA.fit, PCA.fit_transform)
 def _plan(pca: PCA, X: ArrayLike, y: object = None) -> Plan:
     data, limit = unwrap(X)[0], Limit.of()
-    k = clone(pca)._check(data)
-    stages = plan_pca(data, k, limit)
-    layout = {"samples": data.shape[0], "features": data.shape[1], "components": k}
-    if len(stages) == 3:
-        layout["features of a slab"] = _GramPlan.of(data, k, limit).width
-    return Plan("PCA.fit", layout, stages, limit, result_bytes=result_bytes_of(data.shape, k))
-
-
-def _has_variance(values: Array, size: int) -> Array:
-    """Which eigenvalues are more than rounding."""
-    return values > values[0] * size * np.finfo(float).eps
-
-
-def _check_finite(matrix: Array) -> None:
-    if not np.isfinite(matrix).all():
-        msg = "X holds NaN or infinite values; PCA needs finite features"
-        raise ValueError(msg)
+    stages, layout = plan_pca(pca, data, limit)
+    layout = {"samples": data.shape[0], "features": data.shape[1]} | layout
+    result_bytes = result_bytes_of(data.shape, pca.n_components, data.dtype.itemsize)
+    return Plan("PCA.fit", layout, stages, limit, result_bytes=result_bytes)

@@ -4,22 +4,56 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import ArrayLike, map_samples, unwrap
+from mksdask.reduction.missing import coefficients_of
+from mksdask.reduction.sketch import Sketch
 
 Array = NDArray[Any]
 
 
-def _scores_of_block(block: Array, components: Array, mean: Array) -> Array:
-    return (block - mean).astype(np.result_type(block, components), copy=False) @ components.T
+def _scores_of_block(block: Array, components: Array, mean: Array, scale: Array) -> Array:
+    dtype = np.result_type(block, components)
+    centred = (block - mean).astype(dtype, copy=False)
+    scores = centred @ components.T
+    gaps = np.isnan(scores).any(axis=1)
+    if gaps.any():
+        scores[gaps] = _scores_of_gappy(centred[gaps].astype(np.float64), components.astype(np.float64))
+    return np.asarray(scores / scale).astype(dtype, copy=False)
 
 
-def _rows_of_block(block: Array, components: Array, mean: Array) -> Array:
-    return (block @ components + mean).astype(np.result_type(block, components), copy=False)
+def _scores_of_gappy(rows: Array, components: Array) -> Array:
+    """Scores by least squares on the features that each row has."""
+    missing = np.isnan(rows)
+    if np.isinf(rows).any():
+        msg = "X holds infinite values; a feature that was not observed is NaN"
+        raise ValueError(msg)
+    if missing.all(axis=1).any():
+        msg = "X holds samples of which no feature was observed; leave them out"
+        raise ValueError(msg)
+    return coefficients_of(rows.T, components.T).T
+
+
+def _part_of_scores(block: Array, components: Array, mean: Array) -> Array:
+    """What some features add to the scores: (n, 1, k)."""
+    part = (block - mean) @ components.T.astype(np.float64)
+    if not np.isfinite(part).all():
+        msg = (
+            "X holds NaN or infinite values; scores of samples of which a feature is missing need whole rows in "
+            "each chunk: use X.rechunk({1: -1})"
+        )
+        raise ValueError(msg)
+    return part[:, None]
+
+
+def _rows_of_block(block: Array, components: Array, mean: Array, scale: Array) -> Array:
+    dtype = np.result_type(block, components)
+    return ((block * scale).astype(dtype, copy=False) @ components + mean).astype(dtype, copy=False)
 
 
 class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -40,7 +74,8 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
-            NumPy or dask.
+            NumPy or dask, chunked in samples and features. Where a row holds NaN, its scores are the least-squares
+            solution of (f - f̄) = μ Φ on the features that it has; it must be whole in its chunk then.
 
         Returns
         -------
@@ -49,20 +84,38 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Raises
         ------
         ValueError
-            If the number of features is not that of `fit`.
+            If the number of features is not that of `fit`, or of a row nothing was observed.
         """
         check_is_fitted(self, "components_")
         data, _ = unwrap(X)
         if data.ndim != 2 or data.shape[1] != self.n_features_in_:
             msg = f"X must have {self.n_features_in_} features as in fit, got shape {tuple(data.shape)}"
             raise ValueError(msg)
+        dtype = np.result_type(data.dtype, self.components_.dtype)
+        if isinstance(data, da.Array) and data.numblocks[1] > 1:
+            parts = da.blockwise(
+                _part_of_scores,
+                "ijk",
+                data,
+                "ij",
+                da.from_array(self.components_, chunks=(-1, data.chunks[1])),
+                "kj",
+                da.from_array(self.mean_, chunks=(data.chunks[1],)),
+                "j",
+                adjust_chunks={"j": 1},
+                dtype=np.float64,
+                meta=np.empty((0, 0, 0)),
+                token="pca-transform",
+                align_arrays=False,
+            )
+            return (parts.sum(axis=1, split_every=2) / self._scale()).astype(dtype)
         return map_samples(
             _scores_of_block,
             data,
             tail=(self.n_components_,),
-            dtype=np.result_type(data.dtype, self.components_.dtype),
+            dtype=dtype,
             name="pca-transform",
-            shared=(self._scaled(-1), self.mean_),
+            shared=(self.components_, self.mean_, self._scale()),
         )
 
     def inverse_transform(self, X: ArrayLike) -> Any:
@@ -85,17 +138,57 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             tail=(self.n_features_in_,),
             dtype=np.result_type(data.dtype, self.components_.dtype),
             name="pca-inverse",
-            shared=(self._scaled(1), self.mean_),
+            shared=(self.components_, self.mean_, self._scale()),
         )
 
     @property
     def _n_features_out(self) -> int:
         return self.n_components_
 
-    def _scaled(self, power: int) -> Array:
-        """Components that give whitened scores (-1), or rows from them (1)."""
-        if not getattr(self, "whiten", False):
-            return self.components_
+    def _scale(self) -> Array:
+        """What whitening divides scores by."""
         deviation = np.sqrt(self.explained_variance_)
-        factor = np.where(deviation > 0, deviation, 1.0) ** power
-        return (self.components_ * factor[:, None]).astype(self.components_.dtype)
+        is_whitened = getattr(self, "whiten", False)
+        return np.where(deviation > 0, deviation, 1.0) if is_whitened else np.ones_like(deviation)
+
+    def _set_sketch(self, sketch: Sketch, n_components: int, dtype: np.dtype[Any]) -> None:
+        k = min(n_components, len(sketch.directions))
+        singular = np.linalg.norm(sketch.directions[:k], axis=1)
+        varies = singular > singular[0] * np.finfo(float).eps * len(sketch.mean)
+        self._set_spectrum(singular**2, sketch.scatter, (sketch.count, len(sketch.mean)))
+        self.mean_ = sketch.mean
+        self._set_components(
+            (sketch.directions[:k] / np.where(varies, singular, np.inf)[:, None]).astype(dtype), varies
+        )
+
+    def _set_spectrum(self, values: Array, total: float, shape: tuple[int, int]) -> None:
+        """Set what follows from the leading eigenvalues σ² of the scatter matrix and from its trace."""
+        n_samples, self.n_features_in_ = shape
+        self.n_components_, degrees = len(values), max(1, n_samples - 1)
+        self.singular_values_, self.explained_variance_ = np.sqrt(values), values / degrees
+        self.explained_variance_ratio_ = values / total if total > 0 else np.zeros_like(values)
+        left = min(shape) - len(values)
+        self.noise_variance_ = max(0.0, total - float(values.sum())) / degrees / left if left > 0 else 0.0
+
+    def _set_components(self, components: Array, varies: Array) -> Array:
+        """Keep components, the largest entry of each positive; return the signs that this takes.
+
+        Rows of no variance become unit vectors that are orthogonal to all others.
+        """
+        signs = np.ones(len(components))
+        for number, row in enumerate(components):
+            if varies[number] and row[np.abs(row).argmax()] < 0:
+                row *= -1
+                signs[number] = -1
+        known = components[varies].astype(np.float64) if not varies.all() else components
+        for still in np.flatnonzero(~varies):
+            # The unit vector that is farthest from those known.
+            unit = np.zeros(components.shape[1])
+            unit[np.square(known).sum(axis=0).argmin()] = 1.0
+            for _ in range(2):
+                unit -= (known @ unit) @ known
+                unit /= np.linalg.norm(unit)
+            components[still] = unit
+            known = np.concatenate([known, unit[None]])
+        self.components_ = components
+        return signs

@@ -1,0 +1,140 @@
+"""How a matrix is reduced within a limit of memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import dask.array as da
+import numpy as np
+
+from mksdask.arrays import check_whole_samples
+from mksdask.planning import DoesNotFitError, Limit, Stage
+from mksdask.reduction.sketch import sketch_rank
+from mksdask.reduction.slabs import RUNS
+from mksdask.reduction.spill import LEAST_WIDTH, SLAB_BYTES, slab_width
+
+
+class Reducer(Protocol):
+    """The parameters of a PCA that its layout depends on."""
+
+    n_components: int | float | None
+    solver: str
+    oversampling: int | None
+    iterated_power: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a matrix is reduced: by which solver, by samples or by slabs of features, and of what sizes."""
+
+    solver: str
+    stages: tuple[Stage, ...]
+    by_samples: bool
+    width: int = 0  # features of a slab
+    rows: int = 0  # samples of a chunk
+
+    @classmethod
+    def of(cls, pca: Reducer, data: Any, limit: Limit, first: Stage | None = None) -> Layout:
+        """Choose; `first` is the stage of the pass over the input, where it does more than PCA's.
+
+        Raises
+        ------
+        ValueError
+            If nothing fits, with the limit that would.
+        """
+        n, p = map(int, data.shape)
+        k = min(n, p) if pca.n_components is None or pca.n_components < 1 else int(pca.n_components)
+        solvers = [pca.solver]
+        if pca.solver == "auto":
+            solvers = [
+                "gram",
+                *(["incremental", "randomized"] if isinstance(pca.n_components, int | np.integer) else []),
+            ]
+        rank = sketch_rank(k, pca.oversampling)
+        if not isinstance(data, da.Array):
+            small, itemsize = 8 * min(n, p) ** 2, data.dtype.itemsize
+            whole = Stage("PCA in memory", 1, n * p * 8 + 3 * small, n * p * itemsize, 0.0, float(p) * n * min(n, p))
+            by_samples = solvers[0] == "incremental" or (solvers[0] == "gram" and p <= n)
+            return cls(solvers[0], (whole,) if first is None else (first, whole), by_samples=by_samples)
+        refusals = []
+        for solver in solvers:
+            try:
+                if solver == "incremental":
+                    return cls._in_rows(solver, data, 3 * 8 * rank * p, 8 * k, limit, first)
+                if solver == "gram" and p <= n:
+                    return cls._in_rows(solver, data, 3 * 8 * p * p, 8 * k, limit, first)
+                square = 3 * 8 * n * (n if solver == "gram" else min(n, p, rank))
+                passes = 1 if solver == "gram" else pca.iterated_power + 1
+                return cls._in_slabs(solver, data, square, passes, k, limit, first)
+            except DoesNotFitError as refusal:
+                refusals.append(refusal)
+        raise refusals[0]
+
+    @classmethod
+    def _in_rows(
+        cls, solver: str, data: da.Array, kept: int, score_bytes: int, limit: Limit, first: Stage | None
+    ) -> Layout:
+        """Chunks of whole rows; `kept` are the bytes of what is merged."""
+        (n, p), itemsize, rows = data.shape, data.dtype.itemsize, max(data.chunks[0])
+        row = p * (2 * itemsize + 8) if data.numblocks[1] > 1 else p * (itemsize + 8)
+        if data.numblocks[1] > 1:
+            # What is put together from several chunks may as well be put together in rows that fit.
+            rows = max(1, min(rows, (limit.task_bytes - kept) // row))
+        peak = max(rows * row + kept, 0 if first is None else first.task_bytes + 8 * rows * p + kept)
+        scores = rows * (row + score_bytes)
+        if max(peak, scores) > limit.task_bytes:
+            what = f"reducing {p} features in chunks of {rows} samples by the {solver} solver"
+            raise limit.refusal(max(peak, scores), what, "rechunk X to fewer samples a chunk")
+        n_tasks, read = -(-n // rows), float(n * p * itemsize)
+        name = "moments" if solver == "gram" else "sketches"
+        stages = (
+            Stage(name, n_tasks, peak, read, 0.0, float(n) * p * kept / (24 * p)),
+            Stage("scores", n_tasks, scores, read),
+        )
+        return cls(solver, stages, by_samples=True, rows=rows)
+
+    @classmethod
+    def _in_slabs(
+        cls, solver: str, data: da.Array, kept: int, passes: int, k: int, limit: Limit, first: Stage | None
+    ) -> Layout:
+        """Slabs that fit beside what is summed up."""
+        (n, p), itemsize, rows = data.shape, data.dtype.itemsize, max(data.chunks[0])
+        is_striped, matrix = data.numblocks[1] > 1, float(data.nbytes)
+        stripe = n * max(data.chunks[1]) * itemsize if is_striped else 0
+        if first is None:
+            first = Stage("write rows", len(data.chunks[0]), 2 * rows * p * itemsize, matrix)
+        # The vectors that project a slab on the components.
+        vectors = 8 * (k + 1) * n
+        beside = stripe + max(kept, vectors)
+        least = beside + min(p, LEAST_WIDTH) * n * (itemsize + 8)
+        if max(least, 0 if is_striped else first.task_bytes) > limit.task_bytes:
+            least = max(least, 0 if is_striped else first.task_bytes)
+            chunk = f"{max(data.chunks[1])} features" if is_striped else f"{rows} samples"
+            fewer = "features" if is_striped else "samples"
+            what = f"reducing {n} samples of {p} features in chunks of {chunk} by the {solver} solver"
+            raise limit.refusal(least, what, f"reduce fewer samples at once, or rechunk X to fewer {fewer} a chunk")
+        width = slab_width(n, p, data.dtype, min(SLAB_BYTES, limit.task_bytes - beside))
+        n_tasks = data.numblocks[1] if is_striped else -(-p // width)
+        slab = stripe + n * min(width, p) * (itemsize + 8)
+        name = "Gram matrix" if solver == "gram" else "subspace"
+        n_runs = n_tasks if is_striped else min(RUNS, n_tasks)
+        reading = Stage(name, n_runs, slab + kept, passes * matrix, 0.0, passes * float(p) * n * kept / (24 * n))
+        components = Stage("components", n_tasks, slab + vectors, matrix, 0.0, 2.0 * p * n * k)
+        copying = () if is_striped else (replace(first, bytes_written=matrix),)
+        return cls(solver, (*copying, reading, components), by_samples=False, width=width)
+
+    def rows_of(self, data: Any) -> Any:
+        """Whole rows in each chunk."""
+        if not isinstance(data, da.Array):
+            return data
+        if data.numblocks[1] > 1:
+            data = data.rechunk((self.rows, -1))
+        check_whole_samples(data)
+        return data
+
+
+def result_bytes_of(shape: tuple[int, int], n_components: int | float | None, itemsize: int) -> int:
+    """Bytes of scores and components in the caller's process, while they are put together."""
+    k = min(shape) if n_components is None or n_components < 1 else int(n_components)
+    return int(2 * 8 * k * shape[0] + itemsize * k * shape[1] + 2 * (itemsize * k + 8) * shape[1])

@@ -1,0 +1,112 @@
+"""Rows summed up by their mean, leading singular directions and scatter; two such sketches merge into one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from mksdask.arrays import check_whole_samples, merge_tree
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Rows that have the mean and, up to a rank, the scatter matrix of other rows.
+
+    Parameters
+    ----------
+    count : int
+        Rows that it stands for.
+    mean : ndarray, shape (n_features,)
+        Their mean, float64.
+    directions : ndarray, shape (≤ rank, n_features)
+        Singular values times right singular vectors of the centred rows, float64, falling.
+    scatter : float
+        Sum of squares of the centred rows, exact.
+    """
+
+    count: int
+    mean: Array
+    directions: Array
+    scatter: float
+
+    @classmethod
+    def of(cls, rows: Array, rank: int) -> Sketch:
+        """The sketch of some rows.
+
+        Raises
+        ------
+        ValueError
+            If they are not finite.
+        """
+        values = rows.astype(np.float64)
+        mean = values.mean(axis=0)
+        values -= mean
+        scatter = float(np.vdot(values, values))
+        if not np.isfinite(scatter):
+            msg = "X holds NaN or infinite values; PCA needs finite features"
+            raise ValueError(msg)
+        return cls(len(rows), mean, _leading_directions(values, rank), scatter)
+
+    def merge(self, other: Sketch, rank: int) -> Sketch:
+        """The sketch of the rows of both: theirs below one another, and one row for the difference of their means.
+
+        Ross, Lim, Lin, Yang (2008), Eq. 3 and 4; scatter by Chan, Golub, LeVeque (1983), Eq. 2.1.
+        """
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        weight = self.count * other.count / count
+        rows = np.concatenate([self.directions, other.directions, np.sqrt(weight) * shift[None]])
+        scatter = self.scatter + other.scatter + weight * float(shift @ shift)
+        return Sketch(count, self.mean + shift * (other.count / count), _leading_directions(rows, rank), scatter)
+
+
+def _leading_directions(rows: Array, rank: int) -> Array:
+    """Σ V of the leading singular values, (≤ rank, n_features), without squaring the matrix."""
+    if len(rows) > rows.shape[1]:
+        rows = scipy.linalg.qr(rows, mode="r", check_finite=False)[0][: rows.shape[1]]
+    basis, triangle = scipy.linalg.qr(rows.T, mode="economic", check_finite=False)
+    _, values, right = scipy.linalg.svd(triangle.T, full_matrices=False, check_finite=False)
+    return np.asarray((values[:rank, None] * right[:rank]) @ basis.T)
+
+
+def sketch_rows(data: Any, rank: int) -> Sketch:
+    """The sketch of all rows; lazy ones, whole in each chunk, are read once.
+
+    Raises
+    ------
+    ValueError
+        If they are not finite, or chunks cut through rows.
+    """
+    if not isinstance(data, da.Array):
+        return Sketch.of(data, rank)
+    check_whole_samples(data)
+    token = dask.base.tokenize(data, rank)
+    sketch = dask.delayed(partial(Sketch.of, rank=rank), name=f"sketch-kernel-{token}")
+    parts = [
+        sketch(block, dask_key_name=f"sketch-{token}-{number}")
+        for number, block in enumerate(data.to_delayed(optimize_graph=False).ravel())
+    ]
+    return merge_tree(parts, partial(Sketch.merge, rank=rank), name=f"merge-sketches-{token}").compute()
+
+
+def sketch_rank(n_components: int, oversampling: int | None) -> int:
+    """Directions that a sketch keeps for so many components.
+
+    Raises
+    ------
+    ValueError
+        If `oversampling` is negative.
+    """
+    if oversampling is not None and (not isinstance(oversampling, int | np.integer) or oversampling < 0):
+        msg = f"oversampling must be an integer from 0, or None, got {oversampling!r}"
+        raise ValueError(msg)
+    return n_components + (max(40, 2 * n_components) if oversampling is None else int(oversampling))

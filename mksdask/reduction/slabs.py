@@ -1,0 +1,195 @@
+"""A matrix by slabs of features, all samples × some features at a time, wherever it lies.
+
+A pass is a *fold*: ``fold(slabs, *shared)`` goes over an iterator of ``(number, slab)`` and returns one value. A task
+folds a run of slabs; what the tasks return is merged in a tree that the layout alone fixes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from mksdask.arrays import merge_tree
+from mksdask.reduction.spill import SpilledRows, slab_width, spill
+from mksdask.staging import Url
+
+Array = NDArray[Any]
+Fold = Callable[..., Any]
+
+# Partial results that are merged in a tree; fixed, so that repeated runs agree to the last bit.
+RUNS = 32
+
+
+class Slabs(ABC):
+    """A matrix that is read by slabs."""
+
+    @abstractmethod
+    def reduce(
+        self, fold: Fold, merge: Callable[[Any, Any], Any], *shared: Any, name: str, only: Sequence[int] | None = None
+    ) -> Any:
+        """One pass whose parts are merged.
+
+        Parameters
+        ----------
+        fold : callable
+            ``fold(slabs, *shared)``.
+        merge : callable
+            ``merge(a, b)``, which leaves both as they are.
+        *shared
+            Further arguments, once in the graph.
+        name : str
+            Name of the stage, as the dashboard shows it.
+        only : sequence of int, optional
+            Numbers of the slabs to go over. Default: all.
+        """
+
+    @abstractmethod
+    def each(self, fold: Fold, *shared: Any, name: str) -> list[Any]:
+        """One pass; what each task returns, in the order of features."""
+
+
+@dataclass(frozen=True)
+class MemorySlabs(Slabs):
+    """Slabs of a NumPy matrix."""
+
+    matrix: Array
+
+    def _slabs(self, only: Sequence[int] | None = None) -> Iterator[tuple[int, Array]]:
+        n_samples, n_features = self.matrix.shape
+        width = slab_width(n_samples, n_features, self.matrix.dtype)
+        for number, start in enumerate(range(0, self.matrix.shape[1], width)):
+            if only is None or number in only:
+                yield number, self.matrix[:, start : start + width]
+
+    def reduce(
+        self, fold: Fold, merge: Callable[[Any, Any], Any], *shared: Any, name: str, only: Sequence[int] | None = None
+    ) -> Any:
+        """In this process."""
+        return fold(self._slabs(only), *shared)
+
+    def each(self, fold: Fold, *shared: Any, name: str) -> list[Any]:
+        """In this process."""
+        return [fold(iter([slab]), *shared) for slab in self._slabs()]
+
+
+class _LazySlabs(Slabs):
+    """Slabs that tasks read."""
+
+    @abstractmethod
+    def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, ...]]:
+        """Arguments of `read` for each task: at most `most`, or as many as the layout allows."""
+
+    @staticmethod
+    @abstractmethod
+    def read(*arguments: Any) -> Iterator[tuple[int, Array]]:
+        """The slabs of a task."""
+
+    def _tasks(
+        self, fold: Fold, shared: Sequence[Any], name: str, only: Sequence[int] | None, most: int | None
+    ) -> list[Any]:
+        stage = dask.delayed(_fold_task, name=f"{name}-kernel")
+        constants = [dask.delayed(value, traverse=False) for value in shared]
+        token = dask.base.tokenize(id(self), fold, name, *shared)
+        return [
+            stage(fold, type(self).read, run, *constants, dask_key_name=f"{name}-{token}-{number}")
+            for number, run in enumerate(self.runs(only, most))
+        ]
+
+    def reduce(
+        self, fold: Fold, merge: Callable[[Any, Any], Any], *shared: Any, name: str, only: Sequence[int] | None = None
+    ) -> Any:
+        """By tasks, merged in a tree."""
+        tasks = self._tasks(fold, shared, name, only, RUNS)
+        return merge_tree(tasks, merge, name=f"merge-{name}-{dask.base.tokenize(tasks[0].key)}").compute()
+
+    def each(self, fold: Fold, *shared: Any, name: str) -> list[Any]:
+        """By tasks."""
+        return list(dask.compute(*self._tasks(fold, shared, name, None, None)))
+
+
+def _fold_task(fold: Fold, read: Callable[..., Any], run: Sequence[Any], *shared: Any) -> Any:
+    return fold(read(*run), *shared)
+
+
+@dataclass(frozen=True)
+class StoredSlabs(_LazySlabs):
+    """Slabs of a matrix on disk."""
+
+    rows: SpilledRows
+
+    def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, ...]]:
+        """Slabs next to one another."""
+        numbers = list(range(len(self.rows.slabs))) if only is None else list(only)
+        step = 1 if most is None else -(-len(numbers) // most)
+        return [(self.rows, numbers[start : start + step]) for start in range(0, len(numbers), step)]
+
+    @staticmethod
+    def read(*arguments: Any) -> Iterator[tuple[int, Array]]:
+        """From the store."""
+        rows, numbers = arguments
+        matrix = rows.open()
+        for number in numbers:
+            yield number, np.asarray(matrix[:, rows.slabs[number]])
+
+
+@dataclass(frozen=True)
+class StripedSlabs(_LazySlabs):
+    """Slabs of a lazy matrix that is chunked in features: a task takes a stripe, all samples of a chunk of features."""
+
+    matrix: da.Array
+    width: int  # features of a slab, of which a stripe holds one or more
+
+    @cached_property
+    def _pieces(self) -> list[list[tuple[int, slice]]]:
+        """Number, and columns in its stripe, of each slab of each stripe."""
+        pieces, number = [], 0
+        for size in self.matrix.chunks[1]:
+            starts = range(0, size, self.width)
+            pieces.append([(number + i, slice(start, start + self.width)) for i, start in enumerate(starts)])
+            number += len(starts)
+        return pieces
+
+    def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, ...]]:
+        """Stripes: one run each, since the sum of two need not wait in memory."""
+        blocks = self.matrix.to_delayed(optimize_graph=False)
+        wanted = None if only is None else set(only)
+        chosen = [[piece for piece in pieces if wanted is None or piece[0] in wanted] for pieces in self._pieces]
+        return [(list(blocks[:, stripe]), pieces) for stripe, pieces in enumerate(chosen) if pieces]
+
+    @staticmethod
+    def read(*arguments: Any) -> Iterator[tuple[int, Array]]:
+        """From the chunks of a stripe."""
+        blocks, pieces = arguments
+        for number, columns in pieces:
+            yield number, np.concatenate([block[:, columns] for block in blocks])
+
+
+@contextmanager
+def slabs_of(data: Any, width: int, scratch: Url | None) -> Iterator[Slabs]:
+    """Slabs of a matrix: of one in memory, of stripes of a lazy one, or, if its chunks are whole rows, of a copy.
+
+    Parameters
+    ----------
+    data : array, shape (n_samples, n_features)
+        NumPy or dask.
+    width : int
+        Features of a slab of lazy data, at most.
+    scratch : str or path, optional
+        Where the copy is made; see `spill`.
+    """
+    if not isinstance(data, da.Array):
+        yield MemorySlabs(data)
+    elif data.numblocks[1] > 1:
+        yield StripedSlabs(data, width)
+    else:
+        with spill(data, scratch, width=width) as rows:
+            yield StoredSlabs(rows)
