@@ -107,7 +107,7 @@ class Layout:
         # The vectors that project a slab on the components.
         vectors = 8 * (k + 1) * n
         beside = stripe + max(kept, vectors)
-        least = beside + min(p, LEAST_WIDTH) * n * (itemsize + 8)
+        least = beside + min(p, LEAST_WIDTH) * n * 2 * itemsize
         if max(least, 0 if is_striped else first.task_bytes) > limit.task_bytes:
             least = max(least, 0 if is_striped else first.task_bytes)
             chunk = f"{max(data.chunks[1])} features" if is_striped else f"{rows} samples"
@@ -116,7 +116,7 @@ class Layout:
             raise limit.refusal(least, what, f"reduce fewer samples at once, or rechunk X to fewer {fewer} a chunk")
         width = slab_width(n, p, data.dtype, min(SLAB_BYTES, limit.task_bytes - beside))
         n_tasks = data.numblocks[1] if is_striped else -(-p // width)
-        slab = stripe + n * min(width, p) * (itemsize + 8)
+        slab = stripe + n * min(width, p) * 2 * itemsize
         name = "Gram matrix" if solver == "gram" else "subspace"
         n_runs = n_tasks if is_striped else min(RUNS, n_tasks)
         reading = Stage(name, n_runs, slab + kept, passes * matrix, 0.0, passes * float(p) * n * kept / (24 * n))

@@ -17,7 +17,7 @@ from sklearn.utils import Tags, check_random_state
 
 from mksdask.arrays import ArrayLike, unwrap
 from mksdask.planning import Limit, Plan, Stage, planner_of
-from mksdask.reduction.by_features import Gram, components_of, gram_of_complete, gram_of_gappy, gram_times
+from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
 from mksdask.reduction.by_samples import Moments, moments_of_gappy, moments_over
 from mksdask.reduction.layout import Layout, result_bytes_of
 from mksdask.reduction.missing import check_observed
@@ -34,12 +34,12 @@ SOLVERS = ("auto", "gram", "incremental", "randomized")
 MOST_PASSES, TOLERANCE = 500, 1e-9
 
 
-def _leading(matrix: Array, n_components: int | float, *, lower: bool) -> tuple[Array, Array]:
+def _leading(matrix: Array, n_components: int | float) -> tuple[Array, Array]:
     """The largest eigenvalues, falling, and their vectors: so many, or what holds that fraction of the trace."""
     n = len(matrix)
     is_number = isinstance(n_components, int)
     first = n - int(n_components) if is_number else 0
-    values, vectors = scipy.linalg.eigh(matrix, lower=lower, subset_by_index=[first, n - 1], check_finite=False)
+    values, vectors = scipy.linalg.eigh(matrix, subset_by_index=[first, n - 1], check_finite=False)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     if not is_number:
         held = np.cumsum(values) / (values.sum() or 1.0)
@@ -108,8 +108,9 @@ class PCA(Projection):
 
     Notes
     -----
-    Sums are in float64, storage is in the dtype of the input. The gram solver squares the matrix, and so its condition
-    number: components with σ_k/σ_1 above 1e-3 (float64 input) or 3e-2 (float32 input) are exact to rounding.
+    Storage is in the dtype of the input, and so are products of features; sums of more than 1024 are in float64. The
+    gram solver squares the matrix, and so its condition number: components with σ_k/σ_1 above 1e-3 (float64 input) or
+    3e-2 (float32 input) are exact to rounding.
 
     *Passes over lazy input.* Gram, more features than samples: chunks of whole rows are read once, and the copy in
     `scratch` twice; input chunked in features is read twice, a stripe of all samples at a time, and not copied. Gram
@@ -269,8 +270,8 @@ class PCA(Projection):
         basis: Array | None = None
         if self.solver_ == "gram":
             gram = slabs.reduce(gram_of_complete, Gram.merge, n, name="gram")
-            total, basis = self._fill(slabs, gram, k) if gram.gappy else (gram.total, None)
-            values, vectors = _leading(total, k, lower=False)
+            total, basis = self._fill(slabs, gram, k) if gram.gappy else (centred_gram(gram.total), None)
+            values, vectors = _leading(total, k)
             trace = float(np.trace(total))
         else:
             values, vectors, trace = self._iterate(slabs, int(k))
@@ -298,10 +299,10 @@ class PCA(Projection):
         basis: Array | None = None
         for _ in range(MOST_PASSES):
             gappy = slabs.reduce(gram_of_gappy, add, n, basis, name="gram-of-gappy", only=gram.gappy)
-            total = gram.total + gappy
+            total = centred_gram(gram.total + gappy)
             self.n_iter_ += 1
-            basis = _leading(total, int(k), lower=False)[1]
-            if np.linalg.norm(np.triu(total - before)) <= TOLERANCE * np.trace(total):
+            basis = _leading(total, int(k))[1]
+            if np.linalg.norm(total - before) <= TOLERANCE * np.trace(total):
                 return total, basis
             before = total
         self._warn()
@@ -317,7 +318,7 @@ class PCA(Projection):
             product = slabs.reduce(gram_times, add, basis, name="gram-times")
             basis = scipy.linalg.qr(product[:-1], mode="economic")[0]
         product = slabs.reduce(gram_times, add, basis, name="gram-times")
-        values, vectors = _leading(basis.T @ product[:-1], k, lower=True)
+        values, vectors = _leading(basis.T @ product[:-1], k)
         return values, basis @ vectors, float(product[-1, 0])
 
     def _fit_moments(self, data: Any, k: int | float) -> None:
@@ -332,7 +333,7 @@ class PCA(Projection):
                     scatter, mean = self._fill_rows(stored, moments, int(k))
             else:
                 scatter, mean = self._fill_rows(data, moments, int(k))
-        values, vectors = _leading(scatter, k, lower=True)
+        values, vectors = _leading(scatter, k)
         varies = _varies(values, len(scatter))
         self._set_spectrum(values, float(np.trace(scatter)), (self.n_samples_, len(scatter)))
         self.mean_ = mean
@@ -345,7 +346,7 @@ class PCA(Projection):
             fold = partial(moments_of_gappy, components=components, mean=mean)
             moments = complete.merge(moments_over(fold, data, name="moments-of-gappy"))
             self.n_iter_ += 1
-            components, mean = _leading(moments.scatter, k, lower=True)[1].T, moments.mean
+            components, mean = _leading(moments.scatter, k)[1].T, moments.mean
             if np.linalg.norm(moments.scatter - before) <= TOLERANCE * np.trace(moments.scatter):
                 break
             before = moments.scatter

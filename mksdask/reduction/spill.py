@@ -21,7 +21,7 @@ from mksdask.staging import Url, remove_store, settled
 
 Array = NDArray[Any]
 
-# Bytes of one slab of features, all samples, in its own precision and in float64.
+# Bytes of one slab of features, all samples, in its own precision, and centred.
 SLAB_BYTES = 96 * 2**20
 # Features of a slab, or more: fewer would make reading dear.
 LEAST_WIDTH = 64
@@ -61,9 +61,9 @@ class SpilledRows:
 
 
 def slab_width(n_samples: int, n_features: int, dtype: np.dtype[Any], slab_bytes: int | None = None) -> int:
-    """Features in a slab that takes `slab_bytes`, by default `SLAB_BYTES`, with its float64 copy."""
+    """Features in a slab that takes `slab_bytes`, by default `SLAB_BYTES`, with its centred copy."""
     slab_bytes = SLAB_BYTES if slab_bytes is None else slab_bytes
-    return max(1, min(n_features, slab_bytes // (n_samples * (dtype.itemsize + 8))))
+    return max(1, min(n_features, slab_bytes // (n_samples * 2 * dtype.itemsize)))
 
 
 def _spill_block(block: Array, *, rows: SpilledRows, block_id: tuple[int, ...]) -> Array:

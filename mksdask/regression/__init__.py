@@ -1,0 +1,6 @@
+"""Linkages from scores to properties: p_eff = F(μ)."""
+
+from mksdask.regression.kernel_regressor import KernelRegressor
+from mksdask.regression.polynomial import LeadingScaler, LeastSquares, polynomial_regression
+
+__all__ = ["KernelRegressor", "LeadingScaler", "LeastSquares", "polynomial_regression"]

@@ -1,0 +1,77 @@
+"""Kernel ridge regression on all samples, by one Cholesky factorization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from mksdask.regression.kernels import Kernel
+
+Array = NDArray[Any]
+
+
+class ExactFit:
+    """Kernel ridge regression on all samples.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        k.
+    scores : ndarray, shape (n_samples, n_components)
+        Scaled.
+    targets : ndarray, shape (n_samples, n_outputs)
+        Centred.
+    alpha : float
+        Ridge.
+    """
+
+    def __init__(self, kernel: Kernel, scores: Array, targets: Array, alpha: float) -> None:
+        self.kernel, self.scores, self.alpha = kernel, scores, alpha
+        matrix = kernel(scores, scores)
+        matrix[np.diag_indices_from(matrix)] += alpha
+        self.triangle = scipy.linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+        self.dual = scipy.linalg.cho_solve((self.triangle, True), targets)
+
+    @property
+    def known(self) -> Array:
+        """Scaled scores that kernels are taken with."""
+        return self.scores
+
+    def predict(self, scores: Array) -> Array:
+        """Targets, (n_rows, n_outputs)."""
+        return np.asarray(self.kernel(scores, self.scores) @ self.dual)
+
+    def spread(self, scores: Array) -> Array:
+        """Predictive variance over s². Rasmussen, Williams (2006), Eq. 2.26, of a new measurement."""
+        solved = scipy.linalg.solve_triangular(
+            self.triangle, self.kernel(self.scores, scores), lower=True, check_finite=False, overwrite_b=True
+        )
+        explained = np.einsum("ji,ji->i", solved, solved)
+        return np.asarray(np.maximum(self.kernel.diagonal(scores) - explained, 0.0) + self.alpha)
+
+    def covariances(self, scores: Array) -> Callable[[int], Array]:
+        """Covariance over s² of the function at all scores with that at one of them."""
+        solved = scipy.linalg.solve_triangular(self.triangle, self.kernel(self.scores, scores), lower=True)
+
+        def covariance(i: int) -> Array:
+            return np.asarray(self.kernel(scores, scores[i : i + 1])[:, 0] - solved.T @ solved[:, i])
+
+        return covariance
+
+    def squared_ratios(self, groups: Array | None) -> Array:
+        """Sum over samples of (error by all others, or all other groups)² over its variance but for s²."""
+        inverse = scipy.linalg.lapack.dpotri(self.triangle, lower=True)[0]
+        if groups is None:
+            return np.asarray((self.dual**2 / inverse.diagonal()[:, None]).sum(axis=0))
+        inverse += np.tril(inverse, -1).T
+        total = np.zeros(self.dual.shape[1])
+        for group in np.unique(groups):
+            among = np.flatnonzero(groups == group)
+            covariance = np.linalg.inv(inverse[np.ix_(among, among)])
+            errors = covariance @ self.dual[among]
+            total += (errors**2 / covariance.diagonal()[:, None]).sum(axis=0)
+        return total

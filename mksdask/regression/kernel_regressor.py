@@ -1,0 +1,405 @@
+"""Kernel ridge regression with a predictive spread: exact, or through landmarks for any number of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
+
+import dask
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from mksdask.arrays import ArrayLike, check_whole_samples, is_number, map_samples, merge_tree, to_numpy, unwrap
+from mksdask.planning import Limit, Plan, Stage, planner_of
+from mksdask.regression.evidence import leave_one_out, select, spectrum_of
+from mksdask.regression.exact import ExactFit
+from mksdask.regression.kernels import KERNELS, Kernel
+from mksdask.regression.landmarks import (
+    ROWS_AT_ONCE,
+    LandmarkFeatures,
+    LandmarkFit,
+    absorb,
+    choose_landmarks,
+    factor_of_rows,
+    spectrum_of_factor,
+)
+
+Array = NDArray[Any]
+
+# Up to so many samples are fitted exactly, unless told otherwise: a few matrices of 128 MB.
+EXACT_SAMPLES = 4000
+LANDMARKS = 1000
+# Samples that kernel parameters are chosen by.
+SELECTION_SAMPLES = 1000
+# Candidates for each landmark.
+POOL = 8
+# Bytes of the kernel matrix of rows that are predicted at once.
+PREDICTION_BYTES = 32 * 2**20
+
+
+class KernelRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    r"""Kernel ridge regression on scores, with a predictive spread; for any number of samples.
+
+    .. math:: p(\mu) = \bar p + \sum_j k(\mu, \mu_j) c_j, \qquad (K + \alpha I) c = p - \bar p
+
+    which is the mean of a Gaussian process whose measurements have the noise α, relative to its own variance s². All
+    scores are divided by the standard deviation of the widest, so that γ is of order one.
+
+    Parameters
+    ----------
+    kernel : {"rbf", "polynomial", "matern"} or callable, default "rbf"
+        rbf
+            :math:`\exp(-\gamma |\mu - \mu'|^2)`
+        polynomial
+            :math:`(\gamma\, \mu \cdot \mu' + c_0)^{degree}`
+        matern
+            Of ν = 5/2 and the length scale :math:`1/\sqrt{2\gamma}`.
+        callable
+            ``kernel(A, B)`` of two matrices of scaled scores gives that of their rows, (len(A), len(B)), symmetric and
+            positive.
+    alpha : float or "auto", default "auto"
+        Ridge.
+    gamma : float or "auto", default "auto"
+        Of the kernel.
+    degree, coef0 : float, default 3 and 1
+        Of the polynomial.
+    n_landmarks : int, optional
+        Landmarks that the kernel is seen through (Nyström). Default: none, an exact fit, up to 4000 samples; 1000
+        beyond.
+    criterion : {"likelihood", "loo"}, default "likelihood"
+        What "auto" makes best: the marginal likelihood, or the mean squared error of each sample by all others. Both in
+        closed form for any α, of 1000 samples at most.
+    random_state : int or RandomState, optional
+        Draws landmarks and the samples that parameters are chosen by. Default: 0, so that a fit repeats.
+
+    Attributes
+    ----------
+    alpha_, gamma_ : float
+        What was given or chosen.
+    landmarks_ : ndarray, shape (≤ n_landmarks, n_components), or None
+        In scaled scores.
+    scale_ : float
+        Standard deviation of the widest score; 1 if none varies.
+    spread_ : ndarray, shape (n_outputs,)
+        s, in units of the targets.
+    n_features_in_ : int
+        Components.
+
+    Notes
+    -----
+    *Spread.* s² of each output is such that errors of each sample by all others, divided by their standard deviations,
+    have a mean square of 1: the spread is calibrated by leaving one out, or one group where `fit` is given groups.
+
+    *Landmarks* are drawn from rows by randomly pivoted Cholesky. Least squares on their features is by streamed QR
+    factors of [1 | Φ | y], a task a chunk, which does not square the condition number.
+
+    *Memory* of a task is its chunk, and 12 matrices of 8 n_landmarks² bytes, whatever the number of samples. Lazy
+    scores are read three times (scale, and rows to choose from; factors; calibration); an exact fit loads them and
+    takes 4 matrices of 8 n² bytes.
+
+    References
+    ----------
+    Rasmussen, C. E., Williams, C. K. I. Gaussian Processes for Machine Learning. MIT Press (2006).
+    Chen, Y., Epperly, E. N., Tropp, J. A., Webber, R. J. Randomly pivoted Cholesky. Commun. Pure Appl. Math. 78 (2025)
+    995.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> scores = np.random.default_rng(0).uniform(-2, 2, size=(60, 2))
+    >>> model = KernelRegressor().fit(scores, np.sin(scores).sum(axis=1))
+    >>> mean, spread = model.predict([[0.5, -1.0]], return_std=True)
+    >>> bool(abs(mean[0] - np.sin(0.5) + np.sin(1.0)) < 0.01), bool(spread[0] < 0.01)
+    (True, True)
+    """
+
+    landmarks_: Array | None
+    _fit: ExactFit | LandmarkFit
+
+    def __init__(
+        self,
+        kernel: str | Callable[[Array, Array], Array] = "rbf",
+        *,
+        alpha: float | str = "auto",
+        gamma: float | str = "auto",
+        degree: float = 3,
+        coef0: float = 1.0,
+        n_landmarks: int | None = None,
+        criterion: str = "likelihood",
+        random_state: Any = None,
+    ) -> None:
+        self.kernel = kernel
+        self.alpha = alpha
+        self.gamma = gamma
+        self.degree = degree
+        self.coef0 = coef0
+        self.n_landmarks = n_landmarks
+        self.criterion = criterion
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Choose parameters and fit.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, n_components)
+            Scores; NumPy or dask, whole rows in each chunk.
+        y : array, shape (n_samples,) or (n_samples, n_outputs)
+            Targets; NumPy or dask.
+        groups : array, shape (n_samples,), optional
+            What each sample is of, such as its grain shape. The spread is then calibrated by leaving out whole groups:
+            for samples of a group that training has not seen. An exact fit only.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not as it must be, arrays do not fit together, or hold NaN.
+        """
+        data, _ = unwrap(X)
+        self._check_parameters()
+        n_landmarks = self.n_landmarks
+        if n_landmarks is None and data.ndim == 2 and data.shape[0] > EXACT_SAMPLES:
+            n_landmarks = LANDMARKS
+        if groups is not None and n_landmarks is not None:
+            msg = f"groups need an exact fit, of at most {EXACT_SAMPLES} samples and n_landmarks=None"
+            raise ValueError(msg)
+        if n_landmarks is None or not isinstance(data, da.Array):
+            data, target = validate_data(self, to_numpy(data), to_numpy(y), multi_output=True, y_numeric=True)
+            data, target = data.astype(np.float64), np.asarray(target, dtype=np.float64)
+        else:
+            data, target = self._checked_lazy(data, y)
+        self._one_column = target.ndim == 1
+        target = target.reshape(len(target), -1)
+        random = check_random_state(0 if self.random_state is None else self.random_state)
+        rng = np.random.default_rng(random.randint(2**31))
+        if n_landmarks is None:
+            self._fit_exact(data, target, None if groups is None else to_numpy(groups), rng)
+        else:
+            self._fit_landmarks(data, target, n_landmarks, rng)
+        return self
+
+    def _check_parameters(self) -> None:
+        if not callable(self.kernel) and self.kernel not in KERNELS:
+            msg = f"kernel must be one of {', '.join(KERNELS)}, or a callable, got {self.kernel!r}"
+            raise ValueError(msg)
+        for name in ("alpha", "gamma"):
+            value = getattr(self, name)
+            if value != "auto" and not (is_number(value) and value > 0):
+                msg = f"{name} must be a positive number or 'auto', got {value!r}"
+                raise ValueError(msg)
+        if not (is_number(self.degree) and self.degree > 0):
+            msg = f"degree must be a positive number, got {self.degree!r}"
+            raise ValueError(msg)
+        if not (is_number(self.coef0) and self.coef0 >= 0):
+            msg = f"coef0 must be a number from 0, got {self.coef0!r}"
+            raise ValueError(msg)
+        if self.criterion not in ("likelihood", "loo"):
+            msg = f"criterion must be 'likelihood' or 'loo', got {self.criterion!r}"
+            raise ValueError(msg)
+        n = self.n_landmarks
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
+            msg = f"n_landmarks must be a positive integer or None, got {n!r}"
+            raise ValueError(msg)
+
+    def _checked_lazy(self, data: da.Array, y: ArrayLike) -> tuple[da.Array, da.Array]:
+        target, _ = unwrap(y, name="y")
+        if data.ndim != 2 or 0 in data.shape or np.isnan(data.shape[0]):
+            msg = f"X must be a matrix (n_samples, n_components) of known shape, got {tuple(data.shape)}"
+            raise ValueError(msg)
+        if target.ndim not in (1, 2) or len(target) != len(data):
+            msg = f"y must have one entry for each of the {len(data)} samples of X, got shape {tuple(target.shape)}"
+            raise ValueError(msg)
+        check_whole_samples(data)
+        if not isinstance(target, da.Array):
+            target = da.from_array(target, chunks=(data.chunks[0], *target.shape[1:]))
+        target = target.rechunk({0: data.chunks[0]} | dict.fromkeys(range(1, target.ndim), -1))
+        self.n_features_in_ = int(data.shape[1])
+        return data, target
+
+    def _kernel(self, gamma: float) -> Kernel:
+        return Kernel(self.kernel, gamma, self.degree, float(self.coef0))
+
+    def _fit_exact(self, scores: Array, target: Array, groups: Array | None, rng: np.random.Generator) -> None:
+        n = len(scores)
+        self.scale_ = float(scores.std(axis=0).max()) or 1.0
+        scaled, self._mean = scores / self.scale_, target.mean(axis=0)
+        deviation = target.std(axis=0)
+        self._deviation = np.where(deviation > 0, deviation, 1.0)
+        centred = (target - self._mean) / self._deviation
+        some = np.sort(rng.choice(n, min(n, SELECTION_SAMPLES), replace=False))
+        alpha, self.gamma_ = self._select(scaled[some], centred[some])
+        kernel = self._kernel(self.gamma_)
+        if self.alpha == "auto" and len(some) < n:
+            matrix = kernel(scaled, scaled)
+            spectrum = spectrum_of(matrix, centred)
+            ridges = spectrum.ridges()
+            merits = spectrum.log_likelihood(ridges)
+            if self.criterion == "loo":
+                merits = leave_one_out(matrix, centred, ridges)
+            alpha = float(ridges[merits.argmax()])
+        self.alpha_, self.landmarks_ = alpha, None
+        self._fit = fit = ExactFit(kernel, scaled, centred, alpha)
+        if groups is not None and (len(groups) != n or len(np.unique(groups)) < 2):
+            msg = f"groups must name two groups or more, one for each of {n} samples, got shape {np.shape(groups)}"
+            raise ValueError(msg)
+        self.spread_ = np.sqrt(fit.squared_ratios(groups) / n) * self._deviation
+
+    def _fit_landmarks(self, scores: Any, target: Any, n_landmarks: int, rng: np.random.Generator) -> None:
+        n = len(scores)
+        some = np.sort(rng.choice(n, min(n, max(POOL * n_landmarks, SELECTION_SAMPLES)), replace=False))
+        if isinstance(scores, da.Array):
+            found = dask.compute(
+                scores[some], target[some], scores.std(axis=0), target.mean(axis=0), target.std(axis=0)
+            )
+            pool, of_pool, deviations, self._mean, deviation = (np.asarray(value, dtype=np.float64) for value in found)
+            if not all(np.isfinite(value).all() for value in (deviations, self._mean)):
+                msg = "X or y holds NaN or infinite values; leave these samples out"
+                raise ValueError(msg)
+        else:
+            pool, of_pool, deviations = scores[some], target[some], scores.std(axis=0)
+            self._mean, deviation = target.mean(axis=0), target.std(axis=0)
+        self.scale_ = float(deviations.max()) or 1.0
+        self._deviation = np.where(deviation > 0, deviation, 1.0)
+        pool, of_pool = pool / self.scale_, (of_pool - self._mean) / self._deviation
+        few = rng.permutation(len(pool))[:SELECTION_SAMPLES]
+        alpha, self.gamma_ = self._select(pool[few], of_pool[few])
+        kernel = self._kernel(self.gamma_)
+        landmarks = self.landmarks_ = choose_landmarks(kernel, pool, n_landmarks, rng)
+        features = LandmarkFeatures.of(kernel, landmarks)
+        factor = self._over_blocks(partial(factor_of_rows, features), absorb, scores, target, name="factor")
+        if self.alpha == "auto" and self.criterion == "likelihood":
+            spectrum = spectrum_of_factor(features, factor, n, float(kernel.diagonal(pool).mean()))
+            alpha = float(spectrum.ridges()[spectrum.log_likelihood(spectrum.ridges()).argmax()])
+        self.alpha_ = alpha
+        self._fit = fit = LandmarkFit.of(features, factor, alpha)
+        ratios = self._over_blocks(fit.squared_ratios, np.add, scores, target, name="calibration")
+        self.spread_ = np.sqrt(ratios / n) * self._deviation
+
+    def _select(self, scores: Array, targets: Array) -> tuple[float, float]:
+        alpha, gamma = (None if value == "auto" else float(value) for value in (self.alpha, self.gamma))
+        kernel = self._kernel(1.0)
+        if alpha is not None and gamma is not None:
+            return alpha, gamma
+        return select(kernel, scores, targets, alpha=alpha, gamma=gamma, criterion=self.criterion)
+
+    def _over_blocks(
+        self, fold: Callable[..., Any], merge: Callable[..., Any], scores: Any, target: Any, *, name: str
+    ) -> Any:
+        """Fold scaled scores and targets, block by block, merged in a tree that the chunks alone fix."""
+        kernel = partial(_scaled_fold, fold=fold, scale=self.scale_, mean=self._mean, deviation=self._deviation)
+        if not isinstance(scores, da.Array):
+            return kernel(scores, target)
+        token = dask.base.tokenize(scores, target, self.alpha_ if hasattr(self, "alpha_") else None, name)
+        stage = dask.delayed(kernel, name=f"{name}-kernel-{token}")
+        rows = scores.to_delayed(optimize_graph=False).ravel()
+        columns = target.to_delayed(optimize_graph=False).ravel()
+        parts = [
+            stage(*pair, dask_key_name=f"{name}-{token}-{number}")
+            for number, pair in enumerate(zip(rows, columns, strict=True))
+        ]
+        return merge_tree(parts, merge, name=f"merge-{name}-{token}").compute()
+
+    def predict(self, X: ArrayLike, return_std: bool = False) -> Any:  # noqa: FBT001, FBT002
+        """Targets of scores, lazily for lazy ones.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, n_components)
+            Scores.
+        return_std : bool, default False
+            Return the standard deviation of each prediction too: of a new measurement, its noise included.
+
+        Returns
+        -------
+        array of the kind of `X`, shape (n_samples,) or (n_samples, n_outputs)
+            With `return_std`, a pair of them.
+        """
+        check_is_fitted(self, "scale_")
+        data, _ = unwrap(X)
+        if not isinstance(data, da.Array):
+            data = validate_data(self, data, reset=False)
+        elif data.ndim != 2 or data.shape[1] != self.n_features_in_:
+            msg = f"X must have {self.n_features_in_} components as in fit, got shape {tuple(data.shape)}"
+            raise ValueError(msg)
+        n_outputs = len(self._mean)
+        found = map_samples(
+            partial(_predict_block, with_spread=return_std),
+            data,
+            tail=(n_outputs * (1 + return_std),),
+            dtype=np.float64,
+            name="predict",
+            options={"model": self},
+        )
+        parts = (found[:, :n_outputs], found[:, n_outputs:]) if return_std else (found,)
+        parts = tuple(part[:, 0] if self._one_column else part for part in parts)
+        return parts if return_std else parts[0]
+
+    def posterior(self, X: ArrayLike) -> tuple[Array, Callable[[int], Array], float]:
+        """What training leaves open of scores, over s².
+
+        Parameters
+        ----------
+        X : ndarray, shape (n_samples, n_components)
+            Scores.
+
+        Returns
+        -------
+        variances : ndarray, shape (n_samples,)
+            Of the function itself, without the noise of a measurement.
+        covariance : callable
+            ``covariance(i)`` is that of all samples with sample i, (n_samples,).
+        noise : float
+            Variance of a measurement.
+        """
+        check_is_fitted(self, "scale_")
+        scaled, fit = validate_data(self, X, reset=False) / self.scale_, self._fit
+        return np.maximum(fit.spread(scaled) - fit.alpha, 0.0), fit.covariances(scaled), fit.alpha
+
+
+def _scaled_fold(
+    scores: Array, target: Array, *, fold: Callable[..., Any], scale: float, mean: Array, deviation: Array
+) -> Any:
+    targets = (target.reshape(len(target), -1).astype(np.float64) - mean) / deviation
+    return fold(scores.astype(np.float64) / scale, targets)
+
+
+def _predict_block(block: Array, *, model: KernelRegressor, with_spread: bool) -> Array:
+    n_outputs, fit = len(model._mean), model._fit
+    found = np.empty((len(block), n_outputs * (1 + with_spread)))
+    step = max(1, PREDICTION_BYTES // (8 * len(fit.known)))
+    for start in range(0, len(block), step):
+        scores = block[start : start + step].astype(np.float64) / model.scale_
+        rows = found[start : start + step]
+        rows[:, :n_outputs] = fit.predict(scores) * model._deviation + model._mean
+        if with_spread:
+            rows[:, n_outputs:] = np.sqrt(fit.spread(scores))[:, None] * model.spread_
+    return found
+
+
+@planner_of(KernelRegressor.fit)
+def _plan(regressor: KernelRegressor, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Plan:
+    (data, _), (target, _), limit = unwrap(X), unwrap(y, name="y"), Limit.of()
+    n, k = map(int, data.shape)
+    layout = {"samples": n, "components": k}
+    m = regressor.n_landmarks or (LANDMARKS if n > EXACT_SAMPLES else None)
+    if m is None:
+        exact = Stage("kernel regression in memory", 1, 4 * 8 * n * n, float(data.nbytes), 0.0, 20.0 * n**3)
+        return Plan("KernelRegressor.fit", layout, (exact,), limit)
+    columns = 1 + m + (1 if target.ndim == 1 else target.shape[1])
+    rows = max(data.chunks[0]) if isinstance(data, da.Array) else n
+    n_tasks = len(data.chunks[0]) if isinstance(data, da.Array) else 1
+    # Rows that are absorbed, stacked below a factor, copied for LAPACK, and the kernel matrix that they come from.
+    task = 8 * columns * columns * (3 * ROWS_AT_ONCE + 3) + 3 * rows * 8 * (k + columns - 1 - m)
+    if task > limit.task_bytes and isinstance(data, da.Array):
+        raise limit.refusal(task, f"regression on {m} landmarks", "use fewer n_landmarks, or smaller chunks of X")
+    stages = (
+        Stage("scale and pool", n_tasks, 3 * rows * 8 * k, float(data.nbytes)),
+        Stage("factor", n_tasks, task, float(data.nbytes), 0.0, 2.0 * n * m * (m + k) * (1 + 1 / ROWS_AT_ONCE)),
+        Stage("calibration", n_tasks, task, float(data.nbytes), 0.0, 2.0 * n * m * (m + k)),
+    )
+    return Plan("KernelRegressor.fit", layout | {"landmarks": m}, stages, limit)

@@ -1,0 +1,60 @@
+"""Covariance functions of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+KERNELS = ("rbf", "polynomial", "matern")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One of a family of kernels.
+
+    Parameters
+    ----------
+    kind : str or callable
+        See `KernelRegressor`.
+    gamma, degree, coef0 : float
+        Its parameters.
+    """
+
+    kind: str | Callable[[Array, Array], Array]
+    gamma: float = 1.0
+    degree: float = 3
+    coef0: float = 1.0
+
+    def __call__(self, a: Array, b: Array) -> Array:
+        """Kernel matrix, (len(a), len(b))."""
+        if callable(self.kind):
+            return np.asarray(self.kind(a, b), dtype=np.float64)
+        product = a @ b.T
+        if self.kind == "polynomial":
+            product *= self.gamma
+            product += self.coef0
+            return np.asarray(product**self.degree)
+        squares = product
+        squares *= -2.0
+        squares += np.einsum("ik,ik->i", a, a)[:, None]
+        squares += np.einsum("ik,ik->i", b, b)
+        np.maximum(squares, 0.0, out=squares)
+        if self.kind == "rbf":
+            squares *= -self.gamma
+            return np.exp(squares, out=squares)
+        # A length scale ℓ of 1/ℓ² = 2γ, as that of rbf.
+        ratio = np.sqrt(10.0 * self.gamma * squares)
+        return np.asarray((1.0 + ratio + ratio**2 / 3.0) * np.exp(-ratio))
+
+    def diagonal(self, a: Array) -> Array:
+        """k(x, x) of each row."""
+        if callable(self.kind):
+            return np.array([float(self(row[None], row[None])[0, 0]) for row in a])
+        if self.kind == "polynomial":
+            return np.asarray((self.gamma * np.einsum("ik,ik->i", a, a) + self.coef0) ** self.degree)
+        return np.ones(len(a))

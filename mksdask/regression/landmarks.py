@@ -1,0 +1,193 @@
+"""Nyström features: a kernel seen through a few landmarks, and least squares on them by streamed QR factors.
+
+A factor R of the rows [1 | Φ | y] stands for all rows absorbed: RᵀR = Σ rowᵀ row. It is made by reflections, so that
+nothing is squared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from mksdask.regression.evidence import Spectrum
+from mksdask.regression.kernels import Kernel
+
+Array = NDArray[Any]
+
+# Directions of the landmarks' kernel matrix that are kept, of the largest eigenvalue: less is rounding.
+_LEAST = 1e-13
+# Rows absorbed at once, in multiples of the columns.
+ROWS_AT_ONCE = 3
+
+
+@dataclass(frozen=True)
+class LandmarkFeatures:
+    """φ(x) with φ(x)·φ(x') ≈ k(x, x'): exact where x or x' is a landmark."""
+
+    kernel: Kernel
+    landmarks: Array
+    whitening: Array  # (n_landmarks, n_features)
+
+    @classmethod
+    def of(cls, kernel: Kernel, landmarks: Array) -> LandmarkFeatures:
+        """From landmarks, (n_landmarks, n_components)."""
+        values, vectors = scipy.linalg.eigh(kernel(landmarks, landmarks), check_finite=False)
+        kept = values > _LEAST * values[-1]
+        return cls(kernel, landmarks, vectors[:, kept] / np.sqrt(values[kept]))
+
+    def __call__(self, scores: Array) -> Array:
+        """Features of rows, (n_rows, n_features)."""
+        return np.asarray(self.kernel(scores, self.landmarks) @ self.whitening)
+
+    @property
+    def n_features(self) -> int:
+        """Their number."""
+        return int(self.whitening.shape[1])
+
+
+def choose_landmarks(kernel: Kernel, pool: Array, n: int, rng: np.random.Generator) -> Array:
+    """Rows of a pool that explain the others best: a Cholesky factorization whose pivots are drawn by what is left.
+
+    Chen, Epperly, Tropp, Webber, Randomly pivoted Cholesky. Commun. Pure Appl. Math. 78 (2025) 995, Alg. 1.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Its parameters fixed.
+    pool : ndarray, shape (n_rows, n_components)
+        Scaled scores.
+    n : int
+        Landmarks, at most.
+    rng : Generator
+        Draws.
+    """
+    left = kernel.diagonal(pool).astype(np.float64)
+    least = 1e-13 * float(left.sum())
+    factor: Array = np.empty((min(n, len(pool)), len(pool)))
+    chosen: list[int] = []
+    while len(chosen) < len(factor) and left.sum() > least:
+        pivot = int(rng.choice(len(pool), p=left / left.sum()))
+        known = factor[: len(chosen)]
+        column = kernel(pool, pool[pivot : pivot + 1])[:, 0] - known.T @ known[:, pivot]
+        # What is left was kept up to date by differences, and may be nothing but rounding.
+        if column[pivot] > 0:
+            factor[len(chosen)] = column / np.sqrt(column[pivot])
+            left = np.maximum(left - factor[len(chosen)] ** 2, 0.0)
+            chosen.append(pivot)
+        left[pivot] = 0.0
+    return np.asarray(pool[sorted(chosen)])
+
+
+def absorb(factor: Array | None, rows: Array) -> Array:
+    """The factor of what was absorbed before and further rows."""
+    stacked = rows if factor is None else np.concatenate([factor, rows])
+    return np.asarray(np.linalg.qr(stacked, mode="r"))
+
+
+def factor_of_rows(features: LandmarkFeatures, scores: Array, targets: Array) -> Array:
+    """The factor of a block of samples."""
+    factor: Array | None = None
+    for part in _parts(features, len(scores), targets.shape[1]):
+        phi = features(scores[part])
+        factor = absorb(factor, np.concatenate([np.ones((len(phi), 1)), phi, targets[part]], axis=1))
+    assert factor is not None
+    return factor
+
+
+def _parts(features: LandmarkFeatures, n_rows: int, n_outputs: int) -> Iterator[slice]:
+    step = ROWS_AT_ONCE * (1 + features.n_features + n_outputs)
+    return (slice(start, start + step) for start in range(0, n_rows, step))
+
+
+@dataclass(frozen=True)
+class LandmarkFit:
+    """Ridge regression on landmark features, with a constant that is not shrunk.
+
+    Parameters
+    ----------
+    features : LandmarkFeatures
+        φ.
+    weights : ndarray, shape (1 + n_features, n_outputs)
+        Of the constant and of the features.
+    triangle : ndarray, shape (1 + n_features, 1 + n_features)
+        R of the penalized problem: the covariance of the weights is s²α (RᵀR)⁻¹.
+    alpha : float
+        Ridge.
+    """
+
+    features: LandmarkFeatures
+    weights: Array
+    triangle: Array
+    alpha: float
+
+    @classmethod
+    def of(cls, features: LandmarkFeatures, factor: Array, alpha: float) -> LandmarkFit:
+        """From the factor of all samples."""
+        m = 1 + features.n_features
+        square = np.zeros((max(m, len(factor)), factor.shape[1]))
+        square[: len(factor)] = factor
+        penalty = np.zeros((m - 1, factor.shape[1]))
+        np.fill_diagonal(penalty[:, 1:], np.sqrt(alpha))
+        whole = absorb(square, penalty)
+        triangle = whole[:m, :m]
+        return cls(features, scipy.linalg.solve_triangular(triangle, whole[:m, m:]), triangle, alpha)
+
+    @property
+    def known(self) -> Array:
+        """Scaled scores that kernels are taken with."""
+        return self.features.landmarks
+
+    def predict(self, scores: Array) -> Array:
+        """Targets, (n_rows, n_outputs)."""
+        return np.asarray(self.features(scores) @ self.weights[1:] + self.weights[0])
+
+    def leverage(self, phi: Array) -> Array:
+        """What a sample with features φ would have of its own prediction, were it absorbed already."""
+        rows = np.concatenate([np.ones((len(phi), 1)), phi], axis=1)
+        solved = scipy.linalg.solve_triangular(self.triangle, rows.T, trans="T", check_finite=False)
+        return np.asarray(np.einsum("mi,mi->i", solved, solved))
+
+    def spread(self, scores: Array) -> Array:
+        """Predictive variance over s², of samples that were not absorbed."""
+        phi = self.features(scores)
+        unexplained = np.maximum(self.features.kernel.diagonal(scores) - np.einsum("im,im->i", phi, phi), 0.0)
+        return np.asarray(unexplained + self.alpha * (1.0 + self.leverage(phi)))
+
+    def covariances(self, scores: Array) -> Callable[[int], Array]:
+        """Covariance over s² of the function at all scores with that at one of them."""
+        phi, kernel = self.features(scores), self.features.kernel
+        rows = np.concatenate([np.ones((len(phi), 1)), phi], axis=1)
+        solved = np.sqrt(self.alpha) * scipy.linalg.solve_triangular(self.triangle, rows.T, trans="T")
+
+        def covariance(i: int) -> Array:
+            unexplained = kernel(scores, scores[i : i + 1])[:, 0] - phi @ phi[i]
+            return np.asarray(unexplained + solved.T @ solved[:, i])
+
+        return covariance
+
+    def squared_ratios(self, scores: Array, targets: Array) -> Array:
+        """Sum over absorbed samples of (error by all others)² over its variance but for s², (n_outputs,)."""
+        total = np.zeros(targets.shape[1])
+        for part in _parts(self.features, len(scores), targets.shape[1]):
+            phi = self.features(scores[part])
+            leverage = np.minimum(self.leverage(phi), 1.0 - 1e-9)
+            unexplained = self.features.kernel.diagonal(scores[part]) - np.einsum("im,im->i", phi, phi)
+            variance = np.maximum(unexplained, 0.0) + self.alpha / (1.0 - leverage)
+            errors = (targets[part] - phi @ self.weights[1:] - self.weights[0]) / (1.0 - leverage)[:, None]
+            total += (errors**2 / variance[:, None]).sum(axis=0)
+        return total
+
+
+def spectrum_of_factor(features: LandmarkFeatures, factor: Array, n_samples: int, diagonal: float) -> Spectrum:
+    """Of ΦΦᵀ, a constant taken off."""
+    m = 1 + features.n_features
+    rest = factor[m:, m:]
+    left, singular, _ = scipy.linalg.svd(factor[1:m, 1:m], full_matrices=False)
+    coordinates = left.T @ factor[1:m, m:]
+    outside = (rest**2).sum(axis=0) + np.maximum((factor[1:m, m:] ** 2).sum(axis=0) - (coordinates**2).sum(axis=0), 0.0)
+    return Spectrum(singular**2, coordinates, outside, n_samples, diagonal)
