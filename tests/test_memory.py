@@ -107,6 +107,30 @@ OPERATIONS = {
         function, arguments, finish, options = PCA(5).fit, (X,), id, {}
         warm = (X[:64, :8].rechunk((32, 8)),)
     """,
+    "PCA, features in chunks": """
+        from mksdask.reduction import PCA
+        X = da.random.default_rng(0).normal(size=(1000, 600_000), chunks=(250, 20_000)).astype("float32")
+        function, arguments, finish, options = PCA(5).fit, (X,), id, {}
+        warm = (X[:8, :64].rechunk((4, 32)),)
+    """,
+    "PCA, incremental": """
+        from mksdask.reduction import PCA
+        X = da.random.default_rng(0).normal(size=(2400, 60_000), chunks=(100, 60_000)).astype("float32")
+        function, arguments, finish, options = PCA(5, solver="incremental").fit, (X,), id, {}
+        warm = (X[:16, :64].rechunk((8, 64)),)
+    """,
+    "PCA, randomized": """
+        from mksdask.reduction import PCA
+        X = da.random.default_rng(0).normal(size=(10_000, 40_000), chunks=(2000, 2000)).astype("float32")
+        function, arguments, finish, options = PCA(5, solver="randomized").fit, (X,), id, {}
+        warm = (X[:16, :64].rechunk((8, 32)),)
+    """,
+    "kernel regression": """
+        from mksdask.regression import KernelRegressor
+        X = da.random.default_rng(0).normal(size=(80_000, 60), chunks=(20_000, 60))
+        function, finish, options = KernelRegressor(n_landmarks=1000).fit, id, {}
+        arguments, warm = (X, X[:, 0]), (X[:2000], X[:2000, 0])
+    """,
     "structure analysis": """
         from mksdask import MKSStructureAnalysis
         function = MKSStructureAnalysis(PrimitiveBasis(2), n_components=5, periodic_axes=[0, 1, 2]).fit

@@ -62,6 +62,8 @@ def gram_of_complete(slabs: NumberedSlabs, n_samples: int) -> Gram:
             gappy.append(number)
             centred = centred[:, complete]
         total = _add_gram(total, centred)
+        # Let go before the next one is read.
+        del slab, centred
     return Gram(total, tuple(gappy))
 
 
@@ -99,6 +101,7 @@ def gram_times(slabs: NumberedSlabs, basis: Array) -> Array:
         factor = basis.astype(slab.dtype) if factor is None else factor
         product += centred @ (centred.T @ factor)
         trace += float(np.einsum("jf,jf->f", centred, centred).sum(dtype=np.float64))
+        del slab, centred
     return np.concatenate([product, np.full((1, basis.shape[1]), trace)])
 
 
@@ -112,4 +115,5 @@ def components_of(slabs: NumberedSlabs, left: Array, basis: Array | None, dtype:
             centred[:, gaps], mean[gaps] = _centre(fill_columns(slab[:, gaps].astype(np.float64), basis))
         components.append(left.T.astype(dtype) @ centred)
         means.append(mean)
+        del slab, centred
     return np.concatenate(components, axis=1), np.concatenate(means)

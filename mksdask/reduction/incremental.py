@@ -68,7 +68,8 @@ class IncrementalPCA(Projection):
     Variances are off by so much of themselves, the ratio of the total. Where the spectrum decays as slowly as 1/k, 1000
     samples of 2000 features, the default leaves 3e-3 of the fifth variance and 1e-4 of the total.
 
-    A task holds its chunk in float64 and, of three sketches, ``8 (n_components + oversampling) n_features`` bytes each.
+    A task holds its chunk in float64, or five sketches of ``8 (n_components + oversampling) n_features`` bytes each;
+    one more waits in each level of the tree.
 
     References
     ----------

@@ -57,13 +57,14 @@ class Layout:
             whole = Stage("PCA in memory", 1, n * p * 8 + 3 * small, n * p * itemsize, 0.0, float(p) * n * min(n, p))
             by_samples = solvers[0] == "incremental" or (solvers[0] == "gram" and p <= n)
             return cls(solvers[0], (whole,) if first is None else (first, whole), by_samples=by_samples)
-        refusals = []
+        # One sketch of each level of the tree waits for its other half; a merge takes five, its result among them.
+        sketch, levels, refusals = 8 * rank * p, len(data.chunks[0]).bit_length(), []
         for solver in solvers:
             try:
                 if solver == "incremental":
-                    return cls._in_rows(solver, data, 3 * 8 * rank * p, 8 * k, limit, first)
+                    return cls._in_rows(solver, data, sketch * (1 + levels), 4 * sketch, k, limit, first)
                 if solver == "gram" and p <= n:
-                    return cls._in_rows(solver, data, 3 * 8 * p * p, 8 * k, limit, first)
+                    return cls._in_rows(solver, data, 3 * 8 * p * p, 0, k, limit, first)
                 square = 3 * 8 * n * (n if solver == "gram" else min(n, p, rank))
                 passes = 1 if solver == "gram" else pca.iterated_power + 1
                 return cls._in_slabs(solver, data, square, passes, k, limit, first)
@@ -73,23 +74,23 @@ class Layout:
 
     @classmethod
     def _in_rows(
-        cls, solver: str, data: da.Array, kept: int, score_bytes: int, limit: Limit, first: Stage | None
+        cls, solver: str, data: da.Array, kept: int, merging: int, k: int, limit: Limit, first: Stage | None
     ) -> Layout:
-        """Chunks of whole rows; `kept` are the bytes of what is merged."""
+        """Chunks of whole rows; `kept` are bytes beside them, `merging` what a merge takes instead of rows."""
         (n, p), itemsize, rows = data.shape, data.dtype.itemsize, max(data.chunks[0])
         row = p * (2 * itemsize + 8) if data.numblocks[1] > 1 else p * (itemsize + 8)
         if data.numblocks[1] > 1:
             # What is put together from several chunks may as well be put together in rows that fit.
             rows = max(1, min(rows, (limit.task_bytes - kept) // row))
-        peak = max(rows * row + kept, 0 if first is None else first.task_bytes + 8 * rows * p + kept)
-        scores = rows * (row + score_bytes)
+        own = rows * row if first is None else max(rows * row, first.task_bytes + 8 * rows * p)
+        peak, scores = max(own, merging) + kept, rows * (row + 8 * k)
         if max(peak, scores) > limit.task_bytes:
             what = f"reducing {p} features in chunks of {rows} samples by the {solver} solver"
             raise limit.refusal(max(peak, scores), what, "rechunk X to fewer samples a chunk")
         n_tasks, read = -(-n // rows), float(n * p * itemsize)
         name = "moments" if solver == "gram" else "sketches"
         stages = (
-            Stage(name, n_tasks, peak, read, 0.0, float(n) * p * kept / (24 * p)),
+            Stage(name, n_tasks, peak, read, 0.0, 4.0 * n * p * (p if solver == "gram" else max(data.chunks[0])) / 2),
             Stage("scores", n_tasks, scores, read),
         )
         return cls(solver, stages, by_samples=True, rows=rows)

@@ -70,10 +70,10 @@ class Sketch:
 
 
 def _leading_directions(rows: Array, rank: int) -> Array:
-    """Σ V of the leading singular values, (≤ rank, n_features), without squaring the matrix."""
+    """Σ V of the leading singular values, (≤ rank, n_features), without squaring the matrix; rows are used up."""
     if len(rows) > rows.shape[1]:
-        rows = scipy.linalg.qr(rows, mode="r", check_finite=False)[0][: rows.shape[1]]
-    basis, triangle = scipy.linalg.qr(rows.T, mode="economic", check_finite=False)
+        rows = np.asarray(np.linalg.qr(rows, mode="r"))
+    basis, triangle = scipy.linalg.qr(rows.T, mode="economic", overwrite_a=True, check_finite=False)
     _, values, right = scipy.linalg.svd(triangle.T, full_matrices=False, check_finite=False)
     return np.asarray((values[:rank, None] * right[:rank]) @ basis.T)
 
