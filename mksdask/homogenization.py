@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -18,14 +19,42 @@ from sklearn.utils.validation import check_is_fitted
 from mksdask.arrays import ArrayLike, label, map_samples, to_numpy, unwrap
 from mksdask.bases.base import Basis
 from mksdask.planning import planner_of
-from mksdask.regression import polynomial_regression
+from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
+from mksdask.sharing import SharedStatistics
 from mksdask.staging import Url
 from mksdask.stats.correlation import Pairs
 from mksdask.structure import MKSStructureAnalysis, plan_analysis, require_methods, set_parameter
 
+LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
+
 
 def _predict_block(scores: NDArray[Any], *, linker: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.asarray(linker.predict(scores.astype(np.float64))).astype(dtype, copy=False)
+
+
+def _predict_block_with_spread(scores: NDArray[Any], *, linker: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    found = linker.predict(scores.astype(np.float64), return_std=True)
+    return np.stack([np.asarray(part) for part in found], axis=1).astype(dtype, copy=False)
+
+
+def _takes(method: Callable[..., Any], parameter: str) -> bool:
+    return parameter in inspect.signature(method).parameters
+
+
+def _measured(y: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which samples have a property, by being not NaN."""
+    if y.dtype.kind not in "fc":
+        return np.ones(len(y), dtype=bool)
+    missing = np.isnan(y).reshape(len(y), -1)
+    some = missing.any(axis=1)
+    if (some != missing.all(axis=1)).any():
+        row = int(np.flatnonzero(some != missing.all(axis=1))[0])
+        msg = f"y must have all properties of a sample or none, NaN; sample {row} is {y[row]}"
+        raise ValueError(msg)
+    if some.all():
+        msg = "y is NaN for all samples; at least one must have a property"
+        raise ValueError(msg)
+    return np.asarray(~some)
 
 
 class MKSHomogenizationModel(MKSStructureAnalysis):
@@ -41,12 +70,13 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         Basis of the local state; None if X already is m[h; s].
     dimension_reducer, n_components
         As in `MKSStructureAnalysis`.
-    property_linker : estimator, optional
-        Anything with `fit` and `predict`, classifiers too. Default: polynomial regression of `degree`.
+    property_linker : {"polynomial", "kernel"} or estimator, default "polynomial"
+        `mksdask.regression.polynomial_regression` of `degree`, `mksdask.regression.KernelRegressor`, or anything with
+        `fit` and `predict`, classifiers too.
     degree : int, optional
-        Degree of the polynomial, set on a clone of the linker by `fit`. Default: 1 for the default linker, whatever a
-        linker of your own says otherwise.
-    periodic_axes, correlations, compute_correlations, store_correlations, mean_center, cutoff, dtype, scratch
+        Degree of the polynomial, set on a clone of the linker by `fit`. Default: 1 for the polynomial, whatever any
+        other linker says otherwise.
+    periodic_axes, correlations, compute_correlations, store_correlations, mean_center, weights, cutoff, dtype, scratch
         As in `MKSStructureAnalysis`.
 
     Attributes
@@ -85,13 +115,14 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         *,
         dimension_reducer: Any = None,
         n_components: int | None = None,
-        property_linker: Any = None,
+        property_linker: Any = "polynomial",
         degree: int | None = None,
         periodic_axes: int | Sequence[int] | None = None,
         correlations: Pairs | None = None,
         compute_correlations: bool = True,
         store_correlations: bool = False,
         mean_center: bool = False,
+        weights: Sequence[float] | None = None,
         cutoff: int | Sequence[int] | None = None,
         dtype: DTypeLike = "float32",
         scratch: Url | None = None,
@@ -105,6 +136,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             compute_correlations=compute_correlations,
             store_correlations=store_correlations,
             mean_center=mean_center,
+            weights=weights,
             cutoff=cutoff,
             dtype=dtype,
             scratch=scratch,
@@ -118,24 +150,29 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         y: ArrayLike | None = None,
         size: Sequence[int] | None = None,
         confidence_index: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
     ) -> Self:
         """Fit the reducer on the statistics of X, and the linker on the scores.
 
         Parameters
         ----------
         X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
-            Local state of each voxel; NumPy, dask, zarr or xarray.
+            Local state of each voxel; NumPy, dask, zarr or xarray; or what `share` returned.
         y : array, shape (n_samples,) or (n_samples, n_properties)
-            Effective properties, or classes.
+            Effective properties, or classes. NaN for samples whose property is not known: the reducer sees all samples,
+            the linker those with one.
         size : tuple of int, optional
             Spatial shape of flat samples.
         confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
             Confidence in each voxel.
+        groups : array, shape (n_samples,), optional
+            What each sample is of, such as its grain shape, for linkers that take it: `KernelRegressor` then says
+            how sure it is of kinds that it has not seen.
 
         Raises
         ------
         TypeError
-            If the reducer or the linker lacks a method, or would load lazy X whole.
+            If the reducer or the linker lacks a method or parameter, or would load lazy X whole.
         ValueError
             If shapes do not fit.
         """
@@ -146,21 +183,33 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             )
             raise ValueError(msg)
         target = to_numpy(y)
-        n_samples = unwrap(X)[0].shape[0]
+        n_samples = len(X) if isinstance(X, SharedStatistics) else unwrap(X)[0].shape[0]
         if target.ndim == 0 or len(target) != n_samples:
             msg = f"y must have one entry for each of the {n_samples} samples of X, got shape {target.shape}"
             raise ValueError(msg)
-        self._fit_reduced(X, target, size, confidence_index)
+        measured = _measured(target)
         linker = self._linker()
+        options = {}
+        if groups is not None:
+            if not _takes(linker.fit, "groups"):
+                msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"
+                raise TypeError(msg)
+            options["groups"] = to_numpy(groups)[measured]
+        self._fit_reduced(X, target, size, confidence_index)
         scores = self.reduced_fit_data.astype(np.float64)
-        linker.fit(scores, target)
+        linker.fit(scores[measured], target[measured], **options)
         self.property_linker_ = linker
         trial = np.asarray(linker.predict(scores[:1]))
         self._target_shape, self._target_dtype = trial.shape[1:], trial.dtype
         return self
 
     def predict(
-        self, X: ArrayLike, size: Sequence[int] | None = None, confidence_index: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        size: Sequence[int] | None = None,
+        confidence_index: ArrayLike | None = None,
+        *,
+        return_std: bool = False,
     ) -> Any:
         """Effective properties of samples, lazily for lazy input.
 
@@ -172,27 +221,90 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             Spatial shape of flat samples; default that of `fit`.
         confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
             Confidence in each voxel.
+        return_std : bool, default False
+            Return the standard deviation of each prediction too, where the linker knows it: "polynomial", "kernel",
+            Gaussian processes.
 
         Returns
         -------
         array of the kind of `X`, shape (n_samples,) or (n_samples, n_properties)
+            With `return_std`, a pair of them.
+
+        Raises
+        ------
+        TypeError
+            If `return_std` and the linker's `predict` does not take that.
         """
         check_is_fitted(self, "property_linker_")
+        linker, shape = self.property_linker_, self._target_shape
+        if return_std and not _takes(self._last_step.predict, "return_std"):
+            msg = f"property_linker {linker!r} does not know how sure it is; use 'kernel' or 'polynomial'"
+            raise TypeError(msg)
         scores = self.transform(X, size, confidence_index)
         self.reduced_predict_data = scores
         data, labels = unwrap(scores, name="scores")
         predicted = map_samples(
-            partial(_predict_block, dtype=self._target_dtype),
+            partial(_predict_block_with_spread if return_std else _predict_block, dtype=self._target_dtype),
             data,
-            tail=self._target_shape,
+            tail=(2, *shape) if return_std else shape,
             dtype=self._target_dtype,
             name="predict",
-            options={"linker": self.property_linker_},
+            options={"linker": linker},
         )
-        if labels is None:
-            return predicted
-        dims = tuple(f"property_{axis}" for axis in range(len(self._target_shape)))
-        return label(predicted, labels, dims=dims, coords={}, name="prediction")
+        parts: tuple[Any, ...] = (predicted[:, 0], predicted[:, 1]) if return_std else (predicted,)
+        if labels is not None:
+            dims = tuple(f"property_{axis}" for axis in range(len(shape)))
+            parts = tuple(
+                label(part, labels, dims=dims, coords={}, name=name)
+                for part, name in zip(parts, ("prediction", "spread"), strict=False)
+            )
+        return parts if return_std else parts[0]
+
+    def suggest(
+        self,
+        X_pool: ArrayLike,
+        n: int,
+        size: Sequence[int] | None = None,
+        confidence_index: ArrayLike | None = None,
+    ) -> NDArray[np.intp]:
+        """Which samples to simulate next: those that, once measured, leave least open of the whole pool.
+
+        Parameters
+        ----------
+        X_pool : array, shape (n_pool, *spatial) or flat
+            Samples without a property; or what `share` returned.
+        n : int
+            How many.
+        size : tuple of int, optional
+            Spatial shape of flat samples; default that of `fit`.
+        confidence_index : array, shape (n_pool, *spatial), flat, or (*spatial,), optional
+            Confidence in each voxel.
+
+        Returns
+        -------
+        ndarray of int, shape (n,)
+            Rows of `X_pool`, the most useful first; see `mksdask.regression.next_samples`.
+
+        Raises
+        ------
+        TypeError
+            If the linker does not know the covariance of its predictions.
+        ValueError
+            If n is not between 1 and the size of the pool.
+
+        Examples
+        --------
+        >>> from mksdask import PrimitiveBasis
+        >>> from mksdask.datasets import make_elastic_stiffness
+        >>> X, y = make_elastic_stiffness(n_samples=(40, 40), grain_size=((3, 3), (9, 9)))
+        >>> y[8:] = float("nan")  # not simulated yet
+        >>> model = MKSHomogenizationModel(PrimitiveBasis(2), property_linker="kernel", periodic_axes=[0, 1])
+        >>> next_ones = 8 + model.fit(X, y).suggest(X[8:], 4)
+        >>> next_ones.shape
+        (4,)
+        """
+        check_is_fitted(self, "property_linker_")
+        return next_samples(self.property_linker_, to_numpy(self.transform(X_pool, size, confidence_index)), n)
 
     def score(
         self,
@@ -239,8 +351,6 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        if self.property_linker is not None:
-            require_methods(self.property_linker, ["fit", "predict"], "property_linker")
         n_states = None if self.basis is None else len(self.basis.states)
         n_pairs = n_states if self.correlations is None else len(self.correlations)
         if self.mean_center and n_pairs == 1:
@@ -252,9 +362,15 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             )
 
     def _linker(self) -> Any:
-        if self.property_linker is None:
-            return polynomial_regression(1 if self.degree is None else self.degree)
-        linker = clone(self.property_linker, safe=False)
+        linker = self.property_linker
+        if linker is None or isinstance(linker, str):
+            if (linker or "polynomial") not in LINKERS:
+                msg = f"property_linker must be an estimator or one of {', '.join(LINKERS)}, got {linker!r}"
+                raise ValueError(msg)
+            linker = LINKERS[linker or "polynomial"]()
+        else:
+            require_methods(linker, ["fit", "predict"], "property_linker")
+            linker = clone(linker, safe=False)
         if self.degree is not None:
             set_parameter(linker, "degree", self.degree, "property_linker")
         return linker
@@ -262,12 +378,12 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
-        if self.property_linker is None:
-            linker_tags = get_tags(polynomial_regression())
-        elif hasattr(self.property_linker, "__sklearn_tags__"):
-            linker_tags = get_tags(self.property_linker)
-        else:
+        linker = self.property_linker
+        if linker is None or isinstance(linker, str):
+            linker = LINKERS.get(linker or "polynomial", polynomial_regression)()
+        if not hasattr(linker, "__sklearn_tags__"):
             return tags
+        linker_tags = get_tags(linker)
         tags.estimator_type = linker_tags.estimator_type
         tags.regressor_tags = linker_tags.regressor_tags
         tags.classifier_tags = linker_tags.classifier_tags

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Self
 
 import dask.array as da
@@ -25,26 +25,40 @@ from mksdask.arrays import (
     unwrap_samples,
 )
 from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
+from mksdask.catalogue import nearest_rows
 from mksdask.planning import Limit, Plan, SampleWork, chunk_layout, planner_of
 from mksdask.reduction.layout import result_bytes_of
 from mksdask.reduction.pca import PCA, plan_pca
 from mksdask.reduction.spill import spill
+from mksdask.sharing import SharedStatistics, Statistics
 from mksdask.staging import Url
 from mksdask.stats.correlation import CorrelationProblem, Pairs, correlate, flat_features
 
 DEFAULT_COMPONENTS = 5
 
 
-def _prepare_block(block: NDArray[Any], *, mean_center: bool) -> NDArray[Any]:
-    """Check that all lags were observed; with `mean_center`, take each sample's own mean off."""
-    if not np.isfinite(block).all():
-        msg = (
-            "the 2-point statistics hold NaN: some lags are observed by no pair of voxels, because of the "
-            "confidence_index. "
-            "Set cutoff to leave out the largest lags"
-        )
-        raise ValueError(msg)
-    return block - block.mean(axis=1, keepdims=True) if mean_center else block
+@dataclass(frozen=True)
+class _Preparation:
+    """Rows of statistics → features: gaps refused or left to the reducer, means taken off, pairs weighted."""
+
+    may_have_gaps: bool
+    mean_center: bool
+    weights: NDArray[np.float64] | None
+
+    def __call__(self, block: NDArray[Any]) -> NDArray[Any]:
+        if not self.may_have_gaps and not np.isfinite(block).all():
+            msg = (
+                "the 2-point statistics hold NaN: some lags are observed by no pair of voxels, because of the "
+                "confidence_index. Set cutoff to leave out the largest lags, or use mksdask.reduction.PCA with an "
+                "integer n_components, which fills gaps"
+            )
+            raise ValueError(msg)
+        if self.mean_center:
+            block = block - np.nanmean(block, axis=1, keepdims=True)
+        if self.weights is not None:
+            by_pair = block.reshape(len(block), -1, len(self.weights))
+            block = (by_pair * self.weights.astype(block.dtype)).reshape(block.shape)
+        return block
 
 
 def _reduce_block(block: NDArray[Any], *, reducer: Any) -> NDArray[Any]:
@@ -90,6 +104,9 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     mean_center : bool, default False
         Take each sample's own mean off its statistics. For one periodic pair that mean is the squared volume
         fraction, and what follows is blind to it.
+    weights : sequence of float, optional
+        A positive weight for each pair of correlations, that its statistics are multiplied by before they are reduced.
+        Default: all alike.
     scratch : str or path, optional
         Where statistics of lazy X that are read twice are kept meanwhile; see `mksdask.reduction.PCA`.
 
@@ -98,7 +115,7 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     reduced_fit_data : ndarray, shape (n_samples, n_components)
         Scores μ of the samples seen by `fit`.
     components_ : ndarray, shape (n_components, *lags, n_pairs)
-        Components φ as maps of the lag.
+        Components φ as maps of the lag. With `weights`, w φ are orthonormal.
     dimension_reducer_ : transformer
         The fitted reducer.
     size_ : tuple of int
@@ -110,6 +127,9 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     -----
     `fit` on lazy X computes three times with the default reducer: statistics to scratch, Gram matrix, components; or
     twice, moments and scores, where there are no more features than samples. `transform` computes nothing.
+
+    Lags that a mask leaves unobserved in some samples are missing values, which `mksdask.reduction.PCA` fills (solvers
+    "auto" and "gram"); other reducers refuse them. One that is observed in no sample is refused.
 
     References
     ----------
@@ -137,6 +157,7 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         compute_correlations: bool = True,
         store_correlations: bool = False,
         mean_center: bool = False,
+        weights: Sequence[float] | None = None,
         cutoff: int | Sequence[int] | None = None,
         dtype: DTypeLike = "float32",
         scratch: Url | None = None,
@@ -149,6 +170,7 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         self.compute_correlations = compute_correlations
         self.store_correlations = store_correlations
         self.mean_center = mean_center
+        self.weights = weights
         self.cutoff = cutoff
         self.dtype = dtype
         self.scratch = scratch
@@ -165,7 +187,7 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
-            Local state of each voxel; NumPy, dask, zarr or xarray.
+            Local state of each voxel; NumPy, dask, zarr or xarray; or what `share` returned.
         y : array, optional
             Handed to the reducer, for supervised ones.
         size : tuple of int, optional
@@ -211,16 +233,47 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     def _fit_reduced(
         self, X: ArrayLike, y: ArrayLike | None, size: Sequence[int] | None, confidence_index: ArrayLike | None
     ) -> None:
+        target = None if y is None else to_numpy(y)
+        if isinstance(X, SharedStatistics):
+            self._fit_shared(X, target, size, confidence_index)
+            return
         samples = self._checked_samples(X, size)
         statistics = self._statistics(samples, confidence_index)
         self._statistics_shape = tuple(int(n) for n in statistics.shape[1:])
         self._statistics_dtype = statistics.dtype
         if self.store_correlations:
             self.fit_correlations = statistics
-        features = self._features(statistics)
-        reducer = self._reducer(features.shape)
-        self.reduced_fit_data = self._reduce(reducer, features, None if y is None else to_numpy(y))
+        reducer = self._reducer((len(statistics), _n_features(statistics)))
+        features = self._features(statistics, reducer)
+        self.reduced_fit_data = self._reduce(reducer, features, target)
         self.dimension_reducer_ = reducer
+
+    def _fit_shared(
+        self,
+        shared: SharedStatistics,
+        y: NDArray[Any] | None,
+        size: Sequence[int] | None,
+        confidence_index: ArrayLike | None,
+    ) -> None:
+        self._check_arguments()
+        self._check_shared(shared, size, confidence_index)
+        statistics = shared.statistics
+        self.size_, self.periodic_axes_ = statistics.size, statistics.periodic_axes
+        self._statistics_shape, self._statistics_dtype = statistics.shape, statistics.dtype
+        reducer = self._reducer((len(shared), shared.n_features))
+        self.dimension_reducer_, self.reduced_fit_data = shared.reduce(reducer, y)
+
+    def _check_shared(
+        self, shared: SharedStatistics, size: Sequence[int] | None, confidence_index: ArrayLike | None
+    ) -> None:
+        if size is not None or confidence_index is not None or self.store_correlations:
+            msg = "X is shared statistics; size and confidence_index go to share, and store_correlations must be False"
+            raise ValueError(msg)
+        shared.statistics.check(self._statistics_parameters(), self.periodic_axes)
+
+    def _statistics_parameters(self) -> dict[str, Any]:
+        names = ("basis", "correlations", "compute_correlations", "mean_center", "weights", "cutoff")
+        return {name: getattr(self, name) for name in names} | {"dtype": np.dtype(self.dtype)}
 
     def _checked_samples(self, X: ArrayLike, size: Sequence[int] | None) -> Any:
         self._check_arguments()
@@ -252,6 +305,12 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         array of the kind of `X`, shape (n_samples, n_components)
         """
         check_is_fitted(self, "dimension_reducer_")
+        if isinstance(X, SharedStatistics):
+            self._check_shared(X, size, confidence_index)
+            if X.statistics.shape != self._statistics_shape:
+                msg = f"X shares statistics of shape {X.statistics.shape} a sample, fit saw {self._statistics_shape}"
+                raise ValueError(msg)
+            return X.scores(self.dimension_reducer_)
         if size is None and np.ndim(X) == 2:
             size = self.size_
         statistics = self._statistics(as_samples(X, size, trailing=self._trailing), confidence_index)
@@ -263,7 +322,7 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
             raise ValueError(msg)
         if self.store_correlations:
             self.transform_correlations = statistics
-        features = self._features(statistics)
+        features = self._features(statistics, self.dimension_reducer_)
         if not isinstance(features, da.Array) or _is_lazy_reducer(self.dimension_reducer_):
             return _label_scores(self.dimension_reducer_.transform(features), X)
         scores = map_samples(
@@ -295,6 +354,134 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         rows = self.dimension_reducer_.inverse_transform(scores)
         return self._unflatten(rows)
 
+    def share(
+        self,
+        X: ArrayLike,
+        size: Sequence[int] | None = None,
+        confidence_index: ArrayLike | None = None,
+        *,
+        n_components: int | None = None,
+    ) -> SharedStatistics:
+        """Compute statistics once, for many fits: what it returns goes in the place of X.
+
+        Grid and random search, cross-validation and learning curves split it, so that statistics are computed here
+        alone, and a PCA once for each set of training samples, whatever `n_components` and the linker are. Nothing
+        leaks from a fold that is left out: PCA is of the training samples alone.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
+            Local state of each voxel.
+        size : tuple of int, optional
+            Spatial shape of flat samples.
+        confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
+            Confidence in each voxel.
+        n_components : int, optional
+            Directions of the ensemble that are kept. Default: all, which loses nothing, and takes memory for as many
+            rows of statistics as there are samples.
+
+        Returns
+        -------
+        SharedStatistics
+            For this model, and those that differ in `n_components`, `dimension_reducer`, linker alone.
+
+        Raises
+        ------
+        ValueError
+            If some lags are observed in some samples only: what fills them depends on the fold.
+
+        Examples
+        --------
+        >>> from sklearn.model_selection import GridSearchCV
+        >>> from mksdask import MKSHomogenizationModel, PrimitiveBasis
+        >>> from mksdask.datasets import make_elastic_stiffness
+        >>> X, y = make_elastic_stiffness(n_samples=(30, 30), grain_size=((3, 3), (9, 9)))
+        >>> model = MKSHomogenizationModel(PrimitiveBasis(2), periodic_axes=[0, 1])
+        >>> search = GridSearchCV(model, {"n_components": [2, 4, 8], "degree": [1, 2]}, cv=3)
+        >>> bool(search.fit(model.share(X), y).best_score_ > 0.99)
+        True
+        >>> search.predict(X).shape
+        (60,)
+        """
+        model = self._that_shares(n_components)
+        model._fit_reduced(X, None, size, confidence_index)
+        reducer = model.dimension_reducer_
+        if reducer.n_iter_:
+            msg = (
+                "X has statistics with NaN: some lags are observed in some samples only, and what fills them depends "
+                "on the fold. Set cutoff to leave out the largest lags"
+            )
+            raise ValueError(msg)
+        statistics = Statistics(
+            self._statistics_parameters(),
+            model.periodic_axes_,
+            model.size_,
+            model._statistics_shape,
+            model._statistics_dtype,
+        )
+        return SharedStatistics.of(statistics, reducer, model.reduced_fit_data)
+
+    def _that_shares(self, n_components: int | None) -> MKSStructureAnalysis:
+        reducer = PCA(n_components, solver="gram" if n_components is None else "auto", scratch=self.scratch)
+        model: MKSStructureAnalysis = clone(self, safe=False)
+        return model.set_params(dimension_reducer=reducer, n_components=None, store_correlations=False)
+
+    def nearest(
+        self,
+        X_query: ArrayLike,
+        n: int = 5,
+        *,
+        among: ArrayLike | None = None,
+        size: Sequence[int] | None = None,
+        confidence_index: ArrayLike | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        """The samples of a catalogue that are most like others: nearest in the space of scores.
+
+        Parameters
+        ----------
+        X_query : array, shape (n_queries, *spatial) or flat
+            Local state of each voxel.
+        n : int, default 5
+            How many, or all if the catalogue has fewer.
+        among : array, shape (n_catalogue, n_components) or (n_catalogue, *spatial), optional
+            The catalogue: scores, as `transform` gives them, or samples; computed once, a chunk at a time. Default: the
+            samples of `fit`.
+        size : tuple of int, optional
+            Spatial shape of flat queries; default that of `fit`.
+        confidence_index : array, shape (n_queries, *spatial), flat, or (*spatial,), optional
+            Confidence in each voxel of the queries.
+
+        Returns
+        -------
+        distances : ndarray, shape (n_queries, n)
+            Euclidean distances of scores, rising.
+        indices : ndarray, shape (n_queries, n)
+            Rows of the catalogue; of rows as near as each other, the first.
+
+        Notes
+        -----
+        Memory is that of a chunk of the catalogue, and of 16 n_queries n bytes for each chunk that is not merged yet.
+
+        Examples
+        --------
+        >>> from mksdask import PrimitiveBasis
+        >>> from mksdask.datasets import make_microstructure
+        >>> X = make_microstructure(n_samples=12, size=(13, 13), grain_size=(3, 3))
+        >>> analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=3, periodic_axes=[0, 1]).fit(X)
+        >>> distances, indices = analysis.nearest(X[4:6], n=2)
+        >>> indices[:, 0]
+        array([4, 5])
+        """
+        check_is_fitted(self, "dimension_reducer_")
+        queries = to_numpy(self.transform(X_query, size, confidence_index)).astype(np.float64)
+        if among is None:
+            catalogue: Any = self.reduced_fit_data
+        else:
+            catalogue, _ = unwrap(among, name="among")
+            if catalogue.ndim != 2:
+                catalogue, _ = unwrap(self.transform(among))
+        return nearest_rows(queries, catalogue, n)
+
     def __getstate__(self) -> dict[str, Any]:
         # A lazy attribute would take its whole graph, data included, into the pickle.
         state: dict[str, Any] = super().__getstate__()
@@ -309,7 +496,8 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     def _unflatten(self, rows: Any) -> Any:
         if self._statistics_dtype.kind == "c":
             rows = rows[:, 0::2] + 1j * rows[:, 1::2]
-        return rows.reshape(-1, *self._statistics_shape)
+        maps = rows.reshape(-1, *self._statistics_shape)
+        return maps if self.weights is None else maps / np.asarray(self.weights, dtype=maps.real.dtype)
 
     @property
     def _trailing(self) -> int:
@@ -321,6 +509,16 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
     def _check_arguments(self) -> None:
         if self.dimension_reducer is not None:
             require_methods(self.dimension_reducer, ["fit_transform", "transform"], "dimension_reducer")
+
+    def _weights(self, statistics: Any) -> NDArray[np.float64] | None:
+        """Of the features of a lag: complex ones are two each."""
+        if self.weights is None:
+            return None
+        weights = np.asarray(self.weights, dtype=np.float64)
+        if weights.shape != (statistics.shape[-1],) or not (np.isfinite(weights) & (weights > 0)).all():
+            msg = f"weights must be {statistics.shape[-1]} positive numbers, one for each pair, got {self.weights!r}"
+            raise ValueError(msg)
+        return np.repeat(weights, 2) if statistics.dtype.kind == "c" else weights
 
     def _statistics(self, samples: ArrayLike, confidence_index: ArrayLike | None) -> Any:
         if not self.compute_correlations:
@@ -350,13 +548,14 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
         problem = CorrelationProblem.of(
             data, self.basis, self.periodic_axes_, confidence_index, self.correlations, self.cutoff, self.dtype
         )
-        return problem.work(copies=1 + self.mean_center)
+        return problem.work(copies=1 + self.mean_center + (self.weights is not None))
 
-    def _features(self, statistics: Any) -> Any:
+    def _features(self, statistics: Any, reducer: Any) -> Any:
         flat = flat_features(statistics)
         if flat.dtype.kind not in "f":
             flat = flat.astype(self.dtype)
-        kernel = partial(_prepare_block, mean_center=self.mean_center)
+        fills_gaps = isinstance(reducer, PCA) and reducer.solver in ("auto", "gram")
+        kernel = _Preparation(fills_gaps, self.mean_center, self._weights(statistics))
         return map_samples(kernel, flat, tail=flat.shape[1:], dtype=flat.dtype, name="features")
 
     def _reducer(self, shape: tuple[int, int]) -> Any:
@@ -405,17 +604,40 @@ def plan_analysis(
     confidence_index: ArrayLike | None = None,
 ) -> Plan:
     """What `fit` will take, but for the linkage of a homogenization model, which sees scores alone."""
-    model, limit = clone(analysis, safe=False), Limit.of()
-    name = f"{type(analysis).__name__}.fit"
+    return _plan_fit(clone(analysis, safe=False), f"{type(analysis).__name__}.fit", X, size, confidence_index)
+
+
+@planner_of(MKSStructureAnalysis.share)
+def plan_sharing(
+    analysis: MKSStructureAnalysis,
+    X: ArrayLike,
+    size: Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
+    *,
+    n_components: int | None = None,
+) -> Plan:
+    """What `share` will take."""
+    name = f"{type(analysis).__name__}.share"
+    return _plan_fit(analysis._that_shares(n_components), name, X, size, confidence_index)
+
+
+def _plan_fit(
+    model: MKSStructureAnalysis,
+    name: str,
+    X: ArrayLike,
+    size: Sequence[int] | None,
+    confidence_index: ArrayLike | None,
+) -> Plan:
+    limit = Limit.of()
     samples = model._checked_samples(X, size)
     statistics = model._statistics(samples, confidence_index)
-    features = model._features(statistics)
+    reducer = model._reducer((len(statistics), _n_features(statistics)))
+    features = model._features(statistics, reducer)
     stage, layout = None, {"samples": features.shape[0], "features": features.shape[1]}
     if model.compute_correlations:
         data = unwrap_samples(samples)[0]
         stage = model._work(data, confidence_index).stage(data, limit)
         layout = chunk_layout(data, stage) | {"statistics": tuple(map(int, statistics.shape[1:]))}
-    reducer = model._reducer(features.shape)
     if not isinstance(reducer, PCA):
         first = () if stage is None else (stage,)
         return Plan(name, layout, first, limit, (f"{reducer!r} is not planned.",))
@@ -423,6 +645,10 @@ def plan_analysis(
     result_bytes = result_bytes_of(features.shape, reducer.n_components, features.dtype.itemsize)
     layout |= of_reducer
     return Plan(name, layout, stages, limit, result_bytes=result_bytes)
+
+
+def _n_features(statistics: Any) -> int:
+    return int(np.prod(statistics.shape[1:])) * (2 if statistics.dtype.kind == "c" else 1)
 
 
 def _is_lazy_reducer(reducer: object) -> bool:

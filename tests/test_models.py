@@ -13,6 +13,7 @@ import pytest
 import sklearn
 import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.linalg import subspace_angles
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.decomposition import FastICA, IncrementalPCA
@@ -23,8 +24,17 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures
 
-from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, create_ensemble, open_ensemble
+from mksdask import (
+    FourierBasis,
+    MKSHomogenizationModel,
+    MKSStructureAnalysis,
+    PrimitiveBasis,
+    create_ensemble,
+    open_ensemble,
+)
 from mksdask.datasets import make_elastic_stiffness, make_microstructure
+from mksdask.reduction import PCA
+from mksdask.regression import KernelRegressor, next_samples
 from mksdask.stats import correlate
 from tests.helpers import computes
 
@@ -156,10 +166,146 @@ def test_model__confidence_index_masks(ensemble):
     )
     shared = model(**options).fit(X, y, confidence_index=confidence[0])
     assert_allclose(shared.reduced_fit_data, masked.reduced_fit_data, atol=1e-5)
+    never = np.where(np.arange(11) < 3, 1.0, 0.0)[:, None] * np.ones((11, 11))
+    with pytest.raises(ValueError, match=r"NaN in all samples.*smaller cutoff"):
+        model(periodic_axes=()).fit(X, y, confidence_index=never)
     with pytest.raises(ValueError, match="Set cutoff"):
-        model(periodic_axes=()).fit(
-            X, y, confidence_index=np.where(np.arange(11) < 3, 1.0, 0.0)[:, None] * np.ones((11, 11))
+        model(periodic_axes=(), dimension_reducer=SklearnPCA()).fit(X, y, confidence_index=never)
+
+
+def test_analysis__lags_missing_in_some_samples_are_filled(ensemble, tmp_path):
+    X, _ = ensemble
+    confidence = np.ones(X.shape)
+    confidence[::4, 5:] = 0.0  # lags of 5 to 7 voxels along x are observed in the other samples alone
+    options = {"n_components": 2, "periodic_axes": (), "correlations": [(0, 0), (0, 1)], "cutoff": 7}
+    whole = MKSStructureAnalysis(BASIS, **options).fit(X)
+    gappy = MKSStructureAnalysis(BASIS, **options, scratch=tmp_path).fit(X, confidence_index=confidence)
+    assert gappy.dimension_reducer_.n_iter_ > 0
+    complete = np.arange(len(X)) % 4 > 0
+    # The subspace is that of all lags, and samples that have them keep their place in it.
+    assert subspace_angles(gappy.dimension_reducer_.components_.T, whole.dimension_reducer_.components_.T).max() < 0.3
+    correlation = np.corrcoef(gappy.reduced_fit_data[complete, 0], whole.reduced_fit_data[complete, 0])[0, 1]
+    assert abs(correlation) > 0.95
+    assert_allclose(
+        gappy.transform(X, confidence_index=confidence)[complete], gappy.reduced_fit_data[complete], atol=1e-4
+    )
+    lazy = MKSStructureAnalysis(BASIS, **options, scratch=tmp_path).fit(
+        da.from_array(X, chunks=(10, 11, 11)), confidence_index=da.from_array(confidence, chunks=(10, 11, 11))
+    )
+    assert_allclose(lazy.reduced_fit_data, gappy.reduced_fit_data, atol=1e-4)
+    with pytest.raises(ValueError, match="solver='gram'"):
+        MKSStructureAnalysis(BASIS, dimension_reducer=PCA(3, solver="incremental"), **options).set_params(
+            n_components=None
+        ).fit(X, confidence_index=confidence)
+
+
+@pytest.mark.parametrize("basis", [BASIS, FourierBasis(3, domain=[0, 1])])
+def test_analysis__weights_of_pairs(ensemble, basis):
+    X, _ = ensemble
+    X = X if basis is BASIS else np.random.default_rng(0).uniform(size=X.shape)
+    pairs, weights = [(0, 0), (0, 1)], [1.0, 3.0]
+    options = {"n_components": 4, "periodic_axes": [0, 1], "correlations": pairs, "dtype": "float64"}
+    analysis = MKSStructureAnalysis(basis, weights=weights, **options).fit(X)
+    f = correlate(X, basis, periodic_axes=[0, 1], correlations=pairs, dtype="float64")
+    rows = (f * weights).reshape(len(X), -1)
+    rows = rows if rows.dtype.kind == "f" else np.concatenate([rows.real, rows.imag], axis=1)
+    expected = SklearnPCA(4, svd_solver="full").fit_transform(rows)
+    assert_allclose(np.abs(analysis.reduced_fit_data), np.abs(expected), atol=1e-9)
+    full = MKSStructureAnalysis(basis, weights=weights, **options).set_params(n_components=47).fit(X)
+    assert_allclose(full.inverse_transform(full.reduced_fit_data), f, atol=1e-9)
+    again = np.tensordot(full.reduced_fit_data, full.components_, axes=1)
+    assert_allclose(again, f - f.mean(axis=0), atol=1e-9)
+    for bad in ([1.0], [1.0, 0.0], [1.0, np.nan], "ab"):
+        with pytest.raises(ValueError, match=r"weights|could not convert"):
+            MKSStructureAnalysis(basis, weights=bad, **options).fit(X)
+
+
+def test_analysis__nearest_by_brute_force(ensemble):
+    X, _ = ensemble
+    analysis = MKSStructureAnalysis(BASIS, n_components=3, periodic_axes=[0, 1]).fit(X)
+    queries = make_microstructure(n_samples=5, size=(11, 11), grain_size=(4, 2), seed=5)
+    scores = analysis.transform(X).astype(np.float64)
+    apart = np.linalg.norm(analysis.transform(queries).astype(np.float64)[:, None] - scores, axis=2)
+    expected = np.argsort(apart, axis=1, kind="stable")[:, :7]
+    for among in (
+        None,
+        scores,
+        X,
+        da.from_array(scores, chunks=(5, 3)),
+        da.from_array(X, chunks=(9, 11, 11)),
+        xr.DataArray(da.from_array(X, chunks=(9, 11, 11)), dims=("sample", "x", "y")),
+    ):
+        distances, indices = analysis.nearest(queries, 7, among=among)
+        assert_array_equal(indices, expected)
+        assert_allclose(distances, np.take_along_axis(apart, expected, axis=1), rtol=1e-4, atol=1e-5)
+    twice = np.concatenate([scores, scores])
+    distances, indices = analysis.nearest(X[:3], 2, among=da.from_array(twice, chunks=(11, 3)))
+    assert_array_equal(indices, np.arange(3)[:, None] + [0, len(X)])
+    assert analysis.nearest(queries, 100)[1].shape == (5, len(X))
+    with pytest.raises(ValueError, match="n must be a positive integer, got 0"):
+        analysis.nearest(queries, 0)
+    with pytest.raises(ValueError, match="among must hold scores"):
+        analysis.nearest(queries, among=scores[:, :2])
+    with pytest.raises(ValueError, match="among holds NaN"):
+        analysis.nearest(queries, among=np.full((3, 3), np.nan))
+
+
+def test_model__kernel_linkage_with_spread_and_several_properties(ensemble):
+    X, y = ensemble
+    both = np.stack([y, 2.0 * y + 1.0], axis=1)
+    fitted = model(property_linker="kernel").fit(X, both)
+    expected = KernelRegressor().fit(fitted.reduced_fit_data.astype(float), both)
+    for linker, oracle in (("kernel", expected), ("polynomial", None)):
+        fitted = model(property_linker=linker).fit(X, both)
+        mean, spread = fitted.predict(X[:5], return_std=True)
+        assert mean.shape == spread.shape == (5, 2)
+        assert_allclose(spread[:, 1], 2.0 * spread[:, 0], rtol=1e-6)
+        assert_array_equal(mean, fitted.predict(X[:5]))
+        if oracle is not None:
+            assert_allclose(
+                np.stack([mean, spread]), oracle.predict(fitted.transform(X[:5]).astype(float), return_std=True)
+            )
+        lazy = fitted.predict(
+            xr.DataArray(da.from_array(X, chunks=(9, 11, 11)), dims=("sample", "x", "y")), return_std=True
         )
+        assert [part.name for part in lazy] == ["prediction", "spread"]
+        assert_allclose(lazy[1][:5], spread, rtol=1e-4)
+    with pytest.raises(TypeError, match="does not know how sure it is"):
+        model(property_linker=Ridge()).fit(X, y).predict(X, return_std=True)
+    with pytest.raises(ValueError, match="one of polynomial, kernel, got 'cubic'"):
+        model(property_linker="cubic").fit(X, y)
+
+
+def test_model__groups_widen_the_spread_of_a_kernel_linkage(ensemble):
+    X, y = ensemble
+    groups = np.repeat([0, 1], len(X) // 2)
+    alone, grouped = (model(property_linker="kernel").fit(X, y, groups=group) for group in (None, groups))
+    assert grouped.predict(X, return_std=True)[1].mean() > alone.predict(X, return_std=True)[1].mean()
+    with pytest.raises(TypeError, match="does not take groups"):
+        model().fit(X, y, groups=groups)
+
+
+def test_model__samples_without_a_property_shape_the_components_alone(ensemble):
+    X, y = ensemble
+    partly = np.where(np.arange(len(X)) % 3 == 0, y, np.nan)
+    fitted = model(degree=1).fit(X, partly)
+    analysis = MKSStructureAnalysis(BASIS, n_components=4, periodic_axes=[0, 1]).fit(X)
+    linkage = LinearRegression().fit(analysis.reduced_fit_data[::3].astype(float), y[::3])
+    assert_allclose(fitted.predict(X), linkage.predict(analysis.reduced_fit_data.astype(float)), rtol=1e-6)
+    with pytest.raises(ValueError, match="y is NaN for all samples"):
+        model().fit(X, np.full(len(X), np.nan))
+    with pytest.raises(ValueError, match=r"all properties of a sample or none.*sample 1"):
+        model().fit(X, np.where(np.arange(2 * len(X)) == 2, np.nan, 1.0).reshape(-1, 2))
+
+
+def test_model__suggests_what_its_linkage_knows_least_of(ensemble):
+    X, y = ensemble
+    fitted = model(property_linker="kernel").fit(X[:12], y[:12])
+    chosen = fitted.suggest(X[12:], 5)
+    assert_array_equal(chosen, next_samples(fitted.property_linker_, fitted.transform(X[12:]), 5))
+    assert_array_equal(fitted.suggest(da.from_array(X[12:], chunks=(7, 11, 11)), 5), chosen)
+    with pytest.raises(TypeError, match="does not know the covariance"):
+        model(property_linker=Ridge()).fit(X, y).suggest(X, 2)
 
 
 def test_model__any_reducer_and_linker_left_alone_unless_told(ensemble):

@@ -14,7 +14,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 from mksdask import plan
-from mksdask.regression import KernelRegressor, LeastSquares, polynomial_regression
+from mksdask.regression import KernelRegressor, LeastSquares, next_samples, polynomial_regression
 from mksdask.regression.evidence import leave_one_out, spectrum_of
 from mksdask.regression.kernels import Kernel
 from mksdask.regression.landmarks import LandmarkFeatures, absorb, factor_of_rows, spectrum_of_factor
@@ -191,13 +191,53 @@ def test_kernel_regressor__posterior_is_what_conditioning_leaves():
     pool = data(12, seed=2)[0]
     for options in ({}, {"n_landmarks": 50}):
         model = KernelRegressor(alpha=1e-2, gamma=0.3, **options).fit(X, y)
-        variances, covariance, noise = model.posterior(pool)
+        covariance, noise = model.posterior(pool)
         assert noise == 1e-2
-        matrix = np.stack([covariance(i) for i in range(12)])
-        assert_allclose(matrix, matrix.T, atol=1e-10)
-        assert_allclose(matrix.diagonal(), variances, atol=1e-8)
+        assert_allclose(covariance, covariance.T, atol=1e-10)
         spread = model.predict(pool, return_std=True)[1]
-        assert_allclose(np.sqrt(variances + noise)[:, None] * model.spread_, spread, rtol=1e-6)
+        assert_allclose(np.sqrt(covariance.diagonal() + noise)[:, None] * model.spread_, spread, rtol=1e-6)
+
+
+def test_next_samples__least_squares_knows_least_of_the_pool_without_them():
+    X, y = data(30)
+    pool = data(25, seed=2)[0]
+    linker = polynomial_regression(2).fit(X, y)
+
+    def left(chosen):
+        """Sum of the variances of predictions, over s², once these were measured: by fitting again."""
+        more = clone(linker).fit(np.concatenate([X, pool[chosen]]), np.concatenate([y, np.zeros((len(chosen), 2))]))
+        return more[-1].leverage(more[:-1].transform(pool)).sum()
+
+    expected = []
+    for _ in range(4):
+        expected.append(min(set(range(25)) - set(expected), key=lambda i: left([*expected, i])))
+    assert_array_equal(next_samples(linker, pool, 4), expected)
+
+
+def test_next_samples__a_process_is_conditioned_on_each():
+    X, y = data(30)
+    pool = data(25, seed=2)[0]
+    linker = KernelRegressor(alpha=1e-2, gamma=0.3).fit(X, y)
+    covariance, noise = linker.posterior(pool)
+    expected = []
+    for _ in range(6):
+        after = [covariance - np.outer(column, column) / (column[i] + noise) for i, column in enumerate(covariance)]
+        expected.append(min(set(range(25)) - set(expected), key=lambda i: after[i].trace()))
+        covariance = after[expected[-1]]
+    assert_array_equal(next_samples(linker, pool, 6), expected)
+
+
+def test_next_samples__large_pools_are_drawn_from_and_bad_arguments_refused():
+    X, y = data(30)
+    linker = KernelRegressor(alpha=1e-2, gamma=0.3).fit(X, y)
+    chosen = next_samples(linker, data(5000, seed=3)[0], 20)
+    assert len(set(chosen)) == 20
+    assert chosen.max() > 4000
+    for n in (0, 31, True, 2.0):
+        with pytest.raises(ValueError, match="n must be an integer between 1 and 30"):
+            next_samples(linker, X, n)
+    with pytest.raises(TypeError, match="property_linker KernelRidge"):
+        next_samples(KernelRidge().fit(X, y), X, 2)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +291,6 @@ def test_least_squares__spread_is_that_of_the_textbook():
     leverage = np.einsum("ij,jk,ik->i", rows, inverse, rows)
     s = np.sqrt(np.mean((y - oracle.predict(X)) ** 2 / (1 - leverage)[:, None], axis=0))
     assert_allclose(spread, np.sqrt(1 + np.einsum("ij,jk,ik->i", more, inverse, more))[:, None] * s)
-    assert_allclose(found.whiten(new) @ found.whiten(new).T, more @ inverse @ more.T, atol=1e-10)
+    assert_allclose(found.posterior(new)[0], more @ inverse @ more.T, atol=1e-10)
     line = polynomial_regression(2).fit(X, y[:, 0])
     assert [part.shape for part in line.predict(new, return_std=True)] == [(10,), (10,)]

@@ -42,10 +42,15 @@ def _leading(matrix: Array, n_components: int | float) -> tuple[Array, Array]:
     values, vectors = scipy.linalg.eigh(matrix, subset_by_index=[first, n - 1], check_finite=False)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     if not is_number:
-        held = np.cumsum(values) / (values.sum() or 1.0)
-        k = min(n, int(np.searchsorted(held, n_components, side="right")) + 1)
+        k = number_that_holds(n_components, values)
         values, vectors = values[:k], vectors[:, :k]
     return values, vectors
+
+
+def number_that_holds(fraction: float, variances: Array) -> int:
+    """How many of falling variances exceed a fraction of their sum."""
+    held = np.cumsum(variances) / (variances.sum() or 1.0)
+    return min(len(variances), int(np.searchsorted(held, fraction, side="right")) + 1)
 
 
 def _varies(values: Array, size: int) -> Array:
@@ -334,10 +339,10 @@ class PCA(Projection):
             else:
                 scatter, mean = self._fill_rows(data, moments, int(k))
         values, vectors = _leading(scatter, k)
-        varies = _varies(values, len(scatter))
         self._set_spectrum(values, float(np.trace(scatter)), (self.n_samples_, len(scatter)))
         self.mean_ = mean
-        self._set_components(np.ascontiguousarray(vectors.T).astype(data.dtype), varies)
+        # Orthonormal already, those without variance too.
+        self._set_components(np.ascontiguousarray(vectors.T).astype(data.dtype), np.ones(len(values), dtype=bool))
 
     def _fill_rows(self, data: Any, complete: Moments, k: int) -> tuple[Array, Array]:
         """Scatter and mean with gaps filled."""

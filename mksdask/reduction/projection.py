@@ -16,6 +16,9 @@ from mksdask.reduction.sketch import Sketch
 
 Array = NDArray[Any]
 
+# Of directions without variance that are found at once.
+_COMPLEMENT_BYTES = 64 * 2**20
+
 
 def _scores_of_block(block: Array, components: Array, mean: Array, scale: Array) -> Array:
     dtype = np.result_type(block, components)
@@ -173,22 +176,28 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _set_components(self, components: Array, varies: Array) -> Array:
         """Keep components, the largest entry of each positive; return the signs that this takes.
 
-        Rows of no variance become unit vectors that are orthogonal to all others.
+        Rows of no variance become orthonormal ones, orthogonal to all others.
         """
         signs = np.ones(len(components))
         for number, row in enumerate(components):
             if varies[number] and row[np.abs(row).argmax()] < 0:
                 row *= -1
                 signs[number] = -1
-        known = components[varies].astype(np.float64) if not varies.all() else components
-        for still in np.flatnonzero(~varies):
-            # The unit vector that is farthest from those known.
-            unit = np.zeros(components.shape[1])
-            unit[np.square(known).sum(axis=0).argmin()] = 1.0
-            for _ in range(2):
-                unit -= (known @ unit) @ known
-                unit /= np.linalg.norm(unit)
-            components[still] = unit
-            known = np.concatenate([known, unit[None]])
+        if not varies.all():
+            components[~varies] = _orthonormal_complement(components[varies].astype(np.float64), int(np.sum(~varies)))
         self.components_ = components
         return signs
+
+
+def _orthonormal_complement(known: Array, n: int) -> Array:
+    """Orthonormal rows, (n, n_features), that are orthogonal to orthonormal known ones."""
+    rng = np.random.default_rng(0)
+    step = max(1, _COMPLEMENT_BYTES // (8 * known.shape[1]))
+    n_known = len(known)
+    for start in range(0, n, step):
+        rows = rng.normal(size=(min(step, n - start), known.shape[1]))
+        for _ in range(2):
+            rows -= (rows @ known.T) @ known
+            rows = np.linalg.qr(rows.T)[0].T
+        known = np.concatenate([known, rows])
+    return known[n_known:]

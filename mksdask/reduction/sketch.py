@@ -52,7 +52,10 @@ class Sketch:
         values -= mean
         scatter = float(np.vdot(values, values))
         if not np.isfinite(scatter):
-            msg = "X holds NaN or infinite values; PCA needs finite features"
+            msg = (
+                "X holds NaN or infinite values, which sketches cannot fill; leave these samples out, or use "
+                "PCA(solver='gram') for missing values"
+            )
             raise ValueError(msg)
         return cls(len(rows), mean, _leading_directions(values, rank), scatter)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,14 +52,10 @@ class ExactFit:
         explained = np.einsum("ji,ji->i", solved, solved)
         return np.asarray(np.maximum(self.kernel.diagonal(scores) - explained, 0.0) + self.alpha)
 
-    def covariances(self, scores: Array) -> Callable[[int], Array]:
-        """Covariance over s² of the function at all scores with that at one of them."""
+    def covariance(self, scores: Array) -> Array:
+        """Covariance over s² of the function at scores, (n, n), without the noise of a measurement."""
         solved = scipy.linalg.solve_triangular(self.triangle, self.kernel(self.scores, scores), lower=True)
-
-        def covariance(i: int) -> Array:
-            return np.asarray(self.kernel(scores, scores[i : i + 1])[:, 0] - solved.T @ solved[:, i])
-
-        return covariance
+        return np.asarray(self.kernel(scores, scores) - solved.T @ solved)
 
     def squared_ratios(self, groups: Array | None) -> Array:
         """Sum over samples of (error by all others, or all other groups)² over its variance but for s²."""

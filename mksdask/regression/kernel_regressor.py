@@ -339,7 +339,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         parts = tuple(part[:, 0] if self._one_column else part for part in parts)
         return parts if return_std else parts[0]
 
-    def posterior(self, X: ArrayLike) -> tuple[Array, Callable[[int], Array], float]:
+    def posterior(self, X: ArrayLike) -> tuple[Array, float]:
         """What training leaves open of scores, over s².
 
         Parameters
@@ -349,16 +349,13 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
         Returns
         -------
-        variances : ndarray, shape (n_samples,)
+        covariance : ndarray, shape (n_samples, n_samples)
             Of the function itself, without the noise of a measurement.
-        covariance : callable
-            ``covariance(i)`` is that of all samples with sample i, (n_samples,).
         noise : float
             Variance of a measurement.
         """
         check_is_fitted(self, "scale_")
-        scaled, fit = validate_data(self, X, reset=False) / self.scale_, self._fit
-        return np.maximum(fit.spread(scaled) - fit.alpha, 0.0), fit.covariances(scaled), fit.alpha
+        return self._fit.covariance(validate_data(self, X, reset=False) / self.scale_), self._fit.alpha
 
 
 def _scaled_fold(

@@ -6,7 +6,7 @@ nothing is squared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,17 +158,12 @@ class LandmarkFit:
         unexplained = np.maximum(self.features.kernel.diagonal(scores) - np.einsum("im,im->i", phi, phi), 0.0)
         return np.asarray(unexplained + self.alpha * (1.0 + self.leverage(phi)))
 
-    def covariances(self, scores: Array) -> Callable[[int], Array]:
-        """Covariance over s² of the function at all scores with that at one of them."""
-        phi, kernel = self.features(scores), self.features.kernel
+    def covariance(self, scores: Array) -> Array:
+        """Covariance over s² of the function at scores, (n, n), without the noise of a measurement."""
+        phi = self.features(scores)
         rows = np.concatenate([np.ones((len(phi), 1)), phi], axis=1)
-        solved = np.sqrt(self.alpha) * scipy.linalg.solve_triangular(self.triangle, rows.T, trans="T")
-
-        def covariance(i: int) -> Array:
-            unexplained = kernel(scores, scores[i : i + 1])[:, 0] - phi @ phi[i]
-            return np.asarray(unexplained + solved.T @ solved[:, i])
-
-        return covariance
+        solved = scipy.linalg.solve_triangular(self.triangle, rows.T, trans="T")
+        return np.asarray(self.features.kernel(scores, scores) - phi @ phi.T + self.alpha * (solved.T @ solved))
 
     def squared_ratios(self, scores: Array, targets: Array) -> Array:
         """Sum over absorbed samples of (error by all others)² over its variance but for s², (n_outputs,)."""

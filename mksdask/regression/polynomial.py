@@ -164,18 +164,27 @@ class LeastSquares(LinearRegression):
         X : array, shape (n_samples, n_features)
             Monomials.
         """
-        return np.asarray(np.square(self.whiten(X)).sum(axis=1))
+        check_is_fitted(self)
+        return np.asarray(np.square(self._rows(np.asarray(X)) @ self._whitening).sum(axis=1))
 
-    def whiten(self, X: ArrayLike) -> NDArray[Any]:
-        """Rows whose inner products are covariances of predictions over s².
+    def posterior(self, X: ArrayLike) -> tuple[NDArray[Any], float]:
+        """What training leaves open of predictions, over s².
 
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
             Monomials.
+
+        Returns
+        -------
+        covariance : ndarray, shape (n_samples, n_samples)
+            Without the noise of a measurement.
+        noise : float
+            Variance of a measurement: 1.
         """
         check_is_fitted(self)
-        return np.asarray(self._rows(np.asarray(X)) @ self._whitening)
+        rows = self._rows(np.asarray(X)) @ self._whitening
+        return np.asarray(rows @ rows.T), 1.0
 
     def _rows(self, monomials: NDArray[Any]) -> NDArray[Any]:
         ones = np.ones((len(monomials), int(self.fit_intercept)))

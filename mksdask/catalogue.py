@@ -1,0 +1,80 @@
+"""The rows of a catalogue that are nearest to others, a chunk of it at a time."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from mksdask.arrays import check_whole_samples, merge_tree
+
+# Distances, rising, and rows of the catalogue: (n_queries, ≤ n) each.
+Found = tuple[NDArray[np.float64], NDArray[np.intp]]
+
+
+def nearest_rows(queries: NDArray[np.float64], catalogue: Any, n: int) -> Found:
+    """The n rows nearest to each query, by Euclidean distance.
+
+    Parameters
+    ----------
+    queries : ndarray, shape (n_queries, n_components)
+        Scores.
+    catalogue : array, shape (n_rows, n_components)
+        Scores, NumPy or dask.
+    n : int
+        How many; fewer if the catalogue has fewer.
+
+    Raises
+    ------
+    ValueError
+        If n is not positive, or the catalogue has another number of components.
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        msg = f"n must be a positive integer, got {n!r}"
+        raise ValueError(msg)
+    if catalogue.ndim != 2 or catalogue.shape[1] != queries.shape[1] or 0 in catalogue.shape:
+        msg = (
+            f"among must hold scores (n_catalogue, {queries.shape[1]}), as transform gives them, or samples of the "
+            f"size that fit saw; got shape {tuple(catalogue.shape)}"
+        )
+        raise ValueError(msg)
+    if not isinstance(catalogue, da.Array):
+        return _nearest_of_block(catalogue, queries, n, 0)
+    check_whole_samples(catalogue, name="among")
+    token = dask.base.tokenize(catalogue, queries, n)
+    shared, kernel = dask.delayed(queries), dask.delayed(_nearest_of_block, name=f"nearest-kernel-{token}")
+    starts = np.cumsum((0, *catalogue.chunks[0]))
+    parts = [
+        kernel(block, shared, n, int(start), dask_key_name=f"nearest-{token}-{number}")
+        for number, (block, start) in enumerate(
+            zip(catalogue.to_delayed(optimize_graph=False).ravel(), starts[:-1], strict=True)
+        )
+    ]
+    found: Found = merge_tree(parts, partial(_merge, n=n), name=f"merge-nearest-{token}").compute()
+    return found
+
+
+def _nearest_of_block(rows: NDArray[Any], queries: NDArray[np.float64], n: int, start: int) -> Found:
+    if not np.isfinite(rows).all():
+        msg = "among holds NaN or infinite scores; leave these rows out"
+        raise ValueError(msg)
+    index = NearestNeighbors(n_neighbors=min(n, len(rows))).fit(rows)
+    distances, indices = index.kneighbors(queries)
+    return _sorted(distances, indices + start)
+
+
+def _merge(a: Found, b: Found, n: int) -> Found:
+    distances, indices = (np.concatenate(pair, axis=1) for pair in zip(a, b, strict=True))
+    distances, indices = _sorted(distances, indices)
+    return distances[:, :n], indices[:, :n]
+
+
+def _sorted(distances: NDArray[np.float64], indices: NDArray[np.intp]) -> Found:
+    """By distance, and by row where these are equal."""
+    order = np.lexsort((indices, distances), axis=1)
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1)

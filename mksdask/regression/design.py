@@ -1,0 +1,91 @@
+"""Which samples to measure next: those that, once measured, leave least open of all others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.pipeline import Pipeline
+
+# Samples that are candidates, and that stand for the whole pool: their covariance takes 128 MB.
+CANDIDATES = 4000
+
+
+def next_samples(linker: Any, scores: ArrayLike, n: int, *, random_state: int | None = 0) -> NDArray[np.intp]:
+    r"""Choose the samples of a pool that are worth measuring.
+
+    One after the other, the sample i is chosen that takes most off the predictive variance of the whole pool,
+
+    .. math:: \sum_j \frac{C_{ij}^2}{C_{ii} + \sigma^2}
+
+    and the covariance C is conditioned on it. For both regressors here C does not depend on what will be measured, so
+    that a batch needs no measurement in between. Samples alike are not chosen twice, nor outliers that tell about no
+    other.
+
+    Parameters
+    ----------
+    linker : estimator
+        Fitted; it, or the last step of a pipeline, has ``posterior(scores)``: `KernelRegressor` and
+        `polynomial_regression`.
+    scores : array, shape (n_pool, n_components)
+        Scores of the pool. From more than 4000, so many are drawn, and n of these chosen.
+    n : int
+        Samples to choose, at most 4000.
+    random_state : int, optional
+        Draws.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        Rows of `scores`, the most useful first.
+
+    Raises
+    ------
+    TypeError
+        If the linker has no `posterior`.
+    ValueError
+        If n is not between 1 and the size of the pool.
+
+    References
+    ----------
+    Cohn, D. A., Ghahramani, Z., Jordan, M. I. Active learning with statistical models. J. Artif. Intell. Res. 4 (1996)
+    129.
+    Seo, S., Wallat, M., Graepel, T., Obermayer, K. Gaussian process regression: active data selection and test point
+    rejection. IJCNN (2000) 241.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mksdask.regression import polynomial_regression
+    >>> linker = polynomial_regression(1).fit([[0.0], [0.1], [0.2]], [0.0, 0.1, 0.25])
+    >>> next_samples(linker, np.linspace(-1, 1, 21)[:, None], 2)
+    array([ 0, 20])
+    """
+    pool = np.asarray(scores, dtype=np.float64)
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= min(len(pool), CANDIDATES):
+        msg = f"n must be an integer between 1 and {min(len(pool), CANDIDATES)}, for a pool of {len(pool)}, got {n!r}"
+        raise ValueError(msg)
+    if isinstance(linker, Pipeline):
+        pool, linker = linker[:-1].transform(pool), linker[-1]
+    if not callable(getattr(linker, "posterior", None)):
+        msg = (
+            f"property_linker {linker!r} does not know the covariance of its predictions; use 'kernel', 'polynomial', "
+            "or an estimator with posterior(scores), which returns that matrix and the variance of a measurement"
+        )
+        raise TypeError(msg)
+    rows = np.arange(len(pool))
+    if len(pool) > CANDIDATES:
+        rows = np.sort(np.random.default_rng(random_state).choice(len(pool), CANDIDATES, replace=False))
+    covariance, noise = linker.posterior(pool[rows])
+    gains = np.square(covariance).sum(axis=0)
+    chosen = np.empty(n, dtype=np.intp)
+    for number in range(n):
+        merit = gains / (np.maximum(covariance.diagonal(), 0.0) + noise)
+        merit[chosen[:number]] = -np.inf
+        i = chosen[number] = merit.argmax()
+        step = covariance[i] / np.sqrt(max(covariance[i, i], 0.0) + noise)
+        # Column norms of C - s sᵀ, without another pass over it.
+        gains += step**2 * (step @ step) - 2.0 * step * (covariance @ step)
+        covariance -= np.outer(step, step)
+    return np.asarray(rows[chosen])

@@ -1,0 +1,267 @@
+"""Statistics computed once for many fits: grid search, random search, cross-validation, learning curves.
+
+The scores of an ensemble on all its principal components are its statistics, turned: PCA of some of their rows is PCA
+of the statistics of these samples, at the price of a matrix that is no wider than the ensemble is long. The one with
+all components holds those with fewer, so that one PCA a fold serves all candidates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from dask.base import tokenize
+from numpy.typing import NDArray
+
+from mksdask.reduction.pca import PCA, number_that_holds
+
+Array = NDArray[Any]
+
+# Of PCAs of folds that are kept; the last one is kept whatever its size.
+CACHE_BYTES = 512 * 2**20
+# Directions of less variance, of the largest, are rounding of the statistics.
+_ROUNDING = {"f": 1e-14, "d": 1e-28}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a fitted structure analysis knows of statistics, and the parameters that made them."""
+
+    parameters: dict[str, Any]
+    periodic_axes: Any
+    size: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def check(self, parameters: dict[str, Any], periodic_axes: Any) -> None:
+        """Refuse a model that would compute other statistics.
+
+        Raises
+        ------
+        ValueError
+            That names the parameter.
+        """
+        for name, value in parameters.items():
+            if tokenize(_canonical(value)) != tokenize(_canonical(self.parameters[name])):
+                msg = (
+                    f"X shares statistics of {name}={self.parameters[name]!r}, the model has {name}={value!r}; call "
+                    "share of a model with that, or leave it out of the search"
+                )
+                raise ValueError(msg)
+        if periodic_axes is not None and set(np.atleast_1d(periodic_axes)) != set(np.atleast_1d(self.periodic_axes)):
+            msg = (
+                f"X shares statistics of periodic_axes={self.periodic_axes!r}, the model has {periodic_axes!r}; call "
+                "share of a model with that"
+            )
+            raise ValueError(msg)
+
+
+def _canonical(value: Any) -> Any:
+    return tuple(map(_canonical, value)) if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class _Ensemble:
+    """What all rows have in common."""
+
+    uid: str
+    statistics: Statistics
+    reducer: PCA
+    scores: Array
+
+
+class SharedStatistics:
+    """The statistics of samples, computed once: in place of X for `fit`, `transform`, `predict`, `score`.
+
+    Made by `MKSStructureAnalysis.share`. It is indexed as an array, by rows, which copies nothing; scikit-learn's
+    and dask-ml's model selection split it so.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (n_samples, n_directions): all directions in which the ensemble varies, or so many as `share` was told.
+    dtype : dtype
+        float64.
+
+    Notes
+    -----
+    Kept are scores, 8 bytes each, and the components of all directions. PCAs of folds are kept up to 512 MiB, the
+    least recently used go first; they are of this process, so with several processes each does its own.
+    """
+
+    ndim = 2
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, ensemble: _Ensemble, rows: Array) -> None:
+        self._ensemble, self._rows = ensemble, rows
+
+    @classmethod
+    def of(cls, statistics: Statistics, reducer: PCA, scores: Array) -> Self:
+        """From the PCA of an ensemble, and its scores."""
+        rounding = _ROUNDING[reducer.components_.dtype.char] * len(scores)
+        kept = max(1, int(np.count_nonzero(reducer.explained_variance_ > rounding * reducer.explained_variance_[0])))
+        for name in ("components_", "singular_values_", "explained_variance_", "explained_variance_ratio_"):
+            setattr(reducer, name, getattr(reducer, name)[:kept])
+        reducer.n_components_ = kept
+        scores = scores[:, :kept].astype(np.float64)
+        return cls(_Ensemble(uuid.uuid4().hex, statistics, reducer, scores), np.arange(len(scores)))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_samples, n_directions)."""
+        return len(self._rows), self._ensemble.scores.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> SharedStatistics:
+        rows = index[0] if isinstance(index, tuple) and index[1:] in ((Ellipsis,), (slice(None),)) else index
+        if isinstance(rows, tuple):
+            msg = f"shared statistics are indexed by samples alone, got {index!r}"
+            raise IndexError(msg)
+        return SharedStatistics(self._ensemble, np.atleast_1d(self._rows[rows]))
+
+    def __repr__(self) -> str:
+        statistics = self._ensemble.statistics
+        return (
+            f"<SharedStatistics of {len(self)} samples, {self.shape[1]} directions of {statistics.shape} "
+            f"{statistics.dtype}>"
+        )
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return self._key
+
+    @cached_property
+    def _key(self) -> tuple[str, str]:
+        return self._ensemble.uid, hashlib.blake2b(self._rows.tobytes()).hexdigest()
+
+    @property
+    def statistics(self) -> Statistics:
+        """What they are statistics of."""
+        return self._ensemble.statistics
+
+    @property
+    def n_features(self) -> int:
+        """Of the statistics, one sample in a row."""
+        return self._ensemble.reducer.n_features_in_
+
+    def features(self) -> Array:
+        """Statistics, one sample in a row."""
+        rows = self._ensemble.scores[self._rows].astype(self._ensemble.reducer.components_.dtype)
+        return np.asarray(self._ensemble.reducer.inverse_transform(rows))
+
+    def reduce(self, reducer: Any, y: Array | None) -> tuple[Any, Array]:
+        """A reducer fitted to these samples, and their scores."""
+        if type(reducer) is PCA and reducer.solver in ("auto", "gram"):
+            fitted = RotatedPCA.of(reducer, self._ensemble, _folds.pca_of(self))
+            return fitted, fitted.rotate(self._ensemble.scores[self._rows])
+        features = self.features()
+        scores = reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y)
+        return reducer, np.asarray(scores)
+
+    def scores(self, reducer: Any) -> Array:
+        """Scores of these samples by a fitted reducer."""
+        if isinstance(reducer, RotatedPCA) and reducer.is_of(self._ensemble):
+            return reducer.rotate(self._ensemble.scores[self._rows])
+        return np.asarray(reducer.transform(self.features()))
+
+
+class RotatedPCA(PCA):
+    """PCA of samples whose statistics are shared: components are put together when they are asked for.
+
+    Equal, but for the signs of components, to `PCA` fitted to the statistics.
+    """
+
+    _ensemble: _Ensemble | None
+
+    @classmethod
+    def of(cls, reducer: PCA, ensemble: _Ensemble, rotation: PCA) -> Self:
+        """The leading components of a PCA of scores.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than the reducer wants.
+        """
+        wanted, most = reducer.n_components, rotation.n_components_
+        if isinstance(wanted, float | np.floating) and 0 < wanted < 1:
+            k = number_that_holds(float(wanted), rotation.explained_variance_)
+        elif wanted is None or (
+            isinstance(wanted, int | np.integer) and not isinstance(wanted, bool) and 1 <= wanted <= most
+        ):
+            k = most if wanted is None else int(wanted)
+        else:
+            msg = (
+                f"n_components={wanted!r} must be an integer between 1 and {most}, or a fraction of the variance: "
+                f"{rotation.n_samples_} samples vary in so many of the directions that are shared"
+            )
+            raise ValueError(msg)
+        found = cls(**reducer.get_params())
+        total = float(rotation.explained_variance_.sum()) * max(1, rotation.n_samples_ - 1)
+        shape = (rotation.n_samples_, ensemble.reducer.n_features_in_)
+        found._set_spectrum(rotation.singular_values_[:k] ** 2, total, shape)
+        found.n_samples_, found.n_iter_, found.solver_ = rotation.n_samples_, 0, "gram"
+        found._ensemble, found._rotation, found._centre = ensemble, rotation.components_[:k], rotation.mean_
+        return found
+
+    def is_of(self, ensemble: _Ensemble) -> bool:
+        """Whether scores of that ensemble can be turned."""
+        return self._ensemble is not None and self._ensemble.uid == ensemble.uid
+
+    def rotate(self, scores: Array) -> Array:
+        """Scores on these components from those that are shared."""
+        assert self._ensemble is not None
+        turned = (scores - self._centre) @ self._rotation.T / self._scale()
+        return np.asarray(turned.astype(self._ensemble.reducer.components_.dtype))
+
+    @cached_property
+    def components_(self) -> Array:  # type: ignore[override]
+        """Components, of the statistics."""
+        assert self._ensemble is not None
+        components = self._ensemble.reducer.components_
+        return np.asarray(self._rotation.astype(components.dtype) @ components)
+
+    @cached_property
+    def mean_(self) -> Array:  # type: ignore[override]
+        """Mean of the statistics."""
+        assert self._ensemble is not None
+        reducer = self._ensemble.reducer
+        return np.asarray(self._centre @ reducer.components_ + reducer.mean_)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is kept or sent stands alone: without the ensemble.
+        assert self.components_ is not None
+        assert self.mean_ is not None
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"_ensemble": None, "_rotation": None}
+
+
+class _Folds:
+    """PCAs of rows of shared statistics, with all components, least recently used last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, str], PCA] = OrderedDict()
+
+    def pca_of(self, shared: SharedStatistics) -> PCA:
+        # Under the lock, so that threads that search together do not each compute the same.
+        with self._lock:
+            if shared._key not in self._kept:
+                rows = shared._ensemble.scores[shared._rows]
+                self._kept[shared._key] = PCA(solver="gram").fit(rows)
+            self._kept.move_to_end(shared._key)
+            while len(self._kept) > 1 and sum(pca.components_.nbytes for pca in self._kept.values()) > CACHE_BYTES:
+                self._kept.popitem(last=False)
+            return self._kept[shared._key]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+_folds = _Folds()
