@@ -280,9 +280,10 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     Parameters
     ----------
     operation : callable
-        What would be called: ``correlate``, ``correlate_volume``, ``PCA(5).fit``, ``MKSStructureAnalysis(...).fit``,
-        ``MKSHomogenizationModel(...).fit``, ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``,
-        ``mean_stress`` or ``effective_stiffness``.
+        What would be called: ``correlate``, ``correlate_volume``, ``PCA(5).fit``, ``KernelRegressor().fit``,
+        ``MKSStructureAnalysis(...).fit`` or ``.share``, ``MKSHomogenizationModel(...).fit`` or ``.share``,
+        ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress`` or
+        ``effective_stiffness``.
     *args, **options
         Its arguments.
     memory_limit : int or str, optional

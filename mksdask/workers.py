@@ -1,4 +1,4 @@
-"""How dask starts workers on this machine, where nothing else is configured.
+"""How dask starts workers on this machine, and when it warns, where nothing else is configured.
 
 Blocks of a store are unpacked into buffers of a few hundred kilobytes. The allocator takes memory of that size from the
 system anew each time, and dask has it give all of it back at once: then the pages of every buffer are zeroed and mapped
@@ -17,8 +17,14 @@ ALLOCATION = {
     "MALLOC_TOP_PAD_": 2**22,
     "MALLOC_ARENA_MAX": 2,
 }
+# A graph holds a fitted model once, components or factors of tens of megabytes; a warning below that is noise.
+LARGE_GRAPH = "64MB"
 
 
 def configure_workers() -> None:
-    """Make `ALLOCATION` the default of `distributed.nanny.pre-spawn-environ`; what users configure stays."""
-    dask.config.update_defaults({"distributed": {"nanny": {"pre-spawn-environ": ALLOCATION}}})
+    """Make `ALLOCATION` and `LARGE_GRAPH` defaults of distributed's configuration; what users configure stays."""
+    settings = {
+        "nanny": {"pre-spawn-environ": ALLOCATION},
+        "admin": {"large-graph-warning-threshold": LARGE_GRAPH},
+    }
+    dask.config.update_defaults({"distributed": settings})

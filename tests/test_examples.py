@@ -35,6 +35,35 @@ def test_example__real_sandstone(tmp_path):
     assert len(list((tmp_path / "rock").glob("*.png"))) == 3
 
 
+def test_example__linkage_out_of_core(tmp_path):
+    out = run("examples/linkage_out_of_core.py", "--quick", "--out", "linkage", cwd=tmp_path)
+    scores = [float(value) for value in re.findall(r"R² = ([\d.]+)", out)]
+    assert len(scores) == 9
+    assert min(scores) > 0.99
+    shares = [float(value) for value in re.findall(r"90% intervals hold (\d+)%", out)]
+    assert 70 <= sum(shares) / 9 <= 99
+    errors = [float(value) for value in re.findall(r"simulations: error of the held out ([\d.]+) GPa", out)]
+    assert errors[-1] < errors[0] / 2
+    stages = re.search(r"stages that the dashboard showed: (.+)", out).group(1).split(", ")
+    assert {"generate", "correlate", "features", "gram", "components", "effective_stiffness-getitem"} <= set(stages)
+    assert len(list((tmp_path / "linkage").glob("*.png"))) == 3
+
+
+def test_benchmark__linkage(tmp_path):
+    options = ("search", "suggest", "--samples", "60", "--pool", "240", "--rounds", "1", "--limit", "1e9")
+    out = run("benchmarks/linkage.py", *options, cwd=tmp_path)
+    assert "30 candidates, 5 folds" in out
+    rows = re.findall(r"[\d.]+ +\d+ +([\d.e-]+) +([\d.e-]+) +[\d.e-]+ +[\d.e-]+\n", out)
+    assert len(rows) == 4
+
+
+@pytest.mark.slow
+def test_benchmark__kernel_regression(tmp_path):
+    out = run("benchmarks/linkage.py", "kernel", "--many", "40000", cwd=tmp_path)
+    assert float(re.search(r"90% intervals hold ([\d.]+)%", out).group(1)) > 85
+    assert float(re.search(r"error ([\d.]+) beside", out).group(1)) < 0.1
+
+
 def test_benchmark__correlation(tmp_path):
     # Speed is asserted when the benchmark runs by itself, on a machine with nothing else to do.
     options = ("--samples", "1", "--size", "48", "--rounds", "1", "--limit", "1e9")

@@ -45,6 +45,7 @@ def generate_samples(
         new_axis=list(range(1, 1 + len(size))),
         dtype=dtype,
         meta=np.empty((0,) * (1 + len(size)), dtype=dtype),
+        token="generate",
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.linear_model import LinearRegression
+from sklearn.base import BaseEstimator, MultiOutputMixin, OneToOneFeatureMixin, RegressorMixin, TransformerMixin
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import PolynomialFeatures
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 
 def polynomial_regression(degree: int = 1) -> Pipeline:
@@ -85,15 +85,22 @@ class LeadingScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return validate_data(self, X, reset=False) / self.scale_
 
 
-class LeastSquares(LinearRegression):
-    r"""`LinearRegression` that knows how sure it is.
+class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    r"""Linear regression that knows how sure it is.
 
     With the monomials m(μ), a constant among them, and the matrix M of those of all samples, the predictive variance
     of a new measurement is :math:`s^2 (1 + m^T (M^T M)^{-1} m)`, where s² is such that errors of each sample by all
     others, divided by their standard deviations, have a mean square of 1.
 
+    One QR factorization gives all of it; a singular value decomposition, and the solution of least norm, where columns
+    depend on each other.
+
     Attributes
     ----------
+    coef_ : ndarray, shape (n_features,) or (n_targets, n_features)
+        Coefficients.
+    intercept_ : float or ndarray, shape (n_targets,)
+        Constant.
     spread_ : ndarray, shape (n_targets,)
         s, in units of the targets.
 
@@ -123,17 +130,23 @@ class LeastSquares(LinearRegression):
         sample_weight : array, shape (n_samples,), optional
             Weights; the spread is that of a sample of unit weight.
         """
-        super().fit(X, y, sample_weight)
-        weights = np.ones(len(np.asarray(y))) if sample_weight is None else np.asarray(sample_weight, dtype=float)
-        rows = self._rows(np.asarray(X)) * np.sqrt(weights)[:, None]
-        values, right = np.linalg.svd(rows, full_matrices=False)[1:]
-        kept = values > values[0] * max(rows.shape) * np.finfo(float).eps
-        self._whitening = right[kept].T / values[kept]
-        leverage = np.minimum(np.square(rows @ self._whitening).sum(axis=1), 1.0 - 1e-9)
-        errors = (np.asarray(y).reshape(len(rows), -1) - super().predict(X).reshape(len(rows), -1)) ** 2
-        squares = weights[:, None] * errors / (1.0 - leverage)[:, None]
+        X, target = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        total, targets = weights.sum(), target.reshape(len(target), -1).astype(np.float64)
+        self._mean = weights @ X / total
+        constants = weights @ targets / total
+        root = np.sqrt(weights)[:, None]
+        rows, measured = (X - self._mean) * root, (targets - constants) * root
+        orthonormal, self._whitening = _orthonormalize(rows)
+        self._constant = 1.0 / total
+        coefficients = self._whitening @ (orthonormal.T @ measured)
+        self.coef_, self.intercept_ = coefficients.T, constants - self._mean @ coefficients
+        if target.ndim == 1:
+            self.coef_, self.intercept_ = self.coef_[0], float(self.intercept_[0])
+        leverage = weights * self._constant + np.square(orthonormal).sum(axis=1)
         free = leverage < 1.0 - 1e-6
-        self.spread_ = np.sqrt(squares[free].mean(axis=0)) if free.any() else np.full(squares.shape[1], np.inf)
+        errors = (measured - rows @ coefficients)[free] ** 2 / (1.0 - leverage[free])[:, None]
+        self.spread_ = np.sqrt(errors.mean(axis=0)) if free.any() else np.full(targets.shape[1], np.inf)
         return self
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:  # noqa: FBT001, FBT002
@@ -150,7 +163,9 @@ class LeastSquares(LinearRegression):
         -------
         ndarray, shape (n_samples,) or (n_samples, n_targets), or a pair of them
         """
-        mean = super().predict(X)
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=np.float64)
+        mean = X @ self.coef_.T + self.intercept_
         if not return_std:
             return mean
         spread = np.sqrt(1.0 + self.leverage(X))[:, None] * self.spread_
@@ -165,7 +180,7 @@ class LeastSquares(LinearRegression):
             Monomials.
         """
         check_is_fitted(self)
-        return np.asarray(np.square(self._rows(np.asarray(X)) @ self._whitening).sum(axis=1))
+        return np.asarray(self._constant + np.square(self._whitened(X)).sum(axis=1))
 
     def posterior(self, X: ArrayLike) -> tuple[NDArray[Any], float]:
         """What training leaves open of predictions, over s².
@@ -183,9 +198,19 @@ class LeastSquares(LinearRegression):
             Variance of a measurement: 1.
         """
         check_is_fitted(self)
-        rows = self._rows(np.asarray(X)) @ self._whitening
-        return np.asarray(rows @ rows.T), 1.0
+        rows = self._whitened(X)
+        return np.asarray(self._constant + rows @ rows.T), 1.0
 
-    def _rows(self, monomials: NDArray[Any]) -> NDArray[Any]:
-        ones = np.ones((len(monomials), int(self.fit_intercept)))
-        return np.concatenate([ones, monomials], axis=1)
+    def _whitened(self, X: ArrayLike) -> NDArray[Any]:
+        return np.asarray((np.asarray(X, dtype=np.float64) - self._mean) @ self._whitening)
+
+
+def _orthonormalize(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Orthonormal columns Q that span those of a matrix A, and W with A W = Q."""
+    if rows.shape[0] >= rows.shape[1]:
+        q, triangle = scipy.linalg.qr(rows, mode="economic", check_finite=False)
+        if scipy.linalg.lapack.dtrcon(triangle)[0] > max(rows.shape) * np.finfo(float).eps:
+            return q, scipy.linalg.solve_triangular(triangle, np.eye(len(triangle)), check_finite=False)
+    left, values, right = scipy.linalg.svd(rows, full_matrices=False, check_finite=False)
+    kept = values > values[0] * max(rows.shape) * np.finfo(float).eps
+    return left[:, kept], right[kept].T / values[kept]

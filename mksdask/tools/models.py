@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import learning_curve
 
 from mksdask.arrays import ArrayLike, to_numpy
+from mksdask.sharing import SharedStatistics
 from mksdask.tools.panels import COLOURS, MARKERS, check_panels, new_figure, scale_of
 
 
@@ -405,7 +406,8 @@ def draw_learning_curves(
     scoring: Any = None,
     n_jobs: int | None = None,
     params: Mapping[str, Any] | None = None,
-    score_label: str = "score",
+    loss: bool = False,
+    score_label: str | None = None,
     title: str | None = None,
     figsize: tuple[float, float] | None = None,
 ) -> Figure:
@@ -413,18 +415,21 @@ def draw_learning_curves(
 
     Parameters
     ----------
-    estimator : estimator
-        Cloned and fitted for each size and fold.
+    estimator : estimator, or dict of them
+        Cloned and fitted for each size and fold. Of several, by name, cross-validated scores alone are drawn.
     X : array, shape (n_samples, ...)
-        Samples; lazy input is loaded.
+        Samples; lazy input is loaded. What `MKSStructureAnalysis.share` returned is not: its statistics are used as
+        they are.
     y : array, shape (n_samples, ...)
         Targets.
     cv, train_sizes, scoring, n_jobs
         As in `sklearn.model_selection.learning_curve`.
     params : dict, optional
         Handed to `fit`, such as ``{"size": (21, 21)}``.
+    loss : bool, default False
+        Draw 1 - score on a logarithmic axis, for scores that come near 1.
     score_label, title : str, optional
-        Labels.
+        Labels. Default: "score", or "1 - score".
     figsize : (float, float), optional
         Inches.
 
@@ -440,23 +445,33 @@ def draw_learning_curves(
     >>> x = np.linspace(0, 1, 40)[:, None]
     >>> fig = draw_learning_curves(LinearRegression(), x, x[:, 0])
     """
-    sizes, training, validation = learning_curve(
-        estimator,
-        to_numpy(X),
-        to_numpy(y),
-        cv=cv,
-        train_sizes=np.asarray(train_sizes),
-        scoring=scoring,
-        n_jobs=n_jobs,
-        params=dict(params) if params else None,
-    )[:3]
+    shared = isinstance(X, SharedStatistics)
+    curves: list[tuple[str, Any, Any]] = []
+    for label, each in estimator.items() if isinstance(estimator, Mapping) else (("", estimator),):
+        sizes, training, validation = learning_curve(
+            each,
+            X if shared else to_numpy(X),
+            to_numpy(y),
+            cv=cv,
+            train_sizes=np.asarray(train_sizes),
+            scoring=scoring,
+            n_jobs=n_jobs,
+            params=dict(params) if params else None,
+        )[:3]
+        curves += [(label, sizes, validation)] if label else [("training", sizes, training)]
+        curves += [] if label else [("cross-validation", sizes, validation)]
     fig = new_figure(*(figsize or (4.6, 3.4)))
     ax = fig.subplots()
-    for index, (name, scores) in enumerate((("training", training), ("cross-validation", validation))):
-        mean, std = scores.mean(axis=1), scores.std(axis=1)
-        ax.plot(sizes, mean, f"{MARKERS[index]}-", color=COLOURS[index], markersize=4, label=name)
-        ax.fill_between(sizes, mean - std, mean + std, color=COLOURS[index], alpha=0.15, linewidth=0)
-    ax.set(xlabel="training samples", ylabel=score_label)
+    for index, (label, sizes, scores) in enumerate(curves):
+        values = 1.0 - scores if loss else scores
+        mean, std = values.mean(axis=1), values.std(axis=1)
+        marker, colour = MARKERS[index % len(MARKERS)], COLOURS[index % len(COLOURS)]
+        ax.plot(sizes, mean, f"{marker}-", color=colour, markersize=4, label=label)
+        low = np.maximum(mean - std, mean / 10) if loss else mean - std
+        ax.fill_between(sizes, low, mean + std, color=colour, alpha=0.15, linewidth=0)
+    ax.set(xlabel="training samples", ylabel=score_label or ("1 - score" if loss else "score"))
+    if loss:
+        ax.set_yscale("log")
     ax.grid(visible=True, alpha=0.3)
     ax.legend()
     if title:
