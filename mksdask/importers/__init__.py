@@ -1,5 +1,6 @@
 """Files of others, streamed into stores."""
 
 from mksdask.importers.ebsd import import_ebsd
+from mksdask.importers.images import import_images
 
-__all__ = ["import_ebsd"]
+__all__ = ["import_ebsd", "import_images"]

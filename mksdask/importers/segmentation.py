@@ -1,0 +1,197 @@
+"""Grey levels to phases: by a list of values, by thresholds, or by Otsu's method."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# Classes of a histogram of values that are not 8- or 16-bit integers.
+BINS = 1024
+
+
+@dataclass(frozen=True)
+class Values:
+    """Phases of listed values."""
+
+    levels: tuple[float, ...]
+    phases: tuple[int, ...]
+
+    @property
+    def n_phases(self) -> int:
+        """Number of phases."""
+        return max(self.phases) + 1
+
+    def __call__(self, block: Array) -> Array:
+        """Phases of a block.
+
+        Raises
+        ------
+        ValueError
+            If it holds other values.
+        """
+        order = np.argsort(self.levels)
+        levels = np.asarray(self.levels)[order]
+        place = np.minimum(np.searchsorted(levels, block), len(levels) - 1)
+        if not (levels[place] == block).all():
+            strange = np.unique(block[levels[place] != block])
+            msg = (
+                f"phases must list every value of the image; {strange[:5].tolist()} are not among {list(self.levels)}. "
+                "Use thresholds for grey levels"
+            )
+            raise ValueError(msg)
+        return np.asarray(self.phases, dtype=np.uint8)[order][place]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Phase k lies from threshold k - 1, included, to threshold k."""
+
+    thresholds: tuple[float, ...]
+
+    @property
+    def n_phases(self) -> int:
+        """Number of phases."""
+        return len(self.thresholds) + 1
+
+    def __call__(self, block: Array) -> Array:
+        """Phases of a block.
+
+        Raises
+        ------
+        ValueError
+            If it holds NaN.
+        """
+        if block.dtype.kind == "f" and np.isnan(block).any():
+            msg = "the image holds NaN, which lies on neither side of thresholds"
+            raise ValueError(msg)
+        return np.searchsorted(np.asarray(self.thresholds), block, side="right").astype(np.uint8)
+
+
+def by_values(phases: Mapping[float, str | int]) -> tuple[Values, list[str] | None]:
+    """Phases from a mapping of values to names, numbered as they first appear, or to numbers; and the names.
+
+    Raises
+    ------
+    ValueError
+        If it is empty or mixes names and numbers.
+    """
+    targets = list(phases.values())
+    are_names = [isinstance(target, str) for target in targets]
+    if not targets or any(are_names) != all(are_names) or len(set(targets)) > 256:
+        msg = f"phases must map values to names, or to numbers 0, 1, …, got {dict(phases)!r}"
+        raise ValueError(msg)
+    levels = tuple(float(level) for level in phases)
+    if all(are_names):
+        names = list(dict.fromkeys(map(str, targets)))
+        return Values(levels, tuple(names.index(str(target)) for target in targets)), names
+    numbers = tuple(int(target) for target in targets)
+    if set(numbers) != set(range(max(numbers) + 1)):
+        msg = f"phases must be numbered 0, 1, … without gaps, got {sorted(set(numbers))}"
+        raise ValueError(msg)
+    return Values(levels, numbers), None
+
+
+def by_thresholds(thresholds: Sequence[float]) -> Thresholds:
+    """Phases between rising thresholds.
+
+    Raises
+    ------
+    ValueError
+        If they do not rise.
+    """
+    values = tuple(float(value) for value in np.atleast_1d(thresholds))
+    if not values or any(a >= b for a, b in itertools.pairwise(values)) or not np.isfinite(values).all():
+        msg = f"thresholds must be finite numbers that rise, got {list(values)}"
+        raise ValueError(msg)
+    return Thresholds(values)
+
+
+def by_otsu(data: da.Array, n_phases: int) -> Thresholds:
+    """Thresholds that part the grey levels of an image best; reads it once, or twice if it is not 8- or 16-bit.
+
+    They make the variance between classes largest, over all places, for any number of classes.
+
+    Otsu, N. A threshold selection method from gray-level histograms. IEEE Trans. SMC 9 (1979) 62.
+
+    Parameters
+    ----------
+    data : dask array
+        Grey levels.
+    n_phases : int
+        Classes, 2 to 6.
+
+    Raises
+    ------
+    ValueError
+        If the image has fewer values than classes, or NaN.
+    """
+    if isinstance(n_phases, bool) or not isinstance(n_phases, int | np.integer) or not 2 <= n_phases <= 6:
+        msg = f"otsu must be a number of phases from 2 to 6, got {n_phases!r}"
+        raise ValueError(msg)
+    if data.dtype.kind in "bu" and data.dtype.itemsize <= 2:
+        low, width, n_bins = 0.0, 1.0, 2 ** (8 * data.dtype.itemsize)
+    else:
+        low, high = map(float, dask.compute(data.min(), data.max()))
+        if not np.isfinite([low, high]).all():
+            msg = "the image holds NaN or infinite values; otsu needs grey levels"
+            raise ValueError(msg)
+        n_bins = BINS
+        width = (high - low) / n_bins or 1.0
+    parts = data.map_blocks(
+        _histogram,
+        low,
+        width,
+        n_bins,
+        chunks=(*((1,) * n for n in data.numblocks), (n_bins,)),
+        new_axis=data.ndim,
+        dtype=np.int64,
+        meta=np.empty((0,) * (data.ndim + 1), dtype=np.int64),
+        token="histogram",
+    )
+    counts = parts.sum(axis=tuple(range(data.ndim)), split_every=4).compute()
+    if np.count_nonzero(counts) < n_phases:
+        msg = f"otsu={n_phases} needs as many grey levels, the image has {np.count_nonzero(counts)}"
+        raise ValueError(msg)
+    cuts = _best_cuts(counts.astype(np.float64), n_phases)
+    return Thresholds(tuple(low + width * cut for cut in cuts))
+
+
+def _histogram(block: Array, low: float, width: float, n_bins: int) -> Array:
+    places = np.clip(((block.ravel().astype(np.float64) - low) / width).astype(np.int64), 0, n_bins - 1)
+    return np.bincount(places, minlength=n_bins).reshape(*(1,) * block.ndim, n_bins)
+
+
+def _best_cuts(counts: Array, n_classes: int) -> list[int]:
+    """First bins of all classes but the lowest, by dynamic programming over the bins that are not empty."""
+    bins = np.flatnonzero(counts)
+    if len(bins) > BINS:
+        # 16-bit images: merged by equal shares first, then exact among these.
+        share = np.cumsum(counts[bins]) / counts.sum()
+        bins = bins[np.unique(np.searchsorted(share, np.linspace(0, 1, BINS, endpoint=False)))]
+    edges = np.append(bins, len(counts))
+    weight = np.concatenate([[0.0], np.cumsum(np.add.reduceat(counts, bins))])
+    moment = np.concatenate([[0.0], np.cumsum(np.add.reduceat(counts * np.arange(len(counts)), bins))])
+    n = len(bins)
+    # gain[i, j]: (Σ c v)² / Σ c of bins i to j - 1, whose sum over classes is to be largest.
+    mass = weight[None, :] - weight[:, None]
+    first = moment[None, :] - moment[:, None]
+    gain = np.where(mass > 0, first**2 / np.where(mass > 0, mass, 1.0), -np.inf)
+    best, choices = gain[0], []
+    for _ in range(n_classes - 1):
+        total = best[:, None] + gain
+        choices.append(total.argmax(axis=0))
+        best = total.max(axis=0)
+    cuts, end = [], n
+    for choice in choices[::-1]:
+        end = int(choice[end])
+        cuts.append(int(edges[end]))
+    return cuts[::-1]

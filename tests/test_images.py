@@ -1,0 +1,369 @@
+"""Images of other formats into stores: equal voxels, spacing and phase fractions."""
+
+import base64
+import struct
+import zlib
+
+import dask
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import xarray as xr
+import zarr
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+from scipy.io import netcdf_file
+
+from mksdask import open_volume
+from mksdask.importers import import_images, sources
+from mksdask.importers.segmentation import by_otsu
+from tests.conftest import real_data
+
+# Axes x, y, z of unlike lengths, values that tell their place.
+VOLUME = np.arange(5 * 6 * 7, dtype=np.uint8).reshape(5, 6, 7)
+FILE = VOLUME.transpose(2, 1, 0)  # z, y, x, as image files have it
+
+
+@pytest.fixture(autouse=True)
+def small_slabs(monkeypatch):
+    monkeypatch.setattr(sources, "SLAB_BYTES", 100)
+
+
+def write_tiff(path):
+    tifffile.imwrite(path, FILE, compression="zlib", photometric="minisblack")
+
+
+def write_plain_tiff(path):
+    tifffile.imwrite(path, FILE, photometric="minisblack")
+
+
+def write_imagej(path):
+    tifffile.imwrite(
+        path, FILE, imagej=True, resolution=(4.0, 2.0), metadata={"spacing": 1.5, "unit": "um", "axes": "ZYX"}
+    )
+
+
+def write_ome(path):
+    metadata = {"axes": "ZYX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 1.5}
+    metadata |= {f"PhysicalSize{axis}Unit": "µm" for axis in "XYZ"}
+    tifffile.imwrite(path, FILE, ome=True, metadata=metadata)
+
+
+def write_pages(path):
+    path.mkdir()
+    for number, page in enumerate(FILE):
+        Image.fromarray(page).save(path / f"slice{number + 5}.png")  # 5 to 11: by number, not by letter
+
+
+def write_tiff_pages(path):
+    path.mkdir()
+    for number, page in enumerate(FILE):
+        tifffile.imwrite(path / f"{number:03}.tif", page)
+
+
+def write_npy(path):
+    np.save(path, VOLUME)
+
+
+def write_npz(path):
+    np.savez_compressed(path, scan=VOLUME)
+
+
+def write_hdf5(path):
+    with h5py.File(path, "w") as file:
+        file["group/scan"] = VOLUME
+        file["list"] = np.arange(5)
+
+
+def write_dream3d(path):
+    with h5py.File(path, "w") as file:
+        file["DataContainers/Image/CellData/FeatureIds"] = FILE[..., None]
+        file["DataContainers/Image/_SIMPL_GEOMETRY/SPACING"] = np.array([0.25, 0.5, 1.5], np.float32)
+        file["DataContainers/Image/_SIMPL_GEOMETRY/DIMENSIONS"] = np.array([5, 6, 7])
+
+
+def labelled():
+    coords = {axis: np.arange(n) * step for axis, n, step in zip("xyz", VOLUME.shape, (0.25, 0.5, 1.5), strict=True)}
+    array = xr.DataArray(VOLUME.astype(np.int32), dims=("x", "y", "z"), coords=coords, name="scan")
+    for axis in "xyz":
+        array[axis].attrs["units"] = "um"
+    return array.transpose("z", "x", "y")
+
+
+def write_netcdf3(path):
+    array = labelled()
+    with netcdf_file(path, "w") as file:
+        for dim in array.dims:
+            file.createDimension(dim, array.sizes[dim])
+            variable = file.createVariable(dim, "f8", (dim,))
+            variable[:] = array[dim].to_numpy()
+            variable.units = "um"
+        file.createVariable("scan", "i4", array.dims)[:] = array.to_numpy()
+
+
+def write_netcdf4(path):
+    array = labelled()
+    with h5py.File(path, "w") as file:
+        file["scan"] = array.to_numpy()
+        for number, dim in enumerate(array.dims):
+            file[dim] = array[dim].to_numpy()
+            file[dim].attrs["units"] = "um"
+            file[dim].make_scale(dim)
+            file["scan"].dims[number].attach_scale(file[dim])
+
+
+def write_zarr(path):
+    zarr.create_array(str(path), data=VOLUME, chunks=(2, 3, 4))
+
+
+def write_xarray(path):
+    labelled().to_dataset().to_zarr(path, consolidated=False)
+
+
+def write_ome_zarr(path):
+    group = zarr.open_group(str(path), mode="w")
+    group.create_array("0", data=FILE[None], chunks=(1, 2, 3, 4))
+    group.create_array("1", data=FILE[None, ::2, ::2, ::2])
+    axes = [{"name": "c", "type": "channel"}] + [
+        {"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"
+    ]
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 1.5, 0.5, 0.25]}]}
+    group.attrs["ome"] = {"multiscales": [{"axes": axes, "datasets": [level, {"path": "1"}]}]}
+
+
+VTI = """<?xml version="1.0"?>
+<VTKFile type="ImageData" version="1.0" byte_order="LittleEndian" header_type="UInt64"{compressor}>
+<ImageData WholeExtent="0 5 0 6 0 7" Origin="0 0 0" Spacing="0.25 0.5 1.5"><Piece Extent="0 5 0 6 0 7">
+<CellData><DataArray type="UInt8" Name="scan" format="{form}"{offset}>{inline}</DataArray></CellData>
+</Piece></ImageData>{appended}</VTKFile>
+"""
+
+
+def write_vti_raw(path):
+    raw = struct.pack("<Q", FILE.size) + FILE.tobytes()
+    text = VTI.format(compressor="", form="appended", offset=' offset="0"', inline="", appended="@")
+    before, after = text.encode().split(b"@")
+    path.write_bytes(before + b'<AppendedData encoding="raw">\n_' + raw + b"</AppendedData>" + after)
+
+
+def write_vti_ascii(path):
+    path.write_text(
+        VTI.format(compressor="", form="ascii", offset="", inline=" ".join(map(str, FILE.ravel())), appended="")
+    )
+
+
+def write_vti_base64(path):
+    inline = base64.b64encode(struct.pack("<Q", FILE.size) + FILE.tobytes()).decode()
+    path.write_text(VTI.format(compressor="", form="binary", offset="", inline=inline, appended=""))
+
+
+def write_vti_zlib(path):
+    blocks = [zlib.compress(FILE.tobytes()[start : start + 100]) for start in range(0, FILE.size, 100)]
+    head = struct.pack(f"<{3 + len(blocks)}Q", len(blocks), 100, FILE.size % 100, *map(len, blocks))
+    inline = (base64.b64encode(head) + base64.b64encode(b"".join(blocks))).decode()
+    compressor = ' compressor="vtkZLibDataCompressor"'
+    path.write_text(VTI.format(compressor=compressor, form="binary", offset="", inline=inline, appended=""))
+
+
+def write_legacy_vtk(path, *, binary=True):
+    head = "# vtk DataFile Version 3.0\nscan\n" + ("BINARY" if binary else "ASCII")
+    head += "\nDATASET STRUCTURED_POINTS\nDIMENSIONS 5 6 7\nORIGIN 0 0 0\nSPACING 0.25 0.5 1.5\nPOINT_DATA 210\n"
+    head += "SCALARS scan short 1\nLOOKUP_TABLE default\n"
+    body = FILE.astype(">i2").tobytes() if binary else " ".join(map(str, FILE.ravel())).encode()
+    path.write_bytes(head.encode() + body + b"\n")
+
+
+def write_legacy_ascii(path):
+    write_legacy_vtk(path, binary=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "has_spacing"),
+    [
+        ("a.tif", write_tiff, False),
+        ("a.tiff", write_plain_tiff, False),
+        ("imagej.tif", write_imagej, True),
+        ("a.ome.tif", write_ome, True),
+        ("pages", write_pages, False),
+        ("tiffs", write_tiff_pages, False),
+        ("a.npy", write_npy, False),
+        ("a.npz", write_npz, False),
+        ("a.h5", write_hdf5, False),
+        ("a.dream3d", write_dream3d, True),
+        ("a.nc", write_netcdf3, True),
+        ("b.nc", write_netcdf4, True),
+        ("a.zarr", write_zarr, False),
+        ("xarray.zarr", write_xarray, True),
+        ("ome.zarr", write_ome_zarr, True),
+        ("raw.vti", write_vti_raw, True),
+        ("ascii.vti", write_vti_ascii, True),
+        ("base64.vti", write_vti_base64, True),
+        ("zlib.vti", write_vti_zlib, True),
+        ("a.vtk", write_legacy_vtk, True),
+        ("ascii.vtk", write_legacy_ascii, True),
+    ],
+)
+def test_import__each_format_comes_back(tmp_path, name, write, has_spacing):
+    write(tmp_path / name)
+    stored = import_images(tmp_path / name, tmp_path / "store.zarr")
+    assert_array_equal(stored.microstructure, VOLUME)
+    steps = [float(stored[axis][1] - stored[axis][0]) for axis in "xyz"]
+    assert_allclose(steps, [0.25, 0.5, 1.5] if has_spacing else 1.0)
+    units = stored.x.attrs["units"]
+    assert units == (
+        "um" if has_spacing and not name.endswith(("vti", "vtk", "dream3d")) else "unit" if has_spacing else "voxel"
+    )
+    given = import_images(tmp_path / name, tmp_path / "given.zarr", spacing=(1, 2, 3), units="nm")
+    assert_allclose([float(given[axis][1]) - float(given[axis][0]) for axis in "xyz"], [1, 2, 3])
+    assert given.x.attrs["units"] == "nm"
+
+
+def test_import__patterns_and_lists_of_files(tmp_path):
+    write_pages(tmp_path / "pages")
+    stored = import_images(tmp_path / "pages" / "slice*.png", tmp_path / "a.zarr")
+    assert_array_equal(stored.microstructure, VOLUME)
+    files = [tmp_path / "pages" / f"slice{number}.png" for number in (7, 5)]
+    assert_array_equal(import_images(files, tmp_path / "b.zarr").microstructure, VOLUME[..., [2, 0]])
+    one = import_images(files[0], tmp_path / "c.zarr").microstructure
+    assert_array_equal(one, VOLUME[..., 2])
+    Image.fromarray(FILE[0][:, :3]).save(tmp_path / "pages" / "slice99.png")
+    with pytest.raises(ValueError, match="all must be alike"):
+        import_images(tmp_path / "pages", tmp_path / "d.zarr")
+    assert not (tmp_path / "d.zarr").exists()
+
+
+def test_import__phases_by_values_thresholds_and_otsu(tmp_path):
+    rng = np.random.default_rng(0)
+    phase = rng.integers(0, 3, size=(12, 10, 8))
+    grey = (np.array([40, 120, 200])[phase] + rng.normal(scale=8, size=phase.shape)).astype(np.uint8)
+    np.save(tmp_path / "grey.npy", grey)
+    np.save(tmp_path / "labels.npy", np.array([7, 0, 255], np.uint8)[phase])
+    named = import_images(tmp_path / "labels.npy", tmp_path / "a.zarr", phases={0: "pore", 7: "clay", 255: "grain"})
+    assert named.microstructure.attrs["phases"] == ["pore", "clay", "grain"]
+    assert_array_equal(named.microstructure, np.array([1, 0, 2])[phase])
+    merged = import_images(
+        tmp_path / "labels.npy", tmp_path / "b.zarr", phases={0: 0, 7: 1, 255: 1}, names=["pore", "solid"]
+    )
+    assert_array_equal(merged.microstructure, phase != 1)
+    cut = import_images(tmp_path / "grey.npy", tmp_path / "c.zarr", thresholds=[80, 160], names=["a", "b", "c"])
+    assert_array_equal(cut.microstructure, phase)
+    for number, dtype in enumerate((np.uint8, np.uint16, np.int32, np.float32)):
+        np.save(tmp_path / "typed.npy", (grey.astype(dtype) * 3 if dtype != np.uint8 else grey))
+        found = import_images(tmp_path / "typed.npy", tmp_path / f"otsu{number}.zarr", otsu=3)
+        assert_array_equal(found.microstructure, phase)
+    with pytest.raises(ValueError, match=r"phases must list every value.*255"):
+        import_images(tmp_path / "labels.npy", tmp_path / "d.zarr", phases={0: "pore", 7: "clay"})
+    assert not (tmp_path / "d.zarr").exists()
+
+
+def test_otsu__is_the_best_of_all_thresholds():
+    rng = np.random.default_rng(1)
+    values = np.concatenate([rng.normal(60, 12, 500), rng.normal(110, 25, 900), rng.normal(190, 8, 200)])
+    values = np.clip(values, 0, 255).astype(np.uint8)
+
+    def between(cuts):
+        groups = np.split(np.sort(values).astype(float), np.searchsorted(np.sort(values), cuts))
+        return sum(len(group) * (group.mean() - values.mean()) ** 2 for group in groups if len(group))
+
+    (two,) = by_otsu(dask.array.from_array(values, chunks=100), 2).thresholds
+    assert between([two]) >= max(between([cut]) for cut in range(1, 256)) * (1 - 1e-12)
+    three = by_otsu(dask.array.from_array(values, chunks=100), 3).thresholds
+    best = max(between([a, b]) for a in range(1, 256, 1) for b in range(a + 1, 256, 3))
+    assert between(three) >= best * (1 - 1e-12)
+
+
+def test_import__crops_and_windows(tmp_path):
+    write_tiff(tmp_path / "a.tif")
+    crop = {"x": (1, None), "z": (2, 6)}
+    stored = import_images(tmp_path / "a.tif", tmp_path / "a.zarr", crop=crop)
+    assert_array_equal(stored.microstructure, VOLUME[1:, :, 2:6])
+    cut = import_images(tmp_path / "a.tif", tmp_path / "b.zarr", window=(2, 3, 3), spacing=0.5, units="um")
+    expected = [VOLUME[x : x + 2, y : y + 3, z : z + 3] for z in (0, 3) for x in (0, 2) for y in (0, 3)]
+    assert_array_equal(cut.microstructure, expected)
+    assert cut.microstructure.dims == ("sample", "x", "y", "z")
+    assert cut.microstructure.attrs.get("periodic_axes", []) == []
+    np.save(tmp_path / "samples.npy", np.stack([VOLUME, VOLUME[::-1]]))
+    ensemble = import_images(tmp_path / "samples.npy", tmp_path / "c.zarr", periodic_axes=[0])
+    assert_array_equal(ensemble.microstructure, [VOLUME, VOLUME[::-1]])
+    np.save(tmp_path / "image.npy", VOLUME[0])
+    flat = import_images(tmp_path / "image.npy", tmp_path / "d.zarr", axes="yx", window=3)
+    assert_array_equal(flat.microstructure[0], VOLUME[0].T[:3, :3])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"phases": {0: "a"}, "otsu": 2}, "exclude each other"),
+        ({"phases": {}}, "phases must map values"),
+        ({"phases": {0: "a", 1: 1}}, "phases must map values"),
+        ({"phases": {0: 0, 1: 2}}, "without gaps"),
+        ({"thresholds": [3, 2]}, "thresholds must be finite numbers that rise"),
+        ({"otsu": 1}, "otsu must be a number of phases from 2 to 6, got 1"),
+        ({"thresholds": 3, "names": ["a"]}, "names must name 2 phases"),
+        ({"names": ["a"]}, "names=.* are for thresholds"),
+        ({"crop": {"x": (3, 2)}}, "crop of x must lie within 0 and 5"),
+        ({"crop": {"t": (0, 2)}}, "does not have"),
+        ({"window": 10}, "window must be one size"),
+        ({"window": (2, 2)}, "window must be one size"),
+        ({"axes": "zy"}, "axes='zy' must name the 3 axes"),
+        ({"axes": "zzx"}, "axes='zzx' must name"),
+    ],
+)
+def test_import__bad_arguments(tmp_path, options, message):
+    write_npy(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match=message):
+        import_images(tmp_path / "a.npy", tmp_path / "a.zarr", **options)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_import__bad_files(tmp_path):
+    url = tmp_path / "store.zarr"
+    with pytest.raises(FileNotFoundError, match="names no image"):
+        import_images(tmp_path / "*.tif", url)
+    with pytest.raises(FileNotFoundError, match="not there"):
+        import_images(tmp_path / "a.tif", url)
+    (tmp_path / "a.doc").write_text("")
+    with pytest.raises(ValueError, match="format that is not known"):
+        import_images(tmp_path / "a.doc", url)
+    tifffile.imwrite(
+        tmp_path / "rgb.tif", np.random.default_rng(0).integers(0, 255, (4, 5, 3), dtype=np.uint8), photometric="rgb"
+    )
+    with pytest.raises(ValueError, match="colours"):
+        import_images(tmp_path / "rgb.tif", url)
+    np.savez(tmp_path / "two.npz", a=VOLUME, b=VOLUME)
+    with pytest.raises(ValueError, match="needs dataset=; there are: a, b"):
+        import_images(tmp_path / "two.npz", url)
+    assert_array_equal(import_images(tmp_path / "two.npz", url, dataset="b").microstructure, VOLUME)
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="nothing is unpickled"):
+        import_images(tmp_path / "objects.npy", tmp_path / "o.zarr")
+    write_vti_raw(tmp_path / "cut.vti")
+    content = (tmp_path / "cut.vti").read_bytes()
+    (tmp_path / "cut.vti").write_bytes(content[: content.index(b"\n_") + 100])
+    with pytest.raises(ValueError, match="ends before"):
+        import_images(tmp_path / "cut.vti", tmp_path / "v.zarr")
+    (tmp_path / "head.vti").write_bytes(content[:100])
+    with pytest.raises(ValueError, match="not the XML of a VTK file"):
+        import_images(tmp_path / "head.vti", tmp_path / "v.zarr")
+    (tmp_path / "mesh.vti").write_text(
+        VTI.replace("ImageData", "UnstructuredGrid").format(
+            compressor="", form="ascii", offset="", inline="", appended=""
+        )
+    )
+    with pytest.raises(ValueError, match="expected ImageData"):
+        import_images(tmp_path / "mesh.vti", tmp_path / "v.zarr")
+
+
+def test_import__a_tomogram(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SLAB_BYTES", 2**23)
+    path = real_data("berea_400.tif")
+    stored = import_images(
+        path, tmp_path / "b.zarr", phases={0: "pore", 255: "grain"}, spacing=3, units="um", crop={"z": (0, 80)}
+    )
+    expected = tifffile.imread(path, key=range(80)).transpose(2, 1, 0)
+    assert_array_equal(stored.microstructure, expected == 255)
+    assert open_volume(tmp_path / "b.zarr").microstructure.attrs["phases"] == ["pore", "grain"]
+    three = import_images(real_data("electrode_256_3phase.tif"), tmp_path / "e.zarr", otsu=3)
+    electrode = tifffile.imread(real_data("electrode_256_3phase.tif")).transpose(2, 1, 0)
+    assert_array_equal(three.microstructure, electrode // 85)
