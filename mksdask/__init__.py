@@ -4,6 +4,7 @@ from mksdask.bases import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis,
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.planning import Plan, plan
+from mksdask.saving import load_model, save_model
 from mksdask.store import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
 from mksdask.structure import MKSStructureAnalysis
 from mksdask.windows import sample_windows
@@ -24,9 +25,11 @@ __all__ = [
     "append_ensemble",
     "create_ensemble",
     "create_volume",
+    "load_model",
     "open_ensemble",
     "open_volume",
     "plan",
     "sample_windows",
+    "save_model",
 ]
 __version__ = "0.1.0"
