@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import ArrayLike, label, map_samples, to_numpy, unwrap
 from mksdask.bases.base import Basis
-from mksdask.planning import planner_of
+from mksdask.planning import Plan, planner_of
 from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
 from mksdask.sharing import SharedStatistics
 from mksdask.staging import Url
@@ -390,4 +390,13 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         return tags
 
 
-planner_of(MKSHomogenizationModel.fit)(plan_analysis)
+@planner_of(MKSHomogenizationModel.fit)
+def _plan(
+    model: MKSHomogenizationModel,
+    X: ArrayLike,
+    y: ArrayLike | None = None,
+    size: Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+) -> Plan:
+    return plan_analysis(model, X, y, size, confidence_index)

@@ -31,6 +31,7 @@ from mksdask import (
     PrimitiveBasis,
     create_ensemble,
     open_ensemble,
+    plan,
 )
 from mksdask.datasets import make_elastic_stiffness, make_microstructure
 from mksdask.reduction import PCA
@@ -280,6 +281,7 @@ def test_model__groups_widen_the_spread_of_a_kernel_linkage(ensemble):
     X, y = ensemble
     groups = np.repeat([0, 1], len(X) // 2)
     alone, grouped = (model(property_linker="kernel").fit(X, y, groups=group) for group in (None, groups))
+    assert plan(model().fit, X, y, groups=groups) == plan(model().fit, X, y)
     assert grouped.predict(X, return_std=True)[1].mean() > alone.predict(X, return_std=True)[1].mean()
     with pytest.raises(TypeError, match="does not take groups"):
         model().fit(X, y, groups=groups)
