@@ -394,20 +394,36 @@ def _cast_block(block: NDArray[Any], *, dtype: np.dtype[Any], name: str) -> NDAr
     return cast
 
 
-def _open(url: Url, kind: str) -> xr.Dataset:
+def open_store(url: Url) -> xr.Dataset:
+    """Open an ensemble or a volume lazily, whichever is there; see `open_ensemble` and `open_volume`.
+
+    Parameters
+    ----------
+    url : str or path
+        A path, or any URL that fsspec knows.
+    """
+    return _open(url, None)
+
+
+def _open(url: Url, kind: str | None) -> xr.Dataset:
     location = Location.of(url)
+    maker = f"create_{kind}" if kind else "create_ensemble or create_volume"
     if not location.fs.exists(f"{location.path}/zarr.json"):
-        msg = f"{os.fspath(url)} is not a zarr v3 group; make one with create_{kind}"
+        msg = f"{os.fspath(url)} is not a zarr v3 group; make one with {maker}"
         raise FileNotFoundError(msg)
     consolidated = zarr.open_group(location.store, mode="r").metadata.consolidated_metadata is not None
-    dataset = xr.open_zarr(location.store, chunks=None, consolidated=consolidated)
+    try:
+        dataset = xr.open_zarr(location.store, chunks=None, consolidated=consolidated)
+    except KeyError as error:
+        msg = f"{os.fspath(url)} holds arrays whose dimensions have no names; make it with {maker}"
+        raise ValueError(msg) from error
     if "microstructure" not in dataset:
         msg = (
             f"{os.fspath(url)} holds {sorted(map(str, dataset.data_vars))}, but no variable 'microstructure'; "
-            f"make it with create_{kind}"
+            f"make it with {maker}"
         )
         raise ValueError(msg)
-    if ("sample" in dataset["microstructure"].dims) != (kind == "ensemble"):
+    if kind is not None and ("sample" in dataset["microstructure"].dims) != (kind == "ensemble"):
         other = "volume" if kind == "ensemble" else "ensemble"
         msg = f"{os.fspath(url)} is not one {kind}; open it with open_{other}"
         raise ValueError(msg)

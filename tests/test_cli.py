@@ -1,15 +1,31 @@
 """The command, as a user calls it."""
 
+import json
 import re
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
+import tifffile
+import xarray as xr
 from click.testing import CliRunner
 from distributed import Client
+from numpy.testing import assert_allclose, assert_array_equal
 
-from mksdask import open_ensemble
+from mksdask import (
+    MKSHomogenizationModel,
+    PrimitiveBasis,
+    create_ensemble,
+    load_model,
+    open_ensemble,
+    open_volume,
+    plan,
+)
 from mksdask.cli import main
+from mksdask.datasets import make_elastic_FE_strain_delta, make_elastic_stiffness, make_microstructure
+from mksdask.stats import correlate, correlate_volume
 
 
 def test_demo__makes_ensemble_linkage_and_figures(tmp_path):
@@ -77,3 +93,153 @@ def test_demo__says_when_no_scheduler_answers(tmp_path):
 def test_command__help_and_version():
     assert "Run the main job" in CliRunner().invoke(main, ["demo", "--help"]).output
     assert "0.1.0" in CliRunner().invoke(main, ["--version"]).output
+
+
+@pytest.fixture
+def run(client, tmp_path, monkeypatch):
+    """Call a command in a folder of its own, on a cluster that runs already; JSON where it gives it."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, code=0, on_cluster=True):
+        more = ("--scheduler", client.scheduler.address, "--json") if on_cluster else ()
+        result = CliRunner().invoke(main, [*map(str, arguments), *more])
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout) if on_cluster and not code else result.output
+
+    return call
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A TIFF stack of two phases, 16 x 14 x 12 voxels, and what it shows."""
+    phase = make_microstructure(n_samples=1, size=(16, 14, 12), grain_size=3)[0]
+    tifffile.imwrite(tmp_path / "scan.tif", (phase * 255).astype(np.uint8).transpose(2, 1, 0), photometric="minisblack")
+    return phase
+
+
+@pytest.fixture
+def ensemble(tmp_path):
+    X, y = make_elastic_stiffness(n_samples=(30, 30), size=(13, 13), grain_size=((2, 2), (6, 3)))
+    create_ensemble(tmp_path / "e.zarr", X, y, phases=("stiff", "soft"), periodic_axes=[0, 1], chunks=20)
+    return X, y
+
+
+def test_import_and_stats__from_a_scan_to_a_figure(run, scan, tmp_path):
+    found = run("import", "scan.tif", "v.zarr", "--phases", "0:pore,255:grain", "--spacing", "3", "--units", "um")
+    assert found["kind"] == "volume"
+    assert found["size"] == [16, 14, 12]
+    assert_allclose([found["fractions"]["pore"], found["fractions"]["grain"]], [1 - scan.mean(), scan.mean()])
+    assert_array_equal(open_volume("v.zarr").microstructure, scan)
+    found = run("stats", "v.zarr", "S2.zarr", "--cutoff", "4", "--figure", "figures/S2.png", "--pairs", "1-1,0-1")
+    stored = xr.open_zarr("S2.zarr").correlations
+    expected = correlate_volume(scan, PrimitiveBasis(2), cutoff=4, correlations=[(1, 1), (0, 1)])
+    assert_allclose(stored, expected, atol=1e-6)
+    assert stored.pair.to_numpy().tolist() == ["grain–grain", "pore–grain"]
+    assert stored.lag_x.attrs["units"] == "um"
+    assert_allclose(stored.lag_x, np.arange(-4, 5) * 3.0)
+    assert_allclose(found["volume fraction of grain"], scan.mean(), rtol=1e-6)
+    assert (tmp_path / "figures/S2.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "S2.zarr.sums").exists()
+    assert "exists; choose another output" in run("stats", "v.zarr", "S2.zarr", code=1)
+    assert run("stats", "v.zarr", "S2.zarr", "--overwrite")["lags"] == [16, 14, 12]
+    assert run("info", "S2.zarr", "--json", on_cluster=False).startswith('{"kind": "result"')
+
+
+def test_import__windows_and_options(run, scan):
+    found = run(
+        "import", "scan.tif", "w.zarr", "--otsu", "2", "--names", "a,b", "--window", "4x4x4", "--crop", "x=0:8,z=3:"
+    )
+    assert (found["kind"], found["samples"], found["size"]) == ("ensemble", 12, [4, 4, 4])
+    assert found["phases"] == ["a", "b"]
+    np.save("levels.npy", scan * 10.0)
+    found = run("import", "levels.npy", "t.zarr", "--thresholds", "5", "--periodic", "x,z", "--axes", "zyx")
+    assert_array_equal(open_volume("t.zarr").microstructure, scan.T)
+    assert open_volume("t.zarr").microstructure.attrs["periodic_axes"] == ["x", "z"]
+    assert "phases must list every value" in run("import", "scan.tif", "x.zarr", "--phases", "0:pore", code=1)
+    assert "names files that are not there" in run("import", "a.tif", "x.zarr", code=1)
+
+
+def test_stats__of_an_ensemble(run, ensemble):
+    found = run("stats", "e.zarr", "f.zarr", "--figure", "f.png")
+    expected = correlate(ensemble[0], PrimitiveBasis(2), periodic_axes=[0, 1])
+    assert_allclose(xr.open_zarr("f.zarr").correlations, expected, atol=1e-6)
+    assert_allclose(found["volume fraction of stiff"], 1 - ensemble[0].mean(), rtol=1e-5)
+    assert run("stats", "e.zarr", "f.zarr", "--resume")["lags"] == [13, 13]
+
+
+def test_fit_and_predict__equal_python(run, ensemble):
+    X, y = ensemble
+    found = run("fit", "e.zarr", "m.zarr", "--components", "4", "--degree", "2", "--figure", "fit.png")
+    assert found["samples"] == 48
+    assert found["test samples"] == 12
+    test = np.sort(np.random.default_rng(0).permutation(60)[:12])
+    train = np.setdiff1d(np.arange(60), test)
+    model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=4, degree=2, periodic_axes=[0, 1])
+    model.fit(X[train], y[train])
+    assert_allclose(found["test R²"], model.score(X[test], y[test]), rtol=1e-4)
+    run("predict", "m.zarr", "e.zarr", "p.csv", "--std")
+    mean, spread = model.predict(X, return_std=True)
+    table = pd.read_csv("p.csv")
+    assert_allclose(table.prediction, mean, rtol=1e-4)
+    assert_allclose(table.spread, spread, rtol=1e-3)
+    pd.DataFrame({"C11": y, "twice": 2 * y}).to_csv("y.csv", index=False)
+    found = run("fit", "e.zarr", "k.zarr", "--linker", "kernel", "--response", "y.csv", "--hold-out", "0")
+    assert "test R²" not in found
+    run("predict", "k.zarr", "e.zarr", "p.zarr")
+    assert xr.open_zarr("p.zarr", consolidated=False).prediction.shape == (60, 2)
+    assert "kernel" in run("info", "k.zarr", on_cluster=False)
+    np.save("short.npy", y[:5])
+    assert "has 5 rows, the store 60 samples" in run("fit", "e.zarr", "x.zarr", "--response", "short.npy", code=1)
+    assert "is no variable of the store" in run("fit", "e.zarr", "x.zarr", "--response", "stiffness", code=1)
+    assert "localize takes a localization model" in run("localize", "m.zarr", "e.zarr", "x.zarr", code=1)
+
+
+def test_localize__on_larger_samples(run, ensemble, tmp_path):
+    X, strain = make_elastic_FE_strain_delta(elastic_modulus=(100, 130), poissons_ratio=(0.3, 0.3), size=(9, 9))
+    create_ensemble(tmp_path / "d.zarr", X, strain, periodic_axes=[0, 1])
+    assert run("fit", "d.zarr", "l.zarr", "--hold-out", "0")["kind"] == "MKSLocalizationModel"
+    assert run("localize", "l.zarr", "e.zarr", "field.zarr")["size"] == [13, 13]
+    expected = load_model("l.zarr").resize_coeff((13, 13)).predict(ensemble[0])
+    assert_allclose(xr.open_zarr("field.zarr").field, expected, atol=1e-9)
+    assert "predict takes a homogenization model" in run("predict", "l.zarr", "e.zarr", "x.zarr", code=1)
+
+
+def test_plan__says_what_the_command_will_take_or_that_it_does_not_fit(run, scan, ensemble):
+    run("import", "scan.tif", "v.zarr", "--otsu", "2")
+    text = run("plan", "stats", "v.zarr", "--cutoff", "4", "--memory-limit", "1GiB", on_cluster=False)
+    X = open_volume("v.zarr").microstructure
+    assert text.startswith("Plan of correlate_volume")
+    assert "1 GiB with 1 thread" in text
+    found = json.loads(run("plan", "fit", "e.zarr", "--components", "3", "--json", on_cluster=False))
+    assert found["layout"]["components"] == 3
+    assert found["peak_bytes"] > 0
+    refused = run("plan", "stats", "v.zarr", "--cutoff", "4", "--memory-limit", "300MiB", on_cluster=False, code=3)
+    assert "the smallest memory_limit that would do" in refused
+    assert plan(correlate_volume, X, PrimitiveBasis(2), cutoff=4).operation == "correlate_volume"
+    assert "fit takes an ensemble" in run("plan", "fit", "v.zarr", on_cluster=False, code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["import", "a", "b", "--phases", "pore"], "write 0:pore,255:grain"),
+        (["import", "a", "b", "--crop", "x"], "write x=0:200,z=50:"),
+        (["import", "a", "b", "--thresholds", "low"], "is not a number"),
+        (["import", "a", "b", "--periodic", "t"], "does not name axes"),
+        (["info", "nothing.zarr"], "does not exist"),
+        (["completion", "tcsh"], "is not one of"),
+    ],
+)
+def test_commands__raise_on_bad_options(arguments, message):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_commands__help_shows_examples_and_shells_complete():
+    for command in ("import", "info", "stats", "fit", "predict", "localize", "plan", "demo"):
+        assert (
+            "mksdask " + command
+            in CliRunner().invoke(main, [command, "--help"]).output.split("Options:")[0].split("\n\n", 1)[1]
+        )
+    assert "_MKSDASK_COMPLETE" in CliRunner().invoke(main, ["completion", "zsh"]).output

@@ -31,6 +31,7 @@ from mksdask.arrays import (
     unwrap,
     unwrap_samples,
 )
+from mksdask.bases import PrimitiveBasis
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
 from mksdask.planning import Limit, Plan, SampleWork, chunk_layout, fft_operations, planner_of
 from mksdask.stats.lags import LagTransform
@@ -250,7 +251,8 @@ def correlate(
     -------
     array of the kind of `X`, shape (n_samples, *lags, n_pairs)
         Lag 0 is at index n//2 of each axis, or at `cutoff`. Complex for complex bases. A DataArray has dims
-        ``lag_x``, … in the units of `X`, and ``pair`` with ``state_1`` and ``state_2``.
+        ``lag_x``, … in the units of `X`, and ``pair``, such as "0,1" or, of named phases, "pore–grain", with
+        ``state_1`` and ``state_2``.
 
     Raises
     ------
@@ -291,20 +293,24 @@ def correlate(
     )
     if labels is None:
         return result
-    dims, coords = lag_labels(labels, kernel.transform.lags, problem.pairs)
+    dims, coords = lag_labels(labels, kernel.transform.lags, problem.pairs, kernel.basis)
     return label(result, labels, dims=dims, coords=coords, name="two_point_statistics", attrs=labels.attrs)
 
 
 def lag_labels(
-    samples: xr.DataArray, lags: Sequence[Array], pairs: Sequence[tuple[int, int]]
+    samples: xr.DataArray, lags: Sequence[Array], pairs: Sequence[tuple[int, int]], basis: Basis | None
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Dims and coordinates of statistics of samples: lags in their units, and pairs of states."""
+    """Dims and coordinates of statistics of samples: lags in their units, and pairs of states or of named phases."""
     axes = spacing_of(samples, len(lags))
     coords: dict[str, Any] = {
         f"lag_{dim}": (f"lag_{dim}", along * step, {"units": units})
         for (dim, step, units), along in zip(axes, lags, strict=True)
     }
-    coords["pair"] = names([f"{a},{b}" for a, b in pairs])
+    phases = samples.attrs.get("phases") or ()
+    if isinstance(basis, PrimitiveBasis) and len(phases) > max(max(pair) for pair in pairs):
+        coords["pair"] = names([f"{phases[a]}–{phases[b]}" for a, b in pairs])
+    else:
+        coords["pair"] = names([f"{a},{b}" for a, b in pairs])
     coords["state_1"] = ("pair", [a for a, _ in pairs])
     coords["state_2"] = ("pair", [b for _, b in pairs])
     return (*(f"lag_{dim}" for dim, _, _ in axes), "pair"), coords

@@ -108,7 +108,7 @@ class VolumeProblem:
         """Dims and coordinates for statistics at lags, where the volume has any."""
         if self.samples is None:
             return array
-        dims, coords = lag_labels(self.samples, lags, self.pairs)
+        dims, coords = lag_labels(self.samples, lags, self.pairs, self.basis)
         return xr.DataArray(array, dims=dims, coords=coords, name=name, attrs=dict(self.samples.attrs))
 
 

@@ -21,7 +21,12 @@ def _pair_names(
             raise ValueError(msg)
         return [f"$f[{a}, {b}; r]$" for a, b in correlations]
     if template is not None and {"state_1", "state_2"} <= set(template.coords):
-        return [f"$f[{int(a)}, {int(b)}; r]$" for a, b in zip(template["state_1"], template["state_2"], strict=True)]
+        states = [f"{int(a)},{int(b)}" for a, b in zip(template["state_1"], template["state_2"], strict=True)]
+        named = [str(pair) for pair in template["pair"].to_numpy()] if "pair" in template.coords else states
+        return [
+            name if name != pair else f"$f[{pair.replace(',', ', ')}; r]$"
+            for name, pair in zip(named, states, strict=True)
+        ]
     return [f"pair {p}" for p in range(n_pairs)]
 
 

@@ -1,0 +1,207 @@
+"""`mksdask stats` and `mksdask plan`: 2-point statistics of a store, and what a call would take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import dask
+import numpy as np
+import xarray as xr
+
+from mksdask import tools
+from mksdask.bases import PrimitiveBasis
+from mksdask.cli.options import (
+    Axes,
+    Bytes,
+    Pairs,
+    cluster_options,
+    json_option,
+    open_client,
+    output_of,
+    report,
+    stage,
+)
+from mksdask.planning import plan
+from mksdask.resuming import materialize
+from mksdask.staging import Location
+from mksdask.stats import correlate, correlate_volume, integral_range, specific_surface
+from mksdask.store import open_store
+from mksdask.structure import MKSStructureAnalysis
+
+
+def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which statistics of which store."""
+    for option in (
+        click.option("--periodic", type=Axes(), help="Periodic axes: x,y; or none. Default: what the store says."),
+        click.option("--cutoff", type=click.IntRange(min=0), help="Largest lag, in voxels. Default: all lags."),
+        click.option("--pairs", type=Pairs(), help="Pairs of phases: 0-0,0-1. Default: the first phase with each."),
+        click.option("--states", type=click.IntRange(min=1), help="Number of phases. Default: as the store names."),
+        click.argument("store", type=click.Path(path_type=Path, exists=True)),
+    ):
+        command = option(command)
+    return command
+
+
+def basis_of(dataset: xr.Dataset, states: int | None) -> PrimitiveBasis:
+    """The phases of a store as local states; voxels are read where it does not name them."""
+    X = dataset.microstructure
+    if states is None:
+        if X.dtype.kind not in "biu":
+            msg = f"the store holds {X.dtype}, not phases; import it with --phases, --thresholds or --otsu"
+            raise ValueError(msg)
+        states = len(X.attrs.get("phases", ())) or int(X.max()) + 1
+    return PrimitiveBasis(states)
+
+
+def _call(
+    store: Path,
+    states: int | None,
+    pairs: list[tuple[int, int]] | None,
+    cutoff: int | None,
+    periodic: list[int] | None,
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """`correlate` or `correlate_volume` with their arguments."""
+    dataset = open_store(store)
+    X = dataset.microstructure
+    options: dict[str, Any] = {"cutoff": cutoff, "correlations": pairs, "periodic_axes": periodic}
+    if "confidence_index" in dataset:
+        options["confidence_index"] = dataset.confidence_index
+    return (correlate if "sample" in X.dims else correlate_volume), (X, basis_of(dataset, states)), options
+
+
+@click.command()
+@statistics_options
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--figure", type=click.Path(path_type=Path), help="Draw the statistics, of an ensemble their mean: S2.png."
+)
+@click.option("--resume", is_flag=True, help="Go on with a run that was killed.")
+@click.option("--overwrite", is_flag=True, help="Replace the result.")
+@cluster_options
+@json_option
+def stats(
+    store: Path,
+    out: Path,
+    figure: Path | None,
+    resume: bool,  # noqa: FBT001
+    overwrite: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+    states: int | None,
+    pairs: list[tuple[int, int]] | None,
+    cutoff: int | None,
+    periodic: list[int] | None,
+    **cluster: Any,
+) -> None:
+    """2-point statistics of a volume, or of each sample of an ensemble, into a zarr store.
+
+    \b
+    Examples:
+      mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png
+      mksdask stats samples.zarr f.zarr --pairs 0-0,0-1 --periodic x,y,z
+    """
+    target = output_of(out, overwrite=overwrite, resume=resume)
+    timings: dict[str, float] = {}
+    with open_client(**cluster) as client:
+        operation, arguments, options = _call(store, states, pairs, cutoff, periodic)
+        sums = target.with_name(target.name + ".sums")
+        if overwrite:
+            for path in (target, sums):
+                _remove(path)
+        with stage(client, "statistics", timings):
+            if operation is correlate_volume:
+                lazy = correlate_volume(*arguments, scratch=sums, **options)
+            else:
+                lazy = correlate(*arguments, **options)
+            found = materialize(lazy.rename("correlations"), target, progress=False)
+        _remove(sums)
+        mean = found if operation is correlate_volume else found.mean("sample", keep_attrs=True)
+        mean = mean.compute()
+        if figure is not None:
+            with stage(client, "figure", timings):
+                figure.absolute().parent.mkdir(parents=True, exist_ok=True)
+                tools.draw_correlations(mean).savefig(figure)
+    result = {"result": str(out), "lags": tuple(mean.shape[:-1])} | _summary(mean, arguments[0])
+    result |= {} if figure is None else {"figure": str(figure)}
+    report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
+
+
+def _remove(path: Path) -> None:
+    Location.of(path).remove()
+
+
+def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:
+    """Volume fraction, interface and independent volume of each phase that has an autocorrelation."""
+    summary: dict[str, Any] = {}
+    origin = tuple(n // 2 for n in mean.shape[:-1])
+    surfaces, ranges = specific_surface(mean), integral_range(mean)
+    autocorrelations = [i for i, pair in enumerate(_pairs(mean)) if pair[0] == pair[1]]
+    phases = X.attrs.get("phases")
+    for place, i in enumerate(autocorrelations):
+        state = _pairs(mean)[i][0]
+        name = phases[state] if phases and state < len(phases) else f"phase {state}"
+        summary[f"volume fraction of {name}"] = float(np.asarray(mean[(*origin, i)]))
+        summary[f"interface per volume of {name}"] = float(surfaces[place])
+        summary[f"integral range of {name}"] = float(ranges[place])
+    return summary
+
+
+def _pairs(mean: xr.DataArray) -> list[tuple[int, int]]:
+    return [(int(a), int(b)) for a, b in zip(mean["state_1"], mean["state_2"], strict=True)]
+
+
+@click.group("plan")
+def plan_group() -> None:
+    """Say what a call would take, without making it: tasks, memory, bytes.
+
+    \b
+    Examples:
+      mksdask plan stats rock.zarr --cutoff 40 --memory-limit 1GiB
+      mksdask plan fit samples.zarr --components 20
+    """
+
+
+def _print_plan(
+    operation: Callable[..., Any], *arguments: Any, as_json: bool, memory_limit: int, **options: Any
+) -> None:
+    # As the workers that the commands start: one thread each.
+    with dask.config.set(scheduler="synchronous"):
+        found = plan(operation, *arguments, memory_limit=memory_limit, **options)
+    if as_json:
+        report(asdict(found) | {"peak_bytes": found.peak_bytes, "n_tasks": found.n_tasks}, as_json=True)
+    else:
+        click.echo(str(found))
+
+
+memory_option = click.option(
+    "--memory-limit", type=Bytes(), default="2GiB", show_default=True, help="Memory of each worker."
+)
+
+
+@plan_group.command("stats")
+@statistics_options
+@memory_option
+@json_option
+def plan_stats(store: Path, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
+    """What `mksdask stats` would take."""
+    operation, arguments, options = _call(store, **which)
+    _print_plan(operation, *arguments, as_json=as_json, memory_limit=memory_limit, **options)
+
+
+@plan_group.command("fit")
+@statistics_options
+@click.option("--components", type=click.IntRange(min=1), default=5, show_default=True, help="Principal components.")
+@memory_option
+@json_option
+def plan_fit(store: Path, components: int, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
+    """What the statistics and components of `mksdask fit` would take."""
+    operation, (X, basis), options = _call(store, **which)
+    if operation is not correlate:
+        msg = f"{store} is a volume; fit takes an ensemble, such as mksdask import --window makes"
+        raise ValueError(msg)
+    confidence = options.pop("confidence_index", None)
+    analysis = MKSStructureAnalysis(basis, n_components=components, **options)
+    _print_plan(analysis.fit, X, as_json=as_json, memory_limit=memory_limit, confidence_index=confidence)

@@ -1,0 +1,223 @@
+"""`mksdask fit`, `predict` and `localize`: models of a store, and what they say of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mksdask import tools
+from mksdask.arrays import to_numpy
+from mksdask.cli.analysis import basis_of, statistics_options
+from mksdask.cli.options import cluster_options, json_option, open_client, output_of, report, stage
+from mksdask.homogenization import MKSHomogenizationModel
+from mksdask.localization import MKSLocalizationModel
+from mksdask.resuming import materialize
+from mksdask.saving import load_model, save_model
+from mksdask.staging import Location
+from mksdask.store import open_ensemble
+
+
+def _response(dataset: xr.Dataset, response: str) -> Any:
+    """A variable of the store, or a table of one row a sample: .csv with a header, or .npy."""
+    if response in dataset:
+        return dataset[response]
+    path = Path(response)
+    if path.suffix not in (".csv", ".npy") or not path.exists():
+        known = sorted(str(name) for name in dataset.data_vars if name not in ("microstructure", "confidence_index"))
+        msg = f"--response {response!r} is no variable of the store, which holds {known}, and no .csv or .npy file"
+        raise ValueError(msg)
+    values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else pd.read_csv(path).to_numpy(dtype=float)
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+@click.command()
+@statistics_options
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--response", default="response", show_default=True, help="Variable of the store, or a .csv or .npy file."
+)
+@click.option("--components", type=click.IntRange(min=1), default=5, show_default=True, help="Principal components.")
+@click.option("--linker", type=click.Choice(["polynomial", "kernel"]), default="polynomial", show_default=True)
+@click.option("--degree", type=click.IntRange(min=1), help="Of the polynomial. Default: 1.")
+@click.option(
+    "--hold-out", type=click.FloatRange(0, 0.9), default=0.2, show_default=True, help="Share of test samples."
+)
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw predictions over responses: fit.png.")
+@click.option("--overwrite", is_flag=True, help="Replace the model.")
+@cluster_options
+@json_option
+def fit(
+    store: Path,
+    model: Path,
+    response: str,
+    components: int,
+    linker: str,
+    degree: int | None,
+    hold_out: float,
+    figure: Path | None,
+    overwrite: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+    states: int | None,
+    pairs: list[tuple[int, int]] | None,
+    cutoff: int | None,
+    periodic: list[int] | None,
+    **cluster: Any,
+) -> None:
+    """Fit a linkage from an ensemble to its response, and save it.
+
+    A response of numbers gives a homogenization model; one of fields, with the samples' axes, a localization model of
+    influence kernels, which takes --states alone. Test samples, drawn with a fixed seed, are kept out of the fit.
+
+    \b
+    Examples:
+      mksdask fit samples.zarr stiffness.model --components 8 --degree 2
+      mksdask fit samples.zarr strain.model --response strain.npy
+    """
+    target = output_of(model, overwrite=overwrite)
+    timings: dict[str, float] = {}
+    with open_client(**cluster) as client:
+        dataset = open_ensemble(store)
+        X, y = dataset.microstructure, _response(dataset, response)
+        basis, n = basis_of(dataset, states), X.sizes["sample"]
+        if len(y) != n:
+            msg = f"--response has {len(y)} rows, the store {n} samples"
+            raise ValueError(msg)
+        n_test = round(hold_out * n)
+        order = np.random.default_rng(0).permutation(n)
+        test, train = np.sort(order[:n_test]), np.sort(order[n_test:])
+        rows = {"train": (X[train], y[train]), "test": (X[test], y[test])}
+        is_field = y.ndim > 1 and y.shape[1 : X.ndim] == X.shape[1:]
+        if is_field:
+            fitted: Any = MKSLocalizationModel(basis)
+        else:
+            fitted = MKSHomogenizationModel(
+                basis,
+                n_components=components,
+                property_linker=linker,
+                degree=degree,
+                correlations=pairs,
+                cutoff=cutoff,
+                periodic_axes=periodic,
+                scratch=target.parent,
+            )
+        with stage(client, "fit", timings):
+            fitted.fit(*rows["train"])
+        result: dict[str, Any] = {"model": str(model), "kind": type(fitted).__name__, "samples": len(train)}
+        if n_test:
+            with stage(client, "test", timings):
+                result |= {"test samples": n_test, "test R²": fitted.score(*rows["test"])}
+        save_model(fitted, target)
+        if figure is not None and not is_field:
+            with stage(client, "figure", timings):
+                _draw(fitted, rows, figure)
+            result["figure"] = str(figure)
+    report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
+
+
+def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any]], figure: Path) -> None:
+    data = []
+    for X, y in rows.values():
+        truth, found = to_numpy(y), to_numpy(fitted.predict(X))
+        data.append(np.array([part.reshape(len(y), -1)[:, 0] for part in (truth, found)]))
+    figure.absolute().parent.mkdir(parents=True, exist_ok=True)
+    tools.draw_goodness_of_fit(data[0], data[1] if data[1].size else None).savefig(figure)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, exists=True))
+@click.argument("store", type=click.Path(path_type=Path, exists=True))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--std", is_flag=True, help="Write the standard deviation of each prediction too.")
+@click.option("--overwrite", is_flag=True, help="Replace the result.")
+@cluster_options
+@json_option
+def predict(
+    model: Path,
+    store: Path,
+    out: Path,
+    std: bool,  # noqa: FBT001
+    overwrite: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+    **cluster: Any,
+) -> None:
+    """Predict the effective properties of an ensemble by a homogenization model, into a .csv file or a zarr store.
+
+    Example: mksdask predict stiffness.model other.zarr stiffness.csv --std
+    """
+    fitted = load_model(model)
+    if not isinstance(fitted, MKSHomogenizationModel):
+        msg = f"{model} is a {type(fitted).__name__}; predict takes a homogenization model, localize the other"
+        raise ValueError(msg)
+    target = output_of(out, overwrite=overwrite)
+    timings: dict[str, float] = {}
+    with open_client(**cluster) as client:
+        X = open_ensemble(store).microstructure
+        with stage(client, "predict", timings):
+            found = fitted.predict(X, return_std=std)
+            parts = dict(zip(("prediction", "spread"), found if std else (found,), strict=False))
+            values = xr.Dataset(parts).compute()
+    if out.suffix == ".csv":
+        partial = target.with_name(target.name + ".partial")
+        columns = {
+            f"{name}_{i}" if array.ndim > 1 else str(name): column
+            for name, array in values.data_vars.items()
+            for i, column in enumerate(array.to_numpy().reshape(len(array), -1).T)
+        }
+        pd.DataFrame(columns).to_csv(partial, index_label="sample")
+        partial.replace(target)
+    else:
+        values.to_zarr(target, mode="w" if overwrite else "w-", consolidated=False)
+    summary = {"result": str(out), "samples": X.sizes["sample"]}
+    mean = values.prediction.to_numpy()
+    summary |= {"lowest": float(mean.min()), "mean": float(mean.mean()), "highest": float(mean.max())}
+    report(summary | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, exists=True))
+@click.argument("store", type=click.Path(path_type=Path, exists=True))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--resume", is_flag=True, help="Go on with a run that was killed.")
+@click.option("--overwrite", is_flag=True, help="Replace the result.")
+@cluster_options
+@json_option
+def localize(
+    model: Path,
+    store: Path,
+    out: Path,
+    resume: bool,  # noqa: FBT001
+    overwrite: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+    **cluster: Any,
+) -> None:
+    """Predict the local field of each sample by a localization model, into a zarr store.
+
+    Kernels that were calibrated on smaller samples are taken to the size of these.
+
+    Example: mksdask localize strain.model large.zarr strain.zarr
+    """
+    fitted = load_model(model)
+    if not isinstance(fitted, MKSLocalizationModel):
+        msg = f"{model} is a {type(fitted).__name__}; localize takes a localization model, predict the other"
+        raise ValueError(msg)
+    target = output_of(out, overwrite=overwrite, resume=resume)
+    timings: dict[str, float] = {}
+    with open_client(**cluster) as client:
+        X = open_ensemble(store).microstructure
+        size = tuple(X.sizes[dim] for dim in ("x", "y", "z") if dim in X.dims)
+        if size != tuple(fitted.size_):
+            fitted.resize_coeff(size)
+        if overwrite:
+            Location.of(target).remove()
+        with stage(client, "localize", timings):
+            field = materialize(fitted.predict(X).rename("field"), target, progress=False)
+        extremes = da.compute(field.data.min(), field.data.mean(), field.data.max())
+    summary = {"result": str(out), "samples": X.sizes["sample"], "size": size}
+    summary |= dict(zip(("lowest", "mean", "highest"), map(float, extremes), strict=True))
+    report(summary | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)

@@ -1,0 +1,232 @@
+"""What subcommands have in common: types of options, the cluster, progress, reports."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from dask.utils import parse_bytes
+from distributed import Client, LocalCluster
+
+BAR_WIDTH = 30
+
+
+def _task_counts(dask_scheduler: Any) -> tuple[int, int, str]:
+    """Tasks begun and finished since the scheduler started, and the stage that runs now."""
+    prefixes = dask_scheduler.task_prefixes.values()
+    begun = sum(prefix.state_counts["waiting"] for prefix in prefixes)
+    done = sum(prefix.state_counts["memory"] for prefix in prefixes)
+    running = [prefix.name for prefix in prefixes if prefix.states["processing"]]
+    return begun, done, running[0] if running else ""
+
+
+@contextmanager
+def stage(client: Any, title: str, timings: dict[str, float], *, err: bool = True) -> Iterator[None]:
+    """Time a stage and show how many of its tasks are done, whoever computes them."""
+    finished = threading.Event()
+    begun_before, done_before, _ = client.run_on_scheduler(_task_counts)
+    shown = sys.stderr.isatty()
+    start = time.perf_counter()
+
+    def watch() -> None:
+        while not finished.wait(0.25):
+            begun, done, running = client.run_on_scheduler(_task_counts)
+            total, count = begun - begun_before, done - done_before
+            filled = BAR_WIDTH * count // max(1, total)
+            bar = "█" * filled + "·" * (BAR_WIDTH - filled)
+            click.echo(f"\r  {title:<34} {bar} {count:>5}/{total:<5} {running[:24]:<24}", nl=False, err=True)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if shown:
+        watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        if shown:
+            watcher.join()
+            click.echo("\r" + " " * (BAR_WIDTH + 76) + "\r", nl=False, err=True)
+        timings[title] = time.perf_counter() - start
+    click.echo(f"  {title:<34} {timings[title]:7.1f} s", err=err)
+
+
+class Size(click.ParamType[tuple[int, ...]]):
+    """Voxels along each axis: 24x24x24, 64x64, or one number for a cube."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            size = tuple(int(n) for n in str(value).lower().split("x"))
+        except ValueError:
+            self.fail(f"{value!r} is not a size; write 24x24x24, 64x64, or 24 for a cube", param, ctx)
+        size = size * 3 if len(size) == 1 else size
+        if len(size) not in (2, 3) or min(size) < 4:
+            self.fail(f"{value!r} must have 2 or 3 axes of at least 4 voxels", param, ctx)
+        return size
+
+
+class Bytes(click.ParamType[int]):
+    """A number of bytes: 2GiB, 512MiB."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse, or fail with how to write it."""
+        try:
+            return int(parse_bytes(value))
+        except ValueError:
+            self.fail(f"{value!r} is not an amount of memory; write 2GiB or 512MiB", param, ctx)
+
+
+@contextmanager
+def open_client(scheduler: str | None, workers: int, memory_limit: int) -> Iterator[Client]:
+    """A client of a running scheduler, or of a local cluster that ends with it."""
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="10s")
+        except (OSError, ValueError) as error:
+            msg = f"no dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`"
+            raise click.ClickException(msg) from error
+        with client:
+            yield client
+        return
+    cluster = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=memory_limit,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+    )
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+class Pairs(click.ParamType[list[tuple[int, int]]]):
+    """Pairs of local states: 0-0,0-1."""
+
+    name = "pairs"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[tuple[int, int]]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, list):
+            return value
+        try:
+            pairs = [tuple(int(state) for state in pair.split("-")) for pair in str(value).split(",")]
+        except ValueError:
+            pairs = [()]
+        if any(len(pair) != 2 for pair in pairs):
+            self.fail(f"{value!r} is not a list of pairs of local states; write 0-0,0-1", param, ctx)
+        return [(pair[0], pair[1]) for pair in pairs]
+
+
+class Axes(click.ParamType[list[int]]):
+    """Axes by name: x,y; or none."""
+
+    name = "axes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, list):
+            return value
+        names = [] if value in ("", "none") else str(value).split(",")
+        if not set(names) <= set("xyz"):
+            self.fail(f"{value!r} does not name axes; write x,y,z, or none", param, ctx)
+        return ["xyz".index(name) for name in names]
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers: 1.5 or 1.5,2."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(number) for number in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a number, or numbers with commas between them", param, ctx)
+
+
+def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--workers, --memory-limit, --scheduler: what `open_client` takes."""
+    for option in (
+        click.option(
+            "--scheduler", metavar="ADDRESS", help="Use this running dask scheduler, which sees the same files."
+        ),
+        click.option(
+            "--memory-limit", type=Bytes(), default="2GiB", show_default=True, help="Memory of each local worker."
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            default=2,
+            show_default=True,
+            help="Workers of the local cluster, of one thread each.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--json: a report for scripts."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
+    decorated: Callable[..., Any] = option(command)
+    return decorated
+
+
+def output_of(path: Path, *, overwrite: bool, resume: bool = False) -> Path:
+    """An output that may be written, in a folder that exists.
+
+    Raises
+    ------
+    click.ClickException
+        If there is something that may not be replaced.
+    """
+    if path.exists() and not (overwrite or resume):
+        msg = f"{path} exists; choose another output, or pass --overwrite"
+        raise click.ClickException(msg)
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    return path.absolute()
+
+
+def report(result: dict[str, Any], *, as_json: bool) -> None:
+    """Print a result: a line for each entry, or JSON."""
+    if as_json:
+        click.echo(json.dumps(result, default=_plain, ensure_ascii=False))
+        return
+    width = max(map(len, result), default=0)
+    for name, value in result.items():
+        click.echo(f"{name:<{width}}  {_text(value)}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return " × ".join(map(_text, value)) if isinstance(value, tuple) else ", ".join(map(_text, value)) or "none"
+    return str(value)

@@ -1,0 +1,185 @@
+"""`mksdask import` and `mksdask info`: images into stores, and what is in a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import dask
+import numpy as np
+import xarray as xr
+
+from mksdask.cli.options import Axes, Numbers, Size, cluster_options, json_option, open_client, output_of, report, stage
+from mksdask.importers import import_images
+from mksdask.saving import load_model
+from mksdask.store import open_store
+
+
+class _Phases(click.ParamType[dict[float, Any]]):
+    """Values and what they are: 0:pore,255:grain."""
+
+    name = "phases"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[float, Any]:
+        if isinstance(value, dict):
+            return value
+        try:
+            pairs = [pair.split(":") for pair in str(value).split(",")]
+            return {float(level): int(phase) if phase.isdigit() else phase for level, phase in pairs}
+        except ValueError:
+            self.fail(f"{value!r} is not a list of values and phases; write 0:pore,255:grain", param, ctx)
+
+
+class _Crop(click.ParamType[dict[str, Any]]):
+    """Ranges of axes: x=0:200,z=50:."""
+
+    name = "crop"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        crop = {}
+        try:
+            for part in str(value).split(","):
+                axis, bounds = part.split("=")
+                low, high = bounds.split(":")
+                crop[axis] = (int(low) if low else None, int(high) if high else None)
+        except ValueError:
+            self.fail(f"{value!r} is not a list of ranges; write x=0:200,z=50:", param, ctx)
+        return crop
+
+
+@click.command("import")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--phases", type=_Phases(), help="Phase of each value: 0:pore,255:grain.")
+@click.option("--thresholds", type=Numbers(), help="Grey levels at which the next phase begins: 80,160.")
+@click.option("--otsu", type=click.IntRange(2, 6), help="Number of phases that Otsu's thresholds part.")
+@click.option("--names", help="Names of the phases that thresholds make: pore,grain.")
+@click.option("--spacing", type=Numbers(), help="Voxel size, or sizes along x,y,z. Default: what the file says.")
+@click.option("--units", help="Unit of the spacing, such as um.")
+@click.option("--crop", type=_Crop(), help="Part of the image: x=0:200,z=50:.")
+@click.option("--window", type=Size(), help="Cut into windows of so many voxels: 64, or 64x64x32.")
+@click.option("--dataset", help="Which array of a file that holds several.")
+@click.option("--axes", help="Axes as the file orders them: zyx; s for samples.")
+@click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes: x,y.")
+@click.option("--overwrite", is_flag=True, help="Replace the store.")
+@cluster_options
+@json_option
+def import_command(
+    sources: tuple[str, ...],
+    store: Path,
+    phases: dict[float, Any] | None,
+    thresholds: tuple[float, ...] | None,
+    otsu: int | None,
+    names: str | None,
+    spacing: tuple[float, ...] | None,
+    units: str | None,
+    crop: dict[str, Any] | None,
+    window: tuple[int, ...] | None,
+    dataset: str | None,
+    axes: str | None,
+    periodic: list[int],
+    overwrite: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+    **cluster: Any,
+) -> None:
+    """Stream images into a store: of one volume, or with --window of an ensemble.
+
+    SOURCE is a TIFF stack, a folder or a pattern of TIFF, PNG or JPEG slices, or a file of NumPy, HDF5, DREAM.3D,
+    netCDF, VTK or zarr; several are slices in their order.
+
+    \b
+    Examples:
+      mksdask import scan.tif rock.zarr --phases 0:pore,255:grain --spacing 3 --units um
+      mksdask import 'slices/*.png' rock.zarr --otsu 2 --names pore,grain
+      mksdask import scan.h5 cells.zarr --dataset CellData/FeatureIds --window 64
+    """
+    target = output_of(store, overwrite=overwrite)
+    timings: dict[str, float] = {}
+    with open_client(**cluster) as client, stage(client, "read, segment, write", timings):
+        import_images(
+            [Path(source).absolute() for source in sources] if len(sources) > 1 else str(Path(sources[0]).absolute()),
+            target,
+            dataset=dataset,
+            axes=axes,
+            phases=phases,
+            thresholds=thresholds,
+            otsu=otsu,
+            names=None if names is None else names.split(","),
+            spacing=None if spacing is None else spacing if len(spacing) > 1 else spacing[0],
+            units=units,
+            crop=crop,
+            window=window,
+            periodic_axes=periodic,
+            mode="w" if overwrite else "w-",
+        )
+        described = describe(open_store(target), fractions=True)
+    report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
+
+
+@click.command()
+@click.argument("store", type=click.Path(path_type=Path, exists=True))
+@click.option("--fractions", is_flag=True, help="Count the phases, which reads all voxels.")
+@json_option
+def info(store: Path, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Say what is in a store: a volume, an ensemble, a model or a result.
+
+    Example: mksdask info rock.zarr --fractions
+    """
+    try:
+        found = describe(open_store(store), fractions=fractions)
+    except (ValueError, FileNotFoundError):
+        found = _describe_other(store)
+    report(found, as_json=as_json)
+
+
+def describe(dataset: xr.Dataset, *, fractions: bool) -> dict[str, Any]:
+    """Kind, sizes, spacing and phases of a store of microstructures."""
+    X = dataset.microstructure
+    spatial = [str(dim) for dim in X.dims if dim in ("x", "y", "z")]
+    found: dict[str, Any] = {
+        "kind": "ensemble" if "sample" in X.dims else "volume",
+        "size": tuple(X.sizes[dim] for dim in spatial),
+    }
+    if "sample" in X.dims:
+        found["samples"] = X.sizes["sample"]
+    steps = {dim: float(X[dim][1] - X[dim][0]) for dim in spatial if X.sizes[dim] > 1}
+    found |= {
+        "spacing": steps,
+        "units": X[spatial[0]].attrs.get("units", "voxel"),
+        "dtype": str(X.dtype),
+        "bytes": X.nbytes,
+        "chunk": tuple(max(sizes) for sizes in X.chunks or ()),
+    }
+    if names := X.attrs.get("phases"):
+        found["phases"] = list(names)
+    others = [str(name) for name in dataset.data_vars if name != "microstructure"]
+    if others:
+        found["also"] = others
+    if fractions and X.dtype.kind in "biu":
+        values = X.data.ravel()
+        if int(values.max()) < 256:
+            counts = np.asarray(dask.array.bincount(values.astype(np.int64), minlength=len(names or ()) or 1))
+            labels = names or range(len(counts))
+            found["fractions"] = {str(name): count / X.size for name, count in zip(labels, counts, strict=False)}
+    return found
+
+
+def _describe_other(store: Path) -> dict[str, Any]:
+    try:
+        model = load_model(store)
+    except ValueError:
+        dataset = xr.open_zarr(store, chunks={})
+        return {
+            "kind": "result",
+            "variables": {str(name): tuple(array.shape) for name, array in dataset.data_vars.items()},
+            "dims": {str(name): size for name, size in dataset.sizes.items()},
+        }
+    found: dict[str, Any] = {"kind": type(model).__name__, "basis": repr(model.basis), "size": tuple(model.size_)}
+    if hasattr(model, "reduced_fit_data"):
+        found["components"] = model.reduced_fit_data.shape[1]
+    if hasattr(model, "property_linker"):
+        found["linker"] = str(model.property_linker)
+    return found
