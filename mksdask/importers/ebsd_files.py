@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -259,11 +260,6 @@ class EdaxHdf5(EbsdFile):
 
 
 def _hdf5(path: str) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        msg = "HDF5 files need h5py; install mksdask[io]"
-        raise ImportError(msg) from None
     try:
         return h5py.File(path, "r")
     except OSError as error:

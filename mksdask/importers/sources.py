@@ -15,9 +15,13 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import dask.array as da
+import h5py
 import numpy as np
+import tifffile
 import zarr
 from numpy.typing import NDArray
+from PIL import Image
+from scipy.io import netcdf_file
 
 from mksdask.importers.vtk_files import open_vtk
 
@@ -198,12 +202,8 @@ def read_image(path: Path) -> Array:
         If it has colours.
     """
     if path.suffix.lower() in (".tif", ".tiff"):
-        import tifffile
-
         image = tifffile.imread(path)
     else:
-        from PIL import Image
-
         with Image.open(path) as opened:
             # Indices of a palette are labels.
             image = np.asarray(opened)
@@ -236,8 +236,6 @@ class _TiffPages:
     in_one_piece: bool
 
     def __call__(self, first: int, last: int) -> Array:
-        import tifffile
-
         if self.in_one_piece:
             return np.asarray(tifffile.memmap(self.path, mode="r")[first:last])
         pages = tifffile.imread(self.path, key=range(first, last))
@@ -245,8 +243,6 @@ class _TiffPages:
 
 
 def _open_tiff(path: Path) -> Source:
-    import tifffile
-
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
         shape, names, dtype = series.shape, series.axes, series.dtype
@@ -266,8 +262,6 @@ def _open_tiff(path: Path) -> Source:
 
 def _tiff_spacing(path: Path) -> tuple[dict[str, float], str | None]:
     """Of OME, ImageJ, or baseline tags in centimetres; dots per inch say nothing of a microscope."""
-    import tifffile
-
     with tifffile.TiffFile(path) as file:
         if file.ome_metadata:
             pixels = ET.fromstring(file.ome_metadata).find(".//{*}Pixels")
@@ -339,16 +333,12 @@ class _Hdf5:
     squeeze: bool
 
     def __call__(self, first: int, last: int) -> Array:
-        import h5py
-
         with h5py.File(self.path, "r") as file:
             rows = np.asarray(file[self.name][first:last])
         return rows[..., 0] if self.squeeze else rows
 
 
 def _open_hdf5(path: Path, dataset: str | None) -> Source:
-    import h5py
-
     with h5py.File(path, "r") as file:
         images: list[str] = []
 
@@ -399,8 +389,6 @@ class _NetCdf3:
     name: str
 
     def __call__(self, first: int, last: int) -> Array:
-        from scipy.io import netcdf_file
-
         with netcdf_file(self.path, "r", mmap=True) as file:
             # A copy: what is mapped may not outlive the file.
             rows = np.array(file.variables[self.name].data[first:last])
@@ -408,8 +396,6 @@ class _NetCdf3:
 
 
 def _open_netcdf3(path: Path, dataset: str | None) -> Source:
-    from scipy.io import netcdf_file
-
     with netcdf_file(path, "r", mmap=False) as file:
         images = [name for name, item in file.variables.items() if len(item.shape) >= 2]
         name = _choose(dataset, images, path)
