@@ -1,5 +1,6 @@
 """Materials Knowledge Systems on dask: structure–property linkages for ensembles larger than memory."""
 
+import mksdask.accessor  # noqa: F401  registers .mks of xarray
 from mksdask.bases import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, ProductBasis
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel

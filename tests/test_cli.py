@@ -130,14 +130,16 @@ def test_import_and_stats__from_a_scan_to_a_figure(run, scan, tmp_path):
     assert found["size"] == [16, 14, 12]
     assert_allclose([found["fractions"]["pore"], found["fractions"]["grain"]], [1 - scan.mean(), scan.mean()])
     assert_array_equal(open_volume("v.zarr").microstructure, scan)
-    found = run("stats", "v.zarr", "S2.zarr", "--cutoff", "4", "--figure", "figures/S2.png", "--pairs", "1-1,0-1")
+    found = run("stats", "v.zarr", "S2.zarr", "--cutoff", "4", "--figure", "figures/S2.png", "--pairs", "0-1,1-1")
     stored = xr.open_zarr("S2.zarr").correlations
-    expected = correlate_volume(scan, PrimitiveBasis(2), cutoff=4, correlations=[(1, 1), (0, 1)])
+    expected = correlate_volume(scan, PrimitiveBasis(2), cutoff=4, correlations=[(0, 1), (1, 1)])
     assert_allclose(stored, expected, atol=1e-6)
-    assert stored.pair.to_numpy().tolist() == ["grain–grain", "pore–grain"]
+    assert stored.pair.to_numpy().tolist() == ["pore–grain", "grain–grain"]
     assert stored.lag_x.attrs["units"] == "um"
     assert_allclose(stored.lag_x, np.arange(-4, 5) * 3.0)
     assert_allclose(found["volume fraction of grain"], scan.mean(), rtol=1e-6)
+    assert_allclose(found["interface per volume of grain"], stored.mks.specific_surface()[1])
+    assert "volume fraction of pore" not in found
     assert (tmp_path / "figures/S2.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "S2.zarr.sums").exists()
     assert "exists; choose another output" in run("stats", "v.zarr", "S2.zarr", code=1)

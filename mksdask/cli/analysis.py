@@ -138,19 +138,15 @@ def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     origin = tuple(n // 2 for n in mean.shape[:-1])
     surfaces, ranges = specific_surface(mean), integral_range(mean)
-    autocorrelations = [i for i, pair in enumerate(_pairs(mean)) if pair[0] == pair[1]]
     phases = X.attrs.get("phases")
-    for place, i in enumerate(autocorrelations):
-        state = _pairs(mean)[i][0]
+    for i, (state, other) in enumerate(zip(mean["state_1"].to_numpy(), mean["state_2"].to_numpy(), strict=True)):
+        if state != other:
+            continue
         name = phases[state] if phases and state < len(phases) else f"phase {state}"
         summary[f"volume fraction of {name}"] = float(np.asarray(mean[(*origin, i)]))
-        summary[f"interface per volume of {name}"] = float(surfaces[place])
-        summary[f"integral range of {name}"] = float(ranges[place])
+        summary[f"interface per volume of {name}"] = float(surfaces[i])
+        summary[f"integral range of {name}"] = float(ranges[i])
     return summary
-
-
-def _pairs(mean: xr.DataArray) -> list[tuple[int, int]]:
-    return [(int(a), int(b)) for a, b in zip(mean["state_1"], mean["state_2"], strict=True)]
 
 
 @click.group("plan")

@@ -1,0 +1,72 @@
+"""The `.mks` accessor of xarray, and labelled results that are saved and reopened."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from numpy.testing import assert_allclose, assert_array_equal
+
+from mksdask import LegendreBasis, PrimitiveBasis, create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.datasets import make_microstructure
+from mksdask.stats import correlate, correlate_volume, integral_range, radial_average, specific_surface
+from mksdask.store import materialize
+
+
+@pytest.fixture
+def volume(tmp_path):
+    X = make_microstructure(n_samples=1, size=(16, 14, 12), n_phases=2, grain_size=3)[0]
+    create_volume(tmp_path / "v.zarr", X, phases=("pore", "grain"), spacing=(1, 2, 3), units="um")
+    return open_volume(tmp_path / "v.zarr")
+
+
+@pytest.fixture
+def ensemble(tmp_path):
+    X = make_microstructure(n_samples=6, size=(12, 10), n_phases=3, grain_size=3)
+    create_ensemble(tmp_path / "e.zarr", X, periodic_axes=[0, 1], spacing=0.5, units="um", chunks=4)
+    return open_ensemble(tmp_path / "e.zarr")
+
+
+def test_accessor__methods_are_the_functions(volume, ensemble):
+    S2 = volume.mks.correlate(cutoff=4)
+    xr.testing.assert_identical(
+        S2.compute(), correlate_volume(volume.microstructure, PrimitiveBasis(2), cutoff=4).compute()
+    )
+    assert S2.pair.to_numpy().tolist() == ["pore–pore", "pore–grain"]
+    f = ensemble.microstructure.mks.correlate()
+    xr.testing.assert_identical(f.compute(), correlate(ensemble.microstructure, PrimitiveBasis(3)).compute())
+    assert f.pair.to_numpy().tolist() == ["0,0", "0,1", "0,2"]
+    xr.testing.assert_identical(S2.mks.radial_average().compute(), radial_average(S2).compute())
+    xr.testing.assert_identical(S2.mks.specific_surface().compute(), specific_surface(S2).compute())
+    xr.testing.assert_identical(S2.mks.integral_range().compute(), integral_range(S2).compute())
+    assert volume.mks.sample_windows(size=6, n=4, seed=0).shape == (4, 6, 6, 6)
+    assert len(volume.mks.plot().axes) >= 3
+    titles = [ax.get_title() for ax in S2.mks.plot_correlations().axes]
+    assert "pore–grain" in titles
+    assert any(ax.get_xlabel() == "lag x / um" for ax in f.mks.plot_correlations().axes)
+
+
+def test_accessor__masks_other_bases_and_errors(ensemble):
+    confidence = xr.ones_like(ensemble.microstructure, dtype=float)
+    confidence[:, 3:] = 0.25
+    masked = ensemble.assign(confidence_index=confidence).mks.correlate()
+    expected = correlate(ensemble.microstructure, PrimitiveBasis(3), confidence_index=confidence)
+    assert_allclose(masked, expected)
+    basis = LegendreBasis(2, domain=[0, 2])
+    assert_array_equal(ensemble.mks.correlate(basis), correlate(ensemble.microstructure, basis))
+    with pytest.raises(TypeError, match="not phase numbers; give a basis"):
+        (ensemble * 0.5).mks.correlate()
+    with pytest.raises(AttributeError, match="no variable 'microstructure'"):
+        ensemble.rename(microstructure="other").mks.correlate()
+
+
+def test_labelled_results__come_back_equal(volume, ensemble, tmp_path):
+    for number, statistics in enumerate((volume.mks.correlate(cutoff=4), ensemble.mks.correlate())):
+        reopened = materialize(statistics, tmp_path / f"{number}.zarr", progress=False)
+        xr.testing.assert_identical(reopened.compute(), statistics.compute())
+        computed = statistics.compute()
+        computed.to_dataset(name="f").to_zarr(tmp_path / f"plain{number}.zarr", consolidated=False)
+        again = xr.open_zarr(tmp_path / f"plain{number}.zarr", consolidated=False).f
+        xr.testing.assert_equal(again.compute(), computed)
+        assert again.attrs == computed.attrs
+        assert again.lag_x.attrs == computed.lag_x.attrs
+        again.mks.plot_correlations()
+    assert np.isfinite(reopened).all()
