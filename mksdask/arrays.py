@@ -19,6 +19,8 @@ from dask import delayed
 from numpy.typing import DTypeLike, NDArray
 
 ArrayLike: TypeAlias = Any  # ndarray, dask.array.Array, zarr.Array or xarray.DataArray
+# What is not an array of NumPy, or becomes one.
+LABELLED = (da.Array, xr.DataArray, xr.Dataset, zarr.Array, np.ma.MaskedArray)
 SPATIAL_DIMS = ("x", "y", "z")
 
 

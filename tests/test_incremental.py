@@ -141,9 +141,9 @@ def test_incremental__as_the_reducer_of_a_structure_analysis():
     [
         (lambda X: IncrementalPCA(0).fit(X), "n_components must be"),
         (lambda X: IncrementalPCA(2, oversampling=-1).fit(X), "oversampling must be"),
-        (lambda X: IncrementalPCA(2).fit(X[0]), "X must be a real matrix"),
+        (lambda X: IncrementalPCA(2).fit(X[0]), "Expected 2D array"),
         (lambda X: IncrementalPCA(2).fit(X * np.nan), "NaN or infinite"),
-        (lambda X: IncrementalPCA(2).fit(X).partial_fit(X[:, 1:]), "the rows before had 30"),
+        (lambda X: IncrementalPCA(2).fit(X).partial_fit(X[:, 1:]), "expecting 30 features"),
         (lambda X: IncrementalPCA(2).fit(X).merge(IncrementalPCA(2).fit(X[:, 1:])), "other has 29 features"),
     ],
 )

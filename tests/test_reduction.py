@@ -130,8 +130,9 @@ def test_pca__directions_without_variance_as_in_scikit_learn(X):
 @pytest.mark.parametrize(
     ("X", "k", "error", "message"),
     [
-        (np.zeros(5), 1, ValueError, "must be a matrix"),
-        (np.zeros((5, 3), dtype=int), 1, TypeError, "float32 or float64"),
+        (np.zeros(5), 1, ValueError, "Expected 2D array"),
+        (da.zeros(5), 1, ValueError, "must be a matrix"),
+        (da.zeros((5, 3), dtype=int), 1, TypeError, "float32 or float64"),
         (np.zeros((5, 3)), 4, ValueError, "n_components=4 must be an integer between 1 and 3"),
         (np.zeros((5, 3)), 1.0, ValueError, "n_components=1.0 must be"),
         (np.zeros((5, 3)), True, ValueError, "n_components=True must be"),
@@ -155,7 +156,7 @@ def test_pca__is_a_scikit_learn_estimator():
     with pytest.raises(ValueError, match="is not fitted"):
         pca.transform(np.zeros((2, 3)))
     fitted = PCA(2).fit(matrix(9, 5))
-    with pytest.raises(ValueError, match="must have 5 features"):
+    with pytest.raises(ValueError, match="expecting 5 features"):
         fitted.transform(np.zeros((2, 3)))
     assert list(fitted.get_feature_names_out()) == ["pca0", "pca1"]
 

@@ -13,8 +13,8 @@ import zarr
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, unwrap
-from mksdask.reduction.projection import Projection
+from mksdask.arrays import ArrayLike
+from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import Sketch, sketch_rank, sketch_rows
 from mksdask.staging import Location, Url, staged
 
@@ -126,14 +126,11 @@ class IncrementalPCA(Projection):
         ValueError
             If X is not a finite matrix, or has other features than the rows before.
         """
-        data, _ = unwrap(X)
         seen: Sketch | None = getattr(self, "_sketch", None)
+        data = matrix_of(self, X, reset=seen is None)
         rank = self._rank()
         if data.ndim != 2 or 0 in data.shape or data.dtype.kind not in "fiub":
             msg = f"X must be a real matrix (n_samples, n_features), got shape {tuple(data.shape)} of {data.dtype}"
-            raise ValueError(msg)
-        if seen is not None and data.shape[1] != len(seen.mean):
-            msg = f"X has {data.shape[1]} features, the rows before had {len(seen.mean)}; use fit to start anew"
             raise ValueError(msg)
         found = sketch_rows(data, rank)
         self._set(found if seen is None else seen.merge(found, rank))

@@ -15,13 +15,13 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
 
-from mksdask.arrays import ArrayLike, unwrap
+from mksdask.arrays import ArrayLike, is_lazy, unwrap
 from mksdask.planning import Limit, Plan, Stage, planner_of
 from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
 from mksdask.reduction.by_samples import Moments, moments_of_gappy, moments_over
 from mksdask.reduction.layout import Layout, result_bytes_of
 from mksdask.reduction.missing import check_observed
-from mksdask.reduction.projection import Projection
+from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import sketch_rank, sketch_rows
 from mksdask.reduction.slabs import Slabs, slabs_of
 from mksdask.reduction.spill import spill
@@ -174,7 +174,7 @@ class PCA(Projection):
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
-            NumPy or dask, chunked in samples and features; float32 or float64.
+            NumPy or dask, chunked in samples and features; float32 or float64, if it is lazy.
         y : None
             Ignored.
 
@@ -204,9 +204,8 @@ class PCA(Projection):
         array of the kind of `X`, shape (n_samples, n_components_)
         """
         scores = self.fit_scores(X)
-        data, _ = unwrap(X)
-        if isinstance(data, da.Array) and isinstance(scores, np.ndarray):
-            return da.from_array(scores, chunks=(data.chunks[0], -1))
+        if is_lazy(X) and isinstance(scores, np.ndarray):
+            return da.from_array(scores, chunks=(unwrap(X)[0].chunks[0], -1))
         return scores
 
     def fit_scores(self, X: ArrayLike) -> Any:
@@ -222,7 +221,7 @@ class PCA(Projection):
         ndarray, shape (n_samples, n_components_)
             A dask array, which takes another pass, for lazy X that `fit` reads by samples.
         """
-        data, _ = unwrap(X)
+        data = matrix_of(self, X, reset=True)
         k = self._check(data)
         found = Layout.of(self, data, Limit.of())
         self.solver_, self.n_iter_ = found.solver, 0
@@ -377,7 +376,7 @@ class PCA(Projection):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = self.solver in ("auto", "gram")
+        tags.input_tags.allow_nan = self.solver in ("auto", "gram") and isinstance(self.n_components, int | np.integer)
         return tags
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mksdask.arrays import ArrayLike, map_samples, unwrap
+from mksdask.arrays import LABELLED, ArrayLike, map_samples, unwrap
 from mksdask.reduction.missing import coefficients_of
 from mksdask.reduction.sketch import Sketch
 
@@ -20,11 +22,17 @@ Array = NDArray[Any]
 _COMPLEMENT_BYTES = 64 * 2**20
 
 
-def _scores_of_block(block: Array, components: Array, mean: Array, scale: Array) -> Array:
+def _scores_of_block(block: Array, components: Array, mean: Array, scale: Array, *, fills_gaps: bool) -> Array:
     dtype = np.result_type(block, components)
     centred = (block - mean).astype(dtype, copy=False)
     scores = centred @ components.T
-    gaps = np.isnan(scores).any(axis=1)
+    gaps = ~np.isfinite(scores).all(axis=1)
+    if gaps.any() and not fills_gaps:
+        msg = (
+            "X holds NaN or infinite values; where features were not observed, fit PCA(solver='gram') with a number of "
+            "components, which fills gaps"
+        )
+        raise ValueError(msg)
     if gaps.any():
         scores[gaps] = _scores_of_gappy(centred[gaps].astype(np.float64), components.astype(np.float64))
     return np.asarray(scores / scale).astype(dtype, copy=False)
@@ -59,6 +67,24 @@ def _rows_of_block(block: Array, components: Array, mean: Array, scale: Array) -
     return ((block * scale).astype(dtype, copy=False) @ components + mean).astype(dtype, copy=False)
 
 
+def matrix_of(estimator: BaseEstimator, X: ArrayLike, *, reset: bool) -> Any:
+    """X as a matrix: what is lazy or labelled is unwrapped, all else checked as scikit-learn does.
+
+    Raises
+    ------
+    ValueError
+        If it is no matrix, or without `reset` has other features than in `fit`.
+    """
+    if not isinstance(X, LABELLED):
+        # What is not finite is refused, or filled, where blocks are read.
+        return validate_data(estimator, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite=False)
+    data, _ = unwrap(X)
+    if not reset and (data.ndim != 2 or data.shape[1] != estimator.n_features_in_):
+        msg = f"X must have {estimator.n_features_in_} features as in fit, got shape {tuple(data.shape)}"
+        raise ValueError(msg)
+    return data
+
+
 class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Rows to scores and back, for estimators that fit `components_`, `mean_` and `explained_variance_`.
 
@@ -77,8 +103,9 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
-            NumPy or dask, chunked in samples and features. Where a row holds NaN, its scores are the least-squares
-            solution of (f - f̄) = μ Φ on the features that it has; it must be whole in its chunk then.
+            NumPy or dask, chunked in samples and features. Where a row holds NaN and the estimator fills gaps, its
+            scores are the least-squares solution of (f - f̄) = μ Φ on the features that it has; it must be whole in its
+            chunk then.
 
         Returns
         -------
@@ -90,10 +117,7 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             If the number of features is not that of `fit`, or of a row nothing was observed.
         """
         check_is_fitted(self, "components_")
-        data, _ = unwrap(X)
-        if data.ndim != 2 or data.shape[1] != self.n_features_in_:
-            msg = f"X must have {self.n_features_in_} features as in fit, got shape {tuple(data.shape)}"
-            raise ValueError(msg)
+        data = matrix_of(self, X, reset=False)
         dtype = np.result_type(data.dtype, self.components_.dtype)
         if isinstance(data, da.Array) and data.numblocks[1] > 1:
             parts = da.blockwise(
@@ -113,7 +137,7 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             )
             return (parts.sum(axis=1, split_every=2) / self._scale()).astype(dtype)
         return map_samples(
-            _scores_of_block,
+            partial(_scores_of_block, fills_gaps=get_tags(self).input_tags.allow_nan),
             data,
             tail=(self.n_components_,),
             dtype=dtype,

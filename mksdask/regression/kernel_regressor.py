@@ -14,7 +14,16 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mksdask.arrays import ArrayLike, check_whole_samples, is_number, map_samples, merge_tree, to_numpy, unwrap
+from mksdask.arrays import (
+    LABELLED,
+    ArrayLike,
+    check_whole_samples,
+    is_number,
+    map_samples,
+    merge_tree,
+    to_numpy,
+    unwrap,
+)
 from mksdask.planning import Limit, Plan, Stage, planner_of
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
 from mksdask.regression.exact import ExactFit
@@ -160,19 +169,25 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ValueError
             If a parameter is not as it must be, arrays do not fit together, or hold NaN.
         """
-        data, _ = unwrap(X)
         self._check_parameters()
+        data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
+        target: Any = y
+        if not isinstance(data, da.Array):
+            y = y if y is None else to_numpy(y)
+            data, target = validate_data(self, data, y, dtype=np.float64, multi_output=True, y_numeric=True)
         n_landmarks = self.n_landmarks
-        if n_landmarks is None and data.ndim == 2 and data.shape[0] > EXACT_SAMPLES:
+        if n_landmarks is None and len(data) > EXACT_SAMPLES:
             n_landmarks = LANDMARKS
         if groups is not None and n_landmarks is not None:
             msg = f"groups need an exact fit, of at most {EXACT_SAMPLES} samples and n_landmarks=None"
             raise ValueError(msg)
-        if n_landmarks is None or not isinstance(data, da.Array):
-            data, target = validate_data(self, to_numpy(data), to_numpy(y), multi_output=True, y_numeric=True)
-            data, target = data.astype(np.float64), np.asarray(target, dtype=np.float64)
-        else:
+        if isinstance(data, da.Array) and n_landmarks is None:
+            loaded = to_numpy(data), to_numpy(y)
+            data, target = validate_data(self, *loaded, dtype=np.float64, multi_output=True, y_numeric=True)
+        elif isinstance(data, da.Array):
             data, target = self._checked_lazy(data, y)
+        if not isinstance(target, da.Array):
+            target = np.asarray(target, dtype=np.float64)
         self._one_column = target.ndim == 1
         target = target.reshape(len(target), -1)
         random = check_random_state(0 if self.random_state is None else self.random_state)
@@ -320,7 +335,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             With `return_std`, a pair of them.
         """
         check_is_fitted(self, "scale_")
-        data, _ = unwrap(X)
+        data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
         if not isinstance(data, da.Array):
             data = validate_data(self, data, reset=False)
         elif data.ndim != 2 or data.shape[1] != self.n_features_in_:
