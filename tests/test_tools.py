@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
-from mksdask import PrimitiveBasis, tools
-from mksdask.datasets import make_microstructure
+from mksdask import MKSHomogenizationModel, PrimitiveBasis, tools
+from mksdask.datasets import make_elastic_stiffness, make_microstructure
 from mksdask.stats import correlate
 from tests.helpers import computes
 
@@ -251,3 +253,49 @@ def test_figures__axes_start_where_the_coordinates_do():
     axes = tools.draw_strains(field).axes[0]
     assert axes.get_xlim() == (9.5, 14.5)
     assert axes.get_ylim() == (-0.5, 3.5)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: tools.draw_component_variance([0.8, 0.15], ax=ax),
+        lambda ax: tools.draw_goodness_of_fit([[1, 2], [1.1, 2.0]], ax=ax),
+        lambda ax: tools.draw_components_scatter([np.arange(6.0).reshape(3, 2)], ["rolled"], ax=ax),
+        lambda ax: tools.draw_gridscores(
+            {"params": [{"n": 1}, {"n": 2}], "mean_test_score": [0.8, 0.9], "std_test_score": [0.02, 0.01]}, "n", ax=ax
+        ),
+        lambda ax: tools.draw_learning_curves(
+            {"line": LinearRegression()},
+            np.arange(20.0)[:, None],
+            np.arange(20.0),
+            loss=True,
+            train_sizes=[0.5, 1.0],
+            ax=ax,
+        ),
+    ],
+)
+def test_draw__on_axes_that_are_given(draw):
+    fig = Figure()
+    left, right = fig.subplots(1, 2)
+    assert draw(right) is fig
+    assert right.has_data()
+    assert not left.has_data()
+    assert len(fig.axes) == 2
+
+
+def test_draw__three_components_need_axes_of_three_dimensions():
+    with pytest.raises(ValueError, match='projection="3d"'):
+        tools.draw_components_scatter([np.zeros((3, 3))], ax=Figure().subplots())
+
+
+def test_draw_learning_curves__several_linkages_and_shared_statistics():
+    X, y = make_elastic_stiffness(n_samples=(20, 20), size=(9, 9), grain_size=((2, 2), (6, 3)))
+    model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=2, periodic_axes=[0, 1])
+    models = {"line": model, "parabola": clone(model).set_params(degree=2)}
+    shared = tools.draw_learning_curves(models, model.share(X), y, train_sizes=[0.5, 1.0], cv=3, loss=True)
+    plain = tools.draw_learning_curves(models, X, y, train_sizes=[0.5, 1.0], cv=3, loss=True)
+    for ours, theirs in zip(shared.axes[0].lines, plain.axes[0].lines, strict=True):
+        assert ours.get_label() == theirs.get_label()
+        assert_allclose(ours.get_xydata(), theirs.get_xydata(), rtol=1e-2)
+    assert shared.axes[0].get_yscale() == "log"
+    assert [line.get_label() for line in shared.axes[0].lines] == ["line", "parabola"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -14,7 +15,7 @@ from sklearn.model_selection import learning_curve
 
 from mksdask.arrays import ArrayLike, to_numpy
 from mksdask.sharing import SharedStatistics
-from mksdask.tools.panels import COLOURS, MARKERS, check_panels, new_figure, scale_of
+from mksdask.tools.panels import COLOURS, MARKERS, check_panels, new_figure, one_panel, scale_of
 
 
 def _named(sets: Sequence[Any], labels: Sequence[str] | None, what: str) -> list[str]:
@@ -35,6 +36,7 @@ def draw_components_scatter(
     view_angles: tuple[float, float] | None = None,
     legend_outside: bool = False,
     figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draw sets of scores against each other, in 2D or 3D.
 
@@ -54,6 +56,8 @@ def draw_components_scatter(
         Put the legend beside the axes.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, optional
+        Draw here; the figure of these axes is returned. Default: a new figure.
 
     Returns
     -------
@@ -81,22 +85,22 @@ def draw_components_scatter(
     (dim,) = shapes
     names = _named(sets, labels, "datasets")
     titles = list(component_labels or [f"PC {k + 1}" for k in range(dim)])
-    fig = new_figure(*(figsize or ((5.2, 4.2) if legend_outside else (4.2, 3.8))))
-    ax: Any = fig.add_subplot(projection="3d" if dim == 3 else None)
+    default = (5.2, 4.2) if legend_outside else (4.2, 3.8)
+    fig, panel = one_panel(ax, figsize, default, projection="3d" if dim == 3 else None)
     for index, (scores, name) in enumerate(zip(sets, names, strict=True)):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        ax.scatter(*scores.T, s=14, color=colour, marker=marker, alpha=0.7, linewidths=0, label=name or None)
-    ax.set(xlabel=titles[0], ylabel=titles[1])
+        panel.scatter(*scores.T, s=14, color=colour, marker=marker, alpha=0.7, linewidths=0, label=name or None)
+    panel.set(xlabel=titles[0], ylabel=titles[1])
     if dim == 3:
-        ax.set_zlabel(titles[2])
-        ax.locator_params(nbins=4)
-        ax.tick_params(labelsize=7, pad=0)
-        ax.set_box_aspect(None, zoom=0.8)
-        ax.view_init(*(view_angles or (22.0, -55.0)))
+        panel.set_zlabel(titles[2])
+        panel.locator_params(nbins=4)
+        panel.tick_params(labelsize=7, pad=0)
+        panel.set_box_aspect(None, zoom=0.8)
+        panel.view_init(*(view_angles or (22.0, -55.0)))
     if title:
-        ax.set_title(title)
+        panel.set_title(title)
     if labels is not None:
-        fig.legend(loc="outside right upper") if legend_outside else ax.legend()
+        fig.legend(loc="outside right upper") if legend_outside else panel.legend()
     return fig
 
 
@@ -174,7 +178,9 @@ def draw_evolution(
     return fig
 
 
-def draw_component_variance(variance: ArrayLike, *, figsize: tuple[float, float] | None = None) -> Figure:
+def draw_component_variance(
+    variance: ArrayLike, *, figsize: tuple[float, float] | None = None, ax: Axes | None = None
+) -> Figure:
     """Draw the cumulative share of the variance that the leading components explain.
 
     Parameters
@@ -183,6 +189,8 @@ def draw_component_variance(variance: ArrayLike, *, figsize: tuple[float, float]
         ``explained_variance_ratio_`` of a reducer.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, optional
+        Draw here; the figure of these axes is returned. Default: a new figure.
 
     Returns
     -------
@@ -193,8 +201,7 @@ def draw_component_variance(variance: ArrayLike, *, figsize: tuple[float, float]
     >>> fig = draw_component_variance([0.8, 0.15, 0.04])
     """
     shares = 100.0 * np.cumsum(to_numpy(variance))
-    fig = new_figure(*(figsize or (4.2, 3.2)))
-    ax = fig.subplots()
+    fig, ax = one_panel(ax, figsize, (4.2, 3.2))
     ax.plot(np.arange(1, len(shares) + 1), shares, "o-", color=COLOURS[0], markersize=4)
     ax.set(xlabel="number of components", ylabel="explained variance / %")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -221,6 +228,7 @@ def draw_gridscores(
     data_labels: Sequence[str] | None = None,
     colors: Sequence[str] | None = None,
     figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draw cross-validated scores against a parameter, one curve for each value of another.
 
@@ -238,6 +246,8 @@ def draw_gridscores(
         Name and colour of each curve.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, optional
+        Draw here; the figure of these axes is returned. Default: a new figure.
 
     Returns
     -------
@@ -267,8 +277,7 @@ def draw_gridscores(
         _named(list(values), data_labels, "curves") if data_labels else [f"{by} = {v}" if by else "" for v in values]
     )
     palette = list(colors) if colors else [COLOURS[i % len(COLOURS)] for i in range(len(values))]
-    fig = new_figure(*(figsize or (4.6, 3.4)))
-    ax = fig.subplots()
+    fig, ax = one_panel(ax, figsize, (4.6, 3.4))
     for value, name, colour in zip(values, names, palette, strict=True):
         chosen = np.flatnonzero(curves == value)
         chosen = chosen[np.argsort(positions[chosen])]
@@ -350,6 +359,7 @@ def draw_goodness_of_fit(
     *,
     quantity: str = "property",
     figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draw predicted against true values.
 
@@ -363,6 +373,8 @@ def draw_goodness_of_fit(
         What is predicted, with its unit.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, optional
+        Draw here; the figure of these axes is returned. Default: a new figure.
 
     Returns
     -------
@@ -381,8 +393,7 @@ def draw_goodness_of_fit(
     if any(data.ndim != 2 or len(data) != 2 for data in sets):
         msg = f"fit_data and pred_data must be (2, n_samples), true and predicted values; got {[d.shape for d in sets]}"
         raise ValueError(msg)
-    fig = new_figure(*(figsize or (4.0, 3.8)))
-    ax = fig.subplots()
+    fig, ax = one_panel(ax, figsize, (4.0, 3.8))
     low, high = min(data.min() for data in sets), max(data.max() for data in sets)
     margin = 0.04 * (high - low) or 0.5
     ends = (low - margin, high + margin)
@@ -410,6 +421,7 @@ def draw_learning_curves(
     score_label: str | None = None,
     title: str | None = None,
     figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draw training and cross-validated scores against the number of training samples.
 
@@ -432,6 +444,8 @@ def draw_learning_curves(
         Labels. Default: "score", or "1 - score".
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, optional
+        Draw here; the figure of these axes is returned. Default: a new figure.
 
     Returns
     -------
@@ -460,10 +474,9 @@ def draw_learning_curves(
         )[:3]
         curves += [(label, sizes, validation)] if label else [("training", sizes, training)]
         curves += [] if label else [("cross-validation", sizes, validation)]
-    fig = new_figure(*(figsize or (4.6, 3.4)))
-    ax = fig.subplots()
+    fig, ax = one_panel(ax, figsize, (4.6, 3.4))
     for index, (label, sizes, scores) in enumerate(curves):
-        values = 1.0 - scores if loss else scores
+        values = np.maximum(1.0 - scores, np.finfo(float).eps) if loss else scores
         mean, std = values.mean(axis=1), values.std(axis=1)
         marker, colour = MARKERS[index % len(MARKERS)], COLOURS[index % len(COLOURS)]
         ax.plot(sizes, mean, f"{marker}-", color=colour, markersize=4, label=label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -65,6 +65,25 @@ def lag_grid(template: xr.DataArray | None, lags: Sequence[int]) -> Grid:
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of the package's style, which pyplot does not know of."""
     return Figure(figsize=(width, height), layout="constrained", dpi=150)
+
+
+def one_panel(
+    ax: Axes | None, figsize: tuple[float, float] | None, default: tuple[float, float], *, projection: str | None = None
+) -> tuple[Figure, Any]:
+    """Axes to draw on, and their figure: those that are given, or those of a new figure.
+
+    Raises
+    ------
+    ValueError
+        If they are not of the projection.
+    """
+    if ax is None:
+        fig = new_figure(*(figsize or default))
+        return fig, fig.add_subplot(projection=projection)
+    if projection == "3d" and not hasattr(ax, "set_zlabel"):
+        msg = 'ax must be three-dimensional for three components; make it with projection="3d"'
+        raise ValueError(msg)
+    return cast("Figure", ax.get_figure()), ax
 
 
 def check_panels(number: int) -> None:
