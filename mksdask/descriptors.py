@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import scipy.ndimage
 import scipy.sparse
+import scipy.sparse.csgraph
 import scipy.sparse.linalg
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin

@@ -306,6 +306,7 @@ def test_import__crops_and_windows(tmp_path):
         ({"crop": {"t": (0, 2)}}, "does not have"),
         ({"window": 10}, "window must be one size"),
         ({"window": (2, 2)}, "window must be one size"),
+        ({"spacing": (1, 2)}, "spacing must be a number, or one for each of the axes x, y, z"),
         ({"axes": "zy"}, "axes='zy' must name the 3 axes"),
         ({"axes": "zzx"}, "axes='zzx' must name"),
     ],
@@ -367,3 +368,18 @@ def test_import__a_tomogram(tmp_path, monkeypatch):
     three = import_images(real_data("electrode_256_3phase.tif"), tmp_path / "e.zarr", otsu=3)
     electrode = tifffile.imread(real_data("electrode_256_3phase.tif")).transpose(2, 1, 0)
     assert_array_equal(three.microstructure, electrode // 85)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.h5", "a.nc", "a.npz", "a.npy", "a.png", "a.vtk", "a.vti", "a.zarr"])
+def test_import__files_that_are_not_what_they_are_called(tmp_path, name):
+    (tmp_path / name).write_bytes(b"CDG" + bytes(20))
+    with pytest.raises(ValueError, match=str(tmp_path / name)):
+        import_images(tmp_path / name, tmp_path / "store.zarr")
+    assert not (tmp_path / "store.zarr").exists()
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3, 3)])
+def test_import__arrays_without_voxels(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape))
+    with pytest.raises(ValueError, match="holds no image"):
+        import_images(tmp_path / "a.npy", tmp_path / "store.zarr")

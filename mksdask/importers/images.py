@@ -165,7 +165,11 @@ def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] |
 
 def _spacing(source: Source, spacing: float | Sequence[float] | None, spatial: str) -> tuple[float, ...]:
     if spacing is not None:
-        return tuple(np.broadcast_to(np.asarray(spacing, dtype=float), (len(spatial),)).tolist())
+        steps = np.asarray(spacing, dtype=float)
+        if steps.shape not in ((), (len(spatial),)):
+            msg = f"spacing must be a number, or one for each of the axes {', '.join(spatial)}, got {spacing!r}"
+            raise ValueError(msg)
+        return tuple(np.broadcast_to(steps, (len(spatial),)).tolist())
     known = {axis: step for axis, step in source.spacing.items() if axis in spatial}
     if known and set(known) != set(spatial):
         missing = sorted(set(spatial) - set(known))

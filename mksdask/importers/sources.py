@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,34 +103,45 @@ def open_source(path: Any, *, dataset: str | None = None, axes: str | None = Non
         If the format is not known, or the array is not an image of 1 to 3 axes.
     """
     files = _files(path)
+    try:
+        found = _open(files, dataset)
+    except (OSError, tifffile.TiffFileError, KeyError, zarr.errors.BaseZarrError) as error:
+        msg = f"{files[0]} cannot be read as a {files[0].suffix.lower() or 'zarr'} file: {error}"
+        raise ValueError(msg) from error
+    return _with_axes(found, axes, str(files[0]))
+
+
+def _open(files: Sequence[Path], dataset: str | None) -> Source:
+    """By suffix; VTK knows its axes."""
     first = files[0]
     suffix = first.suffix.lower()
     if len(files) > 1 or suffix in IMAGES:
-        found = _open_sequence(files)
-    elif suffix in (".tif", ".tiff"):
-        found = _open_tiff(first)
-    elif suffix in (".npy", ".npz"):
-        found = _open_numpy(first, dataset)
-    elif suffix in (".h5", ".hdf5", ".hdf", ".dream3d", ".nc", ".nc4", ".cdf"):
-        found = _open_netcdf3(first, dataset) if _is_classic_netcdf(first) else _open_hdf5(first, dataset)
-    elif suffix in (".vti", ".vtk"):
+        return _open_sequence(files)
+    if suffix in (".tif", ".tiff"):
+        return _open_tiff(first)
+    if suffix in (".npy", ".npz"):
+        return _open_numpy(first, dataset)
+    if suffix in (".h5", ".hdf5", ".hdf", ".dream3d", ".nc", ".nc4", ".cdf"):
+        return _open_netcdf3(first, dataset) if _is_classic_netcdf(first) else _open_hdf5(first, dataset)
+    if suffix in (".vti", ".vtk"):
         image = open_vtk(first, dataset)
-        read = image.read
-        found = Source(lazy_slabs(read, image.shape, image.dtype), "zyx", dict(zip("xyz", image.spacing, strict=True)))
-    elif suffix == ".zarr" or first.is_dir():
-        found = _open_zarr(first, dataset)
-    else:
-        msg = (
-            f"path {str(first)!r} has a format that is not known; known are .tif, .png, .jpg, .bmp, .npy, .npz, .h5, "
-            ".hdf5, .dream3d, .nc, .vti, .vtk and .zarr"
-        )
-        raise ValueError(msg)
-    return _with_axes(found, axes, str(first))
+        steps = dict(zip("xyz", image.spacing, strict=True))
+        return Source(lazy_slabs(image.read, image.shape, image.dtype), "zyx", steps)
+    if suffix == ".zarr" or first.is_dir():
+        return _open_zarr(first, dataset)
+    msg = (
+        f"path {str(first)!r} has a format that is not known; known are .tif, .png, .jpg, .bmp, .npy, .npz, .h5, "
+        ".hdf5, .dream3d, .nc, .vti, .vtk and .zarr"
+    )
+    raise ValueError(msg)
 
 
 def _with_axes(source: Source, axes: str | None, path: str) -> Source:
     """Check dtype and axes; axes of length one that have no name go."""
     data = source.data
+    if not data.ndim or 0 in data.shape:
+        msg = f"{path} holds no image: its array is of shape {data.shape}"
+        raise ValueError(msg)
     if data.dtype.kind not in "biuf":
         msg = f"{path} holds values of dtype {data.dtype}, expected numbers"
         raise ValueError(msg)
@@ -305,7 +317,12 @@ def _open_numpy(path: Path, dataset: str | None) -> Source:
         except ValueError as error:
             msg = f"{path} cannot be read as an array of numbers ({error}); nothing is unpickled"
             raise ValueError(msg) from error
+        if not array.size or not array.ndim:
+            return Source(da.from_array(np.asarray(array)), _of_array(array.ndim), {})
         return Source(lazy_slabs(_Npy(path), array.shape, array.dtype), _of_array(array.ndim), {})
+    if not zipfile.is_zipfile(path):
+        msg = f"{path} cannot be read as arrays: it is no .npz file"
+        raise ValueError(msg)
     with np.load(path, allow_pickle=False) as arrays:
         name = _choose(dataset, arrays.files, path)
         array = arrays[name]
