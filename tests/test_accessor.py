@@ -69,4 +69,20 @@ def test_labelled_results__come_back_equal(volume, ensemble, tmp_path):
         assert again.attrs == computed.attrs
         assert again.lag_x.attrs == computed.lag_x.attrs
         again.mks.plot_correlations()
+        computed.to_netcdf(tmp_path / f"{number}.nc")
+        with xr.open_dataarray(tmp_path / f"{number}.nc") as from_netcdf:
+            xr.testing.assert_equal(from_netcdf, computed)
+            assert from_netcdf.lag_x.attrs == computed.lag_x.attrs
+            assert_array_equal(from_netcdf.mks.radial_average(), computed.mks.radial_average())
+            from_netcdf.mks.plot_correlations()
     assert np.isfinite(reopened).all()
+
+
+def test_labelled_microstructures__through_netcdf(volume, ensemble, tmp_path):
+    for number, dataset in enumerate((volume, ensemble)):
+        dataset.compute().to_netcdf(tmp_path / f"{number}.nc")
+        with xr.open_dataset(tmp_path / f"{number}.nc", chunks={}) as reopened:
+            xr.testing.assert_equal(reopened, dataset)
+            xr.testing.assert_equal(
+                reopened.mks.correlate(cutoff=3).compute(), dataset.mks.correlate(cutoff=3).compute()
+            )
