@@ -1,11 +1,14 @@
 """Figures: what is drawn, not just that something is."""
 
+import itertools
+
 import dask.array as da
 import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
@@ -299,3 +302,13 @@ def test_draw_learning_curves__several_linkages_and_shared_statistics():
         assert_allclose(ours.get_xydata(), theirs.get_xydata(), rtol=1e-2)
     assert shared.axes[0].get_yscale() == "log"
     assert [line.get_label() for line in shared.axes[0].lines] == ["line", "parabola"]
+
+
+@pytest.mark.parametrize("edge", [5, 6, 11, 12, 41])
+def test_maps__labels_stay_off_their_neighbours(edge):
+    fig = tools.draw_correlations(np.random.default_rng(0).random((edge, edge, edge, 2)))
+    FigureCanvasAgg(fig).draw()
+    panels = fig.axes[:3]
+    for left, right in itertools.pairwise(panels):
+        assert right.yaxis.label.get_window_extent().x0 > left.get_window_extent().x1
+    assert panels[0].yaxis.label.get_window_extent().x0 >= 0

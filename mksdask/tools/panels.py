@@ -147,6 +147,8 @@ def draw_maps(
             interpolation="none",
         )
         panel.set(xlabel=grid.label(right), ylabel=grid.label(up))
+        # Of a fixed number: ticks that follow the size of the panel change after the layout has made room for them.
+        panel.locator_params(nbins=4)
         if field.ndim == 3:
             across = 3 - right - up
             (low, high), n = grid.edges[across], field.shape[across]
