@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+import dask.array as da
+import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
-from mksdask import tools
+from mksdask.arrays import SPATIAL_DIMS, is_cheap, to_numpy
 from mksdask.bases import PrimitiveBasis
 from mksdask.bases.base import Basis
+from mksdask.cards import card, centre_of, picture, value_text
+from mksdask.planning import size_text
 from mksdask.stats import correlate, correlate_volume, integral_range, radial_average, specific_surface
 from mksdask.windows import sample_windows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What has more values than this is no microstructure of phases.
+MOST_PHASES = 256
+# Samples, or pairs, in the card of a store.
+MOST_DRAWN = 4
+# Of Bunge angles, which a picture shows as colours.
+BUNGE_RANGES = (2 * np.pi, np.pi, 2 * np.pi)
 
 
 @xr.register_dataset_accessor("mks")
@@ -51,6 +65,85 @@ class MKSAccessor:
             )
             raise AttributeError(msg)
         return self._labelled["microstructure"]
+
+    def describe(self, *, fractions: bool = False) -> dict[str, Any]:
+        """Kind, sizes, spacing and phases of microstructures, or of statistics.
+
+        Parameters
+        ----------
+        fractions : bool, default False
+            Count the phases too, which reads all voxels.
+
+        Returns
+        -------
+        dict of str to object
+            In words that `mksdask info` prints.
+        """
+        X = self._array()
+        lags = [str(dim) for dim in X.dims if str(dim).startswith("lag_")]
+        axes = lags or [str(dim) for dim in X.dims if dim in SPATIAL_DIMS]
+        kind = "2-point statistics" if lags else "ensemble" if "sample" in X.dims else "volume"
+        found: dict[str, Any] = {"kind": kind, "lags" if lags else "size": tuple(X.sizes[dim] for dim in axes)}
+        if "sample" in X.dims:
+            found["samples"] = X.sizes["sample"]
+        if "pair" in X.coords:
+            found["pairs"] = [str(pair) for pair in X["pair"].to_numpy()]
+        steps = {dim: float(X[dim][1] - X[dim][0]) for dim in axes if X.sizes[dim] > 1 and dim in X.coords}
+        units = {str(X[dim].attrs.get("units", "voxel")) for dim in steps}
+        found |= {"spacing": steps, "units": ", ".join(sorted(units)) or "voxel", "dtype": str(X.dtype)}
+        found["bytes"] = X.nbytes
+        if X.chunks:
+            found["chunk"] = tuple(max(sizes) for sizes in X.chunks)
+        if X.attrs.get("periodic_axes"):
+            found["periodic"] = [str(dim) for dim in X.attrs["periodic_axes"]]
+        if names := X.attrs.get("phases"):
+            found["phases"] = list(names)
+        if isinstance(self._labelled, xr.Dataset):
+            others = [str(name) for name in self._labelled.data_vars if name != "microstructure"]
+            found |= {"also": others} if others else {}
+        if fractions and X.dtype.kind in "biu":
+            values = da.asarray(X.data).ravel()
+            if int(values.max()) < MOST_PHASES:
+                counts = np.asarray(da.bincount(values.astype(np.int64), minlength=len(names or ()) or 1))
+                labels = names or range(len(counts))
+                found["fractions"] = {str(name): count / X.size for name, count in zip(labels, counts, strict=False)}
+        return found
+
+    def __repr__(self) -> str:
+        facts = self.describe()
+        facts["bytes"] = size_text(facts["bytes"])
+        width = max(map(len, facts))
+        return "\n".join(f"{name:<{width}}  {value_text(value)}" for name, value in facts.items())
+
+    def _repr_html_(self) -> str:
+        facts = self.describe()
+        facts["bytes"] = size_text(facts["bytes"])
+        return card(f"{facts.pop('kind')}", facts, self._pictures())
+
+    def _pictures(self) -> list[str]:
+        """Some samples, or pairs; of what is at hand alone, since showing must not compute."""
+        X = self._array()
+        if not is_cheap(X.data):
+            return []
+        is_ensemble, is_statistics = "sample" in X.dims, "pair" in X.dims
+        n_spatial = sum(dim in SPATIAL_DIMS or str(dim).startswith("lag_") for dim in X.dims)
+        drawn = [("", X)]
+        if is_ensemble:
+            rows = np.unique(np.linspace(0, len(X) - 1, MOST_DRAWN).astype(int))
+            drawn = [(f"sample {row}", X[row]) for row in rows]
+        if is_statistics:
+            first = drawn[0][1]
+            drawn = [(str(pair), first[..., p]) for p, pair in enumerate(first["pair"].to_numpy()[:MOST_DRAWN])]
+        phases = X.attrs.get("phases") or ()
+        found = []
+        for caption, field in drawn:
+            values = np.real(to_numpy(centre_of(field, n_spatial)))
+            if values.ndim > 2 and values.shape[-1] == len(BUNGE_RANGES):
+                values = values / np.asarray(BUNGE_RANGES)
+            if values.ndim <= 3 and n_spatial:
+                largest = len(phases) - 1.0 if len(phases) > 1 and not is_statistics else None
+                found.append(picture(values, caption, largest=largest))
+        return found
 
     @property
     def basis(self) -> PrimitiveBasis:
@@ -123,7 +216,7 @@ class MKSAccessor:
         """
         X = self._array()
         X = X.isel(sample=slice(0, 4)) if "sample" in X.dims else X.expand_dims("sample")
-        return tools.draw_microstructures(X, **options)
+        return _drawing().draw_microstructures(X, **options)
 
     def plot_correlations(self, **options: Any) -> Figure:
         """Draw statistics; of an ensemble their mean.
@@ -135,4 +228,9 @@ class MKSAccessor:
         """
         statistics = self._array()
         mean = statistics.mean("sample", keep_attrs=True) if "sample" in statistics.dims else statistics
-        return tools.draw_correlations(mean, **options)
+        return _drawing().draw_correlations(mean, **options)
+
+
+def _drawing() -> Any:
+    # Every worker imports this module with the package; matplotlib would be tens of megabytes there that nothing uses.
+    return import_module("mksdask.tools")

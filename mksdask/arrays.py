@@ -109,6 +109,12 @@ def stored_array(data: Any) -> Any:
     return array if tuple(array.shape) == data.shape and array.dtype == data.dtype else None
 
 
+def is_cheap(data: Any) -> bool:
+    """Whether parts of an array are at hand: in memory, or in a store that a dask array is a view of."""
+    views = ("original-", "open_dataset-", "from-zarr-", "array-", "getitem-", "transpose-")
+    return not isinstance(data, da.Array) or all(name.startswith(views) for name in data.dask.layers)
+
+
 def check_whole_samples(array: Any, *, name: str = "X", labels: xr.DataArray | None = None) -> None:
     """Refuse a dask array whose chunks cut through a sample.
 

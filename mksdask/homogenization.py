@@ -260,6 +260,12 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             )
         return parts if return_std else parts[0]
 
+    def _facts(self) -> dict[str, Any]:
+        return super()._facts() | {
+            "linker": repr(self.property_linker_),
+            "properties": int(np.prod(self._target_shape)),
+        }
+
     def suggest(
         self,
         X_pool: ArrayLike,

@@ -29,6 +29,7 @@ from mksdask.arrays import (
     unwrap_samples,
 )
 from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
+from mksdask.cards import WithCard, card, centre_of, picture
 from mksdask.influence import (
     Calibration,
     Expansion,
@@ -46,6 +47,8 @@ Array = NDArray[Any]
 
 # Chains of chunks, each with one factor, so that the number of factors does not grow with that of samples.
 MOST_CHAINS = 128
+# Kernels that a card draws.
+MOST_DRAWN = 4
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def transform_bytes(transform: Transform, itemsize: int) -> int:
     return int(np.prod(transform.spatial)) * itemsize // (2 if transform.real else 1)
 
 
-class MKSLocalizationModel(RegressorMixin, BaseEstimator):
+class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     r"""Linkage from microstructure to local field, first order.
 
     .. math:: p[s] = \sum_h \sum_r \alpha[h; r]\, m[h; s - r]
@@ -265,6 +268,19 @@ class MKSLocalizationModel(RegressorMixin, BaseEstimator):
         self._has_real_response = responses.dtype.kind != "c"
         self.n_samples_seen_, self.size_ = calibration.n_samples, spatial
         return self
+
+    def _card(self) -> str:
+        kernels = np.real(self.coef_)
+        n_spatial, states = len(self.size_), kernels.shape[len(self.size_)]
+        first = kernels.reshape(*kernels.shape[: n_spatial + 1], -1)[..., 0]
+        facts = {"size": self.size_, "states": states, "response": self._components or "a number a voxel"}
+        if self.n_samples_seen_:
+            facts["samples seen"] = self.n_samples_seen_
+        pictures = [
+            picture(centre_of(first[..., state], n_spatial), f"α[{state}; r]", diverging=True)
+            for state in range(min(MOST_DRAWN, states))
+        ]
+        return card("MKSLocalizationModel", facts, pictures)
 
     def _problem(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, *, least: int = 1) -> _Problem:
         """The arguments of `fit`, checked."""

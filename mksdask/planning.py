@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from html import escape
 from types import MethodType
 from typing import Any, Self
 
@@ -20,6 +19,8 @@ from dask.utils import parse_bytes
 from distributed import default_client
 from distributed.system import MEMORY_LIMIT
 
+from mksdask.cards import card, value_text
+
 # A chunk of this many voxels gives statistics of tens of megabytes a pair, which a worker of 1 GiB holds several
 # times over.
 CHUNK_VOXELS = 2**22
@@ -27,8 +28,8 @@ CHUNK_VOXELS = 2**22
 LEAST_CHUNKS = 8
 # Share of a worker's memory that it may fill; dask pauses a worker at 0.8.
 BUSY = 0.8
-# What a worker takes before its first task: the interpreter and libraries.
-PROCESS_BYTES = 320 * 2**20
+# What a worker takes beside its tasks: the interpreter, the libraries, the compiler of the kernels once one has run.
+PROCESS_BYTES = 384 * 2**20
 # Where the limit stands in dask's configuration.
 MEMORY_LIMIT_KEY = "mksdask.memory-limit"
 
@@ -236,18 +237,7 @@ class Plan:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        (_, *heads), *rows = self._rows()
-        layout = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(value_text(value))}</td></tr>"
-            for name, value in self.layout.items()
-        )
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in ("stage", *heads))
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        notes = "".join(f"<p>{escape(line)}</p>" for line in self._sentences())
-        return (
-            f"<p><b>Plan of {escape(self.operation)}</b></p><table>{layout}</table>{notes}"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+        return card(f"Plan of {self.operation}", self.layout, notes=self._sentences(), table=self._rows())
 
 
 def size_text(n_bytes: float) -> str:
@@ -256,11 +246,6 @@ def size_text(n_bytes: float) -> str:
         if n_bytes >= size:
             return f"{n_bytes / size:.3g} {unit}" if n_bytes < 1000 * size else f"{n_bytes / size:.0f} {unit}"
     return f"{n_bytes:.0f} B"
-
-
-def value_text(value: Any) -> str:
-    """A shape as n × n × n, all else as it is."""
-    return " × ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def planner_of(*operations: Callable[..., Any]) -> Callable[[Callable[..., Plan]], Callable[..., Plan]]:

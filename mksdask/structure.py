@@ -25,16 +25,20 @@ from mksdask.arrays import (
     unwrap_samples,
 )
 from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
+from mksdask.cards import WithCard, card, centre_of, picture, points
 from mksdask.catalogue import nearest_rows
 from mksdask.planning import Limit, Plan, SampleWork, chunk_layout, planner_of
 from mksdask.reduction.layout import result_bytes_of
 from mksdask.reduction.pca import PCA, plan_pca
+from mksdask.reduction.projection import variance_facts, variance_picture
 from mksdask.reduction.spill import spill
 from mksdask.sharing import SharedStatistics, Statistics
 from mksdask.staging import Url
 from mksdask.stats.correlation import CorrelationProblem, Pairs, correlate, flat_features
 
 DEFAULT_COMPONENTS = 5
+# Components that a card draws.
+MOST_DRAWN = 3
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def require_methods(estimator: object, methods: Sequence[str], name: str) -> Non
         raise TypeError(msg)
 
 
-class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
+class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
     r"""2-point statistics of an ensemble, reduced to a few scores a sample.
 
     .. math:: f_j[k] \approx \sum_{k'} \mu_j[k']\, \varphi[k', k] + \bar f[k]
@@ -481,6 +485,27 @@ class MKSStructureAnalysis(TransformerMixin, BaseEstimator):
             if catalogue.ndim != 2:
                 catalogue, _ = unwrap(self.transform(among))
         return nearest_rows(queries, catalogue, n)
+
+    def _card(self) -> str:
+        n_axes = len(self._statistics_shape) - 1
+        scores = self.reduced_fit_data
+        title = f"{type(self).__name__}: {len(scores)} samples, {scores.shape[1]} components"
+        pictures = []
+        if hasattr(self.dimension_reducer_, "explained_variance_ratio_"):
+            pictures.append(variance_picture(self.dimension_reducer_))
+        if scores.shape[1] > 1:
+            pictures.append(points(scores[:, :2], "scores μ₁, μ₂"))
+        if hasattr(self.dimension_reducer_, "components_") and 1 <= n_axes <= 3:
+            components = np.real(self._unflatten(np.asarray(self.dimension_reducer_.components_[:MOST_DRAWN])))
+            pictures += [
+                picture(centre_of(component[..., 0], n_axes), f"φ{number}, first pair", diverging=True)
+                for number, component in enumerate(components, 1)
+            ]
+        return card(title, self._facts() | variance_facts(self.dimension_reducer_), pictures)
+
+    def _facts(self) -> dict[str, Any]:
+        *lags, n_pairs = self._statistics_shape
+        return {"size": self.size_, "lags": tuple(lags), "pairs": n_pairs, "reducer": repr(self.dimension_reducer_)}
 
     def __getstate__(self) -> dict[str, Any]:
         # A lazy attribute would take its whole graph, data included, into the pickle.

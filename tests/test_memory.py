@@ -6,8 +6,14 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
+import psutil
 import pytest
+from distributed import Client, LocalCluster
 
+from mksdask import PrimitiveBasis
+from mksdask.planning import PROCESS_BYTES
+from mksdask.stats import correlate_volume
 from mksdask.workers import ALLOCATION
 from tests.test_examples import run
 
@@ -172,7 +178,7 @@ OPERATIONS = {
 
 RUN = """
     from mksdask import plan
-    with dask.config.set({"mksdask.memory-limit": "768MiB"}):
+    with dask.config.set({"mksdask.memory-limit": "848MiB"}):
         found = plan(function, *arguments, **options)
         little = {key: value for key, value in options.items() if key not in ("confidence_index", "scratch")}
         finish(function(*warm, **little))
@@ -203,3 +209,26 @@ def test_localization__memory_does_not_depend_on_the_number_of_samples(tmp_path)
     # The benchmark asserts that the peaks of 200 and of 20,000 samples lie within a tenth, without restart or spill.
     out = run("benchmarks/localization.py", "memory", cwd=tmp_path)
     assert "GiB on 20000" in out
+
+
+@pytest.mark.slow
+def test_memory__a_worker_beside_its_tasks_takes_what_is_planned(tmp_path):
+    X = np.random.default_rng(0).integers(0, 2, (32, 32, 32))
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            memory_limit="1GiB",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            local_directory=tmp_path,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        # Small work, which imports what work imports and has a kernel compiled.
+        correlate_volume(X, PrimitiveBasis(2), cutoff=3).compute()
+        (taken,) = client.run(lambda: psutil.Process().memory_info().rss).values()
+        (modules,) = client.run(lambda: list(sys.modules)).values()
+    assert 0.75 < taken / PROCESS_BYTES < 0.97
+    assert "mksdask" in modules
+    assert "matplotlib" not in modules

@@ -12,9 +12,13 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 
 from mksdask.arrays import ArrayLike, label, map_samples, unwrap_samples
+from mksdask.cards import WithCard, card, curves
+
+# Functions in the picture of a basis.
+MOST_DRAWN = 7
 
 
-class Basis(TransformerMixin, BaseEstimator):
+class Basis(WithCard, TransformerMixin, BaseEstimator):
     """Base class of the local-state bases.
 
     A basis expands the local state χ of each voxel in functions ``B_h``:
@@ -172,6 +176,19 @@ class Basis(TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
+    def _card(self) -> str:
+        return card(f"m[h; s] of {len(self.states)} local states", self._facts(), self._pictures())
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "local state": "a number" if self.state_size == 1 else f"{self.state_size} numbers",
+            "values": "complex" if self.is_complex else "real",
+            "Σ m = 1": self.is_complete,
+        }
+
+    def _pictures(self) -> list[str]:
+        return []
+
 
 def chosen_labels(n_states: int | Sequence[int], first: Callable[[int], Iterable[int]] = range) -> tuple[int, ...]:
     """Labels of states: those given, or the first so many.
@@ -243,6 +260,15 @@ class ScalarBasis(Basis):
             msg = f"domain must be (lowest, highest), got {self.domain!r}"
             raise ValueError(msg)
         return float(low), float(high)
+
+    def _facts(self) -> dict[str, Any]:
+        return {"domain": list(self._interval()), "states": list(self.states)} | super()._facts()
+
+    def _pictures(self) -> list[str]:
+        values = np.linspace(*self._interval(), 97)
+        drawn = list(self.fields(values, range(min(MOST_DRAWN, len(self.states))), np.float64))
+        parts = [("Re ", np.real(drawn)), ("Im ", np.imag(drawn))] if self.is_complex else [("", np.array(drawn))]
+        return [curves(values, part, f"{prefix}m[h] over the domain") for prefix, part in parts]
 
     def _check(self, values: NDArray[Any]) -> None:
         if values.dtype.kind == "c":

@@ -313,6 +313,12 @@ class GSHBasis(Basis):
             degree = min(2 * degree, LARGEST_DEGREE)
         return known
 
+    def _facts(self) -> dict[str, Any]:
+        index = self.index_
+        by_degree = {f"l = {l}": sum(each.l == l for each in index) for l in sorted({each.l for each in index})}  # noqa: E741
+        symmetry = {"crystal": self.domain, "sample": self.sample_symmetry, "harmonics": by_degree}
+        return symmetry | super()._facts() | {"local state": "Bunge angles φ1, Φ, φ2 in radians"}
+
     def _check(self, values: NDArray[Any]) -> None:
         check_angles(values)
 

@@ -133,6 +133,12 @@ class ProductBasis(Basis):
             product = reduce(np.multiply, (table[h] for table, h in zip(tables, row, strict=True)))
             yield product.astype(self.result_dtype(dtype), copy=False)
 
+    def _facts(self) -> dict[str, Any]:
+        return {f"factor {number}": repr(basis) for number, basis in enumerate(self.bases)} | super()._facts()
+
+    def _pictures(self) -> list[str]:
+        return [drawn for basis in self.bases for drawn in basis._pictures()]
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
         """Factors as ``basis_0``, ``basis_1``, …, and with `deep` their parameters.
 

@@ -16,6 +16,8 @@ import numpy as np
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
+from mksdask.cards import value_text
+
 BAR_WIDTH = 30
 
 
@@ -211,22 +213,10 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
         return
     width = max(map(len, result), default=0)
     for name, value in result.items():
-        click.echo(f"{name:<{width}}  {_text(value)}")
+        click.echo(f"{name:<{width}}  {value_text(value)}")
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
-    return str(value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float | np.floating):
-        return f"{value:.6g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(each)}" for name, each in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return " × ".join(map(_text, value)) if isinstance(value, tuple) else ", ".join(map(_text, value)) or "none"
     return str(value)

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import dask
-import numpy as np
 import xarray as xr
 
 from mksdask.cli.options import Axes, Numbers, Size, cluster_options, json_option, open_client, output_of, report, stage
@@ -115,7 +113,7 @@ def import_command(
             periodic_axes=periodic,
             mode="w" if overwrite else "w-",
         )
-        described = describe(open_store(target), fractions=True)
+        described = open_store(target).mks.describe(fractions=True)
     report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
 
@@ -129,42 +127,10 @@ def info(store: Path, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
     Example: mksdask info rock.zarr --fractions
     """
     try:
-        found = describe(open_store(store), fractions=fractions)
+        found = open_store(store).mks.describe(fractions=fractions)
     except (ValueError, FileNotFoundError):
         found = _describe_other(store)
     report(found, as_json=as_json)
-
-
-def describe(dataset: xr.Dataset, *, fractions: bool) -> dict[str, Any]:
-    """Kind, sizes, spacing and phases of a store of microstructures."""
-    X = dataset.microstructure
-    spatial = [str(dim) for dim in X.dims if dim in ("x", "y", "z")]
-    found: dict[str, Any] = {
-        "kind": "ensemble" if "sample" in X.dims else "volume",
-        "size": tuple(X.sizes[dim] for dim in spatial),
-    }
-    if "sample" in X.dims:
-        found["samples"] = X.sizes["sample"]
-    steps = {dim: float(X[dim][1] - X[dim][0]) for dim in spatial if X.sizes[dim] > 1}
-    found |= {
-        "spacing": steps,
-        "units": X[spatial[0]].attrs.get("units", "voxel"),
-        "dtype": str(X.dtype),
-        "bytes": X.nbytes,
-        "chunk": tuple(max(sizes) for sizes in X.chunks or ()),
-    }
-    if names := X.attrs.get("phases"):
-        found["phases"] = list(names)
-    others = [str(name) for name in dataset.data_vars if name != "microstructure"]
-    if others:
-        found["also"] = others
-    if fractions and X.dtype.kind in "biu":
-        values = X.data.ravel()
-        if int(values.max()) < 256:
-            counts = np.asarray(dask.array.bincount(values.astype(np.int64), minlength=len(names or ()) or 1))
-            labels = names or range(len(counts))
-            found["fractions"] = {str(name): count / X.size for name, count in zip(labels, counts, strict=False)}
-    return found
 
 
 def _describe_other(store: Path) -> dict[str, Any]:

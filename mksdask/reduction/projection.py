@@ -13,6 +13,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mksdask.arrays import LABELLED, ArrayLike, map_samples, unwrap
+from mksdask.cards import WithCard, bars, card
 from mksdask.reduction.missing import coefficients_of
 from mksdask.reduction.sketch import Sketch
 
@@ -20,6 +21,8 @@ Array = NDArray[Any]
 
 # Of directions without variance that are found at once.
 _COMPLEMENT_BYTES = 64 * 2**20
+# Of the picture in a card.
+_MOST_BARS = 12
 
 
 def _scores_of_block(block: Array, components: Array, mean: Array, scale: Array, *, fills_gaps: bool) -> Array:
@@ -85,7 +88,7 @@ def matrix_of(estimator: BaseEstimator, X: ArrayLike, *, reset: bool) -> Any:
     return data
 
 
-class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Rows to scores and back, for estimators that fit `components_`, `mean_` and `explained_variance_`.
 
     Scores of one that has a true `whiten` parameter have unit variance.
@@ -168,6 +171,12 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             shared=(self.components_, self.mean_, self._scale()),
         )
 
+    def _card(self) -> str:
+        seen = getattr(self, "n_samples_", None) or getattr(self, "n_samples_seen_", None)
+        facts = {"samples": seen, "features": self.n_features_in_} | variance_facts(self)
+        pictures = [] if np.isnan(self.explained_variance_ratio_).any() else [variance_picture(self)]
+        return card(f"{type(self).__name__}, {self.n_components_} components", facts, pictures)
+
     @property
     def _n_features_out(self) -> int:
         return self.n_components_
@@ -211,6 +220,22 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             components[~varies] = _orthonormal_complement(components[varies].astype(np.float64), int(np.sum(~varies)))
         self.components_ = components
         return signs
+
+
+def variance_facts(reducer: Any) -> dict[str, Any]:
+    """What a fitted reducer that knows variances says of them, for a card."""
+    facts: dict[str, Any] = {}
+    if hasattr(reducer, "solver_"):
+        facts["solver"] = reducer.solver_
+    if hasattr(reducer, "explained_variance_ratio_"):
+        facts["variance explained"] = f"{float(np.sum(reducer.explained_variance_ratio_)):.2%}"
+    return facts
+
+
+def variance_picture(reducer: Any) -> str:
+    """Bars of the share of the variance that leading components explain together."""
+    held = np.cumsum(reducer.explained_variance_ratio_)[:_MOST_BARS]
+    return bars(held, f"variance explained by 1…{len(held)}")
 
 
 def _orthonormal_complement(known: Array, n: int) -> Array:

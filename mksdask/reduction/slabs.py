@@ -6,6 +6,7 @@ folds a run of slabs; what the tasks return is merged in a tree that the layout 
 
 from __future__ import annotations
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,7 +99,8 @@ class _LazySlabs(Slabs):
     ) -> list[Any]:
         stage = dask.delayed(_fold_task, name=f"{name}-kernel")
         constants = [dask.delayed(value, traverse=False) for value in shared]
-        token = dask.base.tokenize(id(self), fold, name, *shared)
+        # New each time: another client of the same scheduler may hold other data under any name made of fewer things.
+        token = uuid.uuid4().hex
         return [
             stage(fold, type(self).read, run, *constants, dask_key_name=f"{name}-{token}-{number}")
             for number, run in enumerate(self.runs(only, most))

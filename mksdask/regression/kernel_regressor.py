@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
@@ -24,6 +25,7 @@ from mksdask.arrays import (
     to_numpy,
     unwrap,
 )
+from mksdask.cards import WithCard, card
 from mksdask.planning import Limit, Plan, Stage, planner_of
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
 from mksdask.regression.exact import ExactFit
@@ -51,7 +53,7 @@ POOL = 8
 PREDICTION_BYTES = 32 * 2**20
 
 
-class KernelRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
+class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator):
     r"""Kernel ridge regression on scores, with a predictive spread; for any number of samples.
 
     .. math:: p(\mu) = \bar p + \sum_j k(\mu, \mu_j) c_j, \qquad (K + \alpha I) c = p - \bar p
@@ -198,6 +200,11 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             self._fit_landmarks(data, target, n_landmarks, rng)
         return self
 
+    def _card(self) -> str:
+        known = {"samples": len(self._fit.known)} if self.landmarks_ is None else {"landmarks": len(self.landmarks_)}
+        facts = {"components": self.n_features_in_, "α": self.alpha_, "γ": self.gamma_}
+        return card("KernelRegressor", known | facts | {"spread s": self.spread_.tolist()})
+
     def _check_parameters(self) -> None:
         if not callable(self.kernel) and self.kernel not in KERNELS:
             msg = f"kernel must be one of {', '.join(KERNELS)}, or a callable, got {self.kernel!r}"
@@ -309,7 +316,8 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         kernel = partial(_scaled_fold, fold=fold, scale=self.scale_, mean=self._mean, deviation=self._deviation)
         if not isinstance(scores, da.Array):
             return kernel(scores, target)
-        token = dask.base.tokenize(scores, target, self.alpha_ if hasattr(self, "alpha_") else None, name)
+        # New each time: fits with other parameters may go on at the same time.
+        token = uuid.uuid4().hex
         stage = dask.delayed(kernel, name=f"{name}-kernel-{token}")
         rows = scores.to_delayed(optimize_graph=False).ravel()
         columns = target.to_delayed(optimize_graph=False).ravel()
