@@ -5,9 +5,11 @@ from mksdask.bases import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis,
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.planning import Plan, plan
+from mksdask.progress import progress
 from mksdask.saving import load_model, save_model
 from mksdask.store import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
 from mksdask.structure import MKSStructureAnalysis
+from mksdask.watching import PartialResult
 from mksdask.windows import sample_windows
 from mksdask.workers import configure_workers
 
@@ -20,6 +22,7 @@ __all__ = [
     "MKSHomogenizationModel",
     "MKSLocalizationModel",
     "MKSStructureAnalysis",
+    "PartialResult",
     "Plan",
     "PrimitiveBasis",
     "ProductBasis",
@@ -30,6 +33,7 @@ __all__ = [
     "open_ensemble",
     "open_volume",
     "plan",
+    "progress",
     "sample_windows",
     "save_model",
 ]

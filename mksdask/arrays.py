@@ -7,15 +7,18 @@ unwrapped by `unwrap`, and the stage puts the labels back on its result.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any, TypeAlias
 
+import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
 from dask import delayed
+from dask.utils import key_split
 from numpy.typing import DTypeLike, NDArray
 
 ArrayLike: TypeAlias = Any  # ndarray, dask.array.Array, zarr.Array or xarray.DataArray
@@ -221,6 +224,23 @@ def map_samples(
         align_arrays=False,
         **{key: delayed(value) for key, value in (options or {}).items()},
     )
+
+
+def delayed_blocks(*arrays: da.Array) -> tuple[list[Any], ...]:
+    """Blocks of arrays of one chunk along all axes but the first, each made by as few tasks as may be.
+
+    Their names are new each time, so that another computation on the same arrays, which dask may fuse otherwise, gives
+    no name of theirs to a task of its own.
+    """
+    own = [
+        array.map_blocks(_same, dtype=array.dtype, meta=array._meta, name=f"{key_split(array.name)}-{uuid.uuid4().hex}")
+        for array in arrays
+    ]
+    return tuple(list(array.to_delayed(optimize_graph=False).ravel()) for array in dask.optimize(*own))
+
+
+def _same(block: Any) -> Any:
+    return block
 
 
 def merge_tree(parts: Sequence[Any], merge: Callable[[Any, Any], Any], *, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from mksdask.arrays import check_whole_samples, merge_tree
+from mksdask.arrays import check_whole_samples, delayed_blocks, merge_tree
 
 # Distances, rising, and rows of the catalogue: (n_queries, ≤ n) each.
 Found = tuple[NDArray[np.float64], NDArray[np.intp]]
@@ -46,14 +47,12 @@ def nearest_rows(queries: NDArray[np.float64], catalogue: Any, n: int) -> Found:
     if not isinstance(catalogue, da.Array):
         return _nearest_of_block(catalogue, queries, n, 0)
     check_whole_samples(catalogue, name="among")
-    token = dask.base.tokenize(catalogue, queries, n)
+    token, (blocks,) = uuid.uuid4().hex, delayed_blocks(catalogue)
     shared, kernel = dask.delayed(queries), dask.delayed(_nearest_of_block, name=f"nearest-kernel-{token}")
     starts = np.cumsum((0, *catalogue.chunks[0]))
     parts = [
         kernel(block, shared, n, int(start), dask_key_name=f"nearest-{token}-{number}")
-        for number, (block, start) in enumerate(
-            zip(catalogue.to_delayed(optimize_graph=False).ravel(), starts[:-1], strict=True)
-        )
+        for number, (block, start) in enumerate(zip(blocks, starts[:-1], strict=True))
     ]
     found: Found = merge_tree(parts, partial(_merge, n=n), name=f"merge-nearest-{token}").compute()
     return found

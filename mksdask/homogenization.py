@@ -24,6 +24,7 @@ from mksdask.sharing import SharedStatistics
 from mksdask.staging import Url
 from mksdask.stats.correlation import Pairs
 from mksdask.structure import MKSStructureAnalysis, plan_analysis, require_methods, set_parameter
+from mksdask.watching import Watch
 
 LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
 
@@ -151,6 +152,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         size: Sequence[int] | None = None,
         confidence_index: ArrayLike | None = None,
         groups: ArrayLike | None = None,
+        *,
+        watch: Watch = False,
     ) -> Self:
         """Fit the reducer on the statistics of X, and the linker on the scores.
 
@@ -168,6 +171,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         groups : array, shape (n_samples,), optional
             What each sample is of, such as its grain shape, for linkers that take it: `KernelRegressor` then says
             how sure it is of kinds that it has not seen.
+        watch : bool, path or callable, default False
+            Show statistics and scores while they are computed; see `MKSStructureAnalysis.fit`.
 
         Raises
         ------
@@ -195,7 +200,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
                 msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"
                 raise TypeError(msg)
             options["groups"] = to_numpy(groups)[measured]
-        self._fit_reduced(X, target, size, confidence_index)
+        self._fit_reduced(X, target, size, confidence_index, watch=watch)
         scores = self.reduced_fit_data.astype(np.float64)
         linker.fit(scores[measured], target[measured], **options)
         self.property_linker_ = linker

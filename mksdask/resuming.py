@@ -15,11 +15,11 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
-from dask.diagnostics import ProgressBar
 from distributed import as_completed
 from zarr.codecs import BloscCodec
 
 from mksdask.arrays import ArrayLike
+from mksdask.progress import progress as show_progress
 from mksdask.staging import Location, Url, consolidate, distributed_client, settled
 
 DEFAULT_NAME = "result"
@@ -65,7 +65,7 @@ def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: boo
     resume : bool, default True
         Go on with what an earlier call left there. False refuses a store that is not complete.
     progress : bool, default True
-        Show a progress bar, where no distributed cluster computes, whose dashboard does.
+        Show a progress bar, in a terminal or a notebook; see `mksdask.progress`.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def write_blocks(
     location, target = _open(data, url, labels, name, resume=resume, parts=parts, compressed=compressed)
     missing = _missing(location, name, data.numblocks)
     if missing:
-        with ProgressBar() if progress else nullcontext():
+        with show_progress(name) if progress else nullcontext():
             settled(partial(_store, data, target, missing), stage="store")
     # The attribute comes last, as the record that all is there.
     if _attributes(location).get("mksdask") != "result":

@@ -20,6 +20,7 @@ from mksdask.arrays import (
     label,
     map_samples,
     periodic_axes_of,
+    spacing_of,
     to_numpy,
     unwrap,
     unwrap_samples,
@@ -35,6 +36,7 @@ from mksdask.reduction.spill import spill
 from mksdask.sharing import SharedStatistics, Statistics
 from mksdask.staging import Url
 from mksdask.stats.correlation import CorrelationProblem, Pairs, correlate, flat_features
+from mksdask.watching import FeatureChannel, Plane, Watch, watching
 
 DEFAULT_COMPONENTS = 5
 # Components that a card draws.
@@ -48,8 +50,11 @@ class _Preparation:
     may_have_gaps: bool
     mean_center: bool
     weights: NDArray[np.float64] | None
+    watched: FeatureChannel | None = None
 
     def __call__(self, block: NDArray[Any]) -> NDArray[Any]:
+        if self.watched is not None:
+            self.watched.publish(block)
         if not self.may_have_gaps and not np.isfinite(block).all():
             msg = (
                 "the 2-point statistics hold NaN: some lags are observed by no pair of voxels, because of the "
@@ -185,6 +190,8 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
         y: ArrayLike | None = None,
         size: Sequence[int] | None = None,
         confidence_index: ArrayLike | None = None,
+        *,
+        watch: Watch = False,
     ) -> Self:
         """Compute statistics and fit the reducer.
 
@@ -198,6 +205,10 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
             Spatial shape of flat samples.
         confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
             Confidence in each voxel.
+        watch : bool, path or callable, default False
+            Show the mean statistics of the first pair and the scores of some samples while the run goes on, of what is
+            done so far: True in the cell of a notebook, or a line in a terminal; in a picture such as "live.png"; or by
+            calling a function with a `mksdask.PartialResult`, about once a second.
 
         Raises
         ------
@@ -206,7 +217,7 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
         ValueError
             If shapes do not fit, or a lag is observed by no pair of voxels.
         """
-        self._fit_reduced(X, y, size, confidence_index)
+        self._fit_reduced(X, y, size, confidence_index, watch=watch)
         return self
 
     def fit_transform(
@@ -215,12 +226,14 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
         y: ArrayLike | None = None,
         size: Sequence[int] | None = None,
         confidence_index: ArrayLike | None = None,
+        *,
+        watch: Watch = False,
     ) -> Any:
         """`fit`, and the scores of the same samples.
 
         Parameters
         ----------
-        X, y, size, confidence_index
+        X, y, size, confidence_index, watch
             As in `fit`.
 
         Returns
@@ -228,17 +241,24 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
         array of the kind of `X`, shape (n_samples, n_components)
             `reduced_fit_data`, which is in memory already.
         """
-        self.fit(X, y, size, confidence_index)
+        self.fit(X, y, size, confidence_index, watch=watch)
         scores = self.reduced_fit_data
         if is_lazy(X):
             scores = da.from_array(scores, chunks=(unwrap(X)[0].chunks[0], -1))
         return _label_scores(scores, X)
 
     def _fit_reduced(
-        self, X: ArrayLike, y: ArrayLike | None, size: Sequence[int] | None, confidence_index: ArrayLike | None
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        size: Sequence[int] | None,
+        confidence_index: ArrayLike | None,
+        *,
+        watch: Watch = False,
     ) -> None:
         target = None if y is None else to_numpy(y)
         if isinstance(X, SharedStatistics):
+            # There is nothing to watch: statistics are there.
             self._fit_shared(X, target, size, confidence_index)
             return
         samples = self._checked_samples(X, size)
@@ -248,9 +268,19 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
         if self.store_correlations:
             self.fit_correlations = statistics
         reducer = self._reducer((len(statistics), _n_features(statistics)))
-        features = self._features(statistics, reducer)
-        self.reduced_fit_data = self._reduce(reducer, features, target)
-        self.dimension_reducer_ = reducer
+        lags = self._statistics_shape[:-1]
+        plane = Plane.of(lags, spacing_of(unwrap(X)[1], len(lags)))
+        with watching(watch, plane, len(statistics), "samples") as watcher:
+            watched = None
+            if watcher is not None:
+                is_complex = statistics.dtype.kind == "c"
+                watched = FeatureChannel.of(watcher.channel, plane, self._statistics_shape, is_complex=is_complex)
+            features = self._features(statistics, reducer, watched)
+            self.reduced_fit_data = self._reduce(reducer, features, target)
+            self.dimension_reducer_ = reducer
+            if watcher is not None:
+                mean = None if self.mean_center else getattr(reducer, "mean_", None)
+                watcher.finish(None if mean is None else self._unflatten(mean[None])[0], self.reduced_fit_data)
 
     def _fit_shared(
         self,
@@ -365,6 +395,7 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
         confidence_index: ArrayLike | None = None,
         *,
         n_components: int | None = None,
+        watch: Watch = False,
     ) -> SharedStatistics:
         """Compute statistics once, for many fits: what it returns goes in the place of X.
 
@@ -383,6 +414,8 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
         n_components : int, optional
             Directions of the ensemble that are kept. Default: all, which loses nothing, and takes memory for as many
             rows of statistics as there are samples.
+        watch : bool, path or callable, default False
+            As in `fit`.
 
         Returns
         -------
@@ -408,7 +441,7 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
         (60,)
         """
         model = self._that_shares(n_components)
-        model._fit_reduced(X, None, size, confidence_index)
+        model._fit_reduced(X, None, size, confidence_index, watch=watch)
         reducer = model.dimension_reducer_
         if reducer.n_iter_:
             msg = (
@@ -575,12 +608,12 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
         )
         return problem.work(copies=1 + self.mean_center + (self.weights is not None))
 
-    def _features(self, statistics: Any, reducer: Any) -> Any:
+    def _features(self, statistics: Any, reducer: Any, watched: FeatureChannel | None = None) -> Any:
         flat = flat_features(statistics)
         if flat.dtype.kind not in "f":
             flat = flat.astype(self.dtype)
         fills_gaps = isinstance(reducer, PCA) and reducer.solver in ("auto", "gram")
-        kernel = _Preparation(fills_gaps, self.mean_center, self._weights(statistics))
+        kernel = _Preparation(fills_gaps, self.mean_center, self._weights(statistics), watched)
         return map_samples(kernel, flat, tail=flat.shape[1:], dtype=flat.dtype, name="features")
 
     def _reducer(self, shape: tuple[int, int]) -> Any:

@@ -24,6 +24,7 @@ from mksdask.cli.options import (
     output_of,
     report,
     stage,
+    watch_option,
 )
 from mksdask.planning import plan
 from mksdask.resuming import materialize
@@ -79,6 +80,7 @@ def _call(
 @click.option(
     "--figure", type=click.Path(path_type=Path), help="Draw the statistics, of an ensemble their mean: S2.png."
 )
+@watch_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was killed.")
 @click.option("--overwrite", is_flag=True, help="Replace the result.")
 @cluster_options
@@ -87,6 +89,7 @@ def stats(
     store: Path,
     out: Path,
     figure: Path | None,
+    watch: Path | None,
     resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
@@ -105,14 +108,19 @@ def stats(
     """
     target = output_of(out, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
-    with open_client(**cluster) as client:
+    with open_client(**cluster):
         operation, arguments, options = _call(store, states, pairs, cutoff, periodic)
+        if watch is not None and operation is correlate:
+            msg = f"--watch shows the statistics of a volume, and {store} is an ensemble; mksdask fit shows its mean"
+            raise ValueError(msg)
         sums = target.with_name(target.name + ".sums")
         if overwrite:
             for path in (target, sums):
                 _remove(path)
-        with stage(client, "statistics", timings):
+        with stage("statistics", timings):
             if operation is correlate_volume:
+                if watch is not None:
+                    correlate_volume(*arguments, scratch=sums, watch=watch, **options)
                 lazy = correlate_volume(*arguments, scratch=sums, **options)
             else:
                 lazy = correlate(*arguments, **options)
@@ -121,7 +129,7 @@ def stats(
         mean = found if operation is correlate_volume else found.mean("sample", keep_attrs=True)
         mean = mean.compute()
         if figure is not None:
-            with stage(client, "figure", timings):
+            with stage("figure", timings):
                 figure.absolute().parent.mkdir(parents=True, exist_ok=True)
                 tools.draw_correlations(mean).savefig(figure)
     result = {"result": str(out), "lags": tuple(mean.shape[:-1])} | _summary(mean, arguments[0])

@@ -9,7 +9,6 @@ from typing import Any
 import click
 import dask.array as da
 import numpy as np
-from distributed import Client
 
 from mksdask import tools
 from mksdask.arrays import to_numpy
@@ -60,13 +59,11 @@ def demo(
     with open_client(**cluster) as client:
         out.mkdir(parents=True, exist_ok=True)
         click.echo(f"dashboard: {client.dashboard_link}")
-        _run_demo(client, out.resolve(), samples, size, seed, timings)
+        _run_demo(out.resolve(), samples, size, seed, timings)
     click.echo(f"  {'all':<34} {time.perf_counter() - start:7.1f} s")
 
 
-def _run_demo(
-    client: Client, out: Path, samples: int, size: tuple[int, ...], seed: int, timings: dict[str, float]
-) -> None:
+def _run_demo(out: Path, samples: int, size: tuple[int, ...], seed: int, timings: dict[str, float]) -> None:
     dim = len(size)
     axes = list(range(dim))
     small, large = 0.08 * size[0], 0.2 * size[0]
@@ -88,21 +85,21 @@ def _run_demo(
 
     click.echo(f"{samples} samples of {'×'.join(map(str, size))} voxels, moduli {moduli[0]:g} and {moduli[1]:g} GPa")
     url = out / "ensemble.zarr"
-    with stage(client, "generate, and solve by FE → zarr", timings, err=False):
+    with stage("generate, and solve by FE → zarr", timings, err=False):
         create_ensemble(url, X, stiffness, phases=("stiff", "soft"), periodic_axes=axes, mode="w")
     ensemble = open_ensemble(url)
     is_unseen = np.arange(samples) % 4 == 0
     training, unseen = (ensemble.isel(sample=np.flatnonzero(chosen)) for chosen in (~is_unseen, is_unseen))
     model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=8, degree=2)
-    with stage(client, "statistics → PCA → regression", timings, err=False):
+    with stage("statistics → PCA → regression", timings, err=False):
         model.fit(training.microstructure, training.response)
-    with stage(client, "predict unseen samples", timings, err=False):
+    with stage("predict unseen samples", timings, err=False):
         predicted = to_numpy(model.predict(unseen.microstructure))
     truth = to_numpy(unseen.response)
     fitted = np.asarray(model.property_linker_.predict(model.reduced_fit_data))
     error = predicted - truth
     r2 = 1.0 - np.sum(error**2) / np.sum((truth - truth.mean()) ** 2)
-    with stage(client, "figures", timings, err=False):
+    with stage("figures", timings, err=False):
         _draw_demo(out, ensemble, model, (to_numpy(training.response), fitted), (truth, predicted))
     click.echo(
         f"C11 of {len(truth)} unseen samples: R² = {r2:.4f}, mean error {np.abs(error).mean():.3g} GPa "

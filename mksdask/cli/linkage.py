@@ -14,7 +14,7 @@ import xarray as xr
 from mksdask import tools
 from mksdask.arrays import to_numpy
 from mksdask.cli.analysis import basis_of, statistics_options
-from mksdask.cli.options import cluster_options, json_option, open_client, output_of, report, stage
+from mksdask.cli.options import cluster_options, json_option, open_client, output_of, report, stage, watch_option
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.resuming import materialize
@@ -49,6 +49,7 @@ def _response(dataset: xr.Dataset, response: str) -> Any:
     "--hold-out", type=click.FloatRange(0, 0.9), default=0.2, show_default=True, help="Share of test samples."
 )
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw predictions over responses: fit.png.")
+@watch_option
 @click.option("--overwrite", is_flag=True, help="Replace the model.")
 @cluster_options
 @json_option
@@ -61,6 +62,7 @@ def fit(
     degree: int | None,
     hold_out: float,
     figure: Path | None,
+    watch: Path | None,
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
     states: int | None,
@@ -81,7 +83,7 @@ def fit(
     """
     target = output_of(model, overwrite=overwrite)
     timings: dict[str, float] = {}
-    with open_client(**cluster) as client:
+    with open_client(**cluster):
         dataset = open_ensemble(store)
         X, y = dataset.microstructure, _response(dataset, response)
         basis, n = basis_of(dataset, states), X.sizes["sample"]
@@ -106,15 +108,15 @@ def fit(
                 periodic_axes=periodic,
                 scratch=target.parent,
             )
-        with stage(client, "fit", timings):
-            fitted.fit(*rows["train"])
+        with stage("fit", timings):
+            fitted.fit(*rows["train"], **({} if is_field else {"watch": watch or False}))
         result: dict[str, Any] = {"model": str(model), "kind": type(fitted).__name__, "samples": len(train)}
         if n_test:
-            with stage(client, "test", timings):
+            with stage("test", timings):
                 result |= {"test samples": n_test, "test R²": fitted.score(*rows["test"])}
         save_model(fitted, target)
         if figure is not None and not is_field:
-            with stage(client, "figure", timings):
+            with stage("figure", timings):
                 _draw(fitted, rows, figure)
             result["figure"] = str(figure)
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
@@ -156,9 +158,9 @@ def predict(
         raise ValueError(msg)
     target = output_of(out, overwrite=overwrite)
     timings: dict[str, float] = {}
-    with open_client(**cluster) as client:
+    with open_client(**cluster):
         X = open_ensemble(store).microstructure
-        with stage(client, "predict", timings):
+        with stage("predict", timings):
             found = fitted.predict(X, return_std=std)
             parts = dict(zip(("prediction", "spread"), found if std else (found,), strict=False))
             values = xr.Dataset(parts).compute()
@@ -208,14 +210,14 @@ def localize(
         raise ValueError(msg)
     target = output_of(out, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
-    with open_client(**cluster) as client:
+    with open_client(**cluster):
         X = open_ensemble(store).microstructure
         size = tuple(X.sizes[dim] for dim in ("x", "y", "z") if dim in X.dims)
         if size != tuple(fitted.size_):
             fitted.resize_coeff(size)
         if overwrite:
             Location.of(target).remove()
-        with stage(client, "localize", timings):
+        with stage("localize", timings):
             field = materialize(fitted.predict(X).rename("field"), target, progress=False)
         extremes = da.compute(field.data.min(), field.data.mean(), field.data.max())
     summary = {"result": str(out), "samples": X.sizes["sample"], "size": size}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,45 +15,17 @@ from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
 from mksdask.cards import value_text
-
-BAR_WIDTH = 30
-
-
-def _task_counts(dask_scheduler: Any) -> tuple[int, int, str]:
-    """Tasks begun and finished since the scheduler started, and the stage that runs now."""
-    prefixes = dask_scheduler.task_prefixes.values()
-    begun = sum(prefix.state_counts["waiting"] for prefix in prefixes)
-    done = sum(prefix.state_counts["memory"] for prefix in prefixes)
-    running = [prefix.name for prefix in prefixes if prefix.states["processing"]]
-    return begun, done, running[0] if running else ""
+from mksdask.progress import progress
 
 
 @contextmanager
-def stage(client: Any, title: str, timings: dict[str, float], *, err: bool = True) -> Iterator[None]:
-    """Time a stage and show how many of its tasks are done, whoever computes them."""
-    finished = threading.Event()
-    begun_before, done_before, _ = client.run_on_scheduler(_task_counts)
-    shown = sys.stderr.isatty()
+def stage(title: str, timings: dict[str, float], *, err: bool = True) -> Iterator[None]:
+    """Time a stage, and show how far it is."""
     start = time.perf_counter()
-
-    def watch() -> None:
-        while not finished.wait(0.25):
-            begun, done, running = client.run_on_scheduler(_task_counts)
-            total, count = begun - begun_before, done - done_before
-            filled = BAR_WIDTH * count // max(1, total)
-            bar = "█" * filled + "·" * (BAR_WIDTH - filled)
-            click.echo(f"\r  {title:<34} {bar} {count:>5}/{total:<5} {running[:24]:<24}", nl=False, err=True)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    if shown:
-        watcher.start()
     try:
-        yield
+        with progress(title):
+            yield
     finally:
-        finished.set()
-        if shown:
-            watcher.join()
-            click.echo("\r" + " " * (BAR_WIDTH + 76) + "\r", nl=False, err=True)
         timings[title] = time.perf_counter() - start
     click.echo(f"  {title:<34} {timings[title]:7.1f} s", err=err)
 
@@ -182,6 +152,15 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def watch_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--watch: a picture of what is done so far."""
+    option = click.option(
+        "--watch", type=click.Path(path_type=Path), help="Keep a picture of what is done so far here: live.png."
+    )
+    decorated: Callable[..., Any] = option(command)
+    return decorated
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

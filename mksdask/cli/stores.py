@@ -96,7 +96,7 @@ def import_command(
     """
     target = output_of(store, overwrite=overwrite)
     timings: dict[str, float] = {}
-    with open_client(**cluster) as client, stage(client, "read, segment, write", timings):
+    with open_client(**cluster), stage("read, segment, write", timings):
         import_images(
             [Path(source).absolute() for source in sources] if len(sources) > 1 else str(Path(sources[0]).absolute()),
             target,

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from mksdask.arrays import SPATIAL_DIMS, sizes_argument
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
-from mksdask.importers.sources import Source, open_source
+from mksdask.importers.sources import Source, open_source, slab_thickness
 from mksdask.staging import Url
-from mksdask.store import create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.store import VOLUME_SHARD, create_ensemble, create_volume, open_ensemble, open_volume
 
 Array = NDArray[Any]
+
+# Of the windows that are cut together.
+BAND_BYTES = 2**25
 
 
 def import_images(
@@ -89,8 +92,9 @@ def import_images(
 
     Notes
     -----
-    Memory of a task is a slab of 64 MiB of the file, and one of windows; ``.npz``, compressed VTK, and single images
-    are loaded whole. Files are read once, twice with `otsu`, three times if they are not of 8 or 16 bits.
+    Memory of a task is a slab of 128 MiB of the file or less, its phases and a copy of these; or a band of windows.
+    Shards of a volume are as thick as a slab. ``.npz``, compressed VTK, and single images are loaded whole. Files are
+    read once, twice with `otsu`, three times if they are not of 8 or 16 bits.
 
     Examples
     --------
@@ -107,6 +111,10 @@ def import_images(
         raise ValueError(msg)
     source = open_source(path, dataset=dataset, axes=axes)
     data, spatial = _cropped(source, crop)
+    is_in_slabs = data.ndim == len(spatial) > 1 and all(n == 1 for n in data.numblocks[1:])
+    thickness = slab_thickness(data.shape, data.dtype)
+    if is_in_slabs and window is None:
+        data = data.rechunk({0: thickness})
     mapping: Values | Thresholds | None = None
     found_names = None
     if phases is not None:
@@ -137,7 +145,12 @@ def import_images(
             url, data.rechunk(dict.fromkeys(range(1, data.ndim), -1)), periodic_axes=periodic_axes, **options
         )
         return open_ensemble(url)
-    create_volume(url, data, periodic_axes=periodic_axes, **options)
+    shards = [VOLUME_SHARD[len(spatial)]] * len(spatial)
+    if is_in_slabs:
+        # As thick as what a task reads: no task has to wait for the slabs of others.
+        slow = spatial.index(order[0])
+        shards[slow] = min(shards[slow], thickness)
+    create_volume(url, data, periodic_axes=periodic_axes, chunks=shards, **options)
     return open_volume(url)
 
 
@@ -196,16 +209,15 @@ def _names(
 
 @dataclass(frozen=True)
 class _Cut:
-    """A slab, axes as in the file and one window thick, into windows with the axes of the store."""
+    """A band of windows, axes as in the file and one window thick, into windows with the axes of the store."""
 
     window: tuple[int, ...]  # in the order of the file
     order: tuple[int, ...]  # of the store's axes in the file
 
     def __call__(self, slab: Array) -> Array:
         counts = [n // size for n, size in zip(slab.shape, self.window, strict=True)]
-        trimmed = slab[tuple(slice(0, n * size) for n, size in zip(counts, self.window, strict=True))]
         n_axes = slab.ndim
-        split = trimmed.reshape([n for pair in zip(counts, self.window, strict=True) for n in pair])
+        split = slab.reshape([n for pair in zip(counts, self.window, strict=True) for n in pair])
         places = [2 * axis for axis in self.order] + [2 * axis + 1 for axis in self.order]
         return split.transpose(places).reshape(-1, *(self.window[axis] for axis in self.order[:n_axes]))
 
@@ -220,19 +232,29 @@ def _windows(data: da.Array, order: str, spatial: str, window: int | Sequence[in
             f"window must be one size, or one for each axis, that fits into the image of {shape} voxels, got {window!r}"
         )
         raise ValueError(msg)
-    thick, n_slabs = in_file[0], data.shape[0] // in_file[0]
-    slabs = data[: n_slabs * thick].rechunk((thick, *(-1,) * (data.ndim - 1)))
-    n_each = int(np.prod([n // size for n, size in zip(data.shape[1:], in_file[1:], strict=True)]))
-    cut = _Cut(in_file, tuple(order.index(axis) for axis in spatial))
-    parts = [
-        slabs.blocks[number].map_blocks(
-            cut,
-            chunks=((n_each,), *((size,) for size in sizes)),
-            new_axis=data.ndim,
-            dtype=data.dtype,
-            meta=np.empty((0,) * (data.ndim + 1), dtype=data.dtype),
-            token="cut-windows",
+    in_store = tuple(order.index(axis) for axis in spatial)
+    counts = [n // size for n, size in zip(data.shape, in_file, strict=True)]
+    whole = data[tuple(slice(0, n * size) for n, size in zip(counts, in_file, strict=True))]
+    chunks: list[Any] = [in_file[0], *(-1,) * (data.ndim - 1)]
+    if data.ndim > 1:
+        # A slab is cut into bands along the axis whose windows differ slowest, so that their order stays.
+        across = next(axis for axis in in_store if axis)
+        row_bytes = data.dtype.itemsize * int(np.prod(in_file)) * int(np.prod(counts[1:])) // counts[across]
+        chunks[across] = in_file[across] * max(1, BAND_BYTES // row_bytes)
+    bands = whole.rechunk(chunks)
+    cut = _Cut(in_file, in_store)
+    parts = []
+    for block in np.ndindex(*bands.numblocks):
+        band = bands.blocks[block]
+        n_each = int(np.prod([n // size for n, size in zip(band.shape, in_file, strict=True)]))
+        parts.append(
+            band.map_blocks(
+                cut,
+                chunks=((n_each,), *((size,) for size in sizes)),
+                new_axis=data.ndim,
+                dtype=data.dtype,
+                meta=np.empty((0,) * (data.ndim + 1), dtype=data.dtype),
+                token="cut-windows",
+            )
         )
-        for number in range(n_slabs)
-    ]
     return da.concatenate(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,39 @@ Array = NDArray[Any]
 
 # Classes of a histogram of values that are not 8- or 16-bit integers.
 BINS = 1024
+# Voxels that are mapped at once.
+PIECE = 2**18
+
+
+def _pieces(block: Array) -> Iterator[tuple[slice, Array]]:
+    """Parts of a block, flat: what is made of one takes several times its bytes."""
+    flat = block.reshape(-1)
+    for start in range(0, flat.size, PIECE):
+        part = slice(start, start + PIECE)
+        yield part, flat[part]
+
+
+def _mapped(function: Callable[[Array], Array], block: Array) -> Array:
+    """Phases of a block: by a table of all values that its dtype has, where these are few."""
+    out = np.empty(block.size, dtype=np.uint8)
+    has_table = block.dtype.kind in "iu" and block.dtype.itemsize <= 2 and block.size > PIECE
+    lowest = int(np.iinfo(block.dtype).min) if has_table else 0
+    present = np.arange(lowest, int(np.iinfo(block.dtype).max) + 1) if has_table else None
+    if present is not None:
+        present = present[_counts(block, lowest, len(present)) > 0]
+        table = np.zeros(int(present[-1]) - lowest + 1, dtype=np.uint8)
+        table[present - lowest] = function(present.astype(block.dtype))
+    for part, values in _pieces(block):
+        out[part] = function(values) if present is None else table[values.astype(np.intp) - lowest]
+    return out.reshape(block.shape)
+
+
+def _counts(block: Array, lowest: int, n: int) -> Array:
+    """How often integers from the lowest on occur."""
+    counts = np.zeros(n, dtype=np.int64)
+    for _, values in _pieces(block):
+        counts += np.bincount(values.astype(np.intp) - lowest, minlength=n)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -38,11 +71,14 @@ class Values:
         ValueError
             If it holds other values.
         """
+        return _mapped(self._phases_of, block)
+
+    def _phases_of(self, values: Array) -> Array:
         order = np.argsort(self.levels)
         levels = np.asarray(self.levels)[order]
-        place = np.minimum(np.searchsorted(levels, block), len(levels) - 1)
-        if not (levels[place] == block).all():
-            strange = np.unique(block[levels[place] != block])
+        place = np.minimum(np.searchsorted(levels, values), len(levels) - 1)
+        if not (levels[place] == values).all():
+            strange = np.unique(values[levels[place] != values])
             msg = (
                 f"phases must list every value of the image; {strange[:5].tolist()} are not among {list(self.levels)}. "
                 "Use thresholds for grey levels"
@@ -70,10 +106,13 @@ class Thresholds:
         ValueError
             If it holds NaN.
         """
-        if block.dtype.kind == "f" and np.isnan(block).any():
+        return _mapped(self._phases_of, block)
+
+    def _phases_of(self, values: Array) -> Array:
+        if values.dtype.kind == "f" and np.isnan(values).any():
             msg = "the image holds NaN, which lies on neither side of thresholds"
             raise ValueError(msg)
-        return np.searchsorted(np.asarray(self.thresholds), block, side="right").astype(np.uint8)
+        return np.searchsorted(np.asarray(self.thresholds), values, side="right").astype(np.uint8)
 
 
 def by_values(phases: Mapping[float, str | int]) -> tuple[Values, list[str] | None]:
@@ -166,8 +205,11 @@ def by_otsu(data: da.Array, n_phases: int) -> Thresholds:
 
 
 def _histogram(block: Array, low: float, width: float, n_bins: int) -> Array:
-    places = np.clip(((block.ravel().astype(np.float64) - low) / width).astype(np.int64), 0, n_bins - 1)
-    return np.bincount(places, minlength=n_bins).reshape(*(1,) * block.ndim, n_bins)
+    counts = np.zeros(n_bins, dtype=np.int64)
+    for _, values in _pieces(block):
+        places = np.clip(((values.astype(np.float64) - low) / width).astype(np.int64), 0, n_bins - 1)
+        counts += np.bincount(places, minlength=n_bins)
+    return counts.reshape(*(1,) * block.ndim, n_bins)
 
 
 def _best_cuts(counts: Array, n_classes: int) -> list[int]:

@@ -29,7 +29,8 @@ from mksdask.importers.vtk_files import open_vtk
 Array = NDArray[Any]
 
 # Bytes of the slabs that are read together.
-SLAB_BYTES = 2**26
+SLAB_BYTES = 2**27
+MOST_ROWS = 2048
 UNITS = {"micron": "um", "microns": "um", "µm": "um", "μm": "um", "\\u00b5m": "um", "micrometer": "um", "": None}
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 
@@ -66,12 +67,16 @@ class _Slabs:
         return self.read(int(numbers[0]), int(numbers[-1]) + 1)
 
 
-def lazy_slabs(read: Callable[[int, int], Array], shape: Sequence[int], dtype: Any, rows: int = 1) -> da.Array:
-    """A lazy array of which ``read(first, last)`` returns rows; so many rows, or multiples of it, are a chunk."""
+def slab_thickness(shape: Sequence[int], dtype: Any) -> int:
+    """Rows that a task reads: a power of two, so that shards of a store can be as thick."""
+    row_bytes = max(1, int(np.prod(shape[1:])) * np.dtype(dtype).itemsize)
+    return min(MOST_ROWS, 1 << max(0, (SLAB_BYTES // row_bytes).bit_length() - 1))
+
+
+def lazy_slabs(read: Callable[[int, int], Array], shape: Sequence[int], dtype: Any) -> da.Array:
+    """A lazy array of which ``read(first, last)`` returns rows."""
     n, rest = int(shape[0]), tuple(int(size) for size in shape[1:])
-    row_bytes = max(1, int(np.prod(rest)) * np.dtype(dtype).itemsize)
-    step = max(1, SLAB_BYTES // row_bytes // rows) * rows
-    chunks = da.core.normalize_chunks((step,), (n,), dtype=np.int64)
+    chunks = da.core.normalize_chunks((slab_thickness(shape, dtype),), (n,), dtype=np.int64)
     return da.arange(n, chunks=chunks).map_blocks(
         _Slabs(read),
         chunks=(chunks[0], *((size,) for size in rest)),

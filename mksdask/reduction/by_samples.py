@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.arrays import merge_tree
+from mksdask.arrays import delayed_blocks, merge_tree
 from mksdask.reduction.missing import fill_rows, refuse_infinite
 
 Array = NDArray[Any]
@@ -63,8 +64,8 @@ def moments_over(fold: Callable[[Array], Moments], data: Any, *, name: str) -> M
     """Moments of all rows, merged in a tree that the chunks alone fix."""
     if not isinstance(data, da.Array):
         return fold(data)
-    token = dask.base.tokenize(data, fold)
+    token = uuid.uuid4().hex
     stage = dask.delayed(fold, name=f"{name}-kernel-{token}")
-    blocks = data.to_delayed(optimize_graph=False).ravel()
+    (blocks,) = delayed_blocks(data)
     parts = [stage(block, dask_key_name=f"{name}-{token}-{number}") for number, block in enumerate(blocks)]
     return merge_tree(parts, Moments.merge, name=f"merge-{name}-{token}").compute()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from mksdask.arrays import check_whole_samples, merge_tree
+from mksdask.arrays import check_whole_samples, delayed_blocks, merge_tree
 
 Array = NDArray[Any]
 
@@ -92,12 +93,9 @@ def sketch_rows(data: Any, rank: int) -> Sketch:
     if not isinstance(data, da.Array):
         return Sketch.of(data, rank)
     check_whole_samples(data)
-    token = dask.base.tokenize(data, rank)
+    token, (blocks,) = uuid.uuid4().hex, delayed_blocks(data)
     sketch = dask.delayed(partial(Sketch.of, rank=rank), name=f"sketch-kernel-{token}")
-    parts = [
-        sketch(block, dask_key_name=f"sketch-{token}-{number}")
-        for number, block in enumerate(data.to_delayed(optimize_graph=False).ravel())
-    ]
+    parts = [sketch(block, dask_key_name=f"sketch-{token}-{number}") for number, block in enumerate(blocks)]
     return merge_tree(parts, partial(Sketch.merge, rank=rank), name=f"merge-sketches-{token}").compute()
 
 

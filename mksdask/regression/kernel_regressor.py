@@ -19,6 +19,7 @@ from mksdask.arrays import (
     LABELLED,
     ArrayLike,
     check_whole_samples,
+    delayed_blocks,
     is_number,
     map_samples,
     merge_tree,
@@ -319,8 +320,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         # New each time: fits with other parameters may go on at the same time.
         token = uuid.uuid4().hex
         stage = dask.delayed(kernel, name=f"{name}-kernel-{token}")
-        rows = scores.to_delayed(optimize_graph=False).ravel()
-        columns = target.to_delayed(optimize_graph=False).ravel()
+        rows, columns = delayed_blocks(scores, target)
         parts = [
             stage(*pair, dask_key_name=f"{name}-{token}-{number}")
             for number, pair in enumerate(zip(rows, columns, strict=True))

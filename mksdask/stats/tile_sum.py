@@ -17,7 +17,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.arrays import merge_tree, stored_array
+from mksdask.arrays import merge_tree, spacing_of, stored_array
 from mksdask.planning import Limit, Plan, Stage
 from mksdask.resuming import materialize
 from mksdask.staging import Url
@@ -25,6 +25,7 @@ from mksdask.stats.lags import LagTransform
 from mksdask.stats.microstructure import VolumeFields, VolumeProblem, mask_fields, mask_pairs
 from mksdask.stats.pencils import Pencils, three_axes
 from mksdask.stats.tiling import Box, TileWork, Tiling, plan_tiles
+from mksdask.watching import Channel, Plane, Watch, watching
 
 Array: TypeAlias = NDArray[Any]
 
@@ -129,10 +130,19 @@ class _TileSum:
     tiling: Tiling
     pairs: tuple[tuple[int, int], ...]
 
-    def __call__(self, run: tuple[int, int], source: Any, mask: Any = None, *, is_block: bool = False) -> Array:
+    def __call__(
+        self,
+        run: tuple[int, int],
+        source: Any,
+        mask: Any = None,
+        *,
+        is_block: bool = False,
+        watched: tuple[Channel, Plane] | None = None,
+    ) -> Array:
         """Sums of a run of tiles, read from arrays; or of one tile, whose haloed blocks are given.
 
-        Σ m* m' of each pair, Ω, and the number of observed pairs, at each lag: (1, *lags, n_pairs + 2).
+        Σ m* m' of each pair, Ω, and the number of observed pairs, at each lag: (1, *lags, n_pairs + 2). Sums so far are
+        published where they are watched.
         """
         tiling = self.tiling
         products, weights = _Products(tiling, self.pairs, self.fields.dtype), None
@@ -160,6 +170,11 @@ class _TileSum:
                 of_mask = [*weights.at_lags()]
                 out[0, ..., -2] += of_mask[0]
                 out[0, ..., -1] += of_mask[-1]
+            if watched is not None:
+                channel, plane = watched
+                omega = _whole(counts, tiling) if weights is None else out[0, ..., -2].real
+                done = min(start + TILES_TOGETHER, last) - first
+                channel.publish(first, done, out[(0, *plane.index, 0)].real, omega[plane.index])
         if weights is None:
             out[0, ..., -2:] = _whole(counts, tiling)[..., None]
         return out
@@ -185,11 +200,28 @@ def sum_tiles(
     *,
     return_std: bool = False,
     scratch: Url | None = None,
+    watch: Watch = False,
 ) -> Any:
     """Statistics up to a cutoff, lazily, and with `return_std` their standard error; see `correlate_volume`."""
     kernel, _ = _tile(problem, cutoff, limit, return_std=return_std)
+    tiling = kernel.tiling
+    if watch is False:
+        return _statistics(problem, kernel, _runs(kernel, problem), return_std=return_std, scratch=scratch)
+    plane = Plane.of([2 * c + 1 for c in tiling.cutoff], spacing_of(problem.samples, len(tiling.cutoff)))
+    with watching(watch, plane, tiling.n_tiles, "tiles") as watcher:
+        assert watcher is not None
+        runs = _runs(kernel, problem, (watcher.channel, plane))
+        found = _statistics(problem, kernel, runs, return_std=return_std, scratch=scratch)
+        computed = dask.compute(found)[0]
+        watcher.finish(np.asarray(computed[0] if return_std else computed))
+    return computed
+
+
+def _statistics(
+    problem: VolumeProblem, kernel: _TileSum, runs: da.Array, *, return_std: bool, scratch: Url | None
+) -> Any:
+    """Statistics from the sums of runs, lazily."""
     tiling, data, mask = kernel.tiling, problem.data, problem.mask
-    runs = _runs(kernel, data, mask)
     if scratch is not None:
         runs = materialize(runs, scratch, progress=False)
     total = _total(runs, with_squares=return_std)
@@ -271,18 +303,20 @@ def _tile(
     return _TileSum(problem.fields, tiling, indices), work
 
 
-def _runs(kernel: _TileSum, data: Any, mask: Any) -> da.Array:
+def _runs(kernel: _TileSum, problem: VolumeProblem, watched: tuple[Channel, Plane] | None = None) -> da.Array:
     """The sums of all runs, lazily: (n_runs, *lags, n_pairs + 2)."""
-    tiling = kernel.tiling
+    tiling, data, mask = kernel.tiling, problem.data, problem.mask
     source, weights = stored_array(data), stored_array(mask)
     token = dask.base.tokenize(kernel, data, mask)
     run = dask.delayed(kernel, name=f"correlate-volume-kernel-{token}")
     parts = []
+    # Results are the same whoever watches, so this is in no name.
+    options = {} if watched is None else {"watched": watched}
     if source is not None and (mask is None or weights is not None):
         whole = dask.delayed(source, name=f"volume-{token}")
         masks = None if mask is None else dask.delayed(weights, name=f"confidence-{token}")
         for number, bounds in enumerate(tiling.runs()):
-            parts.append(run(bounds, whole, masks, dask_key_name=f"correlate-volume-{token}-{number}"))
+            parts.append(run(bounds, whole, masks, dask_key_name=f"correlate-volume-{token}-{number}", **options))
     else:
         blocks, masks = (None if array is None else da.asarray(array) for array in (data, mask))
         for number in range(tiling.n_tiles):
@@ -294,6 +328,7 @@ def _runs(kernel: _TileSum, data: Any, mask: Any) -> da.Array:
                     None if masks is None else tiling.gather(masks, box),
                     is_block=True,
                     dask_key_name=f"correlate-volume-{token}-{number}",
+                    **options,
                 )
             )
     shape = (1, *(2 * c + 1 for c in tiling.cutoff), len(kernel.pairs) + 2)

@@ -15,6 +15,7 @@ from mksdask.stats.all_lags import correlate_all_lags, plan_all_lags
 from mksdask.stats.correlation import Pairs
 from mksdask.stats.microstructure import VolumeProblem
 from mksdask.stats.tile_sum import plan_tile_sum, sum_tiles
+from mksdask.watching import Watch
 
 NO_STD = "return_std needs a cutoff: its replicates are tiles, which all lags do without; pass cutoff="
 
@@ -31,6 +32,7 @@ def correlate_volume(
     return_std: bool = False,
     memory_limit: int | str | None = None,
     scratch: Url | None = None,
+    watch: Watch = False,
 ) -> Any:
     r"""2-point statistics of one volume of any size, for lags up to a cutoff or for all.
 
@@ -69,6 +71,11 @@ def correlate_volume(
         ``{scratch}.planes`` and ``{scratch}.lines``; without it, in dask's temporary folder, which all workers must
         see.
 
+    watch : bool, path or callable, default False
+        With a cutoff: compute at once, and show the statistics of the first pair meanwhile, of the tiles that are done:
+        True in the cell of a notebook, or a line in a terminal; in a picture such as "live.png"; or by calling a
+        function with a `mksdask.PartialResult`, about once a second. The result is in memory then.
+
     Returns
     -------
     f : dask array or DataArray, shape (*lags, n_pairs)
@@ -83,7 +90,8 @@ def correlate_volume(
     ------
     ValueError
         If an axis, pair or cutoff does not exist, if nothing fits into `memory_limit` (with the limit that would do),
-        if all lags are wanted with `return_std`, or, when it is computed, if values are NaN or outside the domain.
+        if all lags are wanted with `return_std` or `watch`, or, when it is computed, if values are NaN or outside the
+        domain.
 
     Notes
     -----
@@ -118,8 +126,11 @@ def correlate_volume(
     if cutoff is None:
         if return_std:
             raise ValueError(NO_STD)
+        if watch is not False:
+            msg = "watch needs a cutoff: all lags are known when the last pass ends, and not in part; pass cutoff="
+            raise ValueError(msg)
         return correlate_all_lags(problem, limit, scratch=scratch)
-    return sum_tiles(problem, cutoff, limit, return_std=return_std, scratch=scratch)
+    return sum_tiles(problem, cutoff, limit, return_std=return_std, scratch=scratch, watch=watch)
 
 
 @planner_of(correlate_volume)

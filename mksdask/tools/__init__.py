@@ -11,6 +11,7 @@ from mksdask.tools.fields import (
     draw_strains,
     draw_strains_compare,
 )
+from mksdask.tools.live import draw_partial
 from mksdask.tools.models import (
     draw_component_variance,
     draw_components_scatter,
@@ -39,6 +40,7 @@ __all__ = [
     "draw_learning_curves",
     "draw_microstructure_strain",
     "draw_microstructures",
+    "draw_partial",
     "draw_strains",
     "draw_strains_compare",
 ]
