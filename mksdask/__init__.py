@@ -5,7 +5,7 @@ from mksdask.bases import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis,
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.planning import Plan, plan
-from mksdask.progress import progress
+from mksdask.progress_bar import progress
 from mksdask.saving import load_model, save_model
 from mksdask.store import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
 from mksdask.structure import MKSStructureAnalysis

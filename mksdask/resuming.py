@@ -19,7 +19,7 @@ from distributed import as_completed
 from zarr.codecs import BloscCodec
 
 from mksdask.arrays import ArrayLike
-from mksdask.progress import progress as show_progress
+from mksdask.progress_bar import progress as show_progress
 from mksdask.staging import Location, Url, consolidate, distributed_client, settled
 
 DEFAULT_NAME = "result"

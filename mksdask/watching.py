@@ -6,12 +6,12 @@ task, whatever the size of the result.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
 import uuid
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -141,9 +141,9 @@ class FeatureChannel:
         values = block[:, self.shown]
         rows = np.nan_to_num(block[:SKETCHED_ROWS, self.sketched].astype(np.float32))
         # Of the contents, as every worker would make it.
-        key = zlib.crc32(values.tobytes(), zlib.crc32(rows.tobytes()))
+        digest = hashlib.blake2b(values.tobytes() + rows.tobytes(), digest_size=7).digest()
         total, weight = np.nansum(values, axis=0, dtype=np.float64), np.sum(~np.isnan(values), axis=0)
-        self.channel.publish(key, len(block), total, weight, rows)
+        self.channel.publish(int.from_bytes(digest), len(block), total, weight, rows)
 
 
 # Of watchers in this process, by topic.

@@ -15,7 +15,7 @@ from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
 from mksdask.cards import value_text
-from mksdask.progress import progress
+from mksdask.progress_bar import progress
 
 
 @contextmanager
