@@ -269,7 +269,7 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
             self.fit_correlations = statistics
         reducer = self._reducer((len(statistics), _n_features(statistics)))
         lags = self._statistics_shape[:-1]
-        plane = Plane.of(lags, spacing_of(unwrap(X)[1], len(lags)))
+        plane = Plane.of(lags, spacing_of(unwrap(samples)[1], len(lags)))
         with watching(watch, plane, len(statistics), "samples") as watcher:
             watched = None
             if watcher is not None:

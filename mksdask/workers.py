@@ -7,8 +7,14 @@ again, which takes longer than to unpack it. Workers that are started after this
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import dask
 import distributed.config  # noqa: F401  its defaults come first
+from threadpoolctl import threadpool_limits
+
+from mksdask.staging import distributed_client
 
 # Of glibc, in bytes, and the number of heaps that its threads share; elsewhere they do nothing.
 ALLOCATION = {
@@ -19,6 +25,17 @@ ALLOCATION = {
 }
 # A graph holds a fitted model once, components or factors of tens of megabytes; a warning below that is noise.
 LARGE_GRAPH = "64MB"
+
+
+@contextmanager
+def one_thread_of_blas() -> Iterator[None]:
+    """While tasks run in threads of this process, one thread of BLAS for each: more would wait for one another.
+
+    Workers that dask starts have one anyway.
+    """
+    in_threads = distributed_client() is None and dask.config.get("scheduler", None) in (None, "threads", "threading")
+    with threadpool_limits(1, user_api="blas") if in_threads else nullcontext():
+        yield
 
 
 def configure_workers() -> None:

@@ -45,75 +45,101 @@ def centred_gram(total: Array) -> Array:
     return gram
 
 
-def _centre(slab: Array) -> tuple[Array, Array]:
+def _centre(values: Array) -> tuple[Array, Array]:
     """Values less their mean, and the mean in float64, which is NaN for a feature with gaps."""
-    mean = slab.mean(axis=0, dtype=np.float64)
-    return slab - mean.astype(slab.dtype), mean
+    mean = values.mean(axis=0, dtype=np.float64)
+    return values - mean.astype(values.dtype), mean
+
+
+class _Blocks:
+    """Some features of a slab at a time, less their mean: in one place, so that they stay in cache."""
+
+    def __init__(self) -> None:
+        self._room: Array | None = None
+
+    def of(self, slab: Array) -> Iterator[tuple[slice, Array, Array]]:
+        """Where they are, their values until the next ones are, and their mean in float64, NaN for one with gaps."""
+        n_samples, n_features = slab.shape
+        if self._room is None or self._room.dtype != slab.dtype:
+            self._room = np.empty((n_samples, _BLOCK), dtype=slab.dtype)
+        for start in range(0, n_features, _BLOCK):
+            where = slice(start, min(start + _BLOCK, n_features))
+            block, centred = slab[:, where], self._room[:, : where.stop - start]
+            with np.errstate(invalid="ignore"):
+                mean = block.mean(axis=0, dtype=np.float64)
+                np.subtract(block, mean.astype(slab.dtype), out=centred)
+            yield where, centred, mean
 
 
 def gram_of_complete(slabs: NumberedSlabs, n_samples: int) -> Gram:
     """Over features that were observed in all samples."""
     total, gappy = np.zeros((n_samples, n_samples), order="F"), []
+    single, blocks = np.zeros_like(total, dtype=np.float32), _Blocks()
     for number, slab in slabs:
-        centred, mean = _centre(slab)
-        complete = np.isfinite(mean)
-        if not complete.all():
-            refuse_infinite(slab)
+        for where, centred, mean in blocks.of(slab):
+            complete = np.isfinite(mean)
+            if complete.all():
+                _add_gram(total, centred, single)
+                continue
+            refuse_infinite(slab[:, where])
             gappy.append(number)
-            centred = centred[:, complete]
-        total = _add_gram(total, centred)
+            _add_gram(total, centred[:, complete], single)
         # Let go before the next one is read.
-        del slab, centred
-    return Gram(total, tuple(gappy))
+        del slab
+    return Gram(total, tuple(dict.fromkeys(gappy)))
 
 
 def gram_of_gappy(slabs: NumberedSlabs, n_samples: int, basis: Array | None) -> Array:
     """Over features with gaps, which are filled by left singular vectors."""
     total = np.zeros((n_samples, n_samples), order="F")
+    single, blocks = np.zeros_like(total, dtype=np.float32), _Blocks()
     for _, slab in slabs:
         n_observed = np.count_nonzero(~np.isnan(slab), axis=0)
         check_observed(n_observed)
         gappy = np.flatnonzero(n_observed < n_samples)
         for part in np.array_split(gappy, _PARTS):
-            total = _add_gram(total, _centre(fill_columns(slab[:, part].astype(np.float64), basis))[0])
+            for _, centred, _ in blocks.of(fill_columns(slab[:, part].astype(np.float64), basis)):
+                _add_gram(total, centred, single)
     return total
 
 
-def _add_gram(total: Array, centred: Array) -> Array:
+def _add_gram(total: Array, centred: Array, single: Array) -> None:
+    """Add the products of a block to the upper triangle; `single` is room for those in single precision."""
     if not centred.shape[1]:
-        return total
+        return
     if centred.dtype == np.float64:
-        return dsyrk(1.0, centred.T, beta=1.0, c=total, trans=1, overwrite_c=1)
-    for start in range(0, centred.shape[1], _BLOCK):
-        total += ssyrk(1.0, centred[:, start : start + _BLOCK].T, trans=1)
-    return total
+        dsyrk(1.0, centred.T, beta=1.0, c=total, trans=1, overwrite_c=1)
+    else:
+        ssyrk(1.0, centred.T, beta=0.0, c=single, trans=1, overwrite_c=1)
+        total += single
 
 
 def gram_times(slabs: NumberedSlabs, basis: Array) -> Array:
     """F Fᵀ times the basis, and below it the trace of F Fᵀ once: (n + 1, l)."""
     product, trace = np.zeros_like(basis), 0.0
-    factor: Array | None = None
+    factor, blocks = None, _Blocks()
     for _, slab in slabs:
-        centred, mean = _centre(slab)
-        if not np.isfinite(mean).all():
-            msg = "X holds NaN or infinite values; the randomized solver needs finite features: use solver='gram'"
-            raise ValueError(msg)
         factor = basis.astype(slab.dtype) if factor is None else factor
-        product += centred @ (centred.T @ factor)
-        trace += float(np.einsum("jf,jf->f", centred, centred).sum(dtype=np.float64))
-        del slab, centred
+        for _, centred, mean in blocks.of(slab):
+            if not np.isfinite(mean).all():
+                msg = "X holds NaN or infinite values; the randomized solver needs finite features: use solver='gram'"
+                raise ValueError(msg)
+            product += centred @ (centred.T @ factor)
+            trace += float(np.einsum("jf,jf->f", centred, centred).sum(dtype=np.float64))
+        del slab
     return np.concatenate([product, np.full((1, basis.shape[1]), trace)])
 
 
 def components_of(slabs: NumberedSlabs, left: Array, basis: Array | None, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Components, in `dtype`, and mean of features."""
-    components, means = [], []
+    components, means, vectors, blocks = [], [], left.T.astype(dtype), _Blocks()
     for _, slab in slabs:
-        centred, mean = _centre(slab)
-        gaps = np.isnan(mean)
-        if gaps.any():
-            centred[:, gaps], mean[gaps] = _centre(fill_columns(slab[:, gaps].astype(np.float64), basis))
-        components.append(left.T.astype(dtype) @ centred)
-        means.append(mean)
-        del slab, centred
+        for where, centred, mean in blocks.of(slab):
+            gaps = np.isnan(mean)
+            if gaps.any():
+                filled = fill_columns(slab[:, where][:, gaps].astype(np.float64), basis)
+                centred[:, gaps], mean[gaps] = _centre(filled)
+            components.append(vectors @ centred)
+            means.append(mean)
+        del slab
     return np.concatenate(components, axis=1), np.concatenate(means)

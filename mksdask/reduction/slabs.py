@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mksdask.arrays import merge_tree
 from mksdask.reduction.spill import SpilledRows, slab_width, spill
 from mksdask.staging import Url
+from mksdask.workers import one_thread_of_blas
 
 Array = NDArray[Any]
 Fold = Callable[..., Any]
@@ -111,11 +112,14 @@ class _LazySlabs(Slabs):
     ) -> Any:
         """By tasks, merged in a tree."""
         tasks = self._tasks(fold, shared, name, only, RUNS)
-        return merge_tree(tasks, merge, name=f"merge-{name}-{dask.base.tokenize(tasks[0].key)}").compute()
+        total = merge_tree(tasks, merge, name=f"merge-{name}-{dask.base.tokenize(tasks[0].key)}")
+        with one_thread_of_blas():
+            return total.compute()
 
     def each(self, fold: Fold, *shared: Any, name: str) -> list[Any]:
         """By tasks."""
-        return list(dask.compute(*self._tasks(fold, shared, name, None, None)))
+        with one_thread_of_blas():
+            return list(dask.compute(*self._tasks(fold, shared, name, None, None)))
 
 
 def _fold_task(fold: Fold, read: Callable[..., Any], run: Sequence[Any], *shared: Any) -> Any:

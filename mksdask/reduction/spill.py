@@ -61,9 +61,12 @@ class SpilledRows:
 
 
 def slab_width(n_samples: int, n_features: int, dtype: np.dtype[Any], slab_bytes: int | None = None) -> int:
-    """Features in a slab that takes `slab_bytes`, by default `SLAB_BYTES`, with its centred copy."""
+    """Features in a slab that takes at most `slab_bytes`, by default `SLAB_BYTES`, with its centred copy."""
     slab_bytes = SLAB_BYTES if slab_bytes is None else slab_bytes
-    return max(1, min(n_features, slab_bytes // (n_samples * 2 * dtype.itemsize)))
+    widest = max(1, min(n_features, slab_bytes // (n_samples * 2 * dtype.itemsize)))
+    n_slabs = -(-n_features // widest)
+    # Several slabs are a multiple of four, so that few workers end at the same time.
+    return widest if n_slabs == 1 else -(-n_features // (-(-n_slabs // 4) * 4))
 
 
 def _spill_block(block: Array, *, rows: SpilledRows, block_id: tuple[int, ...]) -> Array:
