@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import dask
 import dask.array as da
 import numpy as np
+import scipy.sparse
 import xarray as xr
 import zarr
 from dask import delayed
@@ -52,6 +53,9 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
         return da.from_zarr(array), None
     if isinstance(array, np.ma.MaskedArray):
         msg = f"{name} is a masked array, whose mask would be lost; pass its data, and confidence_index=~mask"
+        raise TypeError(msg)
+    if scipy.sparse.issparse(array):
+        msg = f"{name} is sparse, which is not supported; pass {name}.toarray()"
         raise TypeError(msg)
     data = np.asarray(array)
     if data.dtype.kind not in "biufc":

@@ -26,6 +26,7 @@ from mksdask.arrays import (
     periodic_axes_of,
     spacing_of,
     to_numpy,
+    unwrap,
     unwrap_samples,
 )
 
@@ -334,7 +335,7 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
             If X has another number of axes than in `fit`, or holds anything but phase numbers.
         """
         check_is_fitted(self, "n_phases_")
-        if size is None and np.ndim(X) == 2 and len(self.size_) > 1:
+        if size is None and unwrap(X)[0].ndim == 2 and len(self.size_) > 1:
             size = self.size_
         data, labels = unwrap_samples(as_samples(X, size))
         if data.ndim != 1 + len(self.size_):

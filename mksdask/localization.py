@@ -285,7 +285,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     def _problem(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, *, least: int = 1) -> _Problem:
         """The arguments of `fit`, checked."""
         self._check_parameters()
-        is_flat = size is not None and np.ndim(X) == 2
+        is_flat = size is not None and unwrap(X)[0].ndim == 2
         samples, labels = unwrap_samples(as_samples(X, size, trailing=trailing_axes(self.basis)))
         n_spatial = n_spatial_axes(self.basis, samples)
         if np.isnan(samples.shape[0]):
@@ -350,7 +350,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         """The samples that `predict` is given, their labels, and whether they were flat."""
         check_is_fitted(self, "size_")
         trailing = trailing_axes(self._basis)
-        is_flat = np.ndim(X) == 2 and len(self.size_) + trailing > 1
+        is_flat = unwrap(X)[0].ndim == 2 and len(self.size_) + trailing > 1
         wanted = self.size_ if is_flat and size is None else size
         data, labels = unwrap_samples(as_samples(X, wanted, trailing=trailing))
         n_spatial = n_spatial_axes(self._basis, data)

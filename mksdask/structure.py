@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import DTypeLike, NDArray
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import (
@@ -88,7 +88,7 @@ def require_methods(estimator: object, methods: Sequence[str], name: str) -> Non
         raise TypeError(msg)
 
 
-class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
+class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     r"""2-point statistics of an ensemble, reduced to a few scores a sample.
 
     .. math:: f_j[k] \approx \sum_{k'} \mu_j[k']\, \varphi[k', k] + \bar f[k]
@@ -345,7 +345,7 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
                 msg = f"X shares statistics of shape {X.statistics.shape} a sample, fit saw {self._statistics_shape}"
                 raise ValueError(msg)
             return X.scores(self.dimension_reducer_)
-        if size is None and np.ndim(X) == 2:
+        if size is None and unwrap(X)[0].ndim == 2:
             size = self.size_
         statistics = self._statistics(as_samples(X, size, trailing=self._trailing), confidence_index)
         if tuple(statistics.shape[1:]) != self._statistics_shape:
@@ -519,6 +519,10 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
                 catalogue, _ = unwrap(self.transform(among))
         return nearest_rows(queries, catalogue, n)
 
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.reduced_fit_data.shape[1])
+
     def _card(self) -> str:
         n_axes = len(self._statistics_shape) - 1
         scores = self.reduced_fit_data
@@ -583,7 +587,7 @@ class MKSStructureAnalysis(WithCard, TransformerMixin, BaseEstimator):
             return unwrap(samples)[0]
         if (
             confidence_index is not None
-            and np.ndim(confidence_index) == 2
+            and unwrap(confidence_index)[0].ndim == 2
             and len(self.size_) > 1
             and confidence_index.shape != self.size_
         ):

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.utils import Tags
 
 from mksdask.arrays import ArrayLike, label, map_samples, unwrap_samples
 from mksdask.cards import WithCard, card, curves
@@ -175,6 +176,11 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
 
     def _card(self) -> str:
         return card(f"m[h; s] of {len(self.states)} local states", self._facts(), self._pictures())

@@ -17,6 +17,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import (
     ArrayLike,
@@ -341,6 +343,9 @@ class CorrelationProblem:
         """Check arguments; their errors are those of `correlate`."""
         data, labels = unwrap_samples(X)
         n_spatial = n_spatial_axes(basis, data)
+        if 0 in data.shape[1 : 1 + n_spatial]:
+            msg = f"X must have voxels along each axis, got shape {tuple(data.shape)}"
+            raise ValueError(msg)
         states = state_labels(basis, data)
         pairs = resolve_pairs(correlations, states, basis)
         real_dtype = np.dtype(dtype)
@@ -565,6 +570,14 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         samples = as_samples(X, size, trailing=_trailing(self.basis))
         self.size_ = tuple(samples.shape[1 : 1 + n_spatial_axes(self.basis, samples)])
         self.periodic_axes_ = periodic_axes_of(unwrap(X)[1]) if self.periodic_axes is None else self.periodic_axes
+        data = unwrap(samples)[0]
+        # One sample of that shape, of which nothing is read.
+        like = np.broadcast_to(np.zeros((), dtype=data.dtype), (1, *data.shape[1:]))
+        problem = CorrelationProblem.of(
+            like, self.basis, self.periodic_axes_, None, self.correlations, self.cutoff, self.dtype
+        )
+        self._pairs, self._lags = problem.pairs, problem.kernel.transform.lags
+        self._is_complex = not problem.kernel.transform.real
         return self
 
     def transform(self, X: ArrayLike, *, confidence_index: ArrayLike | None = None) -> Any:
@@ -587,7 +600,7 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         elif size is not None and confidence_index.shape != size:
             confidence_index = as_samples(confidence_index, size, name="confidence_index")
         statistics = correlate(
-            as_samples(X, size if np.ndim(X) == 2 else None, trailing=_trailing(self.basis)),
+            as_samples(X, size if unwrap(X)[0].ndim == 2 else None, trailing=_trailing(self.basis)),
             self.basis,
             periodic_axes=getattr(self, "periodic_axes_", self.periodic_axes),
             confidence_index=confidence_index,
@@ -597,8 +610,38 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         )
         return flat_features(statistics) if self.flatten else statistics
 
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
+        """Names of the columns, with `flatten`: the pair of states and the lag in voxels, f[0, 1; 3, -2].
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored.
+
+        Raises
+        ------
+        ValueError
+            Without `flatten`, where results are maps.
+        """
+        check_is_fitted(self, "size_")
+        if not self.flatten:
+            msg = "the statistics are maps (*lags, n_pairs), without columns; use flatten=True for names and set_output"
+            raise ValueError(msg)
+        found = [
+            f"{part}f[{a}, {b}; {', '.join(map(str, lag))}]"
+            for lag in itertools.product(*(along.tolist() for along in self._lags))
+            for a, b in self._pairs
+            for part in (("Re ", "Im ") if self._is_complex else ("",))
+        ]
+        return np.array(found, dtype=object)
+
     def __sklearn_is_fitted__(self) -> bool:
         return True
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
 
 
 def _trailing(basis: Basis | None) -> int:
