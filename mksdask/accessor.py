@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from mksdask.arrays import SPATIAL_DIMS, is_cheap, to_numpy
 from mksdask.bases import PrimitiveBasis
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # What has more values than this is no microstructure of phases.
 MOST_PHASES = 256
+# Voxels that are counted at once.
+PIECE = 2**18
 # Samples, or pairs, in the card of a store.
 MOST_DRAWN = 4
 # Of Bunge angles, which a picture shows as colours.
@@ -102,10 +105,9 @@ class MKSAccessor:
             others = [str(name) for name in self._labelled.data_vars if name != "microstructure"]
             found |= {"also": others} if others else {}
         if fractions and X.dtype.kind in "biu":
-            values = da.asarray(X.data).ravel()
-            if int(values.max()) < MOST_PHASES:
-                counts = np.asarray(da.bincount(values.astype(np.int64), minlength=len(names or ()) or 1))
-                labels = names or range(len(counts))
+            counts = _counts(da.asarray(X.data))
+            if counts is not None:
+                labels = names or range(int(np.flatnonzero(counts)[-1]) + 1)
                 found["fractions"] = {str(name): count / X.size for name, count in zip(labels, counts, strict=False)}
         return found
 
@@ -229,6 +231,30 @@ class MKSAccessor:
         statistics = self._array()
         mean = statistics.mean("sample", keep_attrs=True) if "sample" in statistics.dims else statistics
         return _drawing().draw_correlations(mean, **options)
+
+
+def _counts(data: da.Array) -> NDArray[np.int64] | None:
+    """How often each phase occurs; None if there are values that are no phase numbers."""
+    parts = data.map_blocks(
+        _counts_of_block,
+        chunks=(*((1,) * n for n in data.numblocks), (MOST_PHASES + 1,)),
+        new_axis=data.ndim,
+        dtype=np.int64,
+        meta=np.empty((0,) * (data.ndim + 1), dtype=np.int64),
+    )
+    counts = np.asarray(parts.sum(axis=tuple(range(data.ndim)), split_every=4).compute())
+    return None if counts[-1] else counts[:-1]
+
+
+def _counts_of_block(block: NDArray[Any]) -> NDArray[np.int64]:
+    counts = np.zeros(MOST_PHASES + 1, dtype=np.int64)
+    flat = block.reshape(-1)
+    for start in range(0, flat.size, PIECE):
+        values = flat[start : start + PIECE].astype(np.int64)
+        # What is no phase number is counted last.
+        values[(values < 0) | (values >= MOST_PHASES)] = MOST_PHASES
+        counts += np.bincount(values, minlength=MOST_PHASES + 1)
+    return counts.reshape(*(1,) * block.ndim, -1)
 
 
 def _drawing() -> Any:

@@ -226,7 +226,8 @@ def map_samples(
         meta=np.empty((0,) * (len(tail) + 1), dtype=dtype),
         token=name,
         align_arrays=False,
-        **{key: delayed(value) for key, value in (options or {}).items()},
+        # Pure: named by what they are, so that a run that was killed is known again.
+        **{key: delayed(value, pure=True) for key, value in (options or {}).items()},
     )
 
 

@@ -154,6 +154,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         groups: ArrayLike | None = None,
         *,
         watch: Watch = False,
+        resume: bool = False,
     ) -> Self:
         """Fit the reducer on the statistics of X, and the linker on the scores.
 
@@ -173,6 +174,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             how sure it is of kinds that it has not seen.
         watch : bool, path or callable, default False
             Show statistics and scores while they are computed; see `MKSStructureAnalysis.fit`.
+        resume : bool, default False
+            Go on with the statistics that a call that was killed left in `scratch`; see `MKSStructureAnalysis.fit`.
 
         Raises
         ------
@@ -200,7 +203,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
                 msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"
                 raise TypeError(msg)
             options["groups"] = to_numpy(groups)[measured]
-        self._fit_reduced(X, target, size, confidence_index, watch=watch)
+        self._fit_reduced(X, target, size, confidence_index, watch=watch, resume=resume)
         scores = self.reduced_fit_data.astype(np.float64)
         linker.fit(scores[measured], target[measured], **options)
         self.property_linker_ = linker

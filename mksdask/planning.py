@@ -304,8 +304,9 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
         msg = f"operation must be one of those that the documentation of plan names, got {name}; see help(plan)"
         raise TypeError(msg)
     owner = (operation.__self__,) if isinstance(operation, MethodType) else ()
-    # Takes nothing.
-    options.pop("watch", None)
+    # These take nothing.
+    for name in ("watch", "resume"):
+        options.pop(name, None)
     with dask.config.set({} if memory_limit is None else {MEMORY_LIMIT_KEY: memory_limit}):
         return planner(*owner, *args, **options)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import dask
 import dask.array as da
@@ -23,9 +23,11 @@ from mksdask.progress_bar import progress as show_progress
 from mksdask.staging import Location, Url, consolidate, distributed_client, settled
 
 DEFAULT_NAME = "result"
+# Number of a block along each axis.
+Block: TypeAlias = tuple[int, ...]
 
 
-def _fingerprint(data: da.Array) -> dict[str, Any]:
+def fingerprint_of(data: da.Array) -> dict[str, Any]:
     """What a result is made of: its layout, and a token of its graph, so of its inputs and parameters."""
     return {
         "shape": list(map(int, data.shape)),
@@ -44,7 +46,7 @@ def _regular(data: da.Array) -> da.Array:
     return data if all(set(sizes[:-1]) <= {sizes[0]} for sizes in data.chunks) else data.rechunk(wanted)
 
 
-def _missing(location: Location, name: str, counts: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _missing(location: Location, name: str, counts: tuple[int, ...]) -> list[Block]:
     """Blocks that have not been written: the store has no object of theirs."""
     folder = f"{location.path}/{name}/c/"
     location.fs.invalidate_cache()
@@ -121,8 +123,8 @@ def is_materialized(lazy: ArrayLike, url: Url) -> bool:
     location = Location.of(url)
     if not location.exists():
         return False
-    found = _attributes(location)
-    return found.get("mksdask") == "result" and found.get("fingerprint") == _fingerprint(_unwrap(lazy)[0])
+    found = attributes_of(location)
+    return found.get("mksdask") == "result" and found.get("fingerprint") == fingerprint_of(_unwrap(lazy)[0])
 
 
 def write_blocks(
@@ -154,12 +156,10 @@ def write_blocks(
         Whether compressing is worth its time.
     """
     location, target = _open(data, url, labels, name, resume=resume, parts=parts, compressed=compressed)
-    missing = _missing(location, name, data.numblocks)
-    if missing:
-        with show_progress(name) if progress else nullcontext():
-            settled(partial(_store, data, target, missing), stage="store")
+    with show_progress(name) if progress else nullcontext():
+        write_missing(location, {name: (data, target)})
     # The attribute comes last, as the record that all is there.
-    if _attributes(location).get("mksdask") != "result":
+    if attributes_of(location).get("mksdask") != "result":
         consolidate(location)
         zarr.open_group(location.store, mode="r+").attrs["mksdask"] = "result"
     return location
@@ -169,29 +169,46 @@ def _open(
     data: da.Array, url: Url, labels: xr.DataArray | None, name: str, *, resume: bool = True, **options: Any
 ) -> tuple[Location, zarr.Array[Any]]:
     """Where to write, and the array there; made if it is not."""
-    location, fingerprint = Location.of(url), _fingerprint(data)
+    location, fingerprint = Location.of(url), fingerprint_of(data)
     # An array takes this along to the workers: blocks of nothing but the fill value leave an object too.
     with zarr.config.set({"array.write_empty_chunks": True}):
         create = partial(_create, location, name, data, labels, fingerprint, **options)
         return location, _target(url, location, name, fingerprint, create, resume=resume)
 
 
-def _store(data: da.Array, target: zarr.Array[Any], missing: list[tuple[int, ...]], **options: Any) -> None:
+def write_missing(location: Location, arrays: Mapping[str, tuple[da.Array, zarr.Array[Any]]]) -> None:
+    """Compute, together, the blocks of arrays that the store lacks, and write them.
+
+    Parameters
+    ----------
+    location : Location
+        Of the store.
+    arrays : mapping of str to (dask array, zarr array)
+        Names in the store, what is to be computed, and where it goes, an object of the store for each block.
+    """
+    parts = [(data, target, _missing(location, name, data.numblocks)) for name, (data, target) in arrays.items()]
+    if any(missing for _, _, missing in parts):
+        settled(partial(_store, parts), stage="store")
+
+
+def _store(parts: Sequence[tuple[da.Array, zarr.Array[Any], list[Block]]], **options: Any) -> None:
     """Compute blocks and write them, one task each."""
-    starts = [np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist() for sizes in data.chunks]
-    (optimized,) = dask.optimize(data)
-    blocks = optimized.to_delayed(optimize_graph=False)
     # The name is new, lest the scheduler remember a call that wrote elsewhere.
-    write, array, call = dask.delayed(_write), dask.delayed(target), uuid.uuid4().hex
-    tasks = [
-        write(
-            blocks[block],
-            array,
-            tuple(slice(along[i], along[i + 1]) for along, i in zip(starts, block, strict=True)),
-            dask_key_name=f"store-{call}-{'-'.join(map(str, block))}",
-        )
-        for block in missing
-    ]
+    write, call, tasks = dask.delayed(_write), uuid.uuid4().hex, []
+    for number, (optimized, (data, target, missing)) in enumerate(
+        zip(dask.optimize(*(data for data, _, _ in parts)), parts, strict=True)
+    ):
+        starts = [np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist() for sizes in data.chunks]
+        blocks, array = optimized.to_delayed(optimize_graph=False), dask.delayed(target)
+        tasks += [
+            write(
+                blocks[block],
+                array,
+                tuple(slice(along[i], along[i + 1]) for along, i in zip(starts, block, strict=True)),
+                dask_key_name=f"store-{call}-{number}-{'-'.join(map(str, block))}",
+            )
+            for block in missing
+        ]
     client = distributed_client()
     if client is None or options:
         dask.compute(*tasks, **options)
@@ -218,7 +235,7 @@ def _target(
     is_new = not location.exists()
     if is_new:
         create()
-    found = _attributes(location)
+    found = attributes_of(location)
     state = found.get("mksdask")
     if state not in ("partial", "result") or "fingerprint" not in found:
         msg = f"{os.fspath(url)} exists and is no result of materialize; choose another url"
@@ -234,7 +251,8 @@ def _target(
     return zarr.open_array(location.store, path=name, mode="r+")
 
 
-def _attributes(location: Location) -> dict[str, Any]:
+def attributes_of(location: Location) -> dict[str, Any]:
+    """Attributes of the group at a location; none without one."""
     try:
         return dict(zarr.open_group(location.store, mode="r").attrs)
     except (FileNotFoundError, ValueError):

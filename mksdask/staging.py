@@ -161,8 +161,8 @@ def is_store(location: Location) -> bool:
 
 
 @contextmanager
-def staged(url: Url, mode: str) -> Iterator[Location]:
-    """A location beside `url` that takes its place at the end, and vanishes on error."""
+def staged(url: Url, mode: str, *, resume: bool = False) -> Iterator[Location]:
+    """A location beside `url` that takes its place at the end, and vanishes on error; with `resume` it stays then."""
     if mode not in ("w-", "w"):
         msg = f"mode must be 'w-' (refuse to overwrite) or 'w' (overwrite), got {mode!r}"
         raise ValueError(msg)
@@ -173,7 +173,7 @@ def staged(url: Url, mode: str) -> Iterator[Location]:
             "append_ensemble"
         )
         raise FileExistsError(msg)
-    staging = target.sibling("partial")
+    staging = Location(target.fs, f"{target.path}.partial", target.is_local) if resume else target.sibling("partial")
     if target.exists() and not is_store(target):
         msg = (
             f"{os.fspath(url)} exists and is not a store of this package, so it will not be replaced; choose "
@@ -187,4 +187,5 @@ def staged(url: Url, mode: str) -> Iterator[Location]:
             raise FileExistsError(msg)
         staging.replace(target)
     finally:
-        staging.remove()
+        if not resume:
+            staging.remove()

@@ -23,6 +23,7 @@ from zarr.codecs import BloscCodec
 
 from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy, periodic_axes_of, spacing_of, unwrap
 from mksdask.planning import largest_divisor, samples_per_chunk
+from mksdask.resuming import attributes_of, fingerprint_of, write_missing
 from mksdask.resuming import materialize as materialize
 from mksdask.staging import Location, Url, consolidate, staged, write_shards
 
@@ -57,16 +58,51 @@ class _Variable:
         )
 
 
-def _create(url: Url, variables: Mapping[str, _Variable], coords: Mapping[str, Any], mode: str, kind: str) -> None:
-    with staged(url, mode) as location:
+def _create(
+    url: Url, variables: Mapping[str, _Variable], coords: Mapping[str, Any], mode: str, kind: str, *, resume: bool
+) -> None:
+    with staged(url, mode, resume=resume) as location:
         if location.is_local:
             Path(location.path).parent.mkdir(parents=True, exist_ok=True)
-        group = zarr.create_group(location.store, attributes={"mksdask": kind})
-        for name, (values, attrs) in coords.items():
-            group.create_array(name, data=values, dimension_names=(name,), attributes=attrs)
-        targets = [variable.create(group, name) for name, variable in variables.items()]
-        write_shards([v.data for v in variables.values()], targets, [v.shards for v in variables.values()])
+        if resume:
+            _fill(location, variables, coords)
+        else:
+            targets = _empty(location, variables, coords)
+            shards = [variable.shards for variable in variables.values()]
+            write_shards([variable.data for variable in variables.values()], list(targets.values()), shards)
+        zarr.open_group(location.store, mode="r+").attrs.put({"mksdask": kind})
         consolidate(location)
+
+
+def _empty(
+    location: Location, variables: Mapping[str, _Variable], coords: Mapping[str, Any]
+) -> dict[str, zarr.Array[Any]]:
+    """A store without samples."""
+    group = zarr.create_group(location.store)
+    for name, (values, attrs) in coords.items():
+        group.create_array(name, data=values, dimension_names=(name,), attributes=attrs)
+    return {name: variable.create(group, name) for name, variable in variables.items()}
+
+
+def _fill(location: Location, variables: Mapping[str, _Variable], coords: Mapping[str, Any]) -> None:
+    """Write what an earlier call that was killed has not written."""
+    blocks = {name: da.asarray(variable.data).rechunk(variable.shards) for name, variable in variables.items()}
+    fingerprint = {name: fingerprint_of(data) for name, data in blocks.items()}
+    found = attributes_of(location)
+    if found.get("fingerprint", fingerprint) != fingerprint:
+        msg = (
+            f"{location.path} holds a part of a store of other samples, or with other options; remove it, or call "
+            "without resume"
+        )
+        raise ValueError(msg)
+    # Blocks of nothing but the fill value leave an object too, so that they count as written.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        if "fingerprint" not in found:
+            location.remove()
+            _empty(location, variables, coords)
+            zarr.open_group(location.store, mode="r+").attrs["fingerprint"] = fingerprint
+        group = zarr.open_group(location.store, mode="r+")
+        write_missing(location, {name: (data, group[name]) for name, data in blocks.items()})  # type: ignore[misc]
 
 
 def _kept_attrs(array: ArrayLike) -> dict[str, Any]:
@@ -187,6 +223,7 @@ def create_ensemble(
     periodic_axes: int | Sequence[int] = (),
     chunks: int | Literal["auto"] = "auto",
     mode: Literal["w-", "w"] = "w-",
+    resume: bool = False,
 ) -> None:
     """Store an ensemble of microstructures, with responses if there are any.
 
@@ -217,6 +254,9 @@ def create_ensemble(
         Samples in a shard, the unit of writing and of lazy reading.
     mode : {"w-", "w"}
         Refuse to overwrite, or overwrite: the old store stays until the new one is complete.
+    resume : bool, default False
+        Keep what has been written when the call is killed or fails, in ``{url}.partial``, and go on with what an
+        earlier call with the same samples left there.
 
     Raises
     ------
@@ -276,7 +316,7 @@ def create_ensemble(
             for dim in y.dims[1:]
             if dim in y.coords and str(dim) not in coords and y.coords[dim].dtype.kind in "iuf"
         }
-    _create(url, variables, coords, mode, "ensemble")
+    _create(url, variables, coords, mode, "ensemble", resume=resume)
 
 
 def _rows(chunks: int | str, data: Any, n_samples: int, n_voxels: int) -> int:
@@ -478,6 +518,7 @@ def create_volume(
     periodic_axes: int | Sequence[int] = (),
     chunks: int | Sequence[int] | Literal["auto"] = "auto",
     mode: Literal["w-", "w"] = "w-",
+    resume: bool = False,
 ) -> None:
     """Store one volume, cut into blocks in space.
 
@@ -492,7 +533,7 @@ def create_volume(
         Phase number of each voxel, where `volume` holds something else, such as orientations.
     confidence_index : array, shape (*spatial,), optional
         Confidence in each voxel, in [0, 1].
-    spacing, units, phases, periodic_axes, mode
+    spacing, units, phases, periodic_axes, mode, resume
         As in `create_ensemble`.
     chunks : int, sequence of int or "auto"
         Voxels of a shard along each axis, the unit of writing and of lazy reading; default 256 in 3D.
@@ -544,7 +585,7 @@ def create_volume(
             msg = f"{name} must have shape {spatial}, got {beside.shape}"
             raise ValueError(msg)
         variables[name] = _Variable(beside, dims, shards, inner, _kept_attrs(array))
-    _create(url, variables, _coords(spatial, _steps(spacing, len(spatial)), units), mode, "volume")
+    _create(url, variables, _coords(spatial, _steps(spacing, len(spatial)), units), mode, "volume", resume=resume)
 
 
 def open_volume(url: Url) -> xr.Dataset:

@@ -192,6 +192,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         confidence_index: ArrayLike | None = None,
         *,
         watch: Watch = False,
+        resume: bool = False,
     ) -> Self:
         """Compute statistics and fit the reducer.
 
@@ -209,15 +210,18 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
             Show the mean statistics of the first pair and the scores of some samples while the run goes on, of what is
             done so far: True in the cell of a notebook, or a line in a terminal; in a picture such as "live.png"; or by
             calling a function with a `mksdask.PartialResult`, about once a second.
+        resume : bool, default False
+            Of lazy X, keep the statistics that are in `scratch` when the call is killed or fails, and go on with those
+            that an earlier call for the same samples left there. One such call at a time.
 
         Raises
         ------
         TypeError
             If the reducer lacks a method, or would load lazy X whole.
         ValueError
-            If shapes do not fit, or a lag is observed by no pair of voxels.
+            If shapes do not fit, or a lag is observed by no pair of voxels; or if `resume` has no `scratch`.
         """
-        self._fit_reduced(X, y, size, confidence_index, watch=watch)
+        self._fit_reduced(X, y, size, confidence_index, watch=watch, resume=resume)
         return self
 
     def fit_transform(
@@ -228,12 +232,13 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         confidence_index: ArrayLike | None = None,
         *,
         watch: Watch = False,
+        resume: bool = False,
     ) -> Any:
         """`fit`, and the scores of the same samples.
 
         Parameters
         ----------
-        X, y, size, confidence_index, watch
+        X, y, size, confidence_index, watch, resume
             As in `fit`.
 
         Returns
@@ -241,7 +246,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         array of the kind of `X`, shape (n_samples, n_components)
             `reduced_fit_data`, which is in memory already.
         """
-        self.fit(X, y, size, confidence_index, watch=watch)
+        self.fit(X, y, size, confidence_index, watch=watch, resume=resume)
         scores = self.reduced_fit_data
         if is_lazy(X):
             scores = da.from_array(scores, chunks=(unwrap(X)[0].chunks[0], -1))
@@ -255,8 +260,12 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         confidence_index: ArrayLike | None,
         *,
         watch: Watch = False,
+        resume: bool = False,
     ) -> None:
         target = None if y is None else to_numpy(y)
+        if resume and self.scratch is None:
+            msg = "resume keeps statistics in scratch; give the model scratch=, a folder that all workers reach"
+            raise ValueError(msg)
         if isinstance(X, SharedStatistics):
             # There is nothing to watch: statistics are there.
             self._fit_shared(X, target, size, confidence_index)
@@ -276,7 +285,9 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
                 is_complex = statistics.dtype.kind == "c"
                 watched = FeatureChannel.of(watcher.channel, plane, self._statistics_shape, is_complex=is_complex)
             features = self._features(statistics, reducer, watched)
-            self.reduced_fit_data = self._reduce(reducer, features, target)
+            # Named by what they are, whoever watches.
+            name = str(self._features(statistics, reducer).name) if resume and is_lazy(features) else None
+            self.reduced_fit_data = self._reduce(reducer, features, target, name)
             self.dimension_reducer_ = reducer
             if watcher is not None:
                 mean = None if self.mean_center else getattr(reducer, "mean_", None)
@@ -396,6 +407,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         *,
         n_components: int | None = None,
         watch: Watch = False,
+        resume: bool = False,
     ) -> SharedStatistics:
         """Compute statistics once, for many fits: what it returns goes in the place of X.
 
@@ -414,7 +426,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         n_components : int, optional
             Directions of the ensemble that are kept. Default: all, which loses nothing, and takes memory for as many
             rows of statistics as there are samples.
-        watch : bool, path or callable, default False
+        watch, resume
             As in `fit`.
 
         Returns
@@ -441,7 +453,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         (60,)
         """
         model = self._that_shares(n_components)
-        model._fit_reduced(X, None, size, confidence_index, watch=watch)
+        model._fit_reduced(X, None, size, confidence_index, watch=watch, resume=resume)
         reducer = model.dimension_reducer_
         if reducer.n_iter_:
             msg = (
@@ -629,11 +641,11 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
             set_parameter(reducer, "n_components", self.n_components, "dimension_reducer")
         return reducer
 
-    def _reduce(self, reducer: Any, features: Any, y: NDArray[Any] | None) -> NDArray[Any]:
+    def _reduce(self, reducer: Any, features: Any, y: NDArray[Any] | None, resume: str | None = None) -> NDArray[Any]:
         if not is_lazy(features):
             return np.asarray(reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y))
         if isinstance(reducer, PCA):
-            return to_numpy(reducer.fit_scores(features))
+            return to_numpy(reducer.fit_scores(features, resume=resume))
         if _is_lazy_reducer(reducer):
             return to_numpy(reducer.fit_transform(features))
         if not callable(getattr(reducer, "partial_fit", None)):
@@ -643,7 +655,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
                 "one with partial_fit such as sklearn.decomposition.IncrementalPCA, or pass X as a NumPy array"
             )
             raise TypeError(msg)
-        with spill(features, self.scratch) as rows:
+        with spill(features, self.scratch, resume=resume) as rows:
             # A batch must have at least as many rows as there are components.
             least = int(getattr(reducer, "n_components", None) or 1)
             batch: list[NDArray[Any]] = []

@@ -23,6 +23,7 @@ from mksdask.cli.options import (
     open_client,
     output_of,
     report,
+    resume_option,
     stage,
     watch_option,
 )
@@ -81,7 +82,7 @@ def _call(
     "--figure", type=click.Path(path_type=Path), help="Draw the statistics, of an ensemble their mean: S2.png."
 )
 @watch_option
-@click.option("--resume", is_flag=True, help="Go on with a run that was killed.")
+@resume_option
 @click.option("--overwrite", is_flag=True, help="Replace the result.")
 @cluster_options
 @json_option

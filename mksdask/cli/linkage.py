@@ -14,7 +14,16 @@ import xarray as xr
 from mksdask import tools
 from mksdask.arrays import to_numpy
 from mksdask.cli.analysis import basis_of, statistics_options
-from mksdask.cli.options import cluster_options, json_option, open_client, output_of, report, stage, watch_option
+from mksdask.cli.options import (
+    cluster_options,
+    json_option,
+    open_client,
+    output_of,
+    report,
+    resume_option,
+    stage,
+    watch_option,
+)
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.resuming import materialize
@@ -50,6 +59,7 @@ def _response(dataset: xr.Dataset, response: str) -> Any:
 )
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw predictions over responses: fit.png.")
 @watch_option
+@resume_option
 @click.option("--overwrite", is_flag=True, help="Replace the model.")
 @cluster_options
 @json_option
@@ -63,6 +73,7 @@ def fit(
     hold_out: float,
     figure: Path | None,
     watch: Path | None,
+    resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
     states: int | None,
@@ -109,7 +120,7 @@ def fit(
                 scratch=target.parent,
             )
         with stage("fit", timings):
-            fitted.fit(*rows["train"], **({} if is_field else {"watch": watch or False}))
+            fitted.fit(*rows["train"], **({} if is_field else {"watch": watch or False, "resume": resume}))
         result: dict[str, Any] = {"model": str(model), "kind": type(fitted).__name__, "samples": len(train)}
         if n_test:
             with stage("test", timings):
@@ -136,6 +147,7 @@ def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any]], figu
 @click.argument("store", type=click.Path(path_type=Path, exists=True))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--std", is_flag=True, help="Write the standard deviation of each prediction too.")
+@resume_option
 @click.option("--overwrite", is_flag=True, help="Replace the result.")
 @cluster_options
 @json_option
@@ -144,6 +156,7 @@ def predict(
     store: Path,
     out: Path,
     std: bool,  # noqa: FBT001
+    resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
     **cluster: Any,
@@ -162,8 +175,12 @@ def predict(
         X = open_ensemble(store).microstructure
         with stage("predict", timings):
             found = fitted.predict(X, return_std=std)
-            parts = dict(zip(("prediction", "spread"), found if std else (found,), strict=False))
-            values = xr.Dataset(parts).compute()
+            parts = xr.concat(found if std else (found,), "part").rename("predictions")
+            kept = target.with_name(target.name + ".predictions")
+            if not resume:
+                Location.of(kept).remove()
+            stored = materialize(parts, kept, progress=False).compute()
+            values = xr.Dataset(dict(zip(("prediction", "spread"), stored, strict=False)))
     if out.suffix == ".csv":
         partial = target.with_name(target.name + ".partial")
         columns = {
@@ -175,6 +192,7 @@ def predict(
         partial.replace(target)
     else:
         values.to_zarr(target, mode="w" if overwrite else "w-", consolidated=False)
+    Location.of(kept).remove()
     summary = {"result": str(out), "samples": X.sizes["sample"]}
     mean = values.prediction.to_numpy()
     summary |= {"lowest": float(mean.min()), "mean": float(mean.mean()), "highest": float(mean.max())}
@@ -185,7 +203,7 @@ def predict(
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.argument("store", type=click.Path(path_type=Path, exists=True))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--resume", is_flag=True, help="Go on with a run that was killed.")
+@resume_option
 @click.option("--overwrite", is_flag=True, help="Replace the result.")
 @cluster_options
 @json_option

@@ -154,6 +154,13 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def resume_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--resume."""
+    option = click.option("--resume", is_flag=True, help="Keep what is done if the run is killed, and go on with it.")
+    decorated: Callable[..., Any] = option(command)
+    return decorated
+
+
 def watch_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--watch: a picture of what is done so far."""
     option = click.option(

@@ -8,7 +8,18 @@ from typing import Any
 import click
 import xarray as xr
 
-from mksdask.cli.options import Axes, Numbers, Size, cluster_options, json_option, open_client, output_of, report, stage
+from mksdask.cli.options import (
+    Axes,
+    Numbers,
+    Size,
+    cluster_options,
+    json_option,
+    open_client,
+    output_of,
+    report,
+    resume_option,
+    stage,
+)
 from mksdask.importers import import_images
 from mksdask.saving import load_model
 from mksdask.store import open_store
@@ -62,6 +73,7 @@ class _Crop(click.ParamType[dict[str, Any]]):
 @click.option("--dataset", help="Which array of a file that holds several.")
 @click.option("--axes", help="Axes as the file orders them: zyx; s for samples.")
 @click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes: x,y.")
+@resume_option
 @click.option("--overwrite", is_flag=True, help="Replace the store.")
 @cluster_options
 @json_option
@@ -79,6 +91,7 @@ def import_command(
     dataset: str | None,
     axes: str | None,
     periodic: list[int],
+    resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
     **cluster: Any,
@@ -112,6 +125,7 @@ def import_command(
             window=window,
             periodic_axes=periodic,
             mode="w" if overwrite else "w-",
+            resume=resume,
         )
         described = open_store(target).mks.describe(fractions=True)
     report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)

@@ -40,6 +40,7 @@ def import_images(
     window: int | Sequence[int] | None = None,
     periodic_axes: int | Sequence[int] = (),
     mode: Any = "w-",
+    resume: bool = False,
 ) -> xr.Dataset:
     """Stream images into a volume store, or an ensemble store of windows or samples.
 
@@ -76,6 +77,8 @@ def import_images(
         Axes along which samples are periodic; windows are not.
     mode : {"w-", "w"}
         Refuse to overwrite, or overwrite.
+    resume : bool, default False
+        Go on with what a call that was killed has written; see `create_volume`.
 
     Returns
     -------
@@ -130,6 +133,7 @@ def import_images(
         "units": units or source.units or ("voxel" if spacing is None and not source.spacing else "unit"),
         "phases": _names(names, found_names, mapping),
         "mode": mode,
+        "resume": resume,
     }
     order = source.axes.replace("s", "")
     has_samples = "s" in source.axes
@@ -150,6 +154,8 @@ def import_images(
         # As thick as what a task reads: no task has to wait for the slabs of others.
         slow = spatial.index(order[0])
         shards[slow] = min(shards[slow], thickness)
+        # By tasks, which split slabs where they are: nothing has to be exchanged.
+        data = data.rechunk(tuple(shards), method="tasks")
     create_volume(url, data, periodic_axes=periodic_axes, chunks=shards, **options)
     return open_volume(url)
 

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 import tifffile
 import zarr
+from dask.base import tokenize
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import netcdf_file
@@ -113,7 +114,16 @@ def open_source(path: Any, *, dataset: str | None = None, axes: str | None = Non
     except (OSError, tifffile.TiffFileError, KeyError, zarr.errors.BaseZarrError) as error:
         msg = f"{files[0]} cannot be read as a {files[0].suffix.lower() or 'zarr'} file: {error}"
         raise ValueError(msg) from error
-    return _with_axes(found, axes, str(files[0]))
+    # Whoever goes on with a part of an image must know that it is the same.
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stamped = found.data.map_blocks(
+        _same, dtype=found.data.dtype, meta=found.data._meta, name=f"image-{tokenize(found.data.name, stamps)}"
+    )
+    return _with_axes(replace(found, data=stamped), axes, str(files[0]))
+
+
+def _same(block: Array) -> Array:
+    return block
 
 
 def _open(files: Sequence[Path], dataset: str | None) -> Source:

@@ -208,13 +208,16 @@ class PCA(Projection):
             return da.from_array(scores, chunks=(unwrap(X)[0].chunks[0], -1))
         return scores
 
-    def fit_scores(self, X: ArrayLike) -> Any:
+    def fit_scores(self, X: ArrayLike, *, resume: str | None = None) -> Any:
         """`fit_transform`, with the scores as an ndarray where `fit` has them anyway.
 
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
             As in `fit`.
+        resume : str, optional
+            A name of what X is: the copy that an earlier call of that name left in `scratch` when it was killed is
+            taken up. One call of a name at a time.
 
         Returns
         -------
@@ -233,7 +236,7 @@ class PCA(Projection):
         if found.by_samples:
             self._fit_moments(found.rows_of(data), k)
             return self.transform(data)
-        with slabs_of(data, found.width, self.scratch) as slabs:
+        with slabs_of(data, found.width, self.scratch, resume) as slabs:
             return self._fit_slabs(slabs, k, data.dtype)
 
     def _check(self, data: Any) -> int | float:

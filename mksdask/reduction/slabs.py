@@ -180,7 +180,7 @@ class StripedSlabs(_LazySlabs):
 
 
 @contextmanager
-def slabs_of(data: Any, width: int, scratch: Url | None) -> Iterator[Slabs]:
+def slabs_of(data: Any, width: int, scratch: Url | None, resume: str | None = None) -> Iterator[Slabs]:
     """Slabs of a matrix: of one in memory, of stripes of a lazy one, or, if its chunks are whole rows, of a copy.
 
     Parameters
@@ -191,11 +191,13 @@ def slabs_of(data: Any, width: int, scratch: Url | None) -> Iterator[Slabs]:
         Features of a slab of lazy data, at most.
     scratch : str or path, optional
         Where the copy is made; see `spill`.
+    resume : str, optional
+        As there.
     """
     if not isinstance(data, da.Array):
         yield MemorySlabs(data)
     elif data.numblocks[1] > 1:
         yield StripedSlabs(data, width)
     else:
-        with spill(data, scratch, width=width) as rows:
+        with spill(data, scratch, width=width, resume=resume) as rows:
             yield StoredSlabs(rows)

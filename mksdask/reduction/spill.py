@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import dask
@@ -17,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 
 from mksdask.arrays import check_whole_samples
-from mksdask.staging import Url, remove_store, settled
+from mksdask.staging import Location, Url, remove_store, settled
 
 Array = NDArray[Any]
 
@@ -69,14 +71,16 @@ def slab_width(n_samples: int, n_features: int, dtype: np.dtype[Any], slab_bytes
     return widest if n_slabs == 1 else -(-n_features // (-(-n_slabs // 4) * 4))
 
 
-def _spill_block(block: Array, *, rows: SpilledRows, block_id: tuple[int, ...]) -> Array:
-    start = block_id[0] * rows.row_chunks[0]
+def _spill_block(block: Array, *, rows: SpilledRows, numbers: tuple[int, ...], block_id: tuple[int, ...]) -> Array:
+    start = numbers[block_id[0]] * rows.row_chunks[0]
     rows.open("r+")[start : start + len(block)] = block
     return np.zeros((1, 1), dtype=np.uint8)
 
 
 @contextmanager
-def spill(features: da.Array, scratch: Url | None = None, *, width: int | None = None) -> Iterator[SpilledRows]:
+def spill(
+    features: da.Array, scratch: Url | None = None, *, width: int | None = None, resume: str | None = None
+) -> Iterator[SpilledRows]:
     """Write a lazy matrix once, for being read several times; removed at the end, also on error.
 
     Parameters
@@ -88,6 +92,9 @@ def spill(features: da.Array, scratch: Url | None = None, *, width: int | None =
         system's temporary folder, which serves workers on this machine.
     width : int, optional
         Features of a slab. Default: what takes `SLAB_BYTES`.
+    resume : str, optional
+        What the matrix is made of, in a word: what an earlier call for the same left in `scratch` when it was killed is
+        taken up, and on error it stays. Default: nothing stays.
 
     Yields
     ------
@@ -100,27 +107,48 @@ def spill(features: da.Array, scratch: Url | None = None, *, width: int | None =
         features = features.rechunk({0: max(sizes)})
     with tempfile.TemporaryDirectory(prefix="mksdask-") as local:
         parent = local if scratch is None else str(scratch).rstrip("/")
-        url = f"{parent}/rows-{uuid.uuid4().hex[:12]}.zarr"
         if width is None:
             n_samples, n_features = features.shape
             width = slab_width(n_samples, n_features, features.dtype)
+        # With the layout, which other limits of memory may change.
+        known = None if resume is None else dask.base.tokenize(resume, features.shape, features.chunks[0], width)
+        url = f"{parent}/rows-{uuid.uuid4().hex[:12] if known is None else known}.zarr"
         rows = SpilledRows(url, features.chunks[0], features.shape[1], features.dtype, width)
         try:
-            zarr.create_array(
-                url,
-                shape=features.shape,
-                dtype=rows.dtype,
-                chunks=(rows.row_chunks[0], width),
-                compressors=None,
-                fill_value=0,
-            )
-            done = features.map_blocks(
-                partial(_spill_block, rows=rows),
-                chunks=((1,) * features.numblocks[0], (1,)),
-                dtype=np.uint8,
-                name="spill-" + dask.base.tokenize(rows),
-            )
-            settled(done.compute, stage="spill")
+            if known is None or not Location.of(url).exists():
+                _create(rows)
+            _write_rows(features, rows)
             yield rows
-        finally:
-            remove_store(url)
+        except BaseException:
+            if known is None:
+                remove_store(url)
+            raise
+        remove_store(url)
+
+
+def _create(rows: SpilledRows) -> None:
+    zarr.create_array(
+        rows.url,
+        shape=(rows.n_samples, rows.n_features),
+        dtype=rows.dtype,
+        chunks=(rows.row_chunks[0], rows.width),
+        compressors=None,
+        fill_value=0,
+    )
+
+
+def _write_rows(features: da.Array, rows: SpilledRows) -> None:
+    """Write the chunks of samples that are not there."""
+    location = Location.of(rows.url)
+    location.fs.invalidate_cache()
+    there = Counter(Path(key).parent.name for key in location.fs.find(f"{location.path}/c"))
+    missing = [number for number in range(len(rows.row_chunks)) if there[str(number)] < len(rows.slabs)]
+    if not missing:
+        return
+    done = (features if len(missing) == len(rows.row_chunks) else features.blocks[missing]).map_blocks(
+        partial(_spill_block, rows=rows, numbers=tuple(missing)),
+        chunks=((1,) * len(missing), (1,)),
+        dtype=np.uint8,
+        name="spill-" + uuid.uuid4().hex,
+    )
+    settled(done.compute, stage="spill")
