@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any, TypeAlias
 
-import dask
 import dask.array as da
 import numpy as np
 import scipy.sparse
 import xarray as xr
 import zarr
 from dask import delayed
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 from dask.utils import key_split
 from numpy.typing import DTypeLike, NDArray
 
@@ -241,11 +242,24 @@ def delayed_blocks(*arrays: da.Array) -> tuple[list[Any], ...]:
         array.map_blocks(_same, dtype=array.dtype, meta=array._meta, name=f"{key_split(array.name)}-{uuid.uuid4().hex}")
         for array in arrays
     ]
-    return tuple(list(array.to_delayed(optimize_graph=False).ravel()) for array in dask.optimize(*own))
+    blocks = optimized_together(*own)
+    return tuple([blocks[(array.name, *block)] for block in np.ndindex(*array.numblocks)] for array in own)
 
 
 def _same(block: Any) -> Any:
     return block
+
+
+def optimized_together(*arrays: da.Array) -> dict[Any, Any]:
+    """Delayed blocks of arrays, by their keys; what arrays are computed from together is one task for all of them.
+
+    `dask.optimize` would fuse it into the blocks of each.
+    """
+    graph = HighLevelGraph.merge(*(array.dask for array in arrays))
+    keys = [(array.name, *block) for array in arrays for block in np.ndindex(*array.numblocks)]
+    layer = f"blocks-{uuid.uuid4().hex}"
+    optimized = HighLevelGraph.from_collections(layer, da.Array.__dask_optimize__(graph, keys))
+    return {key: Delayed(key, optimized, layer=layer) for key in keys}
 
 
 def merge_tree(parts: Sequence[Any], merge: Callable[[Any, Any], Any], *, name: str) -> Any:

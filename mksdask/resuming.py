@@ -18,7 +18,7 @@ import zarr
 from distributed import as_completed
 from zarr.codecs import BloscCodec
 
-from mksdask.arrays import ArrayLike
+from mksdask.arrays import ArrayLike, optimized_together
 from mksdask.progress_bar import progress as show_progress
 from mksdask.staging import Location, Url, consolidate, distributed_client, settled
 
@@ -194,21 +194,22 @@ def write_missing(location: Location, arrays: Mapping[str, tuple[da.Array, zarr.
 def _store(parts: Sequence[tuple[da.Array, zarr.Array[Any], list[Block]]], **options: Any) -> None:
     """Compute blocks and write them, one task each."""
     # The name is new, lest the scheduler remember a call that wrote elsewhere.
-    write, call, tasks = dask.delayed(_write), uuid.uuid4().hex, []
-    for number, (optimized, (data, target, missing)) in enumerate(
-        zip(dask.optimize(*(data for data, _, _ in parts)), parts, strict=True)
-    ):
-        starts = [np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist() for sizes in data.chunks]
-        blocks, array = optimized.to_delayed(optimize_graph=False), dask.delayed(target)
-        tasks += [
-            write(
-                blocks[block],
-                array,
-                tuple(slice(along[i], along[i + 1]) for along, i in zip(starts, block, strict=True)),
-                dask_key_name=f"store-{call}-{number}-{'-'.join(map(str, block))}",
-            )
-            for block in missing
-        ]
+    call = uuid.uuid4().hex
+    writes = [
+        data.map_blocks(
+            partial(_write, starts=tuple(tuple(np.cumsum((0, *sizes)).tolist()) for sizes in data.chunks)),
+            target=dask.delayed(target),
+            chunks=tuple((1,) * n for n in data.numblocks),
+            dtype=np.uint8,
+            meta=np.empty((0,) * data.ndim, dtype=np.uint8),
+            name=f"store-{call}-{number}",
+        )
+        for number, (data, target, _) in enumerate(parts)
+    ]
+    blocks = optimized_together(*writes)
+    tasks = [
+        blocks[(write.name, *block)] for write, (_, _, missing) in zip(writes, parts, strict=True) for block in missing
+    ]
     client = distributed_client()
     if client is None or options:
         dask.compute(*tasks, **options)
@@ -224,8 +225,9 @@ def _store(parts: Sequence[tuple[da.Array, zarr.Array[Any], list[Block]]], **opt
         raise
 
 
-def _write(block: Any, target: zarr.Array[Any], region: tuple[slice, ...]) -> None:
-    target[region] = np.asarray(block)
+def _write(block: Any, *, target: zarr.Array[Any], starts: tuple[tuple[int, ...], ...], block_id: Block) -> Any:
+    target[tuple(slice(along[i], along[i + 1]) for along, i in zip(starts, block_id, strict=True))] = np.asarray(block)
+    return np.zeros((1,) * len(block_id), dtype=np.uint8)
 
 
 def _target(

@@ -26,6 +26,7 @@ from mksdask import (
 from mksdask.cli import main
 from mksdask.datasets import make_elastic_FE_strain_delta, make_elastic_stiffness, make_microstructure
 from mksdask.stats import correlate, correlate_volume
+from mksdask.store import materialize
 
 
 def test_demo__makes_ensemble_linkage_and_figures(tmp_path):
@@ -194,6 +195,36 @@ def test_fit_and_predict__equal_python(run, ensemble):
     assert "has 5 rows, the store 60 samples" in run("fit", "e.zarr", "x.zarr", "--response", "short.npy", code=1)
     assert "is no variable of the store" in run("fit", "e.zarr", "x.zarr", "--response", "stiffness", code=1)
     assert "localize takes a localization model" in run("localize", "m.zarr", "e.zarr", "x.zarr", code=1)
+
+
+def test_commands__go_on_with_what_was_killed(run, scan, ensemble, tmp_path):
+    # What a killed run leaves: a store that is not complete, results of some chunks.
+    run("import", "scan.tif", "v.zarr", "--otsu", "2", "--resume")
+    assert_array_equal(open_volume("v.zarr").microstructure, scan)
+    run("fit", "e.zarr", "m.zarr", "--components", "3", "--resume")
+    run("predict", "m.zarr", "e.zarr", "whole.csv", "--std")
+    X = open_ensemble("e.zarr").microstructure
+    kept = tmp_path / "p.csv.predictions"
+    found = xr.concat(load_model("m.zarr").predict(X, return_std=True), "part").rename("predictions")
+    materialize(found, kept, progress=False)
+    last = max((kept / "predictions" / "c").rglob("[0-9]*"), key=lambda path: path.is_file())
+    last.unlink()
+    before = {path: path.stat().st_mtime_ns for path in (kept / "predictions" / "c").rglob("*") if path.is_file()}
+    assert before
+    run("predict", "m.zarr", "e.zarr", "p.csv", "--std", "--resume")
+    pd.testing.assert_frame_equal(pd.read_csv("p.csv"), pd.read_csv("whole.csv"))
+    assert not kept.exists()
+    assert sorted(path.name for path in tmp_path.iterdir() if "partial" in path.name or "rows" in path.name) == []
+
+
+def test_watch__shows_volumes_and_fits(run, scan, ensemble, tmp_path):
+    run("import", "scan.tif", "v.zarr", "--otsu", "2")
+    run("stats", "v.zarr", "S2.zarr", "--cutoff", "4", "--watch", "S2.png")
+    run("stats", "v.zarr", "plain.zarr", "--cutoff", "4")
+    assert_array_equal(xr.open_zarr("S2.zarr").correlations, xr.open_zarr("plain.zarr").correlations)
+    run("fit", "e.zarr", "m.zarr", "--watch", "fit.png")
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("S2.png", "fit.png"))
+    assert "e.zarr is an ensemble" in run("stats", "e.zarr", "x.zarr", "--watch", "x.png", code=1)
 
 
 def test_localize__on_larger_samples(run, ensemble, tmp_path):
