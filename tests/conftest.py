@@ -10,6 +10,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run tests marked slow too")
+    parser.addoption("--draw", action="store_true", help="keep the figures that are drawn now as those to compare with")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import sys
 
 import dask.array as da
 import matplotlib as mpl
@@ -312,3 +313,47 @@ def test_maps__labels_stay_off_their_neighbours(edge):
     for left, right in itertools.pairwise(panels):
         assert right.yaxis.label.get_window_extent().x0 > left.get_window_extent().x1
     assert panels[0].yaxis.label.get_window_extent().x0 >= 0
+
+
+def test_maps__on_axes_that_are_given():
+    fig = Figure(layout="constrained")
+    left, right = fig.subplots(1, 2)
+    f = np.random.default_rng(0).random((9, 9, 2))
+    assert tools.draw_correlations(f, [(0, 0), (0, 1)], ax=[left, right]) is fig
+    assert_array_equal(right.get_images()[0].get_array(), f[..., 1].T)
+    one = Figure().subplots()
+    assert tools.draw_differences([f[..., 0]], ["difference"], ax=one) is one.get_figure()
+    deep = Figure().subplots(1, 3)
+    tools.draw_microstructures(np.zeros((1, 4, 5, 6), dtype=int), ax=deep)
+    assert [ax.get_xlabel() for ax in deep] == ["x / voxel", "x / voxel", "y / voxel"]
+    with pytest.raises(ValueError, match="ax must hold 2 axes, one for each panel, got 1"):
+        tools.draw_correlations(f, ax=left)
+
+
+def test_show_volume__draws_phases_and_fields_in_their_units(monkeypatch):
+    phases = make_microstructure(n_samples=1, size=(20, 14, 10), n_phases=3, grain_size=3)[0]
+    labelled = xr.DataArray(
+        phases,
+        dims=("x", "y", "z"),
+        coords={dim: (dim, np.arange(n) * 0.5, {"units": "um"}) for dim, n in zip("xyz", phases.shape, strict=True)},
+        attrs={"phases": ["pore", "grain", "binder"]},
+    )
+    plot = tools.show_volume(labelled, hide=["pore"])
+    (drawn,) = plot.objects
+    assert_array_equal(np.asarray(drawn.voxels).transpose(2, 1, 0), np.where(phases == 0, 0, phases + 1))
+    assert plot.axes == ["x / um", "y / um", "z / um"]
+    # Twice coarser, in the same place.
+    (drawn,) = tools.show_volume(labelled, size=10).objects
+    assert_array_equal(np.asarray(drawn.voxels).transpose(2, 1, 0), phases[::2, ::2, ::2] + 1)
+    corner = np.asarray(drawn.model_matrix) @ [0.5, 0.5, 0.5, 1.0]
+    assert_allclose(corner[:3], [10.0, 7.0, 5.0])
+    field = np.random.default_rng(0).normal(size=(6, 5, 4))
+    (cloud,) = tools.show_volume(field).objects
+    assert_allclose(np.asarray(cloud.volume).transpose(2, 1, 0), field, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"hide must name phases of \['pore', 'grain', 'binder'\], got 'air'"):
+        tools.show_volume(labelled, hide=["air"])
+    with pytest.raises(ValueError, match="must be three-dimensional"):
+        tools.show_volume(phases[0])
+    monkeypatch.setitem(sys.modules, "k3d", None)
+    with pytest.raises(ImportError, match=r"pip install 'mksdask\[interactive\]'"):
+        tools.show_volume(phases)

@@ -11,6 +11,7 @@ from mksdask.tools.fields import (
     draw_strains,
     draw_strains_compare,
 )
+from mksdask.tools.interactive import show_volume
 from mksdask.tools.live import draw_partial
 from mksdask.tools.models import (
     draw_component_variance,
@@ -43,4 +44,5 @@ __all__ = [
     "draw_partial",
     "draw_strains",
     "draw_strains_compare",
+    "show_volume",
 ]

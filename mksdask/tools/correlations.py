@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from mksdask.arrays import ArrayLike, to_numpy, unwrap
-from mksdask.tools.panels import lag_grid, maps_figure, scale_of
+from mksdask.tools.panels import Panels, lag_grid, maps_figure, scale_of
 
 
 def _pair_names(
@@ -35,6 +35,7 @@ def draw_correlations(
     correlations: Sequence[tuple[int, int]] | None = None,
     *,
     figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw the 2-point statistics of one sample, a map for each pair; 3D lags as three central slices.
 
@@ -46,6 +47,8 @@ def draw_correlations(
         The pairs, for the titles; default what a DataArray says.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -72,7 +75,9 @@ def draw_correlations(
     titles = _pair_names(template, values.shape[-1], correlations)
     maps = list(np.moveaxis(values, -1, 0))
     grid = lag_grid(template, values.shape[:-1])
-    return maps_figure(maps, titles, grid, [scale_of(values)] * len(maps), ["2-point statistics"], figsize=figsize)
+    return maps_figure(
+        maps, titles, grid, [scale_of(values)] * len(maps), ["2-point statistics"], figsize=figsize, ax=ax
+    )
 
 
 def draw_autocorrelations(
@@ -80,6 +85,7 @@ def draw_autocorrelations(
     correlations: Sequence[tuple[int, int]] | None = None,
     *,
     figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw the autocorrelations of one sample; see `draw_correlations`.
 
@@ -91,6 +97,8 @@ def draw_autocorrelations(
         The pairs; default (0, 0), (1, 1), ….
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -103,7 +111,7 @@ def draw_autocorrelations(
     """
     if correlations is None and unwrap(X_auto)[1] is None:
         correlations = [(h, h) for h in range(X_auto.shape[-1])]
-    return draw_correlations(X_auto, correlations, figsize=figsize)
+    return draw_correlations(X_auto, correlations, figsize=figsize, ax=ax)
 
 
 def draw_crosscorrelations(
@@ -111,6 +119,7 @@ def draw_crosscorrelations(
     correlations: Sequence[tuple[int, int]] | None = None,
     *,
     figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw the cross-correlations of one sample; see `draw_correlations`.
 
@@ -122,6 +131,8 @@ def draw_crosscorrelations(
         The pairs.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -132,7 +143,7 @@ def draw_crosscorrelations(
     >>> import numpy as np
     >>> fig = draw_crosscorrelations(np.random.default_rng(0).random((9, 9, 1)), [(0, 1)])
     """
-    return draw_correlations(X_cross, correlations, figsize=figsize)
+    return draw_correlations(X_cross, correlations, figsize=figsize, ax=ax)
 
 
 def draw_components(
@@ -140,6 +151,7 @@ def draw_components(
     correlations: Sequence[tuple[int, int]] | None = None,
     *,
     figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw principal components as maps of the lag: a row a component, a column a pair.
 
@@ -151,6 +163,8 @@ def draw_components(
         The pairs, for the titles.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -170,4 +184,4 @@ def draw_components(
     scale = scale_of(values, diverging=True)
     columns = n_pairs if values.ndim < 5 else 1
     grid = lag_grid(template, values.shape[1:-1])
-    return maps_figure(maps, titles, grid, [scale] * len(maps), ["component"], columns=columns, figsize=figsize)
+    return maps_figure(maps, titles, grid, [scale] * len(maps), ["component"], columns=columns, figsize=figsize, ax=ax)

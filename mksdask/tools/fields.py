@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mksdask.arrays import ArrayLike, spacing_of, to_numpy, unwrap
-from mksdask.tools.panels import Grid, check_panels, lag_grid, maps_figure, phase_colours, scale_of
+from mksdask.tools.panels import Grid, Panels, check_panels, lag_grid, maps_figure, phase_colours, scale_of
 
 MOST_PHASES = 12
 
@@ -45,6 +45,7 @@ def draw_microstructures(
     *,
     phases: Sequence[str] | None = None,
     figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw samples side by side, in one colour scale.
 
@@ -58,6 +59,8 @@ def draw_microstructures(
         Names of the phases; default what a DataArray's ``phases`` attribute says.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -79,7 +82,7 @@ def draw_microstructures(
     titles = [f"sample {j}" for j in range(len(values))] if labels is None else list(labels)
     grid = _voxel_grid(template, values.shape[1:])
     n = len(values)
-    return maps_figure(list(values), titles, grid, [scale] * n, [name], figsize=figsize, ticks=[ticks])
+    return maps_figure(list(values), titles, grid, [scale] * n, [name], figsize=figsize, ax=ax, ticks=[ticks])
 
 
 def draw_microstructure_strain(
@@ -88,6 +91,7 @@ def draw_microstructure_strain(
     *,
     label: str = r"$\varepsilon_{xx}$",
     figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw one sample and a component of its strain field.
 
@@ -101,6 +105,8 @@ def draw_microstructure_strain(
         Name of the component.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -131,6 +137,7 @@ def draw_microstructure_strain(
         [name, label],
         shared=False,
         figsize=figsize,
+        ax=ax,
         ticks=[ticks, None],
     )
 
@@ -171,6 +178,7 @@ def _draw_responses(
     bar_label: str,
     diverging: bool = False,
     figsize: tuple[float, float] | None,
+    ax: Panels | None,
 ) -> Figure:
     values, template = _stacked(fields, name)
     _check_real(values, name)
@@ -180,7 +188,7 @@ def _draw_responses(
     names = [f"sample {j}" for j in range(len(values))] if titles is None else list(titles)
     scale = scale_of(values, diverging=diverging)
     grid = _voxel_grid(template, values.shape[1:])
-    return maps_figure(list(values), names, grid, [scale] * len(values), [bar_label], figsize=figsize)
+    return maps_figure(list(values), names, grid, [scale] * len(values), [bar_label], figsize=figsize, ax=ax)
 
 
 def draw_strains(
@@ -189,6 +197,7 @@ def draw_strains(
     *,
     label: str = r"$\varepsilon_{xx}$",
     figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw one component of strain fields side by side, in one colour scale.
 
@@ -202,6 +211,8 @@ def draw_strains(
         Name of the component.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -213,7 +224,7 @@ def draw_strains(
     >>> X, strains = make_elastic_FE_strain_delta(size=(21, 21))
     >>> fig = draw_strains(strains, ["stiff in soft", "soft in stiff"])
     """
-    return _draw_responses(strains, labels, name="strains", bar_label=label, figsize=figsize)
+    return _draw_responses(strains, labels, name="strains", bar_label=label, figsize=figsize, ax=ax)
 
 
 def draw_strains_compare(
@@ -222,6 +233,7 @@ def draw_strains_compare(
     *,
     label: str = r"$\varepsilon_{xx}$",
     figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw a strain field by finite elements beside the same by localization, in one colour scale.
 
@@ -233,6 +245,8 @@ def draw_strains_compare(
         Name of the component.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -245,7 +259,7 @@ def draw_strains_compare(
     >>> fig = draw_strains_compare(strains[0], strains[0])
     """
     titles = ["finite elements", "MKS"]
-    return _draw_responses([strain_FEM, strain_MKS], titles, name="strains", bar_label=label, figsize=figsize)
+    return _draw_responses([strain_FEM, strain_MKS], titles, name="strains", bar_label=label, figsize=figsize, ax=ax)
 
 
 def draw_concentrations(
@@ -254,6 +268,7 @@ def draw_concentrations(
     *,
     label: str = r"$\phi$",
     figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw concentration fields side by side, in one colour scale.
 
@@ -267,6 +282,8 @@ def draw_concentrations(
         Name of the concentration.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -277,7 +294,7 @@ def draw_concentrations(
     >>> from mksdask.datasets import make_cahn_hilliard
     >>> fig = draw_concentrations(make_cahn_hilliard(n_samples=2, size=(32, 32), n_steps=50)[1])
     """
-    return _draw_responses(concentrations, labels, name="concentrations", bar_label=label, figsize=figsize)
+    return _draw_responses(concentrations, labels, name="concentrations", bar_label=label, figsize=figsize, ax=ax)
 
 
 def draw_concentrations_compare(
@@ -286,6 +303,7 @@ def draw_concentrations_compare(
     *,
     label: str = r"$\phi$",
     figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw a simulated concentration beside the same by localization, in one colour scale.
 
@@ -299,6 +317,8 @@ def draw_concentrations_compare(
         Name of the concentration.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -310,7 +330,7 @@ def draw_concentrations_compare(
     >>> X, y = make_cahn_hilliard(n_samples=1, size=(32, 32), n_steps=50)
     >>> fig = draw_concentrations_compare((y[0], y[0]))
     """
-    return draw_concentrations(concentrations, labels, label=label, figsize=figsize)
+    return draw_concentrations(concentrations, labels, label=label, figsize=figsize, ax=ax)
 
 
 def draw_differences(
@@ -319,6 +339,7 @@ def draw_differences(
     *,
     label: str = "difference",
     figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw differences of fields side by side, in one colour scale that is symmetric about zero.
 
@@ -332,6 +353,8 @@ def draw_differences(
         What the colour bar says.
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -342,11 +365,17 @@ def draw_differences(
     >>> import numpy as np
     >>> fig = draw_differences([np.random.default_rng(0).normal(size=(9, 9))], ["finite elements - MKS"])
     """
-    return _draw_responses(differences, labels, name="differences", bar_label=label, diverging=True, figsize=figsize)
+    return _draw_responses(
+        differences, labels, name="differences", bar_label=label, diverging=True, figsize=figsize, ax=ax
+    )
 
 
 def draw_coeff(
-    coeff: ArrayLike, labels: Sequence[str] | None = None, *, figsize: tuple[float, float] | None = None
+    coeff: ArrayLike,
+    labels: Sequence[str] | None = None,
+    *,
+    figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
     """Draw influence kernels as maps of the lag, one a local state, in one colour scale symmetric about zero.
 
@@ -358,6 +387,8 @@ def draw_coeff(
         Title of each state; default ``h = 0``, …
     figsize : (float, float), optional
         Inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
 
     Returns
     -------
@@ -376,4 +407,4 @@ def draw_coeff(
     grid = lag_grid(unwrap(coeff, name="coeff")[1], spatial)
     scale = scale_of(values, diverging=True)
     maps = list(np.moveaxis(values, -1, 0))
-    return maps_figure(maps, titles, grid, [scale] * n_states, [r"$\alpha[h; r]$"], figsize=figsize)
+    return maps_figure(maps, titles, grid, [scale] * n_states, [r"$\alpha[h; r]$"], figsize=figsize, ax=ax)

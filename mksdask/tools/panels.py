@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +20,8 @@ from mksdask.arrays import SPATIAL_DIMS
 # Tol's bright scheme: distinguishable with any colour vision, and in print.
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 MARKERS = "osD^vP*X"
+# Axes that a caller gives.
+Panels: TypeAlias = Axes | Sequence[Axes]
 PANEL = 2.1  # inches
 MOST_PANELS = 64
 CAPTION = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0}
@@ -175,13 +177,14 @@ def maps_figure(
     columns: int | None = None,
     figsize: tuple[float, float] | None = None,
     ticks: Sequence[tuple[Sequence[float], Sequence[str]] | None] | None = None,
+    ax: Panels | None = None,
 ) -> Figure:
-    """Panels for all fields, with one colour bar if `shared`, else one each.
+    """Panels for all fields, with one colour bar if `shared`, else one each; on the axes given, or on a new figure.
 
     Raises
     ------
     ValueError
-        If the numbers of fields and titles differ, or the fields have no 1 to 3 axes.
+        If the numbers of fields and titles differ, or of panels and axes; or the fields have no 1 to 3 axes.
     """
     if len(fields) != len(titles):
         msg = f"labels must name each of the {len(fields)} panels, got {len(titles)}: {list(titles)!r}"
@@ -193,10 +196,17 @@ def maps_figure(
     per_field = 3 if dim == 3 else 1
     columns = columns or (1 if dim == 3 else min(len(fields), 4))
     rows = -(-len(fields) // columns)
-    # One panel alone still has to hold its title beside the colour bar.
-    width = max(PANEL * per_field * columns + 1.0, 3.6)
-    fig = new_figure(*(figsize or (width, (PANEL + 0.35) * rows + 0.2)))
-    panels = np.asarray(fig.subplots(rows, columns * per_field, squeeze=False)).reshape(rows * columns, per_field)
+    if ax is None:
+        # One panel alone still has to hold its title beside the colour bar.
+        width = max(PANEL * per_field * columns + 1.0, 3.6)
+        fig = new_figure(*(figsize or (width, (PANEL + 0.35) * rows + 0.2)))
+        panels = np.asarray(fig.subplots(rows, columns * per_field, squeeze=False)).reshape(rows * columns, per_field)
+    else:
+        given = np.ravel(np.asarray(ax, dtype=object))
+        if len(given) != len(fields) * per_field:
+            msg = f"ax must hold {len(fields) * per_field} axes, one for each panel, got {len(given)}"
+            raise ValueError(msg)
+        panels, fig = given.reshape(len(fields), per_field), cast("Figure", given[0].get_figure())
     for index, (field, title) in enumerate(zip(fields, titles, strict=True)):
         draw_maps(list(panels[index]), field, grid, *scales[index], title)
     for unused in panels[len(fields) :].ravel():

@@ -1,0 +1,88 @@
+"""A volume to be turned about, in a notebook or a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from mksdask.arrays import ArrayLike, spacing_of, to_numpy, unwrap_volume
+from mksdask.tools.panels import phase_colours, scale_of
+
+# Voxels along the longest side that a browser still turns smoothly.
+MOST_VOXELS = 128
+
+
+def show_volume(
+    volume: ArrayLike, *, hide: Sequence[int | str] = (), size: int = MOST_VOXELS, height: int = 512
+) -> Any:
+    """Show phases, or a field, of one volume in 3D; needs the extra ``interactive``.
+
+    Parameters
+    ----------
+    volume : array, shape (nx, ny, nz)
+        Phase numbers, drawn as solid voxels in the colours of `draw_microstructures`, or real numbers, drawn as a
+        cloud in those of `draw_strains`. Of larger volumes every so many voxels; only these are read.
+    hide : sequence of int or str
+        Phases that are not drawn, by number or, of a DataArray with names, by name.
+    size : int, default 128
+        Voxels along the longest side that are drawn.
+    height : int, default 512
+        Pixels.
+
+    Returns
+    -------
+    k3d.plot.Plot
+        The value of a notebook cell; ``plot.get_snapshot()`` gives a page of its own, as text.
+
+    Raises
+    ------
+    ImportError
+        If k3d is not installed.
+    ValueError
+        If the volume is not 3D and real, or `hide` names no phase.
+    """
+    try:
+        k3d = import_module("k3d")
+    except ImportError as error:
+        msg = "show_volume needs k3d; install it with pip install 'mksdask[interactive]'"
+        raise ImportError(msg) from error
+    data, labels = unwrap_volume(volume)
+    if data.ndim != 3 or data.dtype.kind not in "biuf":
+        msg = f"volume must be three-dimensional and real, got shape {tuple(data.shape)} of {data.dtype}"
+        raise ValueError(msg)
+    step = -(-max(data.shape) // size)
+    values = to_numpy(data[::step, ::step, ::step])
+    axes = spacing_of(None if labels is None else labels.expand_dims("sample"), 3)
+    extent = [n * step * width for n, (_, width, _) in zip(values.shape, axes, strict=True)]
+    bounds = [bound for length in extent for bound in (0.0, length)]
+    plot = k3d.plot(height=height, axes=[f"{dim} / {units}" for dim, _, units in axes], background_color=0xFFFFFF)
+    # The first axis of k3d is z.
+    turned = np.ascontiguousarray(values.transpose(2, 1, 0))
+    if values.dtype.kind == "f":
+        colours, norm = scale_of(values)
+        shares = np.linspace(0.0, 1.0, 64)
+        table = np.column_stack([shares, colours(shares)[:, :3]]).astype(np.float32)
+        limits = [float(norm.vmin or 0.0), float(norm.vmax or 1.0)]
+        plot += k3d.volume(turned.astype(np.float32), color_map=table.ravel(), color_range=limits, bounds=bounds)
+        return plot
+    names = [] if labels is None else list(labels.attrs.get("phases") or ())
+    n_phases = max(int(values.max()) + 1, len(names))
+    hidden = [_phase(phase, names, n_phases) for phase in hide]
+    # 0 is nothing in k3d.
+    solid = np.where(np.isin(turned, hidden), 0, turned.astype(np.int64) + 1).astype(np.uint8)
+    rgb = np.rint(255 * phase_colours(n_phases)[0](np.arange(n_phases))[:, :3]).astype(int)
+    packed = [int(red) << 16 | int(green) << 8 | int(blue) for red, green, blue in rgb]
+    plot += k3d.voxels(solid, color_map=packed, bounds=bounds, outlines=False)
+    return plot
+
+
+def _phase(phase: int | str, names: Sequence[str], n_phases: int) -> int:
+    number = names.index(phase) if phase in names else phase
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < n_phases:
+        known = names or f"0…{n_phases - 1}"
+        msg = f"hide must name phases of {known}, got {phase!r}"
+        raise ValueError(msg)
+    return int(number)

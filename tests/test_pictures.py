@@ -1,0 +1,235 @@
+"""Figures compared as pictures with those that were looked at and kept in tests/pictures: `--draw` keeps new ones.
+
+What is compared is the size of a thumb, in which other fonts and the smoothing of lines hardly show.
+"""
+
+import itertools
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import xarray as xr
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV, KFold
+
+from mksdask import (
+    MKSHomogenizationModel,
+    MKSLocalizationModel,
+    MKSStructureAnalysis,
+    PartialResult,
+    PrimitiveBasis,
+    sample_windows,
+    tools,
+)
+from mksdask.datasets import (
+    CahnHilliardSimulation,
+    make_elastic_FE_strain_delta,
+    make_elastic_FE_strain_random,
+    make_elastic_stiffness,
+    make_microstructure,
+)
+from mksdask.stats import autocorrelate, correlate, crosscorrelate
+from mksdask.watching import Plane
+from tests.conftest import real_data
+
+FOLDER = Path(__file__).parent / "pictures"
+WIDTH = 180
+# Root mean square difference, in levels of 256, after a slight blur: text moves by less, a colour map by far more.
+TOLERANCE = 5.0
+
+
+def labelled(values, *, spacing, units, phases):
+    dims = ("sample", "x", "y", "z")[: values.ndim]
+    coords = {
+        dim: (dim, np.arange(n) * spacing, {"units": units}) for dim, n in zip(dims[1:], values.shape[1:], strict=True)
+    }
+    return xr.DataArray(values, dims=dims, coords=coords, attrs={"phases": list(phases)})
+
+
+@cache
+def micrographs():
+    names = ("ceramics", "copolymer", "pmma", "sandstone")
+    images = [np.load(real_data(f"micrographs/{name}_resized.npy"), allow_pickle=False) for name in names]
+    phases = np.stack([(image > image.min()).astype(np.uint8) for image in images])
+    return labelled(phases, spacing=0.5, units="um", phases=("matrix", "inclusion"))
+
+
+@cache
+def electrode():
+    volume = tifffile.imread(real_data("electrode_256_3phase.tif"))[:96, :96, :96].transpose(2, 1, 0) // 85
+    return labelled(volume[None].astype(np.uint8), spacing=0.25, units="um", phases=("pore", "active", "binder"))
+
+
+@cache
+def made_up(size):
+    X = make_microstructure(n_samples=4 if len(size) == 2 else 1, size=size, n_phases=3, grain_size=5)
+    return labelled(X, spacing=0.25, units="um", phases=("pore", "active", "binder"))
+
+
+@cache
+def statistics():
+    return correlate(micrographs(), PrimitiveBasis(2), cutoff=40)
+
+
+@cache
+def analysis():
+    windows = xr.concat([sample_windows(image, size=64, n=12, seed=0) for image in micrographs()], "sample")
+    return MKSStructureAnalysis(PrimitiveBasis(2), n_components=4, cutoff=20, periodic_axes=()).fit(windows.compute())
+
+
+@cache
+def stiffness():
+    X, y = make_elastic_stiffness(n_samples=[20] * 4, size=(15, 15), grain_size=[(9, 2), (2, 9), (4, 4), (2, 2)])
+    order = np.random.default_rng(0).permutation(len(X))
+    return X[order], y[order]
+
+
+@cache
+def search():
+    X, y = stiffness()
+    model = MKSHomogenizationModel(PrimitiveBasis(2), periodic_axes=[0, 1])
+    grid = {"n_components": [1, 2, 4, 8], "degree": [1, 2]}
+    return GridSearchCV(model, grid, cv=KFold(3)).fit(model.share(X), y)
+
+
+@cache
+def local():
+    material = {"elastic_modulus": (80, 100, 120), "poissons_ratio": (0.3, 0.3, 0.3), "size": (21, 21)}
+    model = MKSLocalizationModel(PrimitiveBasis(3)).fit(*make_elastic_FE_strain_delta(**material))
+    X, strain = make_elastic_FE_strain_random(n_samples=2, **material)
+    return model, X, strain, model.predict(X)
+
+
+@cache
+def concentrations():
+    start = np.random.default_rng(0).uniform(-0.1, 0.1, (1, 48, 48))
+    simulation = CahnHilliardSimulation(dt=0.01)
+    first = simulation.run(start, 40).response
+    return np.concatenate([start, first, simulation.run(first, 400).response])
+
+
+def scores():
+    return [analysis().reduced_fit_data[start : start + 12] for start in range(0, 48, 12)]
+
+
+def names():
+    return ["ceramics", "copolymer", "PMMA", "sandstone"]
+
+
+def goodness_of_fit():
+    X, y = stiffness()
+    model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=4, degree=2, periodic_axes=[0, 1]).fit(
+        X[:60], y[:60]
+    )
+    return tools.draw_goodness_of_fit(
+        [y[:60], model.predict(X[:60])], [y[60:], model.predict(X[60:])], quantity="$C_{11}$ / GPa"
+    )
+
+
+def learning_curves():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4))
+    return tools.draw_learning_curves(LinearRegression(), X, X @ rng.normal(size=4) + 0.3 * rng.normal(size=60))
+
+
+def evolution():
+    steps = np.linspace(0, 1, 9)
+    return tools.draw_evolution(
+        [np.stack([steps * k, steps**2 - k, np.sin(3 * steps) + k], axis=1) for k in range(3)], ["a", "b", "c"]
+    )
+
+
+def partial():
+    f = analysis().dimension_reducer_.mean_.reshape(41, 41, 2)[..., 0]
+    plane = Plane.of([41, 41], [("x", 0.5, "um"), ("y", 0.5, "um")])
+    return tools.draw_partial(PartialResult(24, 48, "samples", plane.label(f), scores()[0][:, :2]))
+
+
+FIGURES = {
+    "draw_microstructures": lambda: tools.draw_microstructures(made_up((60, 40))),
+    "draw_microstructures_3d": lambda: tools.draw_microstructures(made_up((48, 40, 32))),
+    "draw_microstructure_strain": lambda: tools.draw_microstructure_strain(local()[1][0], local()[2][0]),
+    "draw_strains": lambda: tools.draw_strains(local()[2], ["first", "second"]),
+    "draw_strains_compare": lambda: tools.draw_strains_compare(local()[2][0], local()[3][0]),
+    "draw_concentrations": lambda: tools.draw_concentrations(concentrations(), ["0", "0.4", "4"]),
+    "draw_concentrations_compare": lambda: tools.draw_concentrations_compare(concentrations()[1:]),
+    "draw_differences": lambda: tools.draw_differences([local()[2][0] - local()[3][0]], ["finite elements - kernels"]),
+    "draw_coeff": lambda: tools.draw_coeff(local()[0].coef_),
+    "draw_correlations": lambda: tools.draw_correlations(statistics()[3]),
+    "draw_correlations_3d": lambda: tools.draw_correlations(correlate(electrode(), PrimitiveBasis(3), cutoff=20)[0]),
+    "draw_autocorrelations": lambda: tools.draw_autocorrelations(
+        autocorrelate(micrographs(), PrimitiveBasis(2), cutoff=40)[0]
+    ),
+    "draw_crosscorrelations": lambda: tools.draw_crosscorrelations(
+        crosscorrelate(micrographs(), PrimitiveBasis(2), cutoff=40)[0]
+    ),
+    "draw_components": lambda: tools.draw_components(analysis().components_[:2], [(0, 0), (0, 1)]),
+    "draw_components_scatter": lambda: tools.draw_components_scatter([each[:, :2] for each in scores()], names()),
+    "draw_components_scatter_3d": lambda: tools.draw_components_scatter([each[:, :3] for each in scores()], names()),
+    "draw_component_variance": lambda: tools.draw_component_variance(
+        analysis().dimension_reducer_.explained_variance_ratio_
+    ),
+    "draw_evolution": evolution,
+    "draw_gridscores": lambda: tools.draw_gridscores(search(), "n_components", by="degree", score_label="R²"),
+    "draw_gridscores_matrix": lambda: tools.draw_gridscores_matrix(
+        search(), ["n_components", "degree"], score_label="R²"
+    ),
+    "draw_goodness_of_fit": goodness_of_fit,
+    "draw_learning_curves": learning_curves,
+    "draw_partial": partial,
+}
+
+
+def thumb(figure, tmp_path):
+    figure.savefig(tmp_path / "figure.png", dpi=150)
+    with Image.open(tmp_path / "figure.png") as picture:
+        height = round(WIDTH * picture.height / picture.width)
+        return picture.convert("RGB").resize((WIDTH, height), Image.Resampling.BOX)
+
+
+def difference(a, b):
+    blurred = [gaussian_filter(np.asarray(picture, dtype=float), (1.5, 1.5, 0)) for picture in (a, b)]
+    return float(np.sqrt(np.mean((blurred[0] - blurred[1]) ** 2)))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure__looks_as_it_did(name, tmp_path, request):
+    found, kept = thumb(FIGURES[name](), tmp_path), FOLDER / f"{name}.png"
+    if request.config.getoption("--draw"):
+        FOLDER.mkdir(exist_ok=True)
+        found.save(kept, optimize=True)
+    with Image.open(kept) as expected:
+        # Labels may be a little wider or narrower elsewhere.
+        assert abs(found.height - expected.height) <= 3
+        assert difference(found.resize(expected.size), expected.convert("RGB")) < TOLERANCE
+
+
+def test_pictures__there_is_one_of_each_figure():
+    assert {path.stem for path in FOLDER.glob("*.png")} == set(FIGURES)
+    public = {name for name in tools.__all__ if name.startswith("draw_")}
+    assert public == {re.sub("_3d$", "", name) for name in FIGURES}
+
+
+def test_pictures__other_figures_would_be_noticed():
+    pictures = {path.stem: Image.open(path).convert("RGB") for path in FOLDER.glob("*.png")}
+    for (a, first), (b, second) in itertools.combinations(pictures.items(), 2):
+        assert difference(first, second.resize(first.size)) > TOLERANCE, (a, b)
+    # The same figure with another colour map, or mirrored.
+    one = pictures["draw_correlations"]
+    assert difference(one, Image.fromarray(np.asarray(one)[..., ::-1])) > TOLERANCE
+    assert difference(one, Image.fromarray(np.asarray(one)[:, ::-1])) > TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["draw_correlations", "draw_components_scatter", "draw_goodness_of_fit"])
+def test_figure__is_clean_as_vectors(name, tmp_path):
+    FIGURES[name]().savefig(tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text(encoding="utf-8")
+    # Maps are pixels, one image a panel and one for the colour bar; all else is lines and text.
+    assert drawn.count("<image") == {"draw_correlations": 3}.get(name, 0)
+    FIGURES[name]().savefig(tmp_path / "figure.pdf")
+    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
