@@ -217,7 +217,11 @@ class MKSAccessor:
             As `mksdask.tools.draw_microstructures` takes them.
         """
         X = self._array()
-        X = X.isel(sample=slice(0, 4)) if "sample" in X.dims else X.expand_dims("sample")
+        if "sample" in X.dims:
+            X = X.isel(sample=slice(0, 4))
+        else:
+            X = X.expand_dims("sample")
+            options.setdefault("labels", [str(X.name or "volume")])
         return _drawing().draw_microstructures(X, **options)
 
     def plot_correlations(self, **options: Any) -> Figure:

@@ -30,14 +30,15 @@ PICTURE = 112
 MOST_PIXELS = 256
 MOST_POINTS = 400
 
+# What is important is so because notebooks have styles of their own for tables.
 STYLE = """
 .mks-card{display:inline-block;max-width:100%;margin:.4em 0;padding:.5em .8em .6em;border-radius:.4em;color:inherit;
 border:1px solid color-mix(in srgb,currentColor 25%,transparent);font:13px/1.45 system-ui,sans-serif}
-.mks-card table{border-collapse:collapse;margin:.3em 0;color:inherit;border:0}
-.mks-card th,.mks-card td{padding:.1em 1.1em .1em 0;text-align:left;vertical-align:top;background:none;color:inherit;
-border:0;font-size:13px;white-space:normal}
-.mks-card .n{text-align:right;font-variant-numeric:tabular-nums}
-.mks-card tr{background:none}
+.mks-card table{border-collapse:collapse;margin:.3em 0!important;color:inherit;border:0!important}
+.mks-card th,.mks-card td{padding:.1em 1.1em .1em 0!important;text-align:left!important;vertical-align:top!important;
+background:none!important;color:inherit!important;border:0;font-size:13px;white-space:normal!important}
+.mks-card .n{text-align:right!important;font-variant-numeric:tabular-nums}
+.mks-card tr{background:none!important}
 .mks-card thead th{border-bottom:1px solid color-mix(in srgb,currentColor 40%,transparent)}
 .mks-card tbody th{font-weight:normal;opacity:.7}
 .mks-card p{margin:.25em 0}

@@ -95,6 +95,8 @@ def test_card__takes_the_colours_of_the_page():
     assert "currentColor" in style
     assert not re.search(r"[^-]color:(?!inherit)", style)
     assert not re.search(r"background(-color)?:(?!none)", style)
+    # Against the styles of notebooks for tables.
+    assert "text-align:left!important" in style
 
 
 def test_stores__show_samples_without_computing_others(tmp_path):
