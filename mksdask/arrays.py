@@ -166,6 +166,16 @@ class _BlockTask:
         return normalize_token(self.kernel)
 
 
+# Names of stages, as `map_samples` is told.
+_stages: set[str] = set()
+
+
+def stage_of(data: da.Array) -> str:
+    """The last stage of the package that a dask array goes through; "" without one."""
+    stages = [stage for stage in map(key_split, data.dask.layers) if stage in _stages]
+    return stages[-1] if stages else ""
+
+
 def map_samples(
     kernel: Callable[..., Any],
     *arrays: Any,
@@ -196,6 +206,7 @@ def map_samples(
     options : mapping, optional
         Keyword arguments that are the same for each chunk, such as fitted estimators, once in the graph too.
     """
+    _stages.add(name)
     lazy = next((array for array in arrays if isinstance(array, da.Array)), None)
     if lazy is None:
         return kernel(*arrays, *(np.asarray(array) for array in shared), **(options or {}))

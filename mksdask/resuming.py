@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -18,7 +19,7 @@ import zarr
 from distributed import as_completed
 from zarr.codecs import BloscCodec
 
-from mksdask.arrays import ArrayLike, optimized_together
+from mksdask.arrays import ArrayLike, optimized_together, stage_of
 from mksdask.progress_bar import progress as show_progress
 from mksdask.staging import Location, Url, consolidate, distributed_client, settled
 
@@ -157,7 +158,7 @@ def write_blocks(
     """
     location, target = _open(data, url, labels, name, resume=resume, parts=parts, compressed=compressed)
     with show_progress(name) if progress else nullcontext():
-        write_missing(location, {name: (data, target)})
+        write_missing(location, {name: Writing(data, target)})
     # The attribute comes last, as the record that all is there.
     if attributes_of(location).get("mksdask") != "result":
         consolidate(location)
@@ -176,39 +177,62 @@ def _open(
         return location, _target(url, location, name, fingerprint, create, resume=resume)
 
 
-def write_missing(location: Location, arrays: Mapping[str, tuple[da.Array, zarr.Array[Any]]]) -> None:
-    """Compute, together, the blocks of arrays that the store lacks, and write them.
+@dataclass(frozen=True)
+class Writing:
+    """An array that is to be computed, in blocks that are objects of a store; and where in it they go."""
 
-    Parameters
-    ----------
-    location : Location
-        Of the store.
-    arrays : mapping of str to (dask array, zarr array)
-        Names in the store, what is to be computed, and where it goes, an object of the store for each block.
-    """
-    parts = [(data, target, _missing(location, name, data.numblocks)) for name, (data, target) in arrays.items()]
-    if any(missing for _, _, missing in parts):
-        settled(partial(_store, parts), stage="store")
+    data: da.Array
+    target: zarr.Array[Any]
+    start: int = 0  # along the first axis
 
+    def blocks(self) -> list[Block]:
+        """Numbers of all blocks."""
+        return list(np.ndindex(*self.data.numblocks))
 
-def _store(parts: Sequence[tuple[da.Array, zarr.Array[Any], list[Block]]], **options: Any) -> None:
-    """Compute blocks and write them, one task each."""
-    # The name is new, lest the scheduler remember a call that wrote elsewhere.
-    call = uuid.uuid4().hex
-    writes = [
-        data.map_blocks(
-            partial(_write, starts=tuple(tuple(np.cumsum((0, *sizes)).tolist()) for sizes in data.chunks)),
-            target=dask.delayed(target),
-            chunks=tuple((1,) * n for n in data.numblocks),
+    def task(self, call: str) -> da.Array:
+        """An array of the same blocks, which are written when they are computed."""
+        starts = [np.cumsum((0, *sizes)) for sizes in self.data.chunks]
+        starts[0] = starts[0] + self.start
+        # The name says what is written, to the dashboard, and is new, lest the scheduler remember a call that wrote
+        # elsewhere.
+        stage = stage_of(self.data)
+        return self.data.map_blocks(
+            partial(_write, starts=tuple(tuple(along.tolist()) for along in starts)),
+            target=dask.delayed(self.target),
+            chunks=tuple((1,) * n for n in self.data.numblocks),
             dtype=np.uint8,
-            meta=np.empty((0,) * data.ndim, dtype=np.uint8),
-            name=f"store-{call}-{number}",
+            meta=np.empty((0,) * self.data.ndim, dtype=np.uint8),
+            name=f"{stage}-store-{call}" if stage else f"store-{call}",
         )
-        for number, (data, target, _) in enumerate(parts)
+
+
+def write_shards(
+    sources: Sequence[Any], targets: Sequence[Any], shards: Sequence[tuple[int, ...]], start: int = 0
+) -> None:
+    """Write whole shards, all variables in one computation; `start` is a multiple of the shard along axis 0."""
+    lazy = any(isinstance(source, da.Array) for source in sources)
+    arrays = [
+        source.rechunk(shard) if isinstance(source, da.Array) else da.from_array(source, chunks=shard)
+        for source, shard in zip(sources, shards, strict=True)
     ]
-    blocks = optimized_together(*writes)
+    parts = [Writing(data, target, start) for data, target in zip(arrays, targets, strict=True)]
+    settled(partial(_store, [(part, part.blocks()) for part in parts]), stage="store", in_memory=not lazy)
+
+
+def write_missing(location: Location, parts: Mapping[str, Writing]) -> None:
+    """Compute, together, the blocks of arrays that the store lacks, and write them."""
+    missing = [(part, _missing(location, name, part.data.numblocks)) for name, part in parts.items()]
+    if any(blocks for _, blocks in missing):
+        settled(partial(_store, missing), stage="store")
+
+
+def _store(parts: Sequence[tuple[Writing, list[Block]]], **options: Any) -> None:
+    """Compute blocks and write them, one task each."""
+    call = uuid.uuid4().hex
+    writes = [part.task(f"{number}{call}") for number, (part, _) in enumerate(parts)]
+    together = optimized_together(*writes)
     tasks = [
-        blocks[(write.name, *block)] for write, (_, _, missing) in zip(writes, parts, strict=True) for block in missing
+        together[(write.name, *block)] for write, (_, blocks) in zip(writes, parts, strict=True) for block in blocks
     ]
     client = distributed_client()
     if client is None or options:

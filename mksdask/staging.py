@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import dask
-import dask.array as da
 import dask.system
 import fsspec
 import zarr
@@ -85,23 +84,6 @@ class Location:
 def remove_store(url: Url) -> None:
     """Remove a store, if it exists."""
     Location.of(url).remove()
-
-
-def write_shards(
-    sources: Sequence[Any], targets: Sequence[Any], shards: Sequence[tuple[int, ...]], start: int = 0
-) -> None:
-    """Write whole shards, all variables in one computation; `start` is a multiple of the shard along axis 0."""
-    lazy = any(isinstance(source, da.Array) for source in sources)
-    aligned, regions = [], []
-    for source, shard in zip(sources, shards, strict=True):
-        array = source if isinstance(source, da.Array) else da.from_array(source, chunks=shard)
-        aligned.append(array.rechunk(shard))
-        regions.append((slice(start, start + array.shape[0]), *(slice(0, n) for n in array.shape[1:])))
-    settled(
-        lambda **options: da.store(aligned, targets, regions=regions, lock=False, **options),
-        stage="store-map",
-        in_memory=not lazy,
-    )
 
 
 def settled(compute: Callable[..., Any], *, stage: str, in_memory: bool = False) -> Any:

@@ -23,9 +23,9 @@ from zarr.codecs import BloscCodec
 
 from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy, periodic_axes_of, spacing_of, unwrap
 from mksdask.planning import largest_divisor, samples_per_chunk
-from mksdask.resuming import attributes_of, fingerprint_of, write_missing
+from mksdask.resuming import Writing, attributes_of, fingerprint_of, write_missing, write_shards
 from mksdask.resuming import materialize as materialize
-from mksdask.staging import Location, Url, consolidate, staged, write_shards
+from mksdask.staging import Location, Url, consolidate, staged
 
 READ_BYTES = 2**20
 VOLUME_SHARD = {1: 2**22, 2: 2**11, 3: 2**8}
@@ -102,7 +102,7 @@ def _fill(location: Location, variables: Mapping[str, _Variable], coords: Mappin
             _empty(location, variables, coords)
             zarr.open_group(location.store, mode="r+").attrs["fingerprint"] = fingerprint
         group = zarr.open_group(location.store, mode="r+")
-        write_missing(location, {name: (data, group[name]) for name, data in blocks.items()})  # type: ignore[misc]
+        write_missing(location, {name: Writing(data, group[name]) for name, data in blocks.items()})  # type: ignore[arg-type]
 
 
 def _kept_attrs(array: ArrayLike) -> dict[str, Any]:

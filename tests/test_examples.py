@@ -28,6 +28,15 @@ def test_example__effective_stiffness(tmp_path):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 8
 
 
+def test_example__overview(tmp_path):
+    out = run("examples/overview.py", "--quick", "--out", "overview", cwd=tmp_path)
+    assert float(re.search(r"R² of samples that training never saw: ([\d.]+)", out).group(1)) > 0.9
+    assert (tmp_path / "overview" / "overview.png").exists()
+    # The README shows it.
+    assert "](.github/overview.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (ROOT / ".github" / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_example__real_sandstone(tmp_path):
     out = run("examples/real_sandstone.py", real_data("berea_400.tif"), "--quick", "--out", "rock", cwd=tmp_path)
     assert "porosity 19.65%" in out
