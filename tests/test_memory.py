@@ -232,3 +232,40 @@ def test_memory__a_worker_beside_its_tasks_takes_what_is_planned(tmp_path):
     assert 0.75 < taken / PROCESS_BYTES < 0.97
     assert "mksdask" in modules
     assert "matplotlib" not in modules
+
+
+IMPORT = """
+    import tifffile
+    from mksdask import open_volume
+    from mksdask.importers import import_images
+
+    rng = np.random.default_rng(0)
+    page = rng.integers(0, 255, size=(2048, 2048), dtype=np.uint8)
+
+    def pages(n):
+        for z in range(n):
+            yield np.roll(page, z, axis=1)
+
+    def write(name, n):
+        with tifffile.TiffWriter(name) as file:
+            file.write(pages(n), shape=(n, *page.shape), dtype=page.dtype, photometric="minisblack")
+
+    write("small.tif", 2)
+    write("scan.tif", 160)
+    import_images("small.tif", "small.zarr", otsu=2)
+    peak = Peak()
+    import_images("scan.tif", "scan.zarr", otsu=2, resume=True)
+    growth = peak.growth()
+    stored = open_volume("scan.zarr").microstructure
+    assert stored.shape == (2048, 2048, 160)
+    threshold = int(page[stored[:, :, 0].compute().T == 1].min())
+    assert (stored[:, :, 7].compute().T == (np.roll(page, 7, axis=1) >= threshold)).all()
+    print(json.dumps([growth]))
+"""
+
+
+@pytest.mark.slow
+def test_import__takes_a_slab_its_phases_and_a_copy(tmp_path):
+    # Slabs of 32 planes, 128 MiB, of a scan of 640 MiB: a slab, its phases, and the shards that are cut from these.
+    (growth,) = measured(IMPORT, folder=tmp_path)
+    assert growth < 3.3 * 2**27
