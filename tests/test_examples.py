@@ -59,9 +59,10 @@ def test_example__linkage_out_of_core(tmp_path):
 
 
 def test_benchmark__linkage(tmp_path):
-    options = ("search", "suggest", "--samples", "60", "--pool", "240", "--rounds", "1", "--limit", "1e9")
+    options = ("search", "coverage", "suggest", "--samples", "60", "--pool", "240", "--rounds", "1", "--limit", "1e9")
     out = run("benchmarks/linkage.py", *options, cwd=tmp_path)
     assert "30 candidates, 5 folds" in out
+    assert len(re.findall(r"left out of training: 90% intervals hold [\d.]+% of 10", out)) == 6
     rows = re.findall(r"[\d.]+ +\d+ +([\d.e-]+) +([\d.e-]+) +[\d.e-]+ +[\d.e-]+\n", out)
     assert len(rows) == 4
 

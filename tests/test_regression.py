@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import t
 from sklearn.base import clone
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern, WhiteKernel
@@ -92,7 +93,8 @@ def test_kernel_regressor__leave_one_out_and_calibration_match_refits():
     assert_allclose(found, -20 * np.log(np.mean(one**2, axis=0)).sum(), rtol=1e-8)
     assert_allclose(model.spread_, np.sqrt(np.concatenate(ratios[:40]).mean(axis=0)) * y.std(axis=0), rtol=1e-8)
     by_group = KernelRegressor(**options).fit(X, y, groups=groups)
-    assert_allclose(by_group.spread_, np.sqrt(group.mean(axis=0)) * y.std(axis=0), rtol=1e-8)
+    # Five groups: Student's t of four degrees of freedom, whose variance is 2.
+    assert_allclose(by_group.spread_, np.sqrt(t(4).var() * group.mean(axis=0)) * y.std(axis=0), rtol=1e-8)
 
 
 @pytest.mark.parametrize("criterion", ["likelihood", "loo"])

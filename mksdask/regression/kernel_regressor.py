@@ -105,7 +105,9 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
     Notes
     -----
     *Spread.* s² of each output is such that errors of each sample by all others, divided by their standard deviations,
-    have a mean square of 1: the spread is calibrated by leaving one out, or one group where `fit` is given groups.
+    have a mean square of 1: the spread is calibrated by leaving one out, or one group where `fit` is given groups. G
+    groups tell their spread with G - 1 degrees of freedom, so it is widened by :math:`\sqrt{(G - 1)/(G - 3)}`, the
+    standard deviation of Student's t (at least 3 degrees are counted).
 
     *Landmarks* are drawn from rows by randomly pivoted Cholesky. Least squares on their features is by streamed QR
     factors of [1 | Φ | y], a task a chunk, which does not square the condition number.
@@ -271,6 +273,10 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
             msg = f"groups must name two groups or more, one for each of {n} samples, got shape {np.shape(groups)}"
             raise ValueError(msg)
         self.spread_ = np.sqrt(fit.squared_ratios(groups) / n) * self._deviation
+        if groups is not None:
+            # From so few groups their spread is not known well: the variance of Student's t, of at least 3 degrees.
+            degrees = max(3, len(np.unique(groups)) - 1)
+            self.spread_ *= np.sqrt(degrees / (degrees - 2))
 
     def _fit_landmarks(self, scores: Any, target: Any, n_landmarks: int, rng: np.random.Generator) -> None:
         n = len(scores)
