@@ -104,11 +104,13 @@ class MKSAccessor:
         if isinstance(self._labelled, xr.Dataset):
             others = [str(name) for name in self._labelled.data_vars if name != "microstructure"]
             found |= {"also": others} if others else {}
-        if fractions and X.dtype.kind in "biu":
+        if fractions and X.size and X.dtype.kind in "biu":
             counts = _counts(da.asarray(X.data))
             if counts is not None:
-                labels = names or range(int(np.flatnonzero(counts)[-1]) + 1)
-                found["fractions"] = {str(name): count / X.size for name, count in zip(labels, counts, strict=False)}
+                labels = list(names or ())
+                # Phases without a name too: none must be missing in the sum.
+                labels += range(len(labels), int(np.flatnonzero(counts)[-1]) + 1)
+                found["fractions"] = {str(name): counts[phase] / X.size for phase, name in enumerate(labels)}
         return found
 
     def __repr__(self) -> str:
@@ -125,7 +127,7 @@ class MKSAccessor:
     def _pictures(self) -> list[str]:
         """Some samples, or pairs; of what is at hand alone, since showing must not compute."""
         X = self._array()
-        if not is_cheap(X.data):
+        if not X.size or not is_cheap(X.data):
             return []
         is_ensemble, is_statistics = "sample" in X.dims, "pair" in X.dims
         n_spatial = sum(dim in SPATIAL_DIMS or str(dim).startswith("lag_") for dim in X.dims)

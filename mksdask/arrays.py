@@ -393,6 +393,28 @@ def periodic_axes_of(labels: xr.DataArray | None) -> list[int]:
     return [dims.index(axis) if isinstance(axis, str) else int(axis) for axis in present]
 
 
+def phases_of(labels: xr.DataArray | None) -> tuple[str, ...]:
+    """Names of phases that labels say; none without any."""
+    return () if labels is None else tuple(map(str, labels.attrs.get("phases") or ()))
+
+
+def check_phases(labels: xr.DataArray | None, seen: Sequence[str]) -> None:
+    """Refuse samples whose phases have other names, or another order, than those seen before.
+
+    Raises
+    ------
+    ValueError
+        That tells both.
+    """
+    found = phases_of(labels)
+    if found and seen and found != tuple(seen):
+        msg = (
+            f"X has the phases {list(found)}, fit saw {list(seen)}; number phases alike, or remove the attribute "
+            "'phases' if these are the same by other names"
+        )
+        raise ValueError(msg)
+
+
 def sizes_argument(size: Any, *, name: str = "size") -> tuple[int, ...]:
     """Numbers of voxels along 1 to 3 axes.
 

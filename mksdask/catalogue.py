@@ -10,11 +10,14 @@ import dask
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial.distance import cdist
 
 from mksdask.arrays import check_whole_samples, delayed_blocks, merge_tree
 
 # Distances, rising, and rows of the catalogue: (n_queries, ≤ n) each.
+# Of queries to rows of a chunk, at once.
+DISTANCE_BYTES = 2**25
+
 Found = tuple[NDArray[np.float64], NDArray[np.intp]]
 
 
@@ -62,9 +65,18 @@ def _nearest_of_block(rows: NDArray[Any], queries: NDArray[np.float64], n: int, 
     if not np.isfinite(rows).all():
         msg = "among holds NaN or infinite scores; leave these rows out"
         raise ValueError(msg)
-    index = NearestNeighbors(n_neighbors=min(n, len(rows))).fit(rows)
-    distances, indices = index.kneighbors(queries)
-    return _sorted(distances, indices + start)
+    n = min(n, len(rows))
+    distances, indices = np.empty((len(queries), n)), np.empty((len(queries), n), dtype=np.intp)
+    step = max(1, DISTANCE_BYTES // (8 * len(rows)))
+    for first in range(0, len(queries), step):
+        found = cdist(queries[first : first + step], rows)
+        farthest = np.partition(found, n - 1, axis=1)[:, n - 1]
+        for query, (of_rows, limit) in enumerate(zip(found, farthest, strict=True), first):
+            # Of rows as near as each other, the first; so that chunks make no difference.
+            near = np.flatnonzero(of_rows <= limit)
+            order = near[np.argsort(of_rows[near], kind="stable")[:n]]
+            distances[query], indices[query] = of_rows[order], order + start
+    return distances, indices
 
 
 def _merge(a: Found, b: Found, n: int) -> Found:

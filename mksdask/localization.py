@@ -19,10 +19,12 @@ from sklearn.utils.validation import check_is_fitted
 from mksdask.arrays import (
     ArrayLike,
     as_samples,
+    check_phases,
     is_number,
     label,
     map_samples,
     merge_tree,
+    phases_of,
     sizes_argument,
     to_numpy,
     unwrap,
@@ -267,6 +269,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         self._response_labels = _trailing_labels(y, n_spatial, components)
         self._has_real_response = responses.dtype.kind != "c"
         self.n_samples_seen_, self.size_ = calibration.n_samples, spatial
+        self.phases_ = phases_of(unwrap(X)[1])
         return self
 
     def _card(self) -> str:
@@ -325,6 +328,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
             If the samples have another size than the kernels; see `resize_coeff`.
         """
         data, labels, is_flat = self._samples(X, size)
+        check_phases(labels, getattr(self, "phases_", ()))
         expansion, dtype = self._prediction_expansion(data)
         kernels, spatial = self._kernels, self.size_
         offset = uniform_response(kernels, expansion)

@@ -40,6 +40,9 @@ def fingerprint_of(data: da.Array) -> dict[str, Any]:
 
 def _regular(data: da.Array) -> da.Array:
     """The same with chunks of one size along each axis, but for a smaller last one: those that a store has."""
+    if not data.shape or 0 in data.shape:
+        msg = f"lazy must have an axis, and none that is empty, got shape {data.shape}; compute it instead"
+        raise ValueError(msg)
     if any(np.isnan(n) for n in data.shape):
         msg = "lazy has chunks of unknown sizes; call lazy.compute_chunk_sizes() first"
         raise ValueError(msg)
@@ -207,28 +210,33 @@ class Writing:
 
 
 def write_shards(
-    sources: Sequence[Any], targets: Sequence[Any], shards: Sequence[tuple[int, ...]], start: int = 0
+    sources: Sequence[Any],
+    targets: Sequence[Any],
+    shards: Sequence[tuple[int, ...]],
+    starts: Sequence[int] | None = None,
 ) -> None:
-    """Write whole shards, all variables in one computation; `start` is a multiple of the shard along axis 0."""
+    """Write whole shards, all variables in one computation; `starts` are multiples of the shards along axis 0."""
+    starts = [0] * len(sources) if starts is None else starts
     lazy = any(isinstance(source, da.Array) for source in sources)
     arrays = [
         source.rechunk(shard) if isinstance(source, da.Array) else da.from_array(source, chunks=shard)
         for source, shard in zip(sources, shards, strict=True)
     ]
-    parts = [Writing(data, target, start) for data, target in zip(arrays, targets, strict=True)]
-    settled(partial(_store, [(part, part.blocks()) for part in parts]), stage="store", in_memory=not lazy)
+    parts = [Writing(data, target, start) for data, target, start in zip(arrays, targets, starts, strict=True)]
+    call = uuid.uuid4().hex
+    settled(partial(_store, [(part, part.blocks()) for part in parts], call), stage=call, in_memory=not lazy)
 
 
 def write_missing(location: Location, parts: Mapping[str, Writing]) -> None:
     """Compute, together, the blocks of arrays that the store lacks, and write them."""
     missing = [(part, _missing(location, name, part.data.numblocks)) for name, part in parts.items()]
     if any(blocks for _, blocks in missing):
-        settled(partial(_store, missing), stage="store")
+        call = uuid.uuid4().hex
+        settled(partial(_store, missing, call), stage=call)
 
 
-def _store(parts: Sequence[tuple[Writing, list[Block]]], **options: Any) -> None:
-    """Compute blocks and write them, one task each."""
-    call = uuid.uuid4().hex
+def _store(parts: Sequence[tuple[Writing, list[Block]]], call: str, **options: Any) -> None:
+    """Compute blocks and write them, one task each, with the call in their names."""
     writes = [part.task(f"{number}{call}") for number, (part, _) in enumerate(parts)]
     together = optimized_together(*writes)
     tasks = [

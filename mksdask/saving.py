@@ -110,7 +110,8 @@ def load_model(url: Url) -> Any:
         msg = f"{url} holds no saved model; make one with save_model"
         raise ValueError(msg) from error
     if attrs.get("mksdask") != "model" or attrs.get("format") != FORMAT:
-        msg = f"{url} holds no saved model of format {FORMAT}, its attributes are {sorted(attrs)}"
+        other = " but a store of microstructures or results" if "mksdask" in attrs else ""
+        msg = f"{url} holds no saved model of format {FORMAT}{other}; make one with save_model, or mksdask fit"
         raise ValueError(msg)
     return _decode(attrs["model"], lambda number: np.asarray(group[str(number)][...]))  # type: ignore[index]
 

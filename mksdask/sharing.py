@@ -38,6 +38,7 @@ class Statistics:
     size: tuple[int, ...]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    phases: tuple[str, ...] = ()
 
     def check(self, parameters: dict[str, Any], periodic_axes: Any) -> None:
         """Refuse a model that would compute other statistics.

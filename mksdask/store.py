@@ -7,7 +7,9 @@ is the group's consolidated metadata, written last: a store, or an append, eithe
 
 from __future__ import annotations
 
+import json
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +20,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
+from dask.base import tokenize
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
@@ -65,12 +68,13 @@ def _create(
         if location.is_local:
             Path(location.path).parent.mkdir(parents=True, exist_ok=True)
         if resume:
-            _fill(location, variables, coords)
+            _fill(location, variables, coords, kind)
         else:
             targets = _empty(location, variables, coords)
             shards = [variable.shards for variable in variables.values()]
             write_shards([variable.data for variable in variables.values()], list(targets.values()), shards)
-        zarr.open_group(location.store, mode="r+").attrs.put({"mksdask": kind})
+        # The stamp tells a store from one that stood in its place before.
+        zarr.open_group(location.store, mode="r+").attrs.put({"mksdask": kind, "stamp": uuid.uuid4().hex})
         consolidate(location)
 
 
@@ -78,17 +82,27 @@ def _empty(
     location: Location, variables: Mapping[str, _Variable], coords: Mapping[str, Any]
 ) -> dict[str, zarr.Array[Any]]:
     """A store without samples."""
-    group = zarr.create_group(location.store)
+    group = zarr.create_group(location.store, attributes={"mksdask": "partial"})
     for name, (values, attrs) in coords.items():
         group.create_array(name, data=values, dimension_names=(name,), attributes=attrs)
     return {name: variable.create(group, name) for name, variable in variables.items()}
 
 
-def _fill(location: Location, variables: Mapping[str, _Variable], coords: Mapping[str, Any]) -> None:
+def _fill(location: Location, variables: Mapping[str, _Variable], coords: Mapping[str, Any], kind: str) -> None:
     """Write what an earlier call that was killed has not written."""
     blocks = {name: da.asarray(variable.data).rechunk(variable.shards) for name, variable in variables.items()}
-    fingerprint = {name: fingerprint_of(data) for name, data in blocks.items()}
+    # All that the store will say of itself, in the words of JSON.
+    told = {name: [list(variable.dims), variable.attrs] for name, variable in variables.items()}
+    told |= {name: [np.asarray(values).tolist(), attrs] for name, (values, attrs) in coords.items()}
+    fingerprint = json.loads(
+        json.dumps(
+            {"kind": kind, "computed": {name: fingerprint_of(data) for name, data in blocks.items()}, "told": told}
+        )
+    )
     found = attributes_of(location)
+    if location.exists() and found.get("mksdask") != "partial":
+        msg = f"{location.path} exists and is no part of a store of this package; move it away"
+        raise FileExistsError(msg)
     if found.get("fingerprint", fingerprint) != fingerprint:
         msg = (
             f"{location.path} holds a part of a store of other samples, or with other options; remove it, or call "
@@ -103,6 +117,10 @@ def _fill(location: Location, variables: Mapping[str, _Variable], coords: Mappin
             zarr.open_group(location.store, mode="r+").attrs["fingerprint"] = fingerprint
         group = zarr.open_group(location.store, mode="r+")
         write_missing(location, {name: Writing(data, group[name]) for name, data in blocks.items()})  # type: ignore[arg-type]
+    # What a task that was killed began to write.
+    for name in location.fs.find(location.path):
+        if name.endswith(".partial"):
+            location.fs.rm(name)
 
 
 def _kept_attrs(array: ArrayLike) -> dict[str, Any]:
@@ -398,8 +416,7 @@ def append_ensemble(
     location = Location.of(url)
     n_old = stored.sizes["sample"]
     n_new = n_old + counts["microstructure"]
-    sources, targets, shards = [], [], []
-    start = 0
+    sources, targets, shards, starts = [], [], [], []
     for name, data in new.items():
         target = zarr.open_array(location.store, path=name, mode="r+")
         # What an append that was killed left behind is cut off before it can be mistaken for data.
@@ -414,7 +431,8 @@ def append_ensemble(
         sources.append(_checked_cast(joined, target.dtype, name))
         targets.append(target)
         shards.append(shard)
-    write_shards(sources, targets, shards, start)
+        starts.append(start)
+    write_shards(sources, targets, shards, starts)
     consolidate(location)
 
 
@@ -447,7 +465,7 @@ def open_store(url: Url) -> xr.Dataset:
 
 def _open(url: Url, kind: str | None) -> xr.Dataset:
     location = Location.of(url)
-    maker = f"create_{kind}" if kind else "create_ensemble or create_volume"
+    maker = (f"create_{kind}" if kind else "create_ensemble or create_volume") + ", or by mksdask import"
     if not location.fs.exists(f"{location.path}/zarr.json"):
         msg = f"{os.fspath(url)} is not a zarr v3 group; make one with {maker}"
         raise FileNotFoundError(msg)
@@ -465,13 +483,19 @@ def _open(url: Url, kind: str | None) -> xr.Dataset:
         raise ValueError(msg)
     if kind is not None and ("sample" in dataset["microstructure"].dims) != (kind == "ensemble"):
         other = "volume" if kind == "ensemble" else "ensemble"
-        msg = f"{os.fspath(url)} is not one {kind}; open it with open_{other}"
+        how = ", or cut it into windows by sample_windows, or mksdask import --window" if other == "volume" else ""
+        msg = f"{os.fspath(url)} is not one {kind}; open it with open_{other}{how}"
         raise ValueError(msg)
     encoding = dataset["microstructure"].encoding
     blocks = encoding.get("shards") or encoding["chunks"]
     sizes = dict(zip(map(str, dataset["microstructure"].dims), blocks, strict=True))
     chunks = {dim: sizes.get(str(dim), -1) for dim in dataset.dims}
-    return xr.open_zarr(location.store, chunks=chunks, consolidated=consolidated)
+    if "stamp" not in dataset.attrs:
+        return xr.open_zarr(location.store, chunks=chunks, consolidated=consolidated)
+    # Named by the stamp too: what was computed of another store must not pass for what this one gives.
+    token = tokenize(location.path, dataset.attrs["stamp"], {dim: int(n) for dim, n in dataset.sizes.items()})
+    lazy: xr.Dataset = dataset.drop_attrs(deep=False).assign_attrs(mksdask=dataset.attrs["mksdask"])
+    return lazy.chunk(chunks, name_prefix="open_dataset-", token=token)
 
 
 def open_ensemble(url: Url) -> xr.Dataset:

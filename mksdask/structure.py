@@ -16,10 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 from mksdask.arrays import (
     ArrayLike,
     as_samples,
+    check_phases,
     is_lazy,
     label,
     map_samples,
     periodic_axes_of,
+    phases_of,
     spacing_of,
     to_numpy,
     unwrap,
@@ -52,9 +54,9 @@ class _Preparation:
     weights: NDArray[np.float64] | None
     watched: FeatureChannel | None = None
 
-    def __call__(self, block: NDArray[Any]) -> NDArray[Any]:
-        if self.watched is not None:
-            self.watched.publish(block)
+    def __call__(self, block: NDArray[Any], numbers: NDArray[np.intp] | None = None) -> NDArray[Any]:
+        if self.watched is not None and numbers is not None:
+            self.watched.publish(block, int(numbers[0]))
         if not self.may_have_gaps and not np.isfinite(block).all():
             msg = (
                 "the 2-point statistics hold NaN: some lags are observed by no pair of voxels, because of the "
@@ -131,6 +133,8 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         Spatial shape of the samples seen by `fit`; flat X of later calls has it.
     periodic_axes_ : sequence of int
         `periodic_axes`, or what the DataArray seen by `fit` said.
+    phases_ : tuple of str
+        Names of the phases, where the DataArray seen by `fit` said them; later ones must be of the same.
 
     Notes
     -----
@@ -304,6 +308,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         self._check_shared(shared, size, confidence_index)
         statistics = shared.statistics
         self.size_, self.periodic_axes_ = statistics.size, statistics.periodic_axes
+        self.phases_ = statistics.phases
         self._statistics_shape, self._statistics_dtype = statistics.shape, statistics.dtype
         reducer = self._reducer((len(shared), shared.n_features))
         self.dimension_reducer_, self.reduced_fit_data = shared.reduce(reducer, y)
@@ -329,6 +334,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
             raise ValueError(msg)
         self.periodic_axes_ = periodic_axes_of(labels) if self.periodic_axes is None else self.periodic_axes
         self.size_ = tuple(int(n) for n in samples.shape[1 : 1 + self._n_spatial(samples)])
+        self.phases_ = phases_of(labels)
         return samples
 
     def transform(
@@ -356,6 +362,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
                 msg = f"X shares statistics of shape {X.statistics.shape} a sample, fit saw {self._statistics_shape}"
                 raise ValueError(msg)
             return X.scores(self.dimension_reducer_)
+        check_phases(unwrap(X)[1], getattr(self, "phases_", ()))
         if size is None and unwrap(X)[0].ndim == 2:
             size = self.size_
         statistics = self._statistics(as_samples(X, size, trailing=self._trailing), confidence_index)
@@ -467,6 +474,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
             model.size_,
             model._statistics_shape,
             model._statistics_dtype,
+            model.phases_,
         )
         return SharedStatistics.of(statistics, reducer, model.reduced_fit_data)
 
@@ -630,7 +638,8 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
             flat = flat.astype(self.dtype)
         fills_gaps = isinstance(reducer, PCA) and reducer.solver in ("auto", "gram")
         kernel = _Preparation(fills_gaps, self.mean_center, self._weights(statistics), watched)
-        return map_samples(kernel, flat, tail=flat.shape[1:], dtype=flat.dtype, name="features")
+        numbers = None if watched is None else np.arange(len(flat))
+        return map_samples(kernel, flat, numbers, tail=flat.shape[1:], dtype=flat.dtype, name="features")
 
     def _reducer(self, shape: tuple[int, int]) -> Any:
         if self.dimension_reducer is None:

@@ -7,8 +7,9 @@ again, which takes longer than to unpack it. Workers that are started after this
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import dask
 import distributed.config  # noqa: F401  its defaults come first
@@ -25,6 +26,9 @@ ALLOCATION = {
 }
 # A graph holds a fitted model once, components or factors of tens of megabytes; a warning below that is noise.
 LARGE_GRAPH = "64MB"
+_blas_lock = threading.Lock()
+_blas_calls: list[None] = []
+_blas_limits: list[threadpool_limits] = []
 
 
 @contextmanager
@@ -34,8 +38,21 @@ def one_thread_of_blas() -> Iterator[None]:
     Workers that dask starts have one anyway.
     """
     in_threads = distributed_client() is None and dask.config.get("scheduler", None) in (None, "threads", "threading")
-    with threadpool_limits(1, user_api="blas") if in_threads else nullcontext():
+    if not in_threads:
         yield
+        return
+    # Calls at the same time share the limit, which is that of the process: the last one lifts it.
+    with _blas_lock:
+        if not _blas_calls:
+            _blas_limits.append(threadpool_limits(1, user_api="blas"))
+        _blas_calls.append(None)
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_calls.pop()
+            if not _blas_calls:
+                _blas_limits.pop().restore_original_limits()
 
 
 def configure_workers() -> None:

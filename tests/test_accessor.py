@@ -86,3 +86,15 @@ def test_labelled_microstructures__through_netcdf(volume, ensemble, tmp_path):
             xr.testing.assert_equal(
                 reopened.mks.correlate(cutoff=3).compute(), dataset.mks.correlate(cutoff=3).compute()
             )
+
+
+def test_describe__counts_phases_without_a_name_too(tmp_path):
+    create_volume(tmp_path / "v.zarr", np.array([[0, 1], [2, 2]]), phases=("a", "b"))
+    assert open_volume(tmp_path / "v.zarr").mks.describe(fractions=True)["fractions"] == {
+        "a": 0.25,
+        "b": 0.25,
+        "2": 0.5,
+    }
+    empty = xr.DataArray(np.zeros((0, 4, 4), dtype=int), dims=("sample", "x", "y"))
+    assert "mks-card" in empty.mks._repr_html_()
+    assert "fractions" not in empty.mks.describe(fractions=True)

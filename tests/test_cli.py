@@ -139,13 +139,18 @@ def test_import_and_stats__from_a_scan_to_a_figure(run, scan, tmp_path):
     assert stored.lag_x.attrs["units"] == "um"
     assert_allclose(stored.lag_x, np.arange(-4, 5) * 3.0)
     assert_allclose(found["volume fraction of grain"], scan.mean(), rtol=1e-6)
-    assert_allclose(found["interface per volume of grain"], stored.mks.specific_surface()[1])
+    assert_allclose(found["interface of grain to the whole volume"], stored.mks.specific_surface()[1])
     assert "volume fraction of pore" not in found
     assert (tmp_path / "figures/S2.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "S2.zarr.sums").exists()
     assert "exists; choose another output" in run("stats", "v.zarr", "S2.zarr", code=1)
     assert run("stats", "v.zarr", "S2.zarr", "--overwrite")["lags"] == [16, 14, 12]
-    assert run("info", "S2.zarr", "--json", on_cluster=False).startswith('{"kind": "result"')
+    told = json.loads(run("info", "S2.zarr", "--json", on_cluster=False))
+    assert (told["kind"], told["lags"], told["pairs"]) == (
+        "2-point statistics",
+        [16, 14, 12],
+        ["pore–pore", "pore–grain"],
+    )
 
 
 def test_import__windows_and_options(run, scan):
@@ -175,7 +180,7 @@ def test_fit_and_predict__equal_python(run, ensemble):
     found = run("fit", "e.zarr", "m.zarr", "--components", "4", "--degree", "2", "--figure", "fit.png")
     assert found["samples"] == 48
     assert found["test samples"] == 12
-    test = np.sort(np.random.default_rng(0).permutation(60)[:12])
+    test = np.sort(np.random.default_rng(0).permutation(np.arange(60))[:12])
     train = np.setdiff1d(np.arange(60), test)
     model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=4, degree=2, periodic_axes=[0, 1])
     model.fit(X[train], y[train])
@@ -225,6 +230,65 @@ def test_watch__shows_volumes_and_fits(run, scan, ensemble, tmp_path):
     run("fit", "e.zarr", "m.zarr", "--watch", "fit.png")
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("S2.png", "fit.png"))
     assert "e.zarr is an ensemble" in run("stats", "e.zarr", "x.zarr", "--watch", "x.png", code=1)
+
+
+def test_stats__resumes_its_own_result_alone(run, scan, monkeypatch):
+    run("import", "scan.tif", "v.zarr", "--otsu", "2")
+    first = run("stats", "v.zarr", "S2.zarr", "--cutoff", "4")
+    # What is there is not computed again.
+    monkeypatch.setattr("mksdask.cli.analysis.correlate_volume", None)
+    again = run("stats", "v.zarr", "S2.zarr", "--cutoff", "4", "--resume")
+    assert again["volume fraction of phase 0"] == first["volume fraction of phase 0"]
+    monkeypatch.undo()
+
+
+def test_stats__says_when_a_result_is_another(run, scan):
+    run("import", "scan.tif", "v.zarr", "--otsu", "2")
+    run("stats", "v.zarr", "S2.zarr", "--cutoff", "4")
+    assert "pass --overwrite to replace them" in run("stats", "v.zarr", "S2.zarr", "--cutoff", "3", "--resume", code=1)
+    assert run("stats", "v.zarr", "S2.zarr", "--cutoff", "3", "--overwrite")["lags"] == [7, 7, 7]
+    assert "must end with one of" in run("stats", "v.zarr", "S3.zarr", "--cutoff", "3", "--figure", "S.xyz", code=1)
+    assert "is no store; make one of images by mksdask import" in run("info", "scan.tif", on_cluster=False, code=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a;b\n0,18;0,12\n0,17;0,11\n", "rows of more values than its header"),
+        ("k,name\n1.0,s0\n2.0,s1\n", r"holds text in the columns \['name'\]"),
+        ("1.5\n2.5\n3.5\n", "has no header"),
+        ("sample\n0\n1\n2\n", "has no column of properties"),
+    ],
+)
+def test_fit__refuses_tables_that_it_would_misread(run, ensemble, tmp_path, text, message):
+    (tmp_path / "y.csv").write_text(text)
+    assert re.search(message, run("fit", "e.zarr", "m.zarr", "--response", "y.csv", code=1))
+
+
+def test_fit__takes_its_own_predictions_and_gaps(run, ensemble, tmp_path):
+    y = ensemble[1]
+    run("fit", "e.zarr", "m.zarr", "--components", "3")
+    run("predict", "m.zarr", "e.zarr", "p.csv")
+    run("fit", "e.zarr", "again.zarr", "--response", "p.csv", "--components", "3")
+    run("predict", "again.zarr", "e.zarr", "q.csv")
+    # The numbers of samples are no property.
+    assert list(pd.read_csv("q.csv").columns) == ["sample", "prediction"]
+    pd.DataFrame({"C11": np.where(np.arange(60) % 2, y, np.nan)}).to_csv("half.csv", index=False)
+    found = run("fit", "e.zarr", "half.zarr", "--response", "half.csv", "--components", "3")
+    assert (found["samples"], found["test samples"], found["without a response"]) == (24, 6, 30)
+    assert found["test R²"] > 0.5
+    assert "there is no such file" in run("fit", "e.zarr", "x.zarr", "--response", "none.csv", code=1)
+    assert "means nothing to the kernel linker" in run(
+        "fit", "e.zarr", "x.zarr", "--linker", "kernel", "--degree", "2", code=1
+    )
+    assert "must be a .csv file or a .zarr store" in run("predict", "m.zarr", "e.zarr", "p.npy", code=1)
+
+
+def test_predict__refuses_phases_in_another_order(run, ensemble, tmp_path):
+    X, _ = ensemble
+    run("fit", "e.zarr", "m.zarr", "--components", "3")
+    create_ensemble(tmp_path / "swapped.zarr", 1 - X, phases=("soft", "stiff"), periodic_axes=[0, 1])
+    assert "number phases alike" in run("predict", "m.zarr", "swapped.zarr", "p.csv", code=1)
 
 
 def test_localize__on_larger_samples(run, ensemble, tmp_path):

@@ -383,3 +383,46 @@ def test_import__arrays_without_voxels(tmp_path, shape):
     np.save(tmp_path / "a.npy", np.zeros(shape))
     with pytest.raises(ValueError, match="holds no image"):
         import_images(tmp_path / "a.npy", tmp_path / "store.zarr")
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "float32"])
+def test_otsu__sees_rare_phases_in_any_dtype(dtype):
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.integers(0, 3000, 22_200), np.full(14, 30_000)]).astype(dtype)
+    (found,) = by_otsu(dask.array.from_array(values, chunks=5000), 2).thresholds
+    levels = np.unique(values)[1:]
+
+    def between(cut):
+        low, high = values[values < cut].astype(float), values[values >= cut].astype(float)
+        return len(low) * len(high) * (low.mean() - high.mean()) ** 2
+
+    best = max(map(between, levels))
+    assert between(found) == pytest.approx(best, rel=1e-9)
+
+
+def test_import__any_dtype_equals_numpy(tmp_path):
+    rng = np.random.default_rng(0)
+    for number, dtype in enumerate(
+        ("uint8", "int8", "uint16", "int16", "int32", "int64", "float32", "float64", "bool")
+    ):
+        kind = np.dtype(dtype).kind
+        # More voxels than are mapped at once.
+        values = rng.choice(
+            [0, 1] if kind == "b" else [-3, 0, 0.7, 100] if kind == "f" else [0, 3, 100], size=(70, 70, 80)
+        )
+        image = values.astype(dtype) - (50 if kind == "i" else 0)
+        np.save(tmp_path / f"{number}.npy", image)
+        levels = np.unique(image)
+        mapping = {level.item(): int(phase) for phase, level in enumerate(levels)}
+        stored = import_images(tmp_path / f"{number}.npy", tmp_path / f"p{number}.zarr", phases=mapping)
+        assert_array_equal(stored.microstructure, np.searchsorted(levels, image))
+        cuts = [level.item() for level in levels[1:]]
+        stored = import_images(tmp_path / f"{number}.npy", tmp_path / f"t{number}.zarr", thresholds=cuts)
+        assert_array_equal(stored.microstructure, sum((image >= cut).astype(int) for cut in levels[1:]))
+
+
+def test_import__labels_beyond_the_precision_of_floats(tmp_path):
+    labels = np.array([[2**53, 2**53 + 1]] * 3)
+    np.save(tmp_path / "l.npy", labels)
+    stored = import_images(tmp_path / "l.npy", tmp_path / "l.zarr", phases={2**53: 0, 2**53 + 1: 1})
+    assert_array_equal(stored.microstructure, labels - 2**53)

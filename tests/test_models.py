@@ -33,6 +33,7 @@ from mksdask import (
     open_ensemble,
     plan,
 )
+from mksdask.catalogue import nearest_rows
 from mksdask.datasets import make_elastic_stiffness, make_microstructure
 from mksdask.reduction import PCA
 from mksdask.regression import KernelRegressor, next_samples
@@ -275,6 +276,26 @@ def test_model__kernel_linkage_with_spread_and_several_properties(ensemble):
         model(property_linker=Ridge()).fit(X, y).predict(X, return_std=True)
     with pytest.raises(ValueError, match="one of polynomial, kernel, got 'cubic'"):
         model(property_linker="cubic").fit(X, y)
+
+
+@pytest.mark.parametrize("chunk", [7, 10, 70, 120])
+def test_nearest__of_equal_rows_the_first(chunk):
+    rows = np.tile([[0.0, 0.0], [1.0, 0.0]], (60, 1))
+    queries = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.0]])
+    expected = [[0, 2, 4], [1, 3, 5], [0, 1, 2]]
+    for catalogue in (rows, da.from_array(rows, chunks=(chunk, 2))):
+        assert_array_equal(nearest_rows(queries, catalogue, 3)[1], expected)
+
+
+def test_model__phases_must_have_the_same_names(ensemble):
+    X, y = ensemble
+    labelled = xr.DataArray(X, dims=("sample", "x", "y"), attrs={"phases": ["a", "b"]})
+    fitted = model().fit(labelled, y)
+    assert fitted.phases_ == ("a", "b")
+    assert_array_equal(fitted.predict(X), fitted.predict(labelled))
+    with pytest.raises(ValueError, match=r"X has the phases \['b', 'a'\], fit saw \['a', 'b'\]"):
+        fitted.predict(labelled.assign_attrs(phases=["b", "a"]))
+    assert model().fit(fitted.share(labelled), y).phases_ == ("a", "b")
 
 
 def test_model__groups_widen_the_spread_of_a_kernel_linkage(ensemble):

@@ -1,6 +1,7 @@
 """Principal components against scikit-learn, in memory and out of core."""
 
 import os
+import threading
 import time
 
 import dask.array as da
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import decomposition
 from sklearn.base import clone
+from threadpoolctl import threadpool_info
 
 from mksdask import plan
 from mksdask.reduction import PCA, layout
@@ -328,3 +330,37 @@ def test_pca__only_what_has_gaps_is_read_again(monkeypatch):
     assert pca.n_iter_ > 1
     # Twice all ten blocks, and the two of the last stripe once more for each pass.
     assert len(read) == 20 + 2 * pca.n_iter_
+
+
+@pytest.mark.parametrize("solver", ["gram", "randomized", "incremental"])
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("kind", ["low rank", "few samples far from 0", "repeated"])
+def test_pca__directions_that_are_rounding_are_none(kind, solver, whiten, lazy):
+    rng = np.random.default_rng(2)
+    X = {
+        "low rank": rng.normal(size=(23, 3)) @ rng.normal(size=(3, 89)),
+        "few samples far from 0": rng.normal(size=(5, 80)) + 1e3,
+        "repeated": rng.normal(size=(4, 88))[rng.integers(0, 4, 14)],
+    }[kind].astype(np.float32)
+    rank = {"low rank": 3, "few samples far from 0": 4, "repeated": 3}[kind]
+    k = min(10, *X.shape)
+    given = da.from_array(X, chunks=(3, 89)) if lazy else X
+    pca = PCA(k, solver=solver, whiten=whiten)
+    scores = np.asarray(pca.fit_transform(given))
+    assert_allclose(pca.components_ @ pca.components_.T, np.eye(k), atol=1e-5)
+    assert_array_equal(pca.explained_variance_ > 1e-9 * pca.explained_variance_[0], np.arange(k) < rank)
+    spread = np.abs(X - X.mean(axis=0)).max()
+    assert_allclose(pca.inverse_transform(pca.transform(X)), X, atol=1e-5 * spread + 1e-7 * np.abs(X).max())
+    assert_allclose(np.asarray(pca.transform(X)), scores, atol=2e-5 * max(1.0, np.abs(scores).max()))
+
+
+def test_blas__calls_at_the_same_time_give_its_threads_back():
+    before = [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
+    data = da.random.default_rng(0).normal(size=(60, 3000), chunks=(10, 3000))
+    threads = [threading.Thread(target=lambda: PCA(2).fit(data)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"] == before

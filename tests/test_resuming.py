@@ -227,3 +227,77 @@ def test_fit__other_statistics_are_not_taken_up(tmp_path):
     assert len(calls) == 3 + 4
     # What the first left is still there for it.
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_fit__parts_of_objects_do_not_count_as_written(tmp_path):
+    X = make_microstructure(n_samples=20, size=(8, 6), grain_size=2)
+    lazy, calls = da.from_array(X, chunks=(5, 8, 6)), []
+    analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=3, scratch=tmp_path)
+    with dask.config.set(scheduler="sync"):
+        with pytest.raises(OSError, match="disk is full"):
+            analysis.fit(flaky(lazy, calls, (0, 0, 0)), resume=True)
+        (kept,) = tmp_path.iterdir()
+        # What zarr leaves when it is killed before an object gets its name.
+        whole = kept / "c" / "2" / "0"
+        whole.rename(whole.with_name("0.0123456789ab.partial"))
+        calls.clear()
+        analysis.fit(flaky(lazy, calls), resume=True)
+    assert sorted(calls) == [(0, 0, 0), (2, 0, 0)]
+    expected = MKSStructureAnalysis(PrimitiveBasis(2), n_components=3).fit(lazy)
+    assert_array_equal(analysis.reduced_fit_data, expected.reduced_fit_data)
+
+
+def test_fit__begins_anew_where_scratch_was_being_removed(tmp_path):
+    lazy = da.from_array(make_microstructure(n_samples=20, size=(8, 6), grain_size=2), chunks=(5, 8, 6))
+    analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=3, scratch=tmp_path)
+    with dask.config.set(scheduler="sync"):
+        with pytest.raises(OSError, match="disk is full"):
+            analysis.fit(flaky(lazy, [], (0, 0, 0)), resume=True)
+        (kept,) = tmp_path.iterdir()
+        (kept / "zarr.json").unlink()
+        analysis.fit(flaky(lazy, []), resume=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_create__resumes_with_the_same_options_alone(tmp_path):
+    X = make_microstructure(n_samples=20, size=(8, 6), grain_size=2)
+    lazy, url = da.from_array(X, chunks=(5, 8, 6)), tmp_path / "e.zarr"
+    options = {"spacing": 1.0, "units": "um", "phases": ["a", "b"], "periodic_axes": [0, 1]}
+    with dask.config.set(scheduler="sync"):
+        with pytest.raises(OSError, match="disk is full"):
+            create_ensemble(url, flaky(lazy, [], (0, 0, 0)), **options, resume=True)
+        for name, other in {"spacing": 0.5, "units": "nm", "phases": ["b", "a"], "periodic_axes": [0]}.items():
+            with pytest.raises(ValueError, match="or with other options; remove it"):
+                create_ensemble(url, flaky(lazy, []), **options | {name: other}, resume=True)
+        # A part of an object that a killed task left is not kept in the store.
+        part = next((tmp_path / "e.zarr.partial" / "microstructure" / "c").rglob("0"))
+        (part.parent / "0.0123456789ab.partial").write_text("")
+        create_ensemble(url, flaky(lazy, []), **options, resume=True)
+    assert not list(url.rglob("*.partial"))
+    assert open_ensemble(url).microstructure.attrs["phases"] == ["a", "b"]
+
+
+def test_create__leaves_what_is_not_its_own(tmp_path):
+    (tmp_path / "rock.zarr.partial").mkdir()
+    (tmp_path / "rock.zarr.partial" / "thesis.txt").write_text("x")
+    with pytest.raises(FileExistsError, match="is no part of a store of this package; move it away"):
+        create_ensemble(tmp_path / "rock.zarr", np.zeros((2, 4, 4), "uint8"), resume=True)
+    assert (tmp_path / "rock.zarr.partial" / "thesis.txt").exists()
+
+
+def test_materialize__does_not_take_a_result_of_a_store_that_was_replaced(tmp_path):
+    def mean():
+        return open_ensemble(tmp_path / "e.zarr").microstructure.mean(("x", "y"))
+
+    create_ensemble(tmp_path / "e.zarr", np.zeros((4, 6, 6), "uint8"))
+    assert_array_equal(materialize(mean(), tmp_path / "m.zarr", progress=False), 0)
+    assert_array_equal(materialize(mean(), tmp_path / "m.zarr", progress=False), 0)
+    create_ensemble(tmp_path / "e.zarr", np.ones((4, 6, 6), "uint8"), mode="w")
+    with pytest.raises(ValueError, match="holds a result of other inputs"):
+        materialize(mean(), tmp_path / "m.zarr", progress=False)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3)])
+def test_materialize__refuses_what_has_no_blocks(tmp_path, shape):
+    with pytest.raises(ValueError, match="must have an axis, and none that is empty"):
+        materialize(da.zeros(shape), tmp_path / "r.zarr")

@@ -354,6 +354,8 @@ def test_show_volume__draws_phases_and_fields_in_their_units(monkeypatch):
         tools.show_volume(labelled, hide=["air"])
     with pytest.raises(ValueError, match="must be three-dimensional"):
         tools.show_volume(phases[0])
+    with pytest.raises(ValueError, match="must hold phase numbers from 0 to 253, got 0 to 300"):
+        tools.show_volume(np.arange(301).reshape(7, 43, 1))
     monkeypatch.setitem(sys.modules, "k3d", None)
     with pytest.raises(ImportError, match=r"pip install 'mksdask\[interactive\]'"):
         tools.show_volume(phases)

@@ -141,11 +141,22 @@ def test_fit__counts_a_block_once_however_often_it_is_computed(ensemble, client)
     )
     block = np.arange(12.0).reshape(4, 3)
     watcher.start(client)
-    for each in (block, block + 1, block, block + 1):
-        channel.publish(each)
+    for each, first in ((block, 0), (block + 1, 4), (block, 0), (block + 1, 4)):
+        channel.publish(each, first)
     assert watcher._partial().done == 8
     assert_allclose(watcher._partial().statistics, (block.mean(axis=0) + (block + 1).mean(axis=0)) / 2)
     watcher.stop(client)
+
+
+def test_fit__counts_blocks_that_are_alike(eager):
+    X = np.zeros((12, 6, 5), dtype=int)
+    X[8:, ::2] = 1
+    lazy, seen = da.from_array(X, chunks=(1, 6, 5)), []
+    analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=2, mean_center=True)
+    analysis.fit(lazy, watch=seen.append)
+    assert seen[-1].done == 12
+    expected = correlate(X, PrimitiveBasis(2))[..., 0].mean(axis=0)
+    assert_allclose(seen[-1].statistics, expected, rtol=1e-5)
 
 
 def test_fit__watches_masks_complex_bases_and_linkages(ensemble, eager):

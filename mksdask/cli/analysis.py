@@ -11,6 +11,7 @@ import click
 import dask
 import numpy as np
 import xarray as xr
+import zarr
 
 from mksdask import tools
 from mksdask.bases import PrimitiveBasis
@@ -18,6 +19,7 @@ from mksdask.cli.options import (
     Axes,
     Bytes,
     Pairs,
+    check_figure,
     cluster_options,
     json_option,
     open_client,
@@ -28,8 +30,8 @@ from mksdask.cli.options import (
     watch_option,
 )
 from mksdask.planning import plan
-from mksdask.resuming import materialize
-from mksdask.staging import Location
+from mksdask.resuming import attributes_of, materialize
+from mksdask.staging import Location, consolidate
 from mksdask.stats import correlate, correlate_volume, integral_range, specific_surface
 from mksdask.store import open_store
 from mksdask.structure import MKSStructureAnalysis
@@ -39,7 +41,7 @@ def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Which statistics of which store."""
     for option in (
         click.option("--periodic", type=Axes(), help="Periodic axes: x,y; or none. Default: what the store says."),
-        click.option("--cutoff", type=click.IntRange(min=0), help="Largest lag, in voxels. Default: all lags."),
+        click.option("--cutoff", type=click.IntRange(min=0), help="Largest lag, in voxels. Default: half the size."),
         click.option("--pairs", type=Pairs(), help="Pairs of phases: 0-0,0-1. Default: the first phase with each."),
         click.option("--states", type=click.IntRange(min=1), help="Number of phases. Default: as the store names."),
         click.argument("store", type=click.Path(path_type=Path, exists=True)),
@@ -107,6 +109,7 @@ def stats(
       mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png
       mksdask stats samples.zarr f.zarr --pairs 0-0,0-1 --periodic x,y,z
     """
+    check_figure(figure)
     target = output_of(out, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
@@ -116,16 +119,21 @@ def stats(
             raise ValueError(msg)
         sums = target.with_name(target.name + ".sums")
         if overwrite:
-            for path in (target, sums):
+            for path in (target, *(() if resume else (sums,))):
                 _remove(path)
-        with stage("statistics", timings):
-            if operation is correlate_volume:
-                if watch is not None:
-                    correlate_volume(*arguments, scratch=sums, watch=watch, **options)
-                lazy = correlate_volume(*arguments, scratch=sums, **options)
-            else:
-                lazy = correlate(*arguments, **options)
-            found = materialize(lazy.rename("correlations"), target, progress=False)
+        what = dask.base.tokenize("volume" if operation is correlate_volume else "ensemble", arguments, options)
+        if not _is_done(target, what):
+            with stage("statistics", timings):
+                if operation is correlate_volume:
+                    if watch is not None:
+                        correlate_volume(*arguments, scratch=sums, watch=watch, **options)
+                    lazy = correlate_volume(*arguments, scratch=sums, **options)
+                else:
+                    lazy = correlate(*arguments, **options)
+                materialize(lazy.rename("correlations"), target, progress=False)
+                zarr.open_group(target, mode="r+").attrs["statistics of"] = what
+                consolidate(Location.of(target))
+        found = xr.open_zarr(target, chunks={}).correlations
         _remove(sums)
         mean = found if operation is correlate_volume else found.mean("sample", keep_attrs=True)
         mean = mean.compute()
@@ -138,13 +146,28 @@ def stats(
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
 
+def _is_done(target: Path, what: str) -> bool:
+    """Whether a result is there, whole.
+
+    Raises
+    ------
+    ValueError
+        If it is another one.
+    """
+    found = attributes_of(Location.of(target))
+    if found.get("mksdask") == "result" and found.get("statistics of") != what:
+        msg = f"{target} holds statistics of another store, or by other options; pass --overwrite to replace them"
+        raise ValueError(msg)
+    return found.get("mksdask") == "result"
+
+
 def _remove(path: Path) -> None:
     Location.of(path).remove()
 
 
 def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:
     """Volume fraction, interface and independent volume of each phase that has an autocorrelation."""
-    summary: dict[str, Any] = {}
+    summary: dict[str, Any] = {"units": str(mean.coords[mean.dims[0]].attrs.get("units", "voxel"))}
     origin = tuple(n // 2 for n in mean.shape[:-1])
     surfaces, ranges = specific_surface(mean), integral_range(mean)
     phases = X.attrs.get("phases")
@@ -153,7 +176,7 @@ def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:
             continue
         name = phases[state] if phases and state < len(phases) else f"phase {state}"
         summary[f"volume fraction of {name}"] = float(np.asarray(mean[(*origin, i)]))
-        summary[f"interface per volume of {name}"] = float(surfaces[i])
+        summary[f"interface of {name} to the whole volume"] = float(surfaces[i])
         summary[f"integral range of {name}"] = float(ranges[i])
     return summary
 

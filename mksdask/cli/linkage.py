@@ -15,6 +15,7 @@ from mksdask import tools
 from mksdask.arrays import to_numpy
 from mksdask.cli.analysis import basis_of, statistics_options
 from mksdask.cli.options import (
+    check_figure,
     cluster_options,
     json_option,
     open_client,
@@ -28,7 +29,7 @@ from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.resuming import materialize
 from mksdask.saving import load_model, save_model
-from mksdask.staging import Location
+from mksdask.staging import Location, consolidate
 from mksdask.store import open_ensemble
 
 
@@ -37,12 +38,45 @@ def _response(dataset: xr.Dataset, response: str) -> Any:
     if response in dataset:
         return dataset[response]
     path = Path(response)
-    if path.suffix not in (".csv", ".npy") or not path.exists():
+    if path.suffix not in (".csv", ".npy"):
         known = sorted(str(name) for name in dataset.data_vars if name not in ("microstructure", "confidence_index"))
         msg = f"--response {response!r} is no variable of the store, which holds {known}, and no .csv or .npy file"
         raise ValueError(msg)
-    values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else pd.read_csv(path).to_numpy(dtype=float)
+    if not path.exists():
+        msg = f"--response {response!r}: there is no such file"
+        raise FileNotFoundError(msg)
+    values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _table(path)
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def _table(path: Path) -> np.ndarray[Any, Any]:
+    """Numbers of a .csv file of one row a sample, but for their own numbers in a column ``sample``."""
+    table = pd.read_csv(path)
+    how = "write a header, then one row of numbers a sample, with commas between them and points in them"
+    if not isinstance(table.index, pd.RangeIndex):
+        msg = f"{path} has rows of more values than its header {list(table.columns)}; {how}"
+        raise ValueError(msg)
+    strange = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
+    if strange:
+        msg = f"{path} holds text in the columns {strange}; {how}"
+        raise ValueError(msg)
+    if all(_is_number(name) for name in table.columns):
+        msg = f"{path} has no header, its first row is {list(table.columns)}; {how}"
+        raise ValueError(msg)
+    if "sample" in table.columns and (table["sample"].to_numpy() == np.arange(len(table))).all():
+        table = table.drop(columns="sample")
+    if not table.shape[1]:
+        msg = f"{path} has no column of properties; {how}"
+        raise ValueError(msg)
+    return np.asarray(table.to_numpy(dtype=float))
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    return True
 
 
 @click.command()
@@ -92,6 +126,7 @@ def fit(
       mksdask fit samples.zarr stiffness.model --components 8 --degree 2
       mksdask fit samples.zarr strain.model --response strain.npy
     """
+    check_figure(figure)
     target = output_of(model, overwrite=overwrite)
     timings: dict[str, float] = {}
     with open_client(**cluster):
@@ -101,11 +136,23 @@ def fit(
         if len(y) != n:
             msg = f"--response has {len(y)} rows, the store {n} samples"
             raise ValueError(msg)
-        n_test = round(hold_out * n)
-        order = np.random.default_rng(0).permutation(n)
-        test, train = np.sort(order[:n_test]), np.sort(order[n_test:])
-        rows = {"train": (X[train], y[train]), "test": (X[test], y[test])}
         is_field = y.ndim > 1 and y.shape[1 : X.ndim] == X.shape[1:]
+        given = {"--figure": figure, "--watch": watch, "--degree": degree, "--cutoff": cutoff, "--pairs": pairs}
+        useless = [
+            name
+            for name, value in given.items()
+            if value is not None and (is_field or (name, linker) == ("--degree", "kernel"))
+        ]
+        if useless:
+            what = "a localization model" if is_field else "the kernel linker"
+            msg = f"{', '.join(useless)} means nothing to {what}; leave it out"
+            raise ValueError(msg)
+        # Samples that have not been simulated, NaN, shape the components, and test nothing.
+        known = np.arange(n) if is_field else np.flatnonzero(~np.isnan(to_numpy(y).reshape(n, -1)).any(axis=1))
+        n_test = round(hold_out * len(known))
+        test = np.sort(np.random.default_rng(0).permutation(known)[:n_test])
+        train = np.setdiff1d(np.arange(n), test)
+        rows = {"train": (X[train], y[train]), "test": (X[test], y[test])}
         if is_field:
             fitted: Any = MKSLocalizationModel(basis)
         else:
@@ -121,7 +168,9 @@ def fit(
             )
         with stage("fit", timings):
             fitted.fit(*rows["train"], **({} if is_field else {"watch": watch or False, "resume": resume}))
-        result: dict[str, Any] = {"model": str(model), "kind": type(fitted).__name__, "samples": len(train)}
+        result: dict[str, Any] = {"model": str(model), "kind": type(fitted).__name__, "samples": len(known) - n_test}
+        if len(known) < n:
+            result["without a response"] = n - len(known)
         if n_test:
             with stage("test", timings):
                 result |= {"test samples": n_test, "test R²": fitted.score(*rows["test"])}
@@ -169,6 +218,9 @@ def predict(
     if not isinstance(fitted, MKSHomogenizationModel):
         msg = f"{model} is a {type(fitted).__name__}; predict takes a homogenization model, localize the other"
         raise ValueError(msg)
+    if out.suffix not in (".csv", ".zarr"):
+        msg = f"{out} must be a .csv file or a .zarr store"
+        raise ValueError(msg)
     target = output_of(out, overwrite=overwrite)
     timings: dict[str, float] = {}
     with open_client(**cluster):
@@ -192,6 +244,7 @@ def predict(
         partial.replace(target)
     else:
         values.to_zarr(target, mode="w" if overwrite else "w-", consolidated=False)
+        consolidate(Location.of(target))
     Location.of(kept).remove()
     summary = {"result": str(out), "samples": X.sizes["sample"]}
     mean = values.prediction.to_numpy()

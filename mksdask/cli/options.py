@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import click
 import numpy as np
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
+from matplotlib.backend_bases import FigureCanvasBase
 
 from mksdask.cards import value_text
 from mksdask.progress_bar import progress
@@ -80,6 +82,8 @@ def open_client(scheduler: str | None, workers: int, memory_limit: int) -> Itera
         memory_limit=memory_limit,
         host="127.0.0.1",
         dashboard_address="127.0.0.1:0",
+        # What fails is said once, in one line.
+        silence_logs=logging.CRITICAL,
     )
     with cluster, Client(cluster) as client:
         yield client
@@ -175,6 +179,20 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
     decorated: Callable[..., Any] = option(command)
     return decorated
+
+
+def check_figure(path: Path | None) -> None:
+    """Refuse a format that figures cannot have, before anything is computed.
+
+    Raises
+    ------
+    ValueError
+        That names those that they can.
+    """
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path is not None and path.suffix.removeprefix(".").lower() not in formats:
+        msg = f"--figure {path} must end with one of {', '.join(formats)}"
+        raise ValueError(msg)
 
 
 def output_of(path: Path, *, overwrite: bool, resume: bool = False) -> Path:

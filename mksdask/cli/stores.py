@@ -69,7 +69,11 @@ class _Crop(click.ParamType[dict[str, Any]]):
 @click.option("--spacing", type=Numbers(), help="Voxel size, or sizes along x,y,z. Default: what the file says.")
 @click.option("--units", help="Unit of the spacing, such as um.")
 @click.option("--crop", type=_Crop(), help="Part of the image: x=0:200,z=50:.")
-@click.option("--window", type=Size(), help="Cut into windows of so many voxels: 64, or 64x64x32.")
+@click.option(
+    "--window",
+    type=Size(),
+    help="Cut into windows of so many voxels: 64, or 64x64x32; what is left over at the ends is not stored.",
+)
 @click.option("--dataset", help="Which array of a file that holds several.")
 @click.option("--axes", help="Axes as the file orders them: zyx; s for samples.")
 @click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes: x,y.")
@@ -151,15 +155,27 @@ def _describe_other(store: Path) -> dict[str, Any]:
     try:
         model = load_model(store)
     except ValueError:
-        dataset = xr.open_zarr(store, chunks={})
+        try:
+            dataset = xr.open_zarr(store, chunks={})
+        except (FileNotFoundError, ValueError, NotADirectoryError) as error:
+            msg = f"{store} is no store; make one of images by mksdask import"
+            raise ValueError(msg) from error
+        statistics = [array for array in dataset.data_vars.values() if "pair" in array.dims]
+        if len(statistics) == 1:
+            return dict(statistics[0].mks.describe())
         return {
             "kind": "result",
             "variables": {str(name): tuple(array.shape) for name, array in dataset.data_vars.items()},
             "dims": {str(name): size for name, size in dataset.sizes.items()},
         }
     found: dict[str, Any] = {"kind": type(model).__name__, "basis": repr(model.basis), "size": tuple(model.size_)}
+    if hasattr(model, "basis") and model.basis is not None:
+        found["states"] = len(model.basis.states)
     if hasattr(model, "reduced_fit_data"):
-        found["components"] = model.reduced_fit_data.shape[1]
+        found["samples"], found["components"] = model.reduced_fit_data.shape
+        found |= {"cutoff": model.cutoff, "periodic": list(model.periodic_axes_)}
+        if getattr(model, "phases_", None):
+            found["phases"] = list(model.phases_)
     if hasattr(model, "property_linker"):
         found["linker"] = str(model.property_linker)
     return found

@@ -108,13 +108,13 @@ def open_source(path: Any, *, dataset: str | None = None, axes: str | None = Non
     ValueError
         If the format is not known, or the array is not an image of 1 to 3 axes.
     """
-    files = _files(path)
+    files = [file.absolute() for file in _files(path)]
     try:
         found = _open(files, dataset)
     except (OSError, tifffile.TiffFileError, KeyError, zarr.errors.BaseZarrError) as error:
         msg = f"{files[0]} cannot be read as a {files[0].suffix.lower() or 'zarr'} file: {error}"
         raise ValueError(msg) from error
-    # Whoever goes on with a part of an image must know that it is the same.
+    # Whoever goes on with a part of an image must know that it is the same, by whatever path.
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     stamped = found.data.map_blocks(
         _same, dtype=found.data.dtype, meta=found.data._meta, name=f"image-{tokenize(found.data.name, stamps)}"

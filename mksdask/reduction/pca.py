@@ -32,6 +32,11 @@ Array = NDArray[Any]
 SOLVERS = ("auto", "gram", "incremental", "randomized")
 # Passes over features, or samples, with gaps; they end when the scatter matrix changes by less of its trace.
 MOST_PASSES, TOLERANCE = 500, 1e-9
+# Eigenvalues above this share of the largest are exact, whatever is rounded; below it components are looked at, and are
+# rounding if their length or their product with others is wrong by more than `_SKEW`.
+_EXACT = {"f": 1e-3, "d": 1e-6}
+_SKEW = 0.05
+_PART_BYTES = 2**26
 
 
 def _leading(matrix: Array, n_components: int | float) -> tuple[Array, Array]:
@@ -54,8 +59,27 @@ def number_that_holds(fraction: float, variances: Array) -> int:
 
 
 def _varies(values: Array, size: int) -> Array:
-    """Which eigenvalues are more than rounding."""
+    """Which eigenvalues are more than rounding in double precision."""
     return values > values[0] * size * np.finfo(float).eps
+
+
+def _less_mean(columns: Array) -> Array:
+    """Columns without what the rounded means of features leave in them."""
+    return np.asarray(columns - columns.mean(axis=0))
+
+
+def _directions(components: Array) -> Array:
+    """Which rows are of unit length and orthogonal to those before them: others come of rounding of products."""
+    k, n_features = components.shape
+    gram, width = np.zeros((k, k)), max(1, _PART_BYTES // (8 * k))
+    for start in range(0, n_features, width):
+        part = components[:, start : start + width]
+        gram += part @ part.T
+    found = np.zeros(k, dtype=bool)
+    for number in range(k):
+        shared = float(np.square(gram[number, :number][found[:number]]).sum())
+        found[number] = abs(gram[number, number] - 1.0) < _SKEW and shared < _SKEW**2
+    return found
 
 
 class PCA(Projection):
@@ -282,9 +306,8 @@ class PCA(Projection):
             trace = float(np.trace(total))
         else:
             values, vectors, trace = self._iterate(slabs, int(k))
-        self._set_spectrum(values, trace, (n, self.n_features_in_))
-        varies = _varies(values, n)
-        left = vectors * np.divide(1.0, self.singular_values_, out=np.zeros_like(values), where=varies)
+        varies, singular = _varies(values, n), np.sqrt(values)
+        left = vectors * np.divide(1.0, singular, out=np.zeros_like(values), where=varies)
         parts = slabs.each(components_of, left, basis, dtype, name="components")
         components, self.mean_, start = np.empty((len(values), self.n_features_in_), dtype), np.empty(0), 0
         means = []
@@ -295,6 +318,9 @@ class PCA(Projection):
             means.append(mean)
             start += len(mean)
         self.mean_ = np.concatenate(means)
+        if values[-1] < _EXACT[dtype.char] * values[0]:
+            varies &= _directions(components)
+        self._set_spectrum(np.where(varies, values, 0.0), trace, (n, self.n_features_in_))
         signs = self._set_components(components, varies)
         scores = vectors * np.where(varies, self.singular_values_, 0.0) * signs
         return np.asarray(scores / self._scale()).astype(dtype)
@@ -322,10 +348,10 @@ class PCA(Projection):
         size = min(self.n_samples_, self.n_features_in_, sketch_rank(k, self.oversampling))
         basis = scipy.linalg.qr(seed.normal(size=(self.n_samples_, size)), mode="economic")[0]
         for _ in range(self.iterated_power):
-            product = slabs.reduce(gram_times, add, basis, name="gram-times")
-            basis = scipy.linalg.qr(product[:-1], mode="economic")[0]
-        product = slabs.reduce(gram_times, add, basis, name="gram-times")
-        values, vectors = _leading(basis.T @ product[:-1], k)
+            product = slabs.reduce(gram_times, add, _less_mean(basis), name="gram-times")
+            basis = scipy.linalg.qr(_less_mean(product[:-1]), mode="economic")[0]
+        product = slabs.reduce(gram_times, add, _less_mean(basis), name="gram-times")
+        values, vectors = _leading(basis.T @ _less_mean(product[:-1]), k)
         return values, basis @ vectors, float(product[-1, 0])
 
     def _fit_moments(self, data: Any, k: int | float) -> None:
@@ -341,6 +367,7 @@ class PCA(Projection):
             else:
                 scatter, mean = self._fill_rows(data, moments, int(k))
         values, vectors = _leading(scatter, k)
+        values = np.where(_varies(values, len(scatter)), values, 0.0)
         self._set_spectrum(values, float(np.trace(scatter)), (self.n_samples_, len(scatter)))
         self.mean_ = mean
         # Orthonormal already, those without variance too.

@@ -190,8 +190,9 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def _set_sketch(self, sketch: Sketch, n_components: int, dtype: np.dtype[Any]) -> None:
         k = min(n_components, len(sketch.directions))
         singular = np.linalg.norm(sketch.directions[:k], axis=1)
-        varies = singular > singular[0] * np.finfo(float).eps * len(sketch.mean)
-        self._set_spectrum(singular**2, sketch.scatter, (sketch.count, len(sketch.mean)))
+        # What is less is rounding of the sums, or of the data.
+        varies = singular > singular[0] * max(np.finfo(float).eps * len(sketch.mean), 10 * np.finfo(dtype).eps)
+        self._set_spectrum(np.where(varies, singular**2, 0.0), sketch.scatter, (sketch.count, len(sketch.mean)))
         self.mean_ = sketch.mean
         self._set_components(
             (sketch.directions[:k] / np.where(varies, singular, np.inf)[:, None]).astype(dtype), varies

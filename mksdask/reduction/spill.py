@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import dask
@@ -115,7 +113,9 @@ def spill(
         url = f"{parent}/rows-{uuid.uuid4().hex[:12] if known is None else known}.zarr"
         rows = SpilledRows(url, features.chunks[0], features.shape[1], features.dtype, width)
         try:
-            if known is None or not Location.of(url).exists():
+            # What was being removed when a call was killed has no metadata any more.
+            if known is None or not Location.of(f"{url}/zarr.json").exists():
+                remove_store(url)
                 _create(rows)
             _write_rows(features, rows)
             yield rows
@@ -141,14 +141,19 @@ def _write_rows(features: da.Array, rows: SpilledRows) -> None:
     """Write the chunks of samples that are not there."""
     location = Location.of(rows.url)
     location.fs.invalidate_cache()
-    there = Counter(Path(key).parent.name for key in location.fs.find(f"{location.path}/c"))
-    missing = [number for number in range(len(rows.row_chunks)) if there[str(number)] < len(rows.slabs)]
+    # By their whole names: a task that was killed may leave a part of an object under another one.
+    there = {key.rpartition("/c/")[2] for key in location.fs.find(f"{location.path}/c")}
+    wanted = [str(number) for number in range(len(rows.slabs))]
+    missing = [
+        number for number in range(len(rows.row_chunks)) if not all(f"{number}/{column}" in there for column in wanted)
+    ]
     if not missing:
         return
+    call = uuid.uuid4().hex
     done = (features if len(missing) == len(rows.row_chunks) else features.blocks[missing]).map_blocks(
         partial(_spill_block, rows=rows, numbers=tuple(missing)),
         chunks=((1,) * len(missing), (1,)),
         dtype=np.uint8,
-        name="spill-" + uuid.uuid4().hex,
+        name=f"spill-{call}",
     )
-    settled(done.compute, stage="spill")
+    settled(done.compute, stage=call)

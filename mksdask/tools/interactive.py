@@ -13,6 +13,8 @@ from mksdask.tools.panels import phase_colours, scale_of
 
 # Voxels along the longest side that a browser still turns smoothly.
 MOST_VOXELS = 128
+# k3d keeps them in bytes, of which 0 is nothing.
+MOST_PHASES = 254
 
 
 def show_volume(
@@ -70,6 +72,12 @@ def show_volume(
         return plot
     names = [] if labels is None else list(labels.attrs.get("phases") or ())
     n_phases = max(int(values.max()) + 1, len(names))
+    if values.min() < 0 or n_phases > MOST_PHASES:
+        msg = (
+            f"volume must hold phase numbers from 0 to {MOST_PHASES - 1}, got {values.min()} to {values.max()}; pass "
+            "numbers modulo some phases, or as real numbers, volume.astype(float)"
+        )
+        raise ValueError(msg)
     hidden = [_phase(phase, names, n_phases) for phase in hide]
     # 0 is nothing in k3d.
     solid = np.where(np.isin(turned, hidden), 0, turned.astype(np.int64) + 1).astype(np.uint8)
