@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -334,7 +335,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
             raise ValueError(msg)
         self.periodic_axes_ = periodic_axes_of(labels) if self.periodic_axes is None else self.periodic_axes
         self.size_ = tuple(int(n) for n in samples.shape[1 : 1 + self._n_spatial(samples)])
-        self.phases_ = phases_of(labels)
+        self.phases_, self._spacing = phases_of(labels), _spacing(labels, len(self.size_))
         return samples
 
     def transform(
@@ -362,7 +363,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
                 msg = f"X shares statistics of shape {X.statistics.shape} a sample, fit saw {self._statistics_shape}"
                 raise ValueError(msg)
             return X.scores(self.dimension_reducer_)
-        check_phases(unwrap(X)[1], getattr(self, "phases_", ()))
+        self._check_labels(unwrap(X)[1])
         if size is None and unwrap(X)[0].ndim == 2:
             size = self.size_
         statistics = self._statistics(as_samples(X, size, trailing=self._trailing), confidence_index)
@@ -386,6 +387,18 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
             options={"reducer": self.dimension_reducer_},
         )
         return _label_scores(scores, X)
+
+    def _check_labels(self, labels: xr.DataArray | None) -> None:
+        """Refuse samples of other phases; warn of those whose voxels have another size."""
+        check_phases(labels, getattr(self, "phases_", ()))
+        seen, found = getattr(self, "_spacing", None), _spacing(labels, len(self.size_))
+        if seen and found and len(seen) == len(found) and not all(map(_is_alike, seen, found)):
+            warnings.warn(
+                f"X has voxels of {_sizes_text(found)}, fit saw {_sizes_text(seen)}: lags of as many voxels are other "
+                "distances; resample X, or fit to such samples",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def inverse_transform(self, X: ArrayLike) -> Any:
         """2-point statistics that belong to scores (Eq. 2).
@@ -760,6 +773,23 @@ def set_parameter(estimator: Any, parameter: str, value: Any, argument: str) -> 
         estimator.set_params(**{name: value})
     else:
         setattr(estimator, name, value)
+
+
+def _spacing(labels: xr.DataArray | None, n_spatial: int) -> tuple[tuple[float, str], ...]:
+    """Size and unit of voxels along each axis, where labels have coordinates of each."""
+    if labels is None or labels.ndim <= n_spatial:
+        return ()
+    if any(str(dim) not in labels.coords for dim in labels.dims[1 : 1 + n_spatial]):
+        return ()
+    return tuple((step, units) for _, step, units in spacing_of(labels, n_spatial))
+
+
+def _is_alike(a: tuple[float, str], b: tuple[float, str]) -> bool:
+    return a[1] == b[1] and abs(a[0] - b[0]) <= 1e-6 * abs(a[0])
+
+
+def _sizes_text(spacing: Sequence[tuple[float, str]]) -> str:
+    return " × ".join(f"{step:g} {units}" for step, units in spacing)
 
 
 def _label_scores(scores: Any, X: ArrayLike) -> Any:

@@ -298,6 +298,21 @@ def test_model__phases_must_have_the_same_names(ensemble):
     assert model().fit(fitted.share(labelled), y).phases_ == ("a", "b")
 
 
+def test_model__warns_of_voxels_of_another_size(ensemble):
+    X, y = ensemble
+
+    def labelled(step, units="um"):
+        coords = {dim: (dim, step * np.arange(n), {"units": units}) for dim, n in zip("xy", X.shape[1:], strict=True)}
+        return xr.DataArray(X, dims=("sample", "x", "y"), coords=coords)
+
+    fitted = model().fit(labelled(0.5), y)
+    assert_array_equal(fitted.predict(labelled(0.5)), fitted.predict(X))
+    for other in (labelled(0.25), labelled(0.5, "nm")):
+        with pytest.warns(UserWarning, match=r"X has voxels of .*, fit saw 0\.5 um × 0\.5 um: lags of as many voxels"):
+            fitted.predict(other)
+    assert_array_equal(model().fit(X, y).predict(labelled(0.25)), fitted.predict(X))
+
+
 def test_model__groups_widen_the_spread_of_a_kernel_linkage(ensemble):
     X, y = ensemble
     groups = np.repeat([0, 1], len(X) // 2)
