@@ -250,14 +250,17 @@ def delayed_blocks(*arrays: da.Array) -> tuple[list[Any], ...]:
     no name of theirs to a task of its own.
     """
     own = [
-        array.map_blocks(_same, dtype=array.dtype, meta=array._meta, name=f"{key_split(array.name)}-{uuid.uuid4().hex}")
+        array.map_blocks(
+            unchanged, dtype=array.dtype, meta=array._meta, name=f"{key_split(array.name)}-{uuid.uuid4().hex}"
+        )
         for array in arrays
     ]
     blocks = optimized_together(*own)
     return tuple([blocks[(array.name, *block)] for block in np.ndindex(*array.numblocks)] for array in own)
 
 
-def _same(block: Any) -> Any:
+def unchanged(block: Any) -> Any:
+    """The block itself, for giving an array another name."""
     return block
 
 

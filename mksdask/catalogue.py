@@ -14,10 +14,10 @@ from scipy.spatial.distance import cdist
 
 from mksdask.arrays import check_whole_samples, delayed_blocks, merge_tree
 
-# Distances, rising, and rows of the catalogue: (n_queries, ≤ n) each.
-# Of queries to rows of a chunk, at once.
+# Distances of queries to the rows of a chunk that are held at once.
 DISTANCE_BYTES = 2**25
 
+# Distances, rising, and rows of the catalogue: (n_queries, ≤ n) each.
 Found = tuple[NDArray[np.float64], NDArray[np.intp]]
 
 

@@ -426,3 +426,25 @@ def test_import__labels_beyond_the_precision_of_floats(tmp_path):
     np.save(tmp_path / "l.npy", labels)
     stored = import_images(tmp_path / "l.npy", tmp_path / "l.zarr", phases={2**53: 0, 2**53 + 1: 1})
     assert_array_equal(stored.microstructure, labels - 2**53)
+
+
+@pytest.mark.parametrize("axes", ["zyx", "yxz", "xyz"])
+def test_import__windows_come_in_one_order_however_they_are_banded(tmp_path, monkeypatch, axes):
+    image = np.random.default_rng(0).integers(0, 3, size=(9, 13, 11), dtype=np.uint8)
+    np.save(tmp_path / "i.npy", image)
+    options = {"axes": axes, "window": {"zyx": (2, 3, 4), "yxz": (4, 2, 3), "xyz": (3, 2, 4)}[axes]}
+    whole = import_images(tmp_path / "i.npy", tmp_path / "whole.zarr", **options).microstructure
+    volume = image.transpose([axes.index(axis) for axis in "xyz"])
+    sizes, slow = options["window"], axes[0]
+    # By slabs of the file; in each the windows as the axes of the store have them.
+    order = sorted(
+        np.ndindex(*(n // size for n, size in zip(volume.shape, sizes, strict=True))),
+        key=lambda place: (place["xyz".index(slow)], place),
+    )
+    expected = [
+        volume[tuple(slice(i * size, (i + 1) * size) for i, size in zip(place, sizes, strict=True))] for place in order
+    ]
+    assert_array_equal(whole, expected)
+    monkeypatch.setattr("mksdask.importers.images.BAND_BYTES", 1)
+    banded = import_images(tmp_path / "i.npy", tmp_path / "banded.zarr", **options).microstructure
+    assert_array_equal(banded, expected)

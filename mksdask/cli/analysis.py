@@ -154,11 +154,12 @@ def _is_done(target: Path, what: str) -> bool:
     ValueError
         If it is another one.
     """
-    found = attributes_of(Location.of(target))
-    if found.get("mksdask") == "result" and found.get("statistics of") != what:
+    found = attributes_of(Location.of(target)).get("statistics of")
+    if found not in (None, what):
         msg = f"{target} holds statistics of another store, or by other options; pass --overwrite to replace them"
         raise ValueError(msg)
-    return found.get("mksdask") == "result"
+    # Without the mark, which is written last, `materialize` says whether it is the same.
+    return found == what
 
 
 def _remove(path: Path) -> None:

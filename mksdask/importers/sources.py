@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import netcdf_file
 
+from mksdask.arrays import unchanged
 from mksdask.importers.vtk_files import open_vtk
 
 Array = NDArray[Any]
@@ -117,13 +118,9 @@ def open_source(path: Any, *, dataset: str | None = None, axes: str | None = Non
     # Whoever goes on with a part of an image must know that it is the same, by whatever path.
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     stamped = found.data.map_blocks(
-        _same, dtype=found.data.dtype, meta=found.data._meta, name=f"image-{tokenize(found.data.name, stamps)}"
+        unchanged, dtype=found.data.dtype, meta=found.data._meta, name=f"image-{tokenize(found.data.name, stamps)}"
     )
     return _with_axes(replace(found, data=stamped), axes, str(files[0]))
-
-
-def _same(block: Array) -> Array:
-    return block
 
 
 def _open(files: Sequence[Path], dataset: str | None) -> Source:

@@ -45,6 +45,12 @@ def show_volume(
         If k3d is not installed.
     ValueError
         If the volume is not 3D and real, or `hide` names no phase.
+
+    Examples
+    --------
+    >>> from mksdask.datasets import make_microstructure
+    >>> plot = show_volume(make_microstructure(n_samples=1, size=(16, 16, 16))[0], hide=[1])
+    >>> page = plot.get_snapshot()
     """
     try:
         k3d = import_module("k3d")
