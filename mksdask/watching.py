@@ -86,7 +86,8 @@ class Plane:
                 index.append(origin)
                 continue
             index.append(slice(max(0, origin - reach), origin + reach + 1))
-            dims.append(f"lag_{dim}")
+            # Statistics that are given as such have lags already.
+            dims.append(dim if dim.startswith("lag_") else f"lag_{dim}")
             coords.append((dims[-1], (np.arange(n)[index[-1]] - origin) * step, {"units": units}))
         return cls(tuple(dims), tuple(coords), tuple(index))
 

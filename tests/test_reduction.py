@@ -364,3 +364,10 @@ def test_blas__calls_at_the_same_time_give_its_threads_back():
     for thread in threads:
         thread.join()
     assert [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"] == before
+
+
+def test_pca__raises_on_lazy_half_precision():
+    half = da.zeros((8, 30), chunks=(4, 30), dtype=np.float16)
+    with pytest.raises(TypeError, match="X must be float32 or float64, got float16"):
+        PCA(2).fit(half)
+    assert PCA(2).fit(half.compute()).components_.dtype == np.float64

@@ -267,7 +267,7 @@ class PCA(Projection):
         if data.ndim != 2 or 0 in data.shape:
             msg = f"X must be a matrix (n_samples, n_features), got shape {tuple(data.shape)}"
             raise ValueError(msg)
-        if data.dtype.kind not in "f":
+        if data.dtype not in (np.float32, np.float64):
             msg = f"X must be float32 or float64, got {data.dtype}"
             raise TypeError(msg)
         if self.solver not in SOLVERS:
