@@ -8,10 +8,11 @@ import scipy.fft
 from distributed import Client, LocalCluster
 from timing import ratio
 
-from mksdask.datasets import make_elastic_stiffness, make_microstructure, make_polycrystal
-from mksdask.datasets.crystals import single_crystal_stiffness, turned_stiffness, voigt_average
-from mksdask.datasets.fem import batch_size, solve_elasticity
-from mksdask.datasets.stencils import Isotropic, Material
+from mksdask.datasets import make_microstructure, make_polycrystal
+from mksdask.datasets.responses import make_elastic_stiffness
+from mksdask.simulation.crystals import single_crystal_stiffness, turned_stiffness, voigt_average
+from mksdask.simulation.equilibrium import batch_size, solve_elasticity
+from mksdask.simulation.stencils import Isotropic, Material
 
 COPPER = [168.4, 121.4, 75.4]  # C11, C12, C44, GPa
 

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from timing import ratio
 
 from mksdask import MKSHomogenizationModel, PrimitiveBasis, plan
-from mksdask.datasets import make_elastic_stress_random
+from mksdask.datasets.responses import make_elastic_stress_random
 from mksdask.reduction import PCA
 from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
 from mksdask.stats import TwoPointStatistics

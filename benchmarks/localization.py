@@ -12,7 +12,8 @@ from memory import PeakMemory
 from timing import ratio
 
 from mksdask import MKSLocalizationModel, PrimitiveBasis
-from mksdask.datasets import ElasticFESimulation, make_elastic_FE_strain_delta, make_microstructure
+from mksdask.datasets import ElasticFESimulation, make_microstructure
+from mksdask.datasets.responses import make_elastic_FE_strain_delta
 
 GIB = 2**30
 

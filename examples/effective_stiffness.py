@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, train_test_split
 
 from mksdask import MKSHomogenizationModel, PrimitiveBasis
-from mksdask.datasets import make_elastic_stiffness
+from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.stats import correlate
 from mksdask.tools import (
     draw_component_variance,

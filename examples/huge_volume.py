@@ -18,9 +18,9 @@ from distributed import Client, LocalCluster
 from matplotlib.figure import Figure
 
 from mksdask import PrimitiveBasis, plan
-from mksdask.datasets.generator import sample_rng
+from mksdask.compute.random import sample_rng
 from mksdask.stats import correlate_volume, integral_range, radial_average, specific_surface
-from mksdask.store import materialize
+from mksdask.storage import materialize
 from mksdask.tools import draw_correlations
 
 BLOCK = 128  # voxels of a block of the store

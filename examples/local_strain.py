@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mksdask import MKSLocalizationModel, PrimitiveBasis
-from mksdask.datasets import make_elastic_FE_strain_delta, make_elastic_FE_strain_random
+from mksdask.datasets.responses import make_elastic_FE_strain_delta, make_elastic_FE_strain_random
 from mksdask.tools import (
     draw_coeff,
     draw_differences,

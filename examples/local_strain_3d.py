@@ -15,7 +15,8 @@ import numpy as np
 import tifffile
 
 from mksdask import MKSLocalizationModel, PrimitiveBasis
-from mksdask.datasets import ElasticFESimulation, make_elastic_FE_strain_delta
+from mksdask.datasets import ElasticFESimulation
+from mksdask.datasets.responses import make_elastic_FE_strain_delta
 from mksdask.tools import draw_coeff, draw_differences, draw_microstructures, draw_strains_compare
 
 MODULI = (60.0, 40.0)  # GPa: grain, filled pore

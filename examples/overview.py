@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mksdask import MKSHomogenizationModel, PrimitiveBasis
-from mksdask.datasets import make_elastic_stiffness
+from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.stats import correlate
 from mksdask.tools import draw_components_scatter, draw_correlations, draw_goodness_of_fit, draw_microstructures
 

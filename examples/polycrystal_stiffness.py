@@ -15,7 +15,7 @@ from sklearn.metrics import r2_score
 
 from mksdask import GSHBasis, MKSHomogenizationModel
 from mksdask.datasets import ComponentTexture, FibreTexture, effective_stiffness, make_polycrystal
-from mksdask.datasets.crystals import single_crystal_stiffness, turned_stiffness
+from mksdask.simulation.crystals import single_crystal_stiffness, turned_stiffness
 from mksdask.stats import correlate
 from mksdask.tools import draw_components_scatter, draw_correlations, draw_goodness_of_fit
 

@@ -1,19 +1,29 @@
 """Materials Knowledge Systems on dask: structure–property linkages for ensembles larger than memory."""
 
+from importlib import import_module
+from typing import Any
+
 import mksdask.accessor  # noqa: F401  registers .mks of xarray
 from mksdask.bases import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, ProductBasis
+from mksdask.compute.operation import Plan, plan
+from mksdask.compute.progress import progress
+from mksdask.compute.watching import PartialResult, draw_with
+from mksdask.compute.workers import configure_workers
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
-from mksdask.planning import Plan, plan
-from mksdask.progress_bar import progress
-from mksdask.saving import load_model, save_model
-from mksdask.store import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.stats.windows import sample_windows
+from mksdask.storage.ensembles import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.storage.models import load_model, save_model
 from mksdask.structure import MKSStructureAnalysis
-from mksdask.watching import PartialResult
-from mksdask.windows import sample_windows
-from mksdask.workers import configure_workers
+
+
+def _draw_partial(partial: PartialResult) -> Any:
+    # Workers import the package without matplotlib, which would be tens of megabytes there that nothing uses.
+    return import_module("mksdask.tools").draw_partial(partial)
+
 
 configure_workers()
+draw_with(_draw_partial)
 
 __all__ = [
     "FourierBasis",

@@ -10,13 +10,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, is_cheap, to_numpy
+from mksdask.arrays import SPATIAL_DIMS, to_numpy
 from mksdask.bases import PrimitiveBasis
 from mksdask.bases.base import Basis
-from mksdask.cards import card, centre_of, picture, value_text
-from mksdask.planning import size_text
+from mksdask.compute.graph import is_cheap
+from mksdask.compute.operation import size_text
+from mksdask.display.cards import card, centre_of, picture, value_text
 from mksdask.stats import correlate, correlate_volume, integral_range, radial_average, specific_surface
-from mksdask.windows import sample_windows
+from mksdask.stats.windows import sample_windows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,15 +16,16 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, label, map_samples, to_numpy, unwrap
+from mksdask.arrays import ArrayLike, label, to_numpy, unwrap
 from mksdask.bases.base import Basis
-from mksdask.planning import Plan, planner_of
+from mksdask.compute.blocks import map_samples
+from mksdask.compute.operation import Plan, planner_of
+from mksdask.compute.watching import Watch
+from mksdask.reduction.shared import SharedStatistics
 from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
-from mksdask.sharing import SharedStatistics
-from mksdask.staging import Url
 from mksdask.stats.correlation import Pairs
+from mksdask.storage.atomic import Url
 from mksdask.structure import MKSStructureAnalysis, plan_analysis, require_methods, set_parameter
-from mksdask.watching import Watch
 
 LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
 
@@ -103,7 +104,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
     Examples
     --------
     >>> from mksdask import PrimitiveBasis
-    >>> from mksdask.datasets import make_elastic_stiffness
+    >>> from mksdask.datasets.responses import make_elastic_stiffness
     >>> X, y = make_elastic_stiffness(n_samples=(40, 40), grain_size=((3, 3), (9, 9)))
     >>> model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=4, degree=2, periodic_axes=[0, 1])
     >>> bool(model.fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.99)
@@ -309,7 +310,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         Examples
         --------
         >>> from mksdask import PrimitiveBasis
-        >>> from mksdask.datasets import make_elastic_stiffness
+        >>> from mksdask.datasets.responses import make_elastic_stiffness
         >>> X, y = make_elastic_stiffness(n_samples=(40, 40), grain_size=((3, 3), (9, 9)))
         >>> y[8:] = float("nan")  # not simulated yet
         >>> model = MKSHomogenizationModel(PrimitiveBasis(2), property_linker="kernel", periodic_axes=[0, 1])

@@ -14,32 +14,21 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import (
-    ArrayLike,
-    as_samples,
-    check_phases,
-    is_lazy,
-    label,
-    map_samples,
-    periodic_axes_of,
-    phases_of,
-    spacing_of,
-    to_numpy,
-    unwrap,
-    unwrap_samples,
-)
+from mksdask.arrays import ArrayLike, is_lazy, label, to_numpy, unwrap, unwrap_samples
 from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
-from mksdask.cards import WithCard, card, centre_of, picture, points
-from mksdask.catalogue import nearest_rows
-from mksdask.planning import Limit, Plan, SampleWork, chunk_layout, planner_of
+from mksdask.compute.blocks import map_samples
+from mksdask.compute.operation import Limit, Plan, SampleWork, chunk_layout, planner_of
+from mksdask.compute.watching import FeatureChannel, Plane, Watch, watching
+from mksdask.display.cards import WithCard, card, centre_of, picture, points
 from mksdask.reduction.layout import result_bytes_of
+from mksdask.reduction.nearest import nearest_rows
 from mksdask.reduction.pca import PCA, plan_pca
 from mksdask.reduction.projection import variance_facts, variance_picture
-from mksdask.reduction.spill import spill
-from mksdask.sharing import SharedStatistics, Statistics
-from mksdask.staging import Url
+from mksdask.reduction.shared import SharedStatistics, Statistics
+from mksdask.samples import as_samples, check_phases, periodic_axes_of, phases_of, spacing_of
 from mksdask.stats.correlation import CorrelationProblem, Pairs, correlate, flat_features
-from mksdask.watching import FeatureChannel, Plane, Watch, watching
+from mksdask.storage.atomic import Url
+from mksdask.storage.scratch import spill
 
 DEFAULT_COMPONENTS = 5
 # Components that a card draws.
@@ -463,7 +452,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         --------
         >>> from sklearn.model_selection import GridSearchCV
         >>> from mksdask import MKSHomogenizationModel, PrimitiveBasis
-        >>> from mksdask.datasets import make_elastic_stiffness
+        >>> from mksdask.datasets.responses import make_elastic_stiffness
         >>> X, y = make_elastic_stiffness(n_samples=(30, 30), grain_size=((3, 3), (9, 9)))
         >>> model = MKSHomogenizationModel(PrimitiveBasis(2), periodic_axes=[0, 1])
         >>> search = GridSearchCV(model, {"n_components": [2, 4, 8], "degree": [1, 2]}, cv=3)

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from mksdask import LegendreBasis, PrimitiveBasis, create_ensemble, create_volume, open_ensemble, open_volume
 from mksdask.datasets import make_microstructure
 from mksdask.stats import correlate, correlate_volume, integral_range, radial_average, specific_surface
-from mksdask.store import materialize
+from mksdask.storage import materialize
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ from mksdask import (
     open_volume,
     plan,
 )
-from mksdask.cards import DIVERGING, SEQUENTIAL, card, picture
-from mksdask.datasets import make_elastic_FE_strain_delta, make_microstructure
+from mksdask.datasets import make_microstructure
+from mksdask.datasets.responses import make_elastic_FE_strain_delta
+from mksdask.display.cards import DIVERGING, SEQUENTIAL, card, picture
 from mksdask.reduction import PCA, IncrementalPCA
 from mksdask.regression import KernelRegressor, polynomial_regression
 from mksdask.stats import correlate_volume

@@ -24,9 +24,10 @@ from mksdask import (
     plan,
 )
 from mksdask.cli import main
-from mksdask.datasets import make_elastic_FE_strain_delta, make_elastic_stiffness, make_microstructure
+from mksdask.datasets import make_microstructure
+from mksdask.datasets.responses import make_elastic_FE_strain_delta, make_elastic_stiffness
 from mksdask.stats import correlate, correlate_volume
-from mksdask.store import materialize
+from mksdask.storage import materialize
 
 
 def test_demo__makes_ensemble_linkage_and_figures(tmp_path):

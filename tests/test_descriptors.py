@@ -9,7 +9,8 @@ from sklearn.base import clone
 from sklearn.pipeline import FeatureUnion, make_pipeline
 
 from mksdask import MKSStructureAnalysis, PrimitiveBasis, create_ensemble, open_ensemble
-from mksdask.datasets import make_elastic_stiffness, make_microstructure
+from mksdask.datasets import make_microstructure
+from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.descriptors import DESCRIPTORS, ShapeDescriptors
 from mksdask.regression import polynomial_regression
 from mksdask.stats import correlate, specific_surface

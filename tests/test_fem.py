@@ -17,10 +17,10 @@ from mksdask.datasets import (
     mean_stress,
     solve_fields,
 )
-from mksdask.datasets.crystals import single_crystal_stiffness, turned_stiffness
-from mksdask.datasets.elasticity import COMPONENTS, macro_strain_vector
-from mksdask.datasets.fem import solve_elasticity
-from mksdask.datasets.stencils import Isotropic, voigt_pairs
+from mksdask.simulation.crystals import single_crystal_stiffness, turned_stiffness
+from mksdask.simulation.elasticity import COMPONENTS, macro_strain_vector
+from mksdask.simulation.equilibrium import solve_elasticity
+from mksdask.simulation.stencils import Isotropic, voigt_pairs
 from tests.helpers import chunked, computes, sample_chunks, tasks_per_chunk
 
 COPPER = [168.4, 121.4, 75.4]  # C11, C12, C44, GPa

@@ -12,11 +12,13 @@ from mksdask.datasets import (
     MicrostructureGenerator,
     make_checkerboard_microstructure,
     make_delta_microstructures,
+    make_microstructure,
+)
+from mksdask.datasets.responses import (
     make_elastic_FE_strain_delta,
     make_elastic_FE_strain_random,
     make_elastic_stiffness,
     make_elastic_stress_random,
-    make_microstructure,
 )
 from mksdask.stats import correlate
 from tests.helpers import computes

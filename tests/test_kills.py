@@ -23,7 +23,7 @@ SCRIPT = """
     import mksdask.stats.tiling as tiling
     from mksdask import PrimitiveBasis, create_volume, open_volume
     from mksdask.stats import correlate, correlate_volume
-    from mksdask.store import materialize
+    from mksdask.storage import materialize
 
     kind, url, log = sys.argv[1:]
 

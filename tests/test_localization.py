@@ -28,14 +28,9 @@ from mksdask import (
     create_ensemble,
     open_ensemble,
 )
-from mksdask.datasets import (
-    ElasticFESimulation,
-    make_delta_microstructures,
-    make_elastic_FE_strain_delta,
-    make_elastic_FE_strain_random,
-    make_microstructure,
-)
-from mksdask.least_squares import absorb, empty_factor, solve
+from mksdask.datasets import ElasticFESimulation, make_delta_microstructures, make_microstructure
+from mksdask.datasets.responses import make_elastic_FE_strain_delta, make_elastic_FE_strain_random
+from mksdask.localization.least_squares import absorb, empty_factor, solve
 from tests.helpers import chunked, computes, sample_chunks, tasks_per_chunk
 
 

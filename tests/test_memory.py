@@ -12,9 +12,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 from mksdask import PrimitiveBasis
-from mksdask.planning import PROCESS_BYTES
+from mksdask.compute.operation import PROCESS_BYTES
+from mksdask.compute.workers import ALLOCATION
 from mksdask.stats import correlate_volume
-from mksdask.workers import ALLOCATION
 from tests.test_examples import run
 
 PREAMBLE = """

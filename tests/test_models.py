@@ -33,9 +33,10 @@ from mksdask import (
     open_ensemble,
     plan,
 )
-from mksdask.catalogue import nearest_rows
-from mksdask.datasets import make_elastic_stiffness, make_microstructure
+from mksdask.datasets import make_microstructure
+from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.reduction import PCA
+from mksdask.reduction.nearest import nearest_rows
 from mksdask.regression import KernelRegressor, next_samples
 from mksdask.stats import correlate
 from tests.helpers import computes

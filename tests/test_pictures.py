@@ -26,15 +26,14 @@ from mksdask import (
     sample_windows,
     tools,
 )
-from mksdask.datasets import (
-    CahnHilliardSimulation,
+from mksdask.compute.watching import Plane
+from mksdask.datasets import CahnHilliardSimulation, make_microstructure
+from mksdask.datasets.responses import (
     make_elastic_FE_strain_delta,
     make_elastic_FE_strain_random,
     make_elastic_stiffness,
-    make_microstructure,
 )
 from mksdask.stats import autocorrelate, correlate, crosscorrelate
-from mksdask.watching import Plane
 from tests.conftest import real_data
 
 FOLDER = Path(__file__).parent / "pictures"

@@ -13,11 +13,11 @@ import zarr
 from numpy.testing import assert_array_equal
 
 from mksdask import MKSLocalizationModel, MKSStructureAnalysis, Plan, PrimitiveBasis, plan
+from mksdask.compute.operation import PROCESS_BYTES, Limit, SampleWork
+from mksdask.compute.workers import ALLOCATION
 from mksdask.datasets import effective_stiffness, make_microstructure, mean_stress, solve_fields
-from mksdask.planning import PROCESS_BYTES, Limit, SampleWork
 from mksdask.reduction import PCA
 from mksdask.stats import correlate, correlate_volume
-from mksdask.workers import ALLOCATION
 
 
 def lazy(shape, chunk, dtype="uint8"):

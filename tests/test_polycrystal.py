@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from mksdask import GSHBasis
 from mksdask.bases.gsh import bunge_angles, symmetry_rotations
+from mksdask.compute.random import sample_rng
 from mksdask.datasets import (
     ComponentTexture,
     ElasticFESimulation,
@@ -22,9 +23,8 @@ from mksdask.datasets import (
     mean_stress,
     solve_fields,
 )
-from mksdask.datasets.crystals import single_crystal_stiffness, turned_stiffness, voigt_average
-from mksdask.datasets.generator import sample_rng
-from mksdask.datasets.stencils import Anisotropic, Isotropic
+from mksdask.simulation.crystals import single_crystal_stiffness, turned_stiffness, voigt_average
+from mksdask.simulation.stencils import Anisotropic, Isotropic
 from tests.helpers import computes, sample_chunks, tasks_per_chunk
 from tests.test_fem import COPPER, ZINC, turned_by_tensor
 

@@ -17,7 +17,7 @@ from numpy.testing import assert_array_equal
 from mksdask import MKSStructureAnalysis, PrimitiveBasis, create_ensemble, create_volume, open_ensemble, open_volume
 from mksdask.datasets import make_microstructure
 from mksdask.stats import correlate
-from mksdask.store import materialize
+from mksdask.storage import materialize
 
 
 def counting(data, calls, fail_at=None):
@@ -100,7 +100,7 @@ def test_materialize__survives_being_killed(tmp_path):
             """
             import sys, time
             import dask.array as da, numpy as np
-            from mksdask.store import materialize
+            from mksdask.storage import materialize
 
             def slow(block, block_info=None):
                 time.sleep(0.15)

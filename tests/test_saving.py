@@ -20,7 +20,7 @@ from mksdask import (
     load_model,
     save_model,
 )
-from mksdask.datasets import make_elastic_FE_strain_delta, make_elastic_stiffness
+from mksdask.datasets.responses import make_elastic_FE_strain_delta, make_elastic_stiffness
 from mksdask.reduction import PCA
 from mksdask.regression import KernelRegressor
 

@@ -15,11 +15,12 @@ from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, cross_val_score, learning_curve
 from sklearn.pipeline import Pipeline
 
-from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, plan, sharing, structure
-from mksdask.datasets import make_elastic_stiffness
+from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, plan, structure
+from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.reduction import PCA
+from mksdask.reduction import shared as sharing
+from mksdask.reduction.shared import RotatedPCA
 from mksdask.regression import KernelRegressor
-from mksdask.sharing import RotatedPCA
 
 BASIS = PrimitiveBasis(2, domain=[0, 1])
 

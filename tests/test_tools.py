@@ -16,7 +16,8 @@ from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
 from mksdask import MKSHomogenizationModel, PrimitiveBasis, tools
-from mksdask.datasets import make_elastic_stiffness, make_microstructure
+from mksdask.datasets import make_microstructure
+from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.stats import correlate
 from tests.helpers import computes
 

@@ -19,7 +19,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import mksdask.stats.tiling as tiling_module
 from mksdask import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, create_volume, open_volume, plan
-from mksdask.arrays import stored_array
+from mksdask.compute.graph import stored_array
 from mksdask.stats import correlate, correlate_volume
 from mksdask.stats.tiling import Tiling
 from tests.conftest import real_data

@@ -13,8 +13,8 @@ from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-import mksdask.progress_bar
-import mksdask.watching
+import mksdask.compute.progress
+import mksdask.compute.watching
 from mksdask import (
     FourierBasis,
     MKSHomogenizationModel,
@@ -27,10 +27,10 @@ from mksdask import (
     open_volume,
     progress,
 )
+from mksdask.compute.watching import Plane
 from mksdask.datasets import make_microstructure
 from mksdask.stats import correlate, correlate_volume
 from mksdask.tools import draw_partial
-from mksdask.watching import Plane
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def volume(tmp_path):
 @pytest.fixture
 def eager(monkeypatch):
     """Show what is known after every message."""
-    monkeypatch.setattr(mksdask.watching, "INTERVAL", 0.0)
+    monkeypatch.setattr(mksdask.compute.watching, "INTERVAL", 0.0)
 
 
 class Slowly:
@@ -109,14 +109,14 @@ def test_fit__is_the_same_when_watched(ensemble, client):
 
 def test_fit__mean_so_far_is_exact(ensemble):
     # One block after the other, in this process.
-    publish, sums = mksdask.watching.Channel.publish, []
+    publish, sums = mksdask.compute.watching.Channel.publish, []
 
     def record(channel, key, done, total, weight, rows=None):
         sums.append((done, np.asarray(total), np.asarray(weight)))
         publish(channel, key, done, total, weight, rows)
 
     with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="sync"):
-        patch.setattr(mksdask.watching.Channel, "publish", record)
+        patch.setattr(mksdask.compute.watching.Channel, "publish", record)
         MKSStructureAnalysis(PrimitiveBasis(2), n_components=2).fit(ensemble, watch=lambda partial: None)
     expected = correlate(ensemble.compute(), PrimitiveBasis(2))[..., 0]
     assert len(sums) == 8
@@ -132,9 +132,9 @@ def test_fit__mean_so_far_is_exact(ensemble):
 def test_fit__counts_a_block_once_however_often_it_is_computed(ensemble, client):
     seen = []
     # A task that is computed again, such as after the death of a worker, publishes again.
-    watcher = mksdask.watching.Watcher(seen.append, Plane.of([3], [("x", 1.0, "voxel")]), 8, "samples")
-    channel = mksdask.watching.FeatureChannel.of(
-        mksdask.watching.Channel(watcher.channel.topic),
+    watcher = mksdask.compute.watching.Watcher(seen.append, Plane.of([3], [("x", 1.0, "voxel")]), 8, "samples")
+    channel = mksdask.compute.watching.FeatureChannel.of(
+        mksdask.compute.watching.Channel(watcher.channel.topic),
         Plane.of([3], [("x", 1.0, "voxel")]),
         (3, 1),
         is_complex=False,
@@ -229,7 +229,7 @@ def test_watch__raises_on_what_it_cannot_show(ensemble, volume, tmp_path):
             analysis.fit(ensemble, watch=path)
     with pytest.raises(ValueError, match="watch needs a cutoff"):
         correlate_volume(volume, PrimitiveBasis(2), cutoff=None, watch=True)
-    assert not mksdask.watching._listeners
+    assert not mksdask.compute.watching._listeners
 
 
 def test_watch__that_fails_does_not_stop_the_run(ensemble):
@@ -246,7 +246,7 @@ def test_watch__leaves_nothing_behind(ensemble, client):
     MKSStructureAnalysis(PrimitiveBasis(2), n_components=2).fit(ensemble, watch=lambda partial: None)
     events = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.get_events())
     assert not any(len(found) for topic, found in events.items() if topic.startswith("mksdask-watch"))
-    assert not mksdask.watching._listeners
+    assert not mksdask.compute.watching._listeners
     assert not any("_refresh" in thread.name for thread in threading.enumerate())
 
 
@@ -270,7 +270,7 @@ class _Screen(io.StringIO):
 def test_progress__counts_tasks_in_this_process(monkeypatch):
     screen = _Screen()
     monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr(mksdask.progress_bar, "INTERVAL", 0.01)
+    monkeypatch.setattr(mksdask.compute.progress, "INTERVAL", 0.01)
     with dask.config.set(scheduler="threads"), progress("squares"):
         da.arange(40, chunks=2).map_blocks(Slowly(), dtype=int, name="slowly").sum().compute()
     lines = screen.getvalue().split("\r")
@@ -286,7 +286,7 @@ def test_progress__counts_tasks_in_this_process(monkeypatch):
 def test_progress__counts_tasks_of_a_cluster(monkeypatch, client):
     screen = _Screen()
     monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr(mksdask.progress_bar, "INTERVAL", 0.02)
+    monkeypatch.setattr(mksdask.compute.progress, "INTERVAL", 0.02)
     with progress("squares"):
         da.arange(40, chunks=2).map_blocks(Slowly(), dtype=int).sum().compute()
     assert "squares" in screen.getvalue()

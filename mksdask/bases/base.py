@@ -12,8 +12,9 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import Tags
 
-from mksdask.arrays import ArrayLike, label, map_samples, unwrap_samples
-from mksdask.cards import WithCard, card, curves
+from mksdask.arrays import ArrayLike, label, unwrap_samples
+from mksdask.compute.blocks import map_samples
+from mksdask.display.cards import WithCard, card, curves
 
 # Functions in the picture of a basis.
 MOST_DRAWN = 7

@@ -29,11 +29,11 @@ from mksdask.cli.options import (
     stage,
     watch_option,
 )
-from mksdask.planning import plan
-from mksdask.resuming import attributes_of, materialize
-from mksdask.staging import Location, consolidate
+from mksdask.compute.operation import plan
 from mksdask.stats import correlate, correlate_volume, integral_range, specific_surface
-from mksdask.store import open_store
+from mksdask.storage.atomic import Location, consolidate
+from mksdask.storage.blocks import attributes_of, materialize
+from mksdask.storage.ensembles import open_store
 from mksdask.structure import MKSStructureAnalysis
 
 

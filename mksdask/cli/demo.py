@@ -14,11 +14,11 @@ from mksdask import tools
 from mksdask.arrays import to_numpy
 from mksdask.bases import PrimitiveBasis
 from mksdask.cli.options import Size, cluster_options, open_client, stage
+from mksdask.compute.operation import samples_per_chunk
 from mksdask.datasets import MicrostructureGenerator, mean_stress
 from mksdask.homogenization import MKSHomogenizationModel
-from mksdask.planning import samples_per_chunk
 from mksdask.stats import correlate
-from mksdask.store import create_ensemble, open_ensemble
+from mksdask.storage.ensembles import create_ensemble, open_ensemble
 
 
 @click.command()

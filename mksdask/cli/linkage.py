@@ -27,10 +27,10 @@ from mksdask.cli.options import (
 )
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
-from mksdask.resuming import materialize
-from mksdask.saving import load_model, save_model
-from mksdask.staging import Location, consolidate
-from mksdask.store import open_ensemble
+from mksdask.storage.atomic import Location, consolidate
+from mksdask.storage.blocks import materialize
+from mksdask.storage.ensembles import open_ensemble
+from mksdask.storage.models import load_model, save_model
 
 
 def _response(dataset: xr.Dataset, response: str) -> Any:

@@ -16,8 +16,8 @@ from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 from matplotlib.backend_bases import FigureCanvasBase
 
-from mksdask.cards import value_text
-from mksdask.progress_bar import progress
+from mksdask.compute.progress import progress
+from mksdask.display.cards import value_text
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from mksdask.cli.options import (
     stage,
 )
 from mksdask.importers import import_images
-from mksdask.saving import load_model
-from mksdask.store import open_store
+from mksdask.storage.ensembles import open_store
+from mksdask.storage.models import load_model
 
 
 class _Phases(click.ParamType[dict[float, Any]]):

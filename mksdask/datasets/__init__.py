@@ -1,30 +1,9 @@
 """Microstructures and their simulated responses."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
-
-import dask.array as da
-import numpy as np
-from numpy.typing import ArrayLike as NumpyLike
-
-from mksdask.datasets.cahn_hilliard import CahnHilliardSimulation, make_cahn_hilliard
-from mksdask.datasets.elasticity import (
-    COMPONENTS,
-    ElasticFESimulation,
-    ElasticResponse,
-    effective_stiffness,
-    mean_stress,
-    solve_fields,
-)
-from mksdask.datasets.fem import ConvergenceError
 from mksdask.datasets.generator import (
-    Chunks,
     MicrostructureGenerator,
     make_checkerboard_microstructure,
     make_delta_microstructures,
-    make_independent_voxels,
     make_microstructure,
 )
 from mksdask.datasets.polycrystal import (
@@ -34,6 +13,22 @@ from mksdask.datasets.polycrystal import (
     Texture,
     make_polycrystal,
 )
+from mksdask.datasets.responses import (
+    make_cahn_hilliard,
+    make_elastic_FE_strain_delta,
+    make_elastic_FE_strain_random,
+    make_elastic_stiffness,
+    make_elastic_stress_random,
+)
+from mksdask.simulation.cahn_hilliard import CahnHilliardSimulation
+from mksdask.simulation.elasticity import (
+    ElasticFESimulation,
+    ElasticResponse,
+    effective_stiffness,
+    mean_stress,
+    solve_fields,
+)
+from mksdask.simulation.equilibrium import ConvergenceError
 
 __all__ = [
     "CahnHilliardSimulation",
@@ -58,248 +53,3 @@ __all__ = [
     "mean_stress",
     "solve_fields",
 ]
-
-
-def make_elastic_stress_random(
-    n_samples: int | Sequence[int] = (10, 10),
-    elastic_modulus: Sequence[float] = (100, 150),
-    poissons_ratio: Sequence[float] = (0.3, 0.3),
-    size: Sequence[int] = (21, 21),
-    macro_strain: float | NumpyLike = 0.01,
-    grain_size: Sequence[float] | Sequence[Sequence[float]] = ((3, 3), (9, 9)),
-    seed: int = 10,
-    volume_fraction: Sequence[float] | Sequence[Sequence[float]] | None = None,
-    percent_variance: float | None = None,
-    *,
-    chunks: Chunks | None = None,
-) -> tuple[Any, Any]:
-    """Random microstructures and their mean stress σ_xx, from finite elements.
-
-    Parameters
-    ----------
-    n_samples : int or sequence of int
-        Number of samples, of each grain size if it is a sequence.
-    elastic_modulus, poissons_ratio : sequence of float
-        One value a phase.
-    size : tuple of int
-        Voxels along each of 2 or 3 axes; 2D means plane strain.
-    macro_strain : float, sequence or square array
-        Imposed mean strain; a number is along x. See `solve_fields`.
-    grain_size : tuple, or sequence of tuples
-        Feature size along each axis, in voxels; one tuple for each entry of `n_samples`.
-    seed : int
-        The same seed gives the same samples under any chunking.
-    volume_fraction : sequence of float, or one for each entry of `n_samples`, optional
-        Fraction of each phase.
-    percent_variance : float, optional
-        Relative spread of `volume_fraction` from sample to sample.
-    chunks : int, optional
-        Samples in a chunk; makes the result lazy.
-
-    Returns
-    -------
-    X : ndarray or dask array, shape (n_samples, *size)
-        Phase numbers.
-    y : ndarray or dask array, shape (n_samples,)
-        Mean stress σ_xx, in the unit of `elastic_modulus`.
-
-    Raises
-    ------
-    ValueError
-        If the arguments do not fit together.
-
-    Examples
-    --------
-    >>> X, y = make_elastic_stress_random(
-    ...     n_samples=1, elastic_modulus=(1, 1), poissons_ratio=(0, 0), grain_size=(3, 3), macro_strain=1.0
-    ... )
-    >>> y.tolist()
-    [1.0]
-    """
-    counts = [int(n) for n in np.atleast_1d(n_samples)]
-    grains: list[Any] = [grain_size] * len(counts) if np.ndim(grain_size[0]) == 0 else list(grain_size)
-    if volume_fraction is None or np.ndim(volume_fraction[0]) == 0:
-        fractions: list[Any] = [volume_fraction] * len(counts)
-    else:
-        fractions = list(volume_fraction)
-    if not len(counts) == len(grains) == len(fractions):
-        msg = (
-            f"n_samples={n_samples!r}, grain_size={grain_size!r} and volume_fraction={volume_fraction!r} must have one "
-            "entry for each kind of microstructure"
-        )
-        raise ValueError(msg)
-    parts = [
-        MicrostructureGenerator(
-            count, size, len(elastic_modulus), grain, seed, fraction, percent_variance, chunks=chunks, stream=stream
-        ).generate()
-        for stream, (count, grain, fraction) in enumerate(zip(counts, grains, fractions, strict=True))
-    ]
-    X = np.concatenate(parts) if chunks is None else da.concatenate(parts)
-    stress = mean_stress(X, elastic_modulus=elastic_modulus, poissons_ratio=poissons_ratio, macro_strain=macro_strain)
-    return X, stress[:, 0]
-
-
-def make_elastic_stiffness(
-    n_samples: int | Sequence[int] = (10, 10),
-    elastic_modulus: Sequence[float] = (100, 150),
-    poissons_ratio: Sequence[float] = (0.3, 0.3),
-    size: Sequence[int] = (21, 21),
-    macro_strain: float = 0.01,
-    grain_size: Sequence[float] | Sequence[Sequence[float]] = ((3, 3), (9, 9)),
-    seed: int = 10,
-    volume_fraction: Sequence[float] | Sequence[Sequence[float]] | None = None,
-    percent_variance: float | None = None,
-    *,
-    chunks: Chunks | None = None,
-) -> tuple[Any, Any]:
-    """Random microstructures and their effective stiffness C_xxxx = σ_xx / ε_xx, from finite elements.
-
-    Parameters
-    ----------
-    n_samples, elastic_modulus, poissons_ratio, size, grain_size, seed, volume_fraction, percent_variance, chunks
-        As in `make_elastic_stress_random`.
-    macro_strain : float
-        Imposed mean strain along x.
-
-    Returns
-    -------
-    X : ndarray or dask array, shape (n_samples, *size)
-        Phase numbers.
-    y : ndarray or dask array, shape (n_samples,)
-        C_xxxx, in the unit of `elastic_modulus`.
-
-    Examples
-    --------
-    >>> X, y = make_elastic_stiffness(n_samples=3, grain_size=(3, 3))
-    >>> X.shape, y.shape
-    ((3, 21, 21), (3,))
-    """
-    if np.ndim(macro_strain) != 0 or not macro_strain:
-        msg = f"macro_strain must be a number other than 0, the strain along x; got {macro_strain!r}"
-        raise ValueError(msg)
-    X, stress = make_elastic_stress_random(
-        n_samples,
-        elastic_modulus,
-        poissons_ratio,
-        size,
-        macro_strain,
-        grain_size,
-        seed,
-        volume_fraction,
-        percent_variance,
-        chunks=chunks,
-    )
-    return X, stress / macro_strain
-
-
-def _strain(
-    X: Any,
-    elastic_modulus: Sequence[float],
-    poissons_ratio: Sequence[float],
-    macro_strain: float | NumpyLike,
-    component: str | None,
-) -> Any:
-    names = COMPONENTS.get(X.ndim - 1)
-    if names is None:
-        msg = f"size must have 2 or 3 axes for an elastic solve, got {tuple(X.shape[1:])}"
-        raise ValueError(msg)
-    if component is not None and component not in names:
-        msg = f"component must be one of {names} for size={X.shape[1:]}, or None for all, got {component!r}"
-        raise ValueError(msg)
-    response = solve_fields(
-        X, elastic_modulus=elastic_modulus, poissons_ratio=poissons_ratio, macro_strain=macro_strain
-    )
-    return response.strain if component is None else response.strain[..., names.index(component)]
-
-
-def make_elastic_FE_strain_delta(
-    elastic_modulus: Sequence[float] = (100, 150),
-    poissons_ratio: Sequence[float] = (0.3, 0.3),
-    size: Sequence[int] = (21, 21),
-    macro_strain: float | NumpyLike = 0.01,
-    *,
-    component: str | None = "xx",
-    chunks: Chunks | None = None,
-) -> tuple[Any, Any]:
-    """Delta microstructures and their strain fields, from finite elements: calibration data for localization.
-
-    Parameters
-    ----------
-    elastic_modulus, poissons_ratio : sequence of float
-        One value a phase, two phases at least.
-    size : tuple of int
-        Voxels along each of 2 or 3 axes; 2D means plane strain.
-    macro_strain : float, sequence or square array
-        Imposed mean strain; a number is along x. See `solve_fields`.
-    component : {"xx", "yy", "zz", "yz", "xz", "xy"} or None
-        Component of the strain; all of them if None.
-    chunks : int, optional
-        Samples in a chunk; makes the result lazy.
-
-    Returns
-    -------
-    X : ndarray or dask array, shape (n_phases * (n_phases - 1), *size)
-        See `make_delta_microstructures`.
-    y : ndarray or dask array, shape (n_samples, *size), or (n_samples, *size, n_components) for all
-        Strain, the mean in each voxel; shear is engineering shear.
-
-    Raises
-    ------
-    ValueError
-        If the arguments do not fit together.
-
-    Examples
-    --------
-    >>> X, strain = make_elastic_FE_strain_delta(size=(5, 5))
-    >>> X.shape, strain.mean(axis=(1, 2)).round(9).tolist()
-    ((2, 5, 5), [0.01, 0.01])
-    """
-    if len(elastic_modulus) < 2:
-        msg = f"elastic_modulus must name two phases at least, for one in the other; got {elastic_modulus!r}"
-        raise ValueError(msg)
-    X = make_delta_microstructures(len(elastic_modulus), size, chunks=chunks)
-    return X, _strain(X, elastic_modulus, poissons_ratio, macro_strain, component)
-
-
-def make_elastic_FE_strain_random(
-    n_samples: int = 1,
-    elastic_modulus: Sequence[float] = (100, 150),
-    poissons_ratio: Sequence[float] = (0.3, 0.3),
-    size: Sequence[int] = (21, 21),
-    macro_strain: float | NumpyLike = 0.01,
-    seed: int = 10,
-    *,
-    component: str | None = "xx",
-    chunks: Chunks | None = None,
-) -> tuple[Any, Any]:
-    """Microstructures whose voxels are independent, each phase as likely, and their strain fields.
-
-    Parameters
-    ----------
-    n_samples : int, default 1
-        Number of samples.
-    elastic_modulus, poissons_ratio, size, macro_strain, component, chunks
-        As in `make_elastic_FE_strain_delta`.
-    seed : int
-        The same seed gives the same samples under any chunking.
-
-    Returns
-    -------
-    X : ndarray or dask array, shape (n_samples, *size)
-        Phase numbers.
-    y : ndarray or dask array, shape (n_samples, *size), or (n_samples, *size, n_components) for all
-        Strain.
-
-    Raises
-    ------
-    ValueError
-        If the arguments do not fit together.
-
-    Examples
-    --------
-    >>> X, strain = make_elastic_FE_strain_random(n_samples=2, size=(6, 6, 6), component=None)
-    >>> strain.shape
-    (2, 6, 6, 6, 6)
-    """
-    X = make_independent_voxels(n_samples, size, len(elastic_modulus), seed, chunks=chunks)
-    return X, _strain(X, elastic_modulus, poissons_ratio, macro_strain, component)

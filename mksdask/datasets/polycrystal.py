@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from mksdask.arrays import sizes_argument
 from mksdask.bases.gsh import bunge_angles
-from mksdask.datasets.generator import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
+from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 
 
 class Texture(ABC):

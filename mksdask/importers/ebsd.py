@@ -18,8 +18,8 @@ from scipy.spatial.transform import Rotation
 from mksdask.arrays import sizes_argument
 from mksdask.bases.gsh import bunge_angles
 from mksdask.importers.ebsd_files import EbsdFile, Records, open_ebsd
-from mksdask.staging import Url
-from mksdask.store import create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.storage.atomic import Url
+from mksdask.storage.ensembles import create_ensemble, create_volume, open_ensemble, open_volume
 
 Array = NDArray[Any]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from mksdask.arrays import SPATIAL_DIMS, sizes_argument
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
 from mksdask.importers.sources import Source, open_source, slab_thickness
-from mksdask.staging import Url
-from mksdask.store import VOLUME_SHARD, create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.storage.atomic import Url
+from mksdask.storage.ensembles import VOLUME_SHARD, create_ensemble, create_volume, open_ensemble, open_volume
 
 Array = NDArray[Any]
 

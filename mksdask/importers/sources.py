@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import netcdf_file
 
-from mksdask.arrays import unchanged
+from mksdask.compute.graph import unchanged
 from mksdask.importers.vtk_files import open_vtk
 
 Array = NDArray[Any]

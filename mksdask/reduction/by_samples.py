@@ -12,7 +12,8 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.arrays import delayed_blocks, merge_tree
+from mksdask.compute.blocks import merge_tree
+from mksdask.compute.graph import delayed_blocks
 from mksdask.reduction.missing import fill_rows, refuse_infinite
 
 Array = NDArray[Any]

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from mksdask.arrays import ArrayLike
 from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import Sketch, sketch_rank, sketch_rows
-from mksdask.staging import Location, Url, staged
+from mksdask.storage.atomic import Location, Url, staged
 
 Array = NDArray[Any]
 

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import dask.array as da
 import numpy as np
 
-from mksdask.arrays import check_whole_samples
-from mksdask.planning import DoesNotFitError, Limit, Stage
+from mksdask.compute.blocks import check_whole_samples
+from mksdask.compute.operation import DoesNotFitError, Limit, Stage
 from mksdask.reduction.sketch import sketch_rank
 from mksdask.reduction.slabs import RUNS
-from mksdask.reduction.spill import LEAST_WIDTH, SLAB_BYTES, slab_width
+from mksdask.storage.scratch import LEAST_WIDTH, SLAB_BYTES, slab_width
 
 
 class Reducer(Protocol):

@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
 
 from mksdask.arrays import ArrayLike, is_lazy, unwrap
-from mksdask.planning import Limit, Plan, Stage, planner_of
+from mksdask.compute.operation import Limit, Plan, Stage, planner_of
 from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
 from mksdask.reduction.by_samples import Moments, moments_of_gappy, moments_over
 from mksdask.reduction.layout import Layout, result_bytes_of
@@ -24,8 +24,8 @@ from mksdask.reduction.missing import check_observed
 from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import sketch_rank, sketch_rows
 from mksdask.reduction.slabs import Slabs, slabs_of
-from mksdask.reduction.spill import spill
-from mksdask.staging import Url
+from mksdask.storage.atomic import Url
+from mksdask.storage.scratch import spill
 
 Array = NDArray[Any]
 

@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mksdask.arrays import LABELLED, ArrayLike, map_samples, unwrap
-from mksdask.cards import WithCard, bars, card
+from mksdask.arrays import LABELLED, ArrayLike, unwrap
+from mksdask.compute.blocks import map_samples
+from mksdask.display.cards import WithCard, bars, card
 from mksdask.reduction.missing import coefficients_of
 from mksdask.reduction.sketch import Sketch
 

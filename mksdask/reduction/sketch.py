@@ -13,7 +13,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from mksdask.arrays import check_whole_samples, delayed_blocks, merge_tree
+from mksdask.compute.blocks import check_whole_samples, merge_tree
+from mksdask.compute.graph import delayed_blocks
 
 Array = NDArray[Any]
 

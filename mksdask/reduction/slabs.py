@@ -19,10 +19,10 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.arrays import merge_tree
-from mksdask.reduction.spill import SpilledRows, slab_width, spill
-from mksdask.staging import Url
-from mksdask.workers import one_thread_of_blas
+from mksdask.compute.blocks import merge_tree
+from mksdask.compute.workers import one_thread_of_blas
+from mksdask.storage.atomic import Url
+from mksdask.storage.scratch import SpilledRows, slab_width, spill
 
 Array = NDArray[Any]
 Fold = Callable[..., Any]

@@ -15,19 +15,11 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mksdask.arrays import (
-    LABELLED,
-    ArrayLike,
-    check_whole_samples,
-    delayed_blocks,
-    is_number,
-    map_samples,
-    merge_tree,
-    to_numpy,
-    unwrap,
-)
-from mksdask.cards import WithCard, card
-from mksdask.planning import Limit, Plan, Stage, planner_of
+from mksdask.arrays import LABELLED, ArrayLike, is_number, to_numpy, unwrap
+from mksdask.compute.blocks import check_whole_samples, map_samples, merge_tree
+from mksdask.compute.graph import delayed_blocks
+from mksdask.compute.operation import Limit, Plan, Stage, planner_of
+from mksdask.display.cards import WithCard, card
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
 from mksdask.regression.exact import ExactFit
 from mksdask.regression.kernels import KERNELS, Kernel

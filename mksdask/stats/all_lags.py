@@ -18,10 +18,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from mksdask.arrays import stored_array
-from mksdask.planning import Limit, Plan, Stage, size_text
-from mksdask.resuming import is_materialized, materialize, reserve, write_blocks
-from mksdask.staging import Location, Url, remove_store
+from mksdask.compute.graph import stored_array
+from mksdask.compute.operation import Limit, Plan, Stage, size_text
 from mksdask.stats.lags import LagTransform
 from mksdask.stats.microstructure import (
     SLAB_VOXELS,
@@ -31,6 +29,8 @@ from mksdask.stats.microstructure import (
     mask_pairs,
 )
 from mksdask.stats.pencils import Pencils, PencilTransform, three_axes
+from mksdask.storage.atomic import Location, Url, remove_store
+from mksdask.storage.blocks import is_materialized, materialize, reserve, write_blocks
 
 Array: TypeAlias = NDArray[Any]
 Span: TypeAlias = tuple[int, int]  # the first along an axis, and the first beyond

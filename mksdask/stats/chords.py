@@ -18,16 +18,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import (
-    ArrayLike,
-    axes_argument,
-    merge_tree,
-    periodic_axes_of,
-    spacing_of,
-    stored_array,
-    unwrap_volume,
-)
-from mksdask.planning import Limit
+from mksdask.arrays import ArrayLike, axes_argument, unwrap_volume
+from mksdask.compute.blocks import merge_tree
+from mksdask.compute.graph import stored_array
+from mksdask.compute.operation import Limit
+from mksdask.samples import periodic_axes_of, spacing_of
 
 Array = NDArray[Any]
 

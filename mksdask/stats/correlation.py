@@ -20,22 +20,12 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import (
-    ArrayLike,
-    as_samples,
-    axes_argument,
-    check_whole_samples,
-    label,
-    map_samples,
-    names,
-    periodic_axes_of,
-    spacing_of,
-    unwrap,
-    unwrap_samples,
-)
+from mksdask.arrays import ArrayLike, axes_argument, label, names, unwrap, unwrap_samples
 from mksdask.bases import PrimitiveBasis
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
-from mksdask.planning import Limit, Plan, SampleWork, chunk_layout, fft_operations, planner_of
+from mksdask.compute.blocks import check_whole_samples, map_samples
+from mksdask.compute.operation import Limit, Plan, SampleWork, chunk_layout, fft_operations, planner_of
+from mksdask.samples import as_samples, periodic_axes_of, spacing_of
 from mksdask.stats.lags import LagTransform
 
 Array: TypeAlias = NDArray[Any]

@@ -12,14 +12,10 @@ import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import clone
 
-from mksdask.arrays import (
-    ArrayLike,
-    axes_argument,
-    periodic_axes_of,
-    stored_array,
-    unwrap_volume,
-)
+from mksdask.arrays import ArrayLike, axes_argument, unwrap_volume
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
+from mksdask.compute.graph import stored_array
+from mksdask.samples import periodic_axes_of
 from mksdask.stats.correlation import Pairs, lag_labels, resolve_pairs
 from mksdask.stats.pencils import three_axes
 

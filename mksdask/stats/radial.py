@@ -12,7 +12,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, ArrayLike, merge_tree, unwrap
+from mksdask.arrays import SPATIAL_DIMS, ArrayLike, unwrap
+from mksdask.compute.blocks import merge_tree
 
 Array = NDArray[Any]
 

@@ -17,15 +17,17 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.arrays import merge_tree, spacing_of, stored_array
-from mksdask.planning import Limit, Plan, Stage
-from mksdask.resuming import materialize
-from mksdask.staging import Url
+from mksdask.compute.blocks import merge_tree
+from mksdask.compute.graph import stored_array
+from mksdask.compute.operation import Limit, Plan, Stage
+from mksdask.compute.watching import Channel, Plane, Watch, watching
+from mksdask.samples import spacing_of
 from mksdask.stats.lags import LagTransform
 from mksdask.stats.microstructure import VolumeFields, VolumeProblem, mask_fields, mask_pairs
 from mksdask.stats.pencils import Pencils, three_axes
 from mksdask.stats.tiling import Box, TileWork, Tiling, plan_tiles
-from mksdask.watching import Channel, Plane, Watch, watching
+from mksdask.storage.atomic import Url
+from mksdask.storage.blocks import materialize
 
 Array: TypeAlias = NDArray[Any]
 

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from mksdask.planning import Limit
+from mksdask.compute.operation import Limit
 from mksdask.stats.microstructure import SLAB_VOXELS
 from mksdask.stats.pencils import PencilTransform, three_axes
 

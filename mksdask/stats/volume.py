@@ -9,13 +9,13 @@ from numpy.typing import DTypeLike
 
 from mksdask.arrays import ArrayLike
 from mksdask.bases.base import Basis
-from mksdask.planning import Limit, Plan, planner_of
-from mksdask.staging import Url
+from mksdask.compute.operation import Limit, Plan, planner_of
+from mksdask.compute.watching import Watch
 from mksdask.stats.all_lags import correlate_all_lags, plan_all_lags
 from mksdask.stats.correlation import Pairs
 from mksdask.stats.microstructure import VolumeProblem
 from mksdask.stats.tile_sum import plan_tile_sum, sum_tiles
-from mksdask.watching import Watch
+from mksdask.storage.atomic import Url
 
 NO_STD = "return_std needs a cutoff: its replicates are tiles, which all lags do without; pass cutoff="
 
@@ -67,7 +67,7 @@ def correlate_volume(
     scratch : str or path, optional
         A store that keeps the sums of runs of tiles, or the statistics themselves if they are of all lags. They are
         computed at once then, and a call that was killed goes on with what is missing when it is made again; see
-        `mksdask.store.materialize`. It is yours to remove. For all lags, spectra stand beside it meanwhile, in
+        `mksdask.storage.materialize`. It is yours to remove. For all lags, spectra stand beside it meanwhile, in
         ``{scratch}.planes`` and ``{scratch}.lines``; without it, in dask's temporary folder, which all workers must
         see.
 

@@ -11,7 +11,8 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, spacing_of, to_numpy, unwrap
+from mksdask.arrays import ArrayLike, to_numpy, unwrap
+from mksdask.samples import spacing_of
 from mksdask.tools.panels import Grid, Panels, check_panels, lag_grid, maps_figure, phase_colours, scale_of
 
 MOST_PHASES = 12
@@ -220,7 +221,7 @@ def draw_strains(
 
     Examples
     --------
-    >>> from mksdask.datasets import make_elastic_FE_strain_delta
+    >>> from mksdask.datasets.responses import make_elastic_FE_strain_delta
     >>> X, strains = make_elastic_FE_strain_delta(size=(21, 21))
     >>> fig = draw_strains(strains, ["stiff in soft", "soft in stiff"])
     """
@@ -254,7 +255,7 @@ def draw_strains_compare(
 
     Examples
     --------
-    >>> from mksdask.datasets import make_elastic_FE_strain_delta
+    >>> from mksdask.datasets.responses import make_elastic_FE_strain_delta
     >>> X, strains = make_elastic_FE_strain_delta(size=(21, 21))
     >>> fig = draw_strains_compare(strains[0], strains[0])
     """

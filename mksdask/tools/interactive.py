@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.arrays import ArrayLike, spacing_of, to_numpy, unwrap_volume
+from mksdask.arrays import ArrayLike, to_numpy, unwrap_volume
+from mksdask.samples import spacing_of
 from mksdask.tools.panels import phase_colours, scale_of
 
 # Voxels along the longest side that a browser still turns smoothly.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
+from mksdask.compute.watching import PartialResult
 from mksdask.tools.models import draw_components_scatter
 from mksdask.tools.panels import PANEL, draw_maps, lag_grid, new_figure, scale_of
-from mksdask.watching import PartialResult
 
 
 def draw_partial(partial: PartialResult, *, figsize: tuple[float, float] | None = None) -> Figure:

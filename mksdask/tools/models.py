@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import learning_curve
 
 from mksdask.arrays import ArrayLike, to_numpy
-from mksdask.sharing import SharedStatistics
+from mksdask.reduction.shared import SharedStatistics
 from mksdask.tools.panels import COLOURS, MARKERS, check_panels, new_figure, one_panel, scale_of
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from mksdask.datasets.stencils import Float, Isotropic, Material, jit, n_strain_components, voigt_pairs
+from mksdask.simulation.stencils import Float, Isotropic, Material, jit, n_strain_components, voigt_pairs
 
 # Samples are solved together up to this many unknowns, so that a batch stays in cache.
 BATCH_UNKNOWNS = 2**18

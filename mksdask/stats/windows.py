@@ -11,8 +11,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, map_samples, sizes_argument, spacing_of, stored_array, unwrap_volume
-from mksdask.planning import samples_per_chunk
+from mksdask.arrays import ArrayLike, sizes_argument, unwrap_volume
+from mksdask.compute.blocks import map_samples
+from mksdask.compute.graph import stored_array
+from mksdask.compute.operation import samples_per_chunk
+from mksdask.samples import spacing_of
 
 Array = NDArray[Any]
 

@@ -24,11 +24,11 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy, periodic_axes_of, spacing_of, unwrap
-from mksdask.planning import largest_divisor, samples_per_chunk
-from mksdask.resuming import Writing, attributes_of, fingerprint_of, write_missing, write_shards
-from mksdask.resuming import materialize as materialize
-from mksdask.staging import Location, Url, consolidate, staged
+from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy, unwrap
+from mksdask.compute.operation import largest_divisor, samples_per_chunk
+from mksdask.samples import periodic_axes_of, spacing_of
+from mksdask.storage.atomic import Location, Url, consolidate, staged
+from mksdask.storage.blocks import Writing, attributes_of, fingerprint_of, write_missing, write_shards
 
 READ_BYTES = 2**20
 VOLUME_SHARD = {1: 2**22, 2: 2**11, 3: 2**8}

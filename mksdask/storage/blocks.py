@@ -19,9 +19,12 @@ import zarr
 from distributed import as_completed
 from zarr.codecs import BloscCodec
 
-from mksdask.arrays import ArrayLike, optimized_together, stage_of
-from mksdask.progress_bar import progress as show_progress
-from mksdask.staging import Location, Url, consolidate, distributed_client, settled
+from mksdask.arrays import ArrayLike
+from mksdask.compute.blocks import stage_of
+from mksdask.compute.client import distributed_client, settled
+from mksdask.compute.graph import optimized_together
+from mksdask.compute.progress import progress as show_progress
+from mksdask.storage.atomic import Location, Url, consolidate
 
 DEFAULT_NAME = "result"
 # Number of a block along each axis.

@@ -20,12 +20,12 @@ from mksdask.bases.base import Basis
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.reduction import PCA
+from mksdask.reduction.shared import RotatedPCA
 from mksdask.regression import KernelRegressor, LeadingScaler, LeastSquares
 from mksdask.regression.exact import ExactFit
 from mksdask.regression.kernels import Kernel
 from mksdask.regression.landmarks import LandmarkFeatures, LandmarkFit
-from mksdask.sharing import RotatedPCA
-from mksdask.staging import Location, Url, staged
+from mksdask.storage.atomic import Location, Url, staged
 from mksdask.structure import MKSStructureAnalysis
 
 MODELS = (MKSStructureAnalysis, MKSHomogenizationModel, MKSLocalizationModel)
@@ -68,7 +68,7 @@ def save_model(model: Any, url: Url) -> None:
     --------
     >>> import tempfile
     >>> from mksdask import MKSHomogenizationModel, PrimitiveBasis, load_model
-    >>> from mksdask.datasets import make_elastic_stiffness
+    >>> from mksdask.datasets.responses import make_elastic_stiffness
     >>> X, y = make_elastic_stiffness(n_samples=(20, 20), grain_size=((3, 3), (9, 9)))
     >>> model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=3, periodic_axes=[0, 1]).fit(X, y)
     >>> url = tempfile.mkdtemp() + "/model.zarr"

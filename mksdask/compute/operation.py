@@ -19,7 +19,7 @@ from dask.utils import parse_bytes
 from distributed import default_client
 from distributed.system import MEMORY_LIMIT
 
-from mksdask.cards import card, value_text
+from mksdask.display.cards import card, value_text
 
 # A chunk of this many voxels gives statistics of tens of megabytes a pair, which a worker of 1 GiB holds several
 # times over.

@@ -15,7 +15,7 @@ import dask
 import distributed.config  # noqa: F401  its defaults come first
 from threadpoolctl import threadpool_limits
 
-from mksdask.staging import distributed_client
+from mksdask.compute.client import distributed_client
 
 # Of glibc, in bytes, and the number of heaps that its threads share; elsewhere they do nothing.
 ALLOCATION = {

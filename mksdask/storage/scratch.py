@@ -16,8 +16,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from mksdask.arrays import check_whole_samples
-from mksdask.staging import Location, Url, remove_store, settled
+from mksdask.compute.blocks import check_whole_samples
+from mksdask.compute.client import settled
+from mksdask.storage.atomic import Location, Url, remove_store
 
 Array = NDArray[Any]
 

@@ -13,7 +13,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from mksdask.bases.base import Basis
-from mksdask.least_squares import absorb, empty_factor, solve
+from mksdask.localization.least_squares import absorb, empty_factor, solve
 
 Array = NDArray[Any]
 

@@ -15,12 +15,14 @@ import xarray as xr
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, label, map_samples, names, spacing_of, unwrap_samples
+from mksdask.arrays import ArrayLike, label, names, unwrap_samples
 from mksdask.bases.gsh import check_angles
-from mksdask.datasets.crystals import single_crystal_stiffness, turned_stiffness, voigt_average
-from mksdask.datasets.fem import ElasticFields, batch_size, solve_elasticity
-from mksdask.datasets.stencils import Anisotropic, Isotropic, Material, n_strain_components, voigt_pairs
-from mksdask.planning import Limit, Plan, SampleWork, chunk_layout, fft_operations, planner_of
+from mksdask.compute.blocks import map_samples
+from mksdask.compute.operation import Limit, Plan, SampleWork, chunk_layout, fft_operations, planner_of
+from mksdask.samples import spacing_of
+from mksdask.simulation.crystals import single_crystal_stiffness, turned_stiffness, voigt_average
+from mksdask.simulation.equilibrium import ElasticFields, batch_size, solve_elasticity
+from mksdask.simulation.stencils import Anisotropic, Isotropic, Material, n_strain_components, voigt_pairs
 
 # Of the conjugate gradients at moderate contrast, for estimates.
 ITERATIONS = 12

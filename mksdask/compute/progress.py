@@ -16,8 +16,8 @@ from dask.callbacks import Callback
 from dask.utils import key_split
 from distributed import Client
 
-from mksdask.notebook import Cell, Html, in_notebook
-from mksdask.staging import distributed_client
+from mksdask.compute.client import distributed_client
+from mksdask.display.notebook import Cell, Html, in_notebook
 
 BAR_WIDTH = 30
 # Seconds between two looks.

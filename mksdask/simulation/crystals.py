@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from mksdask.datasets.stencils import Anisotropic, Float, jit, n_strain_components, voigt_pairs
+from mksdask.simulation.stencils import Anisotropic, Float, jit, n_strain_components, voigt_pairs
 
 
 def single_crystal_stiffness(constants: NumpyLike) -> Float:

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,8 +22,8 @@ import xarray as xr
 from distributed import Client, get_worker
 from numpy.typing import NDArray
 
-from mksdask.notebook import Cell, in_notebook
-from mksdask.staging import distributed_client
+from mksdask.compute.client import distributed_client
+from mksdask.display.notebook import Cell, in_notebook
 
 Array: TypeAlias = NDArray[Any]
 
@@ -255,6 +254,20 @@ def _forget(dask_scheduler: Any, topic: str) -> None:
         broker.truncate(topic)
 
 
+# What draws a partial result, as the package says when it is imported: figures lie above computations.
+_drawing: list[Callable[[PartialResult], Any]] = []
+
+
+def draw_with(draw: Callable[[PartialResult], Any]) -> None:
+    """Set the function that draws partial results: it takes a `PartialResult` and returns a matplotlib figure."""
+    _drawing[:] = [draw]
+
+
+def _figure(partial: PartialResult) -> Any:
+    (draw,) = _drawing
+    return draw(partial)
+
+
 class _File:
     """The picture in a file, which is there whole at any time."""
 
@@ -262,7 +275,7 @@ class _File:
         self.path = path
 
     def __call__(self, partial: PartialResult) -> None:
-        figure = import_module("mksdask.tools").draw_partial(partial)
+        figure = _figure(partial)
         new = self.path.with_name(f".{self.path.stem}-{os.getpid()}{self.path.suffix}")
         try:
             figure.savefig(new)
@@ -278,7 +291,7 @@ class _Notebook:
         self.cell = Cell()
 
     def __call__(self, partial: PartialResult) -> None:
-        self.cell.show(import_module("mksdask.tools").draw_partial(partial))
+        self.cell.show(_figure(partial))
 
 
 def _line(partial: PartialResult) -> None:

@@ -16,23 +16,12 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import (
-    ArrayLike,
-    as_samples,
-    check_phases,
-    is_number,
-    label,
-    map_samples,
-    merge_tree,
-    phases_of,
-    sizes_argument,
-    to_numpy,
-    unwrap,
-    unwrap_samples,
-)
+from mksdask.arrays import ArrayLike, is_number, label, sizes_argument, to_numpy, unwrap, unwrap_samples
 from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
-from mksdask.cards import WithCard, card, centre_of, picture
-from mksdask.influence import (
+from mksdask.compute.blocks import map_samples, merge_tree
+from mksdask.compute.operation import Limit, Plan, SampleWork, Stage, chunk_layout, fft_operations, planner_of
+from mksdask.display.cards import WithCard, card, centre_of, picture
+from mksdask.localization.influence import (
     Calibration,
     Expansion,
     Transform,
@@ -43,7 +32,7 @@ from mksdask.influence import (
     transfer_function,
     uniform_response,
 )
-from mksdask.planning import Limit, Plan, SampleWork, Stage, chunk_layout, fft_operations, planner_of
+from mksdask.samples import as_samples, check_phases, phases_of
 
 Array = NDArray[Any]
 
@@ -192,7 +181,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     Examples
     --------
     >>> from mksdask import PrimitiveBasis
-    >>> from mksdask.datasets import make_elastic_FE_strain_delta, make_elastic_FE_strain_random
+    >>> from mksdask.datasets.responses import make_elastic_FE_strain_delta, make_elastic_FE_strain_random
     >>> phases = {"elastic_modulus": (100, 120), "poissons_ratio": (0.3, 0.3), "size": (15, 15)}
     >>> model = MKSLocalizationModel(PrimitiveBasis(2)).fit(*make_elastic_FE_strain_delta(**phases))
     >>> model.coef_.shape

@@ -18,8 +18,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import DTypeLike, NDArray
 
-from mksdask.arrays import ArrayLike, is_number, label, map_samples, sizes_argument, unwrap_samples
-from mksdask.datasets.generator import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
+from mksdask.arrays import ArrayLike, is_number, label, unwrap_samples
+from mksdask.compute.blocks import map_samples
 
 Array = NDArray[Any]
 
@@ -267,73 +267,3 @@ class CahnHilliardSimulation:
             msg = f"dx must be one positive number, or one for each of the {n_spatial} axes, got {self.dx!r}"
             raise ValueError(msg)
         return tuple(np.broadcast_to(dx, n_spatial).tolist())
-
-
-def _uniform(indices: NDArray[np.int64], *, size: tuple[int, ...], seed: int, dtype: np.dtype[Any]) -> Array:
-    return np.stack([2.0 * sample_rng(seed, 0, int(index)).random(size, dtype=dtype) - 1.0 for index in indices])
-
-
-def make_cahn_hilliard(
-    n_samples: int = 1,
-    size: Sequence[int] = (21, 21),
-    dx: float | Sequence[float] = 0.25,
-    width: float = 1.0,
-    dt: float = 0.001,
-    n_steps: int = 1,
-    seed: int = 10,
-    *,
-    chunks: Chunks | None = None,
-    dtype: DTypeLike = "float64",
-) -> tuple[Any, Any]:
-    """Random concentrations, and what the Cahn–Hilliard equation makes of them.
-
-    Parameters
-    ----------
-    n_samples : int, default 1
-        Number of samples.
-    size : tuple of int, default (21, 21)
-        Voxels along each of 1 to 3 axes.
-    dx : float or sequence of float, default 0.25
-        Spacing of the voxels.
-    width : float, default 1
-        Width of interfaces: γ = width².
-    dt : float, default 0.001
-        Time step.
-    n_steps : int, default 1
-        Number of time steps.
-    seed : int, default 10
-        The same seed gives the same samples under any chunking.
-    chunks : int, optional
-        Samples in a chunk; makes the result lazy.
-    dtype : {"float64", "float32"}
-        Precision of the fields and of the computation.
-
-    Returns
-    -------
-    X : ndarray or dask array, shape (n_samples, *size)
-        Initial concentrations, uniform in [-1, 1] and independent from voxel to voxel.
-    y : ndarray or dask array, shape (n_samples, *size)
-        Concentrations after `n_steps` time steps.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
-
-    Examples
-    --------
-    >>> X, y = make_cahn_hilliard(n_samples=2, size=(16, 24), n_steps=10)
-    >>> X.shape, y.shape
-    ((2, 16, 24), (2, 16, 24))
-    """
-    precision = np.dtype(dtype)
-    if precision not in (np.float32, np.float64):
-        msg = f"dtype must be float32 or float64, got {dtype!r}"
-        raise ValueError(msg)
-    voxels = sizes_argument(size)
-    kernel = partial(_uniform, size=voxels, seed=check_seed(seed), dtype=precision)
-    X = generate_samples(kernel, check_n_samples(n_samples), voxels, dtype=precision, chunks=chunks)
-    if not (is_number(width) and width > 0):
-        msg = f"width must be a positive number, got {width!r}"
-        raise ValueError(msg)
-    return X, CahnHilliardSimulation(dx=dx, gamma=width**2, dt=dt).run(X, n_steps).response

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from mksdask.arrays import check_whole_samples, delayed_blocks, merge_tree
+from mksdask.compute.blocks import check_whole_samples, merge_tree
+from mksdask.compute.graph import delayed_blocks
 
 # Distances of queries to the rows of a chunk that are held at once.
 DISTANCE_BYTES = 2**25

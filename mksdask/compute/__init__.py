@@ -1,0 +1,1 @@
+"""Everything that knows dask: kernels over chunks, plans, clients, progress."""

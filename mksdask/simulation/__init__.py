@@ -1,0 +1,1 @@
+"""The physics: elasticity, spinodal decomposition."""

@@ -1,0 +1,21 @@
+"""Everything that knows zarr: stores that are there whole or not at all."""
+
+from mksdask.storage.blocks import materialize
+from mksdask.storage.ensembles import (
+    append_ensemble,
+    create_ensemble,
+    create_volume,
+    open_ensemble,
+    open_store,
+    open_volume,
+)
+
+__all__ = [
+    "append_ensemble",
+    "create_ensemble",
+    "create_volume",
+    "materialize",
+    "open_ensemble",
+    "open_store",
+    "open_volume",
+]
