@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import dask.array as da
@@ -11,7 +14,7 @@ import numpy as np
 import scipy.sparse
 import xarray as xr
 import zarr
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from mksdask.compute.blocks import check_whole_samples
 
@@ -24,6 +27,11 @@ SPATIAL_DIMS = ("x", "y", "z")
 def is_lazy(array: object) -> bool:
     """Whether `array` is a dask array, or a DataArray that holds one."""
     return isinstance(array.data if isinstance(array, xr.DataArray) else array, da.Array)
+
+
+def lazy_rows(rows: NDArray[Any], like: ArrayLike) -> da.Array:
+    """Rows in memory as a dask array, in the chunks of samples of another one."""
+    return da.from_array(rows, chunks=(unwrap(like)[0].chunks[0], -1))
 
 
 def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | None]:
@@ -156,6 +164,29 @@ def axes_argument(axes: int | Sequence[int] | None, n_spatial: int, *, name: str
         )
         raise ValueError(msg)
     return tuple(axis in wanted for axis in range(n_spatial))
+
+
+def precision_argument(dtype: DTypeLike) -> np.dtype[Any]:
+    """A real precision, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If `dtype` is another one.
+    """
+    precision = np.dtype(dtype)
+    if precision not in (np.float32, np.float64):
+        msg = f"dtype must be float32 or float64, got {dtype!r}"
+        raise ValueError(msg)
+    return precision
+
+
+def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the caller outside this package."""
+    frame, level, package = inspect.currentframe(), 1, str(Path(__file__).parent)
+    while frame is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def to_numpy(array: ArrayLike) -> NDArray[Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
@@ -16,16 +16,16 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, label, to_numpy, unwrap
+from mksdask.arrays import ArrayLike, label, to_numpy, unwrap, warn_caller
 from mksdask.bases.base import Basis
 from mksdask.compute.blocks import map_samples
-from mksdask.compute.operation import Plan, planner_of
+from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
-from mksdask.reduction.shared import SharedStatistics
+from mksdask.reduction.reducers import require_methods, set_parameter
 from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
-from mksdask.stats.correlation import Pairs
+from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
-from mksdask.structure import MKSStructureAnalysis, plan_analysis, require_methods, set_parameter
+from mksdask.structure import Fit, MKSStructureAnalysis
 
 LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
 
@@ -57,6 +57,25 @@ def _measured(y: NDArray[Any]) -> NDArray[np.bool_]:
         msg = "y is NaN for all samples; at least one must have a property"
         raise ValueError(msg)
     return np.asarray(~some)
+
+
+@dataclass(frozen=True)
+class _FitLinkage(Fit):
+    """The arguments of `fit`, checked, with the linker to fit."""
+
+    linker: Any = None
+    measured: Any = None
+    options: Any = None
+
+    def run(self) -> Any:
+        model, linker, measured = super().run(), self.linker, self.measured
+        assert self.y is not None
+        scores = model.reduced_fit_data.astype(np.float64)
+        linker.fit(scores[measured], self.y[measured], **self.options)
+        model.property_linker_ = linker
+        trial = np.asarray(linker.predict(scores[:1]))
+        model._target_shape, model._target_dtype = trial.shape[1:], trial.dtype
+        return model
 
 
 class MKSHomogenizationModel(MKSStructureAnalysis):
@@ -146,6 +165,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         self.property_linker = property_linker
         self.degree = degree
 
+    @operation
     def fit(
         self,
         X: ArrayLike,
@@ -156,7 +176,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         *,
         watch: Watch = False,
         resume: bool = False,
-    ) -> Self:
+    ) -> Operation[Self]:
         """Fit the reducer on the statistics of X, and the linker on the scores.
 
         Parameters
@@ -191,26 +211,18 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
                 "MKSStructureAnalysis without one"
             )
             raise ValueError(msg)
+        statistics = self._statistics(X, size, confidence_index, resume=resume)
         target = to_numpy(y)
-        n_samples = len(X) if isinstance(X, SharedStatistics) else unwrap(X)[0].shape[0]
-        if target.ndim == 0 or len(target) != n_samples:
-            msg = f"y must have one entry for each of the {n_samples} samples of X, got shape {target.shape}"
+        if target.ndim == 0 or len(target) != len(statistics):
+            msg = f"y must have one entry for each of the {len(statistics)} samples of X, got shape {target.shape}"
             raise ValueError(msg)
-        measured = _measured(target)
-        linker = self._linker()
-        options = {}
+        measured, linker, options = _measured(target), self._linker(), {}
         if groups is not None:
             if not _takes(linker.fit, "groups"):
                 msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"
                 raise TypeError(msg)
             options["groups"] = to_numpy(groups)[measured]
-        self._fit_reduced(X, target, size, confidence_index, watch=watch, resume=resume)
-        scores = self.reduced_fit_data.astype(np.float64)
-        linker.fit(scores[measured], target[measured], **options)
-        self.property_linker_ = linker
-        trial = np.asarray(linker.predict(scores[:1]))
-        self._target_shape, self._target_dtype = trial.shape[1:], trial.dtype
-        return self
+        return _FitLinkage(self, statistics, target, watch, resume, "fit", linker, measured, options)
 
     def predict(
         self,
@@ -369,11 +381,9 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         n_states = None if self.basis is None else len(self.basis.states)
         n_pairs = n_states if self.correlations is None else len(self.correlations)
         if self.mean_center and n_pairs == 1:
-            warnings.warn(
+            warn_caller(
                 "mean_center=True takes the squared volume fraction out of the only pair of correlations; a linkage "
-                "without it is blind. Set mean_center=False, or use more pairs",
-                UserWarning,
-                stacklevel=4,
+                "without it is blind. Set mean_center=False, or use more pairs"
             )
 
     def _linker(self) -> Any:
@@ -403,15 +413,3 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         tags.regressor_tags = linker_tags.regressor_tags
         tags.classifier_tags = linker_tags.classifier_tags
         return tags
-
-
-@planner_of(MKSHomogenizationModel.fit)
-def _plan(
-    model: MKSHomogenizationModel,
-    X: ArrayLike,
-    y: ArrayLike | None = None,
-    size: Sequence[int] | None = None,
-    confidence_index: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
-) -> Plan:
-    return plan_analysis(model, X, y, size, confidence_index)

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, is_lazy, label, to_numpy, unwrap, unwrap_samples
-from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
-from mksdask.compute.blocks import map_samples
-from mksdask.compute.operation import Limit, Plan, SampleWork, chunk_layout, planner_of
-from mksdask.compute.watching import FeatureChannel, Plane, Watch, watching
+from mksdask.arrays import ArrayLike, is_lazy, label, lazy_rows, to_numpy, unwrap
+from mksdask.bases.base import Basis
+from mksdask.compute.operation import Limit, Operation, Plan, operation
+from mksdask.compute.watching import Watch
 from mksdask.display.cards import WithCard, card, centre_of, picture, points
-from mksdask.reduction.layout import result_bytes_of
+from mksdask.reduction.ensemble import EnsembleStatistics, StatisticsOptions
 from mksdask.reduction.nearest import nearest_rows
-from mksdask.reduction.pca import PCA, plan_pca
+from mksdask.reduction.pca import PCA
 from mksdask.reduction.projection import variance_facts, variance_picture
+from mksdask.reduction.reducers import require_methods, set_parameter
 from mksdask.reduction.shared import SharedStatistics, Statistics
-from mksdask.samples import as_samples, check_phases, periodic_axes_of, phases_of, spacing_of
-from mksdask.stats.correlation import CorrelationProblem, Pairs, correlate, flat_features
+from mksdask.samples import Grid, Samples
+from mksdask.stats.features import FeatureMap
+from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
-from mksdask.storage.scratch import spill
 
 DEFAULT_COMPONENTS = 5
 # Components that a card draws.
@@ -36,48 +34,51 @@ MOST_DRAWN = 3
 
 
 @dataclass(frozen=True)
-class _Preparation:
-    """Rows of statistics → features: gaps refused or left to the reducer, means taken off, pairs weighted."""
+class Fit(Operation[Any]):
+    """The arguments of `fit`, checked."""
 
-    may_have_gaps: bool
-    mean_center: bool
-    weights: NDArray[np.float64] | None
-    watched: FeatureChannel | None = None
+    model: MKSStructureAnalysis
+    statistics: EnsembleStatistics | SharedStatistics
+    y: NDArray[Any] | None
+    watch: Watch
+    resume: bool
+    name: str = "fit"
 
-    def __call__(self, block: NDArray[Any], numbers: NDArray[np.intp] | None = None) -> NDArray[Any]:
-        if self.watched is not None and numbers is not None:
-            self.watched.publish(block, int(numbers[0]))
-        if not self.may_have_gaps and not np.isfinite(block).all():
+    def plan(self, limit: Limit) -> Plan:
+        """What statistics and reducer take; a linkage sees scores alone."""
+        name = f"{type(self.model).__name__}.{self.name}"
+        return self.statistics.plan(name, self.model._reducer(self.statistics), limit)
+
+    def run(self) -> Any:
+        """Fit the model."""
+        self.model._fit(self.statistics, self.y, watch=self.watch, resume=self.resume)
+        return self.model
+
+
+@dataclass(frozen=True)
+class _FitTransform(Fit):
+    X: Any = None
+
+    def run(self) -> Any:
+        scores = super().run().reduced_fit_data
+        return _labelled(lazy_rows(scores, like=self.X) if is_lazy(self.X) else scores, self.X)
+
+
+@dataclass(frozen=True)
+class _Share(Fit):
+    parameters: Any = None
+
+    def run(self) -> SharedStatistics:
+        model = super().run()
+        reducer = model.dimension_reducer_
+        if reducer.n_iter_:
             msg = (
-                "the 2-point statistics hold NaN: some lags are observed by no pair of voxels, because of the "
-                "confidence_index. Set cutoff to leave out the largest lags, or use mksdask.reduction.PCA with an "
-                "integer n_components, which fills gaps"
+                "X has statistics with NaN: some lags are observed in some samples only, and what fills them depends "
+                "on the fold. Set cutoff to leave out the largest lags"
             )
             raise ValueError(msg)
-        if self.mean_center:
-            block = block - np.nanmean(block, axis=1, keepdims=True)
-        if self.weights is not None:
-            by_pair = block.reshape(len(block), -1, len(self.weights))
-            block = (by_pair * self.weights.astype(block.dtype)).reshape(block.shape)
-        return block
-
-
-def _reduce_block(block: NDArray[Any], *, reducer: Any) -> NDArray[Any]:
-    return np.asarray(reducer.transform(block))
-
-
-def require_methods(estimator: object, methods: Sequence[str], name: str) -> None:
-    """Refuse an estimator that lacks a method.
-
-    Raises
-    ------
-    TypeError
-        That names the argument and the methods.
-    """
-    missing = [method for method in methods if not callable(getattr(estimator, method, None))]
-    if missing:
-        msg = f"{name} must have the methods {' and '.join(methods)}; {estimator!r} has no {' and no '.join(missing)}"
-        raise TypeError(msg)
+        statistics = Statistics(self.parameters, model.grid_, self.statistics.map)
+        return SharedStatistics.of(statistics, reducer, model.reduced_fit_data)
 
 
 class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -119,12 +120,12 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         Components φ as maps of the lag. With `weights`, w φ are orthonormal.
     dimension_reducer_ : transformer
         The fitted reducer.
-    size_ : tuple of int
-        Spatial shape of the samples seen by `fit`; flat X of later calls has it.
-    periodic_axes_ : sequence of int
-        `periodic_axes`, or what the DataArray seen by `fit` said.
-    phases_ : tuple of str
-        Names of the phases, where the DataArray seen by `fit` said them; later ones must be of the same.
+    grid_ : Grid
+        Geometry of the samples seen by `fit`. Later samples are compared with it: other phases are refused, other voxel
+        sizes, units or periodic axes are warned of.
+    size_, periodic_axes_, phases_
+        Of `grid_`: spatial shape of a sample, which flat X of later calls has; numbers of the periodic axes; names of
+        the phases.
 
     Notes
     -----
@@ -178,6 +179,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         self.dtype = dtype
         self.scratch = scratch
 
+    @operation
     def fit(
         self,
         X: ArrayLike,
@@ -187,7 +189,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         *,
         watch: Watch = False,
         resume: bool = False,
-    ) -> Self:
+    ) -> Operation[Self]:
         """Compute statistics and fit the reducer.
 
         Parameters
@@ -215,9 +217,9 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         ValueError
             If shapes do not fit, or a lag is observed by no pair of voxels; or if `resume` has no `scratch`.
         """
-        self._fit_reduced(X, y, size, confidence_index, watch=watch, resume=resume)
-        return self
+        return Fit(self, self._statistics(X, size, confidence_index, resume=resume), _target(y), watch, resume)
 
+    @operation
     def fit_transform(
         self,
         X: ArrayLike,
@@ -227,7 +229,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         *,
         watch: Watch = False,
         resume: bool = False,
-    ) -> Any:
+    ) -> Operation[Any]:
         """`fit`, and the scores of the same samples.
 
         Parameters
@@ -240,92 +242,55 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         array of the kind of `X`, shape (n_samples, n_components)
             `reduced_fit_data`, which is in memory already.
         """
-        self.fit(X, y, size, confidence_index, watch=watch, resume=resume)
-        scores = self.reduced_fit_data
-        if is_lazy(X):
-            scores = da.from_array(scores, chunks=(unwrap(X)[0].chunks[0], -1))
-        return _label_scores(scores, X)
+        statistics = self._statistics(X, size, confidence_index, resume=resume)
+        return _FitTransform(self, statistics, _target(y), watch, resume, "fit_transform", X)
 
-    def _fit_reduced(
+    def _fit(
+        self, statistics: EnsembleStatistics | SharedStatistics, y: NDArray[Any] | None, *, watch: Watch, resume: bool
+    ) -> None:
+        """Reduce statistics, and remember what they were."""
+        if self.store_correlations:
+            self.fit_correlations = statistics.values
+        self.dimension_reducer_, self.reduced_fit_data = statistics.reduce(
+            self._reducer(statistics), y, scratch=self.scratch, watch=watch, resume=resume
+        )
+        self.grid_, found = statistics.grid, statistics.map
+        self._statistics_shape, self._statistics_dtype = found.shape, found.dtype
+
+    def _statistics(
         self,
         X: ArrayLike,
-        y: ArrayLike | None,
         size: Sequence[int] | None,
         confidence_index: ArrayLike | None,
         *,
-        watch: Watch = False,
+        like: Grid | None = None,
         resume: bool = False,
-    ) -> None:
-        target = None if y is None else to_numpy(y)
+    ) -> EnsembleStatistics | SharedStatistics:
+        """The statistics that are reduced: of samples, or shared ones; `like` is the grid of `fit`."""
         if resume and self.scratch is None:
             msg = "resume keeps statistics in scratch; give the model scratch=, a folder that all workers reach"
             raise ValueError(msg)
+        if like is None:
+            self._check_arguments()
         if isinstance(X, SharedStatistics):
-            # There is nothing to watch: statistics are there.
-            self._fit_shared(X, target, size, confidence_index)
-            return
-        samples = self._checked_samples(X, size)
-        statistics = self._statistics(samples, confidence_index)
-        self._statistics_shape = tuple(int(n) for n in statistics.shape[1:])
-        self._statistics_dtype = statistics.dtype
-        if self.store_correlations:
-            self.fit_correlations = statistics
-        reducer = self._reducer((len(statistics), _n_features(statistics)))
-        lags = self._statistics_shape[:-1]
-        plane = Plane.of(lags, spacing_of(unwrap(samples)[1], len(lags)))
-        with watching(watch, plane, len(statistics), "samples") as watcher:
-            watched = None
-            if watcher is not None:
-                is_complex = statistics.dtype.kind == "c"
-                watched = FeatureChannel.of(watcher.channel, plane, self._statistics_shape, is_complex=is_complex)
-            features = self._features(statistics, reducer, watched)
-            # Named by what they are, whoever watches.
-            name = str(self._features(statistics, reducer).name) if resume and is_lazy(features) else None
-            self.reduced_fit_data = self._reduce(reducer, features, target, name)
-            self.dimension_reducer_ = reducer
-            if watcher is not None:
-                mean = None if self.mean_center else getattr(reducer, "mean_", None)
-                watcher.finish(None if mean is None else self._unflatten(mean[None])[0], self.reduced_fit_data)
-
-    def _fit_shared(
-        self,
-        shared: SharedStatistics,
-        y: NDArray[Any] | None,
-        size: Sequence[int] | None,
-        confidence_index: ArrayLike | None,
-    ) -> None:
-        self._check_arguments()
-        self._check_shared(shared, size, confidence_index)
-        statistics = shared.statistics
-        self.size_, self.periodic_axes_ = statistics.size, statistics.periodic_axes
-        self.phases_ = statistics.phases
-        self._statistics_shape, self._statistics_dtype = statistics.shape, statistics.dtype
-        reducer = self._reducer((len(shared), shared.n_features))
-        self.dimension_reducer_, self.reduced_fit_data = shared.reduce(reducer, y)
-
-    def _check_shared(
-        self, shared: SharedStatistics, size: Sequence[int] | None, confidence_index: ArrayLike | None
-    ) -> None:
-        if size is not None or confidence_index is not None or self.store_correlations:
-            msg = "X is shared statistics; size and confidence_index go to share, and store_correlations must be False"
-            raise ValueError(msg)
-        shared.statistics.check(self._statistics_parameters(), self.periodic_axes)
-
-    def _statistics_parameters(self) -> dict[str, Any]:
-        names = ("basis", "correlations", "compute_correlations", "mean_center", "weights", "cutoff")
-        return {name: getattr(self, name) for name in names} | {"dtype": np.dtype(self.dtype)}
-
-    def _checked_samples(self, X: ArrayLike, size: Sequence[int] | None) -> Any:
-        self._check_arguments()
-        samples = as_samples(X, size, trailing=self._trailing)
-        data, labels = unwrap(X)
-        if not data.shape[0]:
-            msg = f"X holds no samples, got shape {tuple(data.shape)}"
-            raise ValueError(msg)
-        self.periodic_axes_ = periodic_axes_of(labels) if self.periodic_axes is None else self.periodic_axes
-        self.size_ = tuple(int(n) for n in samples.shape[1 : 1 + self._n_spatial(samples)])
-        self.phases_, self._spacing = phases_of(labels), _spacing(labels, len(self.size_))
-        return samples
+            if size is not None or confidence_index is not None or self.store_correlations:
+                msg = (
+                    "X is shared statistics; size and confidence_index go to share, and store_correlations must be "
+                    "False"
+                )
+                raise ValueError(msg)
+            X.check(self._parameters(), self.periodic_axes)
+            return X
+        samples = Samples.of(
+            X,
+            self.basis if self.compute_correlations else None,
+            size=size,
+            confidence_index=confidence_index if self.compute_correlations else None,
+            periodic_axes=self.periodic_axes if like is None else None,
+            like=like,
+        )
+        options = StatisticsOptions(self.correlations, self.cutoff, self.dtype, self.mean_center, self.weights)
+        return EnsembleStatistics.of(samples.require(like is None), options, are_given=not self.compute_correlations)
 
     def transform(
         self, X: ArrayLike, size: Sequence[int] | None = None, confidence_index: ArrayLike | None = None
@@ -346,48 +311,18 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         array of the kind of `X`, shape (n_samples, n_components)
         """
         check_is_fitted(self, "dimension_reducer_")
-        if isinstance(X, SharedStatistics):
-            self._check_shared(X, size, confidence_index)
-            if X.statistics.shape != self._statistics_shape:
-                msg = f"X shares statistics of shape {X.statistics.shape} a sample, fit saw {self._statistics_shape}"
-                raise ValueError(msg)
-            return X.scores(self.dimension_reducer_)
-        self._check_labels(unwrap(X)[1])
-        if size is None and unwrap(X)[0].ndim == 2:
-            size = self.size_
-        statistics = self._statistics(as_samples(X, size, trailing=self._trailing), confidence_index)
-        if tuple(statistics.shape[1:]) != self._statistics_shape:
+        statistics = self._statistics(X, size, confidence_index, like=self.grid_)
+        if statistics.map.shape != self._statistics_shape:
             msg = (
-                f"X gives statistics of shape {tuple(statistics.shape[1:])} a sample, fit saw "
-                f"{self._statistics_shape}; use samples of size={self.size_}, or a cutoff that fits both"
+                f"X gives statistics of shape {statistics.map.shape} a sample, fit saw {self._statistics_shape}; use "
+                f"samples of size={self.size_}, or a cutoff that fits both"
             )
             raise ValueError(msg)
         if self.store_correlations:
-            self.transform_correlations = statistics
-        features = self._features(statistics, self.dimension_reducer_)
-        if not isinstance(features, da.Array) or _is_lazy_reducer(self.dimension_reducer_):
-            return _label_scores(self.dimension_reducer_.transform(features), X)
-        scores = map_samples(
-            _reduce_block,
-            features,
-            tail=self.reduced_fit_data.shape[1:],
-            dtype=self.reduced_fit_data.dtype,
-            name="reduce",
-            options={"reducer": self.dimension_reducer_},
-        )
-        return _label_scores(scores, X)
-
-    def _check_labels(self, labels: xr.DataArray | None) -> None:
-        """Refuse samples of other phases; warn of those whose voxels have another size."""
-        check_phases(labels, getattr(self, "phases_", ()))
-        seen, found = getattr(self, "_spacing", None), _spacing(labels, len(self.size_))
-        if seen and found and len(seen) == len(found) and not all(map(_is_alike, seen, found)):
-            warnings.warn(
-                f"X has voxels of {_sizes_text(found)}, fit saw {_sizes_text(seen)}: lags of as many voxels are other "
-                "distances; resample X, or fit to such samples",
-                UserWarning,
-                stacklevel=4,
-            )
+            self.transform_correlations = statistics.values
+        fitted = self.reduced_fit_data
+        scores = statistics.scores(self.dimension_reducer_, n_components=fitted.shape[1], dtype=fitted.dtype)
+        return _labelled(scores, X)
 
     def inverse_transform(self, X: ArrayLike) -> Any:
         """2-point statistics that belong to scores (Eq. 2).
@@ -406,8 +341,9 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         require_methods(self.dimension_reducer_, ["inverse_transform"], "dimension_reducer")
         scores, _ = unwrap(X, name="scores")
         rows = self.dimension_reducer_.inverse_transform(scores)
-        return self._unflatten(rows)
+        return self._map.unflatten(rows)
 
+    @operation
     def share(
         self,
         X: ArrayLike,
@@ -417,7 +353,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         n_components: int | None = None,
         watch: Watch = False,
         resume: bool = False,
-    ) -> SharedStatistics:
+    ) -> Operation[SharedStatistics]:
         """Compute statistics once, for many fits: what it returns goes in the place of X.
 
         Grid and random search, cross-validation and learning curves split it, so that statistics are computed here
@@ -461,29 +397,12 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         >>> search.predict(X).shape
         (60,)
         """
-        model = self._that_shares(n_components)
-        model._fit_reduced(X, None, size, confidence_index, watch=watch, resume=resume)
-        reducer = model.dimension_reducer_
-        if reducer.n_iter_:
-            msg = (
-                "X has statistics with NaN: some lags are observed in some samples only, and what fills them depends "
-                "on the fold. Set cutoff to leave out the largest lags"
-            )
-            raise ValueError(msg)
-        statistics = Statistics(
-            self._statistics_parameters(),
-            model.periodic_axes_,
-            model.size_,
-            model._statistics_shape,
-            model._statistics_dtype,
-            model.phases_,
-        )
-        return SharedStatistics.of(statistics, reducer, model.reduced_fit_data)
-
-    def _that_shares(self, n_components: int | None) -> MKSStructureAnalysis:
         reducer = PCA(n_components, solver="gram" if n_components is None else "auto", scratch=self.scratch)
-        model: MKSStructureAnalysis = clone(self, safe=False)
-        return model.set_params(dimension_reducer=reducer, n_components=None, store_correlations=False)
+        model = clone(self, safe=False).set_params(
+            dimension_reducer=reducer, n_components=None, store_correlations=False
+        )
+        statistics = model._statistics(X, size, confidence_index, resume=resume)
+        return _Share(model, statistics, None, watch, resume, "share", self._parameters())
 
     def nearest(
         self,
@@ -533,13 +452,23 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         """
         check_is_fitted(self, "dimension_reducer_")
         queries = to_numpy(self.transform(X_query, size, confidence_index)).astype(np.float64)
-        if among is None:
-            catalogue: Any = self.reduced_fit_data
-        else:
-            catalogue, _ = unwrap(among, name="among")
-            if catalogue.ndim != 2:
-                catalogue, _ = unwrap(self.transform(among))
-        return nearest_rows(queries, catalogue, n)
+        catalogue: Any = self.reduced_fit_data if among is None else unwrap(among, name="among")[0]
+        return nearest_rows(queries, catalogue if catalogue.ndim == 2 else unwrap(self.transform(among))[0], n)
+
+    @property
+    def size_(self) -> tuple[int, ...]:
+        """Spatial shape of the samples seen by `fit`."""
+        return self.grid_.shape
+
+    @property
+    def periodic_axes_(self) -> list[int]:
+        """Periodic axes of the samples seen by `fit`."""
+        return self.grid_.periodic_axes
+
+    @property
+    def phases_(self) -> tuple[str, ...]:
+        """Names of the phases of the samples seen by `fit`."""
+        return self.grid_.phases
 
     @property
     def _n_features_out(self) -> int:
@@ -555,7 +484,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         if scores.shape[1] > 1:
             pictures.append(points(scores[:, :2], "scores μ₁, μ₂"))
         if hasattr(self.dimension_reducer_, "components_") and 1 <= n_axes <= 3:
-            components = np.real(self._unflatten(np.asarray(self.dimension_reducer_.components_[:MOST_DRAWN])))
+            components = np.real(self._map.unflatten(np.asarray(self.dimension_reducer_.components_[:MOST_DRAWN])))
             pictures += [
                 picture(centre_of(component[..., 0], n_axes), f"φ{number}, first pair", diverging=True)
                 for number, component in enumerate(components, 1)
@@ -575,213 +504,39 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
     def components_(self) -> NDArray[Any]:
         """Components φ, shape (n_components, *lags, n_pairs)."""
         check_is_fitted(self, "dimension_reducer_")
-        return np.asarray(self._unflatten(np.asarray(self.dimension_reducer_.components_)))
-
-    def _unflatten(self, rows: Any) -> Any:
-        if self._statistics_dtype.kind == "c":
-            rows = rows[:, 0::2] + 1j * rows[:, 1::2]
-        maps = rows.reshape(-1, *self._statistics_shape)
-        return maps if self.weights is None else maps / np.asarray(self.weights, dtype=maps.real.dtype)
+        return np.asarray(self._map.unflatten(np.asarray(self.dimension_reducer_.components_)))
 
     @property
-    def _trailing(self) -> int:
-        return trailing_axes(self.basis if self.compute_correlations else None)
+    def _map(self) -> FeatureMap:
+        """How the statistics seen by `fit` stand in a row."""
+        return FeatureMap(self._statistics_shape, self._statistics_dtype, self.weights)
 
-    def _n_spatial(self, samples: Any) -> int:
-        return n_spatial_axes(self.basis if self.compute_correlations else None, samples)
+    def _parameters(self) -> dict[str, Any]:
+        """The parameters that say what the statistics are."""
+        names = ("basis", "correlations", "compute_correlations", "mean_center", "weights", "cutoff")
+        return {name: getattr(self, name) for name in names} | {"dtype": np.dtype(self.dtype)}
 
     def _check_arguments(self) -> None:
         if self.dimension_reducer is not None:
             require_methods(self.dimension_reducer, ["fit_transform", "transform"], "dimension_reducer")
 
-    def _weights(self, statistics: Any) -> NDArray[np.float64] | None:
-        """Of the features of a lag: complex ones are two each."""
-        if self.weights is None:
-            return None
-        weights = np.asarray(self.weights, dtype=np.float64)
-        if weights.shape != (statistics.shape[-1],) or not (np.isfinite(weights) & (weights > 0)).all():
-            msg = f"weights must be {statistics.shape[-1]} positive numbers, one for each pair, got {self.weights!r}"
-            raise ValueError(msg)
-        return np.repeat(weights, 2) if statistics.dtype.kind == "c" else weights
-
-    def _statistics(self, samples: ArrayLike, confidence_index: ArrayLike | None) -> Any:
-        if not self.compute_correlations:
-            return unwrap(samples)[0]
-        if (
-            confidence_index is not None
-            and unwrap(confidence_index)[0].ndim == 2
-            and len(self.size_) > 1
-            and confidence_index.shape != self.size_
-        ):
-            confidence_index = as_samples(confidence_index, self.size_, name="confidence_index")
-        data, labels = unwrap_samples(samples)
-        if isinstance(confidence_index, xr.DataArray) and labels is not None:
-            confidence_index = confidence_index.transpose(*(dim for dim in labels.dims if dim in confidence_index.dims))
-        return correlate(
-            self._work(data, confidence_index).fitting(data),
-            self.basis,
-            periodic_axes=self.periodic_axes_,
-            confidence_index=confidence_index,
-            correlations=self.correlations,
-            cutoff=self.cutoff,
-            dtype=self.dtype,
-        )
-
-    def _work(self, data: Any, confidence_index: ArrayLike | None) -> SampleWork:
-        """What the tasks need that compute statistics and hand them on as features."""
-        problem = CorrelationProblem.of(
-            data, self.basis, self.periodic_axes_, confidence_index, self.correlations, self.cutoff, self.dtype
-        )
-        return problem.work(copies=1 + self.mean_center + (self.weights is not None))
-
-    def _features(self, statistics: Any, reducer: Any, watched: FeatureChannel | None = None) -> Any:
-        flat = flat_features(statistics)
-        if flat.dtype.kind not in "f":
-            flat = flat.astype(self.dtype)
-        fills_gaps = isinstance(reducer, PCA) and reducer.solver in ("auto", "gram")
-        kernel = _Preparation(fills_gaps, self.mean_center, self._weights(statistics), watched)
-        numbers = None if watched is None else np.arange(len(flat))
-        return map_samples(kernel, flat, numbers, tail=flat.shape[1:], dtype=flat.dtype, name="features")
-
-    def _reducer(self, shape: tuple[int, int]) -> Any:
+    def _reducer(self, statistics: EnsembleStatistics | SharedStatistics) -> Any:
+        """A reducer to fit."""
         if self.dimension_reducer is None:
-            wanted = min(DEFAULT_COMPONENTS, *shape) if self.n_components is None else self.n_components
-            return PCA(wanted, scratch=self.scratch)
+            most = min(DEFAULT_COMPONENTS, len(statistics), statistics.map.n_features)
+            return PCA(most if self.n_components is None else self.n_components, scratch=self.scratch)
         reducer = clone(self.dimension_reducer, safe=False)
         if self.n_components is not None:
             set_parameter(reducer, "n_components", self.n_components, "dimension_reducer")
         return reducer
 
-    def _reduce(self, reducer: Any, features: Any, y: NDArray[Any] | None, resume: str | None = None) -> NDArray[Any]:
-        if not is_lazy(features):
-            return np.asarray(reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y))
-        if isinstance(reducer, PCA):
-            return to_numpy(reducer.fit_scores(features, resume=resume))
-        if _is_lazy_reducer(reducer):
-            return to_numpy(reducer.fit_transform(features))
-        if not callable(getattr(reducer, "partial_fit", None)):
-            msg = (
-                f"dimension_reducer {reducer!r} would load lazy X whole; use mksdask.reduction.PCA, a reducer of "
-                "dask-ml, "
-                "one with partial_fit such as sklearn.decomposition.IncrementalPCA, or pass X as a NumPy array"
-            )
-            raise TypeError(msg)
-        with spill(features, self.scratch, resume=resume) as rows:
-            # A batch must have at least as many rows as there are components.
-            least = int(getattr(reducer, "n_components", None) or 1)
-            batch: list[NDArray[Any]] = []
-            remaining = rows.n_samples
-            for block in rows.blocks():
-                batch.append(block)
-                remaining -= len(block)
-                if sum(map(len, batch)) >= least and (remaining >= least or remaining == 0):
-                    reducer.partial_fit(np.concatenate(batch))
-                    batch = []
-            return np.concatenate([np.asarray(reducer.transform(block)) for block in rows.blocks()])
+
+def _target(y: ArrayLike | None) -> NDArray[Any] | None:
+    return None if y is None else to_numpy(y)
 
 
-@planner_of(MKSStructureAnalysis.fit, MKSStructureAnalysis.fit_transform)
-def plan_analysis(
-    analysis: MKSStructureAnalysis,
-    X: ArrayLike,
-    y: ArrayLike | None = None,
-    size: Sequence[int] | None = None,
-    confidence_index: ArrayLike | None = None,
-) -> Plan:
-    """What `fit` will take, but for the linkage of a homogenization model, which sees scores alone."""
-    return _plan_fit(clone(analysis, safe=False), f"{type(analysis).__name__}.fit", X, size, confidence_index)
-
-
-@planner_of(MKSStructureAnalysis.share)
-def plan_sharing(
-    analysis: MKSStructureAnalysis,
-    X: ArrayLike,
-    size: Sequence[int] | None = None,
-    confidence_index: ArrayLike | None = None,
-    *,
-    n_components: int | None = None,
-) -> Plan:
-    """What `share` will take."""
-    name = f"{type(analysis).__name__}.share"
-    return _plan_fit(analysis._that_shares(n_components), name, X, size, confidence_index)
-
-
-def _plan_fit(
-    model: MKSStructureAnalysis,
-    name: str,
-    X: ArrayLike,
-    size: Sequence[int] | None,
-    confidence_index: ArrayLike | None,
-) -> Plan:
-    limit = Limit.of()
-    samples = model._checked_samples(X, size)
-    statistics = model._statistics(samples, confidence_index)
-    reducer = model._reducer((len(statistics), _n_features(statistics)))
-    features = model._features(statistics, reducer)
-    stage, layout = None, {"samples": features.shape[0], "features": features.shape[1]}
-    if model.compute_correlations:
-        data = unwrap_samples(samples)[0]
-        stage = model._work(data, confidence_index).stage(data, limit)
-        layout = chunk_layout(data, stage) | {"statistics": tuple(map(int, statistics.shape[1:]))}
-    if not isinstance(reducer, PCA):
-        first = () if stage is None else (stage,)
-        return Plan(name, layout, first, limit, (f"{reducer!r} is not planned.",))
-    stages, of_reducer = plan_pca(reducer, features, limit, stage)
-    result_bytes = result_bytes_of(features.shape, reducer.n_components, features.dtype.itemsize)
-    layout |= of_reducer
-    return Plan(name, layout, stages, limit, result_bytes=result_bytes)
-
-
-def _n_features(statistics: Any) -> int:
-    return int(np.prod(statistics.shape[1:])) * (2 if statistics.dtype.kind == "c" else 1)
-
-
-def _is_lazy_reducer(reducer: object) -> bool:
-    """Whether a reducer takes dask arrays without loading them whole."""
-    return isinstance(reducer, PCA) or type(reducer).__module__.partition(".")[0] == "dask_ml"
-
-
-def set_parameter(estimator: Any, parameter: str, value: Any, argument: str) -> None:
-    """Set a parameter of an estimator, or of the step of a pipeline that has it.
-
-    Raises
-    ------
-    ValueError
-        If there is no such parameter.
-    """
-    known = estimator.get_params() if hasattr(estimator, "get_params") else vars(estimator)
-    matches = [name for name in known if name == parameter or name.endswith("__" + parameter)]
-    if not matches:
-        msg = (
-            f"{argument} {estimator!r} has no parameter {parameter}; leave {parameter}=None and set up the "
-            f"{argument} itself"
-        )
-        raise ValueError(msg)
-    name = min(matches, key=len)
-    if hasattr(estimator, "set_params"):
-        estimator.set_params(**{name: value})
-    else:
-        setattr(estimator, name, value)
-
-
-def _spacing(labels: xr.DataArray | None, n_spatial: int) -> tuple[tuple[float, str], ...]:
-    """Size and unit of voxels along each axis, where labels have coordinates of each."""
-    if labels is None or labels.ndim <= n_spatial:
-        return ()
-    if any(str(dim) not in labels.coords for dim in labels.dims[1 : 1 + n_spatial]):
-        return ()
-    return tuple((step, units) for _, step, units in spacing_of(labels, n_spatial))
-
-
-def _is_alike(a: tuple[float, str], b: tuple[float, str]) -> bool:
-    return a[1] == b[1] and abs(a[0] - b[0]) <= 1e-6 * abs(a[0])
-
-
-def _sizes_text(spacing: Sequence[tuple[float, str]]) -> str:
-    return " × ".join(f"{step:g} {units}" for step, units in spacing)
-
-
-def _label_scores(scores: Any, X: ArrayLike) -> Any:
+def _labelled(scores: Any, X: ArrayLike) -> Any:
+    """Scores, labelled as X is."""
     if not isinstance(X, xr.DataArray):
         return scores
     return label(scores, X, dims=("component",), coords={"component": np.arange(scores.shape[1])}, name="scores")

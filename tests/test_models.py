@@ -318,7 +318,8 @@ def test_model__groups_widen_the_spread_of_a_kernel_linkage(ensemble):
     X, y = ensemble
     groups = np.repeat([0, 1], len(X) // 2)
     alone, grouped = (model(property_linker="kernel").fit(X, y, groups=group) for group in (None, groups))
-    assert plan(model().fit, X, y, groups=groups) == plan(model().fit, X, y)
+    kernel = model(property_linker="kernel")
+    assert plan(kernel.fit, X, y, groups=groups) == plan(kernel.fit, X, y)
     assert grouped.predict(X, return_std=True)[1].mean() > alone.predict(X, return_std=True)[1].mean()
     with pytest.raises(TypeError, match="does not take groups"):
         model().fit(X, y, groups=groups)

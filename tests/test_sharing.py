@@ -15,12 +15,13 @@ from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, cross_val_score, learning_curve
 from sklearn.pipeline import Pipeline
 
-from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, plan, structure
+from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, plan
 from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.reduction import PCA
 from mksdask.reduction import shared as sharing
 from mksdask.reduction.shared import RotatedPCA
 from mksdask.regression import KernelRegressor
+from mksdask.stats.correlation import Correlation
 
 BASIS = PrimitiveBasis(2, domain=[0, 1])
 
@@ -32,12 +33,10 @@ def ensemble():
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Numbers of samples of each call of `correlate`, and of each PCA of a fold."""
+    """Numbers of samples of each computation of statistics, and of each PCA of a fold."""
     statistics, folds = [], []
-    correlate, fit = structure.correlate, PCA.fit
-    monkeypatch.setattr(
-        structure, "correlate", lambda X, *args, **options: statistics.append(len(X)) or correlate(X, *args, **options)
-    )
+    compute, fit = Correlation.compute, PCA.fit
+    monkeypatch.setattr(Correlation, "compute", lambda found: statistics.append(len(found.samples)) or compute(found))
     monkeypatch.setattr(PCA, "fit", lambda pca, X, y=None: folds.append(len(X)) or fit(pca, X, y))
     monkeypatch.setattr(sharing, "_folds", sharing._Folds())
     return statistics, folds

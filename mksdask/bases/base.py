@@ -33,7 +33,9 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
     #: Number of components of one local state.
     state_size = 1
     #: Whether m[h; s] is complex.
-    is_complex = False
+    is_complex: bool = False
+    #: Whether the local states are phases, so that the names of phases name them.
+    states_are_phases = False
 
     @property
     @abstractmethod
@@ -96,6 +98,32 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         """
         self._check(values)
         yield from self._functions(values, states, dtype)
+
+    def weighted_fields(
+        self, values: NDArray[Any], confidence: NDArray[Any] | None, states: Sequence[int], dtype: DTypeLike
+    ) -> Iterator[NDArray[Any]]:
+        """Expand local states as `fields` does, and weight each voxel by its confidence: c[s] m[h; s].
+
+        Parameters
+        ----------
+        values, states, dtype
+            As in `fields`.
+        confidence : ndarray, shape (...), or None
+            Weights from 0. Where one is 0, the local state does not matter: it may be NaN.
+
+        Yields
+        ------
+        ndarray, shape (...)
+            As `fields` does.
+        """
+        if confidence is None:
+            yield from self.fields(values, states, dtype)
+            return
+        observed = confidence > 0
+        values = np.where(observed if values.ndim == observed.ndim else observed[..., None], values, self.placeholder)
+        weights = confidence.astype(dtype, copy=False)
+        for field in self.fields(values, states, dtype):
+            yield field * weights
 
     def _expand(self, block: NDArray[Any], *, dtype: DTypeLike) -> NDArray[Any]:
         spatial = block.shape[1 : block.ndim - self.state_axes]
@@ -299,45 +327,3 @@ class ScalarBasis(Basis):
             "rescale X, or give the basis the domain or the n_states of your data"
         )
         raise ValueError(msg)
-
-
-def state_labels(basis: Basis | None, X: Any) -> tuple[int, ...]:
-    """State labels of a basis, or of X that already is m[h; s] where the basis is None."""
-    return basis.states if basis is not None else tuple(range(X.shape[-1]))
-
-
-def trailing_axes(basis: Any) -> int:
-    """Number of axes after the spatial ones: of local states where the basis is None, else of one state's components.
-
-    Raises
-    ------
-    TypeError
-        If `basis` is no basis.
-    """
-    if basis is not None and not isinstance(basis, Basis):
-        msg = f"basis must be a basis such as PrimitiveBasis(2), or None for X that is m[h; s]; got {basis!r}"
-        raise TypeError(msg)
-    return 1 if basis is None else int(basis.state_axes)
-
-
-def n_spatial_axes(basis: Any, X: Any) -> int:
-    """Number of spatial axes of samples, 1 to 3.
-
-    Raises
-    ------
-    TypeError
-        If `basis` is no basis.
-    ValueError
-        If X has too few or too many axes.
-    """
-    trailing = trailing_axes(basis)
-    n_spatial = int(X.ndim) - 1 - trailing
-    if not 1 <= n_spatial <= 3 or (basis is not None and trailing and X.shape[-1] != basis.state_size):
-        expected = (
-            "(n_samples, *spatial, n_states)"
-            if basis is None
-            else f"(n_samples, *spatial{f', {basis.state_size}' * trailing})"
-        )
-        msg = f"X must be {expected} with 1 to 3 spatial axes, got shape {tuple(X.shape)}"
-        raise ValueError(msg)
-    return n_spatial

@@ -38,6 +38,8 @@ class PrimitiveBasis(ScalarBasis):
             [0. , 0. , 1. ]]])
     """
 
+    states_are_phases = True
+
     @property
     def _n_hats(self) -> int:
         if min(self.states) < 0:

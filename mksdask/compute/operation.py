@@ -1,15 +1,18 @@
 """What an operation will take before it runs: chunks, peak memory of a task, bytes, operations; and what cannot fit.
 
-Each operation that works out of core says by `planner_of` how it is planned, and plans itself in the same way.
+A public call that works out of core prepares an `Operation`: its checked arguments, which can be planned and run.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any, Self
+from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 import dask
 import dask.array as da
@@ -20,6 +23,9 @@ from distributed import default_client
 from distributed.system import MEMORY_LIMIT
 
 from mksdask.display.cards import card, value_text
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # A chunk of this many voxels gives statistics of tens of megabytes a pair, which a worker of 1 GiB holds several
 # times over.
@@ -34,8 +40,8 @@ PROCESS_BYTES = 384 * 2**20
 MEMORY_LIMIT_KEY = "mksdask.memory-limit"
 
 _SINGLE = ("sync", "synchronous", "single-threaded")
-# An operation has its planner in this attribute.
-PLANNER = "_mksdask_planner"
+# A public call keeps the function that prepares its operation in this attribute.
+PREPARE = "_mksdask_prepare"
 
 
 def samples_per_chunk(n_samples: int, n_voxels: int) -> int:
@@ -248,15 +254,41 @@ def size_text(n_bytes: float) -> str:
     return f"{n_bytes:.0f} B"
 
 
-def planner_of(*operations: Callable[..., Any]) -> Callable[[Callable[..., Plan]], Callable[..., Plan]]:
-    """Register how operations are planned: by a function of their arguments."""
+class Operation(ABC, Generic[R]):
+    """The checked arguments of a public call, which can be planned and run."""
 
-    def register(planner: Callable[..., Plan]) -> Callable[..., Plan]:
-        for operation in operations:
-            setattr(operation, PLANNER, planner)
-        return planner
+    @abstractmethod
+    def plan(self, limit: Limit) -> Plan:
+        """What the run will take within a limit of memory.
 
-    return register
+        Raises
+        ------
+        DoesNotFitError
+            If nothing fits, with the limit that would do.
+        """
+
+    @abstractmethod
+    def run(self) -> R:
+        """Do what the call asks for."""
+
+
+def operation(prepare: Callable[P, Operation[R]]) -> Callable[P, R]:
+    """Make a public call of a function that checks its arguments and returns an `Operation`.
+
+    The call runs that operation. `plan` asks the same function for the operation and plans it instead, so that both
+    share one signature and one check of the arguments.
+    """
+
+    @functools.wraps(prepare)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        return prepare(*args, **options).run()
+
+    # Readers of the signature see what the call returns.
+    signature = inspect.signature(prepare)
+    returned = str(signature.return_annotation).removeprefix("Operation[").removesuffix("]")
+    call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
+    setattr(call, PREPARE, prepare)
+    return call
 
 
 def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | None = None, **options: Any) -> Plan:
@@ -298,17 +330,15 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     >>> found.stages[0].n_tasks, found.peak_bytes < 2**28
     (4, True)
     """
-    planner = getattr(operation, PLANNER, None)
-    if planner is None:
+    prepare = getattr(operation, PREPARE, None)
+    if prepare is None:
         name = getattr(operation, "__qualname__", repr(operation))
         msg = f"operation must be one of those that the documentation of plan names, got {name}; see help(plan)"
         raise TypeError(msg)
     owner = (operation.__self__,) if isinstance(operation, MethodType) else ()
-    # These take nothing.
-    for name in ("watch", "resume"):
-        options.pop(name, None)
     with dask.config.set({} if memory_limit is None else {MEMORY_LIMIT_KEY: memory_limit}):
-        return planner(*owner, *args, **options)
+        planned: Plan = prepare(*owner, *args, **options).plan(Limit.of())
+    return planned
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Plane:
 
     @classmethod
     def of(cls, lags: Sequence[int], axes: Sequence[tuple[str, float, str]]) -> Plane:
-        """About lag 0, which is at n//2 of each axis; axes are named, spaced and measured as `spacing_of` says."""
+        """About lag 0, which is at n//2 of each axis; `axes` are those of a grid: name, step and units."""
         n_axes = min(2, len(lags))
         reach, dims, coords = REACH[n_axes], [], []
         index: list[Any] = []

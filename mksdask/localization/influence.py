@@ -60,15 +60,19 @@ class Expansion:
     being transformed.
     """
 
-    basis: Basis | None
-    n_states: int
+    basis: Basis
     transform: Transform
     dtype: np.dtype[Any]
+
+    @property
+    def n_states(self) -> int:
+        """Number of states of the basis."""
+        return len(self.basis.states)
 
     @cached_property
     def unity(self) -> Array | None:
         """Weights w_h with Σ_h w_h m[h; s] = 1; None where there are none."""
-        return None if self.basis is None else self.basis.unity
+        return self.basis.unity
 
     @cached_property
     def derived(self) -> int | None:
@@ -99,13 +103,8 @@ class Expansion:
 
     def spectra(self, samples: Array) -> Iterator[Array]:
         """M[h; k] of a batch, one state at a time, each (n, *frequencies)."""
-        if self.basis is not None:
-            for field in self.basis.fields(samples, self.transformed, self.dtype):
-                yield self.transform.forward(field)
-            return
-        for state in self.transformed:
-            field = np.ascontiguousarray(samples[..., state], dtype=self.field_dtype)
-            yield _finite(self.transform.forward(field), "X", len(self.transform.spatial))
+        for field in self.basis.fields(samples, self.transformed, self.dtype):
+            yield self.transform.forward(field)
 
 
 def _sums(spectra: Array, n_spatial: int) -> Array:

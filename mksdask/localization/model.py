@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Self
 
@@ -16,10 +16,11 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, is_number, label, sizes_argument, to_numpy, unwrap, unwrap_samples
-from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
+from mksdask.arrays import ArrayLike, is_number, sizes_argument, to_numpy, unwrap, unwrap_samples
+from mksdask.bases.base import Basis
+from mksdask.bases.given import GivenStates
 from mksdask.compute.blocks import map_samples, merge_tree
-from mksdask.compute.operation import Limit, Plan, SampleWork, Stage, chunk_layout, fft_operations, planner_of
+from mksdask.compute.operation import Limit, Operation, Plan, SampleWork, Stage, chunk_layout, fft_operations, operation
 from mksdask.display.cards import WithCard, card, centre_of, picture
 from mksdask.localization.influence import (
     Calibration,
@@ -32,7 +33,7 @@ from mksdask.localization.influence import (
     transfer_function,
     uniform_response,
 )
-from mksdask.samples import as_samples, check_phases, phases_of
+from mksdask.samples import Grid, Samples
 
 Array = NDArray[Any]
 
@@ -66,14 +67,45 @@ class _Kind:
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """The arguments of a calibration, checked."""
+class _Calibrate(Operation["MKSLocalizationModel"]):
+    """The arguments of `fit` and `partial_fit`, checked."""
 
-    samples: Any
+    model: MKSLocalizationModel
+    samples: Samples
     responses: Any  # (n_samples, *spatial, n_components)
-    basis: Basis | None
+    response_labels: tuple[tuple[str, ...], dict[str, Any]]
     expansion: Expansion
     kind: _Kind
+    seen: Calibration | None
+
+    @property
+    def lazy(self) -> Any:
+        """The array whose chunks are those of the tasks."""
+        return self.samples.data if isinstance(self.samples.data, da.Array) else self.responses
+
+    def plan(self, limit: Limit) -> Plan:
+        """One task for each chunk, and those that merge factors."""
+        stages, expansion, n_components = self.stages(limit), self.expansion, self.responses.shape[-1]
+        n_factors = min(MOST_CHAINS, stages[0].n_tasks)
+        layout = chunk_layout(self.lazy, stages[0]) | {"chains": n_factors, "components": n_components}
+        n_states, n_frequencies = len(expansion.transformed), int(np.prod(expansion.transform.frequencies))
+        # The factor, and the solution at each frequency beside the kernels.
+        entries = n_states * (n_states + n_components) + (n_states + 2 * expansion.n_states) * n_components
+        result_bytes = entries * n_frequencies * expansion.spectral_dtype.itemsize
+        return Plan("MKSLocalizationModel.fit", layout, stages, limit, result_bytes=result_bytes)
+
+    def run(self) -> MKSLocalizationModel:
+        """Calibrate the model."""
+        model, expansion = self.model, self.expansion
+        if isinstance(self.lazy, da.Array):
+            self.stages(Limit.of())
+        calibration = _calibrate_chunks(self.samples.data, self.responses, self.seen, expansion)
+        kernels = influence_kernels(calibration, expansion, ridge=float(model.alpha), rcond=model.lstsq_rcond)
+        model._set_kernels(kernels, self.samples.basis, self.kind.components, self.samples.grid)
+        model._calibration, model._kind = calibration, self.kind
+        model._response_labels, model._has_real_response = self.response_labels, self.responses.dtype.kind != "c"
+        model.n_samples_seen_ = calibration.n_samples
+        return model
 
     def stages(self, limit: Limit) -> tuple[Stage, ...]:
         """What the tasks of `fit` need.
@@ -87,10 +119,10 @@ class _Problem:
         n_states, n_components = len(self.expansion.transformed), self.responses.shape[-1]
         n_frequencies, width = int(np.prod(transform.frequencies)), n_states + n_components
         factor = itemsize * n_states * width * n_frequencies
-        lazy = self.samples if isinstance(self.samples, da.Array) else self.responses
+        lazy = self.lazy
         chunks = lazy.chunks[0] if isinstance(lazy, da.Array) else (len(lazy),)
         chains = min(MOST_CHAINS, len(chunks))
-        sample = sum(int(np.prod(data.shape[1:])) * data.dtype.itemsize for data in (self.samples, self.responses))
+        sample = sum(int(np.prod(data.shape[1:])) * data.dtype.itemsize for data in (self.samples.data, self.responses))
         # Factors wait for one another in a tree of chains, the largest branch for none.
         waiting = int(np.ceil(np.log2(chains))) - 1 if chains > 1 else 0
         batch = min(max(chunks), transform.batch)
@@ -109,6 +141,59 @@ class _Problem:
             remedy = "calibrate on smaller samples, which resize_coeff takes to larger ones, or in smaller chunks"
             raise limit.refusal(needed, what, remedy)
         return stages
+
+
+@dataclass(frozen=True)
+class _Predict(Operation[Any]):
+    """The arguments of `predict`, checked."""
+
+    model: MKSLocalizationModel
+    samples: Samples
+    expansion: Expansion
+    dtype: np.dtype[Any]
+
+    @property
+    def work(self) -> SampleWork:
+        """What the tasks need: results, the transfer function, and the transforms of a batch."""
+        expansion, transform, n_components = self.expansion, self.expansion.transform, self.model._kernels.shape[-1]
+        spectrum = int(np.prod(transform.frequencies)) * expansion.spectral_dtype.itemsize
+        n_voxels, n_transformed = int(np.prod(transform.spatial)), len(expansion.transformed)
+        result = n_voxels * n_components * self.dtype.itemsize
+        shared, batch = n_transformed * n_components * spectrum, (n_components + 3) * spectrum
+        transforms = (n_transformed + n_components) * fft_operations(transform.spatial, real=transform.real)
+        return SampleWork(
+            "localize",
+            self.samples.sample_bytes,
+            lambda n: n * result + shared + min(n, transform.batch) * batch,
+            result,
+            transforms + 8.0 * n_transformed * n_components * np.prod(transform.frequencies),
+        )
+
+    def plan(self, limit: Limit) -> Plan:
+        """One task for each chunk."""
+        data = self.samples.data
+        stage = self.work.stage(data, limit)
+        return Plan("MKSLocalizationModel.predict", chunk_layout(data, stage), (stage,), limit)
+
+    def run(self) -> Any:
+        """The fields, labelled as the samples are."""
+        model, samples, expansion = self.model, self.samples, self.expansion
+        offset = uniform_response(model._kernels, expansion)
+        transfer = model._transfer(expansion, lazy=isinstance(samples.data, da.Array))
+        extra_dims, extra_coords = model._response_labels
+        tail, dims = (*samples.spatial, *model._components), (*samples.grid.dims, *extra_dims)
+        coords = samples.spatial_coords | extra_coords
+        if samples.is_flat:
+            tail, dims, coords = (int(np.prod(samples.spatial)) * len(offset),), ("voxel",), {}
+        predicted = map_samples(
+            partial(localize, expansion=expansion, dtype=self.dtype, shape=tail),
+            self.work.fitting(samples.data),
+            tail=tail,
+            dtype=self.dtype,
+            name="localize",
+            shared=(transfer, offset),
+        )
+        return samples.label(predicted, dims=dims, coords=coords, name="prediction")
 
 
 def transform_bytes(transform: Transform, itemsize: int) -> int:
@@ -139,8 +224,13 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     coef_ : ndarray, shape (*size_, n_states) or (*size_, n_states, *components)
         Influence kernels α[h; r], lag 0 at index n//2 of each axis, not to be written to. It can be set: on an unfitted
         model to kernels of a scalar response.
+    grid_ : Grid
+        Geometry of the samples seen by `fit`. Later samples are compared with it: other phases are refused, other voxel
+        sizes, units or periodic axes are warned of.
     size_ : tuple of int
         Spatial shape of the samples that `predict` takes.
+    phases_ : tuple of str
+        Names of the phases of `grid_`.
     n_samples_seen_ : int
         Samples seen by `fit` and `partial_fit`; 0 where `coef_` was set.
 
@@ -190,10 +280,14 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     True
     """
 
+    grid_: Grid
     size_: tuple[int, ...]
     _calibration: Calibration | None
     _kind: _Kind
-    _basis: Basis | None
+    _components: tuple[int, ...]
+    _response_labels: tuple[tuple[str, ...], dict[str, Any]]
+    _has_real_response: bool
+    _basis: Basis
     _kernels: Array  # (*calibrated spatial, n_states, n_components)
     _kept_transfer: tuple[tuple[Transform, int], Array] | None
 
@@ -202,7 +296,8 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         self.alpha = alpha
         self.lstsq_rcond = lstsq_rcond
 
-    def fit(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None = None) -> Self:
+    @operation
+    def fit(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None = None) -> Operation[Self]:
         """Calibrate the kernels.
 
         Parameters
@@ -221,7 +316,8 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         """
         return self._calibrate(X, y, size, None)
 
-    def partial_fit(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None = None) -> Self:
+    @operation
+    def partial_fit(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None = None) -> Operation[Self]:
         """Calibrate further, with samples beyond those seen: what `fit` on all of them gives, up to rounding.
 
         Parameters
@@ -241,25 +337,21 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         """
         return self._calibrate(X, y, size, getattr(self, "_calibration", None))
 
-    def _calibrate(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, seen: Calibration | None) -> Self:
-        problem = self._problem(X, y, size, least=0 if seen is not None else 1)
-        kind, expansion, components, basis = problem.kind, problem.expansion, problem.kind.components, problem.basis
-        samples, responses, spatial = problem.samples, problem.responses, problem.kind.spatial
-        n_spatial = len(spatial)
+    def _calibrate(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, seen: Calibration | None) -> Any:
+        """The arguments of `fit`, or of `partial_fit` where samples were seen, checked."""
+        self._check_parameters()
+        samples = Samples.of(X, self.basis, size=size).require(1 if seen is None else 0)
+        _check_same_axes(samples, y)
+        responses, components = _responses(y, samples, is_flat=samples.is_flat)
+        expansion = _expansion(samples.basis, samples.spatial, responses.dtype)
+        kind = _Kind(
+            samples.basis.identity, expansion.n_states, samples.spatial, components, str(expansion.field_dtype)
+        )
         if seen is not None:
             kind.refuse_other(self._kind)
-        if isinstance(samples, da.Array) or isinstance(responses, da.Array):
-            problem.stages(Limit.of())
-        calibration = _calibrate_chunks(samples, responses, seen, expansion)
-        self._kernels = influence_kernels(calibration, expansion, ridge=float(self.alpha), rcond=self.lstsq_rcond)
-        self._kernels.flags.writeable = False
-        self._calibration, self._kind, self._components, self._basis = calibration, kind, components, basis
-        self._kept_transfer = None
-        self._response_labels = _trailing_labels(y, n_spatial, components)
-        self._has_real_response = responses.dtype.kind != "c"
-        self.n_samples_seen_, self.size_ = calibration.n_samples, spatial
-        self.phases_ = phases_of(unwrap(X)[1])
-        return self
+            samples.grid.check_like(self.grid_)
+        labels = _trailing_labels(y, len(samples.spatial), components)
+        return _Calibrate(self, samples, responses, labels, expansion, kind, seen)
 
     def _card(self) -> str:
         kernels = np.real(self.coef_)
@@ -274,29 +366,8 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         ]
         return card("MKSLocalizationModel", facts, pictures)
 
-    def _problem(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, *, least: int = 1) -> _Problem:
-        """The arguments of `fit`, checked."""
-        self._check_parameters()
-        is_flat = size is not None and unwrap(X)[0].ndim == 2
-        samples, labels = unwrap_samples(as_samples(X, size, trailing=trailing_axes(self.basis)))
-        n_spatial = n_spatial_axes(self.basis, samples)
-        if np.isnan(samples.shape[0]):
-            msg = "X has chunks of unknown sizes; call X.compute_chunk_sizes() first"
-            raise ValueError(msg)
-        if samples.shape[0] < least:
-            msg = f"X holds no samples, got shape {tuple(samples.shape)}"
-            raise ValueError(msg)
-        spatial = tuple(int(n) for n in samples.shape[1 : 1 + n_spatial])
-        _check_same_axes(labels, y, n_spatial)
-        responses, components = _responses(y, int(samples.shape[0]), spatial, is_flat=is_flat)
-        basis = None if self.basis is None else clone(self.basis)
-        expansion = _expansion(basis, samples, spatial, responses.dtype)
-        kind = _Kind(
-            () if basis is None else basis.identity, expansion.n_states, spatial, components, str(expansion.field_dtype)
-        )
-        return _Problem(samples, responses, basis, expansion, kind)
-
-    def predict(self, X: ArrayLike, size: Sequence[int] | None = None) -> Any:
+    @operation
+    def predict(self, X: ArrayLike, size: Sequence[int] | None = None) -> Operation[Any]:
         """Local response of samples, lazily for lazy input: one task a chunk.
 
         Parameters
@@ -316,64 +387,20 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         ValueError
             If the samples have another size than the kernels; see `resize_coeff`.
         """
-        data, labels, is_flat = self._samples(X, size)
-        check_phases(labels, getattr(self, "phases_", ()))
-        expansion, dtype = self._prediction_expansion(data)
-        kernels, spatial = self._kernels, self.size_
-        offset = uniform_response(kernels, expansion)
-        transfer = self._transfer(expansion, lazy=isinstance(data, da.Array))
-        data = self._prediction_work(data).fitting(data)
-        tail = (int(np.prod(spatial)) * len(offset),) if is_flat else (*spatial, *self._components)
-        predicted = map_samples(
-            partial(localize, expansion=expansion, dtype=dtype, shape=tail),
-            data,
-            tail=tail,
-            dtype=dtype,
-            name="localize",
-            shared=(transfer, offset),
-        )
-        if labels is None:
-            return predicted
-        dims = tuple(map(str, labels.dims[1 : 1 + len(spatial)]))
-        extra_dims, extra_coords = self._response_labels
-        coords = {dim: labels.coords[dim] for dim in dims if dim in labels.coords} | extra_coords
-        return label(predicted, labels, dims=(*dims, *extra_dims), coords=coords, name="prediction")
-
-    def _samples(self, X: ArrayLike, size: Sequence[int] | None) -> tuple[Any, xr.DataArray | None, bool]:
-        """The samples that `predict` is given, their labels, and whether they were flat."""
-        check_is_fitted(self, "size_")
-        trailing = trailing_axes(self._basis)
-        is_flat = unwrap(X)[0].ndim == 2 and len(self.size_) + trailing > 1
-        wanted = self.size_ if is_flat and size is None else size
-        data, labels = unwrap_samples(as_samples(X, wanted, trailing=trailing))
-        n_spatial = n_spatial_axes(self._basis, data)
-        self._check_size(tuple(int(n) for n in data.shape[1 : 1 + n_spatial]))
-        return data, labels, is_flat
-
-    def _prediction_expansion(self, data: Any) -> tuple[Expansion, np.dtype[Any]]:
-        """How samples become spectra, and the dtype of the prediction."""
-        expansion = _expansion(self._basis, data, self.size_, self._kernels.dtype)
+        samples = self._samples(X, size)
+        self._check_size(samples.spatial)
+        expansion = _expansion(samples.basis, self.size_, self._kernels.dtype)
         if expansion.n_states != self._kernels.shape[-2]:
             msg = f"X holds {expansion.n_states} local states along its last axis, fit saw {self._kernels.shape[-2]}"
             raise ValueError(msg)
-        return expansion, np.dtype(expansion.dtype if self._has_real_response else expansion.spectral_dtype)
+        dtype = np.dtype(expansion.dtype if self._has_real_response else expansion.spectral_dtype)
+        return _Predict(self, samples, expansion, dtype)
 
-    def _prediction_work(self, data: Any) -> SampleWork:
-        """What the tasks of `predict` need: results, the transfer function, and the transforms of a batch."""
-        expansion, dtype = self._prediction_expansion(data)
-        transform, n_components = expansion.transform, self._kernels.shape[-1]
-        spectrum = int(np.prod(transform.frequencies)) * expansion.spectral_dtype.itemsize
-        n_voxels, n_transformed = int(np.prod(transform.spatial)), len(expansion.transformed)
-        result = n_voxels * n_components * dtype.itemsize
-        shared, batch = n_transformed * n_components * spectrum, (n_components + 3) * spectrum
-        transforms = (n_transformed + n_components) * fft_operations(transform.spatial, real=transform.real)
-        return SampleWork(
-            "localize",
-            int(np.prod(data.shape[1:])) * data.dtype.itemsize,
-            lambda n: n * result + shared + min(n, transform.batch) * batch,
-            result,
-            transforms + 8.0 * n_transformed * n_components * np.prod(transform.frequencies),
-        )
+    def _samples(self, X: ArrayLike, size: Sequence[int] | None) -> Samples:
+        """Samples to predict, on the basis that the model was fitted with."""
+        check_is_fitted(self, "size_")
+        basis = None if isinstance(self._basis, GivenStates) else self._basis
+        return Samples.of(X, basis, size=size, like=replace(self.grid_, shape=self.size_))
 
     def _transfer(self, expansion: Expansion, *, lazy: bool) -> Any:
         """The transfer function: one task of the graph, or kept for the next call, as when steps are rolled forward."""
@@ -414,8 +441,9 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         predicted, _ = unwrap(self.predict(X, size), name="prediction")
         n_samples = int(predicted.shape[0])
         is_flat = predicted.ndim == 2 and len(self.size_) + len(self._components) > 1
-        _check_same_axes(unwrap(X)[1], y, len(self.size_))
-        truth, components = _responses(y, n_samples, self.size_, is_flat=is_flat)
+        samples = self._samples(X, size)
+        _check_same_axes(samples, y)
+        truth, components = _responses(y, samples, is_flat=is_flat)
         if components != self._components:
             msg = f"y has components of shape {components}, fit saw {self._components}"
             raise ValueError(msg)
@@ -514,12 +542,23 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         if not is_fitted:
             self._components, self._response_labels = components, ((), {})
             self._has_real_response = values.dtype.kind != "c"
+        spatial, n_states = values.shape[:n_spatial], values.shape[n_spatial]
+        basis = GivenStates(n_states, is_complex=values.dtype.kind == "c") if self.basis is None else clone(self.basis)
+        grid = replace(self.grid_, shape=spatial) if is_fitted else Grid.of(None, spatial)
+        self._set_kernels(values.reshape(*spatial, n_states, -1), basis, self._components, grid)
         # The samples seen do not belong to these kernels.
-        self._calibration = self._kept_transfer = None
-        self._basis = None if self.basis is None else clone(self.basis)
-        self._kernels = values.reshape(*values.shape[: n_spatial + 1], -1)
+        self._calibration, self.n_samples_seen_ = None, 0
+
+    def _set_kernels(self, kernels: Array, basis: Basis, components: tuple[int, ...], grid: Grid) -> None:
+        """Take kernels (*spatial, n_states, n_components) of samples on a grid."""
+        self._kernels, self._basis, self._components, self.grid_ = kernels, basis, components, grid
         self._kernels.flags.writeable = False
-        self.size_, self.n_samples_seen_ = tuple(values.shape[:n_spatial]), 0
+        self._kept_transfer, self.size_ = None, grid.shape
+
+    @property
+    def phases_(self) -> tuple[str, ...]:
+        """Names of the phases of the samples seen by `fit`."""
+        return self.grid_.phases
 
     def _reaches(self, size: tuple[int, ...]) -> bool:
         """Whether the kernels can be resized to a domain."""
@@ -557,35 +596,11 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         return tags
 
 
-@planner_of(MKSLocalizationModel.fit)
-def _plan_fit(model: MKSLocalizationModel, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None = None) -> Plan:
-    problem, limit = model._problem(X, y, size), Limit.of()
-    stages = problem.stages(limit)
-    lazy = problem.samples if isinstance(problem.samples, da.Array) else problem.responses
-    n_factors = min(MOST_CHAINS, stages[0].n_tasks)
-    layout = chunk_layout(lazy, stages[0]) | {"chains": n_factors, "components": problem.responses.shape[-1]}
-    expansion, n_components = problem.expansion, problem.responses.shape[-1]
-    n_states, n_frequencies = len(expansion.transformed), int(np.prod(expansion.transform.frequencies))
-    # The factor, and the solution at each frequency beside the kernels.
-    entries = n_states * (n_states + n_components) + (n_states + 2 * expansion.n_states) * n_components
-    result_bytes = entries * n_frequencies * expansion.spectral_dtype.itemsize
-    return Plan("MKSLocalizationModel.fit", layout, stages, limit, result_bytes=result_bytes)
-
-
-@planner_of(MKSLocalizationModel.predict)
-def _plan_predict(model: MKSLocalizationModel, X: ArrayLike, size: Sequence[int] | None = None) -> Plan:
-    data, limit = model._samples(X, size)[0], Limit.of()
-    stage = model._prediction_work(data).stage(data, limit)
-    return Plan("MKSLocalizationModel.predict", chunk_layout(data, stage), (stage,), limit)
-
-
-def _expansion(basis: Basis | None, samples: Any, spatial: tuple[int, ...], dtype: np.dtype[Any]) -> Expansion:
+def _expansion(basis: Basis, spatial: tuple[int, ...], dtype: np.dtype[Any]) -> Expansion:
     """The expansion of samples for responses, or kernels, of a dtype."""
     precision = np.dtype(np.float32 if dtype in (np.float32, np.complex64) else np.float64)
-    n_states = int(samples.shape[-1]) if basis is None else len(basis.states)
-    state_dtype = samples.dtype if basis is None else basis.result_dtype(precision)
-    is_real = state_dtype.kind != "c" and dtype.kind != "c"
-    return Expansion(basis, n_states, Transform(spatial, is_real), precision)
+    is_real = not basis.is_complex and dtype.kind != "c"
+    return Expansion(basis, Transform(spatial, is_real), precision)
 
 
 def _pair(samples: Array, responses: Array) -> tuple[Array, Array]:
@@ -615,8 +630,9 @@ def _absorb_pair(pair: tuple[Array, Array], seen: Calibration | None, *, expansi
     return calibrate(*pair, seen, expansion=expansion)
 
 
-def _check_same_axes(labels: xr.DataArray | None, y: ArrayLike, n_spatial: int) -> None:
+def _check_same_axes(samples: Samples, y: ArrayLike) -> None:
     """Refuse labels of X and y that contradict each other."""
+    labels, n_spatial = samples.labels, len(samples.spatial)
     if labels is None or not isinstance(y, xr.DataArray) or y.ndim < labels.ndim:
         return
     dims, others = labels.dims[1 : 1 + n_spatial], y.dims[1 : 1 + n_spatial]
@@ -634,8 +650,9 @@ def _check_same_axes(labels: xr.DataArray | None, y: ArrayLike, n_spatial: int) 
         raise ValueError(msg)
 
 
-def _responses(y: ArrayLike, n_samples: int, spatial: tuple[int, ...], *, is_flat: bool) -> tuple[Any, tuple[int, ...]]:
+def _responses(y: ArrayLike, samples: Samples, *, is_flat: bool) -> tuple[Any, tuple[int, ...]]:
     """Responses as (n_samples, *spatial, n_components), and the shape of the components of one voxel."""
+    n_samples, spatial = len(samples), samples.spatial
     data, _ = unwrap_samples(y, name="y")
     shape, n_voxels = tuple(data.shape), int(np.prod(spatial))
     components: tuple[int, ...] | None = None

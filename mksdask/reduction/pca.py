@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from functools import partial
 from operator import add
 from typing import Any, Self
@@ -15,8 +16,8 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
 
-from mksdask.arrays import ArrayLike, is_lazy, unwrap
-from mksdask.compute.operation import Limit, Plan, Stage, planner_of
+from mksdask.arrays import ArrayLike, is_lazy, lazy_rows, unwrap
+from mksdask.compute.operation import Limit, Operation, Plan, Stage, operation
 from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
 from mksdask.reduction.by_samples import Moments, moments_of_gappy, moments_over
 from mksdask.reduction.layout import Layout, result_bytes_of
@@ -192,7 +193,8 @@ class PCA(Projection):
         self.iterated_power = iterated_power
         self.scratch = scratch
 
-    def fit(self, X: ArrayLike, y: object = None) -> Self:
+    @operation
+    def fit(self, X: ArrayLike, y: object = None) -> Operation[Self]:
         """Find the components.
 
         Parameters
@@ -210,10 +212,10 @@ class PCA(Projection):
             If X is not a matrix, holds infinite values, or has too few samples or features for `n_components`; if a
             feature is NaN in all samples; or if nothing fits into memory, with the limit that would do.
         """
-        self.fit_scores(X)
-        return self
+        return _Fit(self, X)
 
-    def fit_transform(self, X: ArrayLike, y: object = None) -> Any:
+    @operation
+    def fit_transform(self, X: ArrayLike, y: object = None) -> Operation[Any]:
         """Find the components and return the scores.
 
         Parameters
@@ -227,10 +229,7 @@ class PCA(Projection):
         -------
         array of the kind of `X`, shape (n_samples, n_components_)
         """
-        scores = self.fit_scores(X)
-        if is_lazy(X) and isinstance(scores, np.ndarray):
-            return da.from_array(scores, chunks=(unwrap(X)[0].chunks[0], -1))
-        return scores
+        return _FitTransform(self, X)
 
     def fit_scores(self, X: ArrayLike, *, resume: str | None = None) -> Any:
         """`fit_transform`, with the scores as an ndarray where `fit` has them anyway.
@@ -422,10 +421,29 @@ def plan_pca(
     return found.stages, layout
 
 
-@planner_of(PCA.fit, PCA.fit_transform)
-def _plan(pca: PCA, X: ArrayLike, y: object = None) -> Plan:
-    data, limit = unwrap(X)[0], Limit.of()
-    stages, layout = plan_pca(pca, data, limit)
-    layout = {"samples": data.shape[0], "features": data.shape[1]} | layout
-    result_bytes = result_bytes_of(data.shape, pca.n_components, data.dtype.itemsize)
-    return Plan("PCA.fit", layout, stages, limit, result_bytes=result_bytes)
+@dataclass(frozen=True)
+class _Fit(Operation[PCA]):
+    """The arguments of `PCA.fit`."""
+
+    pca: PCA
+    X: ArrayLike
+
+    def plan(self, limit: Limit) -> Plan:
+        data = unwrap(self.X)[0]
+        stages, layout = plan_pca(self.pca, data, limit)
+        layout = {"samples": data.shape[0], "features": data.shape[1]} | layout
+        result_bytes = result_bytes_of(data.shape, self.pca.n_components, data.dtype.itemsize)
+        return Plan("PCA.fit", layout, stages, limit, result_bytes=result_bytes)
+
+    def run(self) -> PCA:
+        self.pca.fit_scores(self.X)
+        return self.pca
+
+
+@dataclass(frozen=True)
+class _FitTransform(_Fit):
+    """The arguments of `PCA.fit_transform`."""
+
+    def run(self) -> Any:
+        scores = self.pca.fit_scores(self.X)
+        return lazy_rows(scores, like=self.X) if is_lazy(self.X) and isinstance(scores, np.ndarray) else scores

@@ -19,7 +19,10 @@ import numpy as np
 from dask.base import tokenize
 from numpy.typing import NDArray
 
+from mksdask.compute.operation import Limit, Plan
 from mksdask.reduction.pca import PCA, number_that_holds
+from mksdask.samples import Grid
+from mksdask.stats.features import FeatureMap
 
 Array = NDArray[Any]
 
@@ -31,14 +34,11 @@ _ROUNDING = {"f": 1e-14, "d": 1e-28}
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a fitted structure analysis knows of statistics, and the parameters that made them."""
+    """What shared statistics are, and the parameters that made them."""
 
     parameters: dict[str, Any]
-    periodic_axes: Any
-    size: tuple[int, ...]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    phases: tuple[str, ...] = ()
+    grid: Grid
+    map: FeatureMap
 
     def check(self, parameters: dict[str, Any], periodic_axes: Any) -> None:
         """Refuse a model that would compute other statistics.
@@ -55,9 +55,10 @@ class Statistics:
                     "share of a model with that, or leave it out of the search"
                 )
                 raise ValueError(msg)
-        if periodic_axes is not None and set(np.atleast_1d(periodic_axes)) != set(np.atleast_1d(self.periodic_axes)):
+        shared = self.grid.periodic_axes
+        if periodic_axes is not None and set(np.atleast_1d(periodic_axes)) != set(shared):
             msg = (
-                f"X shares statistics of periodic_axes={self.periodic_axes!r}, the model has {periodic_axes!r}; call "
+                f"X shares statistics of periodic_axes={shared!r}, the model has {periodic_axes!r}; call "
                 "share of a model with that"
             )
             raise ValueError(msg)
@@ -129,11 +130,8 @@ class SharedStatistics:
         return SharedStatistics(self._ensemble, np.atleast_1d(self._rows[rows]))
 
     def __repr__(self) -> str:
-        statistics = self._ensemble.statistics
-        return (
-            f"<SharedStatistics of {len(self)} samples, {self.shape[1]} directions of {statistics.shape} "
-            f"{statistics.dtype}>"
-        )
+        statistics = f"{self.map.shape} {self.map.dtype}"
+        return f"<SharedStatistics of {len(self)} samples, {self.shape[1]} directions of {statistics}>"
 
     def __dask_tokenize__(self) -> tuple[str, str]:
         return self._key
@@ -143,22 +141,40 @@ class SharedStatistics:
         return self._ensemble.uid, hashlib.blake2b(self._rows.tobytes()).hexdigest()
 
     @property
-    def statistics(self) -> Statistics:
-        """What they are statistics of."""
-        return self._ensemble.statistics
+    def grid(self) -> Grid:
+        """Geometry of the samples."""
+        return self._ensemble.statistics.grid
 
     @property
-    def n_features(self) -> int:
-        """Of the statistics, one sample in a row."""
-        return self._ensemble.reducer.n_features_in_
+    def map(self) -> FeatureMap:
+        """How the statistics of a sample stand in a row of features."""
+        return self._ensemble.statistics.map
+
+    @property
+    def values(self) -> Array:
+        """Statistics, (n_samples, *lags, n_pairs)."""
+        return np.asarray(self.map.unflatten(self.features()))
+
+    def check(self, parameters: dict[str, Any], periodic_axes: Any) -> None:
+        """Refuse a model that would compute other statistics.
+
+        Raises
+        ------
+        ValueError
+            That names the parameter.
+        """
+        self._ensemble.statistics.check(parameters, periodic_axes)
 
     def features(self) -> Array:
         """Statistics, one sample in a row."""
         rows = self._ensemble.scores[self._rows].astype(self._ensemble.reducer.components_.dtype)
         return np.asarray(self._ensemble.reducer.inverse_transform(rows))
 
-    def reduce(self, reducer: Any, y: Array | None) -> tuple[Any, Array]:
-        """A reducer fitted to these samples, and their scores."""
+    def reduce(self, reducer: Any, y: Array | None, **_: Any) -> tuple[Any, Array]:
+        """A reducer fitted to these samples, and their scores; see `EnsembleStatistics.reduce`.
+
+        Nothing is kept, watched or resumed: the statistics are there.
+        """
         if type(reducer) is PCA and reducer.solver in ("auto", "gram"):
             fitted = RotatedPCA.of(reducer, self._ensemble, _folds.pca_of(self))
             return fitted, fitted.rotate(self._ensemble.scores[self._rows])
@@ -166,7 +182,17 @@ class SharedStatistics:
         scores = reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y)
         return reducer, np.asarray(scores)
 
-    def scores(self, reducer: Any) -> Array:
+    def plan(self, name: str, reducer: Any, limit: Limit) -> Plan:
+        """Refuse to plan: the statistics are in memory.
+
+        Raises
+        ------
+        TypeError
+        """
+        msg = f"{name} takes no more memory than X, which is shared statistics; plan share instead"
+        raise TypeError(msg)
+
+    def scores(self, reducer: Any, **_: Any) -> Array:
         """Scores of these samples by a fitted reducer."""
         if isinstance(reducer, RotatedPCA) and reducer.is_of(self._ensemble):
             return reducer.rotate(self._ensemble.scores[self._rows])

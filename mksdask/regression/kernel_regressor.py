@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from mksdask.arrays import LABELLED, ArrayLike, is_number, to_numpy, unwrap
 from mksdask.compute.blocks import check_whole_samples, map_samples, merge_tree
 from mksdask.compute.graph import delayed_blocks
-from mksdask.compute.operation import Limit, Plan, Stage, planner_of
+from mksdask.compute.operation import Limit, Plan, Stage
 from mksdask.display.cards import WithCard, card
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
 from mksdask.regression.exact import ExactFit
@@ -399,7 +399,6 @@ def _predict_block(block: Array, *, model: KernelRegressor, with_spread: bool) -
     return found
 
 
-@planner_of(KernelRegressor.fit)
 def _plan(regressor: KernelRegressor, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Plan:
     (data, _), (target, _), limit = unwrap(X), unwrap(y, name="y"), Limit.of()
     n, k = map(int, data.shape)

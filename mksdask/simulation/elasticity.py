@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mksdask.arrays import ArrayLike, label, names, unwrap_samples
 from mksdask.bases.gsh import check_angles
 from mksdask.compute.blocks import map_samples
-from mksdask.compute.operation import Limit, Plan, SampleWork, chunk_layout, fft_operations, planner_of
+from mksdask.compute.operation import Limit, Plan, SampleWork, chunk_layout, fft_operations
 from mksdask.samples import spacing_of
 from mksdask.simulation.crystals import single_crystal_stiffness, turned_stiffness, voigt_average
 from mksdask.simulation.equilibrium import ElasticFields, batch_size, solve_elasticity
@@ -544,10 +544,6 @@ def _plan(
     spatial = tuple(map(int, data.shape[1 : 1 + dim]))
     layout["samples of a batch"] = min(batch_size(spatial), layout.get("samples of a task", len(data)))
     return Plan(operation, layout, (stage,), limit)
-
-
-for _operation in (solve_fields, mean_stress, effective_stiffness):
-    planner_of(_operation)(partial(_plan, operation=_operation.__name__))
 
 
 class ElasticFESimulation:

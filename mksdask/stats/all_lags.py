@@ -23,8 +23,8 @@ from mksdask.compute.operation import Limit, Plan, Stage, size_text
 from mksdask.stats.lags import LagTransform
 from mksdask.stats.microstructure import (
     SLAB_VOXELS,
+    VolumeCorrelation,
     VolumeFields,
-    VolumeProblem,
     mask_fields,
     mask_pairs,
 )
@@ -51,14 +51,14 @@ class _Passes:
     n_masks: int  # fields of the mask, and pairs of them
 
     @classmethod
-    def of(cls, problem: VolumeProblem) -> _Passes:
+    def of(cls, problem: VolumeCorrelation) -> _Passes:
         """What a problem needs. Numbers of observed pairs must round to integers, so masks take double precision."""
         fields = problem.fields
         own: list[tuple[int, int]] = []
-        if problem.mask is not None:
+        if problem.volume.confidence is not None:
             fields = replace(fields, dtype=np.dtype(np.float64))
-            own = list(mask_pairs(problem.mask))
-        transform = LagTransform.plan(problem.spatial, problem.periodic, None, real=problem.is_real)
+            own = list(mask_pairs(problem.volume.confidence))
+        transform = LagTransform.plan(problem.volume.spatial, problem.volume.grid.periodic, None, real=problem.is_real)
         lengths: tuple[int, int, int] = three_axes(transform.lengths, 1)
         of_states = [(fields.states.index(a), fields.states.index(b)) for a, b in problem.indices]
         n_states = len(fields.states)
@@ -154,13 +154,17 @@ class _Sizes:
     stages: tuple[Stage, ...]
 
     @classmethod
-    def of(cls, passes: _Passes, problem: VolumeProblem, limit: Limit) -> _Sizes:
+    def of(cls, passes: _Passes, problem: VolumeCorrelation, limit: Limit) -> _Sizes:
         """The largest that fit, for the fewest parts to be sought in the stores between."""
-        x, _, _ = three_axes(problem.spatial, 1)
+        x, _, _ = three_axes(problem.volume.spatial, 1)
         y, z = passes.pencil.plane
         n_lags = [len(along) for along in passes.lags]
-        itemsize, size = passes.spectral.itemsize, _result_dtype(problem).itemsize
-        voxels = int(np.prod(three_axes(problem.spatial, 1)[1:])) * problem.voxel_bytes * (1 + (not problem.is_stored))
+        itemsize, size = passes.spectral.itemsize, problem.result_dtype.itemsize
+        voxels = (
+            int(np.prod(three_axes(problem.volume.spatial, 1)[1:]))
+            * problem.volume.voxel_bytes
+            * (1 + (not problem.volume.is_stored))
+        )
         expanded = 2 * itemsize * SLAB_VOXELS
         n_pairs = len(problem.pairs)
         plane, pairs = passes.n_fields * y * z * itemsize, len(passes.pairs) * z * itemsize
@@ -177,15 +181,15 @@ class _Sizes:
             return n * (2 * pairs * y + (WRITTEN + 1) * lags * n_pairs * size + inverse)
 
         slab = _most(planes, x, limit, "a plane of the volume")
-        if isinstance(problem.data, da.Array) and len(problem.spatial) > 1:
+        if isinstance(problem.volume.data, da.Array) and len(problem.volume.spatial) > 1:
             # A chunk that is cut is read and unpacked for each of its parts.
-            depth = int(problem.data.chunksize[0])
+            depth = int(problem.volume.data.chunksize[0])
             slab = slab - slab % depth if slab >= depth else -(-depth // -(-depth // slab))
         rows = _most(lines, y, limit, "a row of pencils")
         thick = _most(at_lags, n_lags[0], limit, "a plane of lags")
         n = float(np.prod(passes.pencil.lengths))
         steps = 2.5 * n * np.log2(max(n, 2.0)) * (1 if passes.pencil.real else 2) / 3
-        read = float(np.prod(problem.spatial)) * problem.voxel_bytes
+        read = float(np.prod(problem.volume.spatial)) * problem.volume.voxel_bytes
         spectra, products = float(plane * x), float(pairs * y * n_lags[0])
         result = float(n_lags[0] * lags * n_pairs * size)
         stages = (
@@ -206,11 +210,7 @@ def _most(task_bytes: Callable[[int], int], n: int, limit: Limit, what: str) -> 
     return max(k for k in range(1, wanted + 1) if task_bytes(k) <= limit.task_bytes)
 
 
-def _result_dtype(problem: VolumeProblem) -> np.dtype[Any]:
-    return problem.dtype if problem.is_real else np.result_type(problem.dtype, np.complex64)
-
-
-def correlate_all_lags(problem: VolumeProblem, limit: Limit, *, scratch: Url | None = None) -> Any:
+def correlate_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url | None = None) -> Any:
     """Statistics at lags -(n//2) … (n-1)//2 along each axis; see `correlate_volume`."""
     passes = _Passes.of(problem)
     sizes = _Sizes.of(passes, problem, limit)
@@ -227,7 +227,7 @@ def correlate_all_lags(problem: VolumeProblem, limit: Limit, *, scratch: Url | N
         return _run(passes, sizes, problem, f"{folder}/statistics.zarr").compute()
 
 
-def plan_all_lags(problem: VolumeProblem, limit: Limit, *, scratch: Url | None = None) -> Plan:
+def plan_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url | None = None) -> Plan:
     """What `correlate_all_lags` will take."""
     passes = _Passes.of(problem)
     sizes = _Sizes.of(passes, problem, limit)
@@ -237,7 +237,7 @@ def plan_all_lags(problem: VolumeProblem, limit: Limit, *, scratch: Url | None =
     return Plan(
         "correlate_volume",
         {
-            "volume": problem.spatial,
+            "volume": problem.volume.spatial,
             "lags": passes.transform.shape,
             "transform": passes.transform.lengths,
             "planes of a slab": sizes.slab,
@@ -260,10 +260,10 @@ class _Opening:
         return zarr.open_array(Location.of(self.url).store, path="result", mode="r")
 
 
-def _run(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, scratch: Url) -> Any:
+def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Url) -> Any:
     """Write the statistics to `scratch`, going on with the pass that an earlier call was in."""
     urls = [f"{str(scratch).rstrip('/')}.planes", f"{str(scratch).rstrip('/')}.lines"]
-    token = dask.base.tokenize(passes, sizes, problem.data, problem.mask)
+    token = dask.base.tokenize(passes, sizes, problem.volume.data, problem.volume.confidence)
     planes = _planes(passes, sizes, problem, token)
     lines = _spans(
         passes.lines,
@@ -276,7 +276,7 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, scratch: Url) -
         shape=(len(passes.pairs), len(passes.lags[0]), *passes.pencil.plane),
     )
     shape = (*passes.transform.shape, len(problem.pairs))
-    first = passes.transform.shape[0] if len(problem.spatial) > 1 else 1
+    first = passes.transform.shape[0] if len(problem.volume.spatial) > 1 else 1
     lags = _spans(
         passes.at_lags,
         sizes.lags,
@@ -284,9 +284,9 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, scratch: Url) -
         urls[1],
         name=f"lags-{token}",
         axis=0,
-        dtype=_result_dtype(problem),
+        dtype=problem.result_dtype,
         shape=shape,
-        arguments=(_result_dtype(problem),),
+        arguments=(problem.result_dtype,),
     )
     result = problem.label(lags, passes.transform.lags, "two_point_statistics")
     if not is_materialized(result, scratch):
@@ -302,14 +302,14 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, scratch: Url) -
     return stored
 
 
-def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, token: str) -> da.Array:
+def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, token: str) -> da.Array:
     """The first pass: (n_fields, x, *plane)."""
-    source = stored_array(problem.data)
-    mask = None if problem.mask is None else stored_array(problem.mask)
+    source = stored_array(problem.volume.data)
+    mask = None if problem.volume.confidence is None else stored_array(problem.volume.confidence)
     kernel = dask.delayed(passes, name=f"planes-kernel-{token}")
-    n = problem.spatial[0] if len(problem.spatial) > 1 else 1
+    n = problem.volume.spatial[0] if len(problem.volume.spatial) > 1 else 1
     spans = _cut(n, sizes.slab)
-    if problem.is_stored:
+    if problem.volume.is_stored:
         whole, weights = dask.delayed(source, name=f"volume-{token}"), None
         if mask is not None:
             weights = dask.delayed(mask, name=f"confidence-{token}")
@@ -319,8 +319,8 @@ def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, token: str) 
         ]
     else:
         blocks = [
-            _slabs_of(array, [high - low for low, high in spans], len(problem.spatial))
-            for array in (problem.data, problem.mask)
+            _slabs_of(array, [high - low for low, high in spans], len(problem.volume.spatial))
+            for array in (problem.volume.data, problem.volume.confidence)
             if array is not None
         ]
         tasks = [

@@ -21,9 +21,8 @@ from mksdask.compute.blocks import merge_tree
 from mksdask.compute.graph import stored_array
 from mksdask.compute.operation import Limit, Plan, Stage
 from mksdask.compute.watching import Channel, Plane, Watch, watching
-from mksdask.samples import spacing_of
 from mksdask.stats.lags import LagTransform
-from mksdask.stats.microstructure import VolumeFields, VolumeProblem, mask_fields, mask_pairs
+from mksdask.stats.microstructure import VolumeCorrelation, VolumeFields, mask_fields, mask_pairs
 from mksdask.stats.pencils import Pencils, three_axes
 from mksdask.stats.tiling import Box, TileWork, Tiling, plan_tiles
 from mksdask.storage.atomic import Url
@@ -196,7 +195,7 @@ class _TileSum:
 
 
 def sum_tiles(
-    problem: VolumeProblem,
+    problem: VolumeCorrelation,
     cutoff: int | Sequence[int],
     limit: Limit,
     *,
@@ -209,7 +208,7 @@ def sum_tiles(
     tiling = kernel.tiling
     if watch is False:
         return _statistics(problem, kernel, _runs(kernel, problem), return_std=return_std, scratch=scratch)
-    plane = Plane.of([2 * c + 1 for c in tiling.cutoff], spacing_of(problem.samples, len(tiling.cutoff)))
+    plane = Plane.of([2 * c + 1 for c in tiling.cutoff], problem.volume.grid.axes)
     with watching(watch, plane, tiling.n_tiles, "tiles") as watcher:
         assert watcher is not None
         runs = _runs(kernel, problem, (watcher.channel, plane))
@@ -220,10 +219,10 @@ def sum_tiles(
 
 
 def _statistics(
-    problem: VolumeProblem, kernel: _TileSum, runs: da.Array, *, return_std: bool, scratch: Url | None
+    problem: VolumeCorrelation, kernel: _TileSum, runs: da.Array, *, return_std: bool, scratch: Url | None
 ) -> Any:
     """Statistics from the sums of runs, lazily."""
-    tiling, data, mask = kernel.tiling, problem.data, problem.mask
+    tiling, data, mask = kernel.tiling, problem.volume.data, problem.volume.confidence
     if scratch is not None:
         runs = materialize(runs, scratch, progress=False)
     total = _total(runs, with_squares=return_std)
@@ -242,7 +241,7 @@ def _statistics(
 
 
 def plan_tile_sum(
-    problem: VolumeProblem,
+    problem: VolumeCorrelation,
     cutoff: int | Sequence[int],
     limit: Limit,
     *,
@@ -252,12 +251,12 @@ def plan_tile_sum(
     """What `sum_tiles` will take."""
     kernel, work = _tile(problem, cutoff, limit, return_std=return_std)
     tiling = kernel.tiling
-    n_runs = tiling.n_runs if problem.is_stored else tiling.n_tiles
+    n_runs = tiling.n_runs if problem.volume.is_stored else tiling.n_tiles
     sums = float(work.result_bytes(tiling) * n_runs)
     kept = 0.0 if scratch is None else sums
-    read = float(tiling.voxels_read() * problem.voxel_bytes)
+    read = float(tiling.voxels_read() * problem.volume.voxel_bytes)
     notes: tuple[str, ...] = (f"Each voxel is read {tiling.voxels_read() / np.prod(tiling.spatial):.2f} times.",)
-    if not problem.is_stored:
+    if not problem.volume.is_stored:
         notes += ("The volume is neither stored nor in memory: write it with create_volume first.",)
     return Plan(
         "correlate_volume",
@@ -278,36 +277,36 @@ def plan_tile_sum(
 
 
 def _tile(
-    problem: VolumeProblem, cutoff: int | Sequence[int], limit: Limit, *, return_std: bool
+    problem: VolumeCorrelation, cutoff: int | Sequence[int], limit: Limit, *, return_std: bool
 ) -> tuple[_TileSum, TileWork]:
     """The kernel of a run of tiles, with the cheapest tiling that fits, and what its tasks take."""
-    reach = LagTransform.plan(problem.spatial, problem.periodic, cutoff, real=True).reach
+    reach = LagTransform.plan(problem.volume.spatial, problem.volume.grid.periodic, cutoff, real=True).reach
     indices = problem.indices
     work = TileWork(
         len({a for a, _ in indices}),
         len({b for _, b in indices}),
         len(indices),
         problem.dtype.itemsize * (1 if problem.is_real else 2),
-        problem.voxel_bytes,
-        problem.mask is not None,
+        problem.volume.voxel_bytes,
+        problem.volume.confidence is not None,
         return_std,
-        not problem.is_stored,
+        not problem.volume.is_stored,
     )
     tiling = plan_tiles(
-        problem.spatial,
-        problem.periodic,
+        problem.volume.spatial,
+        problem.volume.grid.periodic,
         tuple(low for low, _ in reach),
         work,
         limit,
         real=problem.is_real,
-        half=len(problem.spatial) > 1 and all(a == b for a, b in indices),
+        half=len(problem.volume.spatial) > 1 and all(a == b for a, b in indices),
     )
     return _TileSum(problem.fields, tiling, indices), work
 
 
-def _runs(kernel: _TileSum, problem: VolumeProblem, watched: tuple[Channel, Plane] | None = None) -> da.Array:
+def _runs(kernel: _TileSum, problem: VolumeCorrelation, watched: tuple[Channel, Plane] | None = None) -> da.Array:
     """The sums of all runs, lazily: (n_runs, *lags, n_pairs + 2)."""
-    tiling, data, mask = kernel.tiling, problem.data, problem.mask
+    tiling, data, mask = kernel.tiling, problem.volume.data, problem.volume.confidence
     source, weights = stored_array(data), stored_array(mask)
     token = dask.base.tokenize(kernel, data, mask)
     run = dask.delayed(kernel, name=f"correlate-volume-kernel-{token}")

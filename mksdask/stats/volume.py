@@ -3,23 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import DTypeLike
 
-from mksdask.arrays import ArrayLike
+from mksdask.arrays import ArrayLike, precision_argument
 from mksdask.bases.base import Basis
-from mksdask.compute.operation import Limit, Plan, planner_of
+from mksdask.compute.operation import Limit, Operation, Plan, operation
 from mksdask.compute.watching import Watch
+from mksdask.samples import Volume
 from mksdask.stats.all_lags import correlate_all_lags, plan_all_lags
-from mksdask.stats.correlation import Pairs
-from mksdask.stats.microstructure import VolumeProblem
+from mksdask.stats.microstructure import VolumeCorrelation
+from mksdask.stats.pairs import Pairs, resolve_pairs
 from mksdask.stats.tile_sum import plan_tile_sum, sum_tiles
 from mksdask.storage.atomic import Url
 
-NO_STD = "return_std needs a cutoff: its replicates are tiles, which all lags do without; pass cutoff="
+
+@dataclass(frozen=True)
+class _VolumeStatistics(Operation[Any]):
+    """The arguments of `correlate_volume`."""
+
+    problem: VolumeCorrelation
+    cutoff: int | Sequence[int] | None
+    return_std: bool
+    memory_limit: int | str | None
+    scratch: Url | None
+    watch: Watch
+
+    def __post_init__(self) -> None:
+        if self.cutoff is None and self.return_std:
+            msg = "return_std needs a cutoff: its replicates are tiles, which all lags do without; pass cutoff="
+            raise ValueError(msg)
+        if self.cutoff is None and self.watch is not False:
+            msg = "watch needs a cutoff: all lags are known when the last pass ends, and not in part; pass cutoff="
+            raise ValueError(msg)
+
+    def plan(self, limit: Limit) -> Plan:
+        if self.cutoff is None:
+            return plan_all_lags(self.problem, limit, scratch=self.scratch)
+        return plan_tile_sum(self.problem, self.cutoff, limit, return_std=self.return_std, scratch=self.scratch)
+
+    def run(self) -> Any:
+        limit = Limit.of(self.memory_limit)
+        if self.cutoff is None:
+            return correlate_all_lags(self.problem, limit, scratch=self.scratch)
+        return sum_tiles(
+            self.problem, self.cutoff, limit, return_std=self.return_std, scratch=self.scratch, watch=self.watch
+        )
 
 
+@operation
 def correlate_volume(
     volume: ArrayLike,
     basis: Basis | None,
@@ -33,7 +67,7 @@ def correlate_volume(
     memory_limit: int | str | None = None,
     scratch: Url | None = None,
     watch: Watch = False,
-) -> Any:
+) -> Operation[Any]:
     r"""2-point statistics of one volume of any size, for lags up to a cutoff or for all.
 
     .. math:: f[h, h'; r] = \frac{1}{\Omega[r]} \sum_s m^*[h; s]\, m[h'; s + r]
@@ -121,34 +155,6 @@ def correlate_volume(
     >>> bool(np.isclose(f[4, 4, 4, 0].compute(), (volume == 0).mean()))
     True
     """
-    problem = VolumeProblem.of(volume, basis, correlations, periodic_axes, confidence_index, dtype)
-    limit = Limit.of(memory_limit)
-    if cutoff is None:
-        if return_std:
-            raise ValueError(NO_STD)
-        if watch is not False:
-            msg = "watch needs a cutoff: all lags are known when the last pass ends, and not in part; pass cutoff="
-            raise ValueError(msg)
-        return correlate_all_lags(problem, limit, scratch=scratch)
-    return sum_tiles(problem, cutoff, limit, return_std=return_std, scratch=scratch, watch=watch)
-
-
-@planner_of(correlate_volume)
-def _plan(
-    volume: ArrayLike,
-    basis: Basis | None,
-    *,
-    cutoff: int | Sequence[int] | None,
-    correlations: Pairs | None = None,
-    periodic_axes: int | Sequence[int] | None = None,
-    confidence_index: ArrayLike | None = None,
-    dtype: DTypeLike = "float32",
-    return_std: bool = False,
-    scratch: Url | None = None,
-) -> Plan:
-    problem = VolumeProblem.of(volume, basis, correlations, periodic_axes, confidence_index, dtype)
-    if cutoff is None:
-        if return_std:
-            raise ValueError(NO_STD)
-        return plan_all_lags(problem, Limit.of(), scratch=scratch)
-    return plan_tile_sum(problem, cutoff, Limit.of(), return_std=return_std, scratch=scratch)
+    found = Volume.of(volume, basis, confidence_index=confidence_index, periodic_axes=periodic_axes)
+    problem = VolumeCorrelation(found, resolve_pairs(correlations, found.basis), precision_argument(dtype))
+    return _VolumeStatistics(problem, cutoff, return_std, memory_limit, scratch, watch)

@@ -1,0 +1,161 @@
+"""The statistics of an ensemble on their way to a reducer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from mksdask.arrays import is_lazy
+from mksdask.compute.operation import Limit, Plan, chunk_layout
+from mksdask.compute.watching import FeatureChannel, Plane, Watch, watching
+from mksdask.reduction.layout import result_bytes_of
+from mksdask.reduction.pca import PCA, plan_pca
+from mksdask.reduction.reducers import fit_scores, scores_of
+from mksdask.samples import Grid, Samples
+from mksdask.stats.correlation import Correlation
+from mksdask.stats.features import FeatureMap
+from mksdask.stats.pairs import Pairs
+from mksdask.storage.atomic import Url
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class StatisticsOptions:
+    """The parameters of a structure analysis that say what its features are."""
+
+    correlations: Pairs | None
+    cutoff: int | Sequence[int] | None
+    dtype: DTypeLike
+    mean_center: bool
+    weights: Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class EnsembleStatistics:
+    """The statistics of samples: they are computed here, or they are the samples themselves.
+
+    `SharedStatistics` has the same members, for statistics that were computed before.
+
+    Parameters
+    ----------
+    samples : Samples
+        Samples, or statistics of samples.
+    options : StatisticsOptions
+        What to compute.
+    correlation : Correlation or None
+        How they are computed; None if the samples are statistics already.
+    """
+
+    samples: Samples
+    options: StatisticsOptions
+    correlation: Correlation | None
+
+    @classmethod
+    def of(cls, samples: Samples, options: StatisticsOptions, *, are_given: bool) -> EnsembleStatistics:
+        """Check the options; the errors are those of `correlate`."""
+        if are_given:
+            return cls(samples, options, None)
+        # What the features are prepared from is held beside them in the same task.
+        copies = 1 + options.mean_center + (options.weights is not None)
+        return cls(
+            samples,
+            options,
+            Correlation.of(samples, options.correlations, options.cutoff, options.dtype, copies=copies),
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def grid(self) -> Grid:
+        """Geometry of the samples."""
+        return self.samples.grid
+
+    @cached_property
+    def values(self) -> Any:
+        """Statistics, shape (n_samples, *lags, n_pairs); lazy for lazy samples."""
+        return self.samples.data if self.correlation is None else self.correlation.compute()
+
+    @cached_property
+    def map(self) -> FeatureMap:
+        """How the statistics of a sample stand in a row of features."""
+        if self.correlation is None:
+            return FeatureMap(tuple(map(int, self.values.shape[1:])), self.values.dtype, self.options.weights)
+        return FeatureMap(self.correlation.shape, self.correlation.kernel.result_dtype, self.options.weights)
+
+    def features(self, reducer: Any, watched: FeatureChannel | None = None) -> Any:
+        """Rows for a reducer, (n_samples, n_features)."""
+        fills_gaps = isinstance(reducer, PCA) and reducer.solver in ("auto", "gram")
+        return self.map.rows(
+            self.values,
+            may_have_gaps=fills_gaps,
+            mean_center=self.options.mean_center,
+            dtype=np.dtype(self.options.dtype),
+            watched=watched,
+        )
+
+    def reduce(
+        self, reducer: Any, y: Array | None, *, scratch: Url | None = None, watch: Watch = False, resume: bool = False
+    ) -> tuple[Any, Array]:
+        """Fit a reducer.
+
+        Parameters
+        ----------
+        reducer : transformer
+            Fitted in place.
+        y : ndarray or None
+            Targets for a supervised reducer.
+        scratch : str or path, optional
+            Where lazy statistics are kept while they are read twice.
+        watch : bool, path or callable
+            Where partial results are shown.
+        resume : bool
+            Whether to go on with the statistics that an earlier call left in `scratch`.
+
+        Returns
+        -------
+        reducer : transformer
+            The fitted one.
+        scores : ndarray, shape (n_samples, n_components)
+            Of the samples.
+        """
+        lags = self.map.shape[:-1]
+        plane = Plane.of(lags, self.grid.axes)
+        with watching(watch, plane, len(self), "samples") as watcher:
+            watched = None
+            if watcher is not None:
+                watched = FeatureChannel.of(watcher.channel, plane, self.map.shape, is_complex=self.map.is_complex)
+            features = self.features(reducer, watched)
+            # Named by what they are, whoever watches.
+            name = str(self.features(reducer).name) if resume and is_lazy(features) else None
+            scores = fit_scores(reducer, features, y, scratch=scratch, resume=name)
+            if watcher is not None:
+                mean = None if self.options.mean_center else getattr(reducer, "mean_", None)
+                watcher.finish(None if mean is None else self.map.unflatten(mean[None])[0], scores)
+        return reducer, scores
+
+    def scores(self, reducer: Any, *, n_components: int, dtype: np.dtype[Any]) -> Any:
+        """Scores by a fitted reducer, (n_samples, n_components): lazy for lazy samples."""
+        return scores_of(reducer, self.features(reducer), n_components=n_components, dtype=dtype)
+
+    def plan(self, name: str, reducer: Any, limit: Limit) -> Plan:
+        """What `reduce` will take."""
+        # Features of samples in memory are not computed for a plan: one number stands for all.
+        shape, dtype = (len(self), self.map.n_features), np.empty(0, self.map.dtype).real.dtype
+        is_stored = not is_lazy(self.samples.data)
+        features = np.broadcast_to(np.zeros((), dtype), shape) if is_stored else self.features(reducer)
+        stage, layout = None, {"samples": features.shape[0], "features": features.shape[1]}
+        if self.correlation is not None:
+            stage = self.correlation.work.stage(self.samples.data, limit)
+            layout = chunk_layout(self.samples.data, stage) | {"statistics": self.map.shape}
+        if not isinstance(reducer, PCA):
+            return Plan(name, layout, () if stage is None else (stage,), limit, (f"{reducer!r} is not planned.",))
+        stages, of_reducer = plan_pca(reducer, features, limit, stage)
+        result_bytes = result_bytes_of(features.shape, reducer.n_components, features.dtype.itemsize)
+        return Plan(name, layout | of_reducer, stages, limit, result_bytes=result_bytes)

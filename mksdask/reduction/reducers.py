@@ -1,0 +1,130 @@
+"""Any reducer on rows of features: scikit-learn's, dask-ml's, or `PCA` of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mksdask.arrays import is_lazy, to_numpy
+from mksdask.compute.blocks import map_samples
+from mksdask.reduction.pca import PCA
+from mksdask.storage.atomic import Url
+from mksdask.storage.scratch import spill
+
+Array = NDArray[Any]
+
+
+def _reduce_block(block: Array, *, reducer: Any) -> Array:
+    return np.asarray(reducer.transform(block))
+
+
+def is_out_of_core(reducer: object) -> bool:
+    """Whether a reducer takes dask arrays without loading them whole."""
+    return isinstance(reducer, PCA) or type(reducer).__module__.partition(".")[0] == "dask_ml"
+
+
+def fit_scores(
+    reducer: Any, features: Any, y: Array | None = None, *, scratch: Url | None = None, resume: str | None = None
+) -> Array:
+    """Fit a reducer, and return the scores of the same samples.
+
+    Parameters
+    ----------
+    reducer : transformer
+        Fitted in place.
+    features : ndarray or dask array, shape (n_samples, n_features)
+        Whole rows in each chunk.
+    y : ndarray, optional
+        Targets for a supervised reducer of features in memory.
+    scratch : str or path, optional
+        Where lazy features are kept while they are read twice.
+    resume : str, optional
+        A name of what the features are: a copy that an earlier call of that name left in `scratch` is taken up.
+
+    Returns
+    -------
+    ndarray, shape (n_samples, n_components)
+
+    Raises
+    ------
+    TypeError
+        If the reducer would load lazy features whole.
+    """
+    if not is_lazy(features):
+        return np.asarray(reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y))
+    if isinstance(reducer, PCA):
+        return to_numpy(reducer.fit_scores(features, resume=resume))
+    if is_out_of_core(reducer):
+        return to_numpy(reducer.fit_transform(features))
+    if not callable(getattr(reducer, "partial_fit", None)):
+        msg = (
+            f"dimension_reducer {reducer!r} would load lazy X whole; use mksdask.reduction.PCA, a reducer of dask-ml, "
+            "one with partial_fit such as sklearn.decomposition.IncrementalPCA, or pass X as a NumPy array"
+        )
+        raise TypeError(msg)
+    with spill(features, scratch, resume=resume) as rows:
+        least = int(getattr(reducer, "n_components", None) or 1)
+        for batch in _batches(rows.blocks(), rows.n_samples, least):
+            reducer.partial_fit(batch)
+        return np.concatenate([np.asarray(reducer.transform(block)) for block in rows.blocks()])
+
+
+def _batches(blocks: Iterator[Array], n_samples: int, least: int) -> Iterator[Array]:
+    """Join blocks of rows until each batch has at least `least` rows, as scikit-learn wants for as many components."""
+    batch: list[Array] = []
+    remaining = n_samples
+    for block in blocks:
+        batch.append(block)
+        remaining -= len(block)
+        if sum(map(len, batch)) >= least and (remaining >= least or remaining == 0):
+            yield np.concatenate(batch)
+            batch = []
+
+
+def scores_of(reducer: Any, features: Any, *, n_components: int, dtype: np.dtype[Any]) -> Any:
+    """Scores of features by a fitted reducer, lazily for lazy features: (n_samples, n_components)."""
+    if not is_lazy(features) or is_out_of_core(reducer):
+        return reducer.transform(features)
+    return map_samples(
+        _reduce_block, features, tail=(n_components,), dtype=dtype, name="reduce", options={"reducer": reducer}
+    )
+
+
+def require_methods(estimator: object, methods: Sequence[str], name: str) -> None:
+    """Refuse an estimator that lacks a method.
+
+    Raises
+    ------
+    TypeError
+        That names the argument and the methods.
+    """
+    missing = [method for method in methods if not callable(getattr(estimator, method, None))]
+    if missing:
+        msg = f"{name} must have the methods {' and '.join(methods)}; {estimator!r} has no {' and no '.join(missing)}"
+        raise TypeError(msg)
+
+
+def set_parameter(estimator: Any, parameter: str, value: Any, argument: str) -> None:
+    """Set a parameter of an estimator, or of the step of a pipeline that has it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such parameter.
+    """
+    known = estimator.get_params() if hasattr(estimator, "get_params") else vars(estimator)
+    matches = [name for name in known if name == parameter or name.endswith("__" + parameter)]
+    if not matches:
+        msg = (
+            f"{argument} {estimator!r} has no parameter {parameter}; leave {parameter}=None and set up the "
+            f"{argument} itself"
+        )
+        raise ValueError(msg)
+    name = min(matches, key=len)
+    if hasattr(estimator, "set_params"):
+        estimator.set_params(**{name: value})
+    else:
+        setattr(estimator, name, value)

@@ -1,0 +1,139 @@
+"""Statistics as rows of features, for a reducer or another step of a pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mksdask.arrays import ArrayLike, unwrap
+from mksdask.compute.blocks import map_samples
+from mksdask.compute.watching import FeatureChannel
+
+Array = NDArray[Any]
+
+
+def _flatten_block(block: Array) -> Array:
+    flat = block.reshape(len(block), -1)
+    return flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """Rows of statistics → features: gaps are refused or left to the reducer, means taken off, pairs weighted."""
+
+    may_have_gaps: bool
+    mean_center: bool
+    weights: NDArray[np.float64] | None
+    watched: FeatureChannel | None = None
+
+    def __call__(self, block: Array, numbers: NDArray[np.intp] | None = None) -> Array:
+        if self.watched is not None and numbers is not None:
+            self.watched.publish(block, int(numbers[0]))
+        if not self.may_have_gaps and not np.isfinite(block).all():
+            msg = (
+                "the 2-point statistics hold NaN: some lags are observed by no pair of voxels, because of the "
+                "confidence_index. Set cutoff to leave out the largest lags, or use mksdask.reduction.PCA with an "
+                "integer n_components, which fills gaps"
+            )
+            raise ValueError(msg)
+        if self.mean_center:
+            block = block - np.nanmean(block, axis=1, keepdims=True)
+        if self.weights is not None:
+            by_pair = block.reshape(len(block), -1, len(self.weights))
+            block = (by_pair * self.weights.astype(block.dtype)).reshape(block.shape)
+        return block
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """How the statistics of a sample stand in a row of features.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the statistics, (*lags, n_pairs).
+    dtype : dtype
+        Their dtype. Complex values stand as pairs of a real and an imaginary part.
+    weights : ndarray, shape (n_pairs,), optional
+        Positive weights that the statistics of each pair are multiplied by.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    weights: Any = None
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether statistics are complex."""
+        return self.dtype.kind == "c"
+
+    @property
+    def n_features(self) -> int:
+        """Length of a row."""
+        return int(np.prod(self.shape)) * (2 if self.is_complex else 1)
+
+    def checked_weights(self) -> NDArray[np.float64] | None:
+        """Weights of the features of one lag; complex statistics have two features each.
+
+        Raises
+        ------
+        ValueError
+            If there is not one positive weight for each pair.
+        """
+        if self.weights is None:
+            return None
+        weights = np.asarray(self.weights, dtype=np.float64)
+        if weights.shape != (self.shape[-1],) or not (np.isfinite(weights) & (weights > 0)).all():
+            msg = f"weights must be {self.shape[-1]} positive numbers, one for each pair, got {self.weights!r}"
+            raise ValueError(msg)
+        return np.repeat(weights, 2) if self.is_complex else weights
+
+    def rows(
+        self,
+        statistics: Any,
+        *,
+        may_have_gaps: bool,
+        mean_center: bool,
+        dtype: np.dtype[Any],
+        watched: FeatureChannel | None = None,
+    ) -> Any:
+        """Features of samples, (n_samples, n_features): lazy for lazy statistics.
+
+        Parameters
+        ----------
+        statistics : ndarray or dask array, shape (n_samples, *shape)
+            Statistics; those that are no floating numbers become `dtype`.
+        may_have_gaps : bool
+            Whether NaN is left to the reducer, or refused.
+        mean_center : bool
+            Whether each sample's own mean is taken off.
+        dtype : dtype
+            Of features, where statistics are integers.
+        watched : FeatureChannel, optional
+            Where each block is published.
+        """
+        flat = flat_features(statistics)
+        if flat.dtype.kind != "f":
+            flat = flat.astype(dtype)
+        kernel = _Preparation(may_have_gaps, mean_center, self.checked_weights(), watched)
+        numbers = None if watched is None else np.arange(len(flat))
+        return map_samples(kernel, flat, numbers, tail=flat.shape[1:], dtype=flat.dtype, name="features")
+
+    def unflatten(self, rows: Any) -> Any:
+        """Statistics of rows, (n, *shape), without their weights."""
+        if self.is_complex:
+            rows = rows[:, 0::2] + 1j * rows[:, 1::2]
+        maps = rows.reshape(-1, *self.shape)
+        return maps if self.weights is None else maps / np.asarray(self.weights, dtype=maps.real.dtype)
+
+
+def flat_features(statistics: ArrayLike) -> Any:
+    """(n_samples, *lags, n_pairs) → (n_samples, n_features), NumPy or dask; complex as (real, imaginary) pairs."""
+    data, _ = unwrap(statistics, name="statistics")
+    n_features = FeatureMap(tuple(data.shape[1:]), data.dtype).n_features
+    return map_samples(
+        _flatten_block, data, tail=(n_features,), dtype=np.empty(0, data.dtype).real.dtype, name="flat_features"
+    )

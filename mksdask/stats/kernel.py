@@ -1,0 +1,146 @@
+"""The kernel of 2-point statistics: f[h, h'; r] of one block of samples, for all lags.
+
+    f[h, h'; r] = 1/Ω[r] Σ_s m*[h; s] m[h'; s + r]
+
+It is a product of transforms. A few samples are transformed at a time, so that the work stays in cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mksdask.bases.base import Basis
+from mksdask.samples import check_confidence
+from mksdask.stats.lags import LagTransform
+
+Array = NDArray[Any]
+
+# Transforms of about this many voxels stay in cache; small samples are transformed together.
+BATCH_VOXELS = 2**15
+
+
+@dataclass(frozen=True)
+class CorrelationKernel:
+    """The kernel of one block of samples.
+
+    `pairs` are indices of states. Where all states of a sum ``Σ_h w_h m[h; s] = 1`` take part, the last of them is
+    never transformed. If all weights are 1 and the cell is periodic, the last pair of a full row follows from
+    ``Σ_h' f[h, h'; r] = v_h``.
+    """
+
+    basis: Basis
+    transform: LagTransform
+    pairs: tuple[tuple[int, int], ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def n_states(self) -> int:
+        """Number of states of the basis."""
+        return len(self.basis.states)
+
+    @property
+    def result_dtype(self) -> np.dtype[Any]:
+        """The dtype of the statistics."""
+        return self.dtype if self.transform.real else np.result_type(self.dtype, np.complex64)
+
+    def __call__(self, block: Array, confidence: Array | None = None, shared: Array | None = None) -> Array:
+        """f[h, h'; r] of a block: (n, *spatial) → (n, *lags, n_pairs)."""
+        out = np.empty((len(block), *self.transform.shape, len(self.pairs)), dtype=self.result_dtype)
+        masks, weight, whole = None, None, None
+        if confidence is None:
+            ones = np.ones((1, *self.transform.spatial)) if shared is None else shared[None]
+            masks = None if shared is None else ones.astype(self.dtype)
+            weight, whole = self._weight(ones, is_masked=shared is not None), self._whole(ones)
+        for start in range(0, len(block), self._batch):
+            rows = slice(start, start + self._batch)
+            if confidence is not None:
+                weight, whole = self._weight(confidence[rows], is_masked=True), self._whole(confidence[rows])
+                masks = confidence[rows].astype(self.dtype, copy=False)
+            self._correlate(block[rows], masks, weight, whole, out[rows])
+        return out
+
+    @cached_property
+    def _batch(self) -> int:
+        """Samples that are transformed together: many small ones, one large one."""
+        return max(1, BATCH_VOXELS // int(np.prod(self.transform.lengths)))
+
+    @cached_property
+    def _needed(self) -> list[int]:
+        return sorted({state for pair in self.pairs for state in pair})
+
+    @cached_property
+    def _unity(self) -> Array | None:
+        """Weights w_h with Σ_h w_h m[h; s] = 1, where all these states are needed, and others."""
+        unity = None if self.n_states == 1 else self.basis.unity
+        return unity if unity is not None and set(np.flatnonzero(unity)) <= set(self._needed) else None
+
+    @cached_property
+    def _derived(self) -> int | None:
+        """The state that follows from the others."""
+        return None if self._unity is None else int(np.flatnonzero(self._unity)[-1])
+
+    @cached_property
+    def _full_rows(self) -> dict[int, list[int]]:
+        """Positions of the pairs (a, 0) … (a, n - 1) by the last of them, for each a that has them all once."""
+        if self._unity is None or not ((self._unity == 1.0).all() and all(self.transform.periodic)):
+            return {}
+        rows: dict[int, list[int]] = {}
+        for position, (a, _) in enumerate(self.pairs):
+            rows.setdefault(a, []).append(position)
+        everything = list(range(self.n_states))
+        return {row[-1]: row[:-1] for row in rows.values() if sorted(self.pairs[p][1] for p in row) == everything}
+
+    def _weight(self, confidence: Array, *, is_masked: bool) -> Array | float:
+        """1/Ω[r]."""
+        if not is_masked:
+            omega = self.transform.count_pairs()
+            return 1.0 / float(omega.flat[0]) if all(self.transform.periodic) else (1.0 / omega).astype(self.dtype)
+        check_confidence(confidence)
+        return (1.0 / self.transform.count_confident_pairs(confidence)).astype(self.dtype)
+
+    def _whole(self, confidence: Array) -> Array | None:
+        """Transform of Σ_h w_h c m[h; s] = c."""
+        return None if self._unity is None else self.transform.forward(confidence.astype(self.dtype, copy=False))
+
+    def _correlate(self, samples: Array, masks: Array | None, weight: Any, whole: Array | None, out: Array) -> None:
+        states = [state for state in self._needed if state != self._derived]
+        spectra: dict[int, Array] = {}
+        for state, field in zip(states, self.basis.weighted_fields(samples, masks, states, self.dtype), strict=True):
+            spectra[state] = self.transform.forward(field)
+        if whole is not None and self._unity is not None and self._derived is not None:
+            rest = np.broadcast_to(whole, (len(samples), *whole.shape[1:])).copy()
+            for state, spectrum in spectra.items():
+                if self._unity[state]:
+                    rest -= spectrum if self._unity[state] == 1.0 else self._unity[state] * spectrum
+            spectra[self._derived] = rest if self._unity[self._derived] == 1.0 else rest / self._unity[self._derived]
+        full_rows = self._full_rows if masks is None else {}
+        for position, (a, b) in enumerate(self.pairs):
+            if position not in full_rows:
+                self.transform.inverse(spectra[a].conj() * spectra[b], out[..., position], weight)
+        for position, others in full_rows.items():
+            origin = (slice(None), *(slice(0, 1),) * (out.ndim - 2))
+            fraction = spectra[self.pairs[position][0]][origin].real * weight
+            np.subtract(fraction, out[..., others[0]], out=out[..., position])
+            for other in others[1:]:
+                out[..., position] -= out[..., other]
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of the statistics of one sample."""
+        return int(np.prod(self.transform.shape)) * len(self.pairs) * self.result_dtype.itemsize
+
+    def task_bytes(self, n_samples: int, *, is_masked: bool = False) -> int:
+        """Peak bytes of a task beyond its input block: the result, and the work arrays of one batch."""
+        *leading, last = self.transform.lengths
+        frequencies = int(np.prod(leading)) * (last // 2 + 1 if self.transform.real else last)
+        batch = min(n_samples, self._batch)
+        work = (len(self._needed) + 6) * frequencies * 2 * self.dtype.itemsize
+        if is_masked:
+            # Ω[r] is found in double precision.
+            work += 16 * int(np.prod(leading)) * (last // 2 + 1)
+        return n_samples * self.sample_bytes + batch * work
