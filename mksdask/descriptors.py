@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, axes_argument, label, names, to_numpy, unwrap, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, axes_argument, label, names, to_numpy, unwrap, unwrap_samples
 from mksdask.compute.blocks import map_samples
 from mksdask.samples import as_samples, periodic_axes_of, spacing_of
-
-Array = NDArray[Any]
 
 DESCRIPTORS = ("fraction", "clusters", "largest", "interface", "junctions", "diffusivity")
 RESIDUAL = 1e-8

@@ -17,11 +17,9 @@ from typing import Any, Self
 
 import numpy as np
 from dask.base import tokenize
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.reduction.pca import PCA, number_that_holds
-
-Array = NDArray[Any]
 
 # Of PCAs of folds that are kept; the last one is kept whatever its size.
 CACHE_BYTES = 512 * 2**20

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from mksdask.arrays import Array
 from mksdask.regression.kernels import Kernel
-
-Array = NDArray[Any]
 
 # Ridges that are tried, of the mean of the kernel's diagonal.
 RIDGES = np.logspace(-12, 2, 141)

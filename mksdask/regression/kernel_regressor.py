@@ -10,12 +10,11 @@ from typing import Any, Self
 import dask
 import dask.array as da
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mksdask.arrays import LABELLED, ArrayLike, is_number, to_numpy, unwrap
+from mksdask.arrays import LABELLED, Array, ArrayLike, is_number, to_numpy, unwrap
 from mksdask.compute.blocks import check_whole_samples, map_samples, merge_tree
 from mksdask.compute.graph import delayed_blocks
 from mksdask.compute.operation import Limit, Plan, Stage, planner_of
@@ -32,8 +31,6 @@ from mksdask.regression.landmarks import (
     factor_of_rows,
     spectrum_of_factor,
 )
-
-Array = NDArray[Any]
 
 # Up to so many samples are fitted exactly, unless told otherwise: a few matrices of 128 MB.
 EXACT_SAMPLES = 4000

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.regression.evidence import Spectrum
 from mksdask.regression.kernels import Kernel
-
-Array = NDArray[Any]
 
 # Directions of the landmarks' kernel matrix that are kept, of the largest eigenvalue: less is rounding.
 _LEAST = 1e-13

@@ -20,7 +20,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, axes_argument, label, names, unwrap, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, axes_argument, label, names, unwrap, unwrap_samples
 from mksdask.bases import PrimitiveBasis
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
 from mksdask.compute.blocks import check_whole_samples, map_samples
@@ -28,7 +28,6 @@ from mksdask.compute.operation import Limit, Plan, SampleWork, chunk_layout, fft
 from mksdask.samples import as_samples, periodic_axes_of, spacing_of
 from mksdask.stats.lags import LagTransform
 
-Array: TypeAlias = NDArray[Any]
 Pairs: TypeAlias = Sequence[tuple[int, int]]
 
 # Transforms of about this many voxels stay in cache; small samples are transformed together.

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 from sklearn.base import clone
 
-from mksdask.arrays import ArrayLike, axes_argument, unwrap_volume
+from mksdask.arrays import Array, ArrayLike, axes_argument, unwrap_volume
 from mksdask.bases.base import Basis, n_spatial_axes, state_labels
 from mksdask.compute.graph import stored_array
 from mksdask.samples import periodic_axes_of
 from mksdask.stats.correlation import Pairs, lag_labels, resolve_pairs
 from mksdask.stats.pencils import three_axes
-
-Array: TypeAlias = NDArray[Any]
 
 SLAB_VOXELS = 2**22  # of a block that are expanded together: large enough for huge pages
 
