@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, to_numpy
+from mksdask.arrays import SPATIAL_DIMS, Array, to_numpy
 from mksdask.bases import PrimitiveBasis
 from mksdask.bases.base import Basis
 from mksdask.compute.graph import is_cheap
@@ -253,7 +253,7 @@ def _counts(data: da.Array) -> NDArray[np.int64] | None:
     return None if counts[-1] else counts[:-1]
 
 
-def _counts_of_block(block: NDArray[Any]) -> NDArray[np.int64]:
+def _counts_of_block(block: Array) -> NDArray[np.int64]:
     counts = np.zeros(MOST_PHASES + 1, dtype=np.int64)
     flat = block.reshape(-1)
     for start in range(0, flat.size, PIECE):

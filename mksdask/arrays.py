@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -17,8 +17,9 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 
 from mksdask.compute.blocks import check_whole_samples
+from mksdask.types import Array as Array
+from mksdask.types import ArrayLike as ArrayLike
 
-ArrayLike: TypeAlias = Any  # ndarray, dask.array.Array, zarr.Array or xarray.DataArray
 # What is not an array of NumPy, or becomes one.
 LABELLED = (da.Array, xr.DataArray, xr.Dataset, zarr.Array, np.ma.MaskedArray)
 SPATIAL_DIMS = ("x", "y", "z")

@@ -12,15 +12,12 @@ import scipy.ndimage
 import scipy.sparse
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, axes_argument, label, names, to_numpy, unwrap, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, axes_argument, label, names, to_numpy, unwrap, unwrap_samples
 from mksdask.compute.blocks import map_samples
 from mksdask.samples import as_samples, periodic_axes_of, spacing_of
-
-Array = NDArray[Any]
 
 DESCRIPTORS = ("fraction", "clusters", "largest", "interface", "junctions", "diffusivity")
 RESIDUAL = 1e-8
@@ -340,7 +337,7 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
             found, labels, dims=("descriptor",), coords={"descriptor": names(kernel.names)}, name="descriptors"
         )
 
-    def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
+    def get_feature_names_out(self, input_features: object = None) -> Array:
         """Names of the columns.
 
         Parameters

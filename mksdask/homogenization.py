@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, label, to_numpy, unwrap, warn_caller
+from mksdask.arrays import Array, ArrayLike, label, to_numpy, unwrap, warn_caller
 from mksdask.bases.base import Basis
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
@@ -30,11 +30,11 @@ from mksdask.structure import Fit, MKSStructureAnalysis
 LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
 
 
-def _predict_block(scores: NDArray[Any], *, linker: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _predict_block(scores: Array, *, linker: Any, dtype: np.dtype[Any]) -> Array:
     return np.asarray(linker.predict(scores.astype(np.float64))).astype(dtype, copy=False)
 
 
-def _predict_block_with_spread(scores: NDArray[Any], *, linker: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _predict_block_with_spread(scores: Array, *, linker: Any, dtype: np.dtype[Any]) -> Array:
     found = linker.predict(scores.astype(np.float64), return_std=True)
     return np.stack([np.asarray(part) for part in found], axis=1).astype(dtype, copy=False)
 
@@ -43,7 +43,7 @@ def _takes(method: Callable[..., Any], parameter: str) -> bool:
     return parameter in inspect.signature(method).parameters
 
 
-def _measured(y: NDArray[Any]) -> NDArray[np.bool_]:
+def _measured(y: Array) -> NDArray[np.bool_]:
     """Which samples have a property, by being not NaN."""
     if y.dtype.kind not in "fc":
         return np.ones(len(y), dtype=bool)
@@ -361,7 +361,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         return float(r2_score(to_numpy(y), linker.predict(scores), **weights))
 
     @property
-    def coef_(self) -> NDArray[Any]:
+    def coef_(self) -> Array:
         """Coefficients of the linker."""
         return np.asarray(self._last_step.coef_)
 

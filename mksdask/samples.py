@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from mksdask.arrays import (
     SPATIAL_DIMS,
+    Array,
     ArrayLike,
     axes_argument,
     label,
@@ -125,7 +125,7 @@ class Grid:
         """The size of a voxel in words."""
         return " × ".join(f"{axis.step:g} {axis.units}" for axis in self.axes)
 
-    def lags(self, along: Sequence[NDArray[Any]]) -> dict[str, Any]:
+    def lags(self, along: Sequence[Array]) -> dict[str, Any]:
         """Coordinates ``lag_x``, … of lags, which are given in voxels along each axis."""
         return {
             f"lag_{axis.name}": (f"lag_{axis.name}", lags * axis.step, {"units": axis.units})
@@ -468,7 +468,7 @@ def unfold(X: ArrayLike, size: Sequence[int] | None, *, name: str = "X", n_trail
     raise ValueError(msg)
 
 
-def check_confidence(confidence: NDArray[Any]) -> None:
+def check_confidence(confidence: Array) -> None:
     """Refuse confidence outside [0, 1].
 
     Raises

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, is_lazy, label, lazy_rows, to_numpy, unwrap
+from mksdask.arrays import Array, ArrayLike, is_lazy, label, lazy_rows, to_numpy, unwrap
 from mksdask.bases.base import Basis
 from mksdask.compute.operation import Limit, Operation, Plan, operation
 from mksdask.compute.watching import Watch
@@ -39,7 +39,7 @@ class Fit(Operation[Any]):
 
     model: MKSStructureAnalysis
     statistics: EnsembleStatistics | SharedStatistics
-    y: NDArray[Any] | None
+    y: Array | None
     watch: Watch
     resume: bool
     name: str = "fit"
@@ -246,7 +246,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         return _FitTransform(self, statistics, _target(y), watch, resume, "fit_transform", X)
 
     def _fit(
-        self, statistics: EnsembleStatistics | SharedStatistics, y: NDArray[Any] | None, *, watch: Watch, resume: bool
+        self, statistics: EnsembleStatistics | SharedStatistics, y: Array | None, *, watch: Watch, resume: bool
     ) -> None:
         """Reduce statistics, and remember what they were."""
         if self.store_correlations:
@@ -501,7 +501,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         return {name: value for name, value in state.items() if not is_lazy(value)}
 
     @property
-    def components_(self) -> NDArray[Any]:
+    def components_(self) -> Array:
         """Components φ, shape (n_components, *lags, n_pairs)."""
         check_is_fitted(self, "dimension_reducer_")
         return np.asarray(self._map.unflatten(np.asarray(self.dimension_reducer_.components_)))
@@ -531,7 +531,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         return reducer
 
 
-def _target(y: ArrayLike | None) -> NDArray[Any] | None:
+def _target(y: ArrayLike | None) -> Array | None:
     return None if y is None else to_numpy(y)
 
 

@@ -239,7 +239,7 @@ def test_product__is_the_product_of_its_factors():
     with computes(0):
         lazy = basis.discretize(da.from_array(X, chunks=(1, 3, 4, 5)))
     assert_array_equal(lazy, basis.discretize(X))
-    with pytest.raises(ValueError, match="5 attributes"):
+    with pytest.raises(ValueError, match="5 components"):
         basis.discretize(X[..., :4])
     with pytest.raises(TypeError, match="takes bases"):
         _ = ProductBasis(PrimitiveBasis(2), 3).states

@@ -1,4 +1,4 @@
-"""Bases of the local state: the microstructure function m[h; s]."""
+"""Bases of the local state, which turn samples into the microstructure function m[h; s]."""
 
 from mksdask.bases.base import Basis
 from mksdask.bases.fourier import FourierBasis

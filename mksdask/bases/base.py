@@ -1,4 +1,4 @@
-"""What all bases share: the microstructure function m[h; s] of samples, lazily."""
+"""Base classes of the bases: they compute the microstructure function m[h; s] of samples, lazily for lazy samples."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import Tags
 
-from mksdask.arrays import ArrayLike, label, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, label, unwrap_samples
 from mksdask.compute.blocks import map_samples
 from mksdask.display.cards import WithCard, card, curves
 
-# Functions in the picture of a basis.
+# The picture of a basis shows at most this many of its functions.
 MOST_DRAWN = 7
 
 
 class Basis(WithCard, TransformerMixin, BaseEstimator):
     """Base class of the local-state bases.
 
-    A basis expands the local state χ of each voxel in functions ``B_h``:
-    ``m[h; s] = B_h(χ[s])``, h in `states`. A subclass writes `_functions` and `_check`, for arrays of local states of
-    any shape; laziness, labels and the scikit-learn transformer come from here.
+    A basis expands the local state χ of each voxel in functions ``B_h``: ``m[h; s] = B_h(χ[s])`` for each h in
+    `states`. A subclass defines `states`, `placeholder`, `identity`, `_functions` and `_check`. The last two take NumPy
+    arrays of local states of any shape. This class adds laziness, labels and the interface of a scikit-learn
+    transformer.
     """
 
-    #: Number of axes after the spatial ones that hold the components of one local state.
+    #: Number of axes after the spatial axes. They hold the components of one local state.
     state_axes = 0
     #: Number of components of one local state.
     state_size = 1
@@ -44,7 +45,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
 
     @property
     def unity(self) -> NDArray[np.float64] | None:
-        """Weights w_h for which Σ_h w_h m[h; s] = 1 in each voxel, whatever the microstructure; None without any."""
+        """Weights w_h with Σ_h w_h m[h; s] = 1 in each voxel of any microstructure. None if no weights do so."""
         return None
 
     @property
@@ -55,32 +56,32 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
     @property
     @abstractmethod
     def placeholder(self) -> Any:
-        """Some local state of the domain, which stands where voxels hold no data."""
+        """A local state inside the domain. It fills voxels that hold no data."""
 
     @property
     @abstractmethod
     def identity(self) -> tuple[Any, ...]:
-        """What two bases of the same functions have in common, however their parameters were given."""
+        """A key that two bases of the same functions share, even if their parameters were written differently."""
 
     @abstractmethod
-    def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
-        """B_h of local states, one h after the other; `states` are indices into the labels."""
+    def _functions(self, values: Array, states: Sequence[int], dtype: DTypeLike) -> Iterator[Array]:
+        """Yield B_h of the local states, one h after the other. `states` holds indices into the labels."""
 
     @abstractmethod
-    def _check(self, values: NDArray[Any]) -> None:
-        """Refuse local states that are not finite or outside the domain."""
+    def _check(self, values: Array) -> None:
+        """Refuse local states that are not finite or lie outside the domain."""
 
     def result_dtype(self, dtype: DTypeLike) -> np.dtype[Any]:
-        """The dtype of m[h; s] for a real dtype: complex for complex bases."""
+        """Return the dtype of m[h; s] for a real dtype. It is complex for complex bases."""
         return np.result_type(dtype, np.complex64) if self.is_complex else np.dtype(dtype)
 
-    def fields(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
-        """Expand local states, checked to lie in the domain, in some of the functions, one after the other.
+    def fields(self, values: Array, states: Sequence[int], dtype: DTypeLike) -> Iterator[Array]:
+        """Check that local states lie in the domain, and expand them in some of the functions, one after the other.
 
         Parameters
         ----------
-        values : ndarray, shape (...) or, of bases whose local state has components, (..., n_components)
-            Local states.
+        values : ndarray, shape (...)
+            Local states. Their shape is (..., n_components) if a local state has components.
         states : sequence of int
             Indices into `states`.
         dtype : dtype
@@ -89,19 +90,19 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         Yields
         ------
         ndarray, shape (...)
-            Of dtype ``result_dtype(dtype)``, not to be written to.
+            B_h of the local states, of dtype ``result_dtype(dtype)``. Do not write to it.
 
         Raises
         ------
         ValueError
-            If a value is NaN or outside the domain.
+            If a value is NaN or lies outside the domain.
         """
         self._check(values)
         yield from self._functions(values, states, dtype)
 
     def weighted_fields(
-        self, values: NDArray[Any], confidence: NDArray[Any] | None, states: Sequence[int], dtype: DTypeLike
-    ) -> Iterator[NDArray[Any]]:
+        self, values: Array, confidence: Array | None, states: Sequence[int], dtype: DTypeLike
+    ) -> Iterator[Array]:
         """Expand local states as `fields` does, and weight each voxel by its confidence: c[s] m[h; s].
 
         Parameters
@@ -125,7 +126,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         for field in self.fields(values, states, dtype):
             yield field * weights
 
-    def _expand(self, block: NDArray[Any], *, dtype: DTypeLike) -> NDArray[Any]:
+    def _expand(self, block: Array, *, dtype: DTypeLike) -> Array:
         spatial = block.shape[1 : block.ndim - self.state_axes]
         states = range(len(self.states))
         out = np.empty((len(block), *spatial, len(states)), dtype=self.result_dtype(dtype))
@@ -135,7 +136,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         return out
 
     def discretize(self, X: ArrayLike, *, dtype: DTypeLike = "float64") -> Any:
-        """Microstructure function of samples.
+        """Compute the microstructure function of samples.
 
         Parameters
         ----------
@@ -147,12 +148,12 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         Returns
         -------
         array of the kind of `X`, shape (n_samples, *spatial, n_states)
-            ``m[h; s]``. Lazy for lazy input, one task a chunk.
+            ``m[h; s]``. The result is lazy for lazy input, with one task for each chunk.
 
         Raises
         ------
         ValueError
-            If a value is NaN or outside the domain (when the block is computed).
+            If a value is NaN or lies outside the domain. Lazy input is checked when it is computed.
         """
         data, labels = unwrap_samples(X)
         spatial = data.shape[1 : data.ndim - self.state_axes]
@@ -178,7 +179,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         )
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
-        """Do nothing: a basis has nothing to learn.
+        """Do nothing, because a basis has nothing to learn.
 
         Parameters
         ----------
@@ -190,7 +191,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: ArrayLike) -> Any:
-        """`discretize` under scikit-learn's name.
+        """Compute the microstructure function of samples. This is `discretize` under the name that scikit-learn uses.
 
         Parameters
         ----------
@@ -226,12 +227,12 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
 
 
 def chosen_labels(n_states: int | Sequence[int], first: Callable[[int], Iterable[int]] = range) -> tuple[int, ...]:
-    """Labels of states: those given, or the first so many.
+    """Return the labels of the states: the given labels, or the first `n_states` labels.
 
     Raises
     ------
     ValueError
-        If `n_states` names no state, or one twice.
+        If `n_states` names no state, or names one twice.
     """
     wanted: Any = n_states
     if np.asarray(wanted).dtype.kind not in "iu" and np.size(wanted):
@@ -245,12 +246,12 @@ def chosen_labels(n_states: int | Sequence[int], first: Callable[[int], Iterable
 
 
 class ScalarBasis(Basis):
-    """A basis of functions of one number on an interval.
+    """Base class of the bases whose local state is one number in an interval.
 
     Parameters
     ----------
     n_states : int or sequence of int
-        Number of local states, or the labels of those to keep.
+        Number of local states, or the labels of the states to keep.
     domain : tuple of float, optional
         Lowest and highest value of the local state.
     """
@@ -269,7 +270,7 @@ class ScalarBasis(Basis):
         Raises
         ------
         ValueError
-            If `n_states` names no state, or one twice.
+            If `n_states` names no state, or names one twice.
         """
         return chosen_labels(self.n_states)
 
@@ -280,19 +281,19 @@ class ScalarBasis(Basis):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Kind, states and domain."""
+        """Name of the class, states and domain."""
         return type(self).__name__, self.states, self._interval()
 
     @property
     def _default_domain(self) -> tuple[float, float]:
-        """Domain where none was given."""
+        """Domain that is used if `domain` is None."""
         return 0.0, 1.0
 
     def _interval(self) -> tuple[float, float]:
-        """Lowest and highest local state."""
+        """Return the lowest and the highest local state."""
         low, high = self._default_domain if self.domain is None else self.domain
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            msg = f"domain must be (lowest, highest), got {self.domain!r}"
+            msg = f"domain must be (lowest, highest), two finite numbers in rising order, got {self.domain!r}"
             raise ValueError(msg)
         return float(low), float(high)
 
@@ -305,7 +306,7 @@ class ScalarBasis(Basis):
         parts = [("Re ", np.real(drawn)), ("Im ", np.imag(drawn))] if self.is_complex else [("", np.array(drawn))]
         return [curves(values, part, f"{prefix}m[h] over the domain") for prefix, part in parts]
 
-    def _check(self, values: NDArray[Any]) -> None:
+    def _check(self, values: Array) -> None:
         if values.dtype.kind == "c":
             msg = f"X must be real for {self!r}, got {values.dtype}"
             raise TypeError(msg)
@@ -313,17 +314,26 @@ class ScalarBasis(Basis):
             return
         low, high = self._interval()
         smallest, largest = values.min(), values.max()
-        is_finite = np.isfinite(smallest) and np.isfinite(largest)
-        if is_finite and (self.periodic_domain or (low <= smallest and largest <= high)):
-            return
-        if not is_finite:
+        check_finite(smallest, largest)
+        if not self.periodic_domain and (smallest < low or high < largest):
             msg = (
-                "X holds NaN or infinite values; leave out the samples that have them or, for statistics, give these "
-                "voxels a confidence_index of 0"
+                f"X holds values from {smallest} to {largest}, outside the domain [{low:g}, {high:g}] of {self!r}; "
+                "rescale X, or give the basis the domain or the n_states of your data"
             )
             raise ValueError(msg)
+
+
+def check_finite(*extremes: float) -> None:
+    """Check the smallest and the largest value of samples.
+
+    Raises
+    ------
+    ValueError
+        If one of them is NaN or infinite.
+    """
+    if not np.isfinite(extremes).all():
         msg = (
-            f"X holds values from {smallest} to {largest}, outside the domain [{low:g}, {high:g}] of {self!r}; "
-            "rescale X, or give the basis the domain or the n_states of your data"
+            "X holds NaN or infinite values; leave out the samples that have them or, for statistics, give these "
+            "voxels a confidence_index of 0"
         )
         raise ValueError(msg)

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 from sklearn.base import clone
 
+from mksdask.arrays import Array
 from mksdask.bases.base import Basis
 
 
@@ -54,7 +55,7 @@ class GivenStates(Basis):
         """Kind and number of states."""
         return type(self).__name__, self.n_states
 
-    def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+    def _functions(self, values: Array, states: Sequence[int], dtype: DTypeLike) -> Iterator[Array]:
         for state in states:
             field = np.ascontiguousarray(values[..., state], dtype=self.result_dtype(dtype))
             if not np.isfinite(field).all():
@@ -65,7 +66,7 @@ class GivenStates(Basis):
                 raise ValueError(msg)
             yield field
 
-    def _check(self, values: NDArray[Any]) -> None:
+    def _check(self, values: Array) -> None:
         """Accept everything here: `_functions` checks only the states that are used."""
 
 

@@ -1,4 +1,4 @@
-"""Generalized spherical harmonics: functions of crystal orientation that have the crystal's symmetry."""
+"""Generalized spherical harmonics: functions of crystal orientation that have the symmetry of the crystal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from mksdask.bases.base import Basis, chosen_labels
+from mksdask.arrays import Array
+from mksdask.bases.base import Basis, check_finite, chosen_labels
 from mksdask.bases.wigner import WignerSums, wigner_matrices
 
-# Rotations of the 11 Laue groups, in scipy's names. The main axis is z and the first 2-fold axis across it x.
+# The rotation groups of the 11 Laue groups, as scipy names them. The main axis is z, the first 2-fold axis across it x.
 LAUE_GROUPS = {
     "triclinic": "C1",
     "monoclinic": "C2",
@@ -27,16 +28,16 @@ LAUE_GROUPS = {
     "cubic-low": "T",
     "cubic": "O",
 }
-# Functions that are evaluated together take about this many bytes.
+# The functions that are evaluated together take about this many bytes.
 GROUP_BYTES = 2**26
 LARGEST_DEGREE = 64
 
 
 class HarmonicIndex(NamedTuple):
-    """Which function T_l^{μn} a state is.
+    """Index of a function T_l^{μn}.
 
-    `l` is the degree; `mu` numbers the functions of the crystal's symmetry from 0, and `n` is the order from -l to l on
-    the side of the specimen, or the number of the function of its symmetry if it has any.
+    `l` is the degree. `mu` numbers the functions of the crystal symmetry from 0. `n` is the order on the side of the
+    specimen, from -l to l; if the specimen has a symmetry, it numbers the functions of that symmetry from 0.
     """
 
     l: int  # noqa: E741
@@ -45,7 +46,7 @@ class HarmonicIndex(NamedTuple):
 
 
 def bunge_angles(rotations: Rotation) -> NDArray[np.float64]:
-    """Bunge angles of active rotations crystal → sample, ``R = Rz(φ1) Rx(Φ) Rz(φ2)``.
+    """Compute the Bunge angles of active rotations from crystal to sample, ``R = Rz(φ1) Rx(Φ) Rz(φ2)``.
 
     Parameters
     ----------
@@ -77,19 +78,20 @@ def bunge_angles(rotations: Rotation) -> NDArray[np.float64]:
 
 
 def symmetry_rotations(group: str, *, name: str = "domain") -> Rotation:
-    """Rotations of a Laue group: the main axis is z, the first 2-fold axis across it x.
+    """Return the rotations of a Laue group. The main axis is z, and the first 2-fold axis across it is x.
 
     Parameters
     ----------
     group : str
-        One of `LAUE_GROUPS`. ``"cubic"`` is m-3m, ``"hexagonal"`` 6/mmm, ``"monoclinic"`` has its 2-fold axis along z.
+        One of `LAUE_GROUPS`. ``"cubic"`` is m-3m, ``"hexagonal"`` is 6/mmm, and ``"monoclinic"`` has its 2-fold axis
+        along z.
     name : str
-        The argument's name in errors.
+        Name of the argument in error messages.
 
     Raises
     ------
     ValueError
-        If there is no such group.
+        If `group` is not a Laue group.
     """
     if group not in LAUE_GROUPS:
         msg = f"{name} must be one of {', '.join(LAUE_GROUPS)}, got {group!r}"
@@ -99,22 +101,23 @@ def symmetry_rotations(group: str, *, name: str = "domain") -> Rotation:
 
 @lru_cache(maxsize=1024)
 def invariants(group: str, degree: int) -> NDArray[np.complex128]:
-    """Orthonormal vectors b with D^l(s) b = b for all rotations s of a Laue group.
+    """Compute orthonormal vectors b with D^l(s) b = b for all rotations s of a Laue group.
 
-    The columns of the projector ``Σ_s D^l(s) / |G|`` are orthonormalised, the longest remaining one first; of columns
-    as long, the first, orders running from -l to l. The first entry of each that is not zero is positive.
+    The columns of the projector ``Σ_s D^l(s) / |G|`` are orthonormalised. At each step, the longest remaining column
+    comes next; among columns of equal length, the first one, where orders run from -l to l. The first nonzero entry of
+    each vector is positive.
 
     Parameters
     ----------
     group : str
         One of `LAUE_GROUPS`.
     degree : int
-        l.
+        Degree l.
 
     Returns
     -------
     ndarray, shape (n_functions, 2 l + 1), complex128
-        One vector a row, orders from -l to l.
+        One vector in each row. The orders along a row run from -l to l.
     """
     rotations = symmetry_rotations(group)
     projector = wigner_matrices(degree, bunge_angles(rotations)).mean(axis=0)
@@ -122,7 +125,7 @@ def invariants(group: str, degree: int) -> NDArray[np.complex128]:
     for _ in range(round(float(np.trace(projector).real))):
         lengths = np.linalg.norm(projector, axis=0)
         column = projector[:, int(np.argmax(lengths > lengths.max() - 1e-9))]
-        # Once more against those found, which is enough for orthogonality to rounding.
+        # A second projection makes the column orthogonal to the vectors found before, up to rounding.
         for vector in vectors:
             column = column - vector * np.vdot(vector, column)
         column = column / np.linalg.norm(column)
@@ -136,15 +139,15 @@ def invariants(group: str, degree: int) -> NDArray[np.complex128]:
     return found
 
 
-def check_angles(angles: NDArray[Any]) -> None:
-    """Refuse what cannot be Bunge angles in radians, (..., 3).
+def check_angles(angles: Array) -> None:
+    """Check that an array holds Bunge angles in radians, shape (..., 3).
 
     Raises
     ------
     TypeError
         If they are complex.
     ValueError
-        If the last axis is not 3, a value is not finite, or angles look like degrees.
+        If the last axis does not have length 3, a value is not finite, or the angles look like degrees.
     """
     if angles.ndim < 1 or angles.shape[-1] != 3:
         msg = f"X must hold the Bunge angles φ1, Φ, φ2 along its last axis, got shape {angles.shape}"
@@ -155,46 +158,41 @@ def check_angles(angles: NDArray[Any]) -> None:
     if not angles.size:
         return
     largest = max(float(angles.max()), -float(angles.min()))
-    if not np.isfinite(largest):
-        msg = (
-            "X holds NaN or infinite angles; leave out the samples that have them or, for statistics, give these "
-            "voxels a confidence_index of 0"
-        )
-        raise ValueError(msg)
+    check_finite(largest)
     if largest > 2.0 * np.pi + 1e-4:
         msg = (
-            f"X holds angles up to {largest:g}, which are no Bunge angles in radians; use numpy.deg2rad(X) if they are "
-            "degrees, and give voxels without orientation a confidence_index of 0"
+            f"X holds angles up to {largest:g}, which are not Bunge angles in radians; use numpy.deg2rad(X) if they "
+            "are degrees, and give voxels without an orientation a confidence_index of 0"
         )
         raise ValueError(msg)
 
 
 class GSHBasis(Basis):
-    r"""Symmetrised generalized spherical harmonics of crystal orientation.
+    r"""Basis of generalized spherical harmonics, for crystal orientations, with the symmetry of the crystal.
 
-    The local state is the orientation ``g = Rz(φ1) Rx(Φ) Rz(φ2)``, active, crystal to sample (Bunge). With b_μ the
-    orthonormal vectors that all rotations of the crystal leave unchanged (`invariants`),
+    The local state is the orientation ``g = Rz(φ1) Rx(Φ) Rz(φ2)`` in Bunge angles, an active rotation from crystal to
+    sample. Let b_μ be the orthonormal vectors that all rotations of the crystal leave unchanged (`invariants`). Then
 
     .. math:: T_l^{\mu n}(g) = (2 l + 1) \sum_k b_{\mu k}\, D^l_{n k}(g),
 
-    so that T(g s) = T(g) for each rotation s of the crystal, the mean of |T|² over all orientations is 2l + 1, and
-    different T are orthogonal. The first state is constant, 1.
+    so that T(g s) = T(g) for each rotation s of the crystal. The mean of |T|² over all orientations is 2l + 1, and
+    different T are orthogonal. The first state is the constant 1.
 
     Parameters
     ----------
     n_states : int, sequence of int or None, default 15
-        Number of functions, fewer if there are fewer up to `max_degree`; or their positions; None for all up to
-        `max_degree`. They are ordered by l, then n, then μ; see `index_`.
+        Number of functions, or a list of their positions in the order of l, then n, then μ; see `index_`. A number is
+        reduced if there are fewer functions up to `max_degree`. None takes all functions up to `max_degree`.
     domain : str, default "triclinic"
         Laue group of the crystal: triclinic, monoclinic (2-fold axis along z), orthorhombic, tetragonal-low,
-        tetragonal, trigonal-low, trigonal, hexagonal-low, hexagonal, cubic-low or cubic; without "-low" the group with
-        2-fold axes across the main one. The main axis is z; trigonal, tetragonal and hexagonal crystals have a 2-fold
+        tetragonal, trigonal-low, trigonal, hexagonal-low, hexagonal, cubic-low or cubic. The groups without "-low" have
+        2-fold axes across the main axis. The main axis is z. Trigonal, tetragonal and hexagonal crystals have a 2-fold
         axis along x.
     max_degree : int, optional
-        Largest degree l.
+        Largest degree l. Default: as high as `n_states` needs.
     sample_symmetry : str, default "triclinic"
-        Symmetry of the specimen, one of the same groups: T(s g) = T(g) for its rotations s. An orthorhombic specimen
-        is a rolled sheet with its axes along x, y, z.
+        Symmetry of the specimen, one of the same groups: T(s g) = T(g) for its rotations s. A rolled sheet with its
+        axes along x, y, z is an orthorhombic specimen.
 
     Attributes
     ----------
@@ -203,8 +201,8 @@ class GSHBasis(Basis):
 
     Notes
     -----
-    Evaluated by the three-term recurrence of Wigner's d-functions in l, which is stable, for all functions together, or
-    as many as take 64 MB.
+    The functions are evaluated together by the three-term recurrence of Wigner's d-functions in l, which is stable. If
+    they would take more than 64 MB, they are evaluated in groups of 64 MB.
 
     References
     ----------
@@ -221,7 +219,7 @@ class GSHBasis(Basis):
     >>> m = basis.discretize(X)
     >>> m.shape, m.dtype
     ((2, 5, 5, 10), dtype('complex128'))
-    >>> quarter_turn = [0.0, 0.0, np.pi / 2]  # of the crystal about its own z
+    >>> quarter_turn = [0.0, 0.0, np.pi / 2]  # the crystal turns about its own z
     >>> bool(np.allclose(basis.discretize(X + quarter_turn), m))
     True
     """
@@ -250,15 +248,15 @@ class GSHBasis(Basis):
         Raises
         ------
         ValueError
-            If `n_states` or `max_degree` make no sense.
+            If `n_states`, `max_degree` or a symmetry is not valid.
         """
         highest = self.max_degree
         if highest is not None and not 0 <= highest <= LARGEST_DEGREE:
-            msg = f"max_degree must lie between 0 and {LARGEST_DEGREE}, or be None; got {highest!r}"
+            msg = f"max_degree must lie between 0 and {LARGEST_DEGREE} or be None, got {highest!r}"
             raise ValueError(msg)
         if self.n_states is None:
             if highest is None:
-                msg = "n_states=None takes all functions up to max_degree; give max_degree"
+                msg = "n_states=None takes all functions up to max_degree, got max_degree=None; give max_degree"
                 raise ValueError(msg)
             return tuple(range(len(_functions_up_to(self.domain, self.sample_symmetry, highest))))
         symmetry_rotations(self.domain)
@@ -267,7 +265,7 @@ class GSHBasis(Basis):
         if highest is not None and np.ndim(self.n_states) == 0:
             labels = labels[: len(_functions_up_to(self.domain, self.sample_symmetry, highest))]
         if min(labels) < 0:
-            msg = f"n_states of a GSHBasis must be positions from 0, got {self.n_states!r}"
+            msg = f"n_states of a GSHBasis must be positions from 0 upwards, got {self.n_states!r}"
             raise ValueError(msg)
         return labels
 
@@ -279,7 +277,7 @@ class GSHBasis(Basis):
 
     @property
     def unity(self) -> NDArray[np.float64] | None:
-        """Weight 1 for l = 0, which is 1 everywhere; None without it."""
+        """Weight 1 for l = 0, whose function is 1 everywhere. None if it is not among the states."""
         return 1.0 * (np.array(self.states) == 0) if 0 in self.states else None
 
     @property
@@ -289,26 +287,26 @@ class GSHBasis(Basis):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Symmetries and functions."""
+        """Name of the class, symmetries and functions."""
         return type(self).__name__, self.domain, self.sample_symmetry, tuple(self.index_)
 
     def _known(self) -> tuple[HarmonicIndex, ...]:
-        """All functions up to a degree that has those of `states`."""
+        """List all functions up to a degree that is high enough for `states`."""
         labels = self.states
         symbols = self.domain, self.sample_symmetry
         if self.max_degree is not None:
             known = _functions_up_to(*symbols, self.max_degree)
             if max(labels) >= len(known):
                 msg = (
-                    f"n_states={self.n_states!r} names functions beyond the {len(known)} up to "
-                    f"max_degree={self.max_degree} of {symbols[0]} crystals; raise max_degree, or leave it None"
+                    f"n_states={self.n_states!r} names functions beyond the {len(known)} that {symbols[0]} crystals "
+                    f"have up to max_degree={self.max_degree}; raise max_degree, or leave it None"
                 )
                 raise ValueError(msg)
             return known
         degree = 4
         while len(known := _functions_up_to(*symbols, degree)) <= max(labels):
             if degree >= LARGEST_DEGREE:
-                msg = f"n_states={self.n_states!r} names functions of degrees above {LARGEST_DEGREE}"
+                msg = f"n_states={self.n_states!r} needs degrees above {LARGEST_DEGREE}; use fewer functions"
                 raise ValueError(msg)
             degree = min(2 * degree, LARGEST_DEGREE)
         return known
@@ -319,10 +317,10 @@ class GSHBasis(Basis):
         symmetry = {"crystal": self.domain, "sample": self.sample_symmetry, "harmonics": by_degree}
         return symmetry | super()._facts() | {"local state": "Bunge angles φ1, Φ, φ2 in radians"}
 
-    def _check(self, values: NDArray[Any]) -> None:
+    def _check(self, values: Array) -> None:
         check_angles(values)
 
-    def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+    def _functions(self, values: Array, states: Sequence[int], dtype: DTypeLike) -> Iterator[Array]:
         index = self.index_
         n_bytes = max(1, values.size // 3) * np.dtype(self.result_dtype(dtype)).itemsize
         step = max(1, GROUP_BYTES // n_bytes)
@@ -333,7 +331,7 @@ class GSHBasis(Basis):
 
 @lru_cache(maxsize=64)
 def _functions_up_to(domain: str, sample_symmetry: str, degree: int) -> tuple[HarmonicIndex, ...]:
-    """All functions up to a degree, ordered by l, then n, then μ."""
+    """List all functions up to a degree, ordered by l, then n, then μ."""
     symmetry_rotations(domain)
     symmetry_rotations(sample_symmetry, name="sample_symmetry")
     found = []
@@ -348,7 +346,7 @@ def _functions_up_to(domain: str, sample_symmetry: str, degree: int) -> tuple[Ha
 
 @lru_cache(maxsize=64)
 def _wigner_sums(domain: str, sample_symmetry: str, functions: tuple[HarmonicIndex, ...]) -> WignerSums:
-    """T_l^{μn} = (2 l + 1) Σ_j Σ_k a_j b_k D^l_{jk}."""
+    """Write functions as sums of D-functions: T_l^{μn} = (2 l + 1) Σ_j Σ_k a_j b_k D^l_{jk}."""
     sums = []
     for degree, mu, n in functions:
         right = invariants(domain, degree)[mu]

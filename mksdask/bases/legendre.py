@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from mksdask.arrays import Array
 from mksdask.bases.base import ScalarBasis
 
 
 class LegendreBasis(ScalarBasis):
-    r"""Legendre polynomials of the local state.
+    r"""Basis of Legendre polynomials, for a local state that is a real number.
 
     With ``t = 2 (χ - a)/(b - a) - 1`` on the domain [a, b],
 
     .. math:: m[l; s] = \frac{2 l + 1}{2} P_l(t[s]),
 
-    so that the density of local states t in [-1, 1] of a voxel, or of a mean over voxels, is ``Σ_l m[l] P_l(t)``.
-    The first state is constant, 1/2.
+    so that ``Σ_l m[l] P_l(t)`` is the density of local states t in [-1, 1]: of one voxel, or of many voxels if m is
+    their mean. The first state is the constant 1/2.
 
     Parameters
     ----------
     n_states : int or sequence of int
-        Number of polynomials, or their orders l.
+        Number of polynomials, or a list of their orders l.
     domain : (float, float), optional
-        Local states that go to -1 and 1. Default (-1, 1).
+        Lowest and highest local state, which are mapped to -1 and 1. Default (-1, 1).
 
     References
     ----------
@@ -53,20 +53,20 @@ class LegendreBasis(ScalarBasis):
         Raises
         ------
         ValueError
-            If `n_states` names no order, one twice or a negative one.
+            If `n_states` names no order, names one twice, or names a negative one.
         """
         orders = super().states
         if min(orders) < 0:
-            msg = f"n_states of a LegendreBasis must be orders from 0, got {self.n_states!r}"
+            msg = f"n_states of a LegendreBasis must be orders from 0 upwards, got {self.n_states!r}"
             raise ValueError(msg)
         return orders
 
     @property
     def unity(self) -> NDArray[np.float64] | None:
-        """Weight 2 for order 0, which is 1/2 everywhere; None without it."""
+        """Weight 2 for order 0, whose function is 1/2 everywhere. None if order 0 is not among the states."""
         return 2.0 * (np.array(self.states) == 0) if 0 in self.states else None
 
-    def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+    def _functions(self, values: Array, states: Sequence[int], dtype: DTypeLike) -> Iterator[Array]:
         low, high = self._interval()
         t = ((values.astype(np.result_type(values, dtype)) - low) * (2.0 / (high - low)) - 1.0).astype(
             dtype, copy=False

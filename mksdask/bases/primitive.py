@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from mksdask.arrays import Array
 from mksdask.bases.base import ScalarBasis
 
 
 class PrimitiveBasis(ScalarBasis):
-    """Hat functions at equal steps of the domain; indicators of the phases where X holds phase numbers.
+    """Basis of hat functions at equal steps of the domain. For phase numbers, they are the indicators of the phases.
 
     With H hats and ``t = (H - 1)(χ - a)/(b - a)`` on the domain [a, b],
     ``m[h; s] = max(0, 1 - |t[s] - h|)``, so that ``Σ_h m[h; s] = 1``.
@@ -20,9 +20,9 @@ class PrimitiveBasis(ScalarBasis):
     Parameters
     ----------
     n_states : int or sequence of int
-        Number of hats H, or the labels of those to keep; H is then one more than the largest label.
+        Number of hats H, or the labels of the hats to keep. In the latter case, H is one more than the largest label.
     domain : (float, float), optional
-        Values of the first and the last hat. Default (0, H - 1): X holds phase numbers.
+        Local states at the first and the last hat. Default (0, H - 1), which suits phase numbers.
 
     References
     ----------
@@ -43,7 +43,7 @@ class PrimitiveBasis(ScalarBasis):
     @property
     def _n_hats(self) -> int:
         if min(self.states) < 0:
-            msg = f"n_states of a PrimitiveBasis must be labels from 0, got {self.n_states!r}"
+            msg = f"n_states of a PrimitiveBasis must be labels from 0 upwards, got {self.n_states!r}"
             raise ValueError(msg)
         return max(self.states) + 1
 
@@ -52,15 +52,15 @@ class PrimitiveBasis(ScalarBasis):
         return 0.0, self._n_hats - 1.0
 
     def _interval(self) -> tuple[float, float]:
-        # One hat is 1 on a domain of any width, of none too.
+        # A single hat is 1 everywhere, so its domain may have no width.
         return (0.0, 0.0) if self._n_hats == 1 and self.domain is None else super()._interval()
 
     @property
     def unity(self) -> NDArray[np.float64] | None:
-        """Ones, Σ_h m[h; s] = 1, where all hats are kept."""
+        """Weights 1, since Σ_h m[h; s] = 1. None if not all hats are kept."""
         return np.ones(self._n_hats) if len(self.states) == self._n_hats else None
 
-    def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+    def _functions(self, values: Array, states: Sequence[int], dtype: DTypeLike) -> Iterator[Array]:
         low, high = self._interval()
         last = self._n_hats - 1
         is_identity = (low, high) == (0.0, float(last))

@@ -1,4 +1,4 @@
-"""Product basis: local states of several attributes, such as phase and orientation."""
+"""Product basis: local states with several attributes, such as a phase and an orientation."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import clone
 
+from mksdask.arrays import Array
 from mksdask.bases.base import Basis
 
 
 class ProductBasis(Basis):
-    r"""All products of the functions of several bases, one basis for each attribute of the local state.
+    r"""Basis of all products of the functions of several bases, for a local state with several attributes.
 
     .. math:: m[(h_1, h_2, …); s] = m_1[h_1; s]\, m_2[h_2; s] \cdots
 
-    X holds the attributes side by side along its last axis: one number for a basis of a scalar, three angles for a
-    `GSHBasis`.
+    Each basis, called a factor, describes one attribute. X holds the attributes side by side along its last axis: one
+    number for a basis of a scalar, three angles for a `GSHBasis`.
 
     Parameters
     ----------
@@ -29,7 +30,7 @@ class ProductBasis(Basis):
     Attributes
     ----------
     index_ : list of tuple
-        State labels (h_1, h_2, …) of each state; the last varies fastest.
+        State labels (h_1, h_2, …) of the factors, for each state. The last label varies fastest.
 
     References
     ----------
@@ -38,7 +39,7 @@ class ProductBasis(Basis):
 
     Examples
     --------
-    Phase, and orientation of the crystal.
+    A phase and the orientation of its crystal:
 
     >>> import numpy as np
     >>> from mksdask import GSHBasis, PrimitiveBasis
@@ -56,15 +57,15 @@ class ProductBasis(Basis):
 
     @property
     def states(self) -> tuple[int, ...]:
-        """Numbers of the states, 0 to their number less one.
+        """Numbers of the states, counted from 0.
 
         Raises
         ------
         TypeError
-            If there is no factor, or one is no basis.
+            If there is no factor, or a factor is not a basis.
         """
         if not self.bases or not all(isinstance(basis, Basis) for basis in self.bases):
-            msg = f"ProductBasis takes bases such as PrimitiveBasis(2), got {self.bases!r}"
+            msg = f"ProductBasis takes bases such as PrimitiveBasis(2), at least one, got {self.bases!r}"
             raise TypeError(msg)
         return tuple(range(int(np.prod([len(basis.states) for basis in self.bases]))))
 
@@ -84,13 +85,13 @@ class ProductBasis(Basis):
 
     @property
     def unity(self) -> NDArray[np.float64] | None:
-        """Products of the factors' weights; None if a factor has none."""
+        """Products of the weights of the factors. None if a factor has no weights."""
         weights = [basis.unity for basis in self.bases]
         return None if any(w is None for w in weights) else reduce(np.kron, weights)  # type: ignore[arg-type]
 
     @property
     def state_size(self) -> int:  # type: ignore[override]
-        """Number of components of one local state: those of the factors together."""
+        """Number of components of one local state: the sum over the factors."""
         return sum(basis.state_size for basis in self.bases)
 
     @property
@@ -100,30 +101,30 @@ class ProductBasis(Basis):
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Those of the factors."""
+        """Name of the class and the identities of the factors."""
         return type(self).__name__, *(basis.identity for basis in self.bases)
 
     def _factors(self) -> tuple[NDArray[np.intp], ...]:
-        """Index of each factor's state, for each state."""
+        """Return, for each factor, the index of its state in each state of the product."""
         return np.unravel_index(np.arange(len(self.states)), [len(basis.states) for basis in self.bases])
 
-    def _parts(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+    def _parts(self, values: Array) -> list[Array]:
         """Split the components among the factors."""
         ends = np.cumsum([basis.state_size for basis in self.bases])[:-1]
         parts = np.split(values, ends, axis=-1)
         return [part if basis.state_axes else part[..., 0] for basis, part in zip(self.bases, parts, strict=True)]
 
-    def _check(self, values: NDArray[Any]) -> None:
+    def _check(self, values: Array) -> None:
         if values.shape[-1:] != (self.state_size,):
             msg = (
-                f"X must hold the {self.state_size} attributes of {self!r} along its last axis, got shape "
+                f"X must hold the {self.state_size} components of {self!r} along its last axis, got shape "
                 f"{values.shape}"
             )
             raise ValueError(msg)
         for basis, part in zip(self.bases, self._parts(values), strict=True):
             basis._check(part)
 
-    def _functions(self, values: NDArray[Any], states: Sequence[int], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+    def _functions(self, values: Array, states: Sequence[int], dtype: DTypeLike) -> Iterator[Array]:
         factors = [index[list(states)] for index in self._factors()]
         tables = []
         for basis, part, wanted in zip(self.bases, self._parts(values), factors, strict=True):
@@ -140,12 +141,12 @@ class ProductBasis(Basis):
         return [drawn for basis in self.bases for drawn in basis._pictures()]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
-        """Factors as ``basis_0``, ``basis_1``, …, and with `deep` their parameters.
+        """Return the factors as ``basis_0``, ``basis_1``, …, and with `deep` their parameters too.
 
         Parameters
         ----------
         deep : bool, default True
-            Whether to name the factors' own parameters too, ``basis_0__n_states``.
+            Whether to include the parameters of the factors, such as ``basis_0__n_states``.
         """
         params: dict[str, Any] = {f"basis_{position}": basis for position, basis in enumerate(self.bases)}
         if deep:
@@ -159,12 +160,12 @@ class ProductBasis(Basis):
         Parameters
         ----------
         **params
-            Names as `get_params` gives them.
+            Names as `get_params` returns them, with their new values.
 
         Raises
         ------
         ValueError
-            If there is no such parameter.
+            If a name is not a parameter of this basis.
         """
         for name, value in sorted(params.items()):
             factor, _, key = name.partition("__")

@@ -1,4 +1,4 @@
-"""Wigner's D-functions of Bunge angles: matrices of single rotations, and sums over many orientations.
+"""Wigner's D-functions of Bunge angles: whole matrices for single rotations, and sums of them for many orientations.
 
     D^l_{mn}(g) = exp(-i m φ1) [exp(-i Φ J_x)]_{mn} exp(-i n φ2) = i^{m-n} exp(-i m φ1) d^l_{mn}(Φ) exp(-i n φ2)
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numba
 import numpy as np
@@ -17,29 +17,31 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import eigh_tridiagonal
 from scipy.special import gammaln
 
-# Orientations that go through the recurrence together, so that their rows stay in cache.
+from mksdask.arrays import Array
+
+# So many orientations go through the recurrence together that their rows stay in cache.
 TILE = 256
 
 
 def wigner_matrices(degree: int, angles: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """D^l of rotations, from the eigenvectors of J_x.
+    """Compute the matrices D^l of rotations from the eigenvectors of J_x.
 
     Parameters
     ----------
     degree : int
-        l.
+        Degree l.
     angles : ndarray, shape (n, 3)
         Bunge angles φ1, Φ, φ2 in radians.
 
     Returns
     -------
     ndarray, shape (n, 2 l + 1, 2 l + 1), complex128
-        Indices m and n run from -l to l.
+        D^l_{mn}. The indices m and n run from -l to l.
     """
     orders = np.arange(-degree, degree + 1)
     steps = 0.5 * np.sqrt(degree * (degree + 1) - orders[:-1] * (orders[:-1] + 1.0))
     values, vectors = eigh_tridiagonal(np.zeros(len(orders)), steps)
-    # J_x has the eigenvalues -l … l; what the solver finds differs from them by rounding.
+    # The exact eigenvalues of J_x are -l … l. Those of the solver differ from them by rounding.
     tilt = np.exp(-1j * angles[:, 1, None] * np.rint(values))
     middle = np.einsum("ak,nk,bk->nab", vectors, tilt, vectors)
     first, last = (np.exp(-1j * angles[:, axis, None] * orders) for axis in (0, 2))
@@ -50,21 +52,21 @@ def wigner_matrices(degree: int, angles: NDArray[np.float64]) -> NDArray[np.comp
 class WignerSums:
     """Functions of orientation that are finite sums of D-functions: T_s = Σ c D^l_{mn}.
 
-    Pairs (m, n) and (-m, -n) share a recurrence, d^l_{-m,-n} = (-1)^{m-n} d^l_{mn}.
+    The pairs (m, n) and (-m, -n) share a recurrence, because d^l_{-m,-n} = (-1)^{m-n} d^l_{mn}.
     """
 
     n_functions: int
     pairs: NDArray[np.int64]  # (n_pairs, 2): m > 0, or m = 0 and n ≥ 0
     seeds: NDArray[np.float64]  # (n_pairs,): d^l = seed · cos(Φ/2)^|m+n| sin(Φ/2)^|m-n| for l = max(|m|, |n|)
-    steps: NDArray[np.float64]  # (n_steps, 3): d^{l+1} = (a cos Φ + b) d^l + c d^{l-1}, pair after pair
+    steps: NDArray[np.float64]  # (n_steps, 3): a, b, c of d^{l+1} = (a cos Φ + b) d^l + c d^{l-1}, pair after pair
     first_step: NDArray[np.int64]  # (n_pairs + 1,)
-    terms: NDArray[np.int64]  # (n_terms, 3): step within the pair, function, whether it is of (-m, -n)
+    terms: NDArray[np.int64]  # (n_terms, 3): step within the pair, function, whether the term belongs to (-m, -n)
     weights: NDArray[np.complex128]  # (n_terms,)
     first_term: NDArray[np.int64]  # (n_pairs + 1,)
 
     @classmethod
     def of(cls, sums: Sequence[Sequence[tuple[int, int, int, complex]]]) -> Self:
-        """Prepare sums given as lists of (l, m, n, coefficient of D^l_{mn}), one list a function."""
+        """Prepare sums. Each function is a list of terms (l, m, n, coefficient of D^l_{mn})."""
         by_pair: dict[tuple[int, int], list[tuple[int, int, bool, complex]]] = {}
         for function, terms in enumerate(sums):
             for degree, m, n, coefficient in terms:
@@ -93,8 +95,8 @@ class WignerSums:
             np.array(first_term),
         )
 
-    def evaluate(self, angles: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-        """T_s of Bunge angles in radians: (..., 3) → (n_functions, ...), complex of the precision of `dtype`."""
+    def evaluate(self, angles: Array, dtype: DTypeLike) -> Array:
+        """Compute T_s of Bunge angles, radians: (..., 3) → (n_functions, ...), complex of the precision of `dtype`."""
         precision = np.dtype(dtype)
         rows = np.ascontiguousarray(angles.reshape(-1, 3), dtype=np.float64)
         out = np.empty((self.n_functions, len(rows)), dtype=np.result_type(precision, np.complex64))
@@ -114,14 +116,14 @@ class WignerSums:
 
 
 def _seed(m: int, n: int) -> float:
-    """Factor of cos(Φ/2)^|m+n| sin(Φ/2)^|m-n| in d^l_{mn}, l = max(|m|, |n|)."""
+    """Compute the factor of cos(Φ/2)^|m+n| sin(Φ/2)^|m-n| in d^l_{mn} for the lowest degree l = max(|m|, |n|)."""
     degree = max(abs(m), abs(n))
     binomial = np.exp(0.5 * (gammaln(2 * degree + 1) - gammaln(abs(m + n) + 1) - gammaln(abs(m - n) + 1)))
     return float(-binomial if m > n and (m - n) % 2 else binomial)
 
 
 def _step(degree: int, m: int, n: int) -> tuple[float, float, float]:
-    """Coefficients a, b, c of d^{l+1} = (a cos Φ + b) d^l + c d^{l-1}."""
+    """Compute the coefficients a, b, c of d^{l+1} = (a cos Φ + b) d^l + c d^{l-1}."""
     if degree == 0:
         return 1.0, 0.0, 0.0
     following = degree + 1
@@ -139,7 +141,7 @@ _jit = numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"
 
 @_jit
 def _turn(cosines, sines, first_cosine, first_sine, next_cosine, next_sine):  # type: ignore[no-untyped-def]
-    """Cosines and sines of the next multiple of angles."""
+    """Compute the cosines and sines of the next multiple of angles."""
     for t in range(len(cosines)):
         next_cosine[t] = cosines[t] * first_cosine[t] - sines[t] * first_sine[t]
         next_sine[t] = sines[t] * first_cosine[t] + cosines[t] * first_sine[t]
@@ -147,7 +149,7 @@ def _turn(cosines, sines, first_cosine, first_sine, next_cosine, next_sine):  # 
 
 @_jit
 def _start(sign, seed, c1, s1, c2, s2, powers_cos, powers_sin, phase_real, phase_imag, now, before):  # type: ignore[no-untyped-def]
-    """Phase exp(-i(m φ1 + n φ2)) of a pair, and its d^l of the lowest l."""
+    """Compute the phase exp(-i(m φ1 + n φ2)) of a pair, and its d^l of the lowest degree l."""
     for t in range(len(now)):
         s = sign * s2[t]
         phase_real[t] = c1[t] * c2[t] - s1[t] * s
@@ -158,14 +160,14 @@ def _start(sign, seed, c1, s1, c2, s2, powers_cos, powers_sin, phase_real, phase
 
 @_jit
 def _advance(a, b, c, cos_tilt, now, before):  # type: ignore[no-untyped-def]
-    """From d^{l-1} and d^l to d^l and d^{l+1}; the latter takes the place of d^{l-1}."""
+    """Compute d^{l+1} from d^l and d^{l-1}. It overwrites d^{l-1}."""
     for t in range(len(now)):
         before[t] = (a * cos_tilt[t] + b) * now[t] + c * before[t]
 
 
 @_jit
 def _add(x, y, mirror, now, phase_real, phase_imag, to_real, to_imag):  # type: ignore[no-untyped-def]
-    """Add (x + i y) d^l times the phase, or its conjugate, which is that of (-m, -n)."""
+    """Add (x + i y) d^l times the phase. The conjugate of the phase belongs to (-m, -n)."""
     for t in range(len(now)):
         u, v = now[t] * phase_real[t], mirror * now[t] * phase_imag[t]
         to_real[t] += x * u - y * v
@@ -176,11 +178,11 @@ def _add(x, y, mirror, now, phase_real, phase_imag, to_real, to_imag):  # type: 
 def _evaluate(  # type: ignore[no-untyped-def]
     angles, pairs, seeds, steps, first_step, terms, real, imag, first_term, out
 ):
-    """Tile by tile: powers of the phases, then pair by pair the recurrence in l and the terms that need each d^l."""
+    """Sum the functions tile by tile: powers of the phases, then the recurrence in l and the terms of each pair."""
     degree = 0
     for p in range(len(pairs)):
         degree = max(degree, abs(pairs[p, 0]), abs(pairs[p, 1]))
-    # Cosines and sines of multiples of φ1 and φ2, and powers of cos(Φ/2) and sin(Φ/2).
+    # Room for cosines and sines of multiples of φ1 and φ2, and for powers of cos(Φ/2) and sin(Φ/2).
     cos1 = np.empty((degree + 2, TILE), dtype=seeds.dtype)
     sin1, cos2, sin2 = np.empty_like(cos1), np.empty_like(cos1), np.empty_like(cos1)
     cos_half = np.empty((2 * degree + 2, TILE), dtype=seeds.dtype)

@@ -9,6 +9,8 @@ import dask.array as da
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from mksdask.types import Array
+
 Chunks: TypeAlias = int | str | Sequence[int]
 
 
@@ -18,7 +20,7 @@ def sample_rng(seed: int, stream: int, index: int) -> np.random.Generator:
 
 
 def generate_samples(
-    kernel: Callable[[NDArray[np.int64]], NDArray[Any]],
+    kernel: Callable[[NDArray[np.int64]], Array],
     n_samples: int,
     size: Sequence[int],
     *,

@@ -20,12 +20,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import xarray as xr
 from distributed import Client, get_worker
-from numpy.typing import NDArray
 
 from mksdask.compute.client import distributed_client
 from mksdask.display.notebook import Cell, in_notebook
-
-Array: TypeAlias = NDArray[Any]
+from mksdask.types import Array
 
 # Seconds between two pictures.
 INTERVAL = 1.0

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from mksdask.arrays import sizes_argument
+from mksdask.arrays import Array, sizes_argument
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 
 
@@ -29,7 +29,7 @@ class _Filter:
     volume_fraction: tuple[float, ...] | None
     percent_variance: float
 
-    def __call__(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+    def __call__(self, indices: NDArray[np.int64]) -> Array:
         dtype = np.min_scalar_type(self.n_phases - 1)
         out = np.empty((len(indices), *self.size), dtype=dtype)
         transfer = self._transfer()
@@ -52,7 +52,7 @@ class _Filter:
             transfer = transfer * np.exp(-2.0 * (np.pi * frequency * grain / 2.0) ** 2).reshape(shape)
         return transfer
 
-    def _split(self, field: NDArray[np.float64], rng: np.random.Generator) -> NDArray[Any]:
+    def _split(self, field: NDArray[np.float64], rng: np.random.Generator) -> Array:
         if self.volume_fraction is None:
             thresholds = np.linspace(field.min(), field.max(), self.n_phases + 1)[1:-1]
             return np.searchsorted(thresholds, field, side="left")
@@ -208,7 +208,7 @@ def make_microstructure(
     ).generate()
 
 
-def _independent(indices: NDArray[np.int64], *, n_phases: int, size: tuple[int, ...], seed: int) -> NDArray[Any]:
+def _independent(indices: NDArray[np.int64], *, n_phases: int, size: tuple[int, ...], seed: int) -> Array:
     dtype = np.min_scalar_type(n_phases - 1)
     return np.stack([sample_rng(seed, 0, int(index)).integers(n_phases, size=size, dtype=dtype) for index in indices])
 
@@ -223,7 +223,7 @@ def make_independent_voxels(
     return generate_samples(kernel, check_n_samples(n_samples), voxels, dtype=dtype, chunks=chunks)
 
 
-def _deltas(indices: NDArray[np.int64], *, n_phases: int, size: tuple[int, ...]) -> NDArray[Any]:
+def _deltas(indices: NDArray[np.int64], *, n_phases: int, size: tuple[int, ...]) -> Array:
     pairs = np.array(list(itertools.permutations(range(n_phases), 2)), dtype=np.min_scalar_type(n_phases - 1))
     matrix, inclusion = pairs[indices].T
     out = np.empty((len(indices), *size), dtype=pairs.dtype)

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from mksdask.arrays import sizes_argument
+from mksdask.arrays import Array, sizes_argument
 from mksdask.bases.gsh import bunge_angles
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 
@@ -150,7 +150,7 @@ class _Polycrystals:
     texture: Texture
     dtype: np.dtype[Any]
 
-    def grains(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+    def grains(self, indices: NDArray[np.int64]) -> Array:
         """Number of the grain of each voxel, (n, *size)."""
         centres = np.stack([axis.ravel() for axis in np.indices(self.size)], axis=-1) + 0.5
         out = np.empty((len(indices), *self.size), dtype=np.min_scalar_type(self.n_grains - 1))
@@ -162,7 +162,7 @@ class _Polycrystals:
             target[...] = tree.query(centres)[1].reshape(self.size)
         return out
 
-    def orientations(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+    def orientations(self, indices: NDArray[np.int64]) -> Array:
         """Bunge angles of each voxel, (n, *size, 3)."""
         out = np.empty((len(indices), *self.size, 3), dtype=self.dtype)
         for target, index in zip(out, indices, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import DTypeLike, NDArray
 
-from mksdask.arrays import is_number, sizes_argument
+from mksdask.arrays import Array, is_number, sizes_argument
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 from mksdask.datasets.generator import (
     MicrostructureGenerator,
@@ -24,8 +24,6 @@ from mksdask.simulation.elasticity import (
     mean_stress,
     solve_fields,
 )
-
-Array = NDArray[Any]
 
 
 def _uniform(indices: NDArray[np.int64], *, size: tuple[int, ...], seed: int, dtype: np.dtype[Any]) -> Array:

@@ -1,1 +1,1 @@
-"""What objects show of themselves in notebooks."""
+"""The look of objects in notebooks: cards with tables and pictures, and output that changes while a cell runs."""

@@ -1,6 +1,6 @@
-"""Cards: what objects show of themselves in notebooks. Small tables and pictures, in the colours of the page.
+"""Cards: the small tables and pictures by which objects appear in notebooks.
 
-Text, lines and frames take the colour of the text around them, so that a card is at home on light and on dark pages.
+Text, lines and frames take the colour of the surrounding text, so that a card suits both light and dark pages.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-Array = NDArray[Any]
+from mksdask.types import Array
 
-# Anchors of the colour maps of the figures, cividis and RdBu.
+# Anchors of cividis and RdBu, the colour maps that the figures use too.
 SEQUENTIAL = ("00224e", "123570", "3b496c", "575d6d", "707173", "8a8678", "a59c74", "c3b369", "e1cc55", "fee838")
 DIVERGING = ("053061", "2166ac", "4393c3", "92c5de", "f7f7f7", "f4a582", "d6604d", "b2182b", "67001f")
-# Tol's bright scheme, as in the figures; legible on white and on black.
-LINES = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
-# Pixels of a picture, along its longer side.
+# Tol's bright scheme: distinguishable with any colour vision and in print, legible on white and on black.
+COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
+# Pixels along the longer side of a picture.
 PICTURE = 112
 MOST_PIXELS = 256
 MOST_POINTS = 400
 
-# What is important is so because notebooks have styles of their own for tables.
+# The declarations marked as important override the styles that notebooks give to tables.
 STYLE = """
 .mks-card{display:inline-block;max-width:100%;margin:.4em 0;padding:.5em .8em .6em;border-radius:.4em;color:inherit;
 border:1px solid color-mix(in srgb,currentColor 25%,transparent);font:13px/1.45 system-ui,sans-serif}
@@ -51,7 +50,7 @@ background:none!important;color:inherit!important;border:0;font-size:13px;white-
 
 
 def value_text(value: Any) -> str:
-    """A value in words: a shape as n × n × n, a float with six figures, a truth as yes or no."""
+    """Write a value in words: a shape as n × n × n, a float with six digits, a bool as yes or no."""
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
@@ -73,20 +72,20 @@ def card(
     notes: Sequence[str] = (),
     table: Sequence[Sequence[str]] = (),
 ) -> str:
-    """HTML of a card.
+    """Make the HTML of a card.
 
     Parameters
     ----------
     title : str
-        What it is of.
+        Headline: the object that the card describes.
     facts : mapping of str to object
-        A line each.
+        Names and values, one line of the card for each.
     pictures : sequence of str
-        HTML, as the functions below make it.
+        HTML of each picture, made by `picture`, `curves`, `bars` or `points`.
     notes : sequence of str
-        Sentences.
+        Sentences below the facts.
     table : sequence of rows of str
-        A head and rows, whose first column is text and the others numbers.
+        The head of the table, then its rows. The first column holds text, the others hold numbers.
     """
     lines = "".join(
         f"<tr><th>{escape(name)}</th><td>{escape(value_text(value))}</td></tr>" for name, value in facts.items()
@@ -112,14 +111,14 @@ def _figure(content: str, caption: str) -> str:
 
 
 def _colours(anchors: Sequence[str], shares: Array) -> Array:
-    """RGB of shares from 0 to 1."""
+    """Interpolate the RGB colours of shares from 0 to 1."""
     known = np.array([[int(colour[i : i + 2], 16) for i in (0, 2, 4)] for colour in anchors], dtype=float)
     at = np.linspace(0.0, 1.0, len(known))
     return np.stack([np.interp(shares, at, known[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)
 
 
 def centre_of(field: Any, n_spatial: int) -> Any:
-    """The part of a field that a picture shows: its central plane, and of that at most 256 × 256 in the middle."""
+    """Select the middle of a field for a picture: at most 256 voxels along each axis, and of 3D the central plane."""
     index: list[Any] = [slice(max(0, (n - MOST_PIXELS) // 2), (n + MOST_PIXELS) // 2) for n in field.shape[:n_spatial]]
     if n_spatial == 3:
         index[2] = field.shape[2] // 2
@@ -127,18 +126,18 @@ def centre_of(field: Any, n_spatial: int) -> Any:
 
 
 def picture(values: Array, caption: str, *, largest: float | None = None, diverging: bool = False) -> str:
-    """A map, (x, y), with x to the right and y upwards; a row of numbers as a line; three channels as colours.
+    """Draw a map with x to the right and y upwards. A row of numbers becomes a line, three channels become colours.
 
     Parameters
     ----------
     values : ndarray, shape (nx,), (nx, ny) or (nx, ny, 3)
         Phases, real numbers, or channels from 0 to 1.
     caption : str
-        What stands below.
+        Text below the picture.
     largest : float, optional
-        What has the last colour, where 0 has the first. Default: the largest value, and the smallest has the first.
+        Value of the last colour; the first colour then stands for 0. Default: the colours span the values.
     diverging : bool
-        Whether colours are symmetric about 0.
+        Whether the colours are symmetric about 0.
     """
     if values.ndim == 1:
         return curves(np.arange(len(values)), values[None], caption)
@@ -169,18 +168,18 @@ def _svg(content: str, width: int) -> str:
 
 
 def _scaled(values: Array, size: float) -> Array:
-    """Positions from 0 to `size`; what is not finite stays so."""
+    """Scale values to positions from 0 to `size`. Values that are not finite stay so."""
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     return np.asarray((values - low) / ((high - low) or 1.0) * size)
 
 
 def curves(x: Array, ys: Array, caption: str) -> str:
-    """Lines, (n_lines, n), over x."""
+    """Draw several lines over x. `ys` has shape (n_lines, n)."""
     width = int(1.6 * PICTURE)
     right, up = _scaled(np.asarray(x, dtype=float), width), PICTURE - _scaled(np.asarray(ys, dtype=float), PICTURE)
     lines = [
-        f'<polyline fill="none" stroke="{LINES[number % len(LINES)]}" stroke-width="1.5" points="'
+        f'<polyline fill="none" stroke="{COLOURS[number % len(COLOURS)]}" stroke-width="1.5" points="'
         + " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(right, line, strict=True) if np.isfinite(b))
         + '"/>'
         for number, line in enumerate(up)
@@ -189,24 +188,24 @@ def curves(x: Array, ys: Array, caption: str) -> str:
 
 
 def bars(values: Array, caption: str) -> str:
-    """Heights of bars, from 0 to 1."""
+    """Draw bars. Their heights lie between 0 and 1."""
     width = max(40, min(2 * PICTURE, 14 * len(values)))
     step = width / max(1, len(values))
     heights = np.clip(values, 0.0, 1.0) * PICTURE
     drawn = [
         f'<rect x="{i * step + 0.15 * step:.1f}" y="{PICTURE - height:.1f}" width="{0.7 * step:.1f}" '
-        f'height="{height:.1f}" fill="{LINES[0]}"/>'
+        f'height="{height:.1f}" fill="{COLOURS[0]}"/>'
         for i, height in enumerate(heights)
     ]
     return _figure(_svg("".join(drawn), width), caption)
 
 
 def points(xy: Array, caption: str) -> str:
-    """A scatter of points, (n, 2); of many, some."""
+    """Draw points of shape (n, 2). Of very many points, only some are drawn."""
     shown = xy[:: max(1, len(xy) // MOST_POINTS)]
     right, up = _scaled(shown[:, 0], PICTURE), PICTURE - _scaled(shown[:, 1], PICTURE)
     drawn = [
-        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="1.8" fill="{LINES[0]}" fill-opacity=".7"/>'
+        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="1.8" fill="{COLOURS[0]}" fill-opacity=".7"/>'
         for a, b in zip(right, up, strict=True)
         if np.isfinite(a + b)
     ]
@@ -214,11 +213,11 @@ def points(xy: Array, caption: str) -> str:
 
 
 class WithCard:
-    """An estimator of scikit-learn whose diagram is followed by a card of what it has learnt."""
+    """Mixin for scikit-learn estimators: in a notebook, a card with the fitted results follows the usual diagram."""
 
     @abstractmethod
     def _card(self) -> str:
-        """HTML of the card of the fitted estimator."""
+        """Make the HTML of the card of the fitted estimator."""
 
     def _card_if_fitted(self) -> str:
         try:

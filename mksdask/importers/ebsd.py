@@ -15,13 +15,11 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from mksdask.arrays import sizes_argument
+from mksdask.arrays import Array, sizes_argument
 from mksdask.bases.gsh import bunge_angles
 from mksdask.importers.ebsd_files import EbsdFile, Records, open_ebsd
 from mksdask.storage.atomic import Url
 from mksdask.storage.ensembles import create_ensemble, create_volume, open_ensemble, open_volume
-
-Array = NDArray[Any]
 
 # Points of a map that are read together, a whole number of rows.
 BAND_POINTS = 2**20

@@ -14,11 +14,9 @@ from typing import Any, ClassVar, NamedTuple
 import h5py
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.bases.gsh import LAUE_GROUPS
-
-Array = NDArray[Any]
 
 # Where OIM Analysis puts its sample axes A1, A2 on a map whose x runs right and y down, by the number of its setting:
 # the schematics in its HDF5 files show them.

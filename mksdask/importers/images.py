@@ -10,15 +10,12 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, sizes_argument
+from mksdask.arrays import SPATIAL_DIMS, Array, sizes_argument
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
 from mksdask.importers.sources import Source, open_source, slab_thickness
 from mksdask.storage.atomic import Url
 from mksdask.storage.ensembles import VOLUME_SHARD, create_ensemble, create_volume, open_ensemble, open_volume
-
-Array = NDArray[Any]
 
 # Of the windows that are cut together.
 BAND_BYTES = 2**25

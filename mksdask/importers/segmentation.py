@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from mksdask.arrays import Array
 
 # Classes of a histogram of values that are not 8- or 16-bit integers.
 BINS = 2**16

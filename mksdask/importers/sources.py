@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import netcdf_file
 
+from mksdask.arrays import Array
 from mksdask.compute.graph import unchanged
 from mksdask.importers.vtk_files import open_vtk
-
-Array = NDArray[Any]
 
 # Bytes of the slabs that are read together.
 SLAB_BYTES = 2**27

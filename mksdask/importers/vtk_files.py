@@ -12,9 +12,8 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from mksdask.arrays import Array
 
 XML_TYPES = {
     "Int8": "i1",

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import scipy.fft
 import scipy.linalg
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.bases.base import Basis
 from mksdask.localization.least_squares import absorb, empty_factor, solve
-
-Array = NDArray[Any]
 
 # Small samples are transformed together, up to this many voxels and this many samples.
 BATCH_VOXELS = 2**18

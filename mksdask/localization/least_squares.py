@@ -8,13 +8,11 @@ singular values of M.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
-Array = NDArray[Any]
+from mksdask.arrays import Array
 
 # Problems that are worked on side by side, in buffers that stay in cache.
 _TILE = 32

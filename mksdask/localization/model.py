@@ -11,12 +11,11 @@ import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, is_number, sizes_argument, to_numpy, unwrap, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, is_number, sizes_argument, to_numpy, unwrap, unwrap_samples
 from mksdask.bases.base import Basis
 from mksdask.bases.given import GivenStates
 from mksdask.compute.blocks import map_samples, merge_tree
@@ -34,8 +33,6 @@ from mksdask.localization.influence import (
     uniform_response,
 )
 from mksdask.samples import Grid, Samples
-
-Array = NDArray[Any]
 
 # Chains of chunks, each with one factor, so that the number of factors does not grow with that of samples.
 MOST_CHAINS = 128

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk, ssyrk
 
+from mksdask.arrays import Array
 from mksdask.reduction.missing import check_observed, fill_columns, refuse_infinite
 
-Array = NDArray[Any]
 NumberedSlabs = Iterator[tuple[int, Array]]
 
 # Features whose products are summed up in single precision, where data are: errors of these sums are independent, and

@@ -10,13 +10,11 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.compute.blocks import merge_tree
 from mksdask.compute.graph import delayed_blocks
 from mksdask.reduction.missing import fill_rows, refuse_infinite
-
-Array = NDArray[Any]
 
 
 @dataclass

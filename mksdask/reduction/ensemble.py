@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
-from mksdask.arrays import is_lazy
+from mksdask.arrays import Array, is_lazy
 from mksdask.compute.operation import Limit, Plan, chunk_layout
 from mksdask.compute.watching import FeatureChannel, Plane, Watch, watching
 from mksdask.reduction.layout import result_bytes_of
@@ -21,8 +21,6 @@ from mksdask.stats.correlation import Correlation
 from mksdask.stats.features import FeatureMap
 from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import ArrayLike
 from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import Sketch, sketch_rank, sketch_rows
 from mksdask.storage.atomic import Location, Url, staged
-
-Array = NDArray[Any]
 
 PARAMETERS = ("n_components", "oversampling", "whiten")
 

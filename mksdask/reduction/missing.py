@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from mksdask.arrays import Array
 
 # Bytes of the matrices of normal equations and what makes them, for columns that are solved together.
 _BATCH_BYTES = 32 * 2**20

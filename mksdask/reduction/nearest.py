@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from mksdask.arrays import Array
 from mksdask.compute.blocks import check_whole_samples, merge_tree
 from mksdask.compute.graph import delayed_blocks
 
@@ -62,7 +63,7 @@ def nearest_rows(queries: NDArray[np.float64], catalogue: Any, n: int) -> Found:
     return found
 
 
-def _nearest_of_block(rows: NDArray[Any], queries: NDArray[np.float64], n: int, start: int) -> Found:
+def _nearest_of_block(rows: Array, queries: NDArray[np.float64], n: int, start: int) -> Found:
     if not np.isfinite(rows).all():
         msg = "among holds NaN or infinite scores; leave these rows out"
         raise ValueError(msg)

@@ -11,12 +11,11 @@ from typing import Any, Self
 import dask.array as da
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
 
-from mksdask.arrays import ArrayLike, is_lazy, lazy_rows, unwrap
+from mksdask.arrays import Array, ArrayLike, is_lazy, lazy_rows, unwrap
 from mksdask.compute.operation import Limit, Operation, Plan, Stage, operation
 from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
 from mksdask.reduction.by_samples import Moments, moments_of_gappy, moments_over
@@ -27,8 +26,6 @@ from mksdask.reduction.sketch import sketch_rank, sketch_rows
 from mksdask.reduction.slabs import Slabs, slabs_of
 from mksdask.storage.atomic import Url
 from mksdask.storage.scratch import spill
-
-Array = NDArray[Any]
 
 SOLVERS = ("auto", "gram", "incremental", "randomized")
 # Passes over features, or samples, with gaps; they end when the scatter matrix changes by less of its trace.

@@ -7,18 +7,15 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mksdask.arrays import LABELLED, ArrayLike, unwrap
+from mksdask.arrays import LABELLED, Array, ArrayLike, unwrap
 from mksdask.compute.blocks import map_samples
 from mksdask.display.cards import WithCard, bars, card
 from mksdask.reduction.missing import coefficients_of
 from mksdask.reduction.sketch import Sketch
-
-Array = NDArray[Any]
 
 # Of directions without variance that are found at once.
 _COMPLEMENT_BYTES = 64 * 2**20

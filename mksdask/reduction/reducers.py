@@ -6,15 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mksdask.arrays import is_lazy, to_numpy
+from mksdask.arrays import Array, is_lazy, to_numpy
 from mksdask.compute.blocks import map_samples
 from mksdask.reduction.pca import PCA
 from mksdask.storage.atomic import Url
 from mksdask.storage.scratch import spill
-
-Array = NDArray[Any]
 
 
 def _reduce_block(block: Array, *, reducer: Any) -> Array:

@@ -17,14 +17,12 @@ from typing import Any, Self
 
 import numpy as np
 from dask.base import tokenize
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.compute.operation import Limit, Plan
 from mksdask.reduction.pca import PCA, number_that_holds
 from mksdask.samples import Grid
 from mksdask.stats.features import FeatureMap
-
-Array = NDArray[Any]
 
 # Of PCAs of folds that are kept; the last one is kept whatever its size.
 CACHE_BYTES = 512 * 2**20

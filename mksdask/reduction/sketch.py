@@ -11,12 +11,10 @@ import dask
 import dask.array as da
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.compute.blocks import check_whole_samples, merge_tree
 from mksdask.compute.graph import delayed_blocks
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

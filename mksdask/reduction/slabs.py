@@ -17,14 +17,13 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.compute.blocks import merge_tree
 from mksdask.compute.workers import one_thread_of_blas
 from mksdask.storage.atomic import Url
 from mksdask.storage.scratch import SpilledRows, slab_width, spill
 
-Array = NDArray[Any]
 Fold = Callable[..., Any]
 
 # Partial results that are merged in a tree; fixed, so that repeated runs agree to the last bit.

@@ -1,4 +1,4 @@
-"""Linkages from scores to properties: p_eff = F(μ)."""
+"""Regression from scores to properties, the linkages p_eff = F(μ)."""
 
 from mksdask.regression.design import next_samples
 from mksdask.regression.kernel_regressor import KernelRegressor

@@ -1,39 +1,43 @@
-"""Which samples to measure next: those that, once measured, leave least open of all others."""
+"""The choice of the samples to measure next: their measurement tells most about the samples that stay unmeasured."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-# Samples that are candidates, and that stand for the whole pool: their covariance takes 128 MB.
+from mksdask.arrays import ArrayLike
+
+# At most so many samples are candidates and stand for the whole pool: their covariance takes 128 MB.
 CANDIDATES = 4000
 
 
 def next_samples(linker: Any, scores: ArrayLike, n: int, *, random_state: int | None = 0) -> NDArray[np.intp]:
-    r"""Choose the samples of a pool that are worth measuring.
+    r"""Choose the samples of a pool that are most worth measuring.
 
-    One after the other, the sample i is chosen that takes most off the predictive variance of the whole pool,
+    Samples are chosen one after the other. Each step chooses the sample i that reduces the predictive variance of the
+    whole pool the most, by
 
     .. math:: \sum_j \frac{C_{ij}^2}{C_{ii} + \sigma^2}
 
-    and the covariance C is conditioned on it. For both regressors here C does not depend on what will be measured, so
-    that a batch needs no measurement in between. Samples alike are not chosen twice, nor outliers that tell about no
-    other.
+    and then conditions the covariance C on it. For both regressors of this package, C does not depend on the measured
+    values, so a batch needs no measurements in between. Two samples that are alike are not both chosen. Outliers that
+    tell nothing about other samples are not chosen either.
 
     Parameters
     ----------
     linker : estimator
-        Fitted; it, or the last step of a pipeline, has ``posterior(scores)``: `KernelRegressor` and
-        `polynomial_regression`.
+        A fitted regressor with a method ``posterior(scores)``, or a pipeline whose last step has one, such as
+        `KernelRegressor` and `polynomial_regression`.
     scores : array, shape (n_pool, n_components)
-        Scores of the pool. From more than 4000, so many are drawn, and n of these chosen.
+        Scores of the pool. If there are more than 4000 samples, 4000 of them are drawn at random, and n of these are
+        chosen.
     n : int
-        Samples to choose, at most 4000.
+        Number of samples to choose, at most 4000.
     random_state : int, optional
-        Draws.
+        Seed of the random draw.
 
     Returns
     -------
@@ -43,9 +47,9 @@ def next_samples(linker: Any, scores: ArrayLike, n: int, *, random_state: int | 
     Raises
     ------
     TypeError
-        If the linker has no `posterior`.
+        If the linker has no method `posterior`.
     ValueError
-        If n is not between 1 and the size of the pool.
+        If n is not an integer between 1 and the size of the pool, or 4000.
 
     References
     ----------
@@ -70,8 +74,8 @@ def next_samples(linker: Any, scores: ArrayLike, n: int, *, random_state: int | 
         pool, linker = linker[:-1].transform(pool), linker[-1]
     if not callable(getattr(linker, "posterior", None)):
         msg = (
-            f"property_linker {linker!r} does not know the covariance of its predictions; use 'kernel', 'polynomial', "
-            "or an estimator with posterior(scores), which returns that matrix and the variance of a measurement"
+            f"property_linker {linker!r} does not know the covariance of its predictions; use 'kernel', 'polynomial' "
+            "or an estimator with a method posterior(scores) that returns this matrix and the variance of a measurement"
         )
         raise TypeError(msg)
     rows = np.arange(len(pool))
@@ -85,7 +89,7 @@ def next_samples(linker: Any, scores: ArrayLike, n: int, *, random_state: int | 
         merit[chosen[:number]] = -np.inf
         i = chosen[number] = merit.argmax()
         step = covariance[i] / np.sqrt(max(covariance[i, i], 0.0) + noise)
-        # Column norms of C - s sᵀ, without another pass over it.
+        # This updates the squared column norms to those of C - s sᵀ, without another pass over the matrix.
         gains += step**2 * (step @ step) - 2.0 * step * (covariance @ step)
         covariance -= np.outer(step, step)
     return np.asarray(rows[chosen])

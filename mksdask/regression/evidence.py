@@ -1,41 +1,41 @@
-"""How well a kernel explains what was measured, in closed form; from one decomposition for any ridge α."""
+"""Choice of kernel parameters: how well a kernel explains measurements.
+
+The measures have a closed form. One decomposition of the kernel matrix serves every ridge α.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from mksdask.arrays import Array
 from mksdask.regression.kernels import Kernel
 
-Array = NDArray[Any]
-
-# Ridges that are tried, of the mean of the kernel's diagonal.
+# The ridges to try, relative to the mean of the kernel's diagonal.
 RIDGES = np.logspace(-12, 2, 141)
-# Steps of the first look at γ, about the inverse of the median squared distance, in powers of two.
+# The first, coarse trial values of γ, as powers of two relative to the inverse of the median squared distance.
 _COARSE = {"rbf": np.arange(-14, 6, 2.0), "matern": np.arange(-14, 6, 2.0), "polynomial": np.arange(-10, 5, 2.0)}
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Targets seen along the eigenvectors of a kernel matrix.
+    """Eigenvalues of a kernel matrix, and the targets expressed in its eigenvectors.
 
     Parameters
     ----------
     values : ndarray, shape (m,)
-        Eigenvalues that are not 0.
+        Eigenvalues, except those that are known to be 0.
     coordinates : ndarray, shape (m, n_outputs)
-        Centred targets along their eigenvectors.
+        Coordinates of the centred targets along the eigenvectors of `values`.
     rest : ndarray, shape (n_outputs,)
-        Sum of squares of the targets along all others.
+        Sum of squares of the centred targets along all other eigenvectors.
     n_samples : int
-        Samples.
+        Number of samples.
     diagonal : float
-        Mean of the kernel's diagonal, which ridges are measured by.
+        Mean of the kernel's diagonal. Ridges are multiples of it.
     """
 
     values: Array
@@ -45,11 +45,11 @@ class Spectrum:
     diagonal: float
 
     def ridges(self) -> Array:
-        """Ridges to try."""
+        """Return the ridges to try."""
         return RIDGES * self.diagonal
 
     def log_likelihood(self, ridges: Array) -> Array:
-        """Log p(y) of y ~ N(0, s²(K + αI)), the best s² of each output put in; summed over outputs, for each α.
+        """Compute log p(y) of y ~ N(0, s²(K + αI)) for each α, with the best s² of each output, summed over outputs.
 
         Rasmussen, Williams, Gaussian Processes for Machine Learning (2006), Eq. 5.8.
         """
@@ -63,9 +63,10 @@ class Spectrum:
 
 
 def leave_one_out(matrix: Array, targets: Array, ridges: Array) -> Array:
-    """Minus the log of the mean squared error of each sample by all others, summed over outputs, for each α.
+    """Score each α by the mean squared error of predicting each sample from all others.
 
-    Rasmussen, Williams (2006), Eq. 5.12.
+    The score is -n/2 times the log of this error, summed over outputs. The errors follow Rasmussen, Williams (2006),
+    Eq. 5.12.
     """
     values, vectors = scipy.linalg.eigh(matrix, check_finite=False)
     inverse = 1.0 / (np.maximum(values, 0.0) + ridges[:, None])
@@ -78,7 +79,7 @@ def leave_one_out(matrix: Array, targets: Array, ridges: Array) -> Array:
 
 
 def spectrum_of(matrix: Array, targets: Array) -> Spectrum:
-    """Of a kernel matrix of samples."""
+    """Compute the spectrum of the kernel matrix of samples."""
     values, vectors = scipy.linalg.eigh(matrix, check_finite=False)
     diagonal = float(np.trace(matrix)) / len(matrix)
     return Spectrum(np.maximum(values, 0.0), vectors.T @ targets, np.zeros(targets.shape[1]), len(targets), diagonal)
@@ -87,20 +88,20 @@ def spectrum_of(matrix: Array, targets: Array) -> Spectrum:
 def select(
     kernel: Kernel, scores: Array, targets: Array, *, alpha: float | None, gamma: float | None, criterion: str
 ) -> tuple[float, float]:
-    """The α and γ that explain targets best, of those not given.
+    """Choose the α and γ that explain the targets best. Values that are given stay fixed.
 
     Parameters
     ----------
     kernel : Kernel
-        Its kind, degree and coef0.
+        A kernel with the kind, degree and coef0 to use. Its gamma is ignored.
     scores : ndarray, shape (n_samples, n_components)
-        Scaled.
+        Scaled scores.
     targets : ndarray, shape (n_samples, n_outputs)
-        Centred, each of unit variance.
+        Centred targets, each output of unit variance.
     alpha, gamma : float or None
-        What is given.
+        A fixed value, or None if the value is to be chosen.
     criterion : {"likelihood", "loo"}
-        What is best.
+        Measure of the best explanation: the marginal likelihood, or the error of leaving one sample out.
 
     Returns
     -------
@@ -108,7 +109,7 @@ def select(
     """
 
     def best(log_gamma: float) -> tuple[float, float]:
-        """Merit, and the α that it is had with."""
+        """Return the best score for a γ, and the α that reaches it."""
         matrix = replace(kernel, gamma=2.0**log_gamma)(scores, scores)
         if criterion == "likelihood":
             spectrum = spectrum_of(matrix, targets)
@@ -139,7 +140,7 @@ def select(
 
 
 def _squared_spread(scores: Array, kernel: Kernel) -> float:
-    """What γ is measured by: the median squared distance, or the mean square for inner products."""
+    """Return the scale of 1/γ: the median squared distance, or the mean square for kernels of inner products."""
     squares = np.einsum("ik,ik->i", scores, scores)
     if kernel.kind == "polynomial":
         return float(squares.mean()) or 1.0

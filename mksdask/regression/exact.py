@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.regression.kernels import Kernel
-
-Array = NDArray[Any]
 
 
 class ExactFit:
-    """Kernel ridge regression on all samples.
+    """Kernel ridge regression that keeps all samples.
 
     Parameters
     ----------
     kernel : Kernel
-        k.
+        Kernel function k.
     scores : ndarray, shape (n_samples, n_components)
-        Scaled.
+        Scaled scores.
     targets : ndarray, shape (n_samples, n_outputs)
-        Centred.
+        Centred targets.
     alpha : float
-        Ridge.
+        Ridge α.
     """
 
     def __init__(self, kernel: Kernel, scores: Array, targets: Array, alpha: float) -> None:
@@ -37,15 +33,15 @@ class ExactFit:
 
     @property
     def known(self) -> Array:
-        """Scaled scores that kernels are taken with."""
+        """Scaled scores with which the kernel compares new scores."""
         return self.scores
 
     def predict(self, scores: Array) -> Array:
-        """Targets, (n_rows, n_outputs)."""
+        """Predict targets, (n_rows, n_outputs)."""
         return np.asarray(self.kernel(scores, self.scores) @ self.dual)
 
     def spread(self, scores: Array) -> Array:
-        """Predictive variance over s². Rasmussen, Williams (2006), Eq. 2.26, of a new measurement."""
+        """Compute the predictive variance of new measurements, divided by s². Rasmussen, Williams (2006), Eq. 2.26."""
         solved = scipy.linalg.solve_triangular(
             self.triangle, self.kernel(self.scores, scores), lower=True, check_finite=False, overwrite_b=True
         )
@@ -53,12 +49,12 @@ class ExactFit:
         return np.asarray(np.maximum(self.kernel.diagonal(scores) - explained, 0.0) + self.alpha)
 
     def covariance(self, scores: Array) -> Array:
-        """Covariance over s² of the function at scores, (n, n), without the noise of a measurement."""
+        """Compute the covariance of the predictions, (n, n), divided by s². It excludes the measurement noise."""
         solved = scipy.linalg.solve_triangular(self.triangle, self.kernel(self.scores, scores), lower=True)
         return np.asarray(self.kernel(scores, scores) - solved.T @ solved)
 
     def squared_ratios(self, groups: Array | None) -> Array:
-        """Sum over samples of (error by all others, or all other groups)² over its variance but for s²."""
+        """Sum e²/v over samples: e is the error if the sample, or its group, is left out, and s² v is its variance."""
         inverse = scipy.linalg.lapack.dpotri(self.triangle, lower=True)[0]
         if groups is None:
             return np.asarray((self.dual**2 / inverse.diagonal()[:, None]).sum(axis=0))

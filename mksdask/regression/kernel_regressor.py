@@ -1,4 +1,4 @@
-"""Kernel ridge regression with a predictive spread: exact, or through landmarks for any number of samples."""
+"""Kernel ridge regression with a predictive spread: exact for few samples, through landmarks for any number."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any, Self
 import dask
 import dask.array as da
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mksdask.arrays import LABELLED, ArrayLike, is_number, to_numpy, unwrap
+from mksdask.arrays import LABELLED, Array, ArrayLike, is_number, to_numpy, unwrap
 from mksdask.compute.blocks import check_whole_samples, map_samples, merge_tree
 from mksdask.compute.graph import delayed_blocks
 from mksdask.compute.operation import Limit, Plan, Stage
@@ -33,26 +32,24 @@ from mksdask.regression.landmarks import (
     spectrum_of_factor,
 )
 
-Array = NDArray[Any]
-
-# Up to so many samples are fitted exactly, unless told otherwise: a few matrices of 128 MB.
+# By default, up to so many samples are fitted exactly, with a few matrices of 128 MB.
 EXACT_SAMPLES = 4000
 LANDMARKS = 1000
-# Samples that kernel parameters are chosen by.
+# Kernel parameters are chosen on at most so many samples.
 SELECTION_SAMPLES = 1000
-# Candidates for each landmark.
+# So many candidates are drawn for each landmark.
 POOL = 8
-# Bytes of the kernel matrix of rows that are predicted at once.
+# Rows are predicted in pieces whose kernel matrix takes this many bytes.
 PREDICTION_BYTES = 32 * 2**20
 
 
 class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator):
-    r"""Kernel ridge regression on scores, with a predictive spread; for any number of samples.
+    r"""Kernel ridge regression on scores, with a predictive spread, for any number of samples.
 
     .. math:: p(\mu) = \bar p + \sum_j k(\mu, \mu_j) c_j, \qquad (K + \alpha I) c = p - \bar p
 
-    which is the mean of a Gaussian process whose measurements have the noise α, relative to its own variance s². All
-    scores are divided by the standard deviation of the widest, so that γ is of order one.
+    This is the mean of a Gaussian process of variance s², whose measurements have noise of variance α s². All scores
+    are divided by the largest standard deviation among the components, so that γ is of order one.
 
     Parameters
     ----------
@@ -62,51 +59,54 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         polynomial
             :math:`(\gamma\, \mu \cdot \mu' + c_0)^{degree}`
         matern
-            Of ν = 5/2 and the length scale :math:`1/\sqrt{2\gamma}`.
+            The Matérn kernel with ν = 5/2 and the length scale :math:`1/\sqrt{2\gamma}`.
         callable
-            ``kernel(A, B)`` of two matrices of scaled scores gives that of their rows, (len(A), len(B)), symmetric and
-            positive.
+            ``kernel(A, B)`` takes two matrices of scaled scores and returns the kernel of their rows, shape
+            (len(A), len(B)). The kernel must be symmetric and positive.
     alpha : float or "auto", default "auto"
-        Ridge.
+        Ridge α.
     gamma : float or "auto", default "auto"
-        Of the kernel.
+        Parameter γ of the kernel.
     degree, coef0 : float, default 3 and 1
-        Of the polynomial.
+        Parameters of the polynomial kernel.
     n_landmarks : int, optional
-        Landmarks that the kernel is seen through (Nyström). Default: none, an exact fit, up to 4000 samples; 1000
-        beyond.
+        Number of landmarks through which the kernel is approximated (Nyström). Default: None, which means an exact fit
+        for up to 4000 samples, and 1000 landmarks for more.
     criterion : {"likelihood", "loo"}, default "likelihood"
-        What "auto" makes best: the marginal likelihood, or the mean squared error of each sample by all others. Both in
-        closed form for any α, of 1000 samples at most.
+        Criterion by which "auto" chooses: the marginal likelihood, or the mean squared error of predicting each sample
+        from all others. Both have a closed form for any α. γ is chosen on at most 1000 samples.
     random_state : int or RandomState, optional
-        Draws landmarks and the samples that parameters are chosen by. Default: 0, so that a fit repeats.
+        Source of the random draws of landmarks and of the samples on which parameters are chosen. Default: 0, so that
+        a repeated fit gives the same result.
 
     Attributes
     ----------
     alpha_, gamma_ : float
-        What was given or chosen.
+        The given or the chosen parameters.
     landmarks_ : ndarray, shape (≤ n_landmarks, n_components), or None
-        In scaled scores.
+        Landmarks in scaled scores. None for an exact fit.
     scale_ : float
-        Standard deviation of the widest score; 1 if none varies.
+        Largest standard deviation among the scores, or 1 if no score varies.
     spread_ : ndarray, shape (n_outputs,)
-        s, in units of the targets.
+        Scale s of the predictive spread, in units of the targets.
     n_features_in_ : int
-        Components.
+        Number of components.
 
     Notes
     -----
-    *Spread.* s² of each output is such that errors of each sample by all others, divided by their standard deviations,
-    have a mean square of 1: the spread is calibrated by leaving one out, or one group where `fit` is given groups. G
-    groups tell their spread with G - 1 degrees of freedom, so it is widened by :math:`\sqrt{(G - 1)/(G - 3)}`, the
-    standard deviation of Student's t (at least 3 degrees are counted).
+    *Spread.* The spread is calibrated by leaving out one sample at a time, or one group at a time if `fit` is given
+    groups. s² of each output is chosen such that the errors of predicting each sample from all others, divided by their
+    standard deviations, have a mean square of 1. G groups determine the spread with only G - 1 degrees of freedom, so
+    it is widened by :math:`\sqrt{(G - 1)/(G - 3)}`, the standard deviation of Student's t. At least 3 degrees of
+    freedom are counted.
 
-    *Landmarks* are drawn from rows by randomly pivoted Cholesky. Least squares on their features is by streamed QR
-    factors of [1 | Φ | y], a task a chunk, which does not square the condition number.
+    *Landmarks* are drawn from the samples by randomly pivoted Cholesky. The least squares problem on their features is
+    solved by streamed QR factors of [1 | Φ | y], with one task for each chunk. This does not square the condition
+    number.
 
-    *Memory* of a task is its chunk, and 12 matrices of 8 n_landmarks² bytes, whatever the number of samples. Lazy
-    scores are read three times (scale, and rows to choose from; factors; calibration); an exact fit loads them and
-    takes 4 matrices of 8 n² bytes.
+    *Memory.* A task with landmarks takes its chunk and 12 matrices of 8 n_landmarks² bytes, for any number of samples.
+    Lazy scores are then read three times: for the scale and the candidates, for the factors, and for the calibration.
+    An exact fit loads the scores and takes 4 matrices of 8 n² bytes.
 
     References
     ----------
@@ -149,22 +149,22 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Choose parameters and fit.
+        """Choose the parameters that are "auto", and fit.
 
         Parameters
         ----------
         X : array, shape (n_samples, n_components)
-            Scores; NumPy or dask, whole rows in each chunk.
+            Scores; NumPy, or dask with whole rows in each chunk.
         y : array, shape (n_samples,) or (n_samples, n_outputs)
             Targets; NumPy or dask.
         groups : array, shape (n_samples,), optional
-            What each sample is of, such as its grain shape. The spread is then calibrated by leaving out whole groups:
-            for samples of a group that training has not seen. An exact fit only.
+            Group of each sample, such as its grain shape. The spread is then calibrated by leaving out whole groups, so
+            that it holds for samples of a group that training has not seen. Only an exact fit takes groups.
 
         Raises
         ------
         ValueError
-            If a parameter is not as it must be, arrays do not fit together, or hold NaN.
+            If a parameter is not valid, if the arrays do not fit together, or if they hold NaN.
         """
         self._check_parameters()
         data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
@@ -176,7 +176,10 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         if n_landmarks is None and len(data) > EXACT_SAMPLES:
             n_landmarks = LANDMARKS
         if groups is not None and n_landmarks is not None:
-            msg = f"groups need an exact fit, of at most {EXACT_SAMPLES} samples and n_landmarks=None"
+            msg = (
+                f"groups need an exact fit, got {n_landmarks} landmarks for {len(data)} samples; use n_landmarks=None "
+                f"and at most {EXACT_SAMPLES} samples"
+            )
             raise ValueError(msg)
         if isinstance(data, da.Array) and n_landmarks is None:
             loaded = to_numpy(data), to_numpy(y)
@@ -213,7 +216,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
             msg = f"degree must be a positive number, got {self.degree!r}"
             raise ValueError(msg)
         if not (is_number(self.coef0) and self.coef0 >= 0):
-            msg = f"coef0 must be a number from 0, got {self.coef0!r}"
+            msg = f"coef0 must be a number from 0 upwards, got {self.coef0!r}"
             raise ValueError(msg)
         if self.criterion not in ("likelihood", "loo"):
             msg = f"criterion must be 'likelihood' or 'loo', got {self.criterion!r}"
@@ -226,7 +229,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
     def _checked_lazy(self, data: da.Array, y: ArrayLike) -> tuple[da.Array, da.Array]:
         target, _ = unwrap(y, name="y")
         if data.ndim != 2 or 0 in data.shape or np.isnan(data.shape[0]):
-            msg = f"X must be a matrix (n_samples, n_components) of known shape, got {tuple(data.shape)}"
+            msg = f"X must be a matrix (n_samples, n_components) of known shape, got shape {tuple(data.shape)}"
             raise ValueError(msg)
         if target.ndim not in (1, 2) or len(target) != len(data):
             msg = f"y must have one entry for each of the {len(data)} samples of X, got shape {tuple(target.shape)}"
@@ -262,11 +265,11 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         self.alpha_, self.landmarks_ = alpha, None
         self._fit = fit = ExactFit(kernel, scaled, centred, alpha)
         if groups is not None and (len(groups) != n or len(np.unique(groups)) < 2):
-            msg = f"groups must name two groups or more, one for each of {n} samples, got shape {np.shape(groups)}"
+            msg = f"groups must name a group for each of {n} samples, two groups or more, got shape {np.shape(groups)}"
             raise ValueError(msg)
         self.spread_ = np.sqrt(fit.squared_ratios(groups) / n) * self._deviation
         if groups is not None:
-            # From so few groups their spread is not known well: the variance of Student's t, of at least 3 degrees.
+            # Few groups determine the spread poorly: widen it by Student's t, with at least 3 degrees of freedom.
             degrees = max(3, len(np.unique(groups)) - 1)
             self.spread_ *= np.sqrt(degrees / (degrees - 2))
 
@@ -279,7 +282,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
             )
             pool, of_pool, deviations, self._mean, deviation = (np.asarray(value, dtype=np.float64) for value in found)
             if not all(np.isfinite(value).all() for value in (deviations, self._mean)):
-                msg = "X or y holds NaN or infinite values; leave these samples out"
+                msg = "X or y holds NaN or infinite values; leave out the samples that have them"
                 raise ValueError(msg)
         else:
             pool, of_pool, deviations = scores[some], target[some], scores.std(axis=0)
@@ -311,11 +314,11 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
     def _over_blocks(
         self, fold: Callable[..., Any], merge: Callable[..., Any], scores: Any, target: Any, *, name: str
     ) -> Any:
-        """Fold scaled scores and targets, block by block, merged in a tree that the chunks alone fix."""
+        """Fold scaled scores and targets block by block, and merge the results in a tree that only the chunks fix."""
         kernel = partial(_scaled_fold, fold=fold, scale=self.scale_, mean=self._mean, deviation=self._deviation)
         if not isinstance(scores, da.Array):
             return kernel(scores, target)
-        # New each time: fits with other parameters may go on at the same time.
+        # The token is new each time, because fits with other parameters may run at the same time.
         token = uuid.uuid4().hex
         stage = dask.delayed(kernel, name=f"{name}-kernel-{token}")
         rows, columns = delayed_blocks(scores, target)
@@ -326,19 +329,19 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         return merge_tree(parts, merge, name=f"merge-{name}-{token}").compute()
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:  # noqa: FBT001, FBT002
-        """Targets of scores, lazily for lazy ones.
+        """Predict the targets of scores, lazily for lazy scores.
 
         Parameters
         ----------
         X : array, shape (n_samples, n_components)
             Scores.
         return_std : bool, default False
-            Return the standard deviation of each prediction too: of a new measurement, its noise included.
+            Return the standard deviation of each prediction too. It is that of a new measurement, including its noise.
 
         Returns
         -------
         array of the kind of `X`, shape (n_samples,) or (n_samples, n_outputs)
-            With `return_std`, a pair of them.
+            Predictions. With `return_std`, a pair of such arrays: predictions and standard deviations.
         """
         check_is_fitted(self, "scale_")
         data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
@@ -361,7 +364,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         return parts if return_std else parts[0]
 
     def posterior(self, X: ArrayLike) -> tuple[Array, float]:
-        """What training leaves open of scores, over s².
+        """Compute the uncertainty that training leaves in predictions, divided by s².
 
         Parameters
         ----------
@@ -371,9 +374,9 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         Returns
         -------
         covariance : ndarray, shape (n_samples, n_samples)
-            Of the function itself, without the noise of a measurement.
+            Covariance of the predictions, without the noise of measurements.
         noise : float
-            Variance of a measurement.
+            Variance of the noise of a measurement, α.
         """
         check_is_fitted(self, "scale_")
         return self._fit.covariance(validate_data(self, X, reset=False) / self.scale_), self._fit.alpha
@@ -410,7 +413,7 @@ def _plan(regressor: KernelRegressor, X: ArrayLike, y: ArrayLike, groups: ArrayL
     columns = 1 + m + (1 if target.ndim == 1 else target.shape[1])
     rows = max(data.chunks[0]) if isinstance(data, da.Array) else n
     n_tasks = len(data.chunks[0]) if isinstance(data, da.Array) else 1
-    # Rows that are absorbed, stacked below a factor, copied for LAPACK, and the kernel matrix that they come from.
+    # A task holds rows to absorb, their stack below a factor, its copy for LAPACK, and the rows' kernel matrix.
     task = 8 * columns * columns * (3 * ROWS_AT_ONCE + 3) + 3 * rows * 8 * (k + columns - 1 - m)
     if task > limit.task_bytes and isinstance(data, da.Array):
         raise limit.refusal(task, f"regression on {m} landmarks", "use fewer n_landmarks, or smaller chunks of X")

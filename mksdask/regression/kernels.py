@@ -1,28 +1,27 @@
-"""Covariance functions of scores."""
+"""Kernels, the covariance functions of scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from mksdask.arrays import Array
+
 KERNELS = ("rbf", "polynomial", "matern")
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One of a family of kernels.
+    """A kernel with fixed parameters.
 
     Parameters
     ----------
     kind : str or callable
-        See `KernelRegressor`.
+        Name of the kernel, or a function. See `KernelRegressor`.
     gamma, degree, coef0 : float
-        Its parameters.
+        Parameters of the kernel.
     """
 
     kind: str | Callable[[Array, Array], Array]
@@ -31,7 +30,7 @@ class Kernel:
     coef0: float = 1.0
 
     def __call__(self, a: Array, b: Array) -> Array:
-        """Kernel matrix, (len(a), len(b))."""
+        """Compute the kernel matrix, (len(a), len(b))."""
         if callable(self.kind):
             return np.asarray(self.kind(a, b), dtype=np.float64)
         product = a @ b.T
@@ -47,12 +46,12 @@ class Kernel:
         if self.kind == "rbf":
             squares *= -self.gamma
             return np.exp(squares, out=squares)
-        # A length scale ℓ of 1/ℓ² = 2γ, as that of rbf.
+        # The length scale ℓ follows from 1/ℓ² = 2γ, as for rbf.
         ratio = np.sqrt(10.0 * self.gamma * squares)
         return np.asarray((1.0 + ratio + ratio**2 / 3.0) * np.exp(-ratio))
 
     def diagonal(self, a: Array) -> Array:
-        """k(x, x) of each row."""
+        """Compute k(x, x) of each row."""
         if callable(self.kind):
             return np.array([float(self(row[None], row[None])[0, 0]) for row in a])
         if self.kind == "polynomial":

@@ -1,33 +1,30 @@
-"""Nyström features: a kernel seen through a few landmarks, and least squares on them by streamed QR factors.
+"""Nyström features: a kernel approximated through a few landmarks, and least squares on them by streamed QR factors.
 
-A factor R of the rows [1 | Φ | y] stands for all rows absorbed: RᵀR = Σ rowᵀ row. It is made by reflections, so that
-nothing is squared.
+A factor R of the rows [1 | Φ | y] represents all rows that it has absorbed: RᵀR = Σ rowᵀ row. It is computed by
+reflections, which do not square the condition number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.regression.evidence import Spectrum
 from mksdask.regression.kernels import Kernel
 
-Array = NDArray[Any]
-
-# Directions of the landmarks' kernel matrix that are kept, of the largest eigenvalue: less is rounding.
+# Directions of the landmarks' kernel matrix are kept above this share of the largest eigenvalue. Others are rounding.
 _LEAST = 1e-13
-# Rows absorbed at once, in multiples of the columns.
+# The number of rows absorbed at once, in multiples of the number of columns.
 ROWS_AT_ONCE = 3
 
 
 @dataclass(frozen=True)
 class LandmarkFeatures:
-    """φ(x) with φ(x)·φ(x') ≈ k(x, x'): exact where x or x' is a landmark."""
+    """Features φ with φ(x)·φ(x') ≈ k(x, x'). This is exact if x or x' is a landmark."""
 
     kernel: Kernel
     landmarks: Array
@@ -35,36 +32,38 @@ class LandmarkFeatures:
 
     @classmethod
     def of(cls, kernel: Kernel, landmarks: Array) -> LandmarkFeatures:
-        """From landmarks, (n_landmarks, n_components)."""
+        """Make features from landmarks, (n_landmarks, n_components)."""
         values, vectors = scipy.linalg.eigh(kernel(landmarks, landmarks), check_finite=False)
         kept = values > _LEAST * values[-1]
         return cls(kernel, landmarks, vectors[:, kept] / np.sqrt(values[kept]))
 
     def __call__(self, scores: Array) -> Array:
-        """Features of rows, (n_rows, n_features)."""
+        """Compute the features of rows, (n_rows, n_features)."""
         return np.asarray(self.kernel(scores, self.landmarks) @ self.whitening)
 
     @property
     def n_features(self) -> int:
-        """Their number."""
+        """Number of features."""
         return int(self.whitening.shape[1])
 
 
 def choose_landmarks(kernel: Kernel, pool: Array, n: int, rng: np.random.Generator) -> Array:
-    """Rows of a pool that explain the others best: a Cholesky factorization whose pivots are drawn by what is left.
+    """Choose rows of a pool that explain the other rows well.
 
-    Chen, Epperly, Tropp, Webber, Randomly pivoted Cholesky. Commun. Pure Appl. Math. 78 (2025) 995, Alg. 1.
+    They are the pivots of a Cholesky factorization of the kernel matrix. Each pivot is drawn with a probability
+    proportional to the part of its diagonal that is not yet explained: Chen, Epperly, Tropp, Webber, Randomly pivoted
+    Cholesky. Commun. Pure Appl. Math. 78 (2025) 995, Alg. 1.
 
     Parameters
     ----------
     kernel : Kernel
-        Its parameters fixed.
+        Kernel with fixed parameters.
     pool : ndarray, shape (n_rows, n_components)
         Scaled scores.
     n : int
-        Landmarks, at most.
+        Largest number of landmarks.
     rng : Generator
-        Draws.
+        Source of random numbers.
     """
     left = kernel.diagonal(pool).astype(np.float64)
     least = 1e-13 * float(left.sum())
@@ -74,7 +73,7 @@ def choose_landmarks(kernel: Kernel, pool: Array, n: int, rng: np.random.Generat
         pivot = int(rng.choice(len(pool), p=left / left.sum()))
         known = factor[: len(chosen)]
         column = kernel(pool, pool[pivot : pivot + 1])[:, 0] - known.T @ known[:, pivot]
-        # What is left was kept up to date by differences, and may be nothing but rounding.
+        # `left` was updated by differences, so a small value may be pure rounding.
         if column[pivot] > 0:
             factor[len(chosen)] = column / np.sqrt(column[pivot])
             left = np.maximum(left - factor[len(chosen)] ** 2, 0.0)
@@ -84,13 +83,13 @@ def choose_landmarks(kernel: Kernel, pool: Array, n: int, rng: np.random.Generat
 
 
 def absorb(factor: Array | None, rows: Array) -> Array:
-    """The factor of what was absorbed before and further rows."""
+    """Absorb further rows into a factor, and return the new factor."""
     stacked = rows if factor is None else np.concatenate([factor, rows])
     return np.asarray(np.linalg.qr(stacked, mode="r"))
 
 
 def factor_of_rows(features: LandmarkFeatures, scores: Array, targets: Array) -> Array:
-    """The factor of a block of samples."""
+    """Compute the factor of a block of samples."""
     factor: Array | None = None
     for part in _parts(features, len(scores), targets.shape[1]):
         phi = features(scores[part])
@@ -111,13 +110,13 @@ class LandmarkFit:
     Parameters
     ----------
     features : LandmarkFeatures
-        φ.
+        Features φ.
     weights : ndarray, shape (1 + n_features, n_outputs)
-        Of the constant and of the features.
+        Weights of the constant and of the features.
     triangle : ndarray, shape (1 + n_features, 1 + n_features)
-        R of the penalized problem: the covariance of the weights is s²α (RᵀR)⁻¹.
+        Factor R of the penalized problem. The covariance of the weights is s²α (RᵀR)⁻¹.
     alpha : float
-        Ridge.
+        Ridge α.
     """
 
     features: LandmarkFeatures
@@ -127,7 +126,7 @@ class LandmarkFit:
 
     @classmethod
     def of(cls, features: LandmarkFeatures, factor: Array, alpha: float) -> LandmarkFit:
-        """From the factor of all samples."""
+        """Fit from the factor of all samples."""
         m = 1 + features.n_features
         square = np.zeros((max(m, len(factor)), factor.shape[1]))
         square[: len(factor)] = factor
@@ -139,34 +138,34 @@ class LandmarkFit:
 
     @property
     def known(self) -> Array:
-        """Scaled scores that kernels are taken with."""
+        """Scaled scores with which the kernel compares new scores."""
         return self.features.landmarks
 
     def predict(self, scores: Array) -> Array:
-        """Targets, (n_rows, n_outputs)."""
+        """Predict targets, (n_rows, n_outputs)."""
         return np.asarray(self.features(scores) @ self.weights[1:] + self.weights[0])
 
     def leverage(self, phi: Array) -> Array:
-        """What a sample with features φ would have of its own prediction, were it absorbed already."""
+        """Compute the weight of a sample with features φ in its own prediction, if the fit has absorbed it."""
         rows = np.concatenate([np.ones((len(phi), 1)), phi], axis=1)
         solved = scipy.linalg.solve_triangular(self.triangle, rows.T, trans="T", check_finite=False)
         return np.asarray(np.einsum("mi,mi->i", solved, solved))
 
     def spread(self, scores: Array) -> Array:
-        """Predictive variance over s², of samples that were not absorbed."""
+        """Compute the predictive variance of samples that the fit has not absorbed, divided by s²."""
         phi = self.features(scores)
         unexplained = np.maximum(self.features.kernel.diagonal(scores) - np.einsum("im,im->i", phi, phi), 0.0)
         return np.asarray(unexplained + self.alpha * (1.0 + self.leverage(phi)))
 
     def covariance(self, scores: Array) -> Array:
-        """Covariance over s² of the function at scores, (n, n), without the noise of a measurement."""
+        """Compute the covariance of the predictions, (n, n), divided by s². It excludes the measurement noise."""
         phi = self.features(scores)
         rows = np.concatenate([np.ones((len(phi), 1)), phi], axis=1)
         solved = scipy.linalg.solve_triangular(self.triangle, rows.T, trans="T")
         return np.asarray(self.features.kernel(scores, scores) - phi @ phi.T + self.alpha * (solved.T @ solved))
 
     def squared_ratios(self, scores: Array, targets: Array) -> Array:
-        """Sum over absorbed samples of (error by all others)² over its variance but for s², (n_outputs,)."""
+        """Sum e²/v over absorbed samples: e is the error if the sample is left out, and s² v is its variance."""
         total = np.zeros(targets.shape[1])
         for part in _parts(self.features, len(scores), targets.shape[1]):
             phi = self.features(scores[part])
@@ -179,7 +178,7 @@ class LandmarkFit:
 
 
 def spectrum_of_factor(features: LandmarkFeatures, factor: Array, n_samples: int, diagonal: float) -> Spectrum:
-    """Of ΦΦᵀ, a constant taken off."""
+    """Compute the spectrum of ΦΦᵀ after the constant is projected out."""
     m = 1 + features.n_features
     rest = factor[m:, m:]
     left, singular, _ = scipy.linalg.svd(factor[1:m, 1:m], full_matrices=False)

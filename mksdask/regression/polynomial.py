@@ -1,4 +1,4 @@
-"""Linkages from scores to properties: p_eff = F(μ)."""
+"""Polynomial regression from scores to properties, with a predictive spread."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from typing import Any, Self
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, OneToOneFeatureMixin, RegressorMixin, TransformerMixin
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from mksdask.arrays import Array, ArrayLike
+
 
 def polynomial_regression(degree: int = 1) -> Pipeline:
-    """Least squares on all monomials of the scores up to a degree (Eq. 3 with a polynomial F).
+    """Make a linkage by least squares on all monomials of the scores up to a degree (Eq. 3 with a polynomial F).
 
     Parameters
     ----------
     degree : int
-        Largest total degree.
+        Largest total degree of the monomials.
 
     Returns
     -------
     sklearn.pipeline.Pipeline
-        `LeadingScaler`, `PolynomialFeatures`, `LeastSquares`; its `predict` takes `return_std`.
+        Steps `LeadingScaler`, `PolynomialFeatures` and `LeastSquares`. Its `predict` takes `return_std`.
 
     Examples
     --------
@@ -44,19 +45,19 @@ def polynomial_regression(degree: int = 1) -> Pipeline:
 
 
 class LeadingScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
-    """Divide all scores by the standard deviation of the first.
+    """Scaler that divides all scores by the standard deviation of the first score.
 
-    Kernels and monomials then see numbers of order one, while the components keep their relative size: small ones
-    stay small, as they should. A `StandardScaler` would blow the noise of the last components up.
+    Kernels and monomials then see numbers of order one, and components keep their relative size: small components stay
+    small, as they should. A `StandardScaler` would amplify the noise of the last components.
 
     Attributes
     ----------
     scale_ : float
-        Standard deviation of the first score; 1 where it is 0.
+        Standard deviation of the first score, or 1 if it is 0.
     """
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
-        """Measure the spread of the first score.
+        """Compute the standard deviation of the first score.
 
         Parameters
         ----------
@@ -69,8 +70,8 @@ class LeadingScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.scale_ = float(np.std(scores[:, 0])) or 1.0
         return self
 
-    def transform(self, X: ArrayLike) -> NDArray[Any]:
-        """Divide by `scale_`.
+    def transform(self, X: ArrayLike) -> Array:
+        """Divide scores by `scale_`.
 
         Parameters
         ----------
@@ -86,23 +87,24 @@ class LeadingScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
 
 class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    r"""Linear regression that knows how sure it is.
+    r"""Linear regression that also predicts its own error.
 
-    With the monomials m(μ), a constant among them, and the matrix M of those of all samples, the predictive variance
-    of a new measurement is :math:`s^2 (1 + m^T (M^T M)^{-1} m)`, where s² is such that errors of each sample by all
-    others, divided by their standard deviations, have a mean square of 1.
+    Let m(μ) be the monomials of a sample, including a constant, and M the matrix of the monomials of all samples. The
+    predictive variance of a new measurement is :math:`s^2 (1 + m^T (M^T M)^{-1} m)`. The scale s² is calibrated by
+    leaving out one sample at a time: the errors of predicting each sample from all others, divided by their standard
+    deviations, have a mean square of 1.
 
-    One QR factorization gives all of it; a singular value decomposition, and the solution of least norm, where columns
-    depend on each other.
+    One QR factorization gives coefficients, errors and variances. If columns depend on each other, a singular value
+    decomposition replaces it, and the solution has the least norm.
 
     Attributes
     ----------
     coef_ : ndarray, shape (n_features,) or (n_targets, n_features)
-        Coefficients.
+        Coefficients of the monomials.
     intercept_ : float or ndarray, shape (n_targets,)
-        Constant.
+        Constant term.
     spread_ : ndarray, shape (n_targets,)
-        s, in units of the targets.
+        Scale s of the predictive spread, in units of the targets.
 
     References
     ----------
@@ -119,7 +121,7 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit, and measure the spread.
+        """Fit the coefficients, and calibrate the spread.
 
         Parameters
         ----------
@@ -128,7 +130,7 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         y : array, shape (n_samples,) or (n_samples, n_targets)
             Targets.
         sample_weight : array, shape (n_samples,), optional
-            Weights; the spread is that of a sample of unit weight.
+            Weights of the samples. The spread then is that of a sample of unit weight.
         """
         X, target = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
@@ -150,18 +152,19 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:  # noqa: FBT001, FBT002
-        """Targets, and with `return_std` the standard deviation of each.
+        """Predict targets and, with `return_std`, the standard deviation of each prediction.
 
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
             Monomials.
         return_std : bool, default False
-            Whether to return a pair.
+            Whether to return the standard deviations too. They are those of a new measurement, including its noise.
 
         Returns
         -------
-        ndarray, shape (n_samples,) or (n_samples, n_targets), or a pair of them
+        ndarray, shape (n_samples,) or (n_samples, n_targets)
+            Predictions. With `return_std`, a pair of such arrays: predictions and standard deviations.
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64)
@@ -171,8 +174,8 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         spread = np.sqrt(1.0 + self.leverage(X))[:, None] * self.spread_
         return mean, spread.reshape(mean.shape)
 
-    def leverage(self, X: ArrayLike) -> NDArray[Any]:
-        """M (MᵀM)⁻¹ mᵀ of each row: the variance of the prediction, but for the noise, over s².
+    def leverage(self, X: ArrayLike) -> Array:
+        """Compute mᵀ (MᵀM)⁻¹ m of each row: the variance of the prediction without noise, divided by s².
 
         Parameters
         ----------
@@ -182,8 +185,8 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         return np.asarray(self._constant + np.square(self._whitened(X)).sum(axis=1))
 
-    def posterior(self, X: ArrayLike) -> tuple[NDArray[Any], float]:
-        """What training leaves open of predictions, over s².
+    def posterior(self, X: ArrayLike) -> tuple[Array, float]:
+        """Compute the uncertainty that training leaves in predictions, divided by s².
 
         Parameters
         ----------
@@ -193,20 +196,20 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Returns
         -------
         covariance : ndarray, shape (n_samples, n_samples)
-            Without the noise of a measurement.
+            Covariance of the predictions, without the noise of measurements.
         noise : float
-            Variance of a measurement: 1.
+            Variance of the noise of a measurement, which is 1.
         """
         check_is_fitted(self)
         rows = self._whitened(X)
         return np.asarray(self._constant + rows @ rows.T), 1.0
 
-    def _whitened(self, X: ArrayLike) -> NDArray[Any]:
+    def _whitened(self, X: ArrayLike) -> Array:
         return np.asarray((np.asarray(X, dtype=np.float64) - self._mean) @ self._whitening)
 
 
-def _orthonormalize(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Orthonormal columns Q that span those of a matrix A, and W with A W = Q."""
+def _orthonormalize(rows: Array) -> tuple[Array, Array]:
+    """Compute orthonormal columns Q that span the columns of a matrix A, and the matrix W with A W = Q."""
     if rows.shape[0] >= rows.shape[1]:
         q, triangle = scipy.linalg.qr(rows, mode="economic", check_finite=False)
         if scipy.linalg.lapack.dtrcon(triangle)[0] > max(rows.shape) * np.finfo(float).eps:

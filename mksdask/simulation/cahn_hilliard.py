@@ -18,10 +18,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import DTypeLike, NDArray
 
-from mksdask.arrays import ArrayLike, is_number, label, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, is_number, label, unwrap_samples
 from mksdask.compute.blocks import map_samples
-
-Array = NDArray[Any]
 
 # Small samples take their steps together, so that a batch stays in cache.
 BATCH_VOXELS = 2**16

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.simulation.stencils import Anisotropic, Float, jit, n_strain_components, voigt_pairs
 
 
@@ -125,7 +123,7 @@ def _turn(angles, stiffness, rows, columns, kept, out):  # type: ignore[no-untyp
                     position += 1
 
 
-def turned_stiffness(stiffness: Float, angles: NDArray[Any]) -> Anisotropic:
+def turned_stiffness(stiffness: Float, angles: Array) -> Anisotropic:
     """Stiffness of each voxel in the frame of the sample.
 
     Parameters

@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, label, names, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, label, names, unwrap_samples
 from mksdask.bases.gsh import check_angles
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Limit, Plan, SampleWork, chunk_layout, fft_operations
@@ -67,10 +67,10 @@ class _Solver(ABC):
         """Lamé moduli of a homogeneous material like this one; the same for all samples, whatever their chunk."""
 
     @abstractmethod
-    def material(self, block: NDArray[Any]) -> Material:
+    def material(self, block: Array) -> Material:
         """Stiffness of each voxel of a block."""
 
-    def spatial(self, block: NDArray[Any]) -> tuple[int, ...]:
+    def spatial(self, block: Array) -> tuple[int, ...]:
         """Spatial shape of the samples of a block."""
         return tuple(block.shape[1 : block.ndim - self.trailing])
 
@@ -94,7 +94,7 @@ class _Solver(ABC):
         )
 
     def _batches(
-        self, block: NDArray[Any], macro_strain: NDArray[np.float64]
+        self, block: Array, macro_strain: NDArray[np.float64]
     ) -> Iterator[tuple[slice, ElasticFields, NDArray[np.float64]]]:
         """Solve samples in batches that fit in cache."""
         step = batch_size(self.spatial(block))
@@ -110,7 +110,7 @@ class _Solver(ABC):
             )
             yield rows, fields, macro
 
-    def fields(self, block: NDArray[Any], *, macro_strain: NDArray[np.float64]) -> ElasticResponse:
+    def fields(self, block: Array, *, macro_strain: NDArray[np.float64]) -> ElasticResponse:
         """Fields and averages of one block."""
         n, spatial, n_components = len(block), self.spatial(block), len(macro_strain)
         out = ElasticResponse(*(np.empty((n, *tail)) for tail in response_shapes(spatial)))
@@ -122,7 +122,7 @@ class _Solver(ABC):
         out.mean_stress[...] = out.stress.mean(axis=axes).reshape(n, n_components)
         return out
 
-    def mean_stress(self, block: NDArray[Any], *, macro_strain: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mean_stress(self, block: Array, *, macro_strain: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mean stress of one block, (n, n_components)."""
         axes = tuple(range(1, len(self.spatial(block)) + 1))
         out = np.empty((len(block), len(macro_strain)))
@@ -130,7 +130,7 @@ class _Solver(ABC):
             out[rows] = fields.stress.mean(axis=axes)
         return out
 
-    def stiffness(self, block: NDArray[Any]) -> NDArray[np.float64]:
+    def stiffness(self, block: Array) -> NDArray[np.float64]:
         """Effective stiffness of one block, (n, n_components, n_components)."""
         unit_loads = np.eye(n_strain_components(len(self.spatial(block))))
         columns = [self.mean_stress(block, macro_strain=load) for load in unit_loads]
@@ -183,7 +183,7 @@ class IsotropicPhases(_Solver):
         """Means over the phases."""
         return float(self.lam.mean()), float(self.mu.mean())
 
-    def material(self, block: NDArray[Any]) -> Isotropic:
+    def material(self, block: Array) -> Isotropic:
         """Moduli of each voxel."""
         n_phases = len(self.lam)
         phase = block.astype(np.intp)
@@ -212,7 +212,7 @@ class CrystalOrientations(_Solver):
         """The Voigt average over all orientations."""
         return voigt_average(self.crystal)
 
-    def material(self, block: NDArray[Any]) -> Anisotropic:
+    def material(self, block: Array) -> Anisotropic:
         """Stiffness of each voxel."""
         check_angles(block)
         return turned_stiffness(self.crystal, block)

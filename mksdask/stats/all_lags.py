@@ -16,8 +16,8 @@ import dask
 import dask.array as da
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.compute.graph import stored_array
 from mksdask.compute.operation import Limit, Plan, Stage, size_text
 from mksdask.stats.lags import LagTransform
@@ -32,7 +32,6 @@ from mksdask.stats.pencils import Pencils, PencilTransform, three_axes
 from mksdask.storage.atomic import Location, Url, remove_store
 from mksdask.storage.blocks import is_materialized, materialize, reserve, write_blocks
 
-Array: TypeAlias = NDArray[Any]
 Span: TypeAlias = tuple[int, int]  # the first along an axis, and the first beyond
 
 LEAST_PARTS = 8  # tasks of a pass, if the volume has as many planes: some for each worker

@@ -18,13 +18,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, axes_argument, unwrap_volume
+from mksdask.arrays import Array, ArrayLike, axes_argument, unwrap_volume
 from mksdask.compute.blocks import merge_tree
 from mksdask.compute.graph import stored_array
 from mksdask.compute.operation import Limit
 from mksdask.samples import periodic_axes_of, spacing_of
-
-Array = NDArray[Any]
 
 PENCIL_VOXELS = 2**25
 # Bytes beside those that are read: which voxels are of the phase, and the same line by line.

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, unwrap
+from mksdask.arrays import Array, ArrayLike, unwrap
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.watching import FeatureChannel
-
-Array = NDArray[Any]
 
 
 def _flatten_block(block: Array) -> Array:

@@ -12,13 +12,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.bases.base import Basis
 from mksdask.samples import check_confidence
 from mksdask.stats.lags import LagTransform
-
-Array = NDArray[Any]
 
 # Transforms of about this many voxels stay in cache; small samples are transformed together.
 BATCH_VOXELS = 2**15

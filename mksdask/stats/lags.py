@@ -6,13 +6,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import scipy.fft
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[Any]
+from mksdask.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
+from mksdask.arrays import Array
 from mksdask.bases.base import Basis
 from mksdask.samples import Volume, check_confidence
 from mksdask.stats.pairs import indices_of, lag_labels
 from mksdask.stats.pencils import three_axes
-
-Array = NDArray[Any]
 
 SLAB_VOXELS = 2**22  # of a block that are expanded together: large enough for huge pages
 

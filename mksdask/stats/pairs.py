@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mksdask.arrays import names
+from mksdask.arrays import Array, names
 from mksdask.bases.base import Basis
 from mksdask.samples import Grid
 
@@ -52,9 +51,7 @@ def indices_of(pairs: Pairs, basis: Basis) -> tuple[tuple[int, int], ...]:
     return tuple((basis.states.index(a), basis.states.index(b)) for a, b in pairs)
 
 
-def lag_labels(
-    grid: Grid, lags: Sequence[NDArray[Any]], pairs: Pairs, basis: Basis
-) -> tuple[tuple[str, ...], dict[str, Any]]:
+def lag_labels(grid: Grid, lags: Sequence[Array], pairs: Pairs, basis: Basis) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Dims and coordinates of statistics: lags in the units of the grid, and pairs of states or of named phases."""
     coords: dict[str, Any] = grid.lags(lags)
     dims = (*coords, "pair")

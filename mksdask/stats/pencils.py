@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numba
 import numpy as np
 import scipy.fft
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
-Array: TypeAlias = NDArray[Any]
+from mksdask.arrays import Array
 
 LINES_BYTES = 2**18  # of lines that are transformed together
 LEAST_LINES = 32  # or more, so that whole cache lines are read

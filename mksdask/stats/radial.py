@@ -12,10 +12,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, ArrayLike, unwrap
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, unwrap
 from mksdask.compute.blocks import merge_tree
-
-Array = NDArray[Any]
 
 # Interface area to volume over the mean number of crossings of a line a length, by dimension: Cauchy and Crofton.
 AREA_OF_CROSSINGS = {1: 1.0, 2: np.pi / 2.0, 3: 2.0}

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.compute.blocks import merge_tree
 from mksdask.compute.graph import stored_array
 from mksdask.compute.operation import Limit, Plan, Stage
@@ -27,8 +27,6 @@ from mksdask.stats.pencils import Pencils, three_axes
 from mksdask.stats.tiling import Box, TileWork, Tiling, plan_tiles
 from mksdask.storage.atomic import Url
 from mksdask.storage.blocks import materialize
-
-Array: TypeAlias = NDArray[Any]
 
 # Tiles whose products are added up in the precision of the transforms, before their sums are in double precision: few
 # enough for rounding to stay below that of the transforms.

@@ -11,13 +11,12 @@ from typing import Any, TypeAlias
 import dask.array as da
 import numpy as np
 import scipy.fft
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.compute.operation import Limit
 from mksdask.stats.microstructure import SLAB_VOXELS
 from mksdask.stats.pencils import PencilTransform, three_axes
 
-Array: TypeAlias = NDArray[Any]
 Box: TypeAlias = Sequence[tuple[int, int]]  # first voxel along each axis, and the first beyond
 
 # Tasks that a sum is cut into; they do not depend on the workers, so that results do not either.

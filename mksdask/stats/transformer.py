@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike
+from mksdask.arrays import Array, ArrayLike
 from mksdask.bases.base import Basis
 from mksdask.samples import Samples
 from mksdask.stats.correlation import Correlation
@@ -117,7 +117,7 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         statistics = self._correlation(samples).run()
         return flat_features(statistics) if self.flatten else statistics
 
-    def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
+    def get_feature_names_out(self, input_features: object = None) -> Array:
         """Names of the columns, with `flatten`: the pair of states and the lag in voxels, f[0, 1; 3, -2].
 
         Parameters

@@ -11,13 +11,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, sizes_argument, unwrap_volume
+from mksdask.arrays import Array, ArrayLike, sizes_argument, unwrap_volume
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.graph import stored_array
 from mksdask.compute.operation import samples_per_chunk
 from mksdask.samples import spacing_of
-
-Array = NDArray[Any]
 
 
 def _cut(numbers: NDArray[np.int64], *, source: Any, corners: NDArray[np.int64], size: tuple[int, ...]) -> Array:

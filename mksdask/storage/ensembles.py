@@ -21,10 +21,9 @@ import numpy as np
 import xarray as xr
 import zarr
 from dask.base import tokenize
-from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy, unwrap
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, axes_argument, is_lazy, unwrap
 from mksdask.compute.operation import largest_divisor, samples_per_chunk
 from mksdask.samples import periodic_axes_of, spacing_of
 from mksdask.storage.atomic import Location, Url, consolidate, staged
@@ -444,7 +443,7 @@ def _checked_cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:
     return array.map_blocks(kernel, dtype=dtype) if isinstance(array, da.Array) else kernel(array)
 
 
-def _cast_block(block: NDArray[Any], *, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+def _cast_block(block: Array, *, dtype: np.dtype[Any], name: str) -> Array:
     cast = block.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(cast, block):
         msg = f"{name} holds values from {block.min()} to {block.max()}, which the stored dtype {dtype} cannot hold"

@@ -14,13 +14,11 @@ import dask
 import dask.array as da
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
+from mksdask.arrays import Array
 from mksdask.compute.blocks import check_whole_samples
 from mksdask.compute.client import settled
 from mksdask.storage.atomic import Location, Url, remove_store
-
-Array = NDArray[Any]
 
 # Bytes of one slab of features, all samples, in its own precision, and centred.
 SLAB_BYTES = 96 * 2**20

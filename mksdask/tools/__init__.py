@@ -1,4 +1,8 @@
-"""Figures. Each function returns its Figure, for `savefig` or as the value of a notebook cell; none shows anything."""
+"""Figures of microstructures, statistics, scores and linkages.
+
+Each function returns a Figure, which you can save with `savefig` or leave as the value of a notebook cell. No function
+opens a window.
+"""
 
 from mksdask.tools.correlations import draw_autocorrelations, draw_components, draw_correlations, draw_crosscorrelations
 from mksdask.tools.fields import (
@@ -13,10 +17,8 @@ from mksdask.tools.fields import (
 )
 from mksdask.tools.interactive import show_volume
 from mksdask.tools.live import draw_partial
-from mksdask.tools.models import (
-    draw_component_variance,
-    draw_components_scatter,
-    draw_evolution,
+from mksdask.tools.scores import draw_component_variance, draw_components_scatter, draw_evolution
+from mksdask.tools.validation import (
     draw_goodness_of_fit,
     draw_gridscores,
     draw_gridscores_matrix,

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from mksdask.arrays import ArrayLike, to_numpy, unwrap
-from mksdask.tools.panels import Panels, lag_grid, maps_figure, scale_of
+from mksdask.tools.panels import Panels, lag_extent, maps_figure, scale_of
 
 
 def _pair_names(
@@ -37,18 +37,21 @@ def draw_correlations(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw the 2-point statistics of one sample, a map for each pair; 3D lags as three central slices.
+    """Draw the 2-point statistics of one sample, one map of the lag for each pair of local states.
+
+    A 3D map is drawn as three central slices.
 
     Parameters
     ----------
     X_corr : array, shape (*lags, n_pairs)
-        As `correlate` returns for one sample. Complex statistics are drawn as their real part.
+        Statistics of one sample, as `correlate` returns them. Of complex statistics the real part is drawn.
     correlations : list of (int, int), optional
-        The pairs, for the titles; default what a DataArray says.
+        The pairs of states, for the titles. Default: the pairs that a DataArray names.
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -57,7 +60,7 @@ def draw_correlations(
     Raises
     ------
     ValueError
-        If `correlations` does not name each pair.
+        If `correlations` does not name each pair, or `X_corr` holds more than one sample.
 
     Examples
     --------
@@ -69,14 +72,16 @@ def draw_correlations(
     """
     template = unwrap(X_corr, name="X_corr")[1]
     if template is not None and "sample" in template.dims:
-        msg = f"X_corr must be the statistics of one sample, got dims {template.dims}; pass X_corr[0]"
+        msg = (
+            f"X_corr must be the statistics of one sample, got dims {template.dims}; pass one sample, such as X_corr[0]"
+        )
         raise ValueError(msg)
     values = np.real(to_numpy(X_corr))
     titles = _pair_names(template, values.shape[-1], correlations)
     maps = list(np.moveaxis(values, -1, 0))
-    grid = lag_grid(template, values.shape[:-1])
+    extent = lag_extent(template, values.shape[:-1])
     return maps_figure(
-        maps, titles, grid, [scale_of(values)] * len(maps), ["2-point statistics"], figsize=figsize, ax=ax
+        maps, titles, extent, [scale_of(values)] * len(maps), ["2-point statistics"], figsize=figsize, ax=ax
     )
 
 
@@ -87,18 +92,19 @@ def draw_autocorrelations(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw the autocorrelations of one sample; see `draw_correlations`.
+    """Draw the autocorrelations of one sample. See `draw_correlations`.
 
     Parameters
     ----------
     X_auto : array, shape (*lags, n_pairs)
-        As `autocorrelate` returns for one sample.
+        Statistics of one sample, as `autocorrelate` returns them.
     correlations : list of (int, int), optional
-        The pairs; default (0, 0), (1, 1), ….
+        The pairs of states. Default: the pairs that a DataArray names, or (0, 0), (1, 1), ….
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -121,18 +127,19 @@ def draw_crosscorrelations(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw the cross-correlations of one sample; see `draw_correlations`.
+    """Draw the cross-correlations of one sample. See `draw_correlations`.
 
     Parameters
     ----------
     X_cross : array, shape (*lags, n_pairs)
-        As `crosscorrelate` returns for one sample.
+        Statistics of one sample, as `crosscorrelate` returns them.
     correlations : list of (int, int), optional
-        The pairs.
+        The pairs of states, for the titles. Default: the pairs that a DataArray names.
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -153,18 +160,19 @@ def draw_components(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw principal components as maps of the lag: a row a component, a column a pair.
+    """Draw principal components as maps of the lag: one row for each component, one column for each pair of states.
 
     Parameters
     ----------
     components : array, shape (n_components, *lags, n_pairs)
         ``components_`` of a structure analysis or homogenization model.
     correlations : list of (int, int), optional
-        The pairs, for the titles.
+        The pairs of states, for the titles. Default: the pairs that a DataArray names.
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -183,5 +191,7 @@ def draw_components(
     titles = [rf"$\varphi_{{{k + 1}}}$, {name}" for k in range(len(values)) for name in names]
     scale = scale_of(values, diverging=True)
     columns = n_pairs if values.ndim < 5 else 1
-    grid = lag_grid(template, values.shape[1:-1])
-    return maps_figure(maps, titles, grid, [scale] * len(maps), ["component"], columns=columns, figsize=figsize, ax=ax)
+    extent = lag_extent(template, values.shape[1:-1])
+    return maps_figure(
+        maps, titles, extent, [scale] * len(maps), ["component"], columns=columns, figsize=figsize, ax=ax
+    )

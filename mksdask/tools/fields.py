@@ -1,24 +1,22 @@
-"""Figures of microstructures and of fields on them."""
+"""Figures of microstructures, and of strains, concentrations and influence kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, to_numpy, unwrap
+from mksdask.arrays import Array, ArrayLike, to_numpy, unwrap
 from mksdask.samples import spacing_of
-from mksdask.tools.panels import Grid, Panels, check_panels, lag_grid, maps_figure, phase_colours, scale_of
+from mksdask.tools.panels import Extent, Panels, check_panels, lag_extent, maps_figure, phase_colours, scale_of
 
 MOST_PHASES = 12
 
 
-def _voxel_grid(labels: xr.DataArray | None, spatial: Sequence[int]) -> Grid:
+def _voxel_extent(labels: xr.DataArray | None, spatial: Sequence[int]) -> Extent:
     axes = spacing_of(labels, len(spatial))
     positions = []
     for n, (dim, step, _) in zip(spatial, axes, strict=True):
@@ -26,13 +24,13 @@ def _voxel_grid(labels: xr.DataArray | None, spatial: Sequence[int]) -> Grid:
         if labels is not None and dim in labels.coords and labels.coords[dim].ndim == 1:
             origin = float(labels.coords[dim][0])
         positions.append(origin + np.arange(n) * step)
-    return Grid.of(positions, [dim for dim, _, _ in axes], axes[0][2])
+    return Extent.of(positions, [dim for dim, _, _ in axes], axes[0][2])
 
 
 def _microstructure_scale(
-    values: NDArray[Any], phases: Sequence[str] | None
+    values: Array, phases: Sequence[str] | None
 ) -> tuple[tuple[Colormap, Normalize], str, tuple[Sequence[float], Sequence[str]] | None]:
-    """Colours, colour bar label and ticks: discrete where the values are few phase numbers."""
+    """Choose colours, the label of the colour bar and its ticks. A few phase numbers get discrete colours."""
     if values.dtype.kind in "biu" and values.min() >= 0 and values.max() < MOST_PHASES:
         n_phases = max(int(values.max()) + 1, len(phases or ()))
         names = [str(h) for h in range(n_phases)] if phases is None else list(phases)
@@ -48,20 +46,21 @@ def draw_microstructures(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw samples side by side, in one colour scale.
+    """Draw microstructures side by side, in one colour scale.
 
     Parameters
     ----------
     microstructures : array, shape (n_samples, *spatial)
-        All samples are drawn, so pass a few. 3D ones as three central slices.
+        Samples. All of them are drawn, so pass a few. A 3D sample is drawn as three central slices.
     labels : sequence of str, optional
         Title of each sample.
     phases : sequence of str, optional
-        Names of the phases; default what a DataArray's ``phases`` attribute says.
+        Names of the phases. Default: the ``phases`` attribute of a DataArray, or the phase numbers.
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -81,9 +80,9 @@ def draw_microstructures(
         phases = template.attrs.get("phases")
     scale, name, ticks = _microstructure_scale(values, phases)
     titles = [f"sample {j}" for j in range(len(values))] if labels is None else list(labels)
-    grid = _voxel_grid(template, values.shape[1:])
+    extent = _voxel_extent(template, values.shape[1:])
     n = len(values)
-    return maps_figure(list(values), titles, grid, [scale] * n, [name], figsize=figsize, ax=ax, ticks=[ticks])
+    return maps_figure(list(values), titles, extent, [scale] * n, [name], figsize=figsize, ax=ax, ticks=[ticks])
 
 
 def draw_microstructure_strain(
@@ -94,7 +93,7 @@ def draw_microstructure_strain(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw one sample and a component of its strain field.
+    """Draw one sample beside a component of its strain field.
 
     Parameters
     ----------
@@ -105,9 +104,10 @@ def draw_microstructure_strain(
     label : str
         Name of the component.
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def draw_microstructure_strain(
     if values.shape != response.shape:
         msg = (
             f"strain must have the shape of the microstructure, {values.shape}, got {response.shape}; pass one "
-            "component of it"
+            "component of the strain"
         )
         raise ValueError(msg)
     template = unwrap(microstructure)[1]
@@ -133,7 +133,7 @@ def draw_microstructure_strain(
     return maps_figure(
         [values, response],
         ["microstructure", "strain"],
-        _voxel_grid(expanded, values.shape),
+        _voxel_extent(expanded, values.shape),
         [scale, scale_of(response)],
         [name, label],
         shared=False,
@@ -143,8 +143,8 @@ def draw_microstructure_strain(
     )
 
 
-def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[NDArray[Any], xr.DataArray | None]:
-    """Fields of one shape, (n, *spatial), from an array or a sequence, and what labels them."""
+def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[Array, xr.DataArray | None]:
+    """Stack fields of one shape to (n, *spatial). Also return the DataArray that labels them, if there is one."""
     for field in fields if isinstance(fields, list | tuple) else [fields]:
         if isinstance(field, xr.DataArray) and "component" in field.dims:
             msg = f"{name} must be one component, got dims {field.dims}; use {name}.sel(component=...)"
@@ -153,19 +153,19 @@ def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[NDArra
         check_panels(len(fields))
         arrays = [to_numpy(field) for field in fields]
         if len({array.shape for array in arrays}) != 1:
-            msg = f"{name} must be fields of one shape, got shapes {[array.shape for array in arrays]}"
+            msg = f"{name} must be fields of one shape, got the shapes {[array.shape for array in arrays]}"
             raise ValueError(msg)
         template = next((field for field in fields if isinstance(field, xr.DataArray)), None)
         return np.stack(arrays), None if template is None else template.expand_dims("sample")
     data, template = unwrap(fields, name=name)
     if data.ndim < 2:
-        msg = f"{name} must be (n_samples, *spatial), or a list of fields, got shape {data.shape}"
+        msg = f"{name} must have shape (n_samples, *spatial) or be a list of fields, got shape {data.shape}"
         raise ValueError(msg)
     check_panels(data.shape[0])
     return to_numpy(fields), template
 
 
-def _check_real(values: NDArray[Any], name: str) -> None:
+def _check_real(values: Array, name: str) -> None:
     if values.dtype.kind == "c":
         msg = f"{name} must be real to be drawn, got {values.dtype}; draw {name}.real and {name}.imag"
         raise ValueError(msg)
@@ -184,12 +184,15 @@ def _draw_responses(
     values, template = _stacked(fields, name)
     _check_real(values, name)
     if titles is not None and not all(isinstance(title, str) for title in titles):
-        msg = f"labels must be texts, one a field; put the fields to compare into one list, got {type(titles).__name__}"
+        msg = (
+            f"labels must be texts, one for each field, got {type(titles).__name__}; put the fields to compare into "
+            "one list"
+        )
         raise ValueError(msg)
     names = [f"sample {j}" for j in range(len(values))] if titles is None else list(titles)
     scale = scale_of(values, diverging=diverging)
-    grid = _voxel_grid(template, values.shape[1:])
-    return maps_figure(list(values), names, grid, [scale] * len(values), [bar_label], figsize=figsize, ax=ax)
+    extent = _voxel_extent(template, values.shape[1:])
+    return maps_figure(list(values), names, extent, [scale] * len(values), [bar_label], figsize=figsize, ax=ax)
 
 
 def draw_strains(
@@ -205,15 +208,16 @@ def draw_strains(
     Parameters
     ----------
     strains : array, shape (n_samples, *spatial), or sequence of arrays of shape (*spatial,)
-        One component of the strain. 3D fields are drawn as three central slices.
+        One component of the strain. A 3D field is drawn as three central slices.
     labels : sequence of str, optional
         Title of each field.
     label : str
         Name of the component.
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -236,7 +240,7 @@ def draw_strains_compare(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw a strain field by finite elements beside the same by localization, in one colour scale.
+    """Draw a strain field from finite elements beside that from localization, in one colour scale.
 
     Parameters
     ----------
@@ -245,9 +249,10 @@ def draw_strains_compare(
     label : str
         Name of the component.
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -276,15 +281,16 @@ def draw_concentrations(
     Parameters
     ----------
     concentrations : array, shape (n_samples, *spatial), or sequence of arrays of shape (*spatial,)
-        Concentrations. 3D fields are drawn as three central slices.
+        Concentrations. A 3D field is drawn as three central slices.
     labels : sequence of str, optional
         Title of each field.
     label : str
         Name of the concentration.
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -306,7 +312,7 @@ def draw_concentrations_compare(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw a simulated concentration beside the same by localization, in one colour scale.
+    """Draw a simulated concentration beside the same field from localization, in one colour scale.
 
     Parameters
     ----------
@@ -317,9 +323,10 @@ def draw_concentrations_compare(
     label : str
         Name of the concentration.
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -347,15 +354,16 @@ def draw_differences(
     Parameters
     ----------
     differences : array, shape (n_samples, *spatial), or sequence of arrays of shape (*spatial,)
-        Differences, such as finite elements less localization.
+        Differences, such as finite elements minus localization.
     labels : sequence of str, optional
-        Title of each.
+        Title of each field.
     label : str
-        What the colour bar says.
+        Label of the colour bar.
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -378,18 +386,19 @@ def draw_coeff(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw influence kernels as maps of the lag, one a local state, in one colour scale symmetric about zero.
+    """Draw influence kernels as maps of the lag, one for each local state, in a colour scale symmetric about zero.
 
     Parameters
     ----------
     coeff : array, shape (*spatial, n_states)
-        ``coef_`` of a localization model; of one response component, if it has several.
+        ``coef_`` of a localization model. If the response has several components, pass the kernels of one.
     labels : sequence of str, optional
-        Title of each state; default ``h = 0``, …
+        Title of each state. Default: ``h = 0``, ``h = 1``, ….
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
-        Draw here, one panel each, three for a field in 3D; the figure of these axes is returned.
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
 
     Returns
     -------
@@ -405,7 +414,7 @@ def draw_coeff(
     spatial, n_states = values.shape[:-1], values.shape[-1]
     titles = [f"$h = {state}$" for state in range(n_states)] if labels is None else list(labels)
     check_panels(n_states)
-    grid = lag_grid(unwrap(coeff, name="coeff")[1], spatial)
+    extent = lag_extent(unwrap(coeff, name="coeff")[1], spatial)
     scale = scale_of(values, diverging=True)
     maps = list(np.moveaxis(values, -1, 0))
-    return maps_figure(maps, titles, grid, [scale] * n_states, [r"$\alpha[h; r]$"], figsize=figsize, ax=ax)
+    return maps_figure(maps, titles, extent, [scale] * n_states, [r"$\alpha[h; r]$"], figsize=figsize, ax=ax)

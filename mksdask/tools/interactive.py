@@ -1,4 +1,4 @@
-"""A volume to be turned about, in a notebook or a browser."""
+"""A 3D view of a volume that you can turn, in a notebook or a browser."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from mksdask.arrays import ArrayLike, to_numpy, unwrap_volume
 from mksdask.samples import spacing_of
 from mksdask.tools.panels import phase_colours, scale_of
 
-# Voxels along the longest side that a browser still turns smoothly.
+# A browser still turns this many voxels along the longest side smoothly.
 MOST_VOXELS = 128
-# k3d keeps them in bytes, of which 0 is nothing.
+# k3d keeps voxels as bytes, and 0 means empty.
 MOST_PHASES = 254
 
 
 def show_volume(
     volume: ArrayLike, *, hide: Sequence[int | str] = (), size: int = MOST_VOXELS, height: int = 512
 ) -> Any:
-    """Show phases, or a field, of one volume in 3D; needs the extra ``interactive``.
+    """Show the phases or a field of one volume in 3D. This needs the extra ``interactive``.
 
     Parameters
     ----------
     volume : array, shape (nx, ny, nz)
-        Phase numbers, drawn as solid voxels in the colours of `draw_microstructures`, or real numbers, drawn as a
-        cloud in those of `draw_strains`. Of larger volumes every so many voxels; only these are read.
+        Phase numbers are drawn as solid voxels in the colours of `draw_microstructures`. Real numbers are drawn as a
+        cloud in the colours of `draw_strains`. A volume larger than `size` is thinned out: the function reads and
+        draws every second voxel, every third, and so on.
     hide : sequence of int or str
-        Phases that are not drawn, by number or, of a DataArray with names, by name.
+        Phases to leave out, by number, or by name if a DataArray names its phases.
     size : int, default 128
-        Voxels along the longest side that are drawn.
+        Largest number of voxels to draw along the longest side.
     height : int, default 512
-        Pixels.
+        Height of the view, pixels.
 
     Returns
     -------
     k3d.plot.Plot
-        The value of a notebook cell; ``plot.get_snapshot()`` gives a page of its own, as text.
+        Leave it as the value of a notebook cell. ``plot.get_snapshot()`` returns a complete HTML page as text.
 
     Raises
     ------
     ImportError
         If k3d is not installed.
     ValueError
-        If the volume is not 3D and real, or `hide` names no phase.
+        If the volume is not 3D and real, or `hide` names a phase that does not exist.
 
     Examples
     --------
@@ -60,7 +61,7 @@ def show_volume(
         raise ImportError(msg) from error
     data, labels = unwrap_volume(volume)
     if data.ndim != 3 or data.dtype.kind not in "biuf":
-        msg = f"volume must be three-dimensional and real, got shape {tuple(data.shape)} of {data.dtype}"
+        msg = f"volume must be three-dimensional and real, got shape {tuple(data.shape)} and dtype {data.dtype}"
         raise ValueError(msg)
     step = -(-max(data.shape) // size)
     values = to_numpy(data[::step, ::step, ::step])
@@ -81,12 +82,12 @@ def show_volume(
     n_phases = max(int(values.max()) + 1, len(names))
     if values.min() < 0 or n_phases > MOST_PHASES:
         msg = (
-            f"volume must hold phase numbers from 0 to {MOST_PHASES - 1}, got {values.min()} to {values.max()}; pass "
-            "numbers modulo some phases, or as real numbers, volume.astype(float)"
+            f"volume must hold phase numbers from 0 to {MOST_PHASES - 1}, got {values.min()} to {values.max()}; "
+            "renumber the phases, or pass volume.astype(float) to draw them as real numbers"
         )
         raise ValueError(msg)
     hidden = [_phase(phase, names, n_phases) for phase in hide]
-    # 0 is nothing in k3d.
+    # 0 means empty in k3d.
     solid = np.where(np.isin(turned, hidden), 0, turned.astype(np.int64) + 1).astype(np.uint8)
     rgb = np.rint(255 * phase_colours(n_phases)[0](np.arange(n_phases))[:, :3]).astype(int)
     packed = [int(red) << 16 | int(green) << 8 | int(blue) for red, green, blue in rgb]

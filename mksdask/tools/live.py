@@ -1,4 +1,4 @@
-"""The figure of a computation that goes on."""
+"""The figure of a computation that is still running."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from mksdask.compute.watching import PartialResult
-from mksdask.tools.models import draw_components_scatter
-from mksdask.tools.panels import PANEL, draw_maps, lag_grid, new_figure, scale_of
+from mksdask.tools.panels import PANEL, draw_maps, lag_extent, new_figure, scale_of
+from mksdask.tools.scores import draw_components_scatter
 
 
 def draw_partial(partial: PartialResult, *, figsize: tuple[float, float] | None = None) -> Figure:
-    """Draw what is known of a computation that goes on: 2-point statistics, and scores where there are any.
+    """Draw the results so far of a running computation: 2-point statistics and, if there are any, scores.
 
     Parameters
     ----------
     partial : mksdask.PartialResult
-        As a function that is given as ``watch=`` gets it.
+        The object that a function passed as ``watch=`` receives.
     figsize : (float, float), optional
-        Inches.
+        Width and height of the figure, inches.
 
     Returns
     -------
@@ -38,9 +38,9 @@ def draw_partial(partial: PartialResult, *, figsize: tuple[float, float] | None 
     fig = new_figure(*(figsize or ((2.0 if has_scores else 1.0) * (PANEL + 1.4), PANEL + 0.9)))
     panels = fig.subplots(1, 2 if has_scores else 1, squeeze=False)[0]
     values = partial.statistics.to_numpy()
-    grid = lag_grid(partial.statistics.expand_dims("pair", axis=-1), values.shape)
+    extent = lag_extent(partial.statistics.expand_dims("pair", axis=-1), values.shape)
     colours, norm = scale_of(values)
-    draw_maps(panels[:1], values, grid, colours, norm, "2-point statistics")
+    draw_maps(panels[:1], values, extent, colours, norm, "2-point statistics")
     if values.ndim == 2:
         fig.colorbar(ScalarMappable(norm, colours), ax=panels[0], shrink=0.85, pad=0.02)
     if has_scores:

@@ -1,4 +1,4 @@
-"""Panels of maps: one row or grid of images with shared scales, 3D fields as three central slices."""
+"""Panels of maps: a row or a grid of images with shared colour scales. A 3D field is drawn as three central slices."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS
+from mksdask.arrays import SPATIAL_DIMS, Array
+from mksdask.display.cards import COLOURS
 
-# Tol's bright scheme: distinguishable with any colour vision, and in print.
-COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 MARKERS = "osD^vP*X"
-# Axes that a caller gives.
+# The axes that a caller passes as `ax`.
 Panels: TypeAlias = Axes | Sequence[Axes]
 PANEL = 2.1  # inches
 MOST_PANELS = 64
@@ -28,16 +26,16 @@ CAPTION = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0}
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Positions of voxels or lags along each axis, and what the axes are called."""
+class Extent:
+    """The region that a map covers, and the names and units of its axes."""
 
     dims: tuple[str, ...]
     edges: tuple[tuple[float, float], ...]
     units: str
 
     @classmethod
-    def of(cls, positions: Sequence[NDArray[Any]], dims: Sequence[str], units: str) -> Grid:
-        """From the centres of the pixels."""
+    def of(cls, positions: Sequence[Array], dims: Sequence[str], units: str) -> Extent:
+        """Make an extent from the positions of the pixels' centres."""
         edges = []
         for centres in positions:
             step = float(centres[-1] - centres[0]) / max(1, len(centres) - 1) if len(centres) > 1 else 1.0
@@ -49,10 +47,10 @@ class Grid:
         return f"{self.dims[axis]} / {self.units}"
 
 
-def lag_grid(template: xr.DataArray | None, lags: Sequence[int]) -> Grid:
-    """Lags from a DataArray's coordinates; else in voxels, lag 0 at n//2 as everywhere in the package."""
+def lag_extent(template: xr.DataArray | None, lags: Sequence[int]) -> Extent:
+    """Extent of a map of lags: from the coordinates of a DataArray, otherwise in voxels with lag 0 at index n//2."""
     dims = [f"lag {dim}" for dim in SPATIAL_DIMS[: len(lags)]]
-    positions: list[NDArray[Any]] = [np.arange(n) - n // 2 for n in lags]
+    positions: list[Array] = [np.arange(n) - n // 2 for n in lags]
     units = "voxel"
     if template is not None:
         for axis in range(len(lags)):
@@ -61,23 +59,23 @@ def lag_grid(template: xr.DataArray | None, lags: Sequence[int]) -> Grid:
                 positions[axis] = template.coords[dim].values
                 units = str(template.coords[dim].attrs.get("units", units))
             dims[axis] = dim.replace("_", " ")
-    return Grid.of(positions, dims, units)
+    return Extent.of(positions, dims, units)
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of the package's style, which pyplot does not know of."""
+    """Make an empty figure in the style of the package. It is not registered with pyplot."""
     return Figure(figsize=(width, height), layout="constrained", dpi=150)
 
 
 def one_panel(
     ax: Axes | None, figsize: tuple[float, float] | None, default: tuple[float, float], *, projection: str | None = None
 ) -> tuple[Figure, Any]:
-    """Axes to draw on, and their figure: those that are given, or those of a new figure.
+    """Return a figure and the axes to draw on. A new figure is made if the caller gives no axes.
 
     Raises
     ------
     ValueError
-        If they are not of the projection.
+        If `projection` is "3d" and `ax` is not three-dimensional.
     """
     if ax is None:
         fig = new_figure(*(figsize or default))
@@ -89,28 +87,50 @@ def one_panel(
 
 
 def check_panels(number: int) -> None:
-    """Refuse no panels, or more than can be read, before anything lazy is loaded for them.
+    """Check the number of panels before any lazy data is loaded.
 
     Raises
     ------
     ValueError
+        If there are no panels, or more than a reader can make out.
     """
     if number < 1:
-        msg = "there is nothing to draw, got no fields"
+        msg = "there is nothing to draw: the input holds no fields; pass at least one"
         raise ValueError(msg)
     if number > MOST_PANELS:
-        msg = f"{number} panels are too many to be read; draw at most {MOST_PANELS}, such as X[:8]"
+        msg = f"got {number} panels, too many to read; draw at most {MOST_PANELS}, such as X[:8]"
         raise ValueError(msg)
+
+
+def names_of_sets(sets: Sequence[Any], labels: Sequence[str] | None, what: str) -> list[str]:
+    """Return one name for each set of data. The names are empty if there are no labels.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of sets and labels differ.
+    """
+    if labels is None:
+        return [""] * len(sets)
+    if len(labels) != len(sets):
+        msg = f"labels must name each of the {len(sets)} {what}, got {len(labels)}: {list(labels)!r}"
+        raise ValueError(msg)
+    return list(labels)
+
+
+def style_of(index: int) -> dict[str, Any]:
+    """Choose the colour and the marker of one of several curves or sets of points."""
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
 def phase_colours(n_phases: int) -> tuple[Colormap, BoundaryNorm]:
-    """Discrete, perceptually uniform colours, one a phase."""
+    """Choose discrete colours that look equally far apart, one for each phase."""
     samples = mpl.colormaps["cividis"](np.linspace(0.0, 1.0, max(2, n_phases)))
     return ListedColormap(samples[:n_phases]), BoundaryNorm(np.arange(n_phases + 1) - 0.5, n_phases)
 
 
-def scale_of(fields: NDArray[Any], *, diverging: bool = False) -> tuple[Colormap, Normalize]:
-    """Colours and limits shared by all panels; symmetric about 0 if diverging."""
+def scale_of(fields: Array, *, diverging: bool = False) -> tuple[Colormap, Normalize]:
+    """Choose the colours and limits that all panels share. Diverging limits are symmetric about 0."""
     finite = fields[np.isfinite(fields)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if diverging:
@@ -121,8 +141,8 @@ def scale_of(fields: NDArray[Any], *, diverging: bool = False) -> tuple[Colormap
     return mpl.colormaps["viridis"], Normalize(low, high)
 
 
-def _slices(field: NDArray[Any]) -> list[tuple[NDArray[Any], tuple[int, int]]]:
-    """The 2D images of a field, with the axes that run right and up."""
+def _slices(field: Array) -> list[tuple[Array, tuple[int, int]]]:
+    """List the 2D images of a field. Beside each stand the axis that runs right and the axis that runs up."""
     if field.ndim == 2:
         return [(field, (0, 1))]
     centre = [n // 2 for n in field.shape]
@@ -130,32 +150,32 @@ def _slices(field: NDArray[Any]) -> list[tuple[NDArray[Any], tuple[int, int]]]:
 
 
 def draw_maps(
-    axes: Sequence[Axes], field: NDArray[Any], grid: Grid, colours: Colormap, norm: Normalize, title: str
+    axes: Sequence[Axes], field: Array, extent: Extent, colours: Colormap, norm: Normalize, title: str
 ) -> None:
-    """Draw one field into its panels: a curve in 1D, one image in 2D, three central slices in 3D."""
+    """Draw one field on its panels: a curve in 1D, one image in 2D, three central slices in 3D."""
     if field.ndim == 1:
-        low, high = grid.edges[0]
+        low, high = extent.edges[0]
         centres = low + (np.arange(len(field)) + 0.5) * (high - low) / len(field)
         axes[0].plot(centres, field, color=COLOURS[0], drawstyle="steps-mid" if len(field) < 200 else "default")
-        axes[0].set(title=title, xlabel=grid.label(0), ylim=_padded(norm))
+        axes[0].set(title=title, xlabel=extent.label(0), ylim=_padded(norm))
         return
     for panel, (image, (right, up)) in zip(axes, _slices(field), strict=True):
         panel.imshow(
             image.T,
             origin="lower",
-            extent=(*grid.edges[right], *grid.edges[up]),
+            extent=(*extent.edges[right], *extent.edges[up]),
             cmap=colours,
             norm=norm,
             interpolation="none",
         )
-        panel.set(xlabel=grid.label(right), ylabel=grid.label(up))
-        # Of a fixed number: ticks that follow the size of the panel change after the layout has made room for them.
+        panel.set(xlabel=extent.label(right), ylabel=extent.label(up))
+        # The number of ticks is fixed. Otherwise it could change after the layout has made room for the labels.
         panel.locator_params(nbins=4)
         if field.ndim == 3:
             across = 3 - right - up
-            (low, high), n = grid.edges[across], field.shape[across]
+            (low, high), n = extent.edges[across], field.shape[across]
             position = low + (n // 2 + 0.5) * (high - low) / n
-            text = f"{grid.dims[across]} = {position:.3g}"
+            text = f"{extent.dims[across]} = {position:.3g}"
             panel.text(0.03, 0.96, text, transform=panel.transAxes, va="top", fontsize=6, bbox=CAPTION)
     axes[(len(axes) - 1) // 2].set_title(title, fontsize="medium")
 
@@ -167,9 +187,9 @@ def _padded(norm: Normalize) -> tuple[float, float]:
 
 
 def maps_figure(
-    fields: Sequence[NDArray[Any]],
+    fields: Sequence[Array],
     titles: Sequence[str],
-    grid: Grid,
+    extent: Extent,
     scales: Sequence[tuple[Colormap, Normalize]],
     bar_labels: Sequence[str],
     *,
@@ -179,12 +199,13 @@ def maps_figure(
     ticks: Sequence[tuple[Sequence[float], Sequence[str]] | None] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Panels for all fields, with one colour bar if `shared`, else one each; on the axes given, or on a new figure.
+    """Draw all fields, on the given axes or on a new figure. `shared` panels have one colour bar in common.
 
     Raises
     ------
     ValueError
-        If the numbers of fields and titles differ, or of panels and axes; or the fields have no 1 to 3 axes.
+        If the numbers of fields and titles differ, if the numbers of panels and axes differ, or if the fields do not
+        have 1 to 3 axes.
     """
     if len(fields) != len(titles):
         msg = f"labels must name each of the {len(fields)} panels, got {len(titles)}: {list(titles)!r}"
@@ -197,7 +218,7 @@ def maps_figure(
     columns = columns or (1 if dim == 3 else min(len(fields), 4))
     rows = -(-len(fields) // columns)
     if ax is None:
-        # One panel alone still has to hold its title beside the colour bar.
+        # A single panel must still be wide enough for its title beside the colour bar.
         width = max(PANEL * per_field * columns + 1.0, 3.6)
         fig = new_figure(*(figsize or (width, (PANEL + 0.35) * rows + 0.2)))
         panels = np.asarray(fig.subplots(rows, columns * per_field, squeeze=False)).reshape(rows * columns, per_field)
@@ -208,7 +229,7 @@ def maps_figure(
             raise ValueError(msg)
         panels, fig = given.reshape(len(fields), per_field), cast("Figure", given[0].get_figure())
     for index, (field, title) in enumerate(zip(fields, titles, strict=True)):
-        draw_maps(list(panels[index]), field, grid, *scales[index], title)
+        draw_maps(list(panels[index]), field, extent, *scales[index], title)
     for unused in panels[len(fields) :].ravel():
         unused.set_axis_off()
     if dim == 1:

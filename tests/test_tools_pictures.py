@@ -1,6 +1,6 @@
-"""Figures compared as pictures with those that were looked at and kept in tests/pictures: `--draw` keeps new ones.
+"""Figures compared with pictures in tests/pictures that somebody has looked at. The option `--draw` keeps new ones.
 
-What is compared is the size of a thumb, in which other fonts and the smoothing of lines hardly show.
+The pictures compared are thumbnails, in which other fonts and the smoothing of lines hardly show.
 """
 
 import itertools

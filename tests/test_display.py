@@ -1,4 +1,4 @@
-"""What stores, plans, bases and fitted models show of themselves in notebooks."""
+"""Cards of stores, plans, bases and fitted models in notebooks."""
 
 import base64
 import io

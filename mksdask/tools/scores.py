@@ -1,0 +1,196 @@
+"""Figures of scores and of the variance that components explain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mksdask.arrays import ArrayLike, to_numpy
+from mksdask.display.cards import COLOURS
+from mksdask.tools.panels import check_panels, names_of_sets, new_figure, one_panel, style_of
+
+
+def draw_components_scatter(
+    datasets: Sequence[ArrayLike],
+    labels: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+    component_labels: Sequence[str] | None = None,
+    view_angles: tuple[float, float] | None = None,
+    legend_outside: bool = False,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw scores of samples as points in 2D or 3D, with one colour for each set of samples.
+
+    Parameters
+    ----------
+    datasets : list of array, shape (n_samples, 2) or (n_samples, 3)
+        Scores, one array for each kind of sample.
+    labels : sequence of str, optional
+        Name of each set.
+    title : str, optional
+        Title of the figure.
+    component_labels : sequence of str, optional
+        Names of the components.
+    view_angles : (float, float), optional
+        Elevation and azimuth of the 3D view, degrees.
+    legend_outside : bool
+        Put the legend beside the axes.
+    figsize : (float, float), optional
+        Width and height of the figure, inches.
+    ax : matplotlib Axes, optional
+        Axes to draw on. The function returns their figure. Default: a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If the sets do not all have 2 components or all have 3, or `labels` does not name each set.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> fig = draw_components_scatter([rng.normal(size=(9, 2)), rng.normal(size=(9, 2))], ["rolled", "annealed"])
+    """
+    sets = [to_numpy(scores) for scores in datasets]
+    shapes = {scores.shape[1] if scores.ndim == 2 else 0 for scores in sets}
+    if shapes not in ({2}, {3}):
+        msg = (
+            "datasets must be a list of arrays that all have shape (n_samples, 2), or all (n_samples, 3), got shapes "
+            f"{[s.shape for s in sets]}; slice the scores, such as scores[:, :2]"
+        )
+        raise ValueError(msg)
+    (dim,) = shapes
+    names = names_of_sets(sets, labels, "datasets")
+    titles = list(component_labels or [f"PC {k + 1}" for k in range(dim)])
+    default = (5.2, 4.2) if legend_outside else (4.2, 3.8)
+    fig, panel = one_panel(ax, figsize, default, projection="3d" if dim == 3 else None)
+    for index, (scores, name) in enumerate(zip(sets, names, strict=True)):
+        panel.scatter(*scores.T, s=14, alpha=0.7, linewidths=0, label=name or None, **style_of(index))
+    panel.set(xlabel=titles[0], ylabel=titles[1])
+    if dim == 3:
+        panel.set_zlabel(titles[2])
+        panel.locator_params(nbins=4)
+        panel.tick_params(labelsize=7, pad=0)
+        panel.set_box_aspect(None, zoom=0.8)
+        panel.view_init(*(view_angles or (22.0, -55.0)))
+    if title:
+        panel.set_title(title)
+    if labels is not None:
+        fig.legend(loc="outside right upper") if legend_outside else panel.legend()
+    return fig
+
+
+def draw_evolution(
+    datasets: Sequence[ArrayLike],
+    labels: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+    component_labels: Sequence[str] | None = None,
+    time_label: str = "time",
+    legend_outside: bool = False,
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw how scores evolve with time, one panel for each component.
+
+    Parameters
+    ----------
+    datasets : sequence of arrays, each shape (n_times, 1 + n_components)
+        Time in the first column, scores in the others.
+    labels : sequence of str, optional
+        Name of each set.
+    title : str, optional
+        Title of the figure.
+    component_labels : sequence of str, optional
+        Axis label of each component.
+    time_label : str
+        Label of the time axis, with its unit.
+    legend_outside : bool
+        Put the legend beside the axes.
+    figsize : (float, float), optional
+        Width and height of the figure, inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If the sets do not all have the same number of columns, or fewer than two; or if labels do not match.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> time = np.arange(5.0)
+    >>> fig = draw_evolution([np.stack([time, np.exp(-time)], axis=1)], ["annealing"])
+    """
+    sets = [to_numpy(scores) for scores in datasets]
+    widths = {scores.shape[1] if scores.ndim == 2 else 0 for scores in sets}
+    if len(widths) != 1 or min(widths) < 2:
+        msg = (
+            "datasets must be a list of arrays of shape (n_times, 1 + n_components), time first, got shapes "
+            f"{[s.shape for s in sets]}"
+        )
+        raise ValueError(msg)
+    n_components = widths.pop() - 1
+    check_panels(n_components)
+    names = names_of_sets(sets, labels, "datasets")
+    titles = list(component_labels or [f"PC {k + 1}" for k in range(n_components)])
+    if len(titles) != n_components:
+        msg = f"component_labels must name each of the {n_components} components, got {titles!r}"
+        raise ValueError(msg)
+    fig = new_figure(*(figsize or (3.4 * n_components + (1.2 if legend_outside else 0.4), 3.2)))
+    panels = np.atleast_1d(fig.subplots(1, n_components))
+    for component, (panel, name) in enumerate(zip(panels, titles, strict=True)):
+        for index, (scores, set_name) in enumerate(zip(sets, names, strict=True)):
+            # Only the first panel names the sets, so that the legend of the figure lists each set once.
+            name_once = set_name if component == 0 and set_name else None
+            columns = scores[:, 0], scores[:, 1 + component]
+            panel.plot(*columns, markersize=3, linewidth=1, label=name_once, **style_of(index))
+        panel.set(xlabel=time_label, ylabel=name)
+    if title:
+        fig.suptitle(title)
+    if labels is not None:
+        fig.legend(loc="outside right upper") if legend_outside else panels[0].legend()
+    return fig
+
+
+def draw_component_variance(
+    variance: ArrayLike, *, figsize: tuple[float, float] | None = None, ax: Axes | None = None
+) -> Figure:
+    """Draw the cumulative share of the variance that the leading components explain.
+
+    Parameters
+    ----------
+    variance : array, shape (n_components,)
+        Share of the variance that each component explains, such as ``explained_variance_ratio_`` of a PCA.
+    figsize : (float, float), optional
+        Width and height of the figure, inches.
+    ax : matplotlib Axes, optional
+        Axes to draw on. The function returns their figure. Default: a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> fig = draw_component_variance([0.8, 0.15, 0.04])
+    """
+    shares = 100.0 * np.cumsum(to_numpy(variance))
+    fig, ax = one_panel(ax, figsize, (4.2, 3.2))
+    ax.plot(np.arange(1, len(shares) + 1), shares, "o-", color=COLOURS[0], markersize=4)
+    ax.set(xlabel="number of components", ylabel="explained variance / %")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(visible=True, alpha=0.3)
+    return fig

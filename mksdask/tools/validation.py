@@ -1,0 +1,308 @@
+"""Figures of searches for parameters and of the quality of linkages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from sklearn.model_selection import learning_curve
+
+from mksdask.arrays import Array, ArrayLike, to_numpy
+from mksdask.reduction.shared import SharedStatistics
+from mksdask.tools.panels import names_of_sets, new_figure, one_panel, scale_of, style_of
+
+
+def _parameter(results: Mapping[str, Any], name: str) -> Array:
+    values = [params.get(name) for params in results["params"]]
+    if any(value is None for value in values):
+        known = sorted({key for params in results["params"] for key in params})
+        msg = f"the search did not vary {name!r}; it varied {known}"
+        raise ValueError(msg)
+    return np.array(values)
+
+
+def _curve(
+    ax: Axes, x: Array, mean: Array, low: Array, high: Array, name: str | None, color: str, marker: str = "o"
+) -> None:
+    """Draw a curve with a band around it."""
+    ax.plot(x, mean, f"{marker}-", color=color, markersize=4, label=name)
+    ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def draw_gridscores(
+    cv_results: Mapping[str, Any],
+    param: str,
+    *,
+    by: str | None = None,
+    score_label: str = "score",
+    param_label: str | None = None,
+    data_labels: Sequence[str] | None = None,
+    colors: Sequence[str] | None = None,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw cross-validated scores against one parameter, one curve for each value of a second one.
+
+    Parameters
+    ----------
+    cv_results : dict
+        A fitted search, such as `GridSearchCV`, or its ``cv_results_``.
+    param : str
+        Parameter along the horizontal axis.
+    by : str, optional
+        Parameter with one curve for each of its values.
+    score_label, param_label : str
+        Axis labels.
+    data_labels, colors : sequence of str, optional
+        Name and colour of each curve.
+    figsize : (float, float), optional
+        Width and height of the figure, inches.
+    ax : matplotlib Axes, optional
+        Axes to draw on. The function returns their figure. Default: a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The band around a curve is one standard deviation over the folds on either side.
+
+    Raises
+    ------
+    ValueError
+        If the search did not vary `param` or `by`.
+
+    Examples
+    --------
+    >>> results = {
+    ...     "params": [{"n": 1}, {"n": 2}],
+    ...     "mean_test_score": [0.8, 0.9],
+    ...     "std_test_score": [0.02, 0.01],
+    ... }
+    >>> fig = draw_gridscores(results, "n")
+    """
+    cv_results = getattr(cv_results, "cv_results_", cv_results)
+    positions = _parameter(cv_results, param)
+    curves = np.zeros(len(positions)) if by is None else _parameter(cv_results, by)
+    mean, std = np.asarray(cv_results["mean_test_score"]), np.asarray(cv_results["std_test_score"])
+    values = np.unique(curves)
+    names = (
+        names_of_sets(list(values), data_labels, "curves")
+        if data_labels
+        else [f"{by} = {v}" if by else "" for v in values]
+    )
+    palette = list(colors) if colors else [style_of(index)["color"] for index in range(len(values))]
+    fig, ax = one_panel(ax, figsize, (4.6, 3.4))
+    for value, name, colour in zip(values, names, palette, strict=True):
+        chosen = np.flatnonzero(curves == value)
+        chosen = chosen[np.argsort(positions[chosen])]
+        low, high = (mean - std)[chosen], (mean + std)[chosen]
+        _curve(ax, positions[chosen], mean[chosen], low, high, name or None, colour)
+    ax.set(xlabel=param_label or param.replace("_", " "), ylabel=score_label)
+    ax.grid(visible=True, alpha=0.3)
+    if by is not None or data_labels:
+        ax.legend()
+    return fig
+
+
+def draw_gridscores_matrix(
+    cv_results: Mapping[str, Any],
+    params: tuple[str, str] | Sequence[str],
+    *,
+    score_label: str = "score",
+    param_labels: Sequence[str] | None = None,
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw two maps over two parameters: the mean cross-validated score and its standard deviation.
+
+    Parameters
+    ----------
+    cv_results : dict
+        A fitted search, such as `GridSearchCV`, or its ``cv_results_``.
+    params : (str, str)
+        Parameters along the horizontal and the vertical axis.
+    score_label : str
+        Name of the score.
+    param_labels : (str, str), optional
+        Axis labels.
+    figsize : (float, float), optional
+        Width and height of the figure, inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If the search did not vary one of `params`.
+
+    Examples
+    --------
+    >>> results = {
+    ...     "params": [{"n": n, "degree": d} for n in (1, 2) for d in (1, 2)],
+    ...     "mean_test_score": [0.8, 0.9, 0.85, 0.95],
+    ...     "std_test_score": [0.02, 0.01, 0.02, 0.01],
+    ... }
+    >>> fig = draw_gridscores_matrix(results, ("n", "degree"))
+    """
+    results: Mapping[str, Any] = getattr(cv_results, "cv_results_", cv_results)
+    across, up = (_parameter(results, name) for name in params)
+    columns, rows = np.unique(across), np.unique(up)
+    names = list(param_labels or [name.replace("_", " ") for name in params])
+    fig = new_figure(*(figsize or (max(6.5, 1.1 * len(columns)), 1.6 + 0.55 * len(rows))))
+    axes = fig.subplots(1, 2)
+    panels = [("mean_test_score", score_label), ("std_test_score", "standard deviation")]
+    for ax, (key, title) in zip(axes, panels, strict=True):
+        matrix = np.full((len(rows), len(columns)), np.nan)
+        matrix[np.searchsorted(rows, up), np.searchsorted(columns, across)] = np.asarray(results[key], dtype=float)
+        colours, norm = scale_of(matrix)
+        ax.imshow(matrix, origin="lower", cmap=colours, norm=norm, aspect="auto", interpolation="none")
+        ax.set_xticks(range(len(columns)), labels=[f"{v}" for v in columns])
+        ax.set_yticks(range(len(rows)), labels=[f"{v}" for v in rows])
+        ax.set(xlabel=names[0], ylabel=names[1], title=title)
+        fig.colorbar(ScalarMappable(norm, colours), ax=ax, pad=0.02)
+    return fig
+
+
+def draw_goodness_of_fit(
+    fit_data: ArrayLike,
+    pred_data: ArrayLike | None = None,
+    labels: Sequence[str] = ("training", "test"),
+    *,
+    quantity: str = "property",
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw predicted values against true values, with the diagonal on which a perfect linkage lies.
+
+    Parameters
+    ----------
+    fit_data, pred_data : array, shape (2, n_samples)
+        True values in the first row and predicted values in the second; `fit_data` of the training samples,
+        `pred_data` of the test samples.
+    labels : (str, str)
+        Names of the two sets.
+    quantity : str
+        Name of the predicted quantity, with its unit.
+    figsize : (float, float), optional
+        Width and height of the figure, inches.
+    ax : matplotlib Axes, optional
+        Axes to draw on. The function returns their figure. Default: a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If `fit_data` or `pred_data` does not have shape (2, n_samples).
+
+    Examples
+    --------
+    >>> fig = draw_goodness_of_fit([[1, 2, 3], [1.1, 2.0, 2.9]])
+    """
+    sets = [to_numpy(data) for data in (fit_data, pred_data) if data is not None]
+    if any(data.ndim != 2 or len(data) != 2 for data in sets):
+        msg = (
+            "fit_data and pred_data must have shape (2, n_samples): true values in the first row, predicted values in "
+            f"the second; got shapes {[data.shape for data in sets]}"
+        )
+        raise ValueError(msg)
+    fig, ax = one_panel(ax, figsize, (4.0, 3.8))
+    low, high = min(data.min() for data in sets), max(data.max() for data in sets)
+    margin = 0.04 * (high - low) or 0.5
+    ends = (low - margin, high + margin)
+    ax.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
+    for index, (data, name) in enumerate(zip(sets, labels, strict=False)):
+        ax.scatter(data[0], data[1], s=12, alpha=0.6, linewidths=0, label=name, **style_of(index))
+    ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=f"{quantity}, true", ylabel=f"{quantity}, predicted")
+    ax.legend()
+    return fig
+
+
+def draw_learning_curves(
+    estimator: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    cv: Any = None,
+    train_sizes: ArrayLike = (0.1, 0.325, 0.55, 0.775, 1.0),
+    scoring: Any = None,
+    n_jobs: int | None = None,
+    params: Mapping[str, Any] | None = None,
+    loss: bool = False,
+    score_label: str | None = None,
+    title: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw training and cross-validated scores against the number of training samples.
+
+    Parameters
+    ----------
+    estimator : estimator, or dict of them
+        It is cloned and fitted for each size and fold. For a dict of named estimators, only their cross-validated
+        scores are drawn.
+    X : array, shape (n_samples, ...)
+        Samples. Lazy input is loaded into memory, except the result of `MKSStructureAnalysis.share`, whose
+        statistics are used where they are.
+    y : array, shape (n_samples, ...)
+        Targets.
+    cv, train_sizes, scoring, n_jobs
+        See `sklearn.model_selection.learning_curve`.
+    params : dict, optional
+        Further arguments of `fit`, such as ``{"size": (21, 21)}``.
+    loss : bool, default False
+        Draw 1 - score on a logarithmic axis. This tells apart scores close to 1.
+    score_label, title : str, optional
+        Label of the vertical axis (default "score", or "1 - score" with `loss`) and title of the figure.
+    figsize : (float, float), optional
+        Width and height of the figure, inches.
+    ax : matplotlib Axes, optional
+        Axes to draw on. The function returns their figure. Default: a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The band around a curve is one standard deviation over the folds on either side.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LinearRegression
+    >>> x = np.linspace(0, 1, 40)[:, None]
+    >>> fig = draw_learning_curves(LinearRegression(), x, x[:, 0])
+    """
+    shared = isinstance(X, SharedStatistics)
+    curves: list[tuple[str, Any, Any]] = []
+    for label, each in estimator.items() if isinstance(estimator, Mapping) else (("", estimator),):
+        sizes, training, validation = learning_curve(
+            each,
+            X if shared else to_numpy(X),
+            to_numpy(y),
+            cv=cv,
+            train_sizes=np.asarray(train_sizes),
+            scoring=scoring,
+            n_jobs=n_jobs,
+            params=dict(params) if params else None,
+        )[:3]
+        curves += [(label, sizes, validation)] if label else [("training", sizes, training)]
+        curves += [] if label else [("cross-validation", sizes, validation)]
+    fig, ax = one_panel(ax, figsize, (4.6, 3.4))
+    for index, (label, sizes, scores) in enumerate(curves):
+        values = np.maximum(1.0 - scores, np.finfo(float).eps) if loss else scores
+        mean, std = values.mean(axis=1), values.std(axis=1)
+        low = np.maximum(mean - std, mean / 10) if loss else mean - std
+        _curve(ax, sizes, mean, low, mean + std, label, **style_of(index))
+    ax.set(xlabel="training samples", ylabel=score_label or ("1 - score" if loss else "score"))
+    if loss:
+        ax.set_yscale("log")
+    ax.grid(visible=True, alpha=0.3)
+    ax.legend()
+    if title:
+        ax.set_title(title)
+    return fig

@@ -1,0 +1,10 @@
+"""Names of types that signatures use."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+ArrayLike: TypeAlias = Any  # ndarray, dask.array.Array, zarr.Array or xarray.DataArray
