@@ -1,4 +1,4 @@
-"""Microstructures and their simulated responses."""
+"""Synthetic microstructures, alone or with their simulated responses."""
 
 from mksdask.datasets.generator import (
     MicrostructureGenerator,
