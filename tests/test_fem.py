@@ -315,7 +315,7 @@ def test_simulation__labelled_and_lazy():
 @pytest.mark.parametrize(
     ("options", "X", "message"),
     [
-        ({"elastic_modulus": (1,)}, np.zeros((1, 3, 3)), "one value a phase"),
+        ({"elastic_modulus": (1,)}, np.zeros((1, 3, 3)), "one value for each phase"),
         ({"elastic_modulus": (1, -1)}, np.zeros((1, 3, 3)), "elastic_modulus must be positive"),
         ({"poissons_ratio": (0.3, 0.5)}, np.zeros((1, 3, 3)), "poissons_ratio must lie"),
         ({"tolerance": 0}, np.zeros((1, 3, 3)), "tolerance"),

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from mksdask import GSHBasis
 from mksdask.bases.gsh import bunge_angles, symmetry_rotations
 from mksdask.importers import import_ebsd
-from mksdask.importers.ebsd_files import EDAX_AXES
+from mksdask.importers.ebsd_edax import EDAX_AXES
 from mksdask.stats import correlate
 from tests.conftest import real_data
 
@@ -194,7 +194,7 @@ def test_ebsd__decimal_commas(tmp_path):
 @pytest.mark.parametrize("points", [1, 8, 1000])
 def test_ebsd__whatever_is_read_at_a_time(tmp_path, suffix, points, monkeypatch):
     monkeypatch.setattr("mksdask.importers.ebsd.BAND_POINTS", points)
-    monkeypatch.setattr("mksdask.importers.ebsd_files.SCAN_BYTES", 97)
+    monkeypatch.setattr("mksdask.importers.ebsd_text.SCAN_BYTES", 97)
     rotations, phase, is_indexed = a_map()
     WRITERS[suffix](tmp_path / f"map{suffix}", rotations, phase, is_indexed)
     check_map(import_ebsd(tmp_path / f"map{suffix}", tmp_path / "map.zarr"), rotations, phase, is_indexed)
@@ -298,6 +298,7 @@ def replaced(name, value):
         (broken(".crc", lambda b: b"\x07" + b[1:19] + b"\x07" + b[20:]), "is of phase 7, expected one of the header's"),
         (broken_cpr("xCells=7", "xCells=seven"), r"map\.cpr: xcells of the header is 'seven', expected a number"),
         (broken_cpr("GridDistX=0.5", ""), "the header has no griddistx"),
+        (broken_cpr("xCells=7", "xCells"), "the header has no xcells"),
         (broken_cpr("LaueGroup=9", "LaueGroup=12"), "'Titanium' has Laue group 12"),
         (broken_cpr("Field1=3", "Field1=8"), "hold no Euler angles"),
         (broken_cpr("[Fields]", "[Nothing]"), r"no section \[Fields\]"),
@@ -319,7 +320,7 @@ def replaced(name, value):
         (broken(".ang", lambda b: b.replace(b"XSTEP: 0.5", b"XSTEP: 0.7")), "lies at x = 1, expected 1.4 on a grid"),
         (broken(".ang", lambda b: b[: last_line(b)]), "holds 34 lines of records, expected 35"),
         (broken(".ang", lambda b: b.replace(b"# NROWS: 5", b"#")), "the header has no NROWS"),
-        (broken(".h5", lambda b: b[:100]), "no HDF5 file"),
+        (broken(".h5", lambda b: b[:100]), "not an HDF5 file"),
         (broken_hdf5(shortened), "holds 34 records of CI, expected 35"),
         (broken_hdf5(lambda data: data.__delitem__("Data/Phi")), "has no Phi"),
         (broken_hdf5(replaced("Header/nRows", 0)), "expected positive numbers"),
@@ -394,7 +395,7 @@ def test_ebsd__raises_on_arguments_of_other_formats(tmp_path):
     for suffix, writer in WRITERS.items():
         writer(tmp_path / f"map{suffix}", *a_map())
     url = tmp_path / "map.zarr"
-    with pytest.raises(ValueError, match="setting=1 is of EDAX"):
+    with pytest.raises(ValueError, match="setting=1 is for EDAX"):
         import_ebsd(tmp_path / "map.ctf", url, setting=1)
     with pytest.raises(ValueError, match="setting must be one of"):
         import_ebsd(tmp_path / "map.ang", url, setting=5)

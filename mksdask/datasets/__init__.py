@@ -1,4 +1,4 @@
-"""Microstructures and their simulated responses."""
+"""Synthetic microstructures, alone or with their simulated responses."""
 
 from mksdask.datasets.generator import (
     MicrostructureGenerator,
@@ -20,15 +20,15 @@ from mksdask.datasets.responses import (
     make_elastic_stiffness,
     make_elastic_stress_random,
 )
-from mksdask.simulation.cahn_hilliard import CahnHilliardSimulation
-from mksdask.simulation.elasticity import (
+from mksdask.simulation import (
+    CahnHilliardSimulation,
+    ConvergenceError,
     ElasticFESimulation,
     ElasticResponse,
     effective_stiffness,
     mean_stress,
     solve_fields,
 )
-from mksdask.simulation.equilibrium import ConvergenceError
 
 __all__ = [
     "CahnHilliardSimulation",

@@ -1,4 +1,7 @@
-"""Microstructures: random periodic ones by a Gaussian digital filter, deltas and checkerboards, whatever the chunks."""
+"""Microstructures of phases: random periodic ones from filtered noise, deltas and checkerboards.
+
+A sample depends on the seed and on its own index alone, so it is the same under any chunking.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,30 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import scipy.fft
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from mksdask.arrays import Array, sizes_argument
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 
 
+def check_precision(dtype: DTypeLike) -> np.dtype[Any]:
+    """Turn the argument `dtype` into float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If it is another dtype.
+    """
+    precision = np.dtype(dtype)
+    if precision not in (np.float32, np.float64):
+        msg = f"dtype must be float32 or float64, got {dtype!r}"
+        raise ValueError(msg)
+    return precision
+
+
 @dataclass(frozen=True)
 class _Filter:
-    """The kernel of one block: samples `start`, `start` + 1, … of a seeded ensemble."""
+    """The kernel of one block: it makes the samples of a seeded ensemble that have the given indices."""
 
     size: tuple[int, ...]
     n_phases: int
@@ -43,7 +61,7 @@ class _Filter:
         return out
 
     def _transfer(self) -> NDArray[np.float64]:
-        """Transfer function of a periodic Gaussian of σ = grain_size / 2 voxels."""
+        """Compute the transfer function of a periodic Gaussian with σ = grain_size / 2 voxels."""
         transfer = np.ones((1,) * len(self.size))
         last = len(self.size) - 1
         for axis, (n, grain) in enumerate(zip(self.size, self.grain_size, strict=True)):
@@ -53,6 +71,7 @@ class _Filter:
         return transfer
 
     def _split(self, field: NDArray[np.float64], rng: np.random.Generator) -> Array:
+        """Cut a smoothed field into phases, at its thresholds or at the volume fractions."""
         if self.volume_fraction is None:
             thresholds = np.linspace(field.min(), field.max(), self.n_phases + 1)[1:-1]
             return np.searchsorted(thresholds, field, side="left")
@@ -67,36 +86,37 @@ class _Filter:
             phases = np.searchsorted(thresholds, field, side="right")
             if np.array_equal(np.cumsum(np.bincount(phases.ravel(), minlength=self.n_phases))[:-1], ends):
                 return phases
-        # Empty phases, or equal values at a threshold: rank the voxels one by one.
+        # A phase is empty, or several voxels have the value of a threshold, so the voxels are ranked one by one.
         phases = np.empty(field.size, dtype=np.intp)
         phases[np.argsort(field, axis=None, kind="stable")] = np.searchsorted(ends, np.arange(field.size), side="right")
         return phases.reshape(field.shape)
 
 
 class MicrostructureGenerator:
-    """Periodic microstructures: white noise, smoothed by a Gaussian and cut into phases.
+    """Generate random periodic microstructures: white noise is smoothed by a Gaussian filter and cut into phases.
 
     Parameters
     ----------
     n_samples : int, default 10
         Number of samples.
     size : tuple of int, default (101, 101)
-        Voxels along each of 1 to 3 axes.
+        Number of voxels along each of 1 to 3 axes.
     n_phases : int, default 2
         Number of phases.
-    grain_size : tuple of float, optional
-        Feature size g along each axis, in voxels: the Gaussian has σ = g/2. Default a third of `size`.
+    grain_size : float or sequence of float, optional
+        Size g of the features along each axis, in voxels. The Gaussian has σ = g/2. The default is a third of `size`.
     seed : int, default 10
-        The same seed gives the same bytes, whatever the chunking, scheduler or number of workers.
+        The same seed gives the same bytes for any chunking, scheduler or number of workers.
     volume_fraction : sequence of float, optional
-        Fraction of each phase, held to one voxel. Without it the phases split the range of the smoothed field evenly.
+        Fraction of each phase, exact to one voxel. Without it, the phases split the range of the smoothed field evenly.
     percent_variance : float, default 0
-        Relative spread of the fractions from sample to sample, such as 0.1: each is multiplied by a uniform number
-        in 1 ± percent_variance, and all are rescaled to sum to one. Needs `volume_fraction`.
+        Relative spread of the volume fractions from sample to sample, such as 0.1. Each fraction is multiplied by a
+        uniform random number in 1 ± percent_variance, and then all fractions are rescaled so that they sum to 1. This
+        option needs `volume_fraction`.
     chunks : int or tuple of int, optional
-        Samples in a chunk. With it `generate` returns a lazy dask array; without, a NumPy array.
+        Number of samples in a chunk. With it, `generate` returns a lazy dask array; without it, a NumPy array.
     stream : int, default 0
-        Number of an independent ensemble under one seed.
+        Number of the ensemble. Ensembles with different numbers are independent, although they share a seed.
 
     Examples
     --------
@@ -134,12 +154,12 @@ class MicrostructureGenerator:
         Returns
         -------
         ndarray or dask array, shape (n_samples, *size), the smallest unsigned integer dtype
-            Phase numbers from 0.
+            Phase numbers, counted from 0.
 
         Raises
         ------
         ValueError
-            If an argument is out of range, or they do not fit together.
+            If an argument is out of range, or the arguments do not fit together.
         """
         kernel = self._kernel()
         dtype = np.min_scalar_type(self.n_phases - 1)
@@ -153,7 +173,7 @@ class MicrostructureGenerator:
         grain = np.array(size) / 3.0 if self.grain_size is None else np.asarray(self.grain_size, dtype=float)
         if grain.shape not in ((), (len(size),)) or not (grain >= 0).all() or (grain > size).any():
             msg = (
-                f"grain_size must be one number, or one for each of the {len(size)} axes, between 0 and size={size}; "
+                f"grain_size must be one number, or one for each of the {len(size)} axes, from 0 to size={size}; "
                 f"got {self.grain_size!r}"
             )
             raise ValueError(msg)
@@ -163,15 +183,18 @@ class MicrostructureGenerator:
             fractions = tuple(map(float, self.volume_fraction))
             if len(fractions) != self.n_phases or min(fractions) < 0 or abs(sum(fractions) - 1.0) > 1e-6:
                 msg = (
-                    f"volume_fraction must hold {self.n_phases} fractions, one a phase, that sum to 1; "
-                    f"got {self.volume_fraction!r}"
+                    f"volume_fraction must hold {self.n_phases} nonnegative fractions that sum to 1, one for each "
+                    f"phase; got {self.volume_fraction!r}"
                 )
                 raise ValueError(msg)
         elif variance:
-            msg = f"percent_variance={self.percent_variance!r} needs volume_fraction, the fractions that it varies"
+            msg = (
+                f"percent_variance={self.percent_variance!r} needs volume_fraction, because it varies these fractions; "
+                "give volume_fraction too"
+            )
             raise ValueError(msg)
         if not 0.0 <= variance < 1.0:
-            msg = f"percent_variance must lie in [0, 1), got {self.percent_variance!r}"
+            msg = f"percent_variance must lie in [0, 1), such as 0.1, got {self.percent_variance!r}"
             raise ValueError(msg)
         grains = tuple(np.broadcast_to(grain, len(size)).tolist())
         return _Filter(size, self.n_phases, grains, seed, self.stream, fractions, variance)
@@ -193,7 +216,7 @@ def make_microstructure(
     Returns
     -------
     ndarray or dask array, shape (n_samples, *size)
-        Phase numbers from 0; lazy with `chunks`.
+        Phase numbers, counted from 0. The array is lazy if `chunks` is given.
 
     Examples
     --------
@@ -216,7 +239,10 @@ def _independent(indices: NDArray[np.int64], *, n_phases: int, size: tuple[int, 
 def make_independent_voxels(
     n_samples: int, size: Sequence[int], n_phases: int, seed: int, *, chunks: Chunks | None = None
 ) -> Any:
-    """Make samples whose voxels are independent, each phase as likely: (n_samples, *size); lazy with `chunks`."""
+    """Make samples whose voxels are independent and of each phase with equal probability.
+
+    The result has shape (n_samples, *size), and is lazy if `chunks` is given.
+    """
     voxels = sizes_argument(size)
     kernel = partial(_independent, n_phases=n_phases, size=voxels, seed=check_seed(seed))
     dtype = np.min_scalar_type(n_phases - 1)
@@ -235,28 +261,29 @@ def _deltas(indices: NDArray[np.int64], *, n_phases: int, size: tuple[int, ...])
 def make_delta_microstructures(
     n_phases: int = 2, size: Sequence[int] = (21, 21), *, chunks: Chunks | None = None
 ) -> Any:
-    """One voxel of a phase in the centre of another: every ordered pair of phases.
+    """Make delta microstructures: one voxel of one phase in the centre of another, for every ordered pair of phases.
 
-    The responses of these samples are what calibrates influence kernels at the least cost.
+    The responses of these samples calibrate influence kernels at the least cost.
 
     Parameters
     ----------
     n_phases : int, default 2
-        Number of phases, at least 2.
+        Number of phases, from 2 to 256.
     size : tuple of int, default (21, 21)
-        Voxels along each of 1 to 3 axes.
+        Number of voxels along each of 1 to 3 axes.
     chunks : int, optional
-        Samples in a chunk; makes the result lazy.
+        Number of samples in a chunk. With it, the result is lazy.
 
     Returns
     -------
     ndarray or dask array, shape (n_phases * (n_phases - 1), *size), the smallest unsigned integer dtype
-        In the order (matrix, inclusion) = (0, 1), (0, 2), …, (1, 0), …; the inclusion is at index n//2 of each axis.
+        Samples in the order (matrix, inclusion) = (0, 1), (0, 2), …, (1, 0), …. The inclusion is at index n//2 of each
+        axis.
 
     Raises
     ------
     ValueError
-        If there are fewer than two phases, or `size` is no shape.
+        If `n_phases` is out of range, or `size` is not 1 to 3 positive integers.
 
     Examples
     --------
@@ -275,28 +302,28 @@ def make_delta_microstructures(
 def make_checkerboard_microstructure(
     square_size: int = 21, n_squares: int = 8, *, ndim: int = 2, chunks: Chunks | None = None
 ) -> Any:
-    """One checkerboard of two phases.
+    """Make one checkerboard of two phases.
 
     Parameters
     ----------
     square_size : int, default 21
-        Voxels along the edge of a square.
+        Number of voxels along the edge of a square.
     n_squares : int, default 8
-        Squares along each axis; periodic if even.
+        Number of squares along each axis. The checkerboard is periodic if it is even.
     ndim : {1, 2, 3}, default 2
         Number of axes.
     chunks : int, optional
-        Makes the result lazy.
+        With it, the result is lazy.
 
     Returns
     -------
     ndarray or dask array, shape (1, *size), uint8
-        Phase 0 in the first square; size is ``square_size * n_squares`` along each axis.
+        The first square is of phase 0. The size is ``square_size * n_squares`` along each axis.
 
     Raises
     ------
     ValueError
-        If an argument is not positive, or `ndim` above 3.
+        If an argument is not a positive integer, or `ndim` is above 3.
 
     Examples
     --------

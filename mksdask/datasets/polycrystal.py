@@ -1,4 +1,4 @@
-"""Polycrystals: periodic Voronoi grains, with orientations at random, about fibres or about components."""
+"""Polycrystals: periodic Voronoi grains, with random orientations or with a texture of fibres or components."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from mksdask.arrays import Array, sizes_argument
 from mksdask.bases.gsh import bunge_angles
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
+from mksdask.datasets.generator import check_precision
 
 
 class Texture(ABC):
@@ -24,21 +25,21 @@ class Texture(ABC):
 
     @abstractmethod
     def draw(self, n: int, rng: np.random.Generator) -> Rotation:
-        """Orientations of n grains, active rotations crystal → sample."""
+        """Draw the orientations of n grains, as active rotations from crystal to sample."""
 
 
 @dataclass(frozen=True)
 class RandomTexture(Texture):
-    """Orientations uniform over all rotations."""
+    """A texture of orientations that are uniform over all rotations."""
 
     def draw(self, n: int, rng: np.random.Generator) -> Rotation:
-        """Orientations of n grains."""
+        """Draw the orientations of n grains."""
         return Rotation.from_quat(rng.normal(size=(n, 4)))
 
 
 @dataclass(frozen=True)
 class FibreTexture(Texture):
-    """A crystal direction lies along a direction of the sample, and the crystal is turned at random about it.
+    """A fibre texture: one crystal direction lies along a sample direction, and the rotation about it is random.
 
     Parameters
     ----------
@@ -47,9 +48,10 @@ class FibreTexture(Texture):
     sample_axis : sequence of 3 float
         Direction in the frame of the sample, such as (0, 0, 1).
     spread : float, default 0
-        Standard deviation of the components of the rotation vector that is added, in radians.
+        Scatter about the fibre: standard deviation of the components of an additional random rotation vector, in
+        radians.
     weight : float, default 1
-        Share of grains that belong to the fibre; the others are random.
+        Fraction of the grains that belong to the fibre. The other grains are random.
     """
 
     crystal_axis: Sequence[float]
@@ -61,13 +63,13 @@ class FibreTexture(Texture):
         for name in ("crystal_axis", "sample_axis"):
             axis = np.asarray(getattr(self, name), dtype=float)
             if axis.shape != (3,) or not np.isfinite(axis).all() or not axis.any():
-                msg = f"{name} must be a direction, three numbers that are not all 0; got {getattr(self, name)!r}"
+                msg = f"{name} must be a direction of three numbers that are not all 0, got {getattr(self, name)!r}"
                 raise ValueError(msg)
         _check_spread(self.spread)
         _check_weights([self.weight])
 
     def draw(self, n: int, rng: np.random.Generator) -> Rotation:
-        """Orientations of n grains."""
+        """Draw the orientations of n grains."""
         crystal, sample = (np.asarray(axis, dtype=float) for axis in (self.crystal_axis, self.sample_axis))
         sample = sample / np.linalg.norm(sample)
         align, _ = Rotation.align_vectors(sample[None], crystal[None] / np.linalg.norm(crystal))
@@ -78,16 +80,18 @@ class FibreTexture(Texture):
 
 @dataclass(frozen=True)
 class ComponentTexture(Texture):
-    """Orientations scattered about one or more ideal ones.
+    """A texture of components: orientations are scattered about one or more ideal orientations.
 
     Parameters
     ----------
-    angles : sequence of 3 float, or of such
+    angles : array, shape (3,) or (n_components, 3)
         Bunge angles φ1, Φ, φ2 of each component, in radians.
     spread : float, default 0
-        Standard deviation of the components of the rotation vector that is added, in radians.
+        Scatter about a component: standard deviation of the components of an additional random rotation vector, in
+        radians.
     weights : sequence of float, optional
-        Share of grains of each component; what they leave of 1 is random. Default: equal shares, nothing random.
+        Fraction of the grains that belong to each component. If they sum to less than 1, the other grains are random.
+        By default, the components have equal weights that sum to 1.
     """
 
     angles: NumpyLike
@@ -98,17 +102,20 @@ class ComponentTexture(Texture):
         components = np.atleast_2d(np.asarray(self.angles, dtype=float))
         is_angle = np.abs(components) <= 2.0 * np.pi + 1e-4
         if components.ndim != 2 or components.shape[1] != 3 or not is_angle.all():
-            msg = f"angles must be three Bunge angles of each component, in radians within ±2π; got {self.angles!r}"
+            msg = (
+                "angles must be three Bunge angles for each component, in radians within ±2π; got "
+                f"{self.angles!r}; convert degrees by numpy.deg2rad"
+            )
             raise ValueError(msg)
         _check_spread(self.spread)
         if self.weights is not None:
             _check_weights(self.weights)
             if len(self.weights) != len(components):
-                msg = f"weights must be one number for each of the {len(components)} components, got {self.weights!r}"
+                msg = f"weights must hold one number for each of the {len(components)} components, got {self.weights!r}"
                 raise ValueError(msg)
 
     def draw(self, n: int, rng: np.random.Generator) -> Rotation:
-        """Orientations of n grains."""
+        """Draw the orientations of n grains."""
         components = np.atleast_2d(np.asarray(self.angles, dtype=float))
         weights = [1.0 / len(components)] * len(components) if self.weights is None else self.weights
         scattered = [_scatter(n, self.spread, rng) * Rotation.from_euler("ZXZ", ideal) for ideal in components]
@@ -117,13 +124,13 @@ class ComponentTexture(Texture):
 
 def _check_spread(spread: float) -> None:
     if not (np.isfinite(spread) and spread >= 0):
-        msg = f"spread must be an angle from 0, in radians; got {spread!r}"
+        msg = f"spread must be a nonnegative angle in radians, got {spread!r}"
         raise ValueError(msg)
 
 
 def _check_weights(weights: Sequence[float]) -> None:
     if np.ndim(weights) != 1 or not (min(weights) >= 0 and sum(weights) <= 1 + 1e-9):
-        msg = f"weights must be shares from 0 that sum to 1 at most, got {weights!r}"
+        msg = f"weights must be nonnegative fractions that sum to at most 1, got {weights!r}"
         raise ValueError(msg)
 
 
@@ -132,7 +139,7 @@ def _scatter(n: int, spread: float, rng: np.random.Generator) -> Rotation:
 
 
 def _mixed(kinds: Sequence[Rotation], weights: Sequence[float], rng: np.random.Generator) -> Rotation:
-    """Take each grain from one kind, by weight; what the weights leave of 1 is random."""
+    """Draw each grain from one of the kinds with its weight. If the weights sum to less than 1, the rest is random."""
     n = len(kinds[0])
     quaternions = np.stack([*(kind.as_quat() for kind in kinds), RandomTexture().draw(n, rng).as_quat()])
     kind = np.searchsorted(np.cumsum(weights), rng.uniform(size=n), side="right")
@@ -142,7 +149,7 @@ def _mixed(kinds: Sequence[Rotation], weights: Sequence[float], rng: np.random.G
 
 @dataclass(frozen=True)
 class _Polycrystals:
-    """The kernels of one block of samples, by their indices."""
+    """The kernels of one block: they make the samples that have the given indices."""
 
     size: tuple[int, ...]
     n_grains: int
@@ -151,19 +158,19 @@ class _Polycrystals:
     dtype: np.dtype[Any]
 
     def grains(self, indices: NDArray[np.int64]) -> Array:
-        """Number of the grain of each voxel, (n, *size)."""
+        """Return the number of the grain of each voxel, (n, *size)."""
         centres = np.stack([axis.ravel() for axis in np.indices(self.size)], axis=-1) + 0.5
         out = np.empty((len(indices), *self.size), dtype=np.min_scalar_type(self.n_grains - 1))
         for target, index in zip(out, indices, strict=True):
             rng = sample_rng(self.seed, 0, int(index))
             seeds = rng.uniform(size=(self.n_grains, len(self.size))) * self.size
-            # Rounding may put a seed on the far face, which is outside of the tree's box.
+            # Rounding may put a seed on the far face, and the tree would refuse it as outside of its box.
             tree = KDTree(np.minimum(seeds, np.nextafter(self.size, 0)), boxsize=self.size)
             target[...] = tree.query(centres)[1].reshape(self.size)
         return out
 
     def orientations(self, indices: NDArray[np.int64]) -> Array:
-        """Bunge angles of each voxel, (n, *size, 3)."""
+        """Return the Bunge angles of each voxel, (n, *size, 3)."""
         out = np.empty((len(indices), *self.size, 3), dtype=self.dtype)
         for target, index in zip(out, indices, strict=True):
             angles = bunge_angles(self.texture.draw(self.n_grains, sample_rng(self.seed, 1, int(index))))
@@ -182,38 +189,40 @@ def make_polycrystal(
     dtype: DTypeLike = "float64",
     return_grains: bool = False,
 ) -> Any:
-    """Make periodic polycrystals: Voronoi cells of random points, each with one orientation.
+    """Make periodic polycrystals, whose grains are Voronoi cells of random points with one orientation each.
 
     Parameters
     ----------
     n_samples : int, default 10
         Number of samples.
     size : tuple of int, default (21, 21, 21)
-        Voxels along each of 1 to 3 axes.
+        Number of voxels along each of 1 to 3 axes.
     n_grains : int, default 50
-        Grains of each sample; where there are more than a few for each hundred voxels, some may hold no voxel.
+        Number of grains of each sample. If there are more than a few grains for each hundred voxels, some grains may
+        hold no voxel.
     seed : int, default 10
         The same seed gives the same samples under any chunking.
     texture : Texture, optional
-        `RandomTexture` (the default), `FibreTexture` or `ComponentTexture`, from which each grain draws by itself.
+        Distribution from which the orientation of each grain is drawn: `RandomTexture` (the default), `FibreTexture` or
+        `ComponentTexture`.
     chunks : int, optional
-        Samples in a chunk; makes the result lazy.
+        Number of samples in a chunk. With it, the result is lazy.
     dtype : {"float64", "float32"}
         Precision of the angles.
     return_grains : bool, default False
-        Return the number of each voxel's grain too.
+        Whether to return also the number of the grain of each voxel.
 
     Returns
     -------
     X : ndarray or dask array, shape (n_samples, *size, 3)
-        Bunge angles φ1, Φ, φ2 in radians, crystal to sample.
+        Bunge angles φ1, Φ, φ2 in radians, of the rotation from crystal to sample.
     grains : ndarray or dask array, shape (n_samples, *size)
-        Grain numbers from 0, with `return_grains`.
+        Grain numbers, counted from 0. They are returned only if `return_grains` is True.
 
     Raises
     ------
     TypeError
-        If `texture` is no texture.
+        If `texture` is not a texture.
     ValueError
         If another argument is out of range.
 
@@ -228,16 +237,13 @@ def make_polycrystal(
     """
     voxels = sizes_argument(size)
     if not isinstance(n_grains, int | np.integer) or not 1 <= n_grains <= np.prod(voxels):
-        msg = f"n_grains must be an integer from 1 to the number of voxels, {np.prod(voxels)}; got {n_grains!r}"
+        msg = f"n_grains must be an integer from 1 to the number of voxels {np.prod(voxels)}, got {n_grains!r}"
         raise ValueError(msg)
     distribution: Any = RandomTexture() if texture is None else texture
     if not isinstance(distribution, Texture):
         msg = f"texture must be a RandomTexture, FibreTexture or ComponentTexture, or None; got {texture!r}"
         raise TypeError(msg)
-    precision = np.dtype(dtype)
-    if precision not in (np.float32, np.float64):
-        msg = f"dtype must be float32 or float64, got {dtype!r}"
-        raise ValueError(msg)
+    precision = check_precision(dtype)
     kernels = _Polycrystals(voxels, int(n_grains), check_seed(seed), distribution, precision)
     make = partial(generate_samples, n_samples=check_n_samples(n_samples), chunks=chunks)
     X = make(kernels.orientations, size=(*voxels, 3), dtype=precision)

@@ -1,4 +1,4 @@
-"""Microstructures with their simulated responses: the data sets of the paper."""
+"""Microstructures with their simulated responses: the data sets of the PyMKS paper."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ from mksdask.arrays import Array, is_number, sizes_argument
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 from mksdask.datasets.generator import (
     MicrostructureGenerator,
+    check_precision,
     make_delta_microstructures,
     make_independent_voxels,
 )
 from mksdask.simulation.cahn_hilliard import CahnHilliardSimulation
-from mksdask.simulation.elasticity import (
-    COMPONENTS,
-    mean_stress,
-    solve_fields,
-)
+from mksdask.simulation.elasticity import COMPONENTS, mean_stress, solve_fields
 
 
 def _uniform(indices: NDArray[np.int64], *, size: tuple[int, ...], seed: int, dtype: np.dtype[Any]) -> Array:
@@ -42,18 +39,18 @@ def make_cahn_hilliard(
     chunks: Chunks | None = None,
     dtype: DTypeLike = "float64",
 ) -> tuple[Any, Any]:
-    """Random concentrations, and what the Cahn–Hilliard equation makes of them.
+    """Make random initial concentrations, and the concentrations into which they evolve by the Cahn–Hilliard equation.
 
     Parameters
     ----------
     n_samples : int, default 1
         Number of samples.
     size : tuple of int, default (21, 21)
-        Voxels along each of 1 to 3 axes.
+        Number of voxels along each of 1 to 3 axes.
     dx : float or sequence of float, default 0.25
         Spacing of the voxels.
     width : float, default 1
-        Width of interfaces: γ = width².
+        Width of the interfaces, which sets γ = width².
     dt : float, default 0.001
         Time step.
     n_steps : int, default 1
@@ -61,14 +58,14 @@ def make_cahn_hilliard(
     seed : int, default 10
         The same seed gives the same samples under any chunking.
     chunks : int, optional
-        Samples in a chunk; makes the result lazy.
+        Number of samples in a chunk. With it, the result is lazy.
     dtype : {"float64", "float32"}
         Precision of the fields and of the computation.
 
     Returns
     -------
     X : ndarray or dask array, shape (n_samples, *size)
-        Initial concentrations, uniform in [-1, 1] and independent from voxel to voxel.
+        Initial concentrations. They are uniform in [-1, 1] and independent from voxel to voxel.
     y : ndarray or dask array, shape (n_samples, *size)
         Concentrations after `n_steps` time steps.
 
@@ -83,10 +80,7 @@ def make_cahn_hilliard(
     >>> X.shape, y.shape
     ((2, 16, 24), (2, 16, 24))
     """
-    precision = np.dtype(dtype)
-    if precision not in (np.float32, np.float64):
-        msg = f"dtype must be float32 or float64, got {dtype!r}"
-        raise ValueError(msg)
+    precision = check_precision(dtype)
     voxels = sizes_argument(size)
     kernel = partial(_uniform, size=voxels, seed=check_seed(seed), dtype=precision)
     X = generate_samples(kernel, check_n_samples(n_samples), voxels, dtype=precision, chunks=chunks)
@@ -109,28 +103,30 @@ def make_elastic_stress_random(
     *,
     chunks: Chunks | None = None,
 ) -> tuple[Any, Any]:
-    """Random microstructures and their mean stress σ_xx, from finite elements.
+    """Make random microstructures and compute their mean stress σ_xx by finite elements.
 
     Parameters
     ----------
     n_samples : int or sequence of int
-        Number of samples, of each grain size if it is a sequence.
+        Number of samples. A sequence holds the number of samples of each kind of microstructure, that is, of each grain
+        size and volume fraction.
     elastic_modulus, poissons_ratio : sequence of float
-        One value a phase.
+        Young's modulus and Poisson's ratio of each phase.
     size : tuple of int
-        Voxels along each of 2 or 3 axes; 2D means plane strain.
+        Number of voxels along each of 2 or 3 axes. Samples with 2 axes are in plane strain.
     macro_strain : float, sequence or square array
-        Imposed mean strain; a number is along x. See `solve_fields`.
+        Imposed mean strain. A number is the strain along x; see `solve_fields`.
     grain_size : tuple, or sequence of tuples
-        Feature size along each axis, in voxels; one tuple for each entry of `n_samples`.
+        Size of the features along each axis, in voxels: one tuple for all samples, or one for each entry of
+        `n_samples`.
     seed : int
         The same seed gives the same samples under any chunking.
-    volume_fraction : sequence of float, or one for each entry of `n_samples`, optional
-        Fraction of each phase.
+    volume_fraction : sequence of float, or sequence of such sequences, optional
+        Fraction of each phase, for all samples or for each entry of `n_samples`.
     percent_variance : float, optional
         Relative spread of `volume_fraction` from sample to sample.
     chunks : int, optional
-        Samples in a chunk; makes the result lazy.
+        Number of samples in a chunk. With it, the result is lazy.
 
     Returns
     -------
@@ -160,8 +156,8 @@ def make_elastic_stress_random(
         fractions = list(volume_fraction)
     if not len(counts) == len(grains) == len(fractions):
         msg = (
-            f"n_samples={n_samples!r}, grain_size={grain_size!r} and volume_fraction={volume_fraction!r} must have one "
-            "entry for each kind of microstructure"
+            "n_samples, grain_size and volume_fraction must have one entry for each kind of microstructure, got "
+            f"n_samples={n_samples!r}, grain_size={grain_size!r} and volume_fraction={volume_fraction!r}"
         )
         raise ValueError(msg)
     parts = [
@@ -188,12 +184,12 @@ def make_elastic_stiffness(
     *,
     chunks: Chunks | None = None,
 ) -> tuple[Any, Any]:
-    """Random microstructures and their effective stiffness C_xxxx = σ_xx / ε_xx, from finite elements.
+    """Make random microstructures and compute their effective stiffness C_xxxx = σ_xx / ε_xx by finite elements.
 
     Parameters
     ----------
     n_samples, elastic_modulus, poissons_ratio, size, grain_size, seed, volume_fraction, percent_variance, chunks
-        As in `make_elastic_stress_random`.
+        See `make_elastic_stress_random`.
     macro_strain : float
         Imposed mean strain along x.
 
@@ -202,7 +198,12 @@ def make_elastic_stiffness(
     X : ndarray or dask array, shape (n_samples, *size)
         Phase numbers.
     y : ndarray or dask array, shape (n_samples,)
-        C_xxxx, in the unit of `elastic_modulus`.
+        Effective stiffness C_xxxx, in the unit of `elastic_modulus`.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit together, or `macro_strain` is not a number other than 0.
 
     Examples
     --------
@@ -211,7 +212,7 @@ def make_elastic_stiffness(
     ((3, 21, 21), (3,))
     """
     if np.ndim(macro_strain) != 0 or not macro_strain:
-        msg = f"macro_strain must be a number other than 0, the strain along x; got {macro_strain!r}"
+        msg = f"macro_strain must be a number other than 0, which is the strain along x; got {macro_strain!r}"
         raise ValueError(msg)
     X, stress = make_elastic_stress_random(
         n_samples,
@@ -235,12 +236,13 @@ def _strain(
     macro_strain: float | NumpyLike,
     component: str | None,
 ) -> Any:
+    """Compute the strain field of samples: one component, or all of them."""
     names = COMPONENTS.get(X.ndim - 1)
     if names is None:
-        msg = f"size must have 2 or 3 axes for an elastic solve, got {tuple(X.shape[1:])}"
+        msg = f"size must have 2 or 3 axes for the elastic solver, got {tuple(X.shape[1:])}"
         raise ValueError(msg)
     if component is not None and component not in names:
-        msg = f"component must be one of {names} for size={X.shape[1:]}, or None for all, got {component!r}"
+        msg = f"component must be one of {names} for size={X.shape[1:]}, or None for all of them; got {component!r}"
         raise ValueError(msg)
     response = solve_fields(
         X, elastic_modulus=elastic_modulus, poissons_ratio=poissons_ratio, macro_strain=macro_strain
@@ -257,27 +259,29 @@ def make_elastic_FE_strain_delta(
     component: str | None = "xx",
     chunks: Chunks | None = None,
 ) -> tuple[Any, Any]:
-    """Delta microstructures and their strain fields, from finite elements: calibration data for localization.
+    """Make delta microstructures and compute their strain fields by finite elements.
+
+    These are calibration data for localization.
 
     Parameters
     ----------
     elastic_modulus, poissons_ratio : sequence of float
-        One value a phase, two phases at least.
+        Young's modulus and Poisson's ratio of each of at least two phases.
     size : tuple of int
-        Voxels along each of 2 or 3 axes; 2D means plane strain.
+        Number of voxels along each of 2 or 3 axes. Samples with 2 axes are in plane strain.
     macro_strain : float, sequence or square array
-        Imposed mean strain; a number is along x. See `solve_fields`.
+        Imposed mean strain. A number is the strain along x; see `solve_fields`.
     component : {"xx", "yy", "zz", "yz", "xz", "xy"} or None
-        Component of the strain; all of them if None.
+        Component of the strain to return. None means all of them.
     chunks : int, optional
-        Samples in a chunk; makes the result lazy.
+        Number of samples in a chunk. With it, the result is lazy.
 
     Returns
     -------
     X : ndarray or dask array, shape (n_phases * (n_phases - 1), *size)
-        See `make_delta_microstructures`.
-    y : ndarray or dask array, shape (n_samples, *size), or (n_samples, *size, n_components) for all
-        Strain, the mean in each voxel; shear is engineering shear.
+        Phase numbers; see `make_delta_microstructures`.
+    y : ndarray or dask array, shape (n_samples, *size), or (n_samples, *size, n_components) for all components
+        Mean strain in each voxel. Shear components are engineering shear.
 
     Raises
     ------
@@ -291,7 +295,7 @@ def make_elastic_FE_strain_delta(
     ((2, 5, 5), [0.01, 0.01])
     """
     if len(elastic_modulus) < 2:
-        msg = f"elastic_modulus must name two phases at least, for one in the other; got {elastic_modulus!r}"
+        msg = f"elastic_modulus must name two phases at least, a matrix and an inclusion; got {elastic_modulus!r}"
         raise ValueError(msg)
     X = make_delta_microstructures(len(elastic_modulus), size, chunks=chunks)
     return X, _strain(X, elastic_modulus, poissons_ratio, macro_strain, component)
@@ -308,14 +312,16 @@ def make_elastic_FE_strain_random(
     component: str | None = "xx",
     chunks: Chunks | None = None,
 ) -> tuple[Any, Any]:
-    """Microstructures whose voxels are independent, each phase as likely, and their strain fields.
+    """Make microstructures of independent voxels and compute their strain fields by finite elements.
+
+    Each voxel is of each phase with equal probability.
 
     Parameters
     ----------
     n_samples : int, default 1
         Number of samples.
     elastic_modulus, poissons_ratio, size, macro_strain, component, chunks
-        As in `make_elastic_FE_strain_delta`.
+        See `make_elastic_FE_strain_delta`.
     seed : int
         The same seed gives the same samples under any chunking.
 
@@ -323,8 +329,8 @@ def make_elastic_FE_strain_random(
     -------
     X : ndarray or dask array, shape (n_samples, *size)
         Phase numbers.
-    y : ndarray or dask array, shape (n_samples, *size), or (n_samples, *size, n_components) for all
-        Strain.
+    y : ndarray or dask array, shape (n_samples, *size), or (n_samples, *size, n_components) for all components
+        Mean strain in each voxel. Shear components are engineering shear.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""EBSD maps into stores: orientations in one convention, unindexed points without one."""
+"""Import of EBSD maps into stores, with orientations in one convention and none at points that are not indexed."""
 
 from __future__ import annotations
 
@@ -12,33 +12,43 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from mksdask.arrays import Array, sizes_argument
 from mksdask.bases.gsh import bunge_angles
-from mksdask.importers.ebsd_files import EbsdFile, Records, open_ebsd
+from mksdask.importers.ebsd_files import open_ebsd
+from mksdask.importers.ebsd_maps import EbsdFile, Records
 from mksdask.storage.atomic import Url
-from mksdask.storage.ensembles import create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.storage.ensembles import VOLUME_CHUNK, create_ensemble, create_volume, open_ensemble, open_volume
 
-# Points of a map that are read together, a whole number of rows.
+# Number of points of a map that are read together, about: a band is a whole number of rows.
 BAND_POINTS = 2**20
+# Laue groups of crystals whose x axis lies along a or along a*.
 WITH_A_AXIS = ("trigonal-low", "trigonal", "hexagonal-low", "hexagonal")
+# A half turn about a direction in the plane of the map brings the axes of the Euler angles to those of the map. The
+# angle of this direction from x, in radians, by the direction of the first of these axes.
 HALF_TURNS = {"y": np.pi / 4, "-y": -np.pi / 4, "-x": np.pi / 2, "x": 0.0}
 
 
 def half_turned(angles: Array, direction: float) -> Array:
-    """Bunge angles of orientations turned by 180° about a direction in the plane of the map.
+    """Turn orientations by 180° about a direction in the plane of the map.
 
-    With α the angle of the direction from x,
+    If α is the angle of the direction from x, the turned orientation is
     ``Rz(2α) Rx(π) Rz(φ1) Rx(Φ) Rz(φ2) = Rz(2α + π - φ1) Rx(π - Φ) Rz(φ2 + π)``.
 
     Parameters
     ----------
     angles : ndarray, shape (..., 3)
-        Radians.
+        Bunge angles φ1, Φ, φ2 in radians.
     direction : float
         α in radians.
+
+    Returns
+    -------
+    ndarray, shape (..., 3)
+        Bunge angles of the turned orientations, in radians.
     """
     phi1, tilt, phi2 = np.moveaxis(angles, -1, 0)
     full = 2.0 * np.pi
@@ -47,14 +57,24 @@ def half_turned(angles: Array, direction: float) -> Array:
 
 @dataclass(frozen=True)
 class _Bands:
-    """The kernel of one band of rows of a map."""
+    """The kernel that reads one band of rows of a map.
+
+    Parameters
+    ----------
+    file : EbsdFile
+        The map.
+    n_rows : int
+        Number of rows of a band. The last band may have fewer.
+    window : (int, int) or None
+        Size of the windows into which a band is cut.
+    """
 
     file: EbsdFile
-    n_rows: int  # rows of a band; the last may have fewer
+    n_rows: int
     window: tuple[int, int] | None
 
     def __call__(self, numbers: NDArray[np.int64]) -> Records:
-        """Band by its number: fields of (columns, rows), or of (n_windows, *window)."""
+        """Read a band by its number, as fields of shape (columns, rows), or (n_windows, *window)."""
         columns, rows = self.file.shape
         first = int(numbers[0]) * self.n_rows
         last = min(first + self.n_rows, rows)
@@ -66,7 +86,7 @@ class _Bands:
         return Records(fields[0].astype(np.float32), fields[1].astype(np.uint8), fields[2].astype(np.float32))
 
     def _oriented(self, raw: Records, start: int) -> Array:
-        """Orientations in the frame of the map, of crystals with x along a; NaN where there is none."""
+        """Convert orientations to the frame of the map and to crystals with x along a, or NaN where there is none."""
         angles = raw.angles.astype(np.float64)
         is_indexed = raw.phase > 0
         outside = is_indexed & ~(np.abs(angles) <= 2.0 * np.pi + 1e-3).all(axis=-1)
@@ -74,7 +94,7 @@ class _Bands:
             record = start + int(np.argmax(outside))
             msg = (
                 f"{self.file.path}: record {record} has the Euler angles {angles[record - start].tolist()}, expected "
-                "radians within ±2π"
+                "radians within ±2π; convert degrees to radians"
             )
             raise ValueError(msg)
         known = {phase.number for phase in self.file.phases}
@@ -83,26 +103,29 @@ class _Bands:
             record = start + int(np.argmax(strange))
             msg = (
                 f"{self.file.path}: record {record} is of phase {int(raw.phase[record - start])}, expected one of the "
-                f"header's phases {sorted(known)}, or 0 for none"
+                f"header's phases {sorted(known)}, or 0 for a point that is not indexed"
             )
             raise ValueError(msg)
         angles = half_turned(angles, HALF_TURNS[self.file.axes[0]])
         unique_b = [phase.number for phase in self.file.phases if phase.laue_group == "monoclinic"]
         is_turned = np.isin(raw.phase, unique_b) & np.isfinite(angles).all(axis=-1)
         if is_turned.any():
-            # Axes z, x, y of the vendor's crystal become x, y, z, so that b is the main axis.
+            # The axes z, x, y of the vendor's crystal become x, y, z, so that b is the main axis.
             turn = Rotation.from_matrix([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
             angles[is_turned] = bunge_angles(Rotation.from_euler("ZXZ", angles[is_turned]) * turn.inv())
         if self.file.has_reciprocal_axes:
             turned = [phase.number for phase in self.file.phases if phase.laue_group in WITH_A_AXIS]
-            # a* lies 30° from a towards b.
+            # The axis a* lies 30° from a, on the side of b.
             is_turned = np.isin(raw.phase, turned)
             angles[is_turned, 2] = (angles[is_turned, 2] - np.pi / 6) % (2.0 * np.pi)
         angles[~is_indexed] = np.nan
         return angles
 
     def _cut(self, field: Array, window: tuple[int, int]) -> Array:
-        """(columns, rows, ...) → (n_windows, *window, ...); what is left of the rows is dropped."""
+        """Cut a field into windows: (columns, rows, ...) → (n_windows, *window, ...).
+
+        Columns beyond the last whole window are dropped.
+        """
         n = field.shape[0] // window[0]
         return field[: n * window[0]].reshape(n, *window, *field.shape[2:])
 
@@ -116,32 +139,36 @@ def import_ebsd(
     scan: str | None = None,
     mode: Any = "w-",
 ) -> xr.Dataset:
-    """Stream an EBSD map into a store, whole or cut into the windows of an ensemble.
+    """Import an EBSD map into a store, as one volume or as an ensemble of windows.
+
+    The map is streamed, so it may be larger than memory. Orientations are converted to the convention of this package.
 
     Parameters
     ----------
     path : str or path
-        ``.h5`` or ``.ang`` of EDAX OIM Analysis; ``.cpr`` with its ``.crc``, or ``.ctf``, of Oxford Channel 5 and
-        AZtec.
+        File of EDAX OIM Analysis (``.h5`` or ``.ang``), or of Oxford Channel 5 and AZtec (``.ctf``, or ``.cpr`` with
+        its ``.crc``).
     url : str or path
-        Where the store goes: a path, or any URL that fsspec knows.
+        Place of the store: a path, or any URL that fsspec knows.
     window : int or (int, int), optional
-        Points of a window along x and y: the store is an ensemble of them, side by side, along x first. Points beyond
-        the last whole window are left out. Without it, the store is one volume.
+        Number of points of a window along x and y. With it, the store is an ensemble of windows that lie side by side,
+        in order along x first. Points beyond the last whole window are left out. Without it, the store is one volume.
     setting : {1, 2, 3, 4}, optional
-        Coordinate system of OIM Analysis. Default: what the file says; ``.ang`` files do not, and 2 is assumed.
+        Coordinate system of OIM Analysis, for EDAX files. By default it is read from the file; ``.ang`` files do not
+        state it, and 2 is assumed for them.
     scan : str, optional
-        Name of the scan, where an HDF5 file holds several.
+        Name of the scan, if an HDF5 file holds several.
     mode : {"w-", "w"}
-        Refuse to overwrite, or overwrite.
+        "w-" refuses to overwrite a store, and "w" overwrites it.
 
     Returns
     -------
     xarray.Dataset
-        The store, opened lazily: ``microstructure``, Bunge angles in radians (float32), (sample,) x, y, angle;
-        ``phase``, the number of the phase from 1, 0 where the point is not indexed; ``confidence_index`` in [0, 1].
-        Coordinates x and y are in µm. The attributes of ``microstructure`` say where it comes from and what was done to
-        the frames, those of ``phase`` the names and Laue groups.
+        The store, opened lazily. ``microstructure`` holds the Bunge angles in radians, float32, with the axes (sample,)
+        x, y, angle. ``phase`` holds the number of the phase, counted from 1, or 0 where the point is not indexed.
+        ``confidence_index`` lies in [0, 1]. The coordinates x and y are in µm. The attributes of ``microstructure``
+        name the source and describe how the frames were converted. The attributes of ``phase`` hold the names and Laue
+        groups of the phases.
 
     Raises
     ------
@@ -150,23 +177,25 @@ def import_ebsd(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a file is malformed or truncated, with the record and what was expected; nothing is stored then. If `window`
-        is larger than the map, or an argument does not belong to this kind of file.
+        If a file is malformed or truncated. The message names the record and what was expected, and nothing is stored.
+        Also if `window` is larger than the map, or an argument does not belong to this kind of file.
 
     Notes
     -----
-    **Frame.** The sample frame is that of the map: x to the right, y down as the rows of the map run, z into the
-    specimen; the orientation is that of the package, active, crystal to sample. Oxford's Euler angles refer to axes x
-    and -y of the map, EDAX's to axes A1 and A2 that the setting places: 1, y and x; 2, -y and -x; 3, -x and y; 4, x
-    and -y. All are half turns about a direction in the plane of the map, and undone. Trigonal and hexagonal crystals
-    get their x axis along a, where Oxford has it along a*. Monoclinic ones, which vendors index with the 2-fold axis b
-    along y, get it along z.
+    **Frame.** The sample frame is that of the map: x points to the right, y points down in the order of the rows, and z
+    points into the specimen. An orientation is an active rotation from crystal to sample, as everywhere in this
+    package. Vendors use other frames. The Euler angles of Oxford refer to the axes x and -y of the map. Those of EDAX
+    refer to the axes A1 and A2, whose directions depend on the setting: y and x for 1; -y and -x for 2; -x and y for 3;
+    x and -y for 4. Each of these frames is the frame of the map after a half turn about a direction in the plane of the
+    map, and the import undoes this turn. Trigonal and hexagonal crystals get their x axis along a; in Oxford files it
+    lies along a*. Monoclinic crystals get their 2-fold axis b along z; vendors index them with b along y.
 
-    **Not indexed** are points of phase 0, Oxford's with an error number, whose orientation software has filled in, and
-    EDAX's with a negative confidence index, a fit of 180° or angles of 4π. They get phase 0, confidence 0 and the
-    orientation NaN. Oxford files hold no confidence index: indexed points get 1.
+    **Points that are not indexed.** They get the phase 0, the confidence 0 and the orientation NaN. They are the points
+    of phase 0; in Oxford files also the points with an error number, whose orientation may have been filled in by
+    software; and in EDAX files also the points with a negative confidence index, a fit of 180° or angles of 4π. Oxford
+    files hold no confidence index, so their indexed points get the confidence 1.
 
-    **Memory.** About a million points are read at a time, or one row of windows, by each thread.
+    **Memory.** Each thread reads about a million points at a time, or one row of windows.
 
     References
     ----------
@@ -185,18 +214,19 @@ def import_ebsd(
     >>> ds.confidence_index.values.tolist(), ds.phase.attrs["phases"]
     ([[1.0], [0.0]], ['not indexed', 'Copper'])
     """
-    # Workers may run in another folder.
+    # The path is absolute because workers may run in another folder.
     file = open_ebsd(str(Path(path).absolute()), setting, scan)
     columns, rows = file.shape
     if window is None:
         n_rows = min(rows, max(1, BAND_POINTS // columns))
-        # Whole chunks of the store, of 512 rows at most.
-        n_rows -= n_rows % 512 if n_rows > 512 else 0
+        # A band that is longer than a chunk of the store is a whole number of chunks.
+        chunk_rows = VOLUME_CHUNK[2]
+        n_rows -= n_rows % chunk_rows if n_rows > chunk_rows else 0
         n_bands = -(-rows // n_rows)
         size = None
     else:
         if np.size(window) > 2:
-            msg = f"window must be one number of points, or two, got {window!r}"
+            msg = f"window must be one number of points, or two for x and y, got {window!r}"
             raise ValueError(msg)
         size = sizes_argument(np.broadcast_to(np.asarray(window), 2), name="window")
         if size[0] > columns or size[1] > rows:
@@ -236,17 +266,17 @@ def import_ebsd(
 
 
 def _name(kernel: _Bands) -> str:
-    from dask.base import tokenize
-
+    """Name of the layer of the graph. It changes if the file changes."""
     return "read-ebsd-" + tokenize(kernel, Path(kernel.file.path).stat().st_mtime_ns)
 
 
 def _axes(file: EbsdFile, size: Sequence[int] | None) -> list[tuple[int, float, str]]:
+    """List the number of points, the step and the name of each axis of the map or of a window."""
     return list(zip(file.shape if size is None else size, file.step, "xy", strict=True))
 
 
 def _fields(read: da.Array, kernel: _Bands) -> list[da.Array]:
-    """Angles, phase and confidence as lazy arrays whose blocks one task has read together."""
+    """Return angles, phase and confidence as lazy arrays. One task reads the three blocks of a band together."""
     columns, rows = kernel.file.shape
     n_bands = read.numblocks[0]
     if kernel.window is None:
@@ -272,6 +302,7 @@ def _fields(read: da.Array, kernel: _Bands) -> list[da.Array]:
 
 
 def _conversion(file: EbsdFile) -> str:
+    """Describe how the frames of a map are converted, for the attributes of the store."""
     axes = {"y": "x + y", "-y": "x - y", "-x": "y", "x": "x"}
     first, second = file.axes
     text = (

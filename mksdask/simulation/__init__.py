@@ -1,1 +1,19 @@
-"""The physics: elasticity, spinodal decomposition."""
+"""Simulation of the physics of voxel samples: elasticity, and spinodal decomposition."""
+
+from mksdask.simulation.cahn_hilliard import CahnHilliardSimulation
+from mksdask.simulation.crystals import single_crystal_stiffness
+from mksdask.simulation.elasticity import effective_stiffness, mean_stress, solve_fields
+from mksdask.simulation.equilibrium import ConvergenceError
+from mksdask.simulation.fe_simulation import ElasticFESimulation
+from mksdask.simulation.solver import ElasticResponse
+
+__all__ = [
+    "CahnHilliardSimulation",
+    "ConvergenceError",
+    "ElasticFESimulation",
+    "ElasticResponse",
+    "effective_stiffness",
+    "mean_stress",
+    "single_crystal_stiffness",
+    "solve_fields",
+]

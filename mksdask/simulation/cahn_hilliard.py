@@ -1,7 +1,7 @@
 """Spinodal decomposition by the Cahn–Hilliard equation, ∂φ/∂t = ∇²(φ³ - φ) - γ∇⁴φ, on periodic boxes.
 
-The step is semi-implicit in Fourier space. With the linear term split between the old and the new time
-(a₁ = 3 and a₂ = 0 in Cheng and Rutenberg, 2005, which is stable for any time step where |φ| ≤ √(5/3)),
+The time step is semi-implicit in Fourier space. The linear term is split between the old and the new time, with a₁ = 3
+and a₂ = 0 in the notation of Cheng and Rutenberg (2005). This scheme is stable for any time step where |φ| ≤ √(5/3):
 
     φ̂(t + Δt) = [φ̂(t) - Δt k² (φ³ - 3φ)^] / [1 + 2 Δt k² + γ Δt k⁴] .
 """
@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 from mksdask.arrays import Array, ArrayLike, is_number, label, unwrap_samples
 from mksdask.compute.blocks import map_samples
 
-# Small samples take their steps together, so that a batch stays in cache.
+# Small samples are advanced together in batches of about this many voxels, so that a batch stays in cache.
 BATCH_VOXELS = 2**16
 
 _jit = numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
@@ -29,7 +29,7 @@ _jit = numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"
 
 @_jit
 def _chemical_potential(phi):  # type: ignore[no-untyped-def]
-    """φ³ - 3φ in place."""
+    """Replace φ by φ³ - 3φ, in place."""
     flat = phi.reshape(-1)
     three = phi.dtype.type(3)
     for i in range(flat.size):
@@ -39,7 +39,10 @@ def _chemical_potential(phi):  # type: ignore[no-untyped-def]
 
 @_jit
 def _advance(spectrum, potential, kx, ky, kz, dt, gamma):  # type: ignore[no-untyped-def]
-    """One step of φ̂, which is left in both arrays, (n, nx, ny, nz); k² of each axis."""
+    """Advance φ̂, (n, nx, ny, nz), by one time step.
+
+    `kx`, `ky` and `kz` hold k² along each axis. The new φ̂ is written to both `spectrum` and `potential`.
+    """
     n, nx, ny, nz = spectrum.shape
     one, two = kz.dtype.type(1), kz.dtype.type(2)
     for s in range(n):
@@ -64,7 +67,7 @@ class _Evolution:
     n_steps: int
 
     def __call__(self, block: Array) -> Array:
-        """Take `n_steps` steps: (n, *spatial) → (n, *spatial)."""
+        """Take `n_steps` time steps: (n, *spatial) → (n, *spatial)."""
         out = np.empty(block.shape, dtype=_precision(block.dtype))
         step = max(1, BATCH_VOXELS // int(np.prod(block.shape[1:])))
         for start in range(0, len(block), step):
@@ -76,9 +79,7 @@ class _Evolution:
         dtype = out.dtype
         phi = initial.astype(dtype)
         spectrum = scipy.fft.rfftn(phi, axes=axes)
-        if not np.isfinite(spectrum).all():
-            msg = "X holds NaN or infinite concentrations"
-            raise ValueError(msg)
+        _check_finite(spectrum)
         squares = [np.zeros(1, dtype)] * (3 - len(spatial)) + [k.astype(dtype) for k in squared_waves(spatial, self.dx)]
         padded = (len(initial), *(1,) * (3 - len(spatial)), *spectrum.shape[1:])
         for _ in range(self.n_steps):
@@ -91,34 +92,41 @@ class _Evolution:
                 dtype.type(self.dt),
                 dtype.type(self.gamma),
             )
-            # In place along the leading axes, which irfftn would copy.
+            # The leading axes are transformed in place, because irfftn would copy the array.
             potential = scipy.fft.ifftn(potential, axes=axes[:-1], overwrite_x=True)
             phi = scipy.fft.irfft(potential, n=spatial[-1], axis=-1, overwrite_x=True)
         if not np.isfinite(phi).all():
             low, high = float(initial.min()), float(initial.max())
             msg = (
-                f"the steps diverged from concentrations between {low:.3g} and {high:.3g}; steps of any dt are stable "
-                f"for concentrations within ±1.29 only: rescale X, or lower dt={self.dt:g}"
+                f"the steps diverged from concentrations between {low:.3g} and {high:.3g}. Steps are stable at any dt "
+                f"only for concentrations within ±1.29: rescale X, or lower dt={self.dt:g}"
             )
             raise ValueError(msg)
         out[...] = phi
 
 
+def _check_finite(values: Array) -> None:
+    if not np.isfinite(values).all():
+        msg = "X holds NaN or infinite concentrations; fill or remove them first"
+        raise ValueError(msg)
+
+
 def squared_waves(spatial: Sequence[int], dx: Sequence[float]) -> list[NDArray[np.float64]]:
-    """Squared wave numbers along each axis, of the frequencies that `rfftn` keeps."""
+    """Compute the squared wave numbers along each axis, for the frequencies that `rfftn` keeps."""
     last = len(spatial) - 1
     frequency = [scipy.fft.rfftfreq if axis == last else scipy.fft.fftfreq for axis in range(len(spatial))]
     return [(2.0 * np.pi * f(n, step)) ** 2 for f, n, step in zip(frequency, spatial, dx, strict=True)]
 
 
 def _free_energy(block: Array, *, dx: tuple[float, ...], gamma: float) -> NDArray[np.float64]:
-    """Free energy of each sample of a block, (n,)."""
+    """Compute the free energy of each sample of a block, (n,)."""
     spatial = block.shape[1:]
     n_voxels = int(np.prod(spatial))
     squares = np.zeros(1)
     for axis, wave in enumerate(squared_waves(spatial, dx)):
         squares = squares[..., None] + wave if axis else wave
-    # A frequency stands for its conjugate too, but for the first and, if n is even, the last along the last axis.
+    # `rfftn` drops the conjugates of most frequencies, so the frequencies that it keeps count twice. Along the last
+    # axis, the first frequency, and the last one if n is even, are kept with their conjugates, so they count once.
     counts = np.full(squares.shape[-1], 2.0)
     counts[0] = 1.0
     if spatial[-1] % 2 == 0:
@@ -126,9 +134,7 @@ def _free_energy(block: Array, *, dx: tuple[float, ...], gamma: float) -> NDArra
     out = np.empty(len(block))
     for j, sample in enumerate(block):
         phi = sample.astype(np.float64)
-        if not np.isfinite(phi).all():
-            msg = "X holds NaN or infinite concentrations"
-            raise ValueError(msg)
+        _check_finite(phi)
         power = np.abs(scipy.fft.rfftn(phi)) ** 2
         gradient = (power * squares * counts).sum() / n_voxels
         out[j] = (phi**4 / 4 - phi**2 / 2).sum() + 0.5 * gamma * gradient
@@ -140,34 +146,36 @@ def _precision(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 class CahnHilliardSimulation:
-    r"""Spinodal decomposition of a concentration field on a periodic box of 1 to 3 dimensions.
+    r"""Simulate the spinodal decomposition of a concentration field on a periodic box of 1 to 3 dimensions.
 
-    .. math:: \frac{\partial \phi}{\partial t} = \nabla^2 (\phi^3 - \phi) - \gamma \nabla^4 \phi
+    The concentration φ follows the Cahn–Hilliard equation,
 
-    conserves the mean of φ and lowers the free energy
-    :math:`F = \int \frac{\phi^4}{4} - \frac{\phi^2}{2} + \frac{\gamma}{2} |\nabla\phi|^2`. Its phases are near φ = -1
-    and φ = 1, with interfaces of width about √γ.
+    .. math:: \frac{\partial \phi}{\partial t} = \nabla^2 (\phi^3 - \phi) - \gamma \nabla^4 \phi .
+
+    The equation conserves the mean of φ and lowers the free energy
+    :math:`F = \int \frac{\phi^4}{4} - \frac{\phi^2}{2} + \frac{\gamma}{2} |\nabla\phi|^2`. The phases that form are
+    near φ = -1 and φ = 1, and the interfaces between them are about √γ wide.
 
     Parameters
     ----------
     dx : float or sequence of float, default 0.25
-        Spacing of the voxels, one for all axes or one each.
+        Spacing of the voxels: one number for all axes, or one for each axis.
     gamma : float, default 1
         Gradient energy γ, in the squared unit of `dx`.
     dt : float, default 0.001
-        Time step. Any is stable as long as |φ| ≤ √(5/3) ≈ 1.29, where the phases are; beyond, steps may have to be
-        small. The error of a step is of first order in it.
+        Time step. Every time step is stable as long as |φ| ≤ √(5/3) ≈ 1.29, and the phases lie within these limits.
+        Concentrations beyond them may need a small time step. The error is of first order in `dt`.
 
     Attributes
     ----------
     response : array, shape (n_samples, *spatial)
-        Concentrations after `run`, of the kind of its input.
+        Concentrations after `run`, as an array of the same kind as its input.
 
     Notes
     -----
-    Derivatives are spectral. Two transforms a step; all steps of a sample are taken inside one task, which holds its
-    block, its result and four fields of one batch of samples. float32 input is computed in float32, all other
-    in float64.
+    Derivatives are spectral, and a step takes two Fourier transforms. All steps of a sample are taken inside one task.
+    The task holds its block, its result and four fields of one batch of samples. float32 input is computed in float32,
+    and all other input in float64.
 
     References
     ----------
@@ -194,28 +202,30 @@ class CahnHilliardSimulation:
         self.dt = dt
 
     def run(self, X: ArrayLike, n_steps: int = 1) -> Self:
-        """Evolve concentrations; lazily for lazy input.
+        """Evolve concentrations in time. Lazy input gives a lazy result.
 
         Parameters
         ----------
         X : array, shape (n_samples, *spatial)
-            Concentrations φ, 1 to 3 spatial axes of any lengths.
+            Initial concentrations φ, with 1 to 3 spatial axes of any lengths.
         n_steps : int, default 1
             Number of time steps.
 
         Returns
         -------
         CahnHilliardSimulation
-            Itself, with the result as `response`.
+            The simulation itself, with the result as `response`.
 
         Raises
         ------
-        TypeError, ValueError
-            If X is complex, has no 1 to 3 spatial axes or (when its block is computed) holds NaN, or the steps
-            diverge; or a parameter is out of range.
+        TypeError
+            If `X` is complex.
+        ValueError
+            If `X` does not have 1 to 3 spatial axes, or a parameter is out of range. When a block is computed: if it
+            holds NaN or infinite values, or the steps diverge.
         """
         if not isinstance(n_steps, int | np.integer) or n_steps < 0:
-            msg = f"n_steps must be an integer from 0, got {n_steps!r}"
+            msg = f"n_steps must be an integer from 0 on, got {n_steps!r}"
             raise ValueError(msg)
         data, labels = unwrap_samples(X)
         kernel = _Evolution(self._spacing(data), *self._parameters(), int(n_steps))
@@ -228,7 +238,7 @@ class CahnHilliardSimulation:
         return self
 
     def free_energy(self, X: ArrayLike) -> Any:
-        """Free energy of concentrations; lazily for lazy input.
+        """Compute the free energy F of concentrations. Lazy input gives a lazy result.
 
         Parameters
         ----------
@@ -238,6 +248,12 @@ class CahnHilliardSimulation:
         Returns
         -------
         array of the kind of `X`, shape (n_samples,), float64
+            Free energy of each sample.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `run`.
         """
         data, labels = unwrap_samples(X)
         kernel = partial(_free_energy, dx=self._spacing(data), gamma=self._parameters()[0])
@@ -255,13 +271,16 @@ class CahnHilliardSimulation:
     def _spacing(self, data: Any) -> tuple[float, ...]:
         n_spatial = data.ndim - 1
         if not 1 <= n_spatial <= 3 or 0 in data.shape[1:]:
-            msg = f"X must be (n_samples, *spatial) with 1 to 3 spatial axes of voxels, got shape {tuple(data.shape)}"
+            msg = (
+                "X must have shape (n_samples, *spatial), with 1 to 3 spatial axes of voxels, got shape "
+                f"{tuple(data.shape)}"
+            )
             raise ValueError(msg)
         if data.dtype.kind == "c":
-            msg = f"X must be real concentrations, got {data.dtype}"
+            msg = f"X must hold real concentrations, got dtype {data.dtype}; pass X.real"
             raise TypeError(msg)
         dx = np.asarray(self.dx, dtype=np.float64)
         if dx.shape not in ((), (n_spatial,)) or not (np.isfinite(dx).all() and (dx > 0).all()):
-            msg = f"dx must be one positive number, or one for each of the {n_spatial} axes, got {self.dx!r}"
+            msg = f"dx must be one positive number, or one for each of the {n_spatial} axes of X, got {self.dx!r}"
             raise ValueError(msg)
         return tuple(np.broadcast_to(dx, n_spatial).tolist())

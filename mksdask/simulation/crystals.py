@@ -1,4 +1,4 @@
-"""Stiffness of single crystals, turned into the frame of the sample."""
+"""Stiffness of single crystals, in their own frame and in the frame of the sample."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from mksdask.simulation.stencils import Anisotropic, Float, jit, n_strain_compon
 
 
 def single_crystal_stiffness(constants: NumpyLike) -> Float:
-    """Stiffness matrix of a crystal in its own frame, from its elastic constants.
+    """Build the stiffness matrix of a crystal in its own frame from its elastic constants.
 
     Parameters
     ----------
     constants : sequence or array
-        C11, C12, C44 of a cubic crystal; C11, C12, C13, C33, C44 of a hexagonal one, its axis along z; or any 6 × 6
-        stiffness matrix, rows and columns in the order xx, yy, zz, yz, xz, xy with engineering shear.
+        C11, C12, C44 of a cubic crystal; C11, C12, C13, C33, C44 of a hexagonal crystal with its axis along z; or any
+        6 × 6 stiffness matrix, with rows and columns in the order xx, yy, zz, yz, xz, xy and engineering shear.
 
     Returns
     -------
     ndarray, shape (6, 6), float64
-        In the unit of the constants.
+        Stiffness in the unit of the constants.
 
     Raises
     ------
     ValueError
-        If there are other numbers of constants, or the crystal would not be stable.
+        If the number of constants is none of these, if the matrix is not finite and symmetric, or if the crystal would
+        not be stable.
 
     Examples
     --------
@@ -42,8 +43,8 @@ def single_crystal_stiffness(constants: NumpyLike) -> Float:
         c66 = (c11 - c12) / 2.0
     elif values.shape != (6, 6):
         msg = (
-            "crystal_stiffness must be C11, C12, C44 (cubic), C11, C12, C13, C33, C44 (hexagonal) or a 6 × 6 matrix, "
-            f"got shape {values.shape}"
+            "crystal_stiffness must hold C11, C12, C44 (cubic), or C11, C12, C13, C33, C44 (hexagonal), or be a 6 × 6 "
+            f"matrix, got an array of shape {values.shape}"
         )
         raise ValueError(msg)
     if values.ndim == 1:
@@ -60,20 +61,25 @@ def single_crystal_stiffness(constants: NumpyLike) -> Float:
     lowest = np.linalg.eigvalsh(stiffness)[0]
     if lowest <= 0.0:
         msg = (
-            f"crystal_stiffness must be positive definite, as of a stable crystal; got {values.tolist()}, whose lowest "
-            f"eigenvalue is {lowest:g}"
+            f"crystal_stiffness must be positive definite, because the crystal would not be stable otherwise; got "
+            f"{values.tolist()}, whose lowest eigenvalue is {lowest:g}"
         )
         raise ValueError(msg)
     return 0.5 * (stiffness + stiffness.T)
 
 
 def voigt_average(stiffness: Float) -> tuple[float, float]:
-    """Lamé moduli λ, μ of the mean stiffness of crystals in all orientations.
+    """Compute the Lamé moduli λ, μ of the mean stiffness of a crystal over all orientations.
 
     Parameters
     ----------
     stiffness : ndarray, shape (6, 6)
-        Of one crystal, in any orientation.
+        Stiffness of one crystal, in any orientation.
+
+    Returns
+    -------
+    tuple of float
+        λ and μ, in the unit of `stiffness`.
 
     References
     ----------
@@ -88,7 +94,10 @@ def voigt_average(stiffness: Float) -> tuple[float, float]:
 
 @jit
 def _turn(angles, stiffness, rows, columns, kept, out):  # type: ignore[no-untyped-def]
-    """Upper triangles of M C Mᵀ, with σ' = M σ for the rotation of each voxel; out (n_rows, n_packed, n_last)."""
+    """Write the upper triangle of M C Mᵀ of each voxel to `out`, (n_rows, n_packed, n_last).
+
+    The rotation of the voxel turns the stress into σ' = M σ.
+    """
     turn = np.empty((3, 3))
     bond = np.empty((6, 6))
     half = np.empty((6, 6))
@@ -124,19 +133,19 @@ def _turn(angles, stiffness, rows, columns, kept, out):  # type: ignore[no-untyp
 
 
 def turned_stiffness(stiffness: Float, angles: Array) -> Anisotropic:
-    """Stiffness of each voxel in the frame of the sample.
+    """Turn the stiffness of a crystal into the frame of the sample, for each voxel.
 
     Parameters
     ----------
     stiffness : ndarray, shape (6, 6)
-        Of the crystal in its own frame.
+        Stiffness of the crystal in its own frame.
     angles : ndarray, shape (n, nx, ny[, nz], 3)
-        Bunge angles in radians, crystal to sample.
+        Bunge angles in radians, of the rotation from crystal to sample.
 
     Returns
     -------
     Anisotropic
-        In 2D the rows and columns xx, yy, xy: plane strain.
+        Stiffness of each voxel. In 2D it has the rows and columns xx, yy, xy, which means plane strain.
     """
     *lines, last, _ = angles.shape
     kept = np.array([0, 1, 5] if len(lines) == 2 else range(6))

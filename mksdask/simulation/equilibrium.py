@@ -1,4 +1,7 @@
-"""Equilibrium of periodic voxel samples: conjugate gradients on the forces of `stencils`, preconditioned by FFT."""
+"""Equilibrium of periodic voxel samples, by conjugate gradients that are preconditioned in Fourier space.
+
+The elastic forces come from `stencils`.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ from numpy.typing import NDArray
 
 from mksdask.simulation.stencils import Float, Isotropic, Material, jit, n_strain_components, voigt_pairs
 
-# Samples are solved together up to this many unknowns, so that a batch stays in cache.
+# Largest number of unknowns that are solved together, so that a batch stays in cache.
 BATCH_UNKNOWNS = 2**18
 
 
 class ConvergenceError(ArithmeticError):
-    """The conjugate gradients stopped at the iteration limit, short of the tolerance."""
+    """The conjugate gradients reached the limit of iterations before they reached the tolerance."""
 
 
 class ElasticFields(NamedTuple):
-    """Element and nodal fields of a batch of periodic cells."""
+    """Fields on the elements and nodes of a batch of periodic cells, and the number of iterations of each cell."""
 
     strain: Float
     stress: Float
@@ -30,7 +33,7 @@ class ElasticFields(NamedTuple):
 
 @jit
 def _descend(x, r, p, kp, rz, active):  # type: ignore[no-untyped-def]
-    """X += α p, r -= α K p with α = (r, z) / (p, K p), one α for each sample."""
+    """``x += α p``, ``r -= α K p`` with ``α = (r, z) / (p, K p)``, where each sample has its own α."""
     n, size = x.shape
     for s in range(n):
         if active[s]:
@@ -45,7 +48,7 @@ def _descend(x, r, p, kp, rz, active):  # type: ignore[no-untyped-def]
 
 @jit
 def _conjugate(p, r, z, rz, active):  # type: ignore[no-untyped-def]
-    """P = z + β p with β = (r, z) / (r, z)_previous; (r, z) is updated in place."""
+    """``p = z + β p`` with ``β = (r, z) / (r, z)_previous``; (r, z) is updated in place."""
     n, size = p.shape
     for s in range(n):
         if active[s]:
@@ -60,7 +63,7 @@ def _conjugate(p, r, z, rz, active):  # type: ignore[no-untyped-def]
 
 @jit
 def _multiply_green(green, v):  # type: ignore[no-untyped-def]
-    """In place v_a ← Σ_b G_ab v_b for each frequency; G symmetric, packed row by row."""
+    """``v_a ← Σ_b G_ab v_b`` in place, for each frequency. The symmetric G is packed as its upper triangle, by rows."""
     n, dim, size = v.shape
     for s in range(n):
         if dim == 2:
@@ -77,13 +80,13 @@ def _multiply_green(green, v):  # type: ignore[no-untyped-def]
 
 
 def batch_size(spatial: tuple[int, ...]) -> int:
-    """Number of samples that are solved together."""
+    """Choose the number of samples that are solved together."""
     return max(1, BATCH_UNKNOWNS // (len(spatial) * int(np.prod(spatial))))
 
 
 @lru_cache(maxsize=2)
 def green_operator(spatial: tuple[int, ...], lam: float, mu: float) -> NDArray[np.float32]:
-    """Inverse of the homogeneous stiffness stencil at each rfft frequency.
+    """Invert the stiffness stencil of a homogeneous reference at each rfft frequency.
 
     Parameters
     ----------
@@ -95,9 +98,9 @@ def green_operator(spatial: tuple[int, ...], lam: float, mu: float) -> NDArray[n
     Returns
     -------
     ndarray, shape (dim·(dim+1)/2, *rfft_shape), float32
-        The upper triangle of the symmetric dim × dim inverse, row by row; 0 at the zero
-        frequency, where the stencil is singular. Single precision is enough: a preconditioner
-        steers the iteration, it does not enter the solution.
+        The upper triangle of the symmetric dim × dim inverse, row by row. It is 0 at the zero frequency, where the
+        stencil is singular. Single precision is enough, because a preconditioner steers the iteration but does not
+        enter the solution.
     """
     dim = len(spatial)
     axes = tuple(range(1, dim + 1))
@@ -130,7 +133,7 @@ def _precondition(green: NDArray[np.float32], r: Float) -> NDArray[np.float32]:
 def _equilibrium(
     material: Material, macro: Float, green: NDArray[np.float32], tolerance: float, max_iterations: int
 ) -> tuple[Float, NDArray[np.int64]]:
-    """Fluctuation (n, dim, *spatial) at equilibrium, by preconditioned conjugate gradients."""
+    """Find the fluctuation at equilibrium, (n, dim, *spatial), and the number of iterations of each sample."""
     n, *spatial = material.shape
     x = np.zeros((n, len(spatial), *spatial))
     active = np.ones(n, dtype=bool)
@@ -142,7 +145,7 @@ def _equilibrium(
     iterations = np.zeros(n, dtype=np.int64)
     flat = (n, -1)
 
-    # A homogeneous cell leaves only rounding in its right-hand side.
+    # The right-hand side of a homogeneous cell holds only rounding errors, so it needs no iteration.
     load = np.abs(macro).max(axis=1) * material.largest()
     active &= np.abs(r.reshape(flat)).max(axis=1) > 1e-13 * load
     _conjugate(p.reshape(flat), r.reshape(flat), _precondition(green, r).reshape(flat), rz, active)
@@ -159,16 +162,16 @@ def _equilibrium(
     if active.any():
         reached = np.sqrt((rz / np.where(target > 0, target, 1.0))[active].max()) * tolerance
         msg = (
-            f"{active.sum()} of {n} samples did not converge in max_iterations={max_iterations}: the worst reached a "
-            f"relative residual of {reached:.1e}, tolerance={tolerance:.1e}. Raise max_iterations or tolerance, or "
-            "lower the contrast between the voxels."
+            f"{active.sum()} of {n} samples did not converge in max_iterations={max_iterations}: the worst of them "
+            f"reached a relative residual of {reached:.1e}, but tolerance is {tolerance:.1e}. Raise max_iterations or "
+            "tolerance, or lower the contrast between the voxels."
         )
         raise ConvergenceError(msg)
     return x, iterations
 
 
 def _strain(u: Float, macro: Float) -> Float:
-    """Mean strain of each element, (n, *spatial, n_components)."""
+    """Compute the mean strain of each element, (n, *spatial, n_components)."""
     dim = u.shape[1]
     rows, cols = voigt_pairs(dim)
 
@@ -194,42 +197,43 @@ def solve_elasticity(
     tolerance: float = 1e-8,
     max_iterations: int = 1000,
 ) -> ElasticFields:
-    """Equilibrium of periodic voxel cells under imposed mean strains, all cells together.
+    """Solve for the equilibrium of a batch of periodic voxel cells under imposed mean strains.
 
-    Minimises ``1/2 Σ_e ∫ (B ũ + E) : C (B ũ + E)`` over periodic ``ũ`` by conjugate gradients,
-    preconditioned in Fourier space with the inverse stencil of a homogeneous
-    reference, for which the number of iterations does not depend on the grid.
+    The solver minimises the elastic energy ``1/2 Σ_e ∫ (B ũ + E) : C (B ũ + E)`` over periodic ``ũ`` by conjugate
+    gradients. They are preconditioned in Fourier space with the inverse stencil of a homogeneous reference. With this
+    preconditioner the number of iterations does not depend on the grid. All cells are solved together.
 
     Parameters
     ----------
     material : Isotropic or Anisotropic
-        Stiffness of each voxel of n cells, in any one unit of stress; 2 or 3 spatial axes, 2D means plane strain.
+        Stiffness of each voxel of n cells, in any one unit of stress. The cells have 2 or 3 spatial axes; cells with 2
+        axes are in plane strain.
     macro_strain : ndarray, shape (n, n_components), float64
-        Imposed mean strain of each sample; engineering shear.
+        Imposed mean strain of each cell, with engineering shear.
     reference : tuple of float
-        Lamé moduli of the homogeneous reference; only their ratio matters to the iteration.
+        Lamé moduli λ, μ of the homogeneous reference. Only their ratio matters to the iteration.
     tolerance : float
-        Stop when the preconditioned residual norm has fallen by this factor. It estimates the relative energy-norm
-        error, and underestimates it as the contrast grows.
+        The iteration stops when the preconditioned residual norm has fallen by this factor. The factor estimates the
+        relative error in the energy norm, and underestimates it as the contrast grows.
     max_iterations : int
         Limit of iterations.
 
     Returns
     -------
     ElasticFields
-        ``strain`` and ``stress``, shape (n, *spatial, n_components): element means.
-        ``fluctuation``, shape (n, dim, *spatial): ũ at each voxel's lower corner, in voxels.
-        ``iterations``, shape (n,).
+        ``strain`` and ``stress``, shape (n, *spatial, n_components): means of each element.
+        ``fluctuation``, shape (n, dim, *spatial): ũ at the lower corner of each voxel, in voxels.
+        ``iterations``, shape (n,): number of iterations of each cell.
 
     Raises
     ------
     ConvergenceError
-        If a sample needs more than ``max_iterations``; the message says how far it got.
+        If a cell needs more than ``max_iterations``. The message says how far it got.
 
     Notes
     -----
-    Peak memory beyond the results is the material once more and about ``5 · dim + 1`` float64 fields. `batch_size`
-    tells how many cells fit in cache together.
+    Peak memory beyond the results is one more copy of the material and about ``5 · dim + 1`` float64 fields.
+    `batch_size` tells how many cells fit in cache together.
 
     References
     ----------
@@ -240,7 +244,7 @@ def solve_elasticity(
 
     Examples
     --------
-    A homogeneous cell strains homogeneously.
+    The strain of a homogeneous cell is homogeneous.
 
     >>> import numpy as np
     >>> one = np.ones((1, 4, 4))
@@ -249,7 +253,7 @@ def solve_elasticity(
     [0.3, 0.1, 0.0]
     """
     spatial = tuple(material.shape[1:])
-    # Dimensionless inside, so that single precision in the preconditioner is safe for any unit.
+    # The computation is dimensionless, so that single precision in the preconditioner is safe for any unit.
     unit = reference[1]
     amplitude = np.abs(macro_strain).max(axis=1)
     amplitude[amplitude == 0.0] = 1.0

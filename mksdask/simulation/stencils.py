@@ -1,16 +1,15 @@
-"""Elastic forces on a periodic grid of voxels, one trilinear (Q1) element a voxel, for isotropic and other materials.
+"""Elastic forces on a periodic grid of voxels, with one multilinear (Q1) element for each voxel.
 
-The displacement is ``u(x) = E·x + ũ(x)`` with an imposed mean strain ``E`` and a
-periodic fluctuation ``ũ`` that lives on the voxels' corners. Inside an element at unit
-spacing, with local coordinates ``ξ ∈ [-1/2, 1/2]``, Q1 interpolation is
+The displacement is ``u(x) = E·x + ũ(x)``, with an imposed mean strain ``E`` and a periodic fluctuation ``ũ`` that is
+given on the corners of the voxels. Inside an element at unit spacing, with local coordinates ``ξ ∈ [-1/2, 1/2]``, the
+Q1 interpolation is
 
     ũ_c(ξ) = Σ_σ U_{c,σ} ξ^σ ,   σ ∈ {0,1}^d ,
 
-where ``U_{c,σ}`` takes the difference (σ_i = 1) or the mean (σ_i = 0) of the nodal values along
-each axis. The monomials ``ξ^σ`` are orthogonal with norms ``12^{-|σ|}``, so the element
-energy, which 2×2(×2) Gauss points integrate exactly, is a short sum over monomials and no element
-matrix is ever formed. Strain components are in the order xx, yy, zz, yz, xz, xy (2D: xx, yy, xy),
-with engineering shear.
+where ``U_{c,σ}`` takes the difference (σ_i = 1) or the mean (σ_i = 0) of the nodal values along each axis. The
+monomials ``ξ^σ`` are orthogonal with norms ``12^{-|σ|}``. So the energy of an element, which 2×2(×2) Gauss points
+integrate exactly, is a short sum over monomials, and no element matrix is ever formed. Strain components are in the
+order xx, yy, zz, yz, xz, xy (2D: xx, yy, xy), with engineering shear.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def n_strain_components(dim: int) -> int:
 
 
 def voigt_pairs(dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tensor indices of the strain components xx, yy, (zz, yz, xz,) xy."""
+    """Rows and columns in the tensor of the strain components xx, yy, (zz, yz, xz,) xy."""
     return ((0, 1, 0), (0, 1, 1)) if dim == 2 else ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 
 
@@ -44,19 +43,19 @@ class Material(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, *spatial)."""
+        """Shape of the voxels, (n, *spatial)."""
 
     def scaled(self, factor: float) -> Self:
-        """The same material with stiffnesses multiplied by a factor."""
+        """Return the same material with its stiffnesses multiplied by a factor."""
 
     def largest(self) -> Float:
-        """About the largest stiffness of each sample, (n,)."""
+        """Estimate the largest stiffness of each sample, (n,)."""
 
     def forces(self, u: Float, macro: Float, active: NDArray[np.bool_], out: Float) -> Float:
-        """Forces ``Bᵀ C (B u + E)`` on the corners of samples that are active, (n, dim, *spatial), written to `out`."""
+        """Write the forces ``Bᵀ C (B u + E)`` on the corners of active samples to `out`, (n, dim, *spatial)."""
 
     def stress(self, strain: Float) -> Float:
-        """Stress for strain, both (n, *spatial, n_components)."""
+        """Return the stress that belongs to a strain, both (n, *spatial, n_components)."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +67,24 @@ class Isotropic:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, *spatial)."""
+        """Shape of the voxels, (n, *spatial)."""
         return self.lam.shape
 
     def scaled(self, factor: float) -> Isotropic:
-        """The same material with moduli multiplied by a factor."""
+        """Return the same material with its moduli multiplied by a factor."""
         return Isotropic(self.lam * factor, self.mu * factor)
 
     def largest(self) -> Float:
-        """Largest λ + 2 μ of each sample."""
+        """Return the largest λ + 2 μ of each sample."""
         return np.asarray((self.lam + 2 * self.mu).reshape(len(self.lam), -1).max(axis=1))
 
     def forces(self, u: Float, macro: Float, active: NDArray[np.bool_], out: Float) -> Float:
-        """Forces on the corners, (n, dim, *spatial)."""
+        """Write the forces on the corners to `out`, (n, dim, *spatial)."""
         (_forces_2d if u.shape[1] == 2 else _forces_3d)(u, self.lam, self.mu, macro, active, out)
         return out
 
     def stress(self, strain: Float) -> Float:
-        """``λ tr(ε) 1 + 2 μ ε``."""
+        """Return the stress ``λ tr(ε) 1 + 2 μ ε``."""
         dim = strain.ndim - 2
         stress = strain * self.mu[..., None]
         stress[..., :dim] *= 2.0
@@ -95,34 +94,37 @@ class Isotropic:
 
 @dataclass(frozen=True)
 class Anisotropic:
-    """Any stiffness in each voxel: the upper triangle of the matrix, row by row, (n, nx[, ny], n_packed, n_last)."""
+    """Any stiffness in each voxel, packed as the upper triangle of its matrix, row by row.
+
+    The shape of ``packed`` is (n, nx[, ny], n_packed, n_last).
+    """
 
     packed: Float
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, *spatial)."""
+        """Shape of the voxels, (n, *spatial)."""
         return (*self.packed.shape[:-2], self.packed.shape[-1])
 
     def scaled(self, factor: float) -> Anisotropic:
-        """The same material with stiffnesses multiplied by a factor."""
+        """Return the same material with its stiffnesses multiplied by a factor."""
         return Anisotropic(self.packed * factor)
 
     def largest(self) -> Float:
-        """Largest entry of each sample."""
+        """Return the largest entry of each sample."""
         return np.asarray(np.abs(self.packed).reshape(len(self.packed), -1).max(axis=1))
 
     def forces(self, u: Float, macro: Float, active: NDArray[np.bool_], out: Float) -> Float:
-        """Forces on the corners, (n, dim, *spatial)."""
+        """Write the forces on the corners to `out`, (n, dim, *spatial)."""
         dim = u.shape[1]
-        # A plane of voxels is a volume one voxel thick, without displacement across it.
+        # In 2D the samples are treated as volumes that are one voxel thick and have no displacement across.
         thick = (*u.shape[:3], 1, u.shape[-1]) if dim == 2 else u.shape
         packed = self.packed.reshape(thick[0], *thick[2:4], *self.packed.shape[-2:])
         _forces_anisotropic(u.reshape(thick), packed, macro, active, *_monomials(dim), out.reshape(thick))
         return out
 
     def stress(self, strain: Float) -> Float:
-        """``C ε``."""
+        """Return the stress ``C ε``."""
         n_components = strain.shape[-1]
         rows, columns = np.triu_indices(n_components)
         stress = np.zeros_like(strain)
@@ -136,10 +138,10 @@ class Anisotropic:
 
 @lru_cache(maxsize=2)
 def _monomials(dim: int) -> tuple[NDArray[np.int64], Float]:
-    """Which coefficients U make the strain of each monomial ξ^τ, and the norms of the monomials.
+    """List the coefficients U that make the strain of each monomial ξ^τ, and the norms of the monomials.
 
-    The first array is (n_monomials, n_components, 2): positions ``8 c + 4 σ_x + 2 σ_y + σ_z`` of U_{c,σ}, or -1; in 2D
-    σ_x and σ_y stand in the places of σ_x and σ_z.
+    The first array has shape (n_monomials, n_components, 2). It holds the positions ``8 c + 4 σ_x + 2 σ_y + σ_z`` of
+    U_{c,σ}, or -1 where there is no coefficient. In 2D, σ_x and σ_y take the places of σ_x and σ_z.
     """
     places = (4, 1) if dim == 2 else (4, 2, 1)
     sources, norms = [], []
@@ -148,7 +150,7 @@ def _monomials(dim: int) -> tuple[NDArray[np.int64], Float]:
             continue
 
         def coefficient(component: int, axis: int, tau: tuple[int, ...] = tau) -> int:
-            """Of ξ^τ in the derivative of a displacement along an axis."""
+            """Position of the coefficient of ξ^τ in the derivative of a displacement along an axis, or -1."""
             if tau[axis]:
                 return -1
             return 8 * component + sum(place for a, place in enumerate(places) if tau[a] or a == axis)
@@ -162,7 +164,7 @@ def _monomials(dim: int) -> tuple[NDArray[np.int64], Float]:
 
 @jit
 def _forces_2d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
-    """Out = Bᵀ C (B u + E), plane strain; u, out (n, 2, nx, ny); lam, mu (n, nx, ny)."""
+    """``out = Bᵀ C (B u + E)`` in plane strain; u, out (n, 2, nx, ny); lam, mu (n, nx, ny)."""
     n, _, nx, ny = u.shape
     for s in range(n):
         if not active[s]:
@@ -201,10 +203,10 @@ def _forces_2d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
 
 @jit
 def _forces_3d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
-    """Out = Bᵀ C (B u + E); u, out (n, 3, nx, ny, nz); lam, mu (n, nx, ny, nz).
+    """``out = Bᵀ C (B u + E)``; u, out (n, 3, nx, ny, nz); lam, mu (n, nx, ny, nz).
 
-    Works on one row of elements at a time. ``w[c, m, k]`` holds the node values
-    combined over x and y: m = 0 mean-mean, 1 difference in x, 2 difference in y, 3 both.
+    The function works on one row of elements at a time. ``w[c, m, k]`` holds the values of the nodes combined over x
+    and y: m = 0 is the mean over both axes, 1 the difference in x, 2 the difference in y, and 3 the difference in both.
     """
     n, _, nx, ny, nz = u.shape
     w = np.empty((3, 4, nz + 1))
@@ -309,9 +311,9 @@ def _forces_3d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
 
 @jit
 def _forces_anisotropic(u, packed, macro, active, sources, norms, out):  # type: ignore[no-untyped-def]
-    """Out = Bᵀ C (B u + E); u, out (n, dim, nx, ny, nz); packed (n, nx, ny, n_packed, nz).
+    """``out = Bᵀ C (B u + E)``; u, out (n, dim, nx, ny, nz); packed (n, nx, ny, n_packed, nz).
 
-    Works on one row of elements at a time, monomial by monomial.
+    The function works on one row of elements at a time, monomial by monomial.
     """
     n, dim, nx, ny, nz = u.shape
     n_components = sources.shape[1]

@@ -1,0 +1,163 @@
+"""EBSD maps as vendors write them: the grid, phases and frame of the header, and the records of the points.
+
+Records hold what stands in the file. `mksdask.importers.ebsd` converts them to the conventions of this package.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, NoReturn
+
+import numpy as np
+
+from mksdask.arrays import Array
+
+# OIM Analysis writes this position for some points that are not indexed.
+NOWHERE = -1111111.0
+
+
+class Phase(NamedTuple):
+    """A phase of a map: its number in the records, its name and its Laue group."""
+
+    number: int
+    name: str
+    laue_group: str
+
+
+class Records(NamedTuple):
+    """Records of points of a map.
+
+    They hold the Bunge angles in radians in the vendor's convention, the phase number (0 if the point is not indexed)
+    and the confidence in [0, 1].
+    """
+
+    angles: Array
+    phase: Array
+    confidence: Array
+
+
+@dataclass(frozen=True)
+class EbsdFile(ABC):
+    """One map in one file, or in two files that belong together. Records run along x first.
+
+    Parameters
+    ----------
+    path : str
+        The file that holds the records.
+    shape : (int, int)
+        Number of columns along x and of rows along y.
+    step : (float, float)
+        Distances between points along x and y, in micrometres.
+    phases : tuple of Phase
+        Phases that the header names.
+    axes : (str, str)
+        Directions on the map of the x and y axes to which the Euler angles refer, such as "x" and "-y".
+    frame : str
+        The rule from which `axes` were found, for the attributes of the store.
+    """
+
+    path: str
+    shape: tuple[int, int]
+    step: tuple[float, float]
+    phases: tuple[Phase, ...]
+    axes: tuple[str, str]
+    frame: str
+
+    #: Whether the x axis of trigonal and hexagonal crystals lies along a* instead of a.
+    has_reciprocal_axes: ClassVar[bool] = False
+
+    @property
+    def n_points(self) -> int:
+        """Number of records."""
+        return self.shape[0] * self.shape[1]
+
+    def prepare(self, records_per_block: int) -> EbsdFile:
+        """Check that the file has all its records, and find where blocks of records start if that needs a search."""
+        return self
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Records:
+        """Read the records from `start` to `stop`, where `start` is the first record of a block."""
+
+    def _origin(self) -> tuple[float, float]:
+        """Position of the first record. It is not 0, 0 in a map that was cut from a larger one."""
+        return 0.0, 0.0
+
+    def _positions(self, start: int, stop: int) -> tuple[Array, Array]:
+        """Positions in micrometres at which the header expects the records."""
+        rows, columns = np.divmod(np.arange(start, stop), self.shape[0])
+        x, y = (0.0 if first == NOWHERE else first for first in self._origin())
+        return x + columns * self.step[0], y + rows * self.step[1]
+
+    def _check_positions(self, start: int, x: Array, y: Array) -> None:
+        """Refuse records that do not run along x first on the grid of the header."""
+        for name, found, expected, step in zip(
+            "xy", (x, y), self._positions(start, start + len(x)), self.step, strict=True
+        ):
+            off = np.abs(found - expected) > 0.5 * step
+            off &= found != NOWHERE
+            if off.any():
+                record = int(np.argmax(off))
+                msg = (
+                    f"{self.path}: record {start + record} lies at {name} = {found[record]:g}, expected "
+                    f"{expected[record]:g} on a grid of {self.shape[0]} × {self.shape[1]} points with steps "
+                    f"{self.step}; the header does not belong to these records"
+                )
+                raise ValueError(msg)
+
+
+def check_count(path: str, what: str, found: int, expected: int, shape: tuple[int, int]) -> None:
+    """Refuse a file that holds more or fewer records than the grid of its header has points."""
+    if found != expected:
+        msg = (
+            f"{path}: holds {found} {what}, expected {expected} for the {shape[0]} × {shape[1]} points of the header; "
+            "the file is truncated, or belongs to another map"
+        )
+        raise ValueError(msg)
+
+
+def header_value(path: str, header: Mapping[str, str], key: str, kind: type) -> Any:
+    """Return an entry of a header as an int, a float or a str; numbers may have a decimal comma.
+
+    Raises
+    ------
+    ValueError
+        If there is no such entry, or it is not a number where one is needed.
+    """
+    expected = "a text" if kind is str else "a number"
+    if header.get(key) is None:
+        msg = f"{path}: the header has no {key}, expected {expected}"
+        raise ValueError(msg)
+    try:
+        return header[key] if kind is str else kind(header[key].replace(",", "."))
+    except ValueError:
+        msg = f"{path}: {key} of the header is {header[key]!r}, expected {expected}"
+        raise ValueError(msg) from None
+
+
+def header_grid(
+    path: str, header: Mapping[str, str], keys: Sequence[str]
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Return the shape and the steps of a map, from the entries for columns, rows, step along x and step along y."""
+    columns, rows = (header_value(path, header, key, int) for key in keys[:2])
+    steps = tuple(header_value(path, header, key, float) for key in keys[2:])
+    if min(columns, rows) < 1 or not all(np.isfinite(step) and step > 0 for step in steps):
+        msg = f"{path}: the header describes {columns} × {rows} points with steps {steps}, expected positive numbers"
+        raise ValueError(msg)
+    return (columns, rows), (steps[0], steps[1])
+
+
+def laue_group(path: str, name: str, number: int, groups: Mapping[int, str]) -> str:
+    """Return the name of the Laue group of a phase, from the number by which the vendor calls it."""
+    if number not in groups:
+        msg = f"{path}: phase {name!r} has Laue group {number}, expected one of {sorted(groups)}"
+        raise ValueError(msg)
+    return groups[number]
+
+
+def refuse_grid(path: str, kind: str) -> NoReturn:
+    """Refuse a map whose points do not lie on a square grid."""
+    msg = f"{path}: the points lie on a grid {kind!r}, expected a square one; convert the map to a square grid first"
+    raise ValueError(msg)

@@ -1,0 +1,126 @@
+"""EBSD maps in text files: records as lines of numbers after a header."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from mksdask.arrays import Array
+from mksdask.importers.ebsd_maps import EbsdFile, check_count
+
+# Number of bytes of a file that are searched for line ends together.
+SCAN_BYTES = 2**24
+NEWLINE = 10
+
+
+@dataclass(frozen=True)
+class TextFile(EbsdFile):
+    """A map whose records are lines of numbers after a header.
+
+    Parameters
+    ----------
+    path, shape, step, phases, axes, frame
+        See `EbsdFile`.
+    first_byte, first_line : int
+        Position of the first record in the file; lines are counted from 1.
+    columns : tuple of str
+        Names of the columns.
+    block : int
+        Number of records of a block; `prepare` sets it.
+    offsets : tuple of int
+        Position in bytes at which each block starts, and the end of the last block; `prepare` sets them.
+    """
+
+    first_byte: int = 0
+    first_line: int = 1
+    columns: tuple[str, ...] = ()
+    block: int = 0
+    offsets: tuple[int, ...] = field(default=(), repr=False)
+
+    #: Names of the columns that are read.
+    used: ClassVar[tuple[str, ...]] = ()
+
+    def prepare(self, records_per_block: int) -> Any:
+        """Count the lines, and find the byte at which each block of records starts."""
+        offsets, n_lines, position, last = [self.first_byte], 0, self.first_byte, b"\n"
+        with Path(self.path).open("rb") as file:
+            file.seek(self.first_byte)
+            while part := file.read(SCAN_BYTES):
+                ends = np.flatnonzero(np.frombuffer(part, dtype=np.uint8) == NEWLINE)
+                numbers = n_lines + 1 + np.arange(len(ends))
+                offsets += (position + 1 + ends[numbers % records_per_block == 0]).tolist()
+                n_lines, position, last = n_lines + len(ends), position + len(part), part[-1:]
+        n_lines += last != b"\n"
+        n_blocks = -(-self.n_points // records_per_block)
+        if n_lines > self.n_points:
+            # Empty lines at the end of the file do not count as records.
+            with Path(self.path).open("rb") as file:
+                file.seek(offsets[n_blocks - 1])
+                beyond = file.read().splitlines()[self.n_points - (n_blocks - 1) * records_per_block :]
+            n_lines = self.n_points + sum(bool(line.strip()) for line in beyond)
+        check_count(self.path, "lines of records", n_lines, self.n_points, self.shape)
+        return replace(self, block=records_per_block, offsets=(*offsets, position)[: n_blocks + 1])
+
+    def _origin(self) -> tuple[float, float]:
+        with Path(self.path).open("rb") as file:
+            file.seek(self.first_byte)
+            words = file.readline().replace(b",", b".").split()
+        x, y = (self.columns.index(name) for name in (("x", "y") if "x" in self.columns else ("X", "Y")))
+        return float(words[x]), float(words[y])
+
+    def _table(self, start: int, stop: int) -> dict[str, Array]:
+        """Read the columns that are used, for one block of records."""
+        position = start // self.block
+        with Path(self.path).open("rb") as file:
+            file.seek(self.offsets[position])
+            text = file.read(self.offsets[position + 1] - self.offsets[position])
+        if b"," in text:
+            text = text.replace(b",", b".")
+        places = [self.columns.index(name) for name in self.used if name in self.columns]
+        # The last column is read too, because a line that was cut lacks it.
+        wanted = sorted({*places, len(self.columns) - 1})
+        try:
+            frame = pd.read_csv(
+                io.BytesIO(text), sep=r"\s+", header=None, usecols=wanted, dtype=np.float64, nrows=stop - start
+            )
+            values = frame.to_numpy()
+            is_good = values.shape == (stop - start, len(wanted)) and not np.isnan(values).any()
+        except ValueError:
+            is_good = False
+        if not is_good:
+            self._explain(text, start, stop)
+        return {self.columns[place]: values[:, wanted.index(place)] for place in places}
+
+    def _explain(self, text: bytes, start: int, stop: int) -> None:
+        """Raise an error that names the first line that is not a record."""
+        for number, line in enumerate(text.splitlines()[: stop - start]):
+            words = line.split()
+            try:
+                numbers = [float(word) for word in words]
+                is_good = len(numbers) >= len(self.columns) and bool(np.isfinite(numbers).all())
+            except ValueError:
+                is_good = False
+            if not is_good:
+                record = start + number
+                msg = (
+                    f"{self.path}: record {record}, line {self.first_line + record}, is "
+                    f"{line[:80].decode('latin-1')!r}, expected {len(self.columns)} numbers: "
+                    f"{', '.join(self.columns)}"
+                )
+                raise ValueError(msg)
+        found = len(text.splitlines())
+        msg = f"{self.path}: records {start} to {stop} cannot be read, expected {stop - start} lines, got {found}"
+        raise ValueError(msg)
+
+
+def text_lines(path: str) -> Iterator[tuple[str, int]]:
+    """Iterate over the lines of a text file and their sizes in bytes."""
+    with Path(path).open("rb") as file:
+        for raw in file:
+            yield raw.decode("latin-1").rstrip("\r\n"), len(raw)

@@ -1,0 +1,132 @@
+"""Constituents of a microstructure: the elastic materials that the values of voxels stand for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mksdask.arrays import Array
+from mksdask.bases.gsh import check_angles
+from mksdask.simulation.crystals import turned_stiffness, voigt_average
+from mksdask.simulation.stencils import Anisotropic, Isotropic, Material
+
+
+class Constituents(ABC):
+    """A translation of the values of voxels into the stiffness of each voxel."""
+
+    #: Number of axes that X has after the spatial ones.
+    trailing: ClassVar[int] = 0
+    #: Number of float64 fields that the stiffness takes while it is made.
+    material_fields: ClassVar[int] = 0
+
+    @property
+    @abstractmethod
+    def reference(self) -> tuple[float, float]:
+        """Lamé moduli λ, μ of a homogeneous material like this one.
+
+        They do not depend on the samples, so that a result does not depend on how samples are grouped into chunks.
+        """
+
+    @abstractmethod
+    def material(self, block: Array) -> Material:
+        """Return the stiffness of each voxel of a block."""
+
+
+@dataclass(frozen=True)
+class IsotropicPhases(Constituents):
+    """Isotropic phases: voxels hold phase numbers, and each phase has its Lamé moduli.
+
+    Parameters
+    ----------
+    lam, mu : ndarray, shape (n_phases,)
+        Lamé moduli λ and μ of each phase.
+    """
+
+    lam: NDArray[np.float64]
+    mu: NDArray[np.float64]
+
+    material_fields = 2
+
+    @classmethod
+    def from_engineering(cls, elastic_modulus: Sequence[float], poissons_ratio: Sequence[float]) -> IsotropicPhases:
+        """Compute the Lamé moduli from Young's moduli and Poisson's ratios.
+
+        Raises
+        ------
+        ValueError
+            If the two arguments differ in length, or a phase is not elastically stable.
+        """
+        young = np.atleast_1d(np.asarray(elastic_modulus, dtype=np.float64))
+        poisson = np.atleast_1d(np.asarray(poissons_ratio, dtype=np.float64))
+        if young.ndim != 1 or young.shape != poisson.shape:
+            msg = (
+                "elastic_modulus and poissons_ratio must both hold one value for each phase, got "
+                f"{young.tolist()} and {poisson.tolist()}"
+            )
+            raise ValueError(msg)
+        if not (np.isfinite(young).all() and (young > 0).all()):
+            msg = (
+                f"elastic_modulus must be positive, got {young.tolist()}; give a pore a small modulus, such as "
+                "1e-3 times that of the solid"
+            )
+            raise ValueError(msg)
+        if not ((poisson > -1.0) & (poisson < 0.5)).all():
+            msg = f"poissons_ratio must lie between -1 and 0.5, both excluded, got {poisson.tolist()}"
+            raise ValueError(msg)
+        mu = young / (2.0 * (1.0 + poisson))
+        return cls(2.0 * mu * poisson / (1.0 - 2.0 * poisson), mu)
+
+    @property
+    def reference(self) -> tuple[float, float]:
+        """Means of the Lamé moduli over the phases."""
+        return float(self.lam.mean()), float(self.mu.mean())
+
+    def material(self, block: Array) -> Isotropic:
+        """Return the moduli of each voxel.
+
+        Raises
+        ------
+        ValueError
+            If the block holds a value that is not a phase number.
+        """
+        n_phases = len(self.lam)
+        phase = block.astype(np.intp)
+        if block.size and not (block.min() >= 0 and block.max() < n_phases and np.array_equal(phase, block)):
+            found = np.unique(block)[:8].tolist()
+            msg = (
+                f"X must hold phase numbers 0…{n_phases - 1}, one for each value of elastic_modulus, got values such "
+                f"as {found}; number the phases of your data from 0"
+            )
+            raise ValueError(msg)
+        return Isotropic(self.lam[phase], self.mu[phase])
+
+
+@dataclass(frozen=True)
+class CrystalOrientations(Constituents):
+    """Crystals of one kind: voxels hold the orientation of the crystal, as Bunge angles.
+
+    Parameters
+    ----------
+    crystal : ndarray, shape (6, 6)
+        Stiffness of the crystal in its own frame.
+    """
+
+    crystal: NDArray[np.float64]
+
+    trailing = 1
+    material_fields = 28
+
+    @property
+    def reference(self) -> tuple[float, float]:
+        """Lamé moduli of the Voigt average over all orientations."""
+        return voigt_average(self.crystal)
+
+    def material(self, block: Array) -> Anisotropic:
+        """Return the stiffness of each voxel in the frame of the sample."""
+        check_angles(block)
+        return turned_stiffness(self.crystal, block)

@@ -1,0 +1,154 @@
+"""Elastic response of one block of samples: fields, mean stress and effective stiffness, solved batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mksdask.arrays import Array
+from mksdask.compute.operation import SampleWork, fft_operations
+from mksdask.simulation.constituents import Constituents
+from mksdask.simulation.equilibrium import ElasticFields, batch_size, solve_elasticity
+from mksdask.simulation.stencils import n_strain_components, voigt_pairs
+
+# Typical number of iterations of the conjugate gradients at moderate contrast, for estimates of work.
+ITERATIONS = 12
+
+
+class ElasticResponse(NamedTuple):
+    """Fields and averages of an ensemble, as NumPy or dask arrays.
+
+    ``strain`` and ``stress`` have shape (n_samples, *spatial, n_components). ``displacement`` has shape
+    (n_samples, *nodes, dim), with one node more than voxels along each axis. ``mean_strain`` and ``mean_stress`` have
+    shape (n_samples, n_components).
+    """
+
+    strain: Any
+    stress: Any
+    displacement: Any
+    mean_strain: Any
+    mean_stress: Any
+
+
+def response_shapes(spatial: tuple[int, ...]) -> ElasticResponse:
+    """Shapes of the fields and averages of one sample."""
+    dim = len(spatial)
+    n_components = n_strain_components(dim)
+    field = (*spatial, n_components)
+    return ElasticResponse(field, field, (*(n + 1 for n in spatial), dim), (n_components,), (n_components,))
+
+
+@dataclass(frozen=True)
+class ElasticSolver:
+    """Kernels that solve one block of samples.
+
+    Parameters
+    ----------
+    constituents : Constituents
+        The materials that the values of voxels stand for.
+    tolerance : float
+        Factor by which the preconditioned residual norm is reduced.
+    max_iterations : int
+        Limit of iterations.
+    """
+
+    constituents: Constituents
+    tolerance: float
+    max_iterations: int
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.tolerance < 1.0 or self.max_iterations < 1:
+            msg = (
+                "tolerance must lie between 0 and 1, both excluded, and max_iterations must be at least 1, got "
+                f"tolerance={self.tolerance!r} and max_iterations={self.max_iterations!r}"
+            )
+            raise ValueError(msg)
+
+    @property
+    def trailing(self) -> int:
+        """Number of axes of a block after the spatial ones."""
+        return self.constituents.trailing
+
+    def spatial(self, block: Array) -> tuple[int, ...]:
+        """Spatial shape of the samples of a block."""
+        return tuple(block.shape[1 : block.ndim - self.trailing])
+
+    def work(self, what: str, data: Any, *, n_loads: int, keeps_fields: bool) -> SampleWork:
+        """Estimate what a task needs: memory for its results and for the fields of one batch, and operations."""
+        spatial = tuple(int(n) for n in data.shape[1 : data.ndim - self.trailing])
+        dim, field = len(spatial), 8 * int(np.prod(spatial))
+        shapes = response_shapes(spatial)
+        kept = shapes if keeps_fields else shapes[3:]
+        result = sum(8 * int(np.prod(shape)) for shape in kept)
+        # Conjugate gradients hold x, r, p and K p, and the preconditioner holds its transforms in single precision.
+        batch = int(field * (self.constituents.material_fields + 2 * n_strain_components(dim) + 5.5 * dim))
+        together = batch_size(spatial)
+        transforms = 2 * dim * fft_operations(spatial, real=True)
+        return SampleWork(
+            what,
+            int(np.prod(data.shape[1:])) * data.dtype.itemsize,
+            lambda n: n * result + min(n, together) * batch,
+            result,
+            n_loads * ITERATIONS * (transforms + int(np.prod(spatial)) * (200 if dim == 2 else 900)),
+        )
+
+    def _batches(
+        self, block: Array, macro_strain: NDArray[np.float64]
+    ) -> Iterator[tuple[slice, ElasticFields, NDArray[np.float64]]]:
+        """Solve the samples of a block in batches that fit in cache."""
+        step = batch_size(self.spatial(block))
+        for start in range(0, len(block), step):
+            rows = slice(start, start + step)
+            macro = np.tile(macro_strain, (len(block[rows]), 1))
+            fields = solve_elasticity(
+                self.constituents.material(block[rows]),
+                macro,
+                reference=self.constituents.reference,
+                tolerance=self.tolerance,
+                max_iterations=self.max_iterations,
+            )
+            yield rows, fields, macro
+
+    def fields(self, block: Array, *, macro_strain: NDArray[np.float64]) -> ElasticResponse:
+        """Solve for the fields and averages of one block."""
+        n, spatial, n_components = len(block), self.spatial(block), len(macro_strain)
+        out = ElasticResponse(*(np.empty((n, *tail)) for tail in response_shapes(spatial)))
+        axes = tuple(range(1, len(spatial) + 1))
+        for rows, fields, macro in self._batches(block, macro_strain):
+            out.strain[rows], out.stress[rows] = fields.strain, fields.stress
+            out.displacement[rows] = _displacement(fields.fluctuation, macro)
+        out.mean_strain[...] = out.strain.mean(axis=axes).reshape(n, n_components)
+        out.mean_stress[...] = out.stress.mean(axis=axes).reshape(n, n_components)
+        return out
+
+    def mean_stress(self, block: Array, *, macro_strain: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Solve for the mean stress of one block, (n, n_components)."""
+        axes = tuple(range(1, len(self.spatial(block)) + 1))
+        out = np.empty((len(block), len(macro_strain)))
+        for rows, fields, _ in self._batches(block, macro_strain):
+            out[rows] = fields.stress.mean(axis=axes)
+        return out
+
+    def stiffness(self, block: Array) -> NDArray[np.float64]:
+        """Solve for the effective stiffness of one block, (n, n_components, n_components)."""
+        unit_loads = np.eye(n_strain_components(len(self.spatial(block))))
+        columns = [self.mean_stress(block, macro_strain=load) for load in unit_loads]
+        stiffness = np.stack(columns, axis=-1)
+        return 0.5 * (stiffness + np.swapaxes(stiffness, -1, -2))
+
+
+def _displacement(fluctuation: NDArray[np.float64], macro: NDArray[np.float64]) -> NDArray[np.float64]:
+    """U = E·x + ũ on all nodes, with the periodic images on the far faces."""
+    n, dim, *spatial = fluctuation.shape
+    u = np.pad(fluctuation, [(0, 0), (0, 0), *[(0, 1)] * dim], mode="wrap")
+    u -= fluctuation.mean(axis=tuple(range(2, dim + 2)), keepdims=True)
+    tensor = np.empty((n, dim, dim))
+    for v, (a, b) in enumerate(zip(*voigt_pairs(dim), strict=True)):
+        tensor[:, a, b] = tensor[:, b, a] = macro[:, v] if a == b else 0.5 * macro[:, v]
+    position = np.stack(np.meshgrid(*(np.arange(size + 1.0) for size in spatial), indexing="ij"))
+    u += np.einsum("nab,b...->na...", tensor, position)
+    return np.ascontiguousarray(np.moveaxis(u, 1, -1))
