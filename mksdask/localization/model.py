@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Self
 
-import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -16,9 +14,9 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike, is_number, label, sizes_argument, to_numpy, unwrap, unwrap_samples
+from mksdask.arrays import ArrayLike, is_lazy, is_number, label, sizes_argument, to_numpy, unwrap, unwrap_samples
 from mksdask.bases.base import Basis, n_spatial_axes, trailing_axes
-from mksdask.compute.blocks import map_samples, merge_tree
+from mksdask.compute.blocks import array_of, computed, fold_samples, map_samples
 from mksdask.compute.operation import Limit, Plan, SampleWork, Stage, chunk_layout, fft_operations, planner_of
 from mksdask.display.cards import WithCard, card, centre_of, picture
 from mksdask.localization.influence import (
@@ -87,8 +85,8 @@ class _Problem:
         n_states, n_components = len(self.expansion.transformed), self.responses.shape[-1]
         n_frequencies, width = int(np.prod(transform.frequencies)), n_states + n_components
         factor = itemsize * n_states * width * n_frequencies
-        lazy = self.samples if isinstance(self.samples, da.Array) else self.responses
-        chunks = lazy.chunks[0] if isinstance(lazy, da.Array) else (len(lazy),)
+        lazy = self.samples if is_lazy(self.samples) else self.responses
+        chunks = lazy.chunks[0] if is_lazy(lazy) else (len(lazy),)
         chains = min(MOST_CHAINS, len(chunks))
         sample = sum(int(np.prod(data.shape[1:])) * data.dtype.itemsize for data in (self.samples, self.responses))
         # Factors wait for one another in a tree of chains, the largest branch for none.
@@ -104,7 +102,7 @@ class _Problem:
             Stage("merge", max(0, chains - 1), (3 + waiting) * factor, 0.0, 0.0, chains * absorbing * n_states),
         )
         needed = max(stage.task_bytes for stage in stages)
-        if needed > limit.task_bytes and isinstance(lazy, da.Array):
+        if needed > limit.task_bytes and is_lazy(lazy):
             what = f"calibration of kernels of {transform.spatial} voxels in chunks of {max(chunks)} samples"
             remedy = "calibrate on smaller samples, which resize_coeff takes to larger ones, or in smaller chunks"
             raise limit.refusal(needed, what, remedy)
@@ -248,7 +246,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         n_spatial = len(spatial)
         if seen is not None:
             kind.refuse_other(self._kind)
-        if isinstance(samples, da.Array) or isinstance(responses, da.Array):
+        if is_lazy(samples) or is_lazy(responses):
             problem.stages(Limit.of())
         calibration = _calibrate_chunks(samples, responses, seen, expansion)
         self._kernels = influence_kernels(calibration, expansion, ridge=float(self.alpha), rcond=self.lstsq_rcond)
@@ -321,7 +319,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         expansion, dtype = self._prediction_expansion(data)
         kernels, spatial = self._kernels, self.size_
         offset = uniform_response(kernels, expansion)
-        transfer = self._transfer(expansion, lazy=isinstance(data, da.Array))
+        transfer = self._transfer(expansion, lazy=is_lazy(data))
         data = self._prediction_work(data).fitting(data)
         tail = (int(np.prod(spatial)) * len(offset),) if is_flat else (*spatial, *self._components)
         predicted = map_samples(
@@ -380,9 +378,8 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         kernels = self._kernels
         if lazy:
             shape = (len(expansion.transformed), kernels.shape[-1], *expansion.transform.frequencies)
-            name = "transfer-function-" + dask.base.tokenize(kernels, expansion)
-            task = dask.delayed(partial(transfer_function, expansion=expansion), name=name)
-            return da.from_delayed(task(kernels), shape, dtype=expansion.spectral_dtype)
+            function = partial(transfer_function, expansion=expansion)
+            return array_of(kernels, shape, expansion.spectral_dtype, name="transfer-function", function=function)
         key = (expansion.transform, expansion.n_states)
         if self._kept_transfer is None or self._kept_transfer[0] != key:
             self._kept_transfer = key, transfer_function(kernels, expansion=expansion)
@@ -427,8 +424,6 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
             )
             raise ValueError(msg)
         predicted = predicted.reshape(truth.shape)
-        if isinstance(truth, da.Array) and not isinstance(predicted, da.Array):
-            predicted = da.from_array(predicted, chunks=truth.chunks)
         tail = (4, truth.shape[-1])
         parts = map_samples(_moments, predicted, truth, weights, tail=tail, dtype=np.complex128, name="score")
         weight, mean, scatter, residual = np.moveaxis(to_numpy(parts), 1, 0)
@@ -561,7 +556,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
 def _plan_fit(model: MKSLocalizationModel, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None = None) -> Plan:
     problem, limit = model._problem(X, y, size), Limit.of()
     stages = problem.stages(limit)
-    lazy = problem.samples if isinstance(problem.samples, da.Array) else problem.responses
+    lazy = problem.samples if is_lazy(problem.samples) else problem.responses
     n_factors = min(MOST_CHAINS, stages[0].n_tasks)
     layout = chunk_layout(lazy, stages[0]) | {"chains": n_factors, "components": problem.responses.shape[-1]}
     expansion, n_components = problem.expansion, problem.responses.shape[-1]
@@ -588,31 +583,15 @@ def _expansion(basis: Basis | None, samples: Any, spatial: tuple[int, ...], dtyp
     return Expansion(basis, n_states, Transform(spatial, is_real), precision)
 
 
-def _pair(samples: Array, responses: Array) -> tuple[Array, Array]:
-    return samples, responses
-
-
 def _calibrate_chunks(samples: Any, responses: Any, seen: Calibration | None, expansion: Expansion) -> Calibration:
     """Factors of all chunks, in one computation: chains of chunks, whose factors are merged in a tree."""
-    if not isinstance(samples, da.Array) and not isinstance(responses, da.Array):
+    if not is_lazy(samples) and not is_lazy(responses):
         return calibrate(samples, responses, seen, expansion=expansion)
-    # Paired in one task, so that what X and y are computed from together is computed once.
-    pairs = map_samples(_pair, samples, responses, tail=(), dtype=object, name="calibration-data")
-    token = dask.base.tokenize(pairs, expansion)
-    step = dask.delayed(partial(_absorb_pair, expansion=expansion), name=f"calibrate-kernel-{token}")
-    parts = []
-    blocks = pairs.to_delayed().ravel()
-    for chain in np.array_split(np.arange(len(blocks)), min(MOST_CHAINS, len(blocks))):
-        part = None
-        for index in chain:
-            part = step(blocks[index], part, dask_key_name=f"calibrate-{token}-{index}")
-        parts.append(part)
-    found: Calibration = merge_tree(parts, Calibration.merge, name=f"merge-calibrations-{token}").compute()
+    options, merge = {"expansion": expansion}, Calibration.merge
+    found: Calibration = computed(
+        fold_samples(calibrate, merge, samples, responses, name="calibrate", options=options, chains=MOST_CHAINS)
+    )
     return found if seen is None else seen.merge(found)
-
-
-def _absorb_pair(pair: tuple[Array, Array], seen: Calibration | None, *, expansion: Expansion) -> Calibration:
-    return calibrate(*pair, seen, expansion=expansion)
 
 
 def _check_same_axes(labels: xr.DataArray | None, y: ArrayLike, n_spatial: int) -> None:

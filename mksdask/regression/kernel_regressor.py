@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
-import dask
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mksdask.arrays import LABELLED, ArrayLike, is_number, to_numpy, unwrap
-from mksdask.compute.blocks import check_whole_samples, map_samples, merge_tree
-from mksdask.compute.graph import delayed_blocks
+from mksdask.arrays import LABELLED, ArrayLike, is_lazy, is_number, to_numpy, unwrap
+from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, in_chunks_of, map_samples
 from mksdask.compute.operation import Limit, Plan, Stage, planner_of
 from mksdask.display.cards import WithCard, card
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
@@ -169,7 +165,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         self._check_parameters()
         data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
         target: Any = y
-        if not isinstance(data, da.Array):
+        if not is_lazy(data):
             y = y if y is None else to_numpy(y)
             data, target = validate_data(self, data, y, dtype=np.float64, multi_output=True, y_numeric=True)
         n_landmarks = self.n_landmarks
@@ -178,12 +174,12 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         if groups is not None and n_landmarks is not None:
             msg = f"groups need an exact fit, of at most {EXACT_SAMPLES} samples and n_landmarks=None"
             raise ValueError(msg)
-        if isinstance(data, da.Array) and n_landmarks is None:
+        if is_lazy(data) and n_landmarks is None:
             loaded = to_numpy(data), to_numpy(y)
             data, target = validate_data(self, *loaded, dtype=np.float64, multi_output=True, y_numeric=True)
-        elif isinstance(data, da.Array):
+        elif is_lazy(data):
             data, target = self._checked_lazy(data, y)
-        if not isinstance(target, da.Array):
+        if not is_lazy(target):
             target = np.asarray(target, dtype=np.float64)
         self._one_column = target.ndim == 1
         target = target.reshape(len(target), -1)
@@ -223,7 +219,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
             msg = f"n_landmarks must be a positive integer or None, got {n!r}"
             raise ValueError(msg)
 
-    def _checked_lazy(self, data: da.Array, y: ArrayLike) -> tuple[da.Array, da.Array]:
+    def _checked_lazy(self, data: Any, y: ArrayLike) -> tuple[Any, Any]:
         target, _ = unwrap(y, name="y")
         if data.ndim != 2 or 0 in data.shape or np.isnan(data.shape[0]):
             msg = f"X must be a matrix (n_samples, n_components) of known shape, got {tuple(data.shape)}"
@@ -232,9 +228,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
             msg = f"y must have one entry for each of the {len(data)} samples of X, got shape {tuple(target.shape)}"
             raise ValueError(msg)
         check_whole_samples(data)
-        if not isinstance(target, da.Array):
-            target = da.from_array(target, chunks=(data.chunks[0], *target.shape[1:]))
-        target = target.rechunk({0: data.chunks[0]} | dict.fromkeys(range(1, target.ndim), -1))
+        target = in_chunks_of(data, target).rechunk(dict.fromkeys(range(1, target.ndim), -1))
         self.n_features_in_ = int(data.shape[1])
         return data, target
 
@@ -273,17 +267,11 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
     def _fit_landmarks(self, scores: Any, target: Any, n_landmarks: int, rng: np.random.Generator) -> None:
         n = len(scores)
         some = np.sort(rng.choice(n, min(n, max(POOL * n_landmarks, SELECTION_SAMPLES)), replace=False))
-        if isinstance(scores, da.Array):
-            found = dask.compute(
-                scores[some], target[some], scores.std(axis=0), target.mean(axis=0), target.std(axis=0)
-            )
-            pool, of_pool, deviations, self._mean, deviation = (np.asarray(value, dtype=np.float64) for value in found)
-            if not all(np.isfinite(value).all() for value in (deviations, self._mean)):
-                msg = "X or y holds NaN or infinite values; leave these samples out"
-                raise ValueError(msg)
-        else:
-            pool, of_pool, deviations = scores[some], target[some], scores.std(axis=0)
-            self._mean, deviation = target.mean(axis=0), target.std(axis=0)
+        found = computed((scores[some], target[some], scores.std(axis=0), target.mean(axis=0), target.std(axis=0)))
+        pool, of_pool, deviations, self._mean, deviation = (np.asarray(value, dtype=np.float64) for value in found)
+        if not all(np.isfinite(value).all() for value in (deviations, self._mean)):
+            msg = "X or y holds NaN or infinite values; leave these samples out"
+            raise ValueError(msg)
         self.scale_ = float(deviations.max()) or 1.0
         self._deviation = np.where(deviation > 0, deviation, 1.0)
         pool, of_pool = pool / self.scale_, (of_pool - self._mean) / self._deviation
@@ -312,18 +300,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         self, fold: Callable[..., Any], merge: Callable[..., Any], scores: Any, target: Any, *, name: str
     ) -> Any:
         """Fold scaled scores and targets, block by block, merged in a tree that the chunks alone fix."""
-        kernel = partial(_scaled_fold, fold=fold, scale=self.scale_, mean=self._mean, deviation=self._deviation)
-        if not isinstance(scores, da.Array):
-            return kernel(scores, target)
-        # New each time: fits with other parameters may go on at the same time.
-        token = uuid.uuid4().hex
-        stage = dask.delayed(kernel, name=f"{name}-kernel-{token}")
-        rows, columns = delayed_blocks(scores, target)
-        parts = [
-            stage(*pair, dask_key_name=f"{name}-{token}-{number}")
-            for number, pair in enumerate(zip(rows, columns, strict=True))
-        ]
-        return merge_tree(parts, merge, name=f"merge-{name}-{token}").compute()
+        options = {"fold": fold, "scale": self.scale_, "mean": self._mean, "deviation": self._deviation}
+        return computed(fold_samples(_scaled_fold, merge, scores, target, name=name, options=options))
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:  # noqa: FBT001, FBT002
         """Targets of scores, lazily for lazy ones.
@@ -342,7 +320,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         """
         check_is_fitted(self, "scale_")
         data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
-        if not isinstance(data, da.Array):
+        if not is_lazy(data):
             data = validate_data(self, data, reset=False)
         elif data.ndim != 2 or data.shape[1] != self.n_features_in_:
             msg = f"X must have {self.n_features_in_} components as in fit, got shape {tuple(data.shape)}"
@@ -409,11 +387,11 @@ def _plan(regressor: KernelRegressor, X: ArrayLike, y: ArrayLike, groups: ArrayL
         exact = Stage("kernel regression in memory", 1, 4 * 8 * n * n, float(data.nbytes), 0.0, 20.0 * n**3)
         return Plan("KernelRegressor.fit", layout, (exact,), limit)
     columns = 1 + m + (1 if target.ndim == 1 else target.shape[1])
-    rows = max(data.chunks[0]) if isinstance(data, da.Array) else n
-    n_tasks = len(data.chunks[0]) if isinstance(data, da.Array) else 1
+    rows = max(data.chunks[0]) if is_lazy(data) else n
+    n_tasks = len(data.chunks[0]) if is_lazy(data) else 1
     # Rows that are absorbed, stacked below a factor, copied for LAPACK, and the kernel matrix that they come from.
     task = 8 * columns * columns * (3 * ROWS_AT_ONCE + 3) + 3 * rows * 8 * (k + columns - 1 - m)
-    if task > limit.task_bytes and isinstance(data, da.Array):
+    if task > limit.task_bytes and is_lazy(data):
         raise limit.refusal(task, f"regression on {m} landmarks", "use fewer n_landmarks, or smaller chunks of X")
     stages = (
         Stage("scale and pool", n_tasks, 3 * rows * 8 * k, float(data.nbytes)),

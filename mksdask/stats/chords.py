@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import dask
-import dask.array as da
 import numba
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import ArrayLike, axes_argument, unwrap_volume
-from mksdask.compute.blocks import merge_tree
+from mksdask.arrays import ArrayLike, axes_argument, is_lazy, unwrap_volume
+from mksdask.compute.blocks import array_of, fold_parts
 from mksdask.compute.graph import stored_array
 from mksdask.compute.operation import Limit
 from mksdask.samples import periodic_axes_of, spacing_of
@@ -78,8 +76,8 @@ class _Chords:
     axis: int
     wraps: bool
 
-    def __call__(self, source: Any, box: tuple[slice, ...] | None = None) -> NDArray[np.int64]:
-        block = np.asarray(source if box is None else source[box])
+    def __call__(self, box: tuple[slice, ...], source: Any) -> NDArray[np.int64]:
+        block = np.asarray(source[box])
         lines = np.ascontiguousarray(np.moveaxis(block == self.phase, self.axis, -1)).reshape(
             -1, block.shape[self.axis]
         )
@@ -105,7 +103,7 @@ def _pencils(data: Any, axis: int) -> list[tuple[slice, ...]]:
     boxes: list[tuple[slice, ...]] = [()]
     for other, n in enumerate(spatial):
         # Blocks of the volume that are cut are read for each of their parts.
-        block = data.chunksize[other] if isinstance(data, da.Array) else 1
+        block = data.chunksize[other] if is_lazy(data) else 1
         step = n if other == axis else edge - edge % block if edge > block else edge
         boxes = [(*box, slice(i, min(i + step, n))) for box in boxes for i in range(0, n, step)]
     return boxes
@@ -114,18 +112,12 @@ def _pencils(data: Any, axis: int) -> list[tuple[slice, ...]]:
 def _counts(volume: ArrayLike, phase: int, axis: int, *, wraps: bool) -> Any:
     """Numbers of chords along an axis by length, delayed: (2, n + 1)."""
     data, _ = unwrap_volume(volume)
-    kernel = _Chords(int(phase), axis, wraps)
-    token = dask.base.tokenize(kernel, data)
-    count = dask.delayed(kernel, name=f"count-chords-kernel-{token}")
-    source = stored_array(data)
-    parts = []
-    for number, box in enumerate(_pencils(data, axis)):
-        key = f"count-chords-{token}-{number}"
-        if source is None:
-            parts.append(count(data[box].rechunk(-1).to_delayed(optimize_graph=False).item(), dask_key_name=key))
-        else:
-            parts.append(count(dask.delayed(source, name=f"volume-{token}"), box, dask_key_name=key))
-    return merge_tree(parts, np.add, name=f"add-chords-{token}")
+    kernel, boxes, source = _Chords(int(phase), axis, wraps), _pencils(data, axis), stored_array(data)
+    if source is not None:
+        parts = [(box,) for box in boxes]
+        return fold_parts(kernel, np.add, parts, name="count-chords", shared=(source,), of=(data,))
+    blocks = [data[box].rechunk(-1).to_delayed(optimize_graph=False).item() for box in boxes]
+    return fold_parts(kernel, np.add, [((), block) for block in blocks], name="count-chords", of=())
 
 
 def _arguments(
@@ -196,7 +188,7 @@ def chord_lengths(
     for axis in chosen:
         n, (dim, step, units) = int(data.shape[axis]), grid[axis]
         counts = _counts(volume, phase, axis, wraps=periodic[axis])
-        array = da.from_delayed(counts, (2, n + 1), dtype=np.int64, name=f"chords-{counts.key}")[:, 1:]
+        array = array_of(counts, (2, n + 1), np.int64, name="chords")[:, 1:]
         lengths = (f"length_{dim}", np.arange(1, n + 1) * step, {"units": units})
         for row, name in enumerate(("chords", "cut")):
             found[f"{name}_{dim}"] = xr.DataArray(array[row], dims=f"length_{dim}", coords={f"length_{dim}": lengths})
@@ -264,13 +256,7 @@ def lineal_path(
             _lineal_path, n=n, n_lines=int(np.prod(data.shape)) // n, n_lags=longest + 1, wraps=periodic[axis]
         )
         counts = _counts(volume, phase, axis, wraps=periodic[axis])
-        values = da.from_delayed(
-            dask.delayed(kernel, name=f"lineal-path-kernel-{counts.key}-{longest}")(
-                counts, dask_key_name=f"lineal-path-{counts.key}-{longest}"
-            ),
-            (longest + 1,),
-            dtype=np.float64,
-        )
+        values = array_of(counts, (longest + 1,), np.float64, name="lineal-path", function=kernel)
         lags = (f"lag_{dim}", np.arange(longest + 1) * step, {"units": units})
         found[f"lineal_path_{dim}"] = xr.DataArray(values, dims=f"lag_{dim}", coords={f"lag_{dim}": lags})
     return xr.Dataset(found)
