@@ -1,20 +1,30 @@
-"""Kernels of NumPy blocks in the graph: one task for each chunk of samples.
+"""Kernels of NumPy blocks in the graph: one task for each chunk of samples, or for each part of something else.
 
-A kernel is a function of NumPy blocks whose first axis is the sample. `map_samples` calls it directly for NumPy input,
-and puts it into one task for each chunk of dask input.
+A kernel of samples is a function of NumPy blocks whose first axis is the sample. `map_samples` and `fold_samples` call
+it directly for NumPy input, and put it into one task for each chunk of dask input. The first makes an array of what
+the tasks return, the second merges it into one value. `map_parts` and `fold_parts` do the same where the work is cut
+otherwise: into tiles or pencils of a volume, or slabs of features.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask import delayed
+from dask.base import normalize_token, tokenize
 from dask.utils import key_split
 from numpy.typing import DTypeLike
+
+from mksdask.compute.graph import optimized_together
+
+Merge = Callable[[Any, Any], Any]
 
 
 def check_whole_samples(array: Any, *, name: str = "X", labels: xr.DataArray | None = None) -> None:
@@ -55,8 +65,6 @@ class _BlockTask:
         return self.kernel(*(_whole(block) for block in blocks), **options)
 
     def __dask_tokenize__(self) -> object:
-        from dask.base import normalize_token
-
         return normalize_token(self.kernel)
 
 
@@ -84,8 +92,8 @@ def map_samples(
     Parameters
     ----------
     kernel : callable
-        ``kernel(*blocks, *shared)`` takes arrays of shape (n, ...) and returns (n, *tail). It must not depend on how
-        samples are grouped.
+        ``kernel(*blocks, *shared, **options)`` takes arrays of shape (n, ...) and returns (n, *tail). It must not
+        depend on how samples are grouped.
     *arrays : ndarray, dask array or None
         Inputs of shape (n_samples, ...). If one is lazy the result is lazy, and all follow the
         sample chunks of the first lazy one.
@@ -101,9 +109,183 @@ def map_samples(
         Keyword arguments that are the same for each chunk, such as fitted estimators, once in the graph too.
     """
     _stages.add(name)
-    lazy = next((array for array in arrays if isinstance(array, da.Array)), None)
-    if lazy is None:
-        return kernel(*arrays, *(np.asarray(array) for array in shared), **(options or {}))
+    if not _any_lazy(arrays):
+        return kernel(*arrays, *map(np.asarray, shared), **(options or {}))
+    # Pure: named by what they are, so that a run that was killed is known again.
+    constants = {key: delayed(value, pure=True) for key, value in (options or {}).items()}
+    return _for_each_chunk(kernel, arrays, shared, constants, tail, dtype, token=name)
+
+
+def fold_samples(
+    kernel: Callable[..., Any],
+    merge: Merge,
+    *arrays: Any,
+    name: str,
+    shared: Sequence[Any] = (),
+    options: Mapping[str, Any] | None = None,
+    chains: int | None = None,
+) -> Any:
+    """Merge the values of a kernel for chunks of samples: one task a chunk, or one value at once for NumPy input.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(*blocks, *shared, **options)`` takes arrays of shape (n, ...) and returns a value of any kind. With
+        `chains`, the value so far comes after `shared`: None at the start of a chain.
+    merge : callable
+        ``merge(a, b)`` is the value of the samples of both, a before b. It leaves a and b as they are.
+    *arrays : ndarray, dask array or None
+        Inputs of shape (n_samples, ...). If one is lazy the result is lazy, and all follow the
+        sample chunks of the first lazy one.
+    name : str
+        Name of the stage, as the dashboard shows it.
+    shared : sequence of dask arrays of one chunk or ndarrays
+        Further arguments that are the same for each chunk, once in the graph, not in each task.
+    options : mapping, optional
+        Keyword arguments that are the same for each chunk, once in the graph too.
+    chains : int, optional
+        Make so many values at most. Each passes from chunk to chunk of a chain, which saves memory if a value is
+        larger than a chunk. Default: a value for each chunk.
+
+    Returns
+    -------
+    Delayed, or the value for NumPy input
+        Values are merged in a binary tree that the number of chunks alone fixes. Names of tasks are new each time,
+        because dask may fuse the same arrays otherwise in another computation.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import numpy as np
+    >>> total = fold_samples(np.sum, np.add, da.arange(10, chunks=3), name="total")
+    >>> int(computed(total))
+    45
+    """
+    start = () if chains is None else (None,)
+    if not _any_lazy(arrays):
+        return kernel(*arrays, *map(np.asarray, shared), *start, **(options or {}))
+    token = uuid.uuid4().hex
+    whole = delayed(partial(kernel, **options), name=f"{name}-kernel-{token}") if options else kernel
+    if chains is None:
+        task, constants = (_applied, {"kernel": whole}) if options else (kernel, {})
+        found = _for_each_chunk(task, arrays, shared, constants, (), object, name=f"{name}-{token}")
+        return _merged(list(optimized_together(found).values()), merge, f"{name}-{token}")
+    # Packed by one task a chunk, so that what arrays are computed from together is computed once.
+    packed = _for_each_chunk(_packed, arrays, shared, {}, (), object, name=f"{name}-data-{token}")
+    chunks, values = list(optimized_together(packed).values()), []
+    absorb = delayed(_absorbed, name=f"{name}-absorb-kernel-{token}")
+    for chain in np.array_split(np.arange(len(chunks)), min(chains, len(chunks))):
+        value = None
+        for number in chain:
+            value = absorb(whole, chunks[number], value, dask_key_name=f"{name}-{token}-{number}")
+        values.append(value)
+    return _merged(values, merge, f"{name}-{token}")
+
+
+def map_parts(
+    kernel: Callable[..., Any],
+    parts: Sequence[Sequence[Any]],
+    *,
+    name: str,
+    shared: Sequence[Any] = (),
+    of: Sequence[Any] | None = None,
+) -> list[Any]:
+    """Apply a kernel to parts of something, one task each.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(*part, *shared)``.
+    parts : sequence of sequences
+        Arguments of each task; those that are delayed are computed before.
+    name : str
+        Name of the stage, as the dashboard shows it.
+    shared : sequence
+        Further arguments that are the same for each task, once in the graph.
+    of : sequence, optional
+        What `shared` is made of. Then tasks are named by it, by the kernel and by the parts, so that the same tasks
+        have the same names each time. Default: names are new each time.
+
+    Returns
+    -------
+    list of Delayed
+    """
+    token = uuid.uuid4().hex if of is None else tokenize(kernel, parts, *of)
+    task = delayed(kernel, name=f"{name}-kernel-{token}")
+    constants = [
+        None if value is None else delayed(value, name=f"shared-{name}-{token}-{number}", traverse=False)
+        for number, value in enumerate(shared)
+    ]
+    return [task(*part, *constants, dask_key_name=f"{name}-{token}-{number}") for number, part in enumerate(parts)]
+
+
+def fold_parts(
+    kernel: Callable[..., Any],
+    merge: Merge,
+    parts: Sequence[Sequence[Any]],
+    *,
+    name: str,
+    shared: Sequence[Any] = (),
+    of: Sequence[Any] | None = None,
+) -> Any:
+    """Merge the values of a kernel for parts of something, at least one, in a tree that their number alone fixes.
+
+    Parameters
+    ----------
+    kernel, parts, name, shared, of
+        As in `map_parts`.
+    merge : callable
+        ``merge(a, b)``, which leaves both as they are.
+
+    Returns
+    -------
+    Delayed
+    """
+    values = map_parts(kernel, parts, name=name, shared=shared, of=None if of is None else (merge, *of))
+    return _merged(values, merge, values[0].key)
+
+
+def array_of(
+    value: Any, shape: Sequence[int], dtype: DTypeLike, *, name: str, function: Callable[[Any], Any] | None = None
+) -> Any:
+    """A dask array of one chunk: a delayed value, or a function of it, which is one task named by what it is."""
+    token = tokenize(function, value)
+    if function is not None:
+        value = delayed(function, name=f"{name}-kernel-{token}")(value, dask_key_name=f"{name}-{token}")
+    return da.from_delayed(value, tuple(shape), dtype=np.dtype(dtype), name=f"{name}-array-{token}")
+
+
+def computed(value: Any) -> Any:
+    """The value, with all that is lazy in it computed together."""
+    return dask.compute(value)[0]
+
+
+def in_chunks_of(lazy: da.Array, array: Any) -> Any:
+    """An array, NumPy or dask, cut along its first axis as a lazy one is."""
+    rows = lazy.chunks[0]
+    if not isinstance(array, da.Array):
+        return da.from_array(array, chunks=(rows, *array.shape[1:]))
+    return array if array.chunks[0] == rows else array.rechunk({0: rows})
+
+
+def _any_lazy(arrays: Sequence[Any]) -> bool:
+    return any(isinstance(array, da.Array) for array in arrays)
+
+
+def _for_each_chunk(
+    kernel: Callable[..., Any],
+    arrays: Sequence[Any],
+    shared: Sequence[Any],
+    constants: Mapping[str, Any],
+    tail: Sequence[int],
+    dtype: DTypeLike,
+    **names: str,
+) -> da.Array:
+    """One task for each chunk of the first lazy array, which all follow; `names` are the token or name of `blockwise`.
+
+    The kernel may return an object that is no array if `tail` is empty.
+    """
+    lazy = next(array for array in arrays if isinstance(array, da.Array))
     sample = 0
     operands: list[Any] = []
     next_index = len(tail) + 1
@@ -111,10 +293,7 @@ def map_samples(
         if array is None:
             operands += [None, None]
             continue
-        if not isinstance(array, da.Array):
-            array = da.from_array(array, chunks=(lazy.chunks[0], *array.shape[1:]))
-        elif array.chunks[0] != lazy.chunks[0]:
-            array = array.rechunk({0: lazy.chunks[0]})
+        array = in_chunks_of(lazy, array)
         check_whole_samples(array)
         operands += [array, (sample, *range(next_index, next_index + array.ndim - 1))]
         next_index += array.ndim - 1
@@ -130,34 +309,31 @@ def map_samples(
         concatenate=False,
         dtype=np.dtype(dtype),
         meta=np.empty((0,) * (len(tail) + 1), dtype=dtype),
-        token=name,
         align_arrays=False,
-        # Pure: named by what they are, so that a run that was killed is known again.
-        **{key: delayed(value, pure=True) for key, value in (options or {}).items()},
+        **names,
+        **constants,
     )
 
 
-def merge_tree(parts: Sequence[Any], merge: Callable[[Any, Any], Any], *, name: str) -> Any:
-    """Merge delayed values by pairs, in a tree that the number of values alone fixes.
+def _applied(*blocks: Any, kernel: Callable[..., Any]) -> Any:
+    return kernel(*blocks)
 
-    Parameters
-    ----------
-    parts : sequence of Delayed
-        At least one.
-    merge : callable
-        ``merge(a, b)``, which leaves both as they are.
-    name : str
-        Prefix of the keys, unique to these values.
 
-    Returns
-    -------
-    Delayed
-    """
-    task, level, values = delayed(merge, name=f"{name}-kernel"), 0, list(parts)
+def _packed(*blocks: Any) -> tuple[Any, ...]:
+    return blocks
+
+
+def _absorbed(kernel: Callable[..., Any], blocks: tuple[Any, ...], value: Any) -> Any:
+    return kernel(*blocks, value)
+
+
+def _merged(values: Sequence[Any], merge: Merge, name: str) -> Any:
+    """Delayed values merged by pairs; the name is unique to them."""
+    task, level = delayed(merge, name=f"merge-{name}-kernel"), 0
     while len(values) > 1:
         values = [
-            task(*values[i : i + 2], dask_key_name=f"{name}-{level}-{i}") if i + 1 < len(values) else values[i]
-            for i in range(0, len(values), 2)
+            task(*pair, dask_key_name=f"merge-{name}-{level}-{i}") if len(pair) > 1 else pair[0]
+            for i, pair in enumerate(values[start : start + 2] for start in range(0, len(values), 2))
         ]
         level += 1
     return values[0]

@@ -9,7 +9,6 @@ import dask.array as da
 import numpy as np
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
-from dask.utils import key_split
 
 
 def stored_array(data: Any) -> Any:
@@ -28,22 +27,6 @@ def is_cheap(data: Any) -> bool:
     """Whether parts of an array are at hand: in memory, or in a store that a dask array is a view of."""
     views = ("original-", "open_dataset-", "from-zarr-", "array-", "getitem-", "transpose-")
     return not isinstance(data, da.Array) or all(name.startswith(views) for name in data.dask.layers)
-
-
-def delayed_blocks(*arrays: da.Array) -> tuple[list[Any], ...]:
-    """Blocks of arrays of one chunk along all axes but the first, each made by as few tasks as may be.
-
-    Their names are new each time, so that another computation on the same arrays, which dask may fuse otherwise, gives
-    no name of theirs to a task of its own.
-    """
-    own = [
-        array.map_blocks(
-            unchanged, dtype=array.dtype, meta=array._meta, name=f"{key_split(array.name)}-{uuid.uuid4().hex}"
-        )
-        for array in arrays
-    ]
-    blocks = optimized_together(*own)
-    return tuple([blocks[(array.name, *block)] for block in np.ndindex(*array.numblocks)] for array in own)
 
 
 def unchanged(block: Any) -> Any:

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 
+from mksdask.arrays import Array
 from mksdask.importers.ebsd_maps import (
     NOWHERE,
-    Array,
     EbsdFile,
     Phase,
     Records,

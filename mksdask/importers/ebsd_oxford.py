@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mksdask.arrays import Array
 from mksdask.bases.gsh import LAUE_GROUPS
 from mksdask.importers.ebsd_maps import (
-    Array,
     EbsdFile,
     Phase,
     Records,

@@ -7,18 +7,16 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Self
 
-import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, is_number, sizes_argument, to_numpy, unwrap, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, is_lazy, is_number, sizes_argument, to_numpy, unwrap, unwrap_samples
 from mksdask.bases.base import Basis
 from mksdask.bases.given import GivenStates
-from mksdask.compute.blocks import map_samples, merge_tree
+from mksdask.compute.blocks import array_of, computed, fold_samples, map_samples
 from mksdask.compute.operation import Limit, Operation, Plan, SampleWork, Stage, chunk_layout, fft_operations, operation
 from mksdask.display.cards import WithCard, card, centre_of, picture
 from mksdask.localization.influence import (
@@ -78,7 +76,7 @@ class _Calibrate(Operation["MKSLocalizationModel"]):
     @property
     def lazy(self) -> Any:
         """The array whose chunks are those of the tasks."""
-        return self.samples.data if isinstance(self.samples.data, da.Array) else self.responses
+        return self.samples.data if is_lazy(self.samples.data) else self.responses
 
     def plan(self, limit: Limit) -> Plan:
         """One task for each chunk, and those that merge factors."""
@@ -94,7 +92,7 @@ class _Calibrate(Operation["MKSLocalizationModel"]):
     def run(self) -> MKSLocalizationModel:
         """Calibrate the model."""
         model, expansion = self.model, self.expansion
-        if isinstance(self.lazy, da.Array):
+        if is_lazy(self.lazy):
             self.stages(Limit.of())
         calibration = _calibrate_chunks(self.samples.data, self.responses, self.seen, expansion)
         kernels = influence_kernels(calibration, expansion, ridge=float(model.alpha), rcond=model.lstsq_rcond)
@@ -117,7 +115,7 @@ class _Calibrate(Operation["MKSLocalizationModel"]):
         n_frequencies, width = int(np.prod(transform.frequencies)), n_states + n_components
         factor = itemsize * n_states * width * n_frequencies
         lazy = self.lazy
-        chunks = lazy.chunks[0] if isinstance(lazy, da.Array) else (len(lazy),)
+        chunks = lazy.chunks[0] if is_lazy(lazy) else (len(lazy),)
         chains = min(MOST_CHAINS, len(chunks))
         sample = sum(int(np.prod(data.shape[1:])) * data.dtype.itemsize for data in (self.samples.data, self.responses))
         # Factors wait for one another in a tree of chains, the largest branch for none.
@@ -133,7 +131,7 @@ class _Calibrate(Operation["MKSLocalizationModel"]):
             Stage("merge", max(0, chains - 1), (3 + waiting) * factor, 0.0, 0.0, chains * absorbing * n_states),
         )
         needed = max(stage.task_bytes for stage in stages)
-        if needed > limit.task_bytes and isinstance(lazy, da.Array):
+        if needed > limit.task_bytes and is_lazy(lazy):
             what = f"calibration of kernels of {transform.spatial} voxels in chunks of {max(chunks)} samples"
             remedy = "calibrate on smaller samples, which resize_coeff takes to larger ones, or in smaller chunks"
             raise limit.refusal(needed, what, remedy)
@@ -176,7 +174,7 @@ class _Predict(Operation[Any]):
         """The fields, labelled as the samples are."""
         model, samples, expansion = self.model, self.samples, self.expansion
         offset = uniform_response(model._kernels, expansion)
-        transfer = model._transfer(expansion, lazy=isinstance(samples.data, da.Array))
+        transfer = model._transfer(expansion, lazy=is_lazy(samples.data))
         extra_dims, extra_coords = model._response_labels
         tail, dims = (*samples.spatial, *model._components), (*samples.grid.dims, *extra_dims)
         coords = samples.spatial_coords | extra_coords
@@ -404,9 +402,8 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         kernels = self._kernels
         if lazy:
             shape = (len(expansion.transformed), kernels.shape[-1], *expansion.transform.frequencies)
-            name = "transfer-function-" + dask.base.tokenize(kernels, expansion)
-            task = dask.delayed(partial(transfer_function, expansion=expansion), name=name)
-            return da.from_delayed(task(kernels), shape, dtype=expansion.spectral_dtype)
+            function = partial(transfer_function, expansion=expansion)
+            return array_of(kernels, shape, expansion.spectral_dtype, name="transfer-function", function=function)
         key = (expansion.transform, expansion.n_states)
         if self._kept_transfer is None or self._kept_transfer[0] != key:
             self._kept_transfer = key, transfer_function(kernels, expansion=expansion)
@@ -452,8 +449,6 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
             )
             raise ValueError(msg)
         predicted = predicted.reshape(truth.shape)
-        if isinstance(truth, da.Array) and not isinstance(predicted, da.Array):
-            predicted = da.from_array(predicted, chunks=truth.chunks)
         tail = (4, truth.shape[-1])
         parts = map_samples(_moments, predicted, truth, weights, tail=tail, dtype=np.complex128, name="score")
         weight, mean, scatter, residual = np.moveaxis(to_numpy(parts), 1, 0)
@@ -600,31 +595,15 @@ def _expansion(basis: Basis, spatial: tuple[int, ...], dtype: np.dtype[Any]) -> 
     return Expansion(basis, Transform(spatial, is_real), precision)
 
 
-def _pair(samples: Array, responses: Array) -> tuple[Array, Array]:
-    return samples, responses
-
-
 def _calibrate_chunks(samples: Any, responses: Any, seen: Calibration | None, expansion: Expansion) -> Calibration:
     """Factors of all chunks, in one computation: chains of chunks, whose factors are merged in a tree."""
-    if not isinstance(samples, da.Array) and not isinstance(responses, da.Array):
+    if not is_lazy(samples) and not is_lazy(responses):
         return calibrate(samples, responses, seen, expansion=expansion)
-    # Paired in one task, so that what X and y are computed from together is computed once.
-    pairs = map_samples(_pair, samples, responses, tail=(), dtype=object, name="calibration-data")
-    token = dask.base.tokenize(pairs, expansion)
-    step = dask.delayed(partial(_absorb_pair, expansion=expansion), name=f"calibrate-kernel-{token}")
-    parts = []
-    blocks = pairs.to_delayed().ravel()
-    for chain in np.array_split(np.arange(len(blocks)), min(MOST_CHAINS, len(blocks))):
-        part = None
-        for index in chain:
-            part = step(blocks[index], part, dask_key_name=f"calibrate-{token}-{index}")
-        parts.append(part)
-    found: Calibration = merge_tree(parts, Calibration.merge, name=f"merge-calibrations-{token}").compute()
+    options, merge = {"expansion": expansion}, Calibration.merge
+    found: Calibration = computed(
+        fold_samples(calibrate, merge, samples, responses, name="calibrate", options=options, chains=MOST_CHAINS)
+    )
     return found if seen is None else seen.merge(found)
-
-
-def _absorb_pair(pair: tuple[Array, Array], seen: Calibration | None, *, expansion: Expansion) -> Calibration:
-    return calibrate(*pair, seen, expansion=expansion)
 
 
 def _check_same_axes(samples: Samples, y: ArrayLike) -> None:

@@ -1,19 +1,12 @@
-"""Passes over samples: means and scatter matrices of features."""
+"""Means and scatter matrices of features, from blocks of samples."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.compute.blocks import merge_tree
-from mksdask.compute.graph import delayed_blocks
 from mksdask.reduction.missing import fill_rows, refuse_infinite
 
 
@@ -57,14 +50,3 @@ def moments_of_gappy(block: Array, components: Array | None, mean: Array) -> Mom
     """Of the rows with gaps, filled."""
     rows = block[np.isnan(block).any(axis=1)].astype(np.float64)
     return Moments.of(fill_rows(rows, components, mean))
-
-
-def moments_over(fold: Callable[[Array], Moments], data: Any, *, name: str) -> Moments:
-    """Moments of all rows, merged in a tree that the chunks alone fix."""
-    if not isinstance(data, da.Array):
-        return fold(data)
-    token = uuid.uuid4().hex
-    stage = dask.delayed(fold, name=f"{name}-kernel-{token}")
-    (blocks,) = delayed_blocks(data)
-    parts = [stage(block, dask_key_name=f"{name}-{token}-{number}") for number, block in enumerate(blocks)]
-    return merge_tree(parts, Moments.merge, name=f"merge-{name}-{token}").compute()

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import uuid
 from functools import partial
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from mksdask.arrays import Array
-from mksdask.compute.blocks import check_whole_samples, merge_tree
-from mksdask.compute.graph import delayed_blocks
+from mksdask.compute.blocks import check_whole_samples, computed, fold_samples
 
 # Distances of queries to the rows of a chunk that are held at once.
 DISTANCE_BYTES = 2**25
 
-# Distances, rising, and rows of the catalogue: (n_queries, ≤ n) each.
-Found = tuple[NDArray[np.float64], NDArray[np.intp]]
+# Distances, rising, and rows, (n_queries, ≤ n) each; and the number of rows among which they were sought.
+Found = tuple[NDArray[np.float64], NDArray[np.intp], int]
 
 
-def nearest_rows(queries: NDArray[np.float64], catalogue: Any, n: int) -> Found:
+def nearest_rows(queries: NDArray[np.float64], catalogue: Any, n: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """The n rows nearest to each query, by Euclidean distance.
 
     Parameters
@@ -34,6 +30,11 @@ def nearest_rows(queries: NDArray[np.float64], catalogue: Any, n: int) -> Found:
         Scores, NumPy or dask.
     n : int
         How many; fewer if the catalogue has fewer.
+
+    Returns
+    -------
+    distances, rows : ndarray, shape (n_queries, ≤ n)
+        The nearest first; of rows as near as each other, the first.
 
     Raises
     ------
@@ -49,21 +50,14 @@ def nearest_rows(queries: NDArray[np.float64], catalogue: Any, n: int) -> Found:
             f"size that fit saw; got shape {tuple(catalogue.shape)}"
         )
         raise ValueError(msg)
-    if not isinstance(catalogue, da.Array):
-        return _nearest_of_block(catalogue, queries, n, 0)
     check_whole_samples(catalogue, name="among")
-    token, (blocks,) = uuid.uuid4().hex, delayed_blocks(catalogue)
-    shared, kernel = dask.delayed(queries), dask.delayed(_nearest_of_block, name=f"nearest-kernel-{token}")
-    starts = np.cumsum((0, *catalogue.chunks[0]))
-    parts = [
-        kernel(block, shared, n, int(start), dask_key_name=f"nearest-{token}-{number}")
-        for number, (block, start) in enumerate(zip(blocks, starts[:-1], strict=True))
-    ]
-    found: Found = merge_tree(parts, partial(_merge, n=n), name=f"merge-nearest-{token}").compute()
-    return found
+    kernel, merge = partial(_nearest_of_block, n=n), partial(_merge, n=n)
+    found = fold_samples(kernel, merge, catalogue, name="nearest", shared=(queries,))
+    distances, rows, _ = computed(found)
+    return distances, rows
 
 
-def _nearest_of_block(rows: Array, queries: NDArray[np.float64], n: int, start: int) -> Found:
+def _nearest_of_block(rows: Array, queries: NDArray[np.float64], n: int) -> Found:
     if not np.isfinite(rows).all():
         msg = "among holds NaN or infinite scores; leave these rows out"
         raise ValueError(msg)
@@ -77,17 +71,13 @@ def _nearest_of_block(rows: Array, queries: NDArray[np.float64], n: int, start: 
             # Of rows as near as each other, the first; so that chunks make no difference.
             near = np.flatnonzero(of_rows <= limit)
             order = near[np.argsort(of_rows[near], kind="stable")[:n]]
-            distances[query], indices[query] = of_rows[order], order + start
-    return distances, indices
+            distances[query], indices[query] = of_rows[order], order
+    return distances, indices, len(rows)
 
 
 def _merge(a: Found, b: Found, n: int) -> Found:
-    distances, indices = (np.concatenate(pair, axis=1) for pair in zip(a, b, strict=True))
-    distances, indices = _sorted(distances, indices)
-    return distances[:, :n], indices[:, :n]
-
-
-def _sorted(distances: NDArray[np.float64], indices: NDArray[np.intp]) -> Found:
-    """By distance, and by row where these are equal."""
-    order = np.lexsort((indices, distances), axis=1)
-    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1)
+    """The nearest among the rows of both, those of b after those of a."""
+    distances, indices = np.concatenate([a[0], b[0]], axis=1), np.concatenate([a[1], b[1] + a[2]], axis=1)
+    # By distance, and by row where these are equal.
+    order = np.lexsort((indices, distances), axis=1)[:, :n]
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1), a[2] + b[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from operator import add
 from typing import Any, Self
 
@@ -16,9 +15,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
 
 from mksdask.arrays import Array, ArrayLike, is_lazy, lazy_rows, unwrap
+from mksdask.compute.blocks import computed, fold_samples
 from mksdask.compute.operation import Limit, Operation, Plan, Stage, operation
 from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
-from mksdask.reduction.by_samples import Moments, moments_of_gappy, moments_over
+from mksdask.reduction.by_samples import Moments, moments_of_gappy
 from mksdask.reduction.layout import Layout, result_bytes_of
 from mksdask.reduction.missing import check_observed
 from mksdask.reduction.projection import Projection, matrix_of
@@ -351,7 +351,7 @@ class PCA(Projection):
         return values, basis @ vectors, float(product[-1, 0])
 
     def _fit_moments(self, data: Any, k: int | float) -> None:
-        moments = moments_over(Moments.of, data, name="moments")
+        moments = computed(fold_samples(Moments.of, Moments.merge, data, name="moments"))
         scatter, mean = moments.scatter, moments.mean
         if moments.count < len(data):
             self._refuse_fraction(k)
@@ -373,8 +373,9 @@ class PCA(Projection):
         """Scatter and mean with gaps filled."""
         components, mean, before = None, complete.sums / complete.seen, complete.scatter
         for _ in range(MOST_PASSES):
-            fold = partial(moments_of_gappy, components=components, mean=mean)
-            moments = complete.merge(moments_over(fold, data, name="moments-of-gappy"))
+            options, name = {"components": components, "mean": mean}, "moments-of-gappy"
+            gappy = fold_samples(moments_of_gappy, Moments.merge, data, name=name, options=options)
+            moments = complete.merge(computed(gappy))
             self.n_iter_ += 1
             components, mean = _leading(moments.scatter, k)[1].T, moments.mean
             if np.linalg.norm(moments.scatter - before) <= TOLERANCE * np.trace(moments.scatter):

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 import scipy.linalg
 
 from mksdask.arrays import Array
-from mksdask.compute.blocks import check_whole_samples, merge_tree
-from mksdask.compute.graph import delayed_blocks
+from mksdask.compute.blocks import computed, fold_samples
 
 
 @dataclass(frozen=True)
@@ -89,13 +85,9 @@ def sketch_rows(data: Any, rank: int) -> Sketch:
     ValueError
         If they are not finite, or chunks cut through rows.
     """
-    if not isinstance(data, da.Array):
-        return Sketch.of(data, rank)
-    check_whole_samples(data)
-    token, (blocks,) = uuid.uuid4().hex, delayed_blocks(data)
-    sketch = dask.delayed(partial(Sketch.of, rank=rank), name=f"sketch-kernel-{token}")
-    parts = [sketch(block, dask_key_name=f"sketch-{token}-{number}") for number, block in enumerate(blocks)]
-    return merge_tree(parts, partial(Sketch.merge, rank=rank), name=f"merge-sketches-{token}").compute()
+    kernel, merge = partial(Sketch.of, rank=rank), partial(Sketch.merge, rank=rank)
+    sketch: Sketch = computed(fold_samples(kernel, merge, data, name="sketch"))
+    return sketch
 
 
 def sketch_rank(n_components: int, oversampling: int | None) -> int:

@@ -6,20 +6,17 @@ folds a run of slabs; what the tasks return is merged in a tree that the layout 
 
 from __future__ import annotations
 
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 
-from mksdask.arrays import Array
-from mksdask.compute.blocks import merge_tree
+from mksdask.arrays import Array, is_lazy
+from mksdask.compute.blocks import computed, fold_parts, map_parts
 from mksdask.compute.workers import one_thread_of_blas
 from mksdask.storage.atomic import Url
 from mksdask.storage.scratch import SpilledRows, slab_width, spill
@@ -86,43 +83,32 @@ class _LazySlabs(Slabs):
     """Slabs that tasks read."""
 
     @abstractmethod
-    def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, ...]]:
+    def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, Any]]:
         """Arguments of `read` for each task: at most `most`, or as many as the layout allows."""
 
     @staticmethod
     @abstractmethod
-    def read(*arguments: Any) -> Iterator[tuple[int, Array]]:
+    def read(source: Any, pieces: Any) -> Iterator[tuple[int, Array]]:
         """The slabs of a task."""
-
-    def _tasks(
-        self, fold: Fold, shared: Sequence[Any], name: str, only: Sequence[int] | None, most: int | None
-    ) -> list[Any]:
-        stage = dask.delayed(_fold_task, name=f"{name}-kernel")
-        constants = [dask.delayed(value, traverse=False) for value in shared]
-        # New each time: another client of the same scheduler may hold other data under any name made of fewer things.
-        token = uuid.uuid4().hex
-        return [
-            stage(fold, type(self).read, run, *constants, dask_key_name=f"{name}-{token}-{number}")
-            for number, run in enumerate(self.runs(only, most))
-        ]
 
     def reduce(
         self, fold: Fold, merge: Callable[[Any, Any], Any], *shared: Any, name: str, only: Sequence[int] | None = None
     ) -> Any:
         """By tasks, merged in a tree."""
-        tasks = self._tasks(fold, shared, name, only, RUNS)
-        total = merge_tree(tasks, merge, name=f"merge-{name}-{dask.base.tokenize(tasks[0].key)}")
+        kernel = partial(_fold_run, fold, type(self).read)
         with one_thread_of_blas():
-            return total.compute()
+            return computed(fold_parts(kernel, merge, self.runs(only, RUNS), name=name, shared=shared))
 
     def each(self, fold: Fold, *shared: Any, name: str) -> list[Any]:
         """By tasks."""
+        kernel = partial(_fold_run, fold, type(self).read)
         with one_thread_of_blas():
-            return list(dask.compute(*self._tasks(fold, shared, name, None, None)))
+            found: list[Any] = computed(map_parts(kernel, self.runs(None, None), name=name, shared=shared))
+        return found
 
 
-def _fold_task(fold: Fold, read: Callable[..., Any], run: Sequence[Any], *shared: Any) -> Any:
-    return fold(read(*run), *shared)
+def _fold_run(fold: Fold, read: Callable[..., Any], source: Any, pieces: Any, *shared: Any) -> Any:
+    return fold(read(source, pieces), *shared)
 
 
 @dataclass(frozen=True)
@@ -131,26 +117,25 @@ class StoredSlabs(_LazySlabs):
 
     rows: SpilledRows
 
-    def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, ...]]:
+    def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, Any]]:
         """Slabs next to one another."""
         numbers = list(range(len(self.rows.slabs))) if only is None else list(only)
         step = 1 if most is None else -(-len(numbers) // most)
         return [(self.rows, numbers[start : start + step]) for start in range(0, len(numbers), step)]
 
     @staticmethod
-    def read(*arguments: Any) -> Iterator[tuple[int, Array]]:
+    def read(source: SpilledRows, pieces: Sequence[int]) -> Iterator[tuple[int, Array]]:
         """From the store."""
-        rows, numbers = arguments
-        matrix = rows.open()
-        for number in numbers:
-            yield number, np.asarray(matrix[:, rows.slabs[number]])
+        matrix = source.open()
+        for number in pieces:
+            yield number, np.asarray(matrix[:, source.slabs[number]])
 
 
 @dataclass(frozen=True)
 class StripedSlabs(_LazySlabs):
     """Slabs of a lazy matrix that is chunked in features: a task takes a stripe, all samples of a chunk of features."""
 
-    matrix: da.Array
+    matrix: Any  # a dask array
     width: int  # features of a slab, of which a stripe holds one or more
 
     @cached_property
@@ -163,7 +148,7 @@ class StripedSlabs(_LazySlabs):
             number += len(starts)
         return pieces
 
-    def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, ...]]:
+    def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, Any]]:
         """Stripes: one run each, since the sum of two need not wait in memory."""
         blocks = self.matrix.to_delayed(optimize_graph=False)
         wanted = None if only is None else set(only)
@@ -171,11 +156,10 @@ class StripedSlabs(_LazySlabs):
         return [(list(blocks[:, stripe]), pieces) for stripe, pieces in enumerate(chosen) if pieces]
 
     @staticmethod
-    def read(*arguments: Any) -> Iterator[tuple[int, Array]]:
+    def read(source: Sequence[Array], pieces: Sequence[tuple[int, slice]]) -> Iterator[tuple[int, Array]]:
         """From the chunks of a stripe."""
-        blocks, pieces = arguments
         for number, columns in pieces:
-            yield number, np.concatenate([block[:, columns] for block in blocks])
+            yield number, np.concatenate([block[:, columns] for block in source])
 
 
 @contextmanager
@@ -193,7 +177,7 @@ def slabs_of(data: Any, width: int, scratch: Url | None, resume: str | None = No
     resume : str, optional
         As there.
     """
-    if not isinstance(data, da.Array):
+    if not is_lazy(data):
         yield MemorySlabs(data)
     elif data.numblocks[1] > 1:
         yield StripedSlabs(data, width)

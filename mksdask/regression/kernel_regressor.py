@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
-import dask
-import dask.array as da
 import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mksdask.arrays import LABELLED, Array, ArrayLike, is_number, to_numpy, unwrap
-from mksdask.compute.blocks import check_whole_samples, map_samples, merge_tree
-from mksdask.compute.graph import delayed_blocks
+from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, to_numpy, unwrap
+from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, in_chunks_of, map_samples
 from mksdask.compute.operation import Limit, Plan, Stage
 from mksdask.display.cards import WithCard, card
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
@@ -169,7 +165,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         self._check_parameters()
         data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
         target: Any = y
-        if not isinstance(data, da.Array):
+        if not is_lazy(data):
             y = y if y is None else to_numpy(y)
             data, target = validate_data(self, data, y, dtype=np.float64, multi_output=True, y_numeric=True)
         n_landmarks = self.n_landmarks
@@ -181,12 +177,12 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
                 f"and at most {EXACT_SAMPLES} samples"
             )
             raise ValueError(msg)
-        if isinstance(data, da.Array) and n_landmarks is None:
+        if is_lazy(data) and n_landmarks is None:
             loaded = to_numpy(data), to_numpy(y)
             data, target = validate_data(self, *loaded, dtype=np.float64, multi_output=True, y_numeric=True)
-        elif isinstance(data, da.Array):
+        elif is_lazy(data):
             data, target = self._checked_lazy(data, y)
-        if not isinstance(target, da.Array):
+        if not is_lazy(target):
             target = np.asarray(target, dtype=np.float64)
         self._one_column = target.ndim == 1
         target = target.reshape(len(target), -1)
@@ -226,7 +222,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
             msg = f"n_landmarks must be a positive integer or None, got {n!r}"
             raise ValueError(msg)
 
-    def _checked_lazy(self, data: da.Array, y: ArrayLike) -> tuple[da.Array, da.Array]:
+    def _checked_lazy(self, data: Any, y: ArrayLike) -> tuple[Any, Any]:
         target, _ = unwrap(y, name="y")
         if data.ndim != 2 or 0 in data.shape or np.isnan(data.shape[0]):
             msg = f"X must be a matrix (n_samples, n_components) of known shape, got shape {tuple(data.shape)}"
@@ -235,9 +231,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
             msg = f"y must have one entry for each of the {len(data)} samples of X, got shape {tuple(target.shape)}"
             raise ValueError(msg)
         check_whole_samples(data)
-        if not isinstance(target, da.Array):
-            target = da.from_array(target, chunks=(data.chunks[0], *target.shape[1:]))
-        target = target.rechunk({0: data.chunks[0]} | dict.fromkeys(range(1, target.ndim), -1))
+        target = in_chunks_of(data, target).rechunk(dict.fromkeys(range(1, target.ndim), -1))
         self.n_features_in_ = int(data.shape[1])
         return data, target
 
@@ -276,17 +270,11 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
     def _fit_landmarks(self, scores: Any, target: Any, n_landmarks: int, rng: np.random.Generator) -> None:
         n = len(scores)
         some = np.sort(rng.choice(n, min(n, max(POOL * n_landmarks, SELECTION_SAMPLES)), replace=False))
-        if isinstance(scores, da.Array):
-            found = dask.compute(
-                scores[some], target[some], scores.std(axis=0), target.mean(axis=0), target.std(axis=0)
-            )
-            pool, of_pool, deviations, self._mean, deviation = (np.asarray(value, dtype=np.float64) for value in found)
-            if not all(np.isfinite(value).all() for value in (deviations, self._mean)):
-                msg = "X or y holds NaN or infinite values; leave out the samples that have them"
-                raise ValueError(msg)
-        else:
-            pool, of_pool, deviations = scores[some], target[some], scores.std(axis=0)
-            self._mean, deviation = target.mean(axis=0), target.std(axis=0)
+        found = computed((scores[some], target[some], scores.std(axis=0), target.mean(axis=0), target.std(axis=0)))
+        pool, of_pool, deviations, self._mean, deviation = (np.asarray(value, dtype=np.float64) for value in found)
+        if not all(np.isfinite(value).all() for value in (deviations, self._mean)):
+            msg = "X or y holds NaN or infinite values; leave out the samples that have them"
+            raise ValueError(msg)
         self.scale_ = float(deviations.max()) or 1.0
         self._deviation = np.where(deviation > 0, deviation, 1.0)
         pool, of_pool = pool / self.scale_, (of_pool - self._mean) / self._deviation
@@ -315,18 +303,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         self, fold: Callable[..., Any], merge: Callable[..., Any], scores: Any, target: Any, *, name: str
     ) -> Any:
         """Fold scaled scores and targets block by block, and merge the results in a tree that only the chunks fix."""
-        kernel = partial(_scaled_fold, fold=fold, scale=self.scale_, mean=self._mean, deviation=self._deviation)
-        if not isinstance(scores, da.Array):
-            return kernel(scores, target)
-        # The token is new each time, because fits with other parameters may run at the same time.
-        token = uuid.uuid4().hex
-        stage = dask.delayed(kernel, name=f"{name}-kernel-{token}")
-        rows, columns = delayed_blocks(scores, target)
-        parts = [
-            stage(*pair, dask_key_name=f"{name}-{token}-{number}")
-            for number, pair in enumerate(zip(rows, columns, strict=True))
-        ]
-        return merge_tree(parts, merge, name=f"merge-{name}-{token}").compute()
+        options = {"fold": fold, "scale": self.scale_, "mean": self._mean, "deviation": self._deviation}
+        return computed(fold_samples(_scaled_fold, merge, scores, target, name=name, options=options))
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:  # noqa: FBT001, FBT002
         """Predict the targets of scores, lazily for lazy scores.
@@ -345,7 +323,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         """
         check_is_fitted(self, "scale_")
         data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
-        if not isinstance(data, da.Array):
+        if not is_lazy(data):
             data = validate_data(self, data, reset=False)
         elif data.ndim != 2 or data.shape[1] != self.n_features_in_:
             msg = f"X must have {self.n_features_in_} components as in fit, got shape {tuple(data.shape)}"
@@ -411,11 +389,11 @@ def _plan(regressor: KernelRegressor, X: ArrayLike, y: ArrayLike, groups: ArrayL
         exact = Stage("kernel regression in memory", 1, 4 * 8 * n * n, float(data.nbytes), 0.0, 20.0 * n**3)
         return Plan("KernelRegressor.fit", layout, (exact,), limit)
     columns = 1 + m + (1 if target.ndim == 1 else target.shape[1])
-    rows = max(data.chunks[0]) if isinstance(data, da.Array) else n
-    n_tasks = len(data.chunks[0]) if isinstance(data, da.Array) else 1
+    rows = max(data.chunks[0]) if is_lazy(data) else n
+    n_tasks = len(data.chunks[0]) if is_lazy(data) else 1
     # A task holds rows to absorb, their stack below a factor, its copy for LAPACK, and the rows' kernel matrix.
     task = 8 * columns * columns * (3 * ROWS_AT_ONCE + 3) + 3 * rows * 8 * (k + columns - 1 - m)
-    if task > limit.task_bytes and isinstance(data, da.Array):
+    if task > limit.task_bytes and is_lazy(data):
         raise limit.refusal(task, f"regression on {m} landmarks", "use fewer n_landmarks, or smaller chunks of X")
     stages = (
         Stage("scale and pool", n_tasks, 3 * rows * 8 * k, float(data.nbytes)),

@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import dask
-import dask.array as da
 import numba
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array, ArrayLike, axes_argument, unwrap_volume
-from mksdask.compute.blocks import merge_tree
+from mksdask.arrays import Array, ArrayLike, axes_argument, is_lazy, unwrap_volume
+from mksdask.compute.blocks import array_of, fold_parts
 from mksdask.compute.graph import stored_array
 from mksdask.compute.operation import Limit
-from mksdask.samples import periodic_axes_of, spacing_of
+from mksdask.samples import Grid
 
 PENCIL_VOXELS = 2**25
 # Bytes beside those that are read: which voxels are of the phase, and the same line by line.
@@ -76,8 +74,8 @@ class _Chords:
     axis: int
     wraps: bool
 
-    def __call__(self, source: Any, box: tuple[slice, ...] | None = None) -> NDArray[np.int64]:
-        block = np.asarray(source if box is None else source[box])
+    def __call__(self, box: tuple[slice, ...], source: Any) -> NDArray[np.int64]:
+        block = np.asarray(source[box])
         lines = np.ascontiguousarray(np.moveaxis(block == self.phase, self.axis, -1)).reshape(
             -1, block.shape[self.axis]
         )
@@ -103,7 +101,7 @@ def _pencils(data: Any, axis: int) -> list[tuple[slice, ...]]:
     boxes: list[tuple[slice, ...]] = [()]
     for other, n in enumerate(spatial):
         # Blocks of the volume that are cut are read for each of their parts.
-        block = data.chunksize[other] if isinstance(data, da.Array) else 1
+        block = data.chunksize[other] if is_lazy(data) else 1
         step = n if other == axis else edge - edge % block if edge > block else edge
         boxes = [(*box, slice(i, min(i + step, n))) for box in boxes for i in range(0, n, step)]
     return boxes
@@ -112,23 +110,18 @@ def _pencils(data: Any, axis: int) -> list[tuple[slice, ...]]:
 def _counts(volume: ArrayLike, phase: int, axis: int, *, wraps: bool) -> Any:
     """Numbers of chords along an axis by length, delayed: (2, n + 1)."""
     data, _ = unwrap_volume(volume)
-    kernel = _Chords(int(phase), axis, wraps)
-    token = dask.base.tokenize(kernel, data)
-    count = dask.delayed(kernel, name=f"count-chords-kernel-{token}")
-    source = stored_array(data)
-    parts = []
-    for number, box in enumerate(_pencils(data, axis)):
-        key = f"count-chords-{token}-{number}"
-        if source is None:
-            parts.append(count(data[box].rechunk(-1).to_delayed(optimize_graph=False).item(), dask_key_name=key))
-        else:
-            parts.append(count(dask.delayed(source, name=f"volume-{token}"), box, dask_key_name=key))
-    return merge_tree(parts, np.add, name=f"add-chords-{token}")
+    kernel, boxes, source = _Chords(int(phase), axis, wraps), _pencils(data, axis), stored_array(data)
+    if source is not None:
+        parts = [(box,) for box in boxes]
+        return fold_parts(kernel, np.add, parts, name="count-chords", shared=(source,), of=(data,))
+    blocks = [data[box].rechunk(-1).to_delayed(optimize_graph=False).item() for box in boxes]
+    return fold_parts(kernel, np.add, [((), block) for block in blocks], name="count-chords", of=())
 
 
 def _arguments(
     volume: ArrayLike, phase: Any, axes: int | Sequence[int] | None, periodic_axes: int | Sequence[int] | None
-) -> tuple[Any, list[int], tuple[bool, ...], tuple[tuple[str, float, str], ...]]:
+) -> tuple[Any, list[int], Grid]:
+    """The phases of a volume, the axes along which chords are wanted, and its grid; checked."""
     data, labels = unwrap_volume(volume)
     if not 1 <= data.ndim <= 3 or 0 in data.shape or data.dtype.kind not in "biu":
         msg = f"volume must hold phase numbers along 1 to 3 axes, got shape {tuple(data.shape)} of {data.dtype}"
@@ -136,11 +129,10 @@ def _arguments(
     if not isinstance(phase, int | np.integer):
         msg = f"phase must be the number of a phase, got {phase!r}"
         raise ValueError(msg)
-    samples = None if labels is None else labels.expand_dims("sample")
-    periodic = axes_argument(periodic_axes_of(samples) if periodic_axes is None else periodic_axes, data.ndim)
+    grid = Grid.of(labels, data.shape, periodic_axes, first=0)
     chosen = list(range(data.ndim)) if axes is None else np.atleast_1d(axes).tolist()
     axes_argument(chosen, data.ndim, name="axes")
-    return data, chosen, periodic, spacing_of(samples, data.ndim)
+    return data, chosen, grid
 
 
 def chord_lengths(
@@ -189,12 +181,12 @@ def chord_lengths(
     >>> chord_lengths(np.array([1, 0, 0, 1, 0, 1, 1]), phase=0).chords_x.values.tolist()
     [1, 1, 0, 0, 0, 0, 0]
     """
-    data, chosen, periodic, grid = _arguments(volume, phase, axes, periodic_axes)
+    data, chosen, grid = _arguments(volume, phase, axes, periodic_axes)
     found: dict[str, Any] = {}
     for axis in chosen:
-        n, (dim, step, units) = int(data.shape[axis]), grid[axis]
-        counts = _counts(volume, phase, axis, wraps=periodic[axis])
-        array = da.from_delayed(counts, (2, n + 1), dtype=np.int64, name=f"chords-{counts.key}")[:, 1:]
+        n, (dim, step, units) = int(data.shape[axis]), grid.axes[axis]
+        counts = _counts(volume, phase, axis, wraps=grid.periodic[axis])
+        array = array_of(counts, (2, n + 1), np.int64, name="chords")[:, 1:]
         lengths = (f"length_{dim}", np.arange(1, n + 1) * step, {"units": units})
         for row, name in enumerate(("chords", "cut")):
             found[f"{name}_{dim}"] = xr.DataArray(array[row], dims=f"length_{dim}", coords={f"length_{dim}": lengths})
@@ -250,25 +242,19 @@ def lineal_path(
     >>> lineal_path(np.array([1, 0, 0, 1, 0, 0]), phase=0, cutoff=2).lineal_path_x.values.round(3).tolist()
     [0.667, 0.4, 0.0]
     """
-    data, chosen, periodic, grid = _arguments(volume, phase, axes, periodic_axes)
+    data, chosen, grid = _arguments(volume, phase, axes, periodic_axes)
     found: dict[str, Any] = {}
     for axis in chosen:
-        n, (dim, step, units) = int(data.shape[axis]), grid[axis]
+        n, (dim, step, units) = int(data.shape[axis]), grid.axes[axis]
         longest = n - 1 if cutoff is None else cutoff
         if not isinstance(longest, int | np.integer) or not 0 <= longest < n:
             msg = f"cutoff must be an integer from 0 to {n - 1}, the steps along axis {axis}; got {cutoff!r}"
             raise ValueError(msg)
         kernel = partial(
-            _lineal_path, n=n, n_lines=int(np.prod(data.shape)) // n, n_lags=longest + 1, wraps=periodic[axis]
+            _lineal_path, n=n, n_lines=int(np.prod(data.shape)) // n, n_lags=longest + 1, wraps=grid.periodic[axis]
         )
-        counts = _counts(volume, phase, axis, wraps=periodic[axis])
-        values = da.from_delayed(
-            dask.delayed(kernel, name=f"lineal-path-kernel-{counts.key}-{longest}")(
-                counts, dask_key_name=f"lineal-path-{counts.key}-{longest}"
-            ),
-            (longest + 1,),
-            dtype=np.float64,
-        )
+        counts = _counts(volume, phase, axis, wraps=grid.periodic[axis])
+        values = array_of(counts, (longest + 1,), np.float64, name="lineal-path", function=kernel)
         lags = (f"lag_{dim}", np.arange(longest + 1) * step, {"units": units})
         found[f"lineal_path_{dim}"] = xr.DataArray(values, dims=f"lag_{dim}", coords={f"lag_{dim}": lags})
     return xr.Dataset(found)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, unwrap
-from mksdask.compute.blocks import merge_tree
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, is_lazy, unwrap
+from mksdask.compute.blocks import array_of, fold_parts
 
 # Interface area to volume over the mean number of crossings of a line a length, by dimension: Cauchy and Crofton.
 AREA_OF_CROSSINGS = {1: 1.0, 2: np.pi / 2.0, 3: 2.0}
@@ -102,28 +101,20 @@ def _mean(sums: Array) -> Array:
 
 def _average(data: Any, lags: Sequence[Array], shells: _Shells) -> Any:
     """Means over shells, (..., *lags, n_pairs) → (..., n_shells, n_pairs); lazily of blocks of lags, one task each."""
-    if not isinstance(data, da.Array):
+    if not is_lazy(data):
         return _mean(shells.sums(data, lags))
     data = data.rechunk({data.ndim - 1: -1})
-    token = dask.base.tokenize(data, lags, shells)
     n_leading = data.ndim - 1 - len(lags)
-    task = dask.delayed(shells.sums, name=f"shells-kernel-{token}")
-    finish = dask.delayed(_mean, name=f"radial-average-kernel-{token}")
-    starts = [np.concatenate([[0], np.cumsum(sizes)]).astype(int) for sizes in data.chunks]
-    blocks, found = data.to_delayed(optimize_graph=False), []
+    near = [
+        np.split(along, np.cumsum(sizes)[:-1]) for along, sizes in zip(lags, data.chunks[n_leading:-1], strict=True)
+    ]
+    blocks, dtype, found = data.to_delayed(optimize_graph=False), np.result_type(data.dtype, np.float64), []
     for leading in np.ndindex(*data.numblocks[:n_leading]):
-        parts = []
-        for place in np.ndindex(*data.numblocks[n_leading:-1]):
-            edges = zip(lags, starts[n_leading:], place, strict=False)
-            near = [along[first[i] : first[i + 1]] for along, first, i in edges]
-            key = "-".join(map(str, (*leading, *place)))
-            parts.append(task(blocks[(*leading, *place, 0)], near, dask_key_name=f"shells-{token}-{key}"))
-        key = "-".join([token, *map(str, leading)])
-        total = merge_tree(parts, np.add, name=f"add-shells-{key}")
+        parts = list(zip(blocks[leading].ravel(), itertools.product(*near), strict=True))
+        total = fold_parts(shells.sums, np.add, parts, name="shells", of=())
         shape = (*(data.chunks[axis][i] for axis, i in enumerate(leading)), shells.n_shells, data.shape[-1])
-        mean = finish(total, dask_key_name=f"radial-average-{key}")
-        found.append(da.from_delayed(mean, shape, dtype=np.result_type(data.dtype, np.float64)))
-    return found[0] if len(found) == 1 else da.concatenate(found)
+        found.append(array_of(total, shape, dtype, name="radial-average", function=_mean))
+    return np.concatenate(found)
 
 
 def radial_average(

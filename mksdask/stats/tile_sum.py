@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.compute.blocks import merge_tree
+from mksdask.compute.blocks import array_of, computed, fold_parts, map_parts
 from mksdask.compute.graph import stored_array
 from mksdask.compute.operation import Limit, Plan, Stage
 from mksdask.compute.watching import Channel, Plane, Watch, watching
@@ -128,16 +127,9 @@ class _TileSum:
     fields: VolumeFields
     tiling: Tiling
     pairs: tuple[tuple[int, int], ...]
+    is_gathered: bool = False  # whether the graph puts together the block of a tile
 
-    def __call__(
-        self,
-        run: tuple[int, int],
-        source: Any,
-        mask: Any = None,
-        *,
-        is_block: bool = False,
-        watched: tuple[Channel, Plane] | None = None,
-    ) -> Array:
+    def __call__(self, run: tuple[int, int], source: Any, mask: Any, watched: tuple[Channel, Plane] | None) -> Array:
         """Sums of a run of tiles, read from arrays; or of one tile, whose haloed blocks are given.
 
         Σ m* m' of each pair, Ω, and the number of observed pairs, at each lag: (1, *lags, n_pairs + 2). Sums so far are
@@ -155,12 +147,12 @@ class _TileSum:
             for number in range(start, min(start + TILES_TOGETHER, last)):
                 box = tiling.box(number)
                 haloed = tiling.haloed(box)
-                values = source if is_block else tiling.read(source, haloed)
+                values = source if self.is_gathered else tiling.read(source, haloed)
                 confidence = None
                 if weights is None:
                     counts = counts + self._count(box)
                 else:
-                    confidence = mask if is_block else tiling.read(mask, haloed)
+                    confidence = mask if self.is_gathered else tiling.read(mask, haloed)
                     weights.add(mask_fields(confidence), box)
                 products.add(self.fields.of_block(values, confidence), box)
             for position, found in enumerate(products.at_lags()):
@@ -211,25 +203,26 @@ def sum_tiles(
         assert watcher is not None
         runs = _runs(kernel, problem, (watcher.channel, plane))
         found = _statistics(problem, kernel, runs, return_std=return_std, scratch=scratch)
-        computed = dask.compute(found)[0]
-        watcher.finish(np.asarray(computed[0] if return_std else computed))
-    return computed
+        known = computed(found)
+        watcher.finish(np.asarray(known[0] if return_std else known))
+    return known
 
 
 def _statistics(
-    problem: VolumeCorrelation, kernel: _TileSum, runs: da.Array, *, return_std: bool, scratch: Url | None
+    problem: VolumeCorrelation, kernel: _TileSum, runs: Any, *, return_std: bool, scratch: Url | None
 ) -> Any:
     """Statistics from the sums of runs, lazily."""
-    tiling, data, mask = kernel.tiling, problem.volume.data, problem.volume.confidence
+    tiling = kernel.tiling
     if scratch is not None:
         runs = materialize(runs, scratch, progress=False)
-    total = _total(runs, with_squares=return_std)
+    # Added in their order.
+    parts = [(block,) for block in runs.to_delayed(optimize_graph=False).ravel()]
+    leaf = partial(TileSums.of, with_squares=return_std)
+    total = fold_parts(leaf, TileSums.__add__, parts, name="sums", of=())
     shape = (*(2 * c + 1 for c in tiling.cutoff), len(problem.pairs))
-    token = dask.base.tokenize(kernel, data, mask, return_std, scratch)
 
     def lazily(function: Callable[[TileSums], Array], name: str, kind: Any) -> Any:
-        task = dask.delayed(function, name=f"{name}-kernel-{token}")(total, dask_key_name=f"{name}-{token}")
-        array = da.from_delayed(task, shape, dtype=kind, name=f"{name}-array-{token}")
+        array = array_of(total, shape, kind, name=name, function=function)
         return problem.label(array, [np.arange(-c, c + 1) for c in tiling.cutoff], name)
 
     mean = lazily(_ratio, "two_point_statistics", np.float64 if tiling.real else np.complex128)
@@ -302,49 +295,26 @@ def _tile(
     return _TileSum(problem.fields, tiling, indices), work
 
 
-def _runs(kernel: _TileSum, problem: VolumeCorrelation, watched: tuple[Channel, Plane] | None = None) -> da.Array:
+def _runs(kernel: _TileSum, problem: VolumeCorrelation, watched: tuple[Channel, Plane] | None = None) -> Any:
     """The sums of all runs, lazily: (n_runs, *lags, n_pairs + 2)."""
     tiling, data, mask = kernel.tiling, problem.volume.data, problem.volume.confidence
     source, weights = stored_array(data), stored_array(mask)
-    token = dask.base.tokenize(kernel, data, mask)
-    run = dask.delayed(kernel, name=f"correlate-volume-kernel-{token}")
-    parts = []
-    # Results are the same whoever watches, so this is in no name.
-    options = {} if watched is None else {"watched": watched}
     if source is not None and (mask is None or weights is not None):
-        whole = dask.delayed(source, name=f"volume-{token}")
-        masks = None if mask is None else dask.delayed(weights, name=f"confidence-{token}")
-        for number, bounds in enumerate(tiling.runs()):
-            parts.append(run(bounds, whole, masks, dask_key_name=f"correlate-volume-{token}-{number}", **options))
+        parts: list[Any] = [(run,) for run in tiling.runs()]
+        shared: tuple[Any, ...] = (source, weights, watched)
     else:
-        blocks, masks = (None if array is None else da.asarray(array) for array in (data, mask))
+        lazy = [None if array is None else da.asarray(array) for array in (data, mask)]
+        parts, shared = [], (watched,)
+        kernel = replace(kernel, is_gathered=True)
         for number in range(tiling.n_tiles):
             box = tiling.haloed(tiling.box(number))
-            parts.append(
-                run(
-                    (number, number + 1),
-                    tiling.gather(blocks, box),
-                    None if masks is None else tiling.gather(masks, box),
-                    is_block=True,
-                    dask_key_name=f"correlate-volume-{token}-{number}",
-                    **options,
-                )
-            )
+            blocks = [None if array is None else tiling.gather(array, box) for array in lazy]
+            parts.append(((number, number + 1), *blocks))
+    # Results are the same whoever watches, so this is in no name.
+    sums = map_parts(kernel, parts, name="correlate-volume", shared=shared, of=(data, mask))
     shape = (1, *(2 * c + 1 for c in tiling.cutoff), len(kernel.pairs) + 2)
     dtype = np.float64 if tiling.real else np.complex128
-    arrays = [da.from_delayed(part, shape, dtype=dtype, name=f"run-{part.key}") for part in parts]
-    return da.concatenate(arrays)
-
-
-def _total(runs: da.Array, *, with_squares: bool) -> Any:
-    """The sum over runs, added in their order."""
-    token = dask.base.tokenize(runs, with_squares)
-    leaf = dask.delayed(partial(TileSums.of, with_squares=with_squares), name=f"sums-kernel-{token}")
-    parts = [
-        leaf(block, dask_key_name=f"sums-{token}-{number}")
-        for number, block in enumerate(runs.to_delayed(optimize_graph=False).ravel())
-    ]
-    return merge_tree(parts, TileSums.__add__, name=f"add-tiles-{token}")
+    return np.concatenate([array_of(part, shape, dtype, name="run") for part in sums])
 
 
 def _ratio(sums: TileSums) -> Array:

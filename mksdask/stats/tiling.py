@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
-import dask.array as da
 import numpy as np
 import scipy.fft
 
@@ -133,12 +132,12 @@ class Tiling:
             out[place] = np.asarray(source[tuple(part for part, _ in parts)])
         return out
 
-    def gather(self, lazy: da.Array, box: Box) -> Any:
+    def gather(self, lazy: Any, box: Box) -> Any:
         """The voxels of a box that exist, of a dask array, as one delayed block."""
         axes, _ = self.parts_of(box)
         for axis, parts in enumerate(axes):
             pieces = [lazy[(slice(None),) * axis + (part,)] for part, _ in parts]
-            lazy = pieces[0] if len(pieces) == 1 else da.concatenate(pieces, axis=axis)
+            lazy = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=axis)
         # Graphs that are optimized one by one give different tasks the same key.
         return lazy.rechunk(-1).to_delayed(optimize_graph=False).item()
 

@@ -15,7 +15,7 @@ from mksdask.arrays import Array, ArrayLike, sizes_argument, unwrap_volume
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.graph import stored_array
 from mksdask.compute.operation import samples_per_chunk
-from mksdask.samples import spacing_of
+from mksdask.samples import Grid
 
 
 def _cut(numbers: NDArray[np.int64], *, source: Any, corners: NDArray[np.int64], size: tuple[int, ...]) -> Array:
@@ -134,8 +134,7 @@ def _labelled(
     windows: da.Array, labels: xr.DataArray, corners: NDArray[np.int64], size: tuple[int, ...]
 ) -> xr.DataArray:
     coords: dict[str, Any] = {str(k): v for k, v in labels.coords.items() if v.dims == labels.dims[len(size) :]}
-    samples = labels.expand_dims("sample")
-    for axis, (dim, step, units) in enumerate(spacing_of(samples, len(size))):
+    for axis, (dim, step, units) in enumerate(Grid.of(labels, labels.shape[: len(size)], first=0).axes):
         origin = float(labels.coords[dim][0]) if dim in labels.coords else 0.0
         coords[dim] = (dim, np.arange(size[axis]) * step, {"units": units, "spacing": step})
         coords[f"corner_{dim}"] = ("sample", origin + corners[:, axis] * step, {"units": units})

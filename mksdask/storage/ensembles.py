@@ -25,7 +25,7 @@ from zarr.codecs import BloscCodec
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, axes_argument, is_lazy, unwrap
 from mksdask.compute.operation import largest_divisor, samples_per_chunk
-from mksdask.samples import periodic_axes_of, spacing_of
+from mksdask.samples import Grid
 from mksdask.storage.atomic import Location, Url, consolidate, staged
 from mksdask.storage.blocks import Writing, attributes_of, fingerprint_of, write_missing, write_shards
 
@@ -177,17 +177,14 @@ def _microstructure_attrs(phases: Sequence[str] | None, periodic_axes: Any, spat
     return attrs
 
 
-def _inherit(
-    labels: xr.DataArray, n_spatial: int, spacing: Any, units: str, phases: Any, periodic_axes: Any
-) -> tuple[Any, str, Any, Any]:
-    """What was left at its default, from the labels of the samples."""
+def _inherit(grid: Grid, spacing: Any, units: str, phases: Any, periodic_axes: Any) -> tuple[Any, str, Any, Any]:
+    """Take what was left at its default from the grid of the samples."""
     if np.ndim(spacing) == 0 and spacing == 1.0 and units == "voxel":
-        axes = spacing_of(labels, n_spatial)
-        spacing, units = [abs(step) for _, step, _ in axes], axes[0][2]
+        spacing, units = [abs(step) for step in grid.steps], grid.axes[0].units
     if phases is None:
-        phases = labels.attrs.get("phases")
+        phases = grid.phases or None
     if np.size(periodic_axes) == 0:
-        periodic_axes = periodic_axes_of(labels)
+        periodic_axes = grid.periodic_axes
     return spacing, units, phases, periodic_axes
 
 
@@ -310,7 +307,9 @@ def create_ensemble(
         raise ValueError(msg)
     n_samples, names = int(data.shape[0]), SPATIAL_DIMS[: len(spatial)]
     if labels is not None:
-        spacing, units, phases, periodic_axes = _inherit(labels, len(spatial), spacing, units, phases, periodic_axes)
+        spacing, units, phases, periodic_axes = _inherit(
+            Grid.of(labels, spatial), spacing, units, phases, periodic_axes
+        )
     rows = _rows(chunks, data, n_samples, int(np.prod(spatial)))
     attrs = _kept_attrs(X) | _microstructure_attrs(phases, periodic_axes, spatial)
     dims = ("sample", *names, *(("angle",) if angles else ()))
@@ -581,8 +580,8 @@ def create_volume(
     angles = _has_angles(volume if labels is not None else data[None], data[None], spacing)
     spatial = tuple(int(n) for n in data.shape[: data.ndim - angles])
     if labels is not None:
-        samples = labels.expand_dims("sample")
-        spacing, units, phases, periodic_axes = _inherit(samples, len(spatial), spacing, units, phases, periodic_axes)
+        grid = Grid.of(labels, spatial, first=0)
+        spacing, units, phases, periodic_axes = _inherit(grid, spacing, units, phases, periodic_axes)
     if not 1 <= len(spatial) <= 3 or 0 in spatial:
         msg = f"volume must have 1 to 3 axes, none of them empty, got shape {spatial}"
         raise ValueError(msg)

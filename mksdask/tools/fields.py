@@ -10,14 +10,14 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from mksdask.arrays import Array, ArrayLike, to_numpy, unwrap
-from mksdask.samples import spacing_of
+from mksdask.samples import Grid
 from mksdask.tools.panels import Extent, Panels, check_panels, lag_extent, maps_figure, phase_colours, scale_of
 
 MOST_PHASES = 12
 
 
 def _voxel_extent(labels: xr.DataArray | None, spatial: Sequence[int]) -> Extent:
-    axes = spacing_of(labels, len(spatial))
+    axes = Grid.of(labels, spatial).axes
     positions = []
     for n, (dim, step, _) in zip(spatial, axes, strict=True):
         origin = 0.0

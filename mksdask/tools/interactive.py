@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mksdask.arrays import ArrayLike, to_numpy, unwrap_volume
-from mksdask.samples import spacing_of
+from mksdask.samples import Grid
 from mksdask.tools.panels import phase_colours, scale_of
 
 # A browser still turns this many voxels along the longest side smoothly.
@@ -65,10 +65,10 @@ def show_volume(
         raise ValueError(msg)
     step = -(-max(data.shape) // size)
     values = to_numpy(data[::step, ::step, ::step])
-    axes = spacing_of(None if labels is None else labels.expand_dims("sample"), 3)
-    extent = [n * step * width for n, (_, width, _) in zip(values.shape, axes, strict=True)]
+    grid = Grid.of(labels, data.shape, first=0)
+    extent = [n * step * width for n, (_, width, _) in zip(values.shape, grid.axes, strict=True)]
     bounds = [bound for length in extent for bound in (0.0, length)]
-    plot = k3d.plot(height=height, axes=[f"{dim} / {units}" for dim, _, units in axes], background_color=0xFFFFFF)
+    plot = k3d.plot(height=height, axes=[f"{dim} / {units}" for dim, _, units in grid.axes], background_color=0xFFFFFF)
     # The first axis of k3d is z.
     turned = np.ascontiguousarray(values.transpose(2, 1, 0))
     if values.dtype.kind == "f":
@@ -78,7 +78,7 @@ def show_volume(
         limits = [float(norm.vmin or 0.0), float(norm.vmax or 1.0)]
         plot += k3d.volume(turned.astype(np.float32), color_map=table.ravel(), color_range=limits, bounds=bounds)
         return plot
-    names = [] if labels is None else list(labels.attrs.get("phases") or ())
+    names = list(grid.phases)
     n_phases = max(int(values.max()) + 1, len(names))
     if values.min() < 0 or n_phases > MOST_PHASES:
         msg = (
