@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, to_numpy, unwrap
 from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, in_chunks_of, map_samples
-from mksdask.compute.operation import Limit, Plan, Stage
+from mksdask.compute.operation import Limit, Operation, Plan, Stage, operation
 from mksdask.display.cards import WithCard, card
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
 from mksdask.regression.exact import ExactFit
@@ -144,7 +145,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         self.criterion = criterion
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+    @operation
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Operation[Self]:
         """Choose the parameters that are "auto", and fit.
 
         Parameters
@@ -162,6 +164,9 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         ValueError
             If a parameter is not valid, if the arrays do not fit together, or if they hold NaN.
         """
+        return _Fit(self, X, y, groups)
+
+    def _fit_checked(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None) -> None:
         self._check_parameters()
         data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
         target: Any = y
@@ -192,7 +197,6 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
             self._fit_exact(data, target, None if groups is None else to_numpy(groups), rng)
         else:
             self._fit_landmarks(data, target, n_landmarks, rng)
-        return self
 
     def _card(self) -> str:
         known = {"samples": len(self._fit.known)} if self.landmarks_ is None else {"landmarks": len(self.landmarks_)}
@@ -380,24 +384,37 @@ def _predict_block(block: Array, *, model: KernelRegressor, with_spread: bool) -
     return found
 
 
-def _plan(regressor: KernelRegressor, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Plan:
-    (data, _), (target, _), limit = unwrap(X), unwrap(y, name="y"), Limit.of()
-    n, k = map(int, data.shape)
-    layout = {"samples": n, "components": k}
-    m = regressor.n_landmarks or (LANDMARKS if n > EXACT_SAMPLES else None)
-    if m is None:
-        exact = Stage("kernel regression in memory", 1, 4 * 8 * n * n, float(data.nbytes), 0.0, 20.0 * n**3)
-        return Plan("KernelRegressor.fit", layout, (exact,), limit)
-    columns = 1 + m + (1 if target.ndim == 1 else target.shape[1])
-    rows = max(data.chunks[0]) if is_lazy(data) else n
-    n_tasks = len(data.chunks[0]) if is_lazy(data) else 1
-    # A task holds rows to absorb, their stack below a factor, its copy for LAPACK, and the rows' kernel matrix.
-    task = 8 * columns * columns * (3 * ROWS_AT_ONCE + 3) + 3 * rows * 8 * (k + columns - 1 - m)
-    if task > limit.task_bytes and is_lazy(data):
-        raise limit.refusal(task, f"regression on {m} landmarks", "use fewer n_landmarks, or smaller chunks of X")
-    stages = (
-        Stage("scale and pool", n_tasks, 3 * rows * 8 * k, float(data.nbytes)),
-        Stage("factor", n_tasks, task, float(data.nbytes), 0.0, 2.0 * n * m * (m + k) * (1 + 1 / ROWS_AT_ONCE)),
-        Stage("calibration", n_tasks, task, float(data.nbytes), 0.0, 2.0 * n * m * (m + k)),
-    )
-    return Plan("KernelRegressor.fit", layout | {"landmarks": m}, stages, limit)
+@dataclass(frozen=True)
+class _Fit(Operation[KernelRegressor]):
+    """The arguments of `KernelRegressor.fit`."""
+
+    regressor: KernelRegressor
+    X: ArrayLike
+    y: ArrayLike
+    groups: ArrayLike | None
+
+    def run(self) -> KernelRegressor:
+        self.regressor._fit_checked(self.X, self.y, self.groups)
+        return self.regressor
+
+    def plan(self, limit: Limit) -> Plan:
+        (data, _), (target, _), regressor = unwrap(self.X), unwrap(self.y, name="y"), self.regressor
+        n, k = map(int, data.shape)
+        layout = {"samples": n, "components": k}
+        m = regressor.n_landmarks or (LANDMARKS if n > EXACT_SAMPLES else None)
+        if m is None:
+            exact = Stage("kernel regression in memory", 1, 4 * 8 * n * n, float(data.nbytes), 0.0, 20.0 * n**3)
+            return Plan("KernelRegressor.fit", layout, (exact,), limit)
+        columns = 1 + m + (1 if target.ndim == 1 else target.shape[1])
+        rows = max(data.chunks[0]) if is_lazy(data) else n
+        n_tasks = len(data.chunks[0]) if is_lazy(data) else 1
+        # A task holds rows to absorb, their stack below a factor, its copy for LAPACK, and the rows' kernel matrix.
+        task = 8 * columns * columns * (3 * ROWS_AT_ONCE + 3) + 3 * rows * 8 * (k + columns - 1 - m)
+        if task > limit.task_bytes and is_lazy(data):
+            raise limit.refusal(task, f"regression on {m} landmarks", "use fewer n_landmarks, or smaller chunks of X")
+        stages = (
+            Stage("scale and pool", n_tasks, 3 * rows * 8 * k, float(data.nbytes)),
+            Stage("factor", n_tasks, task, float(data.nbytes), 0.0, 2.0 * n * m * (m + k) * (1 + 1 / ROWS_AT_ONCE)),
+            Stage("calibration", n_tasks, task, float(data.nbytes), 0.0, 2.0 * n * m * (m + k)),
+        )
+        return Plan("KernelRegressor.fit", layout | {"landmarks": m}, stages, limit)
