@@ -53,7 +53,7 @@ def open_source(path: Any, *, dataset: str | None = None, axes: str | None = Non
     except (OSError, tifffile.TiffFileError, KeyError, zarr.errors.BaseZarrError) as error:
         msg = f"{files[0]} cannot be read as a {files[0].suffix.lower() or 'zarr'} file: {error}"
         raise ValueError(msg) from error
-    # The name of the array depends on the sizes and times of the files, so that an import is not resumed from files
+    # The name of the array depends on the paths, sizes and times of the files, so that no import is resumed from files
     # that have changed.
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     stamped = found.data.map_blocks(

@@ -1,7 +1,7 @@
 """Images that are opened but not read: lazy arrays, with the axes, spacing and units that their files state.
 
-Every reader returns a `Source`. What it reads later, slab by slab along the first axis of the file, is read by a kernel
-that holds only the path, so that workers open the file themselves.
+Every reader returns a `Source`. A kernel reads its values later, slab by slab along the first axis of the file. The
+kernel holds only the path, so that workers open the file themselves.
 """
 
 from __future__ import annotations
