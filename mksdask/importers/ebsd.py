@@ -27,8 +27,8 @@ from mksdask.storage.ensembles import VOLUME_CHUNK, create_ensemble, create_volu
 BAND_POINTS = 2**20
 # Laue groups of crystals whose x axis lies along a or along a*.
 WITH_A_AXIS = ("trigonal-low", "trigonal", "hexagonal-low", "hexagonal")
-# A half turn about a direction in the plane of the map brings the axes of the Euler angles to those of the map. The
-# angle of this direction from x, in radians, by the direction of the first of these axes.
+# A half turn about a direction in the plane of the map brings the axes of the Euler angles to those of the map. This
+# table gives the angle of that direction from x, in radians, for each direction of the first axis of the Euler angles.
 HALF_TURNS = {"y": np.pi / 4, "-y": -np.pi / 4, "-x": np.pi / 2, "x": 0.0}
 
 

@@ -28,7 +28,8 @@ from mksdask.importers.ebsd_text import TextFile, text_lines
 # right and whose y runs down. The schematics in its HDF5 files show them.
 EDAX_AXES = {1: ("y", "x"), 2: ("-y", "-x"), 3: ("-x", "y"), 4: ("x", "-y")}
 DEFAULT_EDAX_SETTING = 2
-# Laue groups by the numbers of OIM Analysis. Of the monoclinic settings, only the one with the unique axis b is known.
+# Laue groups by the numbers of OIM Analysis. Of the monoclinic settings, only the one with the unique axis b is
+# supported.
 EDAX_GROUPS = {
     1: "triclinic",
     20: "monoclinic",

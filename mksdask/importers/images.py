@@ -1,4 +1,4 @@
-"""Images of others into stores: streamed, segmented, cropped, cut into windows."""
+"""Import of images into stores: they are streamed, and may be cropped, segmented and cut into windows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, sizes_argument
+from mksdask.importers.image_files import open_source
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
-from mksdask.importers.sources import Source, open_source, slab_thickness
+from mksdask.importers.sources import Source, slab_thickness
 from mksdask.storage.atomic import Url
 from mksdask.storage.ensembles import VOLUME_SHARD, create_ensemble, create_volume, open_ensemble, open_volume
 
-# Of the windows that are cut together.
+# Number of bytes of the windows that are cut together.
 BAND_BYTES = 2**25
 
 
@@ -39,62 +40,68 @@ def import_images(
     mode: Any = "w-",
     resume: bool = False,
 ) -> xr.Dataset:
-    """Stream images into a volume store, or an ensemble store of windows or samples.
+    """Import images into a store: one volume, or an ensemble of windows or samples.
+
+    The files are streamed, so they may be larger than memory. Grey levels can be segmented into phases on the way.
 
     Parameters
     ----------
     path : str, path, or sequence of them
-        TIFF (one image, a stack, a folder, a pattern such as ``slices/*.tif``), PNG, JPEG, BMP; ``.npy``, ``.npz``;
-        HDF5 and DREAM.3D; netCDF; ``.vti``, legacy ``.vtk``; zarr and OME-Zarr.
+        TIFF, PNG, JPEG or BMP images (one image, a stack, a folder, or a pattern such as ``slices/*.tif``); ``.npy`` or
+        ``.npz``; HDF5 or DREAM.3D; netCDF; ``.vti`` or legacy ``.vtk``; zarr or OME-Zarr.
     url : str or path
-        Of the store to make.
+        Place of the store: a path, or any URL that fsspec knows.
     dataset : str, optional
-        Which array of a file that holds several.
+        Name of the array, if a file holds several.
     axes : str, optional
-        Axes as the file orders them, by x, y, z, and s for samples. Default: what the file says, or "zyx" for images
-        and VTK, "xyz" and "sxyz" for arrays.
+        Names of the axes in the order of the file: x, y, z, and s for samples. By default they are read from the file,
+        or are "zyx" for images and VTK, and "xyz" or "sxyz" for arrays.
     phases : dict, optional
-        Phase of each value: names, numbered as they first appear, or numbers.
+        Phase of each value, as a name or as a number. Names are numbered in the order in which they first appear.
     thresholds : float or sequence of float, optional
-        Rising grey levels; phase k begins at the k-th.
+        Grey levels that rise. Phase k begins at the k-th threshold.
     otsu : int, optional
-        Number of phases that are parted by Otsu's thresholds, of the cropped image. Without any of these three, values
-        are stored as they are.
+        Number of phases, which are separated by Otsu's thresholds of the cropped image. Without `phases`, `thresholds`
+        and `otsu`, the values are stored unchanged.
     names : sequence of str, optional
         Names of the phases that `thresholds`, `otsu`, or numbers in `phases` make.
     spacing : float or sequence of float, optional
-        Voxel size along x, y, z. Default: what the file says, or 1 voxel.
+        Voxel size along x, y, z. By default it is read from the file, or is 1 voxel.
     units : str, optional
-        Of the spacing.
+        Unit of the spacing.
     crop : dict, optional
-        First voxel and the one behind the last, of axes to cut, such as ``{"x": (0, 200), "z": (50, None)}``.
+        For each axis to cut, the first voxel to keep and the one after the last, such as
+        ``{"x": (0, 200), "z": (50, None)}``.
     window : int or sequence of int, optional
-        Voxels along each axis of windows that the image is cut into, side by side; what is left over is dropped.
+        Number of voxels along each axis of a window. With it, the image is cut into windows that lie side by side, and
+        voxels beyond the last whole window are dropped.
     periodic_axes : sequence of int
-        Axes along which samples are periodic; windows are not.
+        Axes along which a volume or samples are periodic. Windows are not periodic.
     mode : {"w-", "w"}
-        Refuse to overwrite, or overwrite.
+        "w-" refuses to overwrite a store, and "w" overwrites it.
     resume : bool, default False
-        Go on with what a call that was killed has written; see `create_volume`.
+        Continue from what a killed call has written; see `create_volume`.
 
     Returns
     -------
     xarray.Dataset
-        What `open_volume` or, for windows and samples, `open_ensemble` returns.
+        The store, opened lazily by `open_volume` or, for windows and samples, by `open_ensemble`.
 
     Raises
     ------
-    FileNotFoundError, FileExistsError
-        If there is nothing to read, or something where it is to be written.
+    FileNotFoundError
+        If there is no file to read.
+    FileExistsError
+        If the store exists and `mode` is "w-".
     ValueError
-        If the format is not known, or an argument does not fit the image; values of which `phases` says nothing are
-        named.
+        If the format is not known, or an argument does not fit the image. Values of the image that `phases` does not
+        list are named.
 
     Notes
     -----
-    Memory of a task is a slab of 128 MiB of the file or less, its phases and a copy of these; or a band of windows.
-    Shards of a volume are as thick as a slab. ``.npz``, compressed VTK, and single images are loaded whole. Files are
-    read once, twice with `otsu`, three times if they are not of 8 or 16 bits.
+    A task holds a slab of at most 128 MiB of the file, its phases and a copy of the phases; or a band of windows. The
+    shards of a volume are as thick as a slab. ``.npz`` files, compressed VTK files and single images are loaded whole.
+    Files are read once; with `otsu` twice, or three times if their values are not of 8 or 16 bits.
 
     Examples
     --------
@@ -106,8 +113,10 @@ def import_images(
     >>> dict(stored.sizes), stored.microstructure.attrs["phases"]
     ({'x': 20, 'y': 20, 'z': 20}, ['pore', 'grain'])
     """
-    if sum(option is not None for option in (phases, thresholds, otsu)) > 1:
-        msg = "phases, thresholds and otsu exclude each other; give one"
+    segmentation = {"phases": phases, "thresholds": thresholds, "otsu": otsu}
+    if sum(option is not None for option in segmentation.values()) > 1:
+        given = [name for name, option in segmentation.items() if option is not None]
+        msg = f"phases, thresholds and otsu exclude each other, got {' and '.join(given)}; give only one of them"
         raise ValueError(msg)
     source = open_source(path, dataset=dataset, axes=axes)
     data, spatial = _cropped(source, crop)
@@ -115,14 +124,7 @@ def import_images(
     thickness = slab_thickness(data.shape, data.dtype)
     if is_in_slabs and window is None:
         data = data.rechunk({0: thickness})
-    mapping: Values | Thresholds | None = None
-    found_names = None
-    if phases is not None:
-        mapping, found_names = by_values(phases)
-    elif thresholds is not None:
-        mapping = by_thresholds(np.atleast_1d(thresholds).tolist())
-    elif otsu is not None:
-        mapping = by_otsu(data, otsu)
+    mapping, found_names = _segmentation(data, phases, thresholds, otsu)
     if mapping is not None:
         data = data.map_blocks(mapping, dtype=np.uint8, meta=np.empty((0,) * data.ndim, np.uint8), token="segment")
     options = {
@@ -136,7 +138,7 @@ def import_images(
     has_samples = "s" in source.axes
     if window is not None:
         if has_samples:
-            msg = "window cuts one image; this file holds samples, which are stored as they are"
+            msg = f"window={window!r} cuts one image, but {path} holds samples that are stored whole; leave window out"
             raise ValueError(msg)
         create_ensemble(url, _windows(data, order, spatial, window), **options)
         return open_ensemble(url)
@@ -148,21 +150,23 @@ def import_images(
         return open_ensemble(url)
     shards = [VOLUME_SHARD[len(spatial)]] * len(spatial)
     if is_in_slabs:
-        # As thick as what a task reads: no task has to wait for the slabs of others.
+        # Shards are as thick as the slab that a task reads, so that no task has to wait for the slabs of others.
         slow = spatial.index(order[0])
         shards[slow] = min(shards[slow], thickness)
-        # By tasks, which split slabs where they are: nothing has to be exchanged.
+        # The method "tasks" splits each slab where it lies, so that workers exchange nothing.
         data = data.rechunk(tuple(shards), method="tasks")
     create_volume(url, data, periodic_axes=periodic_axes, chunks=shards, **options)
     return open_volume(url)
 
 
 def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] | None) -> tuple[da.Array, str]:
-    """The part of the image that is wanted, axes as in the file; and the spatial axes in the order of the store."""
+    """Crop the image. Return it with the axes of the file, and the spatial axes in the order of the store."""
     spatial = "".join(axis for axis in SPATIAL_DIMS if axis in source.axes)
     if spatial != "xyz"[: len(spatial)]:
-        # Slices along other axes are images all the same.
-        msg = f"axes {source.axes!r} must name x, then y, then z"
+        msg = (
+            f"axes={source.axes!r} must name x for an image with one axis, x and y for two, and x, y and z for three; "
+            "call the axes of a slice x and y, also if it lies along other axes"
+        )
         raise ValueError(msg)
     cuts = dict(crop or {})
     parts = []
@@ -170,16 +174,34 @@ def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] |
         low, high = cuts.pop(axis, (None, None))
         first, last = 0 if low is None else int(low), length if high is None else int(high)
         if not 0 <= first < last <= length:
-            msg = f"crop of {axis} must lie within 0 and {length}, the first below the last, got ({low}, {high})"
+            msg = f"crop of {axis} must lie within 0 and {length}, with the first below the last, got ({low}, {high})"
             raise ValueError(msg)
         parts.append(slice(first, last))
     if cuts:
-        msg = f"crop names axes {sorted(cuts)} that the image does not have; it has {sorted(source.axes)}"
+        msg = f"crop names the axes {sorted(cuts)}, which the image does not have; its axes are {sorted(source.axes)}"
         raise ValueError(msg)
     return source.data[tuple(parts)], spatial
 
 
+def _segmentation(
+    data: da.Array,
+    phases: Mapping[float, str | int] | None,
+    thresholds: float | Sequence[float] | None,
+    otsu: int | None,
+) -> tuple[Values | Thresholds | None, list[str] | None]:
+    """Choose the mapping of values to phases, and the names of the phases if the mapping holds names."""
+    if phases is not None:
+        return by_values(phases)
+    if thresholds is not None:
+        return by_thresholds(np.atleast_1d(thresholds).tolist()), None
+    return (None if otsu is None else by_otsu(data, otsu)), None
+
+
 def _spacing(source: Source, spacing: float | Sequence[float] | None, spatial: str) -> tuple[float, ...]:
+    """Choose the voxel size along each spatial axis: from the argument, from the file, or 1.
+
+    If the file states it for some axes only, the others get the same size.
+    """
     if spacing is not None:
         steps = np.asarray(spacing, dtype=float)
         if steps.shape not in ((), (len(spatial),)):
@@ -190,7 +212,10 @@ def _spacing(source: Source, spacing: float | Sequence[float] | None, spatial: s
     if known and set(known) != set(spatial):
         missing = sorted(set(spatial) - set(known))
         if any(abs(step - next(iter(known.values()))) > 1e-9 * abs(step) for step in known.values()):
-            msg = f"the file gives the spacing of {known}, not of {missing}; give spacing= for all axes"
+            msg = (
+                f"the file gives the spacing {known}, but none for the axes {missing}; give spacing= with one number "
+                "for each axis"
+            )
             raise ValueError(msg)
         known |= dict.fromkeys(missing, next(iter(known.values())))
     return tuple(abs(known[axis]) for axis in spatial) if known else (1.0,) * len(spatial)
@@ -199,10 +224,14 @@ def _spacing(source: Source, spacing: float | Sequence[float] | None, spatial: s
 def _names(
     names: Sequence[str] | None, found: list[str] | None, mapping: Values | Thresholds | None
 ) -> list[str] | None:
+    """Choose the names of the phases: from the argument, or from the mapping of values to names."""
     if names is None:
         return found
     if found is not None or mapping is None:
-        msg = f"names={list(names)} are for thresholds, otsu, or numbers in phases; names in phases name themselves"
+        msg = (
+            f"names={list(names)} are for thresholds, otsu, or numbers in phases; leave names out if phases holds "
+            "names already, or if the image is not segmented"
+        )
         raise ValueError(msg)
     if len(names) != mapping.n_phases:
         msg = f"names must name {mapping.n_phases} phases, got {list(names)}"
@@ -212,10 +241,18 @@ def _names(
 
 @dataclass(frozen=True)
 class _Cut:
-    """A band of windows, axes as in the file and one window thick, into windows with the axes of the store."""
+    """The kernel that cuts a band, with the axes of the file and one window thick, into windows with the store's axes.
 
-    window: tuple[int, ...]  # in the order of the file
-    order: tuple[int, ...]  # of the store's axes in the file
+    Parameters
+    ----------
+    window : tuple of int
+        Size of a window, with the axes in the order of the file.
+    order : tuple of int
+        Position in the file of each axis of the store.
+    """
+
+    window: tuple[int, ...]
+    order: tuple[int, ...]
 
     def __call__(self, slab: Array) -> Array:
         counts = [n // size for n, size in zip(slab.shape, self.window, strict=True)]
@@ -226,13 +263,15 @@ class _Cut:
 
 
 def _windows(data: da.Array, order: str, spatial: str, window: int | Sequence[int]) -> da.Array:
+    """Cut an image with the axes `order` into windows with the axes `spatial`, (n_windows, *window)."""
     sizes = sizes_argument(window, name="window")
     sizes = sizes * len(spatial) if len(sizes) == 1 else sizes
     in_file = tuple(sizes[spatial.index(axis)] for axis in order) if len(sizes) == len(spatial) else ()
     if not in_file or any(size > n for size, n in zip(in_file, data.shape, strict=True)):
         shape = tuple(data.shape[order.index(axis)] for axis in spatial)
         msg = (
-            f"window must be one size, or one for each axis, that fits into the image of {shape} voxels, got {window!r}"
+            f"window must be one size, or one for each axis, that fits into the image of {shape} voxels, got "
+            f"{window!r}; give smaller windows, or as many numbers as axes"
         )
         raise ValueError(msg)
     in_store = tuple(order.index(axis) for axis in spatial)
@@ -240,7 +279,7 @@ def _windows(data: da.Array, order: str, spatial: str, window: int | Sequence[in
     whole = data[tuple(slice(0, n * size) for n, size in zip(counts, in_file, strict=True))]
     chunks: list[Any] = [in_file[0], *(-1,) * (data.ndim - 1)]
     if data.ndim > 1:
-        # A slab is cut into bands along the axis whose windows differ slowest, so that their order stays.
+        # A slab is cut into bands along the slowest axis of the order of windows, so that this order stays.
         across = next(axis for axis in in_store if axis)
         row_bytes = data.dtype.itemsize * int(np.prod(in_file)) * int(np.prod(counts[1:])) // counts[across]
         chunks[across] = in_file[across] * max(1, BAND_BYTES // row_bytes)

@@ -1,4 +1,4 @@
-"""Grey levels to phases: by a list of values, by thresholds, or by Otsu's method."""
+"""Segmentation: grey levels become phases, by a list of values, by thresholds, or by Otsu's method."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numba import njit
 
 from mksdask.arrays import Array
 
-# Classes of a histogram of values that are not 8- or 16-bit integers.
+# Number of bins of a histogram of values that are not 8- or 16-bit integers.
 BINS = 2**16
-# Voxels that are mapped at once.
+# Number of voxels that are mapped at once.
 PIECE = 2**18
 
 
 def _like(levels: Array, values: Array) -> Array:
-    """Levels in the precision of the image, in which they were read off it."""
+    """Convert levels to the precision of the image, because they were read off values in this precision."""
     return levels.astype(values.dtype) if values.dtype.kind == "f" else levels
 
 
 def _pieces(block: Array) -> Iterator[tuple[slice, Array]]:
-    """Parts of a block, flat: what is made of one takes several times its bytes."""
+    """Iterate over flat parts of a block, because intermediate arrays take several times the bytes of a part."""
     flat = block.reshape(-1)
     for start in range(0, flat.size, PIECE):
         part = slice(start, start + PIECE)
@@ -33,7 +33,7 @@ def _pieces(block: Array) -> Iterator[tuple[slice, Array]]:
 
 
 def _mapped(function: Callable[[Array], Array], block: Array) -> Array:
-    """Phases of a block: by a table of all values that its dtype has, where these are few."""
+    """Map a block to phases. If its dtype has few values, a table of all values is made first."""
     out = np.empty(block.size, dtype=np.uint8)
     has_table = block.dtype.kind in "iu" and block.dtype.itemsize <= 2 and block.size > PIECE
     lowest = int(np.iinfo(block.dtype).min) if has_table else 0
@@ -48,7 +48,7 @@ def _mapped(function: Callable[[Array], Array], block: Array) -> Array:
 
 
 def _counts(block: Array, lowest: int, n: int) -> Array:
-    """How often integers from the lowest on occur."""
+    """Count how often each of the `n` integers from `lowest` on occurs in a block."""
     counts = np.zeros(n, dtype=np.int64)
     for _, values in _pieces(block):
         counts += np.bincount(values.astype(np.intp) - lowest, minlength=n)
@@ -57,7 +57,15 @@ def _counts(block: Array, lowest: int, n: int) -> Array:
 
 @dataclass(frozen=True)
 class Values:
-    """Phases of listed values."""
+    """The kernel that maps listed values to phases.
+
+    Parameters
+    ----------
+    levels : tuple of number
+        Values of the image.
+    phases : tuple of int
+        Phase of each value.
+    """
 
     levels: tuple[float | int, ...]
     phases: tuple[int, ...]
@@ -68,12 +76,12 @@ class Values:
         return max(self.phases) + 1
 
     def __call__(self, block: Array) -> Array:
-        """Phases of a block.
+        """Return the phases of a block.
 
         Raises
         ------
         ValueError
-            If it holds other values.
+            If the block holds other values.
         """
         return _mapped(self._phases_of, block)
 
@@ -84,8 +92,8 @@ class Values:
         if not (levels[place] == values).all():
             strange = np.unique(values[levels[place] != values])
             msg = (
-                f"phases must list every value of the image; {strange[:5].tolist()} are not among {list(self.levels)}. "
-                "Use thresholds for grey levels"
+                f"phases must list every value of the image, but {strange[:5].tolist()} are not among "
+                f"{list(self.levels)}; add them, or use thresholds for grey levels"
             )
             raise ValueError(msg)
         return np.asarray(self.phases, dtype=np.uint8)[order][place]
@@ -93,7 +101,13 @@ class Values:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Phase k lies from threshold k - 1, included, to threshold k."""
+    """The kernel that maps the values from threshold k - 1, included, to threshold k, excluded, to phase k.
+
+    Parameters
+    ----------
+    thresholds : tuple of float
+        Thresholds that rise, counted from 0.
+    """
 
     thresholds: tuple[float, ...]
 
@@ -103,36 +117,48 @@ class Thresholds:
         return len(self.thresholds) + 1
 
     def __call__(self, block: Array) -> Array:
-        """Phases of a block.
+        """Return the phases of a block.
 
         Raises
         ------
         ValueError
-            If it holds NaN.
+            If the block holds NaN.
         """
         return _mapped(self._phases_of, block)
 
     def _phases_of(self, values: Array) -> Array:
         if values.dtype.kind == "f" and np.isnan(values).any():
-            msg = "the image holds NaN, which lies on neither side of thresholds"
+            msg = "the image holds NaN, which lies on neither side of thresholds; replace NaN by a number first"
             raise ValueError(msg)
         return np.searchsorted(_like(np.asarray(self.thresholds), values), values, side="right").astype(np.uint8)
 
 
 def by_values(phases: Mapping[float, str | int]) -> tuple[Values, list[str] | None]:
-    """Phases from a mapping of values to names, numbered as they first appear, or to numbers; and the names.
+    """Make phases from a mapping of values to names or to phase numbers.
+
+    Parameters
+    ----------
+    phases : mapping of number to str or int
+        Name or number of the phase of each value. Names are numbered in the order in which they first appear.
+
+    Returns
+    -------
+    Values
+        The kernel that maps values to phases.
+    list of str or None
+        Names of the phases, if the mapping holds names.
 
     Raises
     ------
     ValueError
-        If it is empty or mixes names and numbers.
+        If the mapping is empty, mixes names and numbers, or numbers the phases with gaps.
     """
     targets = list(phases.values())
     are_names = [isinstance(target, str) for target in targets]
     if not targets or any(are_names) != all(are_names) or len(set(targets)) > 256:
         msg = f"phases must map values to names, or to numbers 0, 1, …, got {dict(phases)!r}"
         raise ValueError(msg)
-    # Whole numbers as such: beyond 2**53 floats do not tell them apart.
+    # Whole numbers stay integers, because floats do not tell them apart beyond 2**53.
     levels = tuple(int(level) if float(level).is_integer() else float(level) for level in phases)
     if all(are_names):
         names = list(dict.fromkeys(map(str, targets)))
@@ -145,12 +171,12 @@ def by_values(phases: Mapping[float, str | int]) -> tuple[Values, list[str] | No
 
 
 def by_thresholds(thresholds: Sequence[float]) -> Thresholds:
-    """Phases between rising thresholds.
+    """Make phases from thresholds that rise.
 
     Raises
     ------
     ValueError
-        If they do not rise.
+        If the thresholds do not rise, or are not finite.
     """
     values = tuple(float(value) for value in np.atleast_1d(thresholds))
     if not values or any(a >= b for a, b in itertools.pairwise(values)) or not np.isfinite(values).all():
@@ -160,23 +186,26 @@ def by_thresholds(thresholds: Sequence[float]) -> Thresholds:
 
 
 def by_otsu(data: da.Array, n_phases: int) -> Thresholds:
-    """Thresholds that part the grey levels of an image best; reads it once, or twice if it is not 8- or 16-bit.
+    """Find the thresholds that separate the grey levels of an image best, by Otsu's method.
 
-    They make the variance between classes largest, over all places, for any number of classes.
-
-    Otsu, N. A threshold selection method from gray-level histograms. IEEE Trans. SMC 9 (1979) 62.
+    These thresholds maximise the variance between the classes, over all possible thresholds and for any number of
+    classes. The image is read once, or twice if its values are not of 8 or 16 bits.
 
     Parameters
     ----------
     data : dask array
         Grey levels.
     n_phases : int
-        Classes, 2 to 6.
+        Number of classes, from 2 to 6.
 
     Raises
     ------
     ValueError
-        If the image has fewer values than classes, or NaN.
+        If `n_phases` is out of range, or the image has fewer grey levels than classes, or NaN or infinite values.
+
+    References
+    ----------
+    Otsu, N. A threshold selection method from gray-level histograms. IEEE Trans. SMC 9 (1979) 62.
     """
     if isinstance(n_phases, bool) or not isinstance(n_phases, int | np.integer) or not 2 <= n_phases <= 6:
         msg = f"otsu must be a number of phases from 2 to 6, got {n_phases!r}"
@@ -187,7 +216,7 @@ def by_otsu(data: da.Array, n_phases: int) -> Thresholds:
     else:
         low, high = map(float, dask.compute(data.min(), data.max()))
         if not np.isfinite([low, high]).all():
-            msg = "the image holds NaN or infinite values; otsu needs grey levels"
+            msg = "the image holds NaN or infinite values, but otsu needs finite grey levels; replace them first"
             raise ValueError(msg)
         n_bins = BINS
         width = (high - low) / n_bins or 1.0
@@ -204,13 +233,17 @@ def by_otsu(data: da.Array, n_phases: int) -> Thresholds:
     )
     counts = parts.sum(axis=tuple(range(data.ndim)), split_every=4).compute()
     if np.count_nonzero(counts) < n_phases:
-        msg = f"otsu={n_phases} needs as many grey levels, the image has {np.count_nonzero(counts)}"
+        msg = (
+            f"otsu={n_phases} needs at least as many grey levels, but the image has only {np.count_nonzero(counts)}; "
+            "ask for fewer phases"
+        )
         raise ValueError(msg)
     cuts = _best_cuts(counts.astype(np.float64), n_phases)
     return Thresholds(tuple(low + width * cut for cut in cuts))
 
 
 def _histogram(block: Array, low: float, width: float, n_bins: int) -> Array:
+    """Count the values of a block in bins of one width, (1, ..., 1, n_bins)."""
     counts = np.zeros(n_bins, dtype=np.int64)
     for _, values in _pieces(block):
         places = np.clip(((values.astype(np.float64) - low) / width).astype(np.int64), 0, n_bins - 1)
@@ -219,10 +252,10 @@ def _histogram(block: Array, low: float, width: float, n_bins: int) -> Array:
 
 
 def _best_cuts(counts: Array, n_classes: int) -> list[int]:
-    """First bins of all classes but the lowest, by dynamic programming over the bins that are not empty."""
+    """Find the first bin of each class except the lowest, by dynamic programming over the bins that are not empty."""
     bins = np.flatnonzero(counts)
     edges = np.append(bins, len(counts))
-    # About the mean, so that sums of squares keep their digits.
+    # Levels are measured from their mean, so that sums of squares keep their digits.
     levels = bins - np.average(bins, weights=counts[bins])
     weight = np.concatenate([[0.0], np.cumsum(counts[bins])])
     moment = np.concatenate([[0.0], np.cumsum(counts[bins] * levels)])
@@ -241,9 +274,10 @@ def _best_cuts(counts: Array, n_classes: int) -> list[int]:
 
 @njit
 def _next_class(best, weight, moment):  # type: ignore[no-untyped-def]
-    """Largest Σ (Σ c v)² / Σ c over one class more, of bins 0 to j - 1 for each j, and where its last class begins.
+    """Add one class: for each j, find the largest Σ (Σ c v)² / Σ c of bins 0 to j - 1, and where the last class begins.
 
-    That place rises with j, so that halving the range of j halves that of places: n log n steps, whatever the bins.
+    The place where the last class begins rises with j. So halving the range of j also halves the range of places, and
+    n log n steps suffice for any values of the bins.
     """
     n = len(weight) - 1
     total, choice = np.full(n + 1, -np.inf), np.zeros(n + 1, dtype=np.int64)

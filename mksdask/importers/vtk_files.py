@@ -1,4 +1,4 @@
-"""Image data of VTK: XML files (.vti) and legacy ones (.vtk), uncompressed data without reading them whole."""
+"""Images in VTK files: XML files (.vti) and legacy files (.vtk). Raw values are not read whole."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from mksdask.arrays import Array
+from mksdask.importers.sources import Source, chosen_dataset, lazy_slabs
 
 XML_TYPES = {
     "Int8": "i1",
@@ -42,7 +43,7 @@ LEGACY_TYPES = {
 
 
 @dataclass(frozen=True)
-class VtkImage:
+class _VtkImage:
     """One array of an image.
 
     Parameters
@@ -50,15 +51,15 @@ class VtkImage:
     path : path
         The file.
     shape : tuple of int
-        (z, y, x): x runs fastest.
+        Numbers of voxels along z, y, x. The x axis runs fastest.
     dtype : dtype
-        As stored, with its byte order.
+        dtype of the stored values, with its byte order.
     spacing : tuple of float
-        Along x, y, z.
+        Voxel size along x, y, z.
     offset : int or None
-        Where raw values begin.
+        Position in bytes at which raw values begin, if the file holds raw values.
     values : ndarray or None
-        All values, where the file does not hold them raw.
+        All values, if the file does not hold raw values.
     """
 
     path: Path
@@ -69,7 +70,7 @@ class VtkImage:
     values: Array | None = None
 
     def read(self, first: int, last: int) -> Array:
-        """Planes of z, (last - first, y, x), in the native byte order."""
+        """Read the planes along z from `first` to `last`, (last - first, y, x), in the native byte order."""
         if self.values is not None:
             return self.values[first:last]
         plane = self.shape[1] * self.shape[2]
@@ -77,40 +78,32 @@ class VtkImage:
             file.seek((self.offset or 0) + first * plane * self.dtype.itemsize)
             raw = file.read((last - first) * plane * self.dtype.itemsize)
         if len(raw) < (last - first) * plane * self.dtype.itemsize:
-            msg = f"{self.path} ends before the {self.shape[0]} planes that its header announces"
+            msg = f"{self.path} ends before the {self.shape[0]} planes that its header announces; it is truncated"
             raise ValueError(msg)
         rows = np.frombuffer(raw, self.dtype).reshape(last - first, *self.shape[1:])
         return rows.astype(self.dtype.newbyteorder("="))
 
 
-def open_vtk(path: Path, dataset: str | None) -> VtkImage:
-    """Open one scalar array of an image.
+def open_vtk(path: Path, dataset: str | None) -> Source:
+    """Open one scalar array of an image in a `.vti` or `.vtk` file.
 
     Raises
     ------
     ValueError
-        If the file is not image data, or holds no such array; the arrays are named.
+        If the file is not image data, or holds no such array. The message lists the arrays.
     """
-    return _open_xml(path, dataset) if path.suffix.lower() == ".vti" else _open_legacy(path, dataset)
+    image = _open_xml(path, dataset) if path.suffix.lower() == ".vti" else _open_legacy(path, dataset)
+    steps = dict(zip("xyz", image.spacing, strict=True))
+    return Source(lazy_slabs(image.read, image.shape, image.dtype), "zyx", steps)
 
 
 def _shape(extent: tuple[int, ...], *, of_cells: bool) -> tuple[int, ...]:
-    """(z, y, x) of points, or of the cells between them; a flat axis has one layer of either."""
+    """Return the numbers of points along z, y, x, or of the cells between them. A flat axis has one layer of either."""
     sizes = [high - low + 1 for low, high in zip(extent[::2], extent[1::2], strict=True)]
     return tuple(max(1, size - 1) if of_cells else size for size in sizes[::-1])
 
 
-def _chosen(path: Path, names: list[str], dataset: str | None) -> str:
-    if dataset in names:
-        return str(dataset)
-    if dataset is None and len(names) == 1:
-        return names[0]
-    msg = f"{path} " + (f"has no dataset {dataset!r}" if dataset else "needs dataset=")
-    msg += f"; there are: {', '.join(names) or 'none with one component'}"
-    raise ValueError(msg)
-
-
-def _open_xml(path: Path, dataset: str | None) -> VtkImage:
+def _open_xml(path: Path, dataset: str | None) -> _VtkImage:
     head, appended, is_raw = _header(path)
     try:
         root = ET.fromstring(head)
@@ -123,7 +116,7 @@ def _open_xml(path: Path, dataset: str | None) -> VtkImage:
         raise ValueError(msg)
     pieces = image.findall("Piece")
     if len(pieces) != 1:
-        msg = f"{path} is in {len(pieces)} pieces; write it as one"
+        msg = f"{path} is in {len(pieces)} pieces, expected one; write the image as one piece"
         raise ValueError(msg)
     extent = tuple(map(int, pieces[0].get("Extent", image.get("WholeExtent", "")).split()))
     arrays = {
@@ -133,7 +126,7 @@ def _open_xml(path: Path, dataset: str | None) -> VtkImage:
         for array in group.findall("DataArray")
         if int(array.get("NumberOfComponents") or 1) == 1
     }
-    array, of_cells = arrays[_chosen(path, list(arrays), dataset)]
+    array, of_cells = arrays[chosen_dataset(dataset, list(arrays), path, none="none with one component")]
     order = "<" if root.get("byte_order", "LittleEndian") == "LittleEndian" else ">"
     if array.get("type") not in XML_TYPES:
         msg = f"{path}: {array.get('Name')} is of type {array.get('type')!r}, expected one of {', '.join(XML_TYPES)}"
@@ -149,11 +142,11 @@ def _open_xml(path: Path, dataset: str | None) -> VtkImage:
     form = array.get("format", "ascii")
     if form == "ascii":
         values = np.array((array.text or "").split(), dtype=np.float64 if dtype.kind == "f" else np.int64)
-        return VtkImage(path, shape, dtype.newbyteorder("="), spacing, None, _reshaped(values, shape, path, dtype))
+        return _VtkImage(path, shape, dtype.newbyteorder("="), spacing, None, _reshaped(values, shape, path, dtype))
     if form == "appended":
         start = appended + int(array.get("offset", 0))
         if is_raw and compressor is None:
-            return VtkImage(path, shape, dtype, spacing, start + counter.itemsize)
+            return _VtkImage(path, shape, dtype, spacing, start + counter.itemsize)
         with path.open("rb") as file:
             file.seek(start)
             data = file.read()
@@ -163,11 +156,17 @@ def _open_xml(path: Path, dataset: str | None) -> VtkImage:
     content = _unpacked(data, counter, is_raw=is_raw, is_compressed=compressor is not None)
     n_bytes = int(np.prod(shape)) * dtype.itemsize
     values = np.frombuffer(content[:n_bytes], dtype)
-    return VtkImage(path, shape, dtype.newbyteorder("="), spacing, None, _reshaped(values, shape, path, dtype))
+    return _VtkImage(path, shape, dtype.newbyteorder("="), spacing, None, _reshaped(values, shape, path, dtype))
 
 
 def _header(path: Path) -> tuple[bytes, int, bool]:
-    """The XML without what is appended, where that begins, and whether it is raw."""
+    """Read the XML without the appended data.
+
+    Returns
+    -------
+    bytes, int, bool
+        The XML, the position in bytes at which the appended data begin, and whether these are raw.
+    """
     head = b""
     with path.open("rb") as file:
         while True:
@@ -181,7 +180,11 @@ def _header(path: Path) -> tuple[bytes, int, bool]:
 
 
 def _unpacked(data: bytes, counter: np.dtype[Any], *, is_raw: bool, is_compressed: bool) -> bytes:
-    """Values behind their header: a number of bytes, or number, size and last size of blocks and size of each."""
+    """Decode the values that follow a header of numbers.
+
+    Without compression the header is the number of bytes. With compression it is the number of blocks, their size, the
+    size of the last block, and the compressed size of each block.
+    """
 
     def numbers(n: int, first: int = 0) -> Array:
         start, n_bytes = first * counter.itemsize, (first + n) * counter.itemsize
@@ -202,17 +205,18 @@ def _unpacked(data: bytes, counter: np.dtype[Any], *, is_raw: bool, is_compresse
 
 
 def _reshaped(values: Array, shape: tuple[int, ...], path: Path, dtype: np.dtype[Any]) -> Array:
+    """Give values the shape that the header announces, and the native byte order."""
     if values.size != np.prod(shape):
-        msg = f"{path} holds {values.size} values, its header announces {' × '.join(map(str, shape[::-1]))}"
+        msg = f"{path} holds {values.size} values, but its header announces {' × '.join(map(str, shape[::-1]))}"
         raise ValueError(msg)
     return values.reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _open_legacy(path: Path, dataset: str | None) -> VtkImage:
+def _open_legacy(path: Path, dataset: str | None) -> _VtkImage:
     arrays: dict[str, tuple[np.dtype[Any], bool, int]] = {}
     with path.open("rb") as file:
         if not file.readline().startswith(b"# vtk DataFile"):
-            msg = f"{path} does not begin as a VTK file does"
+            msg = f"{path} does not begin with '# vtk DataFile', so it is not a VTK file"
             raise ValueError(msg)
         file.readline()
         is_binary = file.readline().strip().upper() == b"BINARY"
@@ -223,7 +227,7 @@ def _open_legacy(path: Path, dataset: str | None) -> VtkImage:
             words = line.decode("latin-1").split()
             keyword = words[0].upper() if words else ""
             if keyword == "DATASET" and words[1].upper() != "STRUCTURED_POINTS":
-                msg = f"{path} is a {words[1]}, expected STRUCTURED_POINTS"
+                msg = f"{path} is a VTK file of type {words[1]}, expected STRUCTURED_POINTS"
                 raise ValueError(msg)
             if keyword == "DIMENSIONS":
                 sizes = tuple(map(int, words[1:4]))
@@ -240,14 +244,15 @@ def _open_legacy(path: Path, dataset: str | None) -> VtkImage:
                 if is_binary:
                     shape = _shape(_extent(sizes), of_cells=of_cells)
                     file.seek(int(np.prod(shape)) * dtype.itemsize, 1)
-        dtype, of_cells, offset = arrays[_chosen(path, list(arrays), dataset)]
+        dtype, of_cells, offset = arrays[chosen_dataset(dataset, list(arrays), path, none="none with one component")]
         shape = _shape(_extent(sizes), of_cells=of_cells)
         if is_binary:
-            return VtkImage(path, shape, dtype, spacing, offset)
+            return _VtkImage(path, shape, dtype, spacing, offset)
         file.seek(offset)
         values = np.fromstring(file.read().decode("latin-1"), sep=" ", count=int(np.prod(shape)))
-    return VtkImage(path, shape, dtype.newbyteorder("="), spacing, None, _reshaped(values, shape, path, dtype))
+    return _VtkImage(path, shape, dtype.newbyteorder("="), spacing, None, _reshaped(values, shape, path, dtype))
 
 
 def _extent(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the first and the last point along each axis."""
     return tuple(bound for size in sizes for bound in (0, size - 1))

@@ -1,0 +1,177 @@
+"""Images in files of arrays: NumPy, HDF5 and DREAM.3D, netCDF, zarr and OME-Zarr."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import h5py
+import numpy as np
+import zarr
+from scipy.io import netcdf_file
+
+from mksdask.arrays import Array
+from mksdask.importers.sources import Source, array_axes, chosen_dataset, lazy_slabs, mean_step, unit_text
+
+
+@dataclass(frozen=True)
+class _Npy:
+    """The kernel that reads rows of a NumPy file."""
+
+    path: Path
+
+    def __call__(self, first: int, last: int) -> Array:
+        return np.array(np.load(self.path, mmap_mode="r", allow_pickle=False)[first:last])
+
+
+def open_numpy(path: Path, dataset: str | None) -> Source:
+    """Open a `.npy` file, or one array of an `.npz` file, which is loaded whole."""
+    if path.suffix == ".npy":
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            msg = (
+                f"{path} cannot be read as an array of numbers ({error}); nothing is unpickled, so save the array with "
+                "a numeric dtype"
+            )
+            raise ValueError(msg) from error
+        if not array.size or not array.ndim:
+            return Source(da.from_array(np.asarray(array)), array_axes(array.ndim), {})
+        return Source(lazy_slabs(_Npy(path), array.shape, array.dtype), array_axes(array.ndim), {})
+    if not zipfile.is_zipfile(path):
+        msg = f"{path} cannot be read as arrays: it is not an .npz file"
+        raise ValueError(msg)
+    with np.load(path, allow_pickle=False) as arrays:
+        name = chosen_dataset(dataset, arrays.files, path)
+        array = arrays[name]
+    return Source(da.from_array(array, chunks="auto"), array_axes(array.ndim), {})
+
+
+@dataclass(frozen=True)
+class _Hdf5:
+    """The kernel that reads rows of an HDF5 dataset, without its last axis if this is to be squeezed."""
+
+    path: Path
+    name: str
+    squeeze: bool = False
+
+    def __call__(self, first: int, last: int) -> Array:
+        with h5py.File(self.path, "r") as file:
+            rows = np.asarray(file[self.name][first:last])
+        return rows[..., 0] if self.squeeze else rows
+
+
+def open_hdf5(path: Path, dataset: str | None) -> Source:
+    """Open one dataset of an HDF5 file, of DREAM.3D or of netCDF 4, which are HDF5 files."""
+    with h5py.File(path, "r") as file:
+        images: list[str] = []
+
+        def visit(name: str, item: Any) -> None:
+            is_array = isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf"
+            if is_array and len([n for n in item.shape if n > 1]) >= 2 and "_SIMPL_GEOMETRY" not in name:
+                images.append(name)
+
+        file.visititems(visit)
+        wanted = None if dataset is None else dataset.strip("/")
+        matches = [name for name in images if wanted is not None and (name == wanted or name.endswith("/" + wanted))]
+        name = matches[0] if len(matches) == 1 else chosen_dataset(wanted, images, path)
+        array = file[name]
+        container = "/".join(name.split("/")[:-2])
+        geometry = file.get(f"{container}/_SIMPL_GEOMETRY") if container else None
+        if geometry is not None:
+            steps = dict(zip("xyz", (float(step) for step in geometry["SPACING"][:]), strict=True))
+            squeeze = array.ndim == 4 and array.shape[-1] == 1
+            shape = array.shape[:-1] if squeeze else array.shape
+            if len(shape) != 3:
+                msg = f"{path}: {name} has {array.shape[-1]} components in each voxel; choose a dataset with one"
+                raise ValueError(msg)
+            return Source(lazy_slabs(_Hdf5(path, name, squeeze), shape, array.dtype), "zyx", steps)
+        axes, steps, units = array_axes(array.ndim), {}, None
+        scales = [(dim[0][()], dim[0]) if len(dim) else None for dim in array.dims]
+        names = "".join(scale[1].name.split("/")[-1].lower() if scale else "?" for scale in scales)
+        if len(names) == array.ndim and set(names) <= set("xyz"):
+            axes = names
+        for axis, scale in zip(axes, scales, strict=True):
+            if scale is not None and len(scale[0]) > 1:
+                steps[axis] = mean_step(scale[0])
+                units = unit_text(scale[1].attrs.get("units", units))
+        return Source(lazy_slabs(_Hdf5(path, name), array.shape, array.dtype), axes, steps, units)
+
+
+def is_classic_netcdf(path: Path) -> bool:
+    """Whether a file is of netCDF 3, which is not HDF5."""
+    with path.open("rb") as file:
+        return file.read(3) == b"CDF"
+
+
+@dataclass(frozen=True)
+class _NetCdf3:
+    """The kernel that reads rows of a variable of a netCDF 3 file."""
+
+    path: Path
+    name: str
+
+    def __call__(self, first: int, last: int) -> Array:
+        with netcdf_file(self.path, "r", mmap=True) as file:
+            # The rows are copied, because mapped memory may not outlive the file.
+            rows = np.array(file.variables[self.name].data[first:last])
+        return rows.astype(rows.dtype.newbyteorder("="))
+
+
+def open_netcdf3(path: Path, dataset: str | None) -> Source:
+    """Open one variable of a netCDF 3 file."""
+    with netcdf_file(path, "r", mmap=False) as file:
+        images = [name for name, item in file.variables.items() if len(item.shape) >= 2]
+        name = chosen_dataset(dataset, images, path)
+        array = file.variables[name]
+        shape, dtype, dims = array.shape, array.data.dtype.newbyteorder("="), array.dimensions
+        steps, units = {}, None
+        for dim in dims:
+            if dim in file.variables and len(file.variables[dim].data) > 1 and dim.lower() in "xyz":
+                steps[dim.lower()] = mean_step(file.variables[dim].data)
+                units = unit_text(getattr(file.variables[dim], "units", units))
+    axes = "".join(dim.lower() for dim in dims)
+    axes = axes if len(axes) == len(shape) and set(axes) <= set("xyz") else array_axes(len(shape))
+    return Source(lazy_slabs(_NetCdf3(path, name), shape, dtype), axes, steps, units)
+
+
+def open_zarr(path: Path, dataset: str | None) -> Source:
+    """Open a zarr array, one array of a zarr group, or the finest level of an OME-Zarr image."""
+    node: Any = zarr.open(str(path), mode="r")
+    if isinstance(node, zarr.Array):
+        return Source(da.from_zarr(node), array_axes(node.ndim), {})
+    attrs: Any = dict(node.attrs)
+    images = attrs.get("ome", attrs).get("multiscales")
+    return _ome_zarr(node, images[0]) if images and dataset is None else _zarr_of_group(node, dataset, path)
+
+
+def _ome_zarr(group: Any, image: Any) -> Source:
+    level = image["datasets"][0]
+    data = da.from_zarr(group[level["path"]])
+    named = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", ())]
+    if not named:
+        return Source(data, "tczyx"[-data.ndim :].replace("t", "").replace("c", ""), {})
+    keep = [i for i, axis in enumerate(named) if axis["name"] in "xyz"]
+    scale = next((step["scale"] for step in level.get("coordinateTransformations", ()) if "scale" in step), None)
+    steps = {} if scale is None else {named[i]["name"]: float(scale[i]) for i in keep}
+    # Axes other than x, y, z are channels and times; the first channel at the first time is taken.
+    data = data[tuple(slice(None) if i in keep else 0 for i in range(data.ndim))]
+    units = unit_text(next((named[i].get("unit") for i in keep), None))
+    return Source(data, "".join(named[i]["name"] for i in keep), steps, units)
+
+
+def _zarr_of_group(group: Any, dataset: str | None, path: Path) -> Source:
+    arrays: dict[str, Any] = {name: item for name, item in group.arrays() if len(item.shape) >= 2}
+    array = arrays[chosen_dataset(dataset, sorted(arrays), path)]
+    dims = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    if not dims or not all(dim and dim in "xyz" for dim in dims):
+        return Source(da.from_zarr(array), array_axes(array.ndim), {})
+    steps, units = {}, None
+    for dim in dims:
+        if dim in group and group[dim].shape[0] > 1:
+            steps[dim] = mean_step(np.asarray(group[dim][:]))
+            units = unit_text(group[dim].attrs.get("units", units))
+    return Source(da.from_zarr(array), "".join(dims), steps, units)
