@@ -1,4 +1,4 @@
-"""`.mks` on labelled microstructures and statistics: the functions of the package as methods of xarray."""
+"""The accessor `.mks` of xarray: functions of the package as methods of labelled microstructures and statistics."""
 
 from __future__ import annotations
 
@@ -22,25 +22,29 @@ from mksdask.stats.windows import sample_windows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What has more values than this is no microstructure of phases.
+# Data with larger values than this do not hold phase numbers.
 MOST_PHASES = 256
-# Voxels that are counted at once.
+# So many voxels are counted at once.
 PIECE = 2**18
-# Samples, or pairs, in the card of a store.
+# A card shows at most so many samples or pairs.
 MOST_DRAWN = 4
-# Of Bunge angles, which a picture shows as colours.
+# Ranges of the Bunge angles. A picture shows each angle as a share of its range, by one colour channel.
 BUNGE_RANGES = (2 * np.pi, np.pi, 2 * np.pi)
 
 
 @xr.register_dataset_accessor("mks")
 @xr.register_dataarray_accessor("mks")
 class MKSAccessor:
-    """``ds.mks`` of what `open_ensemble` and `open_volume` return, and ``.mks`` of its variables and statistics.
+    """Functions of the package as methods ``.mks`` of labelled data.
+
+    ``ds.mks`` works on the Datasets that `open_ensemble` and `open_volume` return, on their variables, and on
+    statistics.
 
     Parameters
     ----------
     labelled : xarray.Dataset or xarray.DataArray
-        A Dataset stands for its ``microstructure``, masked by its ``confidence_index`` where it has one.
+        Labelled data. A Dataset stands for its variable ``microstructure``, masked by its ``confidence_index`` if it
+        has one.
 
     Examples
     --------
@@ -64,24 +68,24 @@ class MKSAccessor:
             return self._labelled
         if "microstructure" not in self._labelled:
             msg = (
-                f"the Dataset holds {sorted(map(str, self._labelled.data_vars))}, no variable 'microstructure'; use "
+                f"the Dataset holds {sorted(map(str, self._labelled.data_vars))} but no variable 'microstructure'; use "
                 ".mks of one of its variables"
             )
             raise AttributeError(msg)
         return self._labelled["microstructure"]
 
     def describe(self, *, fractions: bool = False) -> dict[str, Any]:
-        """Kind, sizes, spacing and phases of microstructures, or of statistics.
+        """Describe microstructures or statistics: their kind, sizes, spacing and phases.
 
         Parameters
         ----------
         fractions : bool, default False
-            Count the phases too, which reads all voxels.
+            Include the volume fractions of the phases. This reads all voxels.
 
         Returns
         -------
         dict of str to object
-            In words that `mksdask info` prints.
+            Names and values, as `mksdask info` prints them.
         """
         X = self._array()
         lags = [str(dim) for dim in X.dims if str(dim).startswith("lag_")]
@@ -109,7 +113,7 @@ class MKSAccessor:
             counts = _counts(da.asarray(X.data))
             if counts is not None:
                 labels = list(names or ())
-                # Phases without a name too: none must be missing in the sum.
+                # Phases without a name are included, so that the fractions sum to 1.
                 labels += range(len(labels), int(np.flatnonzero(counts)[-1]) + 1)
                 found["fractions"] = {str(name): counts[phase] / X.size for phase, name in enumerate(labels)}
         return found
@@ -126,7 +130,7 @@ class MKSAccessor:
         return card(f"{facts.pop('kind')}", facts, self._pictures())
 
     def _pictures(self) -> list[str]:
-        """Some samples, or pairs; of what is at hand alone, since showing must not compute."""
+        """Draw some samples or pairs, unless they must be computed first: showing a card must not compute."""
         X = self._array()
         if not X.size or not is_cheap(X.data):
             return []
@@ -152,12 +156,12 @@ class MKSAccessor:
 
     @property
     def basis(self) -> PrimitiveBasis:
-        """A primitive basis with a state for each named phase; without names, for each phase number there is.
+        """A primitive basis with a state for each named phase, or for each number up to the largest phase number.
 
         Raises
         ------
         TypeError
-            If the values are no phase numbers.
+            If the values are not phase numbers.
         """
         X = self._array()
         if X.dtype.kind not in "biu":
@@ -166,14 +170,14 @@ class MKSAccessor:
         return PrimitiveBasis(len(X.attrs.get("phases") or ()) or int(X.max()) + 1)
 
     def correlate(self, basis: Basis | None = None, **options: Any) -> xr.DataArray:
-        """2-point statistics: `mksdask.stats.correlate` of an ensemble, `correlate_volume` of a volume.
+        """Compute 2-point statistics: `mksdask.stats.correlate` of an ensemble, `correlate_volume` of a volume.
 
         Parameters
         ----------
         basis : Basis, optional
-            Default: `basis`.
+            Basis of the local state. Default: `MKSAccessor.basis`.
         **options
-            As these take them. A volume needs ``cutoff``.
+            Options of these functions. A volume needs ``cutoff``.
         """
         X = self._array()
         if isinstance(self._labelled, xr.Dataset) and "confidence_index" in self._labelled:
@@ -183,41 +187,41 @@ class MKSAccessor:
         return result
 
     def sample_windows(self, **options: Any) -> xr.DataArray:
-        """Windows of a volume; see `mksdask.sample_windows`.
+        """Cut windows out of a volume. See `mksdask.sample_windows`.
 
         Parameters
         ----------
         **options
-            ``size``, ``n`` and the others.
+            Options of that function, such as ``size`` and ``n``.
         """
         result: xr.DataArray = sample_windows(self._array(), **options)
         return result
 
     def radial_average(self, **options: Any) -> xr.DataArray:
-        """Mean of statistics over all directions; see `mksdask.stats.radial_average`.
+        """Average statistics over all directions. See `mksdask.stats.radial_average`.
 
         Parameters
         ----------
         **options
-            As there.
+            Options of that function.
         """
         return radial_average(self._array(), **options)
 
     def specific_surface(self) -> xr.DataArray:
-        """Interface area to the volume, of statistics; see `mksdask.stats.specific_surface`."""
+        """Compute the interface area per volume from statistics. See `mksdask.stats.specific_surface`."""
         return specific_surface(self._array())
 
     def integral_range(self) -> xr.DataArray:
-        """Volume of an independent piece, of statistics; see `mksdask.stats.integral_range`."""
+        """Compute the volume of an independent piece from statistics. See `mksdask.stats.integral_range`."""
         return integral_range(self._array())
 
     def plot(self, **options: Any) -> Figure:
-        """Draw microstructures; of an ensemble the first four.
+        """Draw microstructures. Of an ensemble, the first four samples are drawn.
 
         Parameters
         ----------
         **options
-            As `mksdask.tools.draw_microstructures` takes them.
+            Options of `mksdask.tools.draw_microstructures`.
         """
         X = self._array()
         if "sample" in X.dims:
@@ -228,12 +232,12 @@ class MKSAccessor:
         return _drawing().draw_microstructures(X, **options)
 
     def plot_correlations(self, **options: Any) -> Figure:
-        """Draw statistics; of an ensemble their mean.
+        """Draw statistics. Of an ensemble, their mean is drawn.
 
         Parameters
         ----------
         **options
-            As `mksdask.tools.draw_correlations` takes them.
+            Options of `mksdask.tools.draw_correlations`.
         """
         statistics = self._array()
         mean = statistics.mean("sample", keep_attrs=True) if "sample" in statistics.dims else statistics
@@ -241,7 +245,7 @@ class MKSAccessor:
 
 
 def _counts(data: da.Array) -> NDArray[np.int64] | None:
-    """How often each phase occurs; None if there are values that are no phase numbers."""
+    """Count the voxels of each phase. Return None if some values are not phase numbers."""
     parts = data.map_blocks(
         _counts_of_block,
         chunks=(*((1,) * n for n in data.numblocks), (MOST_PHASES + 1,)),
@@ -258,12 +262,12 @@ def _counts_of_block(block: Array) -> NDArray[np.int64]:
     flat = block.reshape(-1)
     for start in range(0, flat.size, PIECE):
         values = flat[start : start + PIECE].astype(np.int64)
-        # What is no phase number is counted last.
+        # Values that are not phase numbers are counted in the last place.
         values[(values < 0) | (values >= MOST_PHASES)] = MOST_PHASES
         counts += np.bincount(values, minlength=MOST_PHASES + 1)
     return counts.reshape(*(1,) * block.ndim, -1)
 
 
 def _drawing() -> Any:
-    # Every worker imports this module with the package; matplotlib would be tens of megabytes there that nothing uses.
+    # Each worker imports this module with the package. Matplotlib would take tens of megabytes there for nothing.
     return import_module("mksdask.tools")

@@ -1,4 +1,4 @@
-"""Shape of phases in numbers: clusters, interfaces, junctions, diffusion; a transformer beside 2-point statistics."""
+"""Descriptors of the shape of phases, to use beside 2-point statistics: clusters, interfaces, junctions, diffusion."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import scipy.sparse.linalg
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, axes_argument, label, names, to_numpy, unwrap, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, names, to_numpy, unwrap
+from mksdask.bases.primitive import PrimitiveBasis
 from mksdask.compute.blocks import map_samples
-from mksdask.samples import as_samples, periodic_axes_of, spacing_of
+from mksdask.samples import Grid, Samples
 
-DESCRIPTORS = ("fraction", "clusters", "largest", "interface", "junctions", "diffusivity")
 RESIDUAL = 1e-8
-# Mean length of a projection: of lines to the area of an interface in 3D, of length in 2D, of points in 1D.
+# Interface per volume over crossings per length of a line: area in 3D, length in 2D, points in 1D (Cauchy).
 _PER_CROSSING = {1: 1.0, 2: np.pi / 2.0, 3: 2.0}
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """The kernel: descriptors of each sample of a block."""
+    """The kernel: a function that computes the descriptors of each sample of a block."""
 
     descriptors: tuple[str, ...]
     n_phases: int
@@ -36,27 +36,22 @@ class _Shape:
 
     def __call__(self, block: Array) -> Array:
         if block.size and (block.min() < 0 or block.max() >= self.n_phases or not np.array_equal(block, block.round())):
-            msg = f"X must hold phase numbers 0…{self.n_phases - 1}, got values from {block.min()} to {block.max()}"
+            msg = (
+                f"X must hold phase numbers 0…{self.n_phases - 1}, got values from {block.min()} to {block.max()}; "
+                "renumber the phases, or give n_phases"
+            )
             raise ValueError(msg)
         rows = [
-            np.concatenate([np.atleast_1d(METHODS[name](self, sample)) for name in self.descriptors])
+            np.concatenate([np.atleast_1d(DESCRIPTORS[name][0](self, sample)) for name in self.descriptors])
             for sample in block.astype(np.int64)
         ]
         return np.array(rows, dtype=np.float64).reshape(len(block), -1)
 
     @property
     def names(self) -> list[str]:
-        """Of the columns."""
+        """Names of the columns."""
         phases, axes = range(self.n_phases), "xyz"[: len(self.spacing)]
-        found = {
-            "fraction": [f"fraction {phase}" for phase in phases],
-            "clusters": [f"clusters {phase}" for phase in phases],
-            "largest": [f"largest cluster {phase}" for phase in phases],
-            "interface": [f"interface {a}-{b}" for a, b in itertools.combinations(phases, 2)],
-            "junctions": ["junctions"],
-            "diffusivity": [f"diffusivity {axis} {phase}" for phase in phases for axis in axes],
-        }
-        return [name for descriptor in self.descriptors for name in found[descriptor]]
+        return [column for name in self.descriptors for column in DESCRIPTORS[name][1](phases, axes)]
 
     def fractions(self, sample: Array) -> Array:
         return np.bincount(sample.ravel(), minlength=self.n_phases) / sample.size
@@ -74,7 +69,7 @@ class _Shape:
         return np.array(found)
 
     def _labelled(self, mask: Array) -> tuple[Array, int]:
-        """Clusters of voxels that share faces, across periodic sides too, numbered from 1."""
+        """Number the clusters of voxels that share faces, across periodic sides too. Also return how many there are."""
         labels, n = scipy.ndimage.label(mask)
         ends: list[Array] = []
         for axis in np.flatnonzero(self.periodic):
@@ -99,7 +94,7 @@ class _Shape:
         return np.asarray(_PER_CROSSING[sample.ndim] * crossings / sample.ndim)
 
     def _neighbours(self, sample: Array) -> list[tuple[Array, Array]]:
-        """Voxels and those beside them along each axis."""
+        """List, for each axis, the voxels and their neighbours along the axis."""
         found = []
         for axis, is_periodic in enumerate(self.periodic):
             if is_periodic:
@@ -110,7 +105,7 @@ class _Shape:
         return found
 
     def junctions(self, sample: Array) -> float:
-        """Edges of voxels around which three phases or more meet, their length to the volume; points in 2D."""
+        """Compute the length of voxel edges at which three or more phases meet, per volume. In 2D, count points."""
         total, volume = 0.0, sample.size * float(np.prod(self.spacing))
         for a, b in itertools.combinations(range(sample.ndim), 2):
             corners = [sample]
@@ -133,7 +128,7 @@ class _Shape:
         )
 
     def _diffusivity(self, mask: Array, axis: int) -> float:
-        """Effective over intrinsic diffusivity of a phase from side to side: finite volumes, conjugate gradients."""
+        """Compute D_eff/D of a phase from side to side, by finite volumes and conjugate gradients."""
         sideways = _Shape((), 2, tuple(p and i != axis for i, p in enumerate(self.periodic)), self.spacing)
         labels, _ = sideways._labelled(mask)
         ends = [np.take(labels, side, axis=axis) for side in (0, -1)]
@@ -166,64 +161,78 @@ class _Shape:
         ).tocsr()
         source = np.zeros(n)
         source[inlet] = half
-        # Exact where the phase runs straight through.
+        # This start is exact if the phase runs straight through.
         depth = np.argwhere(mask)[:, axis]
         start = 1.0 - (depth + 0.5) / length
         scale = scipy.sparse.diags(1.0 / diagonal)
         concentration, failed = scipy.sparse.linalg.cg(matrix, source, x0=start, rtol=RESIDUAL, M=scale, maxiter=20 * n)
         if failed:
-            msg = f"diffusion did not converge in {20 * n} iterations"
-            raise RuntimeError(msg)
+            msg = (
+                f"diffusivity along {'xyz'[axis]} did not converge in {20 * n} iterations on {n} voxels; leave "
+                "'diffusivity' out of descriptors"
+            )
+            raise ArithmeticError(msg)
         flux = half * float((1.0 - concentration[inlet]).sum()) * self.spacing[axis] ** 2
         area = mask.size // length
         return flux * length / area
 
 
-METHODS: dict[str, Callable[[_Shape, Array], Any]] = {
-    "fraction": _Shape.fractions,
-    "clusters": _Shape.clusters,
-    "largest": _Shape.largest,
-    "interface": _Shape.interfaces,
-    "junctions": _Shape.junctions,
-    "diffusivity": _Shape.diffusivities,
+# The function of one sample, and the names of its columns for given phases and axes.
+DESCRIPTORS: dict[str, tuple[Callable[[_Shape, Array], Any], Callable[[range, str], list[str]]]] = {
+    "fraction": (_Shape.fractions, lambda phases, _: [f"fraction {phase}" for phase in phases]),
+    "clusters": (_Shape.clusters, lambda phases, _: [f"clusters {phase}" for phase in phases]),
+    "largest": (_Shape.largest, lambda phases, _: [f"largest cluster {phase}" for phase in phases]),
+    "interface": (
+        _Shape.interfaces,
+        lambda phases, _: [f"interface {a}-{b}" for a, b in itertools.combinations(phases, 2)],
+    ),
+    "junctions": (_Shape.junctions, lambda *_: ["junctions"]),
+    "diffusivity": (
+        _Shape.diffusivities,
+        lambda phases, axes: [f"diffusivity {axis} {phase}" for phase in phases for axis in axes],
+    ),
 }
 
 
 class ShapeDescriptors(TransformerMixin, BaseEstimator):
-    r"""Shape of the phases of each sample in numbers; lazily for lazy input, one task a chunk.
+    r"""Transformer that describes the shape of the phases of each sample by numbers.
+
+    The result is lazy for lazy input, with one task for each chunk. The descriptors are:
 
     =============  ====================================================================================================
     fraction       Volume fraction of each phase.
-    clusters       Connected components of each phase, of voxels that share a face, to the volume.
-    largest        Share of each phase that is in its largest cluster; 0 if there is none of it.
-    interface      Area between each two phases to the volume: crossings P of lines along the axes,
+    clusters       Number of connected components of each phase per volume. Connected voxels share a face.
+    largest        Share of each phase that lies in its largest cluster, or 0 if the phase does not occur.
+    interface      Area between each two phases per volume, from the crossings P of lines along the axes:
                    :math:`S_V = 2 \langle P \rangle` in 3D, :math:`\pi \langle P \rangle / 2` in 2D.
-    junctions      Length of lines around which three phases or more meet, to the volume; in 2D the number of points.
-    diffusivity    Effective over intrinsic diffusivity :math:`D_{eff}/D` along each axis through each phase alone, from
-                   side to side: 0 if it does not percolate. The tortuosity factor is its fraction over this.
+    junctions      Length of the lines at which three or more phases meet, per volume. In 2D, the number of such points.
+    diffusivity    Effective over intrinsic diffusivity :math:`D_{eff}/D` through each phase alone, from side to side
+                   along each axis. It is 0 if the phase does not percolate. The tortuosity factor of a phase is its
+                   volume fraction divided by this value.
     =============  ====================================================================================================
 
     Parameters
     ----------
     n_phases : int, optional
-        Phases. Default: those that `fit` sees, or that a DataArray names.
+        Number of phases. Default: the phases that a DataArray names, or those that `fit` sees.
     descriptors : sequence of str
-        Any of the above, in their order.
+        Some of the descriptors above. The columns follow this order. Default: all of them.
     periodic_axes : int or sequence of int, optional
-        Axes along which samples are periodic. Default: what a DataArray says, or none.
+        Axes along which samples are periodic. Default: the periodic axes that a DataArray names, or none.
 
     Attributes
     ----------
     n_phases_ : int
         Number of phases.
     n_features_out_ : int
-        Number of columns.
+        Number of columns of the result.
 
     Notes
     -----
-    Lengths are in the units of a DataArray, or voxels. Diffusion is by finite volumes with fixed concentrations at two
-    sides and none through the others (unless these are periodic), and costs far more than the rest: half a second for
-    each phase and axis of 64³ voxels, where clusters and interfaces take milliseconds.
+    Lengths are in the units of a DataArray, or in voxels. Diffusion is computed by finite volumes. Two opposite sides
+    have fixed concentrations, and nothing flows through the other sides unless they are periodic. Diffusion costs far
+    more than the rest: half a second for each phase and axis of 64³ voxels, while clusters and interfaces take
+    milliseconds.
 
     References
     ----------
@@ -241,7 +250,7 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
     >>> shape.transform(layers).round(6).tolist()
     [[0.5, 0.5, 0.5, 0.0, 0.5, 0.0]]
 
-    Beside statistics, in one linkage:
+    Use them beside statistics in one linkage:
 
     >>> from sklearn.pipeline import FeatureUnion, make_pipeline
     >>> from mksdask import MKSStructureAnalysis, PrimitiveBasis
@@ -254,7 +263,7 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
         self,
         n_phases: int | None = None,
         *,
-        descriptors: Sequence[str] = DESCRIPTORS,
+        descriptors: Sequence[str] = tuple(DESCRIPTORS),
         periodic_axes: int | Sequence[int] | None = None,
     ) -> None:
         self.n_phases = n_phases
@@ -262,12 +271,13 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
         self.periodic_axes = periodic_axes
 
     def fit(self, X: ArrayLike, y: object = None, size: Sequence[int] | None = None) -> Self:
-        """See how many phases there are, and of what size samples are.
+        """Find the number of phases and the size of the samples.
 
         Parameters
         ----------
         X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
-            Phase of each voxel. Read if nothing says how many there are.
+            Phase of each voxel. The voxels are read only if neither `n_phases` nor a DataArray says how many phases
+            there are.
         y : None
             Ignored.
         size : tuple of int, optional
@@ -276,69 +286,67 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is not as it must be.
+            If a parameter is not valid.
         """
-        data, labels = unwrap_samples(as_samples(X, size))
+        samples = self._samples(X, size)
         strange = [name for name in self.descriptors if name not in DESCRIPTORS]
         if isinstance(self.descriptors, str) or strange or not len(self.descriptors):
             msg = f"descriptors must be some of {', '.join(DESCRIPTORS)}, got {self.descriptors!r}"
             raise ValueError(msg)
-        named = () if labels is None else labels.attrs.get("phases") or ()
-        wanted = self.n_phases if self.n_phases is not None else len(named) or int(to_numpy(data.max())) + 1
+        wanted = self.n_phases
+        if wanted is None:
+            wanted = len(samples.grid.phases) or int(to_numpy(samples.data.max())) + 1
         if isinstance(wanted, bool) or not isinstance(wanted, int | np.integer) or wanted < 1:
             msg = f"n_phases must be a positive integer, got {self.n_phases!r}"
             raise ValueError(msg)
-        self.n_phases_, self.size_ = int(wanted), tuple(int(n) for n in data.shape[1:])
-        self.periodic_axes_ = periodic_axes_of(labels) if self.periodic_axes is None else self.periodic_axes
-        self.n_features_out_ = len(self._kernel(None).names)
+        self.n_phases_, self.grid_ = int(wanted), samples.grid
+        self.size_, self.periodic_axes_ = samples.spatial, samples.grid.periodic_axes
+        self.n_features_out_ = len(self._kernel(samples.grid).names)
         return self
 
-    def _kernel(self, labels: Any) -> _Shape:
-        n_spatial = len(self.size_)
-        return _Shape(
-            tuple(self.descriptors),
-            self.n_phases_,
-            axes_argument(self.periodic_axes_, n_spatial),
-            tuple(step for _, step, _ in spacing_of(labels, n_spatial)) if labels is not None else (1.0,) * n_spatial,
-        )
+    def _samples(self, X: ArrayLike, size: Sequence[int] | None) -> Samples:
+        """Samples of phase numbers."""
+        return Samples.of(X, PrimitiveBasis(1), size=size, periodic_axes=self.periodic_axes)
+
+    def _kernel(self, grid: Grid) -> _Shape:
+        return _Shape(tuple(self.descriptors), self.n_phases_, self.grid_.periodic, grid.steps)
 
     def transform(self, X: ArrayLike, size: Sequence[int] | None = None) -> Any:
-        """Descriptors of each sample.
+        """Compute the descriptors of each sample.
 
         Parameters
         ----------
-        X : array, shape (n_samples, *spatial) or flat
+        X : array, shape (n_samples, *spatial), or (n_samples, n_voxels)
             Phase of each voxel.
         size : tuple of int, optional
-            Spatial shape of flat samples; default that of `fit`.
+            Spatial shape of flat samples. Default: the shape in `fit`.
 
         Returns
         -------
         array of the kind of `X`, shape (n_samples, n_features_out_)
-            float64.
+            Descriptors, float64.
 
         Raises
         ------
         ValueError
-            If X has another number of axes than in `fit`, or holds anything but phase numbers.
+            If X has another number of axes than in `fit`, or holds values that are not phase numbers.
         """
         check_is_fitted(self, "n_phases_")
         if size is None and unwrap(X)[0].ndim == 2 and len(self.size_) > 1:
             size = self.size_
-        data, labels = unwrap_samples(as_samples(X, size))
-        if data.ndim != 1 + len(self.size_):
-            msg = f"X must have samples of {len(self.size_)} axes as in fit, got shape {tuple(data.shape)}"
+        samples = self._samples(X, size)
+        if len(samples.spatial) != len(self.size_):
+            msg = f"X must have samples of {len(self.size_)} axes as in fit, got shape {tuple(samples.data.shape)}"
             raise ValueError(msg)
-        kernel = self._kernel(labels)
-        found = map_samples(kernel, data, tail=(self.n_features_out_,), dtype=np.float64, name="descriptors")
-        if labels is None:
-            return found
-        return label(
-            found, labels, dims=("descriptor",), coords={"descriptor": names(kernel.names)}, name="descriptors"
+        samples.grid.check_phases(self.grid_)
+        kernel = self._kernel(samples.grid)
+        found = map_samples(kernel, samples.data, tail=(self.n_features_out_,), dtype=np.float64, name="descriptors")
+        return samples.label(
+            found, dims=("descriptor",), coords={"descriptor": names(kernel.names)}, name="descriptors"
         )
 
     def get_feature_names_out(self, input_features: object = None) -> Array:
-        """Names of the columns.
+        """Return the names of the columns.
 
         Parameters
         ----------
@@ -346,4 +354,4 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
             Ignored.
         """
         check_is_fitted(self, "n_phases_")
-        return np.array(self._kernel(None).names, dtype=object)
+        return np.array(self._kernel(self.grid_).names, dtype=object)

@@ -132,6 +132,21 @@ class Grid:
             for axis, lags in zip(self.axes, along, strict=True)
         }
 
+    def check_phases(self, seen: Grid) -> None:
+        """Refuse phases that have other names, or another order, than those that `fit` saw.
+
+        Raises
+        ------
+        ValueError
+            With the phases of both.
+        """
+        if self.phases and seen.phases and self.phases != seen.phases:
+            msg = (
+                f"X has the phases {list(self.phases)}, fit saw {list(seen.phases)}; number phases alike, or remove "
+                "the attribute 'phases' if these are the same by other names"
+            )
+            raise ValueError(msg)
+
     def check_like(self, seen: Grid) -> None:
         """Compare with the grid that a model was fitted on.
 
@@ -143,12 +158,7 @@ class Grid:
         ValueError
             If phases have other names or another order.
         """
-        if self.phases and seen.phases and self.phases != seen.phases:
-            msg = (
-                f"X has the phases {list(self.phases)}, fit saw {list(seen.phases)}; number phases alike, or remove "
-                "the attribute 'phases' if these are the same by other names"
-            )
-            raise ValueError(msg)
+        self.check_phases(seen)
         if len(self.axes) != len(seen.axes):
             return
         if self.is_measured and seen.is_measured and not all(map(_is_alike, self.axes, seen.axes)):
@@ -508,14 +518,3 @@ def _confidence(
         )
         raise ValueError(msg)
     return data
-
-
-def spacing_of(labels, n_spatial):  # TEMPORARY
-    return Grid.of(labels, labels.shape[1 : 1 + n_spatial] if labels is not None else (1,) * n_spatial).axes
-
-
-def periodic_axes_of(labels):  # TEMPORARY
-    return [] if labels is None or "periodic_axes" not in labels.attrs else _periodic_axes(labels, 1)
-
-
-as_samples = lambda array, size, name="X", trailing=0: unfold(array, size, name=name, n_trailing=trailing)  # TEMPORARY

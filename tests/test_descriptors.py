@@ -163,6 +163,13 @@ def test_descriptors__bad_arguments(options, message):
         ShapeDescriptors().fit(X).transform(X[:, None])
 
 
+def test_diffusivity__raises_if_it_does_not_converge(monkeypatch):
+    monkeypatch.setattr("scipy.sparse.linalg.cg", lambda _, source, **options: (source, options["maxiter"]))
+    X = make_microstructure(n_samples=1, size=(12, 12), grain_size=3)
+    with pytest.raises(ArithmeticError, match="diffusivity along x did not converge"):
+        described(X, descriptors=["diffusivity"])
+
+
 def test_descriptors__of_a_tomogram():
     import tifffile
 

@@ -14,25 +14,10 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import scipy.fft
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from mksdask.arrays import Array, sizes_argument
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
-
-
-def check_precision(dtype: DTypeLike) -> np.dtype[Any]:
-    """Turn the argument `dtype` into float32 or float64.
-
-    Raises
-    ------
-    ValueError
-        If it is another dtype.
-    """
-    precision = np.dtype(dtype)
-    if precision not in (np.float32, np.float64):
-        msg = f"dtype must be float32 or float64, got {dtype!r}"
-        raise ValueError(msg)
-    return precision
 
 
 @dataclass(frozen=True)

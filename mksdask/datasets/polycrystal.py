@@ -14,10 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from mksdask.arrays import Array, sizes_argument
+from mksdask.arrays import Array, precision_argument, sizes_argument
 from mksdask.bases.gsh import bunge_angles
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
-from mksdask.datasets.generator import check_precision
 
 
 class Texture(ABC):
@@ -243,7 +242,7 @@ def make_polycrystal(
     if not isinstance(distribution, Texture):
         msg = f"texture must be a RandomTexture, FibreTexture or ComponentTexture, or None; got {texture!r}"
         raise TypeError(msg)
-    precision = check_precision(dtype)
+    precision = precision_argument(dtype)
     kernels = _Polycrystals(voxels, int(n_grains), check_seed(seed), distribution, precision)
     make = partial(generate_samples, n_samples=check_n_samples(n_samples), chunks=chunks)
     X = make(kernels.orientations, size=(*voxels, 3), dtype=precision)

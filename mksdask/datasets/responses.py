@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import DTypeLike, NDArray
 
-from mksdask.arrays import Array, is_number, sizes_argument
+from mksdask.arrays import Array, is_number, precision_argument, sizes_argument
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 from mksdask.datasets.generator import (
     MicrostructureGenerator,
-    check_precision,
     make_delta_microstructures,
     make_independent_voxels,
 )
@@ -80,7 +79,7 @@ def make_cahn_hilliard(
     >>> X.shape, y.shape
     ((2, 16, 24), (2, 16, 24))
     """
-    precision = check_precision(dtype)
+    precision = precision_argument(dtype)
     voxels = sizes_argument(size)
     kernel = partial(_uniform, size=voxels, seed=check_seed(seed), dtype=precision)
     X = generate_samples(kernel, check_n_samples(n_samples), voxels, dtype=precision, chunks=chunks)
