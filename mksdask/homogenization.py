@@ -21,11 +21,12 @@ from mksdask.bases.base import Basis
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
+from mksdask.reduction.fit import Fit
 from mksdask.reduction.reducers import require_methods, set_parameter
 from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
 from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
-from mksdask.structure import Fit, MKSStructureAnalysis
+from mksdask.structure import MKSStructureAnalysis
 
 LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
 

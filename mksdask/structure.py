@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import xarray as xr
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, is_lazy, label, lazy_rows, to_numpy, unwrap
+from mksdask.arrays import Array, ArrayLike, is_lazy, to_numpy, unwrap
 from mksdask.bases.base import Basis
-from mksdask.compute.operation import Limit, Operation, Plan, operation
+from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
 from mksdask.display.cards import WithCard, card, centre_of, picture, points
-from mksdask.reduction.ensemble import EnsembleStatistics, StatisticsOptions
-from mksdask.reduction.nearest import nearest_rows
+from mksdask.reduction.ensemble import EnsembleStatistics, Reducible, StatisticsOptions
+from mksdask.reduction.fit import Fit, FitTransform, label_scores
+from mksdask.reduction.nearest import NearestMixin
 from mksdask.reduction.pca import PCA
 from mksdask.reduction.projection import variance_facts, variance_picture
 from mksdask.reduction.reducers import require_methods, set_parameter
-from mksdask.reduction.shared import SharedStatistics, Statistics
+from mksdask.reduction.shared import SharedStatistics, SharingMixin
 from mksdask.samples import Grid, Samples
 from mksdask.stats.features import FeatureMap
 from mksdask.stats.pairs import Pairs
@@ -33,55 +32,9 @@ DEFAULT_COMPONENTS = 5
 MOST_DRAWN = 3
 
 
-@dataclass(frozen=True)
-class Fit(Operation[Any]):
-    """The arguments of `fit`, checked."""
-
-    model: MKSStructureAnalysis
-    statistics: EnsembleStatistics | SharedStatistics
-    y: Array | None
-    watch: Watch
-    resume: bool
-    name: str = "fit"
-
-    def plan(self, limit: Limit) -> Plan:
-        """What statistics and reducer take; a linkage sees scores alone."""
-        name = f"{type(self.model).__name__}.{self.name}"
-        return self.statistics.plan(name, self.model._reducer(self.statistics), limit)
-
-    def run(self) -> Any:
-        """Fit the model."""
-        self.model._fit(self.statistics, self.y, watch=self.watch, resume=self.resume)
-        return self.model
-
-
-@dataclass(frozen=True)
-class _FitTransform(Fit):
-    X: Any = None
-
-    def run(self) -> Any:
-        scores = super().run().reduced_fit_data
-        return _labelled(lazy_rows(scores, like=self.X) if is_lazy(self.X) else scores, self.X)
-
-
-@dataclass(frozen=True)
-class _Share(Fit):
-    parameters: Any = None
-
-    def run(self) -> SharedStatistics:
-        model = super().run()
-        reducer = model.dimension_reducer_
-        if reducer.n_iter_:
-            msg = (
-                "X has statistics with NaN: some lags are observed in some samples only, and what fills them depends "
-                "on the fold. Set cutoff to leave out the largest lags"
-            )
-            raise ValueError(msg)
-        statistics = Statistics(self.parameters, model.grid_, self.statistics.map)
-        return SharedStatistics.of(statistics, reducer, model.reduced_fit_data)
-
-
-class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class MKSStructureAnalysis(
+    SharingMixin, NearestMixin, WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     r"""2-point statistics of an ensemble, reduced to a few scores a sample.
 
     .. math:: f_j[k] \approx \sum_{k'} \mu_j[k']\, \varphi[k', k] + \bar f[k]
@@ -243,11 +196,9 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
             `reduced_fit_data`, which is in memory already.
         """
         statistics = self._statistics(X, size, confidence_index, resume=resume)
-        return _FitTransform(self, statistics, _target(y), watch, resume, "fit_transform", X)
+        return FitTransform(self, statistics, _target(y), watch, resume, "fit_transform", X)
 
-    def _fit(
-        self, statistics: EnsembleStatistics | SharedStatistics, y: Array | None, *, watch: Watch, resume: bool
-    ) -> None:
+    def _fit(self, statistics: Reducible, y: Array | None, *, watch: Watch, resume: bool) -> None:
         """Reduce statistics, and remember what they were."""
         if self.store_correlations:
             self.fit_correlations = statistics.values
@@ -265,7 +216,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         *,
         like: Grid | None = None,
         resume: bool = False,
-    ) -> EnsembleStatistics | SharedStatistics:
+    ) -> Reducible:
         """The statistics that are reduced: of samples, or shared ones; `like` is the grid of `fit`."""
         if resume and self.scratch is None:
             msg = "resume keeps statistics in scratch; give the model scratch=, a folder that all workers reach"
@@ -322,7 +273,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
             self.transform_correlations = statistics.values
         fitted = self.reduced_fit_data
         scores = statistics.scores(self.dimension_reducer_, n_components=fitted.shape[1], dtype=fitted.dtype)
-        return _labelled(scores, X)
+        return label_scores(scores, X)
 
     def inverse_transform(self, X: ArrayLike) -> Any:
         """2-point statistics that belong to scores (Eq. 2).
@@ -342,118 +293,6 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         scores, _ = unwrap(X, name="scores")
         rows = self.dimension_reducer_.inverse_transform(scores)
         return self._map.unflatten(rows)
-
-    @operation
-    def share(
-        self,
-        X: ArrayLike,
-        size: Sequence[int] | None = None,
-        confidence_index: ArrayLike | None = None,
-        *,
-        n_components: int | None = None,
-        watch: Watch = False,
-        resume: bool = False,
-    ) -> Operation[SharedStatistics]:
-        """Compute statistics once, for many fits: what it returns goes in the place of X.
-
-        Grid and random search, cross-validation and learning curves split it, so that statistics are computed here
-        alone, and a PCA once for each set of training samples, whatever `n_components` and the linker are. Nothing
-        leaks from a fold that is left out: PCA is of the training samples alone.
-
-        Parameters
-        ----------
-        X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
-            Local state of each voxel.
-        size : tuple of int, optional
-            Spatial shape of flat samples.
-        confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
-            Confidence in each voxel.
-        n_components : int, optional
-            Directions of the ensemble that are kept. Default: all, which loses nothing, and takes memory for as many
-            rows of statistics as there are samples.
-        watch, resume
-            As in `fit`.
-
-        Returns
-        -------
-        SharedStatistics
-            For this model, and those that differ in `n_components`, `dimension_reducer`, linker alone.
-
-        Raises
-        ------
-        ValueError
-            If some lags are observed in some samples only: what fills them depends on the fold.
-
-        Examples
-        --------
-        >>> from sklearn.model_selection import GridSearchCV
-        >>> from mksdask import MKSHomogenizationModel, PrimitiveBasis
-        >>> from mksdask.datasets.responses import make_elastic_stiffness
-        >>> X, y = make_elastic_stiffness(n_samples=(30, 30), grain_size=((3, 3), (9, 9)))
-        >>> model = MKSHomogenizationModel(PrimitiveBasis(2), periodic_axes=[0, 1])
-        >>> search = GridSearchCV(model, {"n_components": [2, 4, 8], "degree": [1, 2]}, cv=3)
-        >>> bool(search.fit(model.share(X), y).best_score_ > 0.99)
-        True
-        >>> search.predict(X).shape
-        (60,)
-        """
-        reducer = PCA(n_components, solver="gram" if n_components is None else "auto", scratch=self.scratch)
-        model = clone(self, safe=False).set_params(
-            dimension_reducer=reducer, n_components=None, store_correlations=False
-        )
-        statistics = model._statistics(X, size, confidence_index, resume=resume)
-        return _Share(model, statistics, None, watch, resume, "share", self._parameters())
-
-    def nearest(
-        self,
-        X_query: ArrayLike,
-        n: int = 5,
-        *,
-        among: ArrayLike | None = None,
-        size: Sequence[int] | None = None,
-        confidence_index: ArrayLike | None = None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """The samples of a catalogue that are most like others: nearest in the space of scores.
-
-        Parameters
-        ----------
-        X_query : array, shape (n_queries, *spatial) or flat
-            Local state of each voxel.
-        n : int, default 5
-            How many, or all if the catalogue has fewer.
-        among : array, shape (n_catalogue, n_components) or (n_catalogue, *spatial), optional
-            The catalogue: scores, as `transform` gives them, or samples; computed once, a chunk at a time. Default: the
-            samples of `fit`.
-        size : tuple of int, optional
-            Spatial shape of flat queries; default that of `fit`.
-        confidence_index : array, shape (n_queries, *spatial), flat, or (*spatial,), optional
-            Confidence in each voxel of the queries.
-
-        Returns
-        -------
-        distances : ndarray, shape (n_queries, n)
-            Euclidean distances of scores, rising.
-        indices : ndarray, shape (n_queries, n)
-            Rows of the catalogue; of rows as near as each other, the first.
-
-        Notes
-        -----
-        Memory is that of a chunk of the catalogue, and of 16 n_queries n bytes for each chunk that is not merged yet.
-
-        Examples
-        --------
-        >>> from mksdask import PrimitiveBasis
-        >>> from mksdask.datasets import make_microstructure
-        >>> X = make_microstructure(n_samples=12, size=(13, 13), grain_size=(3, 3))
-        >>> analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=3, periodic_axes=[0, 1]).fit(X)
-        >>> distances, indices = analysis.nearest(X[4:6], n=2)
-        >>> indices[:, 0]
-        array([4, 5])
-        """
-        check_is_fitted(self, "dimension_reducer_")
-        queries = to_numpy(self.transform(X_query, size, confidence_index)).astype(np.float64)
-        catalogue: Any = self.reduced_fit_data if among is None else unwrap(among, name="among")[0]
-        return nearest_rows(queries, catalogue if catalogue.ndim == 2 else unwrap(self.transform(among))[0], n)
 
     @property
     def size_(self) -> tuple[int, ...]:
@@ -520,7 +359,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         if self.dimension_reducer is not None:
             require_methods(self.dimension_reducer, ["fit_transform", "transform"], "dimension_reducer")
 
-    def _reducer(self, statistics: EnsembleStatistics | SharedStatistics) -> Any:
+    def _reducer(self, statistics: Reducible) -> Any:
         """A reducer to fit."""
         if self.dimension_reducer is None:
             most = min(DEFAULT_COMPONENTS, len(statistics), statistics.map.n_features)
@@ -533,10 +372,3 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
 
 def _target(y: ArrayLike | None) -> Array | None:
     return None if y is None else to_numpy(y)
-
-
-def _labelled(scores: Any, X: ArrayLike) -> Any:
-    """Scores, labelled as X is."""
-    if not isinstance(X, xr.DataArray):
-        return scores
-    return label(scores, X, dims=("component",), coords={"component": np.arange(scores.shape[1])}, name="scores")

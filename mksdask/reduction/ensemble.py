@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -23,6 +23,35 @@ from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
 
 
+class Reducible(Protocol):
+    """Statistics that a structure analysis can reduce: those of `EnsembleStatistics`, or `SharedStatistics`."""
+
+    @property
+    def grid(self) -> Grid:
+        """Geometry of the samples."""
+
+    @property
+    def map(self) -> FeatureMap:
+        """How the statistics of a sample stand in a row of features."""
+
+    @property
+    def values(self) -> Any:
+        """Statistics, shape (n_samples, *lags, n_pairs)."""
+
+    def __len__(self) -> int: ...
+
+    def reduce(
+        self, reducer: Any, y: Array | None, *, scratch: Url | None = None, watch: Watch = False, resume: bool = False
+    ) -> tuple[Any, Array]:
+        """Fit a reducer; see `EnsembleStatistics.reduce`."""
+
+    def scores(self, reducer: Any, *, n_components: int, dtype: np.dtype[Any]) -> Any:
+        """Scores by a fitted reducer, shape (n_samples, n_components)."""
+
+    def plan(self, name: str, reducer: Any, limit: Limit) -> Plan:
+        """What `reduce` will take."""
+
+
 @dataclass(frozen=True)
 class StatisticsOptions:
     """The parameters of a structure analysis that say what its features are."""
@@ -37,8 +66,6 @@ class StatisticsOptions:
 @dataclass(frozen=True)
 class EnsembleStatistics:
     """The statistics of samples: they are computed here, or they are the samples themselves.
-
-    `SharedStatistics` has the same members, for statistics that were computed before.
 
     Parameters
     ----------

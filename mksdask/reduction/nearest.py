@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
+from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array
+from mksdask.arrays import Array, ArrayLike, to_numpy, unwrap
 from mksdask.compute.blocks import check_whole_samples, computed, fold_samples
 
 # Distances of queries to the rows of a chunk that are held at once.
@@ -81,3 +83,58 @@ def _merge(a: Found, b: Found, n: int) -> Found:
     # By distance, and by row where these are equal.
     order = np.lexsort((indices, distances), axis=1)[:, :n]
     return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1), a[2] + b[2]
+
+
+class NearestMixin:
+    """Adds `nearest` to a structure analysis: the samples of a catalogue that are most like others."""
+
+    def nearest(
+        self: Any,
+        X_query: ArrayLike,
+        n: int = 5,
+        *,
+        among: ArrayLike | None = None,
+        size: Sequence[int] | None = None,
+        confidence_index: ArrayLike | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        """The samples of a catalogue that are most like others: nearest in the space of scores.
+
+        Parameters
+        ----------
+        X_query : array, shape (n_queries, *spatial) or flat
+            Local state of each voxel.
+        n : int, default 5
+            How many, or all if the catalogue has fewer.
+        among : array, shape (n_catalogue, n_components) or (n_catalogue, *spatial), optional
+            The catalogue: scores, as `transform` gives them, or samples; computed once, a chunk at a time. Default: the
+            samples of `fit`.
+        size : tuple of int, optional
+            Spatial shape of flat queries; default that of `fit`.
+        confidence_index : array, shape (n_queries, *spatial), flat, or (*spatial,), optional
+            Confidence in each voxel of the queries.
+
+        Returns
+        -------
+        distances : ndarray, shape (n_queries, n)
+            Euclidean distances of scores, rising.
+        indices : ndarray, shape (n_queries, n)
+            Rows of the catalogue; of rows as near as each other, the first.
+
+        Notes
+        -----
+        Memory is that of a chunk of the catalogue, and of 16 n_queries n bytes for each chunk that is not merged yet.
+
+        Examples
+        --------
+        >>> from mksdask import PrimitiveBasis
+        >>> from mksdask.datasets import make_microstructure
+        >>> X = make_microstructure(n_samples=12, size=(13, 13), grain_size=(3, 3))
+        >>> analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=3, periodic_axes=[0, 1]).fit(X)
+        >>> distances, indices = analysis.nearest(X[4:6], n=2)
+        >>> indices[:, 0]
+        array([4, 5])
+        """
+        check_is_fitted(self, "dimension_reducer_")
+        queries = to_numpy(self.transform(X_query, size, confidence_index)).astype(np.float64)
+        catalogue: Any = self.reduced_fit_data if among is None else unwrap(among, name="among")[0]
+        return nearest_rows(queries, catalogue if catalogue.ndim == 2 else unwrap(self.transform(among))[0], n)

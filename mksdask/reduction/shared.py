@@ -11,18 +11,23 @@ import hashlib
 import threading
 import uuid
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from dask.base import tokenize
+from sklearn.base import clone
 
-from mksdask.arrays import Array
-from mksdask.compute.operation import Limit, Plan
+from mksdask.arrays import Array, ArrayLike
+from mksdask.compute.operation import Limit, Operation, Plan, operation
+from mksdask.compute.watching import Watch
+from mksdask.reduction.fit import Fit
 from mksdask.reduction.pca import PCA, number_that_holds
 from mksdask.samples import Grid
 from mksdask.stats.features import FeatureMap
+from mksdask.storage.atomic import Url
 
 # Of PCAs of folds that are kept; the last one is kept whatever its size.
 CACHE_BYTES = 512 * 2**20
@@ -168,10 +173,12 @@ class SharedStatistics:
         rows = self._ensemble.scores[self._rows].astype(self._ensemble.reducer.components_.dtype)
         return np.asarray(self._ensemble.reducer.inverse_transform(rows))
 
-    def reduce(self, reducer: Any, y: Array | None, **_: Any) -> tuple[Any, Array]:
+    def reduce(
+        self, reducer: Any, y: Array | None, *, scratch: Url | None = None, watch: Watch = False, resume: bool = False
+    ) -> tuple[Any, Array]:
         """A reducer fitted to these samples, and their scores; see `EnsembleStatistics.reduce`.
 
-        Nothing is kept, watched or resumed: the statistics are there.
+        The statistics are there: `scratch`, `watch` and `resume` have nothing to do.
         """
         if type(reducer) is PCA and reducer.solver in ("auto", "gram"):
             fitted = RotatedPCA.of(reducer, self._ensemble, _folds.pca_of(self))
@@ -190,7 +197,7 @@ class SharedStatistics:
         msg = f"{name} takes no more memory than X, which is shared statistics; plan share instead"
         raise TypeError(msg)
 
-    def scores(self, reducer: Any, **_: Any) -> Array:
+    def scores(self, reducer: Any, *, n_components: int = 0, dtype: Any = None) -> Array:
         """Scores of these samples by a fitted reducer."""
         if isinstance(reducer, RotatedPCA) and reducer.is_of(self._ensemble):
             return reducer.rotate(self._ensemble.scores[self._rows])
@@ -290,3 +297,87 @@ class _Folds:
 
 
 _folds = _Folds()
+
+
+@dataclass(frozen=True)
+class _Share(Fit):
+    """The arguments of `share`, checked."""
+
+    parameters: Any = None
+
+    def run(self) -> SharedStatistics:
+        model = super().run()
+        reducer = model.dimension_reducer_
+        if reducer.n_iter_:
+            msg = (
+                "X has statistics with NaN: some lags are observed in some samples only, and what fills them depends "
+                "on the fold. Set cutoff to leave out the largest lags"
+            )
+            raise ValueError(msg)
+        statistics = Statistics(self.parameters, model.grid_, self.statistics.map)
+        return SharedStatistics.of(statistics, reducer, model.reduced_fit_data)
+
+
+class SharingMixin:
+    """Adds `share` to a structure analysis: statistics that are computed once and serve many fits."""
+
+    @operation
+    def share(
+        self: Any,
+        X: ArrayLike,
+        size: Sequence[int] | None = None,
+        confidence_index: ArrayLike | None = None,
+        *,
+        n_components: int | None = None,
+        watch: Watch = False,
+        resume: bool = False,
+    ) -> Operation[SharedStatistics]:
+        """Compute statistics once, for many fits: what it returns goes in the place of X.
+
+        Grid and random search, cross-validation and learning curves split it, so that statistics are computed here
+        alone, and a PCA once for each set of training samples, whatever `n_components` and the linker are. Nothing
+        leaks from a fold that is left out: PCA is of the training samples alone.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
+            Local state of each voxel.
+        size : tuple of int, optional
+            Spatial shape of flat samples.
+        confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
+            Confidence in each voxel.
+        n_components : int, optional
+            Directions of the ensemble that are kept. Default: all, which loses nothing, and takes memory for as many
+            rows of statistics as there are samples.
+        watch, resume
+            As in `fit`.
+
+        Returns
+        -------
+        SharedStatistics
+            For this model, and those that differ in `n_components`, `dimension_reducer`, linker alone.
+
+        Raises
+        ------
+        ValueError
+            If some lags are observed in some samples only: what fills them depends on the fold.
+
+        Examples
+        --------
+        >>> from sklearn.model_selection import GridSearchCV
+        >>> from mksdask import MKSHomogenizationModel, PrimitiveBasis
+        >>> from mksdask.datasets.responses import make_elastic_stiffness
+        >>> X, y = make_elastic_stiffness(n_samples=(30, 30), grain_size=((3, 3), (9, 9)))
+        >>> model = MKSHomogenizationModel(PrimitiveBasis(2), periodic_axes=[0, 1])
+        >>> search = GridSearchCV(model, {"n_components": [2, 4, 8], "degree": [1, 2]}, cv=3)
+        >>> bool(search.fit(model.share(X), y).best_score_ > 0.99)
+        True
+        >>> search.predict(X).shape
+        (60,)
+        """
+        reducer = PCA(n_components, solver="gram" if n_components is None else "auto", scratch=self.scratch)
+        model = clone(self, safe=False).set_params(
+            dimension_reducer=reducer, n_components=None, store_correlations=False
+        )
+        statistics = model._statistics(X, size, confidence_index, resume=resume)
+        return _Share(model, statistics, None, watch, resume, "share", self._parameters())

@@ -1,0 +1,55 @@
+"""Fits of models that reduce statistics: their checked arguments, which can be planned and run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mksdask.arrays import Array, ArrayLike, is_lazy, label, lazy_rows
+from mksdask.compute.operation import Limit, Operation, Plan
+from mksdask.compute.watching import Watch
+from mksdask.reduction.ensemble import Reducible
+
+
+@dataclass(frozen=True)
+class Fit(Operation[Any]):
+    """The arguments of `fit`, checked."""
+
+    model: Any
+    statistics: Reducible
+    y: Array | None
+    watch: Watch
+    resume: bool
+    name: str = "fit"
+
+    def plan(self, limit: Limit) -> Plan:
+        """What statistics and reducer take; a linkage sees scores alone."""
+        name = f"{type(self.model).__name__}.{self.name}"
+        return self.statistics.plan(name, self.model._reducer(self.statistics), limit)
+
+    def run(self) -> Any:
+        """Fit the model."""
+        self.model._fit(self.statistics, self.y, watch=self.watch, resume=self.resume)
+        return self.model
+
+
+@dataclass(frozen=True)
+class FitTransform(Fit):
+    """The arguments of `fit_transform`, checked."""
+
+    X: Any = None
+
+    def run(self) -> Any:
+        """Fit the model, and return the scores of the samples."""
+        scores = super().run().reduced_fit_data
+        return label_scores(lazy_rows(scores, like=self.X) if is_lazy(self.X) else scores, self.X)
+
+
+def label_scores(scores: Any, X: ArrayLike) -> Any:
+    """Scores, labelled as X is."""
+    if not isinstance(X, xr.DataArray):
+        return scores
+    return label(scores, X, dims=("component",), coords={"component": np.arange(scores.shape[1])}, name="scores")
