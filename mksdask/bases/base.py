@@ -1,4 +1,4 @@
-"""Base classes of the bases: they compute the microstructure function m[h; s] of samples, lazily for lazy samples."""
+"""Base classes of the bases. They compute the microstructure function m[h; s] of samples, lazily for lazy input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
     @property
     @abstractmethod
     def states(self) -> tuple[int, ...]:
-        """Labels of the local states, in the order of the last axis of m[h; s]."""
+        """Labels of the states, in the order of the last axis of m[h; s]."""
 
     @property
     def unity(self) -> NDArray[np.float64] | None:
@@ -185,7 +185,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         return tags
 
     def _card(self) -> str:
-        return card(f"m[h; s] of {len(self.states)} local states", self._facts(), self._pictures())
+        return card(f"m[h; s] of {len(self.states)} states", self._facts(), self._pictures())
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -223,7 +223,7 @@ class ScalarBasis(Basis):
     Parameters
     ----------
     n_states : int or sequence of int
-        Number of local states, or the labels of the states to keep.
+        Number of states, or the labels of the states to keep.
     domain : tuple of float, optional
         Lowest and highest value of the local state.
     """
@@ -237,7 +237,7 @@ class ScalarBasis(Basis):
 
     @property
     def states(self) -> tuple[int, ...]:
-        """Labels of the local states, in the order of the last axis of m[h; s].
+        """Labels of the states, in the order of the last axis of m[h; s].
 
         Raises
         ------
@@ -312,14 +312,14 @@ def check_finite(*extremes: float) -> None:
 
 
 def state_labels(basis: Basis | None, X: Any) -> tuple[int, ...]:
-    """Return the state labels of a basis. If the basis is None, X already is m[h; s], and its last axis is numbered."""
+    """Return the state labels of a basis. If the basis is None, number the last axis of X, which then is m[h; s]."""
     return basis.states if basis is not None else tuple(range(X.shape[-1]))
 
 
 def trailing_axes(basis: Any) -> int:
     """Count the axes of X after the spatial axes.
 
-    If the basis is None, X has one such axis, which holds the local states. Otherwise such axes hold the components of
+    If the basis is None, X has one such axis, which holds the states. Otherwise such axes hold the components of
     a local state.
 
     Raises
