@@ -1,4 +1,4 @@
-"""Base classes of the bases: they compute the microstructure function m[h; s] of samples, lazily for lazy samples."""
+"""Base classes of the bases. They compute the microstructure function m[h; s] of samples, lazily for lazy input."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
     @property
     @abstractmethod
     def states(self) -> tuple[int, ...]:
-        """Labels of the local states, in the order of the last axis of m[h; s]."""
+        """Labels of the states, in the order of the last axis of m[h; s]."""
 
     @property
     def unity(self) -> NDArray[np.float64] | None:
@@ -213,7 +213,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         return tags
 
     def _card(self) -> str:
-        return card(f"m[h; s] of {len(self.states)} local states", self._facts(), self._pictures())
+        return card(f"m[h; s] of {len(self.states)} states", self._facts(), self._pictures())
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -251,7 +251,7 @@ class ScalarBasis(Basis):
     Parameters
     ----------
     n_states : int or sequence of int
-        Number of local states, or the labels of the states to keep.
+        Number of states, or the labels of the states to keep.
     domain : tuple of float, optional
         Lowest and highest value of the local state.
     """
@@ -265,7 +265,7 @@ class ScalarBasis(Basis):
 
     @property
     def states(self) -> tuple[int, ...]:
-        """Labels of the local states, in the order of the last axis of m[h; s].
+        """Labels of the states, in the order of the last axis of m[h; s].
 
         Raises
         ------

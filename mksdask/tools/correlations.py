@@ -37,7 +37,7 @@ def draw_correlations(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw the 2-point statistics of one sample, one map of the lag for each pair of local states.
+    """Draw the 2-point statistics of one sample, one map of the lag for each pair of states.
 
     A 3D map is drawn as three central slices.
 

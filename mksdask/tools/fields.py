@@ -386,7 +386,7 @@ def draw_coeff(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw influence kernels as maps of the lag, one for each local state, in a colour scale symmetric about zero.
+    """Draw influence kernels as maps of the lag, one for each state, in a colour scale symmetric about zero.
 
     Parameters
     ----------
