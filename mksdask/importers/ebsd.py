@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from mksdask.arrays import sizes_argument
 from mksdask.bases.gsh import bunge_angles
 from mksdask.importers.ebsd_files import EbsdFile, Records, open_ebsd
-from mksdask.storage.atomic import Url
+from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, create_volume, open_ensemble, open_volume
 
 Array = NDArray[Any]
@@ -135,7 +135,7 @@ def import_ebsd(
     scan : str, optional
         Name of the scan, where an HDF5 file holds several.
     mode : {"w-", "w"}
-        Refuse to overwrite, or overwrite.
+        Refuse to overwrite, or overwrite an ensemble or a volume.
 
     Returns
     -------
@@ -153,7 +153,8 @@ def import_ebsd(
         If there is no such file.
     ValueError
         If a file is malformed or truncated, with the record and what was expected; nothing is stored then. If `window`
-        is larger than the map, or an argument does not belong to this kind of file.
+        is larger than the map, or an argument does not belong to this kind of file. If `url` is the input, lies in it,
+        or holds it.
 
     Notes
     -----
@@ -188,6 +189,7 @@ def import_ebsd(
     ([[1.0], [0.0]], ['not indexed', 'Copper'])
     """
     # Workers may run in another folder.
+    check_apart(url, path)
     file = open_ebsd(str(Path(path).absolute()), setting, scan)
     columns, rows = file.shape
     if window is None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mksdask.arrays import SPATIAL_DIMS, sizes_argument
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
-from mksdask.importers.sources import Source, open_source, slab_thickness
-from mksdask.storage.atomic import Url
+from mksdask.importers.sources import Source, input_files, open_source, slab_thickness
+from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import VOLUME_SHARD, create_ensemble, create_volume, open_ensemble, open_volume
 
 Array = NDArray[Any]
@@ -76,7 +76,7 @@ def import_images(
     periodic_axes : sequence of int
         Axes along which samples are periodic; windows are not.
     mode : {"w-", "w"}
-        Refuse to overwrite, or overwrite.
+        Refuse to overwrite, or overwrite an ensemble or a volume.
     resume : bool, default False
         Go on with what a call that was killed has written; see `create_volume`.
 
@@ -90,8 +90,8 @@ def import_images(
     FileNotFoundError, FileExistsError
         If there is nothing to read, or something where it is to be written.
     ValueError
-        If the format is not known, or an argument does not fit the image; values of which `phases` says nothing are
-        named.
+        If the format is not known, or an argument does not fit the image; if `url` is an input, lies in one, or holds
+        one; values of which `phases` says nothing are named.
 
     Notes
     -----
@@ -112,6 +112,7 @@ def import_images(
     if sum(option is not None for option in (phases, thresholds, otsu)) > 1:
         msg = "phases, thresholds and otsu exclude each other; give one"
         raise ValueError(msg)
+    check_apart(url, *input_files(path))
     source = open_source(path, dataset=dataset, axes=axes)
     data, spatial = _cropped(source, crop)
     is_in_slabs = data.ndim == len(spatial) > 1 and all(n == 1 for n in data.numblocks[1:])

@@ -189,6 +189,18 @@ def _files(path: Any) -> list[Path]:
     return files
 
 
+def input_files(path: Any) -> list[Path]:
+    """What `open_source` will read, and the folder if it is given one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    """
+    folder = [Path(path)] if isinstance(path, str | os.PathLike) and Path(path).is_dir() else []
+    return folder + [file for file in _files(path) if file not in folder]
+
+
 def _natural(path: Path) -> list[Any]:
     """slice2 before slice10."""
     parts = "".join(sign if sign.isdigit() else f" {sign} " for sign in path.name).split()

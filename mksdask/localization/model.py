@@ -382,7 +382,9 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
             shape = (len(expansion.transformed), kernels.shape[-1], *expansion.transform.frequencies)
             name = "transfer-function-" + dask.base.tokenize(kernels, expansion)
             task = dask.delayed(partial(transfer_function, expansion=expansion), name=name)
-            return da.from_delayed(task(kernels), shape, dtype=expansion.spectral_dtype)
+            # With a key that does not change from call to call, so that a run that was killed is gone on with.
+            value = task(kernels, dask_key_name=f"{name}-value")
+            return da.from_delayed(value, shape, dtype=expansion.spectral_dtype)
         key = (expansion.transform, expansion.n_states)
         if self._kept_transfer is None or self._kept_transfer[0] != key:
             self._kept_transfer = key, transfer_function(kernels, expansion=expansion)

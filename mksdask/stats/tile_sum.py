@@ -27,7 +27,7 @@ from mksdask.stats.microstructure import VolumeFields, VolumeProblem, mask_field
 from mksdask.stats.pencils import Pencils, three_axes
 from mksdask.stats.tiling import Box, TileWork, Tiling, plan_tiles
 from mksdask.storage.atomic import Url
-from mksdask.storage.blocks import materialize
+from mksdask.storage.blocks import keep
 
 Array: TypeAlias = NDArray[Any]
 
@@ -225,7 +225,7 @@ def _statistics(
     """Statistics from the sums of runs, lazily."""
     tiling, data, mask = kernel.tiling, problem.data, problem.mask
     if scratch is not None:
-        runs = materialize(runs, scratch, progress=False)
+        runs = keep(runs, scratch, "scratch")
     total = _total(runs, with_squares=return_std)
     shape = (*(2 * c + 1 for c in tiling.cutoff), len(problem.pairs))
     token = dask.base.tokenize(kernel, data, mask, return_std, scratch)
