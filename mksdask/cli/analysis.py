@@ -19,20 +19,29 @@ from mksdask.cli.options import (
     Axes,
     Bytes,
     Pairs,
-    check_figure,
+    check_pictures,
     cluster_options,
     json_option,
     open_client,
     output_of,
     report,
     resume_option,
+    save_figure,
     stage,
     watch_option,
 )
 from mksdask.compute.operation import plan
 from mksdask.stats import correlate, correlate_volume, integral_range, specific_surface
-from mksdask.storage.atomic import Location, consolidate
-from mksdask.storage.blocks import attributes_of, materialize
+from mksdask.storage.atomic import (
+    RESULTS,
+    SCRATCH,
+    Location,
+    attributes_of,
+    check_ours,
+    consolidate,
+    remove_store,
+)
+from mksdask.storage.blocks import materialize, place_of_result
 from mksdask.storage.ensembles import open_store
 from mksdask.structure import MKSStructureAnalysis
 
@@ -85,7 +94,7 @@ def _call(
 )
 @watch_option
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace the result.")
+@click.option("--overwrite", is_flag=True, help="Replace the result, once the new one is there.")
 @cluster_options
 @json_option
 def stats(
@@ -109,8 +118,8 @@ def stats(
       mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png
       mksdask stats samples.zarr f.zarr --pairs 0-0,0-1 --periodic x,y,z
     """
-    check_figure(figure)
-    target = output_of(out, overwrite=overwrite, resume=resume)
+    target = output_of(out, RESULTS, store, overwrite=overwrite, resume=resume)
+    check_pictures(figure, watch, store, target, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
         operation, arguments, options = _call(store, states, pairs, cutoff, periodic)
@@ -118,11 +127,11 @@ def stats(
             msg = f"--watch shows the statistics of a volume, and {store} is an ensemble; mksdask fit shows its mean"
             raise ValueError(msg)
         sums = target.with_name(target.name + ".sums")
-        if overwrite:
-            for path in (target, *(() if resume else (sums,))):
-                _remove(path)
+        check_ours(Location.of(sums), SCRATCH)
+        if overwrite and not resume:
+            remove_store(sums, SCRATCH)
         what = dask.base.tokenize("volume" if operation is correlate_volume else "ensemble", arguments, options)
-        if not _is_done(target, what):
+        if not _is_done(target, what, overwrite=overwrite, resume=resume):
             with stage("statistics", timings):
                 if operation is correlate_volume:
                     if watch is not None:
@@ -130,40 +139,39 @@ def stats(
                     lazy = correlate_volume(*arguments, scratch=sums, **options)
                 else:
                     lazy = correlate(*arguments, **options)
-                materialize(lazy.rename("correlations"), target, progress=False)
-                zarr.open_group(target, mode="r+").attrs["statistics of"] = what
-                consolidate(Location.of(target))
+                lazy = lazy.rename("correlations")
+                with place_of_result(lazy, target, overwrite=overwrite, resume=resume) as place:
+                    materialize(lazy, place.store, progress=False)
+                    zarr.open_group(place.store, mode="r+").attrs["statistics of"] = what
+                    consolidate(place)
         found = xr.open_zarr(target, chunks={}).correlations
-        _remove(sums)
+        remove_store(sums, SCRATCH)
         mean = found if operation is correlate_volume else found.mean("sample", keep_attrs=True)
         mean = mean.compute()
         if figure is not None:
             with stage("figure", timings):
-                figure.absolute().parent.mkdir(parents=True, exist_ok=True)
-                tools.draw_correlations(mean).savefig(figure)
+                save_figure(tools.draw_correlations(mean), figure)
     result = {"result": str(out), "lags": tuple(mean.shape[:-1])} | _summary(mean, arguments[0])
     result |= {} if figure is None else {"figure": str(figure)}
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
 
-def _is_done(target: Path, what: str) -> bool:
-    """Whether a result is there, whole.
+def _is_done(target: Path, what: str, *, overwrite: bool, resume: bool) -> bool:
+    """Whether a result is there, whole, and may stay.
 
     Raises
     ------
     ValueError
-        If it is another one.
+        If it is another one, and may not be replaced.
     """
+    if overwrite and not resume:
+        return False
     found = attributes_of(Location.of(target)).get("statistics of")
-    if found not in (None, what):
+    if found not in (None, what) and not overwrite:
         msg = f"{target} holds statistics of another store, or by other options; pass --overwrite to replace them"
         raise ValueError(msg)
     # Without the mark, which is written last, `materialize` says whether it is the same.
     return found == what
-
-
-def _remove(path: Path) -> None:
-    Location.of(path).remove()
 
 
 def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:

@@ -13,12 +13,15 @@ import numpy as np
 from mksdask import tools
 from mksdask.arrays import to_numpy
 from mksdask.bases import PrimitiveBasis
-from mksdask.cli.options import Size, cluster_options, open_client, stage
+from mksdask.cli.options import Size, cluster_options, open_client, save_figure, stage
 from mksdask.compute.operation import samples_per_chunk
 from mksdask.datasets import MicrostructureGenerator, mean_stress
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.stats import correlate
+from mksdask.storage.atomic import MICROSTRUCTURES, Location, check_ours
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
+
+FIGURES = ("microstructures", "correlations", "components", "component_variance", "scores", "goodness_of_fit")
 
 
 @click.command()
@@ -54,6 +57,8 @@ def demo(
     if out.exists() and not overwrite:
         msg = f"{out} exists; choose another --out, or pass --overwrite"
         raise click.ClickException(msg)
+    out = Path(Location.of(out).path)
+    _check_demo(out)
     timings: dict[str, float] = {}
     start = time.perf_counter()
     with open_client(**cluster) as client:
@@ -61,6 +66,18 @@ def demo(
         click.echo(f"dashboard: {client.dashboard_link}")
         _run_demo(out.resolve(), samples, size, seed, timings)
     click.echo(f"  {'all':<34} {time.perf_counter() - start:7.1f} s")
+
+
+def _check_demo(out: Path) -> None:
+    """Refuse a folder in which there are figures or an ensemble that no demo has made."""
+    check_ours(Location.of(out / "ensemble.zarr"), MICROSTRUCTURES)
+    taken = [name for name in FIGURES if (out / f"{name}.png").exists()]
+    if out.exists() and not out.is_dir():
+        msg = f"{out} is no folder; choose another --out"
+        raise FileExistsError(msg)
+    if taken and not (out / "ensemble.zarr").exists():
+        msg = f"{out / taken[0]}.png exists, and no ensemble.zarr of a demo beside it; choose another --out"
+        raise FileExistsError(msg)
 
 
 def _run_demo(out: Path, samples: int, size: tuple[int, ...], seed: int, timings: dict[str, float]) -> None:
@@ -114,15 +131,15 @@ def _draw_demo(
     few = ensemble.microstructure[:4].compute()
     pairs = [(0, 0), (0, 1)]
     scores = to_numpy(model.reduced_predict_data)
-    figures = {
-        "microstructures": tools.draw_microstructures(few),
-        "correlations": tools.draw_correlations(correlate(few, model.basis)[0]),
-        "components": tools.draw_components(model.components_[:3], pairs),
-        "component_variance": tools.draw_component_variance(model.dimension_reducer_.explained_variance_ratio_),
-        "scores": tools.draw_components_scatter([model.reduced_fit_data[:, :2], scores[:, :2]], ["training", "unseen"]),
-        "goodness_of_fit": tools.draw_goodness_of_fit(
+    figures = (
+        tools.draw_microstructures(few),
+        tools.draw_correlations(correlate(few, model.basis)[0]),
+        tools.draw_components(model.components_[:3], pairs),
+        tools.draw_component_variance(model.dimension_reducer_.explained_variance_ratio_),
+        tools.draw_components_scatter([model.reduced_fit_data[:, :2], scores[:, :2]], ["training", "unseen"]),
+        tools.draw_goodness_of_fit(
             np.array(fit_data), np.array(pred_data), ["training", "unseen"], quantity="$C_{11}$ / GPa"
         ),
-    }
-    for name, figure in figures.items():
-        figure.savefig(out / f"{name}.png")
+    )
+    for name, figure in zip(FIGURES, figures, strict=True):
+        save_figure(figure, out / f"{name}.png")

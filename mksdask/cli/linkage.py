@@ -15,20 +15,21 @@ from mksdask import tools
 from mksdask.arrays import to_numpy
 from mksdask.cli.analysis import basis_of, statistics_options
 from mksdask.cli.options import (
-    check_figure,
+    check_pictures,
     cluster_options,
     json_option,
     open_client,
     output_of,
     report,
     resume_option,
+    save_figure,
     stage,
     watch_option,
 )
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
-from mksdask.storage.atomic import Location, consolidate
-from mksdask.storage.blocks import materialize
+from mksdask.storage.atomic import RESULTS, Location, check_ours, remove_store, staged_file
+from mksdask.storage.blocks import materialize, place_of_result, save_result
 from mksdask.storage.ensembles import open_ensemble
 from mksdask.storage.models import load_model, save_model
 
@@ -94,7 +95,7 @@ def _is_number(text: object) -> bool:
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw predictions over responses: fit.png.")
 @watch_option
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace the model.")
+@click.option("--overwrite", is_flag=True, help="Replace the model, once the new one is there.")
 @cluster_options
 @json_option
 def fit(
@@ -126,8 +127,9 @@ def fit(
       mksdask fit samples.zarr stiffness.model --components 8 --degree 2
       mksdask fit samples.zarr strain.model --response strain.npy
     """
-    check_figure(figure)
-    target = output_of(model, overwrite=overwrite)
+    inputs = (store, *((Path(response),) if Path(response).is_file() else ()))
+    target = output_of(model, ("model",), *inputs, overwrite=overwrite)
+    check_pictures(figure, watch, *inputs, target, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
         dataset = open_ensemble(store)
@@ -187,8 +189,7 @@ def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any]], figu
     for X, y in rows.values():
         truth, found = to_numpy(y), to_numpy(fitted.predict(X))
         data.append(np.array([part.reshape(len(y), -1)[:, 0] for part in (truth, found)]))
-    figure.absolute().parent.mkdir(parents=True, exist_ok=True)
-    tools.draw_goodness_of_fit(data[0], data[1] if data[1].size else None).savefig(figure)
+    save_figure(tools.draw_goodness_of_fit(data[0], data[1] if data[1].size else None), figure)
 
 
 @click.command()
@@ -197,7 +198,7 @@ def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any]], figu
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--std", is_flag=True, help="Write the standard deviation of each prediction too.")
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace the result.")
+@click.option("--overwrite", is_flag=True, help="Replace the result, once the new one is there.")
 @cluster_options
 @json_option
 def predict(
@@ -221,31 +222,31 @@ def predict(
     if out.suffix not in (".csv", ".zarr"):
         msg = f"{out} must be a .csv file or a .zarr store"
         raise ValueError(msg)
-    target = output_of(out, overwrite=overwrite)
+    is_table = out.suffix == ".csv"
+    target = output_of(out, None if is_table else RESULTS, model, store, overwrite=overwrite)
+    kept = target.with_name(target.name + ".predictions")
+    check_ours(Location.of(kept), RESULTS)
     timings: dict[str, float] = {}
     with open_client(**cluster):
         X = open_ensemble(store).microstructure
         with stage("predict", timings):
             found = fitted.predict(X, return_std=std)
             parts = xr.concat(found if std else (found,), "part").rename("predictions")
-            kept = target.with_name(target.name + ".predictions")
-            if not resume:
-                Location.of(kept).remove()
+            if overwrite and not resume:
+                remove_store(kept, RESULTS)
             stored = materialize(parts, kept, progress=False).compute()
             values = xr.Dataset(dict(zip(("prediction", "spread"), stored, strict=False)))
-    if out.suffix == ".csv":
-        partial = target.with_name(target.name + ".partial")
+    if is_table:
         columns = {
             f"{name}_{i}" if array.ndim > 1 else str(name): column
             for name, array in values.data_vars.items()
             for i, column in enumerate(array.to_numpy().reshape(len(array), -1).T)
         }
-        pd.DataFrame(columns).to_csv(partial, index_label="sample")
-        partial.replace(target)
+        with staged_file(target, overwrite=overwrite) as new:
+            pd.DataFrame(columns).to_csv(new, index_label="sample")
     else:
-        values.to_zarr(target, mode="w" if overwrite else "w-", consolidated=False)
-        consolidate(Location.of(target))
-    Location.of(kept).remove()
+        save_result(values, target, "w" if overwrite else "w-")
+    remove_store(kept, RESULTS)
     summary = {"result": str(out), "samples": X.sizes["sample"]}
     mean = values.prediction.to_numpy()
     summary |= {"lowest": float(mean.min()), "mean": float(mean.mean()), "highest": float(mean.max())}
@@ -257,7 +258,7 @@ def predict(
 @click.argument("store", type=click.Path(path_type=Path, exists=True))
 @click.argument("out", type=click.Path(path_type=Path))
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace the result.")
+@click.option("--overwrite", is_flag=True, help="Replace the result, once the new one is there.")
 @cluster_options
 @json_option
 def localize(
@@ -279,17 +280,18 @@ def localize(
     if not isinstance(fitted, MKSLocalizationModel):
         msg = f"{model} is a {type(fitted).__name__}; localize takes a localization model, predict the other"
         raise ValueError(msg)
-    target = output_of(out, overwrite=overwrite, resume=resume)
+    target = output_of(out, RESULTS, model, store, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
         X = open_ensemble(store).microstructure
         size = tuple(X.sizes[dim] for dim in ("x", "y", "z") if dim in X.dims)
         if size != tuple(fitted.size_):
             fitted.resize_coeff(size)
-        if overwrite:
-            Location.of(target).remove()
-        with stage("localize", timings):
-            field = materialize(fitted.predict(X).rename("field"), target, progress=False)
+        field = fitted.predict(X).rename("field")
+        place = place_of_result(field, target, overwrite=overwrite, resume=resume)
+        with stage("localize", timings), place as location:
+            materialize(field, location.store, progress=False)
+        field = xr.open_zarr(target, chunks={}).field
         extremes = da.compute(field.data.min(), field.data.mean(), field.data.max())
     summary = {"result": str(out), "samples": X.sizes["sample"], "size": size}
     summary |= dict(zip(("lowest", "mean", "highest"), map(float, extremes), strict=True))

@@ -18,6 +18,16 @@ from matplotlib.backend_bases import FigureCanvasBase
 
 from mksdask.compute.progress import progress
 from mksdask.display.cards import value_text
+from mksdask.storage.atomic import (
+    Kinds,
+    Location,
+    check_apart,
+    check_file,
+    check_ours,
+    check_outside,
+    is_marked,
+    staged_file,
+)
 
 
 @contextmanager
@@ -181,33 +191,80 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-def check_figure(path: Path | None) -> None:
-    """Refuse a format that figures cannot have, before anything is computed.
-
-    Raises
-    ------
-    ValueError
-        That names those that they can.
-    """
-    formats = sorted(FigureCanvasBase.get_supported_filetypes())
-    if path is not None and path.suffix.removeprefix(".").lower() not in formats:
-        msg = f"--figure {path} must end with one of {', '.join(formats)}"
-        raise ValueError(msg)
-
-
-def output_of(path: Path, *, overwrite: bool, resume: bool = False) -> Path:
-    """An output that may be written, in a folder that exists.
+def check_pictures(
+    figure: Path | None, watch: Path | None, *others: Path, overwrite: bool, resume: bool = False
+) -> None:
+    """Refuse pictures that cannot be drawn, or that would replace something, before anything is computed.
 
     Raises
     ------
     click.ClickException
-        If there is something that may not be replaced.
+        If there is a file that may not be replaced.
+    FileExistsError
+        If there is something else than a file.
+    ValueError
+        If a figure cannot have the format, with those that it can have; or if a picture is an input or the output.
     """
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    if figure is not None and figure.suffix.removeprefix(".").lower() not in formats:
+        msg = f"--figure {figure} must end with one of {', '.join(formats)}"
+        raise ValueError(msg)
+    for picture in (figure, watch):
+        if picture is not None:
+            _check_free(picture, overwrite=overwrite, resume=resume)
+            check_apart(picture, *others)
+            check_file(picture)
+
+
+def output_of(path: Path, kinds: Kinds | None, *inputs: Path, overwrite: bool, resume: bool = False) -> Path:
+    """An output that may be written, in a folder that exists; where it leads to, if it is a link.
+
+    Parameters
+    ----------
+    path : Path
+        As the user gave it.
+    kinds : tuple of str or None
+        Marks of the stores that may be replaced with `overwrite`; None for a file, which replaces a file alone.
+    *inputs : Path
+        What the output may not be, lie in, or hold.
+
+    Raises
+    ------
+    click.ClickException
+        If there is something and neither `overwrite` nor `resume`.
+    FileExistsError
+        If there is something that may not be replaced.
+    ValueError
+        If the output is an input, or lies in a store.
+    """
+    location = Location.of(path)
+    target = Path(location.path)
+    check_apart(path, *inputs)
+    _check_free(path, overwrite=overwrite, resume=resume)
+    check_outside(location)
+    if kinds is None:
+        check_file(target)
+    elif overwrite:
+        check_ours(location, kinds)
+    elif resume and location.exists() and not is_marked(location, kinds):
+        msg = f"{path} exists and is no {' or '.join(kinds)} that could be gone on with; choose another output"
+        raise FileExistsError(msg)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _check_free(path: Path, *, overwrite: bool, resume: bool) -> None:
     if path.exists() and not (overwrite or resume):
         msg = f"{path} exists; choose another output, or pass --overwrite"
         raise click.ClickException(msg)
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    return path.absolute()
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Save a figure of matplotlib, whole, in a folder that is made if it is not there; through a link."""
+    target = Path(Location.of(path).path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with staged_file(target) as new:
+        figure.savefig(new)
 
 
 def report(result: dict[str, Any], *, as_json: bool) -> None:

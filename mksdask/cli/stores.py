@@ -21,6 +21,8 @@ from mksdask.cli.options import (
     stage,
 )
 from mksdask.importers import import_images
+from mksdask.importers.image_files import input_files
+from mksdask.storage.atomic import MICROSTRUCTURES
 from mksdask.storage.ensembles import open_store
 from mksdask.storage.models import load_model
 
@@ -78,7 +80,9 @@ class _Crop(click.ParamType[dict[str, Any]]):
 @click.option("--axes", help="Axes as the file orders them: zyx; s for samples.")
 @click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes: x,y.")
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace the store.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the store of a volume or an ensemble, once the new one is there."
+)
 @cluster_options
 @json_option
 def import_command(
@@ -111,11 +115,13 @@ def import_command(
       mksdask import 'slices/*.png' rock.zarr --otsu 2 --names pore,grain
       mksdask import scan.h5 cells.zarr --dataset CellData/FeatureIds --window 64
     """
-    target = output_of(store, overwrite=overwrite)
+    paths = [Path(source).absolute() for source in sources]
+    inputs = input_files(paths if len(paths) > 1 else paths[0])
+    target = output_of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite)
     timings: dict[str, float] = {}
     with open_client(**cluster), stage("read, segment, write", timings):
         import_images(
-            [Path(source).absolute() for source in sources] if len(sources) > 1 else str(Path(sources[0]).absolute()),
+            paths if len(paths) > 1 else paths[0],
             target,
             dataset=dataset,
             axes=axes,

@@ -274,7 +274,7 @@ class _File:
 
     def __call__(self, partial: PartialResult) -> None:
         figure = _figure(partial)
-        new = self.path.with_name(f".{self.path.stem}-{os.getpid()}{self.path.suffix}")
+        new = self.path.with_name(f".{self.path.stem}-{uuid.uuid4().hex[:8]}{self.path.suffix}")
         try:
             figure.savefig(new)
             new.replace(self.path)
@@ -305,8 +305,9 @@ def _shower(watch: Watch) -> Callable[[PartialResult], None]:
     if not isinstance(watch, str | os.PathLike):
         msg = f"watch must be True, the path of a picture, or a callable that takes a PartialResult, got {watch!r}"
         raise TypeError(msg)
-    path = Path(watch).absolute()
-    if not path.suffix or not path.parent.is_dir():
+    # A picture is written through a link, which stays.
+    path = Path(os.path.realpath(watch))
+    if not path.suffix or not path.parent.is_dir() or path.is_symlink() or (path.exists() and not path.is_file()):
         msg = f"watch={os.fspath(watch)!r} must be a picture such as 'live.png', in a folder that exists"
         raise ValueError(msg)
     return _File(path)

@@ -20,7 +20,7 @@ from mksdask.arrays import Array, sizes_argument
 from mksdask.bases.gsh import bunge_angles
 from mksdask.importers.ebsd_files import open_ebsd
 from mksdask.importers.ebsd_maps import EbsdFile, Records
-from mksdask.storage.atomic import Url
+from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import VOLUME_CHUNK, create_ensemble, create_volume, open_ensemble, open_volume
 
 # Number of points of a map that are read together, about: a band is a whole number of rows.
@@ -159,7 +159,7 @@ def import_ebsd(
     scan : str, optional
         Name of the scan, if an HDF5 file holds several.
     mode : {"w-", "w"}
-        "w-" refuses to overwrite a store, and "w" overwrites it.
+        "w-" refuses to overwrite anything, and "w" overwrites an ensemble or a volume.
 
     Returns
     -------
@@ -179,6 +179,7 @@ def import_ebsd(
     ValueError
         If a file is malformed or truncated. The message names the record and what was expected, and nothing is stored.
         Also if `window` is larger than the map, or an argument does not belong to this kind of file.
+        Also if `url` is the input, lies in it, or holds it.
 
     Notes
     -----
@@ -215,6 +216,7 @@ def import_ebsd(
     ([[1.0], [0.0]], ['not indexed', 'Copper'])
     """
     # The path is absolute because workers may run in another folder.
+    check_apart(url, path)
     file = open_ebsd(str(Path(path).absolute()), setting, scan)
     columns, rows = file.shape
     if window is None:

@@ -62,6 +62,18 @@ def open_source(path: Any, *, dataset: str | None = None, axes: str | None = Non
     return _with_axes(replace(found, data=stamped), axes, str(files[0]))
 
 
+def input_files(path: Any) -> list[Path]:
+    """List the files that `open_source` reads, and the folder if `path` is one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    """
+    folder = [Path(path)] if isinstance(path, str | os.PathLike) and Path(path).is_dir() else []
+    return folder + [file for file in _files(path) if file not in folder]
+
+
 def _open(files: Sequence[Path], dataset: str | None) -> Source:
     """Choose the reader of a file by its suffix."""
     first = files[0]

@@ -12,10 +12,10 @@ import numpy as np
 import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, sizes_argument
-from mksdask.importers.image_files import open_source
+from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
 from mksdask.importers.sources import Source, slab_thickness
-from mksdask.storage.atomic import Url
+from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import VOLUME_SHARD, create_ensemble, create_volume, open_ensemble, open_volume
 
 # Number of bytes of the windows that are cut together.
@@ -78,7 +78,7 @@ def import_images(
     periodic_axes : sequence of int
         Axes along which a volume or samples are periodic. Windows are not periodic.
     mode : {"w-", "w"}
-        "w-" refuses to overwrite a store, and "w" overwrites it.
+        "w-" refuses to overwrite anything, and "w" overwrites an ensemble or a volume.
     resume : bool, default False
         Continue from what a killed call has written; see `create_volume`.
 
@@ -95,7 +95,8 @@ def import_images(
         If the store exists and `mode` is "w-".
     ValueError
         If the format is not known, or an argument does not fit the image. Values of the image that `phases` does not
-        list are named.
+        list are named. Also if `url` is an
+        input, lies in one, or holds one.
 
     Notes
     -----
@@ -118,6 +119,7 @@ def import_images(
         given = [name for name, option in segmentation.items() if option is not None]
         msg = f"phases, thresholds and otsu exclude each other, got {' and '.join(given)}; give only one of them"
         raise ValueError(msg)
+    check_apart(url, *input_files(path))
     source = open_source(path, dataset=dataset, axes=axes)
     data, spatial = _cropped(source, crop)
     is_in_slabs = data.ndim == len(spatial) > 1 and all(n == 1 for n in data.numblocks[1:])

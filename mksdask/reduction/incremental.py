@@ -180,10 +180,15 @@ class IncrementalPCA(Projection):
         Parameters
         ----------
         url : str or path
-            A path, or any URL that fsspec knows; an earlier save there is replaced.
+            A path, or any URL that fsspec knows; an earlier save there is replaced, and nothing else.
+
+        Raises
+        ------
+        FileExistsError
+            If something else is there.
         """
         sketch = self._seen()
-        with staged(url, "w") as location:
+        with staged(url, "w", ("incremental-pca",)) as location:
             group = zarr.open_group(location.store, mode="w")
             parameters = {name: getattr(self, name) for name in PARAMETERS}
             group.attrs.update({"mksdask": "incremental-pca", "parameters": parameters})

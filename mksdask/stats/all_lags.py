@@ -29,8 +29,8 @@ from mksdask.stats.microstructure import (
     mask_pairs,
 )
 from mksdask.stats.pencils import Pencils, PencilTransform, three_axes
-from mksdask.storage.atomic import Location, Url, remove_store
-from mksdask.storage.blocks import is_materialized, materialize, reserve, write_blocks
+from mksdask.storage.atomic import SCRATCH, Location, Url, check_ours, remove_store
+from mksdask.storage.blocks import is_kept, keep, reserve, write_blocks
 
 Span: TypeAlias = tuple[int, int]  # the first along an axis, and the first beyond
 
@@ -261,7 +261,9 @@ class _Opening:
 
 def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Url) -> Any:
     """Write the statistics to `scratch`, going on with the pass that an earlier call was in."""
-    urls = [f"{str(scratch).rstrip('/')}.planes", f"{str(scratch).rstrip('/')}.lines"]
+    urls = [f"{str(scratch).rstrip('/')}.{name}" for name in ("planes", "lines")]
+    for url in urls:
+        check_ours(Location.of(url), SCRATCH)
     token = dask.base.tokenize(passes, sizes, problem.volume.data, problem.volume.confidence)
     planes = _planes(passes, sizes, problem, token)
     lines = _spans(
@@ -288,16 +290,16 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Ur
         arguments=(problem.result_dtype,),
     )
     result = problem.label(lags, passes.transform.lags, "two_point_statistics")
-    if not is_materialized(result, scratch):
-        reserve(result, scratch)
+    if not is_kept(result, scratch, "scratch"):
+        reserve(result, scratch, "scratch")
         z = passes.pencil.plane[1]
-        if not is_materialized(lines, urls[1]):
-            write_blocks(planes, urls[0], parts=(1, sizes.slab, sizes.rows, z), compressed=False)
-            write_blocks(lines, urls[1], parts=(1, sizes.lags, sizes.rows, z), compressed=False)
-        remove_store(urls[0])
-    stored = materialize(result, scratch, progress=False)
+        if not is_kept(lines, urls[1], "scratch"):
+            write_blocks(planes, urls[0], "scratch", parts=(1, sizes.slab, sizes.rows, z), compressed=False)
+            write_blocks(lines, urls[1], "scratch", parts=(1, sizes.lags, sizes.rows, z), compressed=False)
+        remove_store(urls[0], SCRATCH)
+    stored = keep(result, scratch, "scratch")
     for url in urls:
-        remove_store(url)
+        remove_store(url, SCRATCH)
     return stored
 
 

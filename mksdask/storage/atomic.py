@@ -1,15 +1,20 @@
-"""Writing to zarr so that a store is there whole or not at all.
+"""Writing to zarr so that a store is there whole or not at all, and removing nothing but stores of this package.
 
 A new store is written beside its place and moved there at the end. Whole shards are written, each by one task. What
 readers see is the group's consolidated metadata, which is written last.
+
+The attribute ``mksdask`` of a store says what it is. Whatever has a name that a user gave, or that does not change from
+call to call, is removed or replaced only if it has the right mark and holds nothing that the package did not write.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +24,21 @@ import fsspec
 import zarr
 
 Url: TypeAlias = str | os.PathLike[str]
+# Marks of complete stores. One that is being written, or being removed, has "partial " before it.
+Kinds: TypeAlias = tuple[str, ...]
+MICROSTRUCTURES: Kinds = ("ensemble", "volume")
+RESULTS: Kinds = ("result",)
+SCRATCH: Kinds = ("scratch",)
+
+# A task that is killed while it writes leaves an object under another name.
+_LEFTOVER = r"\.[0-9a-f]+\.partial"
+_METADATA = re.compile(rf"zarr\.json|zarr{_LEFTOVER}")
+_CHUNK = re.compile(rf"c((?:/\d+)*)({_LEFTOVER})?")
 
 
 @dataclass(frozen=True)
 class Location:
-    """A path or an fsspec URL."""
+    """A path or an fsspec URL; where a link leads to, if a path is one."""
 
     fs: Any
     path: str
@@ -31,10 +46,22 @@ class Location:
 
     @classmethod
     def of(cls, url: Url) -> Location:
-        """Parse a path or URL."""
+        """Parse a path or URL.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the path is a link that leads nowhere, so that nothing can be written through it.
+        """
         fs, path = fsspec.core.url_to_fs(os.fspath(url))
         protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-        return cls(fs, path.rstrip("/"), "file" in protocols)
+        path = path.rstrip("/") or path
+        if "file" in protocols and os.path.islink(path):  # noqa: PTH114
+            link, path = path, os.path.realpath(path)
+            if not Path(path).parent.is_dir() or os.path.islink(path):  # noqa: PTH114
+                msg = f"{link} is a link to {path}, and there is no such folder; make the folder, or remove the link"
+                raise FileNotFoundError(msg)
+        return cls(fs, path, "file" in protocols)
 
     @property
     def store(self) -> Any:
@@ -50,14 +77,15 @@ class Location:
         return bool(self.fs.exists(self.path))
 
     def remove(self) -> None:
-        """Remove what is there, if anything."""
+        """Remove what is there, if anything. This is for what the same call has made under a new name alone."""
         if self.exists():
             self.fs.rm(self.path, recursive=True)
 
-    def replace(self, other: Location) -> None:
-        """Take the place of `other`, which is back at once if that fails."""
+    def replace(self, other: Location, kinds: Kinds = ()) -> None:
+        """Take the place of `other`: of nothing, or of a store of one of `kinds`, which is back at once on failure."""
+        check_ours(other, kinds)
         if not self.is_local:
-            other.remove()
+            remove_store(other, kinds)
             # The group's metadata comes last: until then the copy is not a store.
             keys = sorted(self.fs.find(self.path), key=lambda key: key.removeprefix(self.path) == "/zarr.json")
             for key in keys:
@@ -76,9 +104,173 @@ class Location:
         retired.remove()
 
 
-def remove_store(url: Url) -> None:
-    """Remove a store, if it exists."""
-    Location.of(url).remove()
+def metadata_of(location: Location, name: str = "") -> dict[str, Any] | None:
+    """The zarr.json of a group or array, or of a member of it; None without one, empty if it cannot be read."""
+    path = "/".join(part for part in (location.path, name, "zarr.json") if part)
+    try:
+        found = json.loads(location.fs.cat_file(path))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def attributes_of(location: Location) -> dict[str, Any]:
+    """Attributes of the group or array at a location; none without one."""
+    found = (metadata_of(location) or {}).get("attributes")
+    return found if isinstance(found, dict) else {}
+
+
+def check_ours(location: Location, kinds: Kinds) -> None:
+    """Refuse to remove or replace what is not a store of one of `kinds`; a location of nothing is fine.
+
+    Raises
+    ------
+    FileExistsError
+        That names the path, and says what was found.
+    """
+    if location.exists() and (found := _found_instead(location, kinds)):
+        msg = f"{location.path} {found}, so it will not be replaced or removed; move it away, or choose another place"
+        raise FileExistsError(msg)
+
+
+def _found_instead(location: Location, kinds: Kinds) -> str | None:
+    """What tells that something is not a store of one of `kinds` with nothing else in it; None if it is one."""
+    if not location.fs.isdir(location.path):
+        return "exists and is not a store of this package but a file"
+    metadata, contents = metadata_of(location), _contents(location)
+    if metadata is None:
+        names = [name for name, is_folder in contents if not is_folder]
+        listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        what = f"a folder that holds {listed}" if names else "an empty folder"
+        return f"exists and is not a store of this package but {what}"
+    mark = attributes_of(location).get("mksdask")
+    if metadata.get("zarr_format") != 3 or not isinstance(mark, str):
+        return "exists and is not a store of this package: its zarr.json does not have the mark"
+    if not is_marked(location, kinds):
+        return f"is marked as {mark!r}, which is not {' or '.join(map(repr, kinds)) or 'expected here'}"
+    if metadata.get("node_type") == "array":
+        ranks = {"": len(metadata["shape"])}
+    else:
+        known = (metadata.get("consolidated_metadata") or {}).get("metadata")
+        folders = [name for name, is_folder in contents if is_folder and "/" not in name]
+        members = {name: metadata_of(location, name) or {} for name in folders if known is None or name in known}
+        ranks = {name: len(found["shape"]) for name, found in members.items() if found.get("node_type") == "array"}
+    strange = [name for name, is_folder in contents if not _is_of_arrays(name, is_folder, ranks)]
+    return f"holds {strange[0]}, which this package did not write" if strange else None
+
+
+def is_marked(location: Location, kinds: Kinds) -> bool:
+    """Whether a store, or a part of one, says that it is of one of `kinds`."""
+    return str(attributes_of(location).get("mksdask")).removeprefix("partial ") in kinds
+
+
+def _contents(location: Location) -> list[tuple[str, bool]]:
+    """Names of all that is below a location, and whether each is a folder; a link is none."""
+    location.fs.invalidate_cache()
+    found = location.fs.find(location.path, withdirs=True, detail=True)
+    names = {name.removeprefix(location.path).strip("/"): info["type"] == "directory" for name, info in found.items()}
+    return sorted((name, is_folder) for name, is_folder in names.items() if name)
+
+
+def remove_leftovers(location: Location) -> None:
+    """Remove what tasks that were killed began to write."""
+    for name in location.fs.find(location.path):
+        if re.search(rf"/(zarr|c|\d+){_LEFTOVER}$", name):
+            location.fs.rm(name)
+
+
+def holds_only_chunks(location: Location, rank: int) -> bool:
+    """Whether there is nothing but chunks of an array of so many axes, which has lost its metadata."""
+    return all(_is_of_arrays(name, is_folder, {"": rank}) for name, is_folder in _contents(location))
+
+
+def _is_of_arrays(name: str, is_folder: bool, ranks: Mapping[str, int]) -> bool:  # noqa: FBT001
+    """Whether a name is metadata or a chunk of arrays whose numbers of axes are given."""
+    if not is_folder and _METADATA.fullmatch(name):
+        return True
+    array, _, key = ("", "", name) if "" in ranks else name.partition("/")
+    if array not in ranks:
+        return False
+    if not key or _METADATA.fullmatch(key):
+        return is_folder == (not key)
+    chunk = _CHUNK.fullmatch(key)
+    if chunk is None:
+        return False
+    # Chunks lie as many folders deep as an array has axes.
+    depth, is_leftover = chunk[1].count("/"), chunk[2] is not None
+    if is_folder:
+        return depth < ranks[array] and not is_leftover
+    return depth == ranks[array] or is_leftover
+
+
+def remove_store(url: Url | Location, kinds: Kinds) -> None:
+    """Remove a store of one of `kinds`, if there is one.
+
+    Raises
+    ------
+    FileExistsError
+        If something else is there, or in it.
+    """
+    location = url if isinstance(url, Location) else Location.of(url)
+    if not location.exists():
+        return
+    check_ours(location, kinds)
+    mark = attributes_of(location)["mksdask"]
+    # The mark and the chunks go before the metadata: what a removal that was killed leaves is known as a part.
+    if not mark.startswith("partial ") and (metadata_of(location) or {}).get("node_type") == "group":
+        zarr.open_group(location.store, mode="r+", zarr_format=3).attrs["mksdask"] = f"partial {mark}"
+    chunks = [name for name in location.fs.find(location.path) if not name.endswith("/zarr.json")]
+    if chunks:
+        location.fs.rm(chunks)
+    location.remove()
+
+
+def check_apart(output: Url, *inputs: Url) -> None:
+    """Refuse an output that is an input, lies in one, or holds one.
+
+    Raises
+    ------
+    ValueError
+        That names both.
+    """
+    place = Location.of(output)
+    for url in inputs:
+        other = Location.of(url)
+        if _lies_in(place, other) or _lies_in(other, place):
+            where = "is" if _lies_in(place, other) and _lies_in(other, place) else "lies in or around"
+            msg = f"the output {os.fspath(output)} {where} the input {os.fspath(url)}; choose another output"
+            raise ValueError(msg)
+
+
+def _lies_in(inner: Location, outer: Location) -> bool:
+    if inner.is_local and outer.is_local:
+        path, folder = (Path(os.path.realpath(place.path)) for place in (inner, outer))
+        parts = (path, *path.parents)
+        return folder in parts or (folder.exists() and any(part.exists() and part.samefile(folder) for part in parts))
+    return inner.fs == outer.fs and f"{inner.path}/".startswith(f"{outer.path}/")
+
+
+def check_outside(location: Location) -> None:
+    """Refuse to write into a store of this package.
+
+    Raises
+    ------
+    ValueError
+        That names the store.
+    """
+    path = location.path
+    while "/" in path.strip("/"):
+        path = path.rpartition("/")[0]
+        try:
+            found = attributes_of(Location(location.fs, path, location.is_local)).get("mksdask")
+        except OSError:
+            # Not everybody may look at what lies above.
+            return
+        if found is not None:
+            msg = f"{location.path} lies inside the store {path}; choose a place outside of it"
+            raise ValueError(msg)
 
 
 def consolidate(location: Location) -> None:
@@ -88,17 +280,12 @@ def consolidate(location: Location) -> None:
         zarr.consolidate_metadata(location.store)
 
 
-def is_store(location: Location) -> bool:
-    """Whether a store of this package is there."""
-    try:
-        return "mksdask" in zarr.open_group(location.store, mode="r").attrs
-    except (FileNotFoundError, ValueError):
-        return False
-
-
 @contextmanager
-def staged(url: Url, mode: str, *, resume: bool = False) -> Iterator[Location]:
-    """A location beside `url` that takes its place at the end, and vanishes on error; with `resume` it stays then."""
+def staged(url: Url, mode: str, kinds: Kinds, *, resume: bool = False) -> Iterator[Location]:
+    """A location beside `url` that takes its place at the end, and vanishes on error; with `resume` it stays then.
+
+    With mode "w" it takes the place of a store of one of `kinds`, and of nothing else.
+    """
     if mode not in ("w-", "w"):
         msg = f"mode must be 'w-' (refuse to overwrite) or 'w' (overwrite), got {mode!r}"
         raise ValueError(msg)
@@ -109,19 +296,41 @@ def staged(url: Url, mode: str, *, resume: bool = False) -> Iterator[Location]:
             "append_ensemble"
         )
         raise FileExistsError(msg)
+    check_ours(target, kinds)
+    check_outside(target)
     staging = Location(target.fs, f"{target.path}.partial", target.is_local) if resume else target.sibling("partial")
-    if target.exists() and not is_store(target):
-        msg = (
-            f"{os.fspath(url)} exists and is not a store of this package, so it will not be replaced; choose "
-            "another url"
-        )
-        raise FileExistsError(msg)
     try:
         yield staging
         if mode == "w-" and target.exists():
             msg = f"{os.fspath(url)} was made by somebody else meanwhile; choose another url, or pass mode='w'"
             raise FileExistsError(msg)
-        staging.replace(target)
+        staging.replace(target, kinds)
     finally:
         if not resume:
             staging.remove()
+
+
+def check_file(path: Path, *, overwrite: bool = True) -> None:
+    """Refuse to replace anything but a regular file, or any file without `overwrite`; a path of nothing is fine.
+
+    Raises
+    ------
+    FileExistsError
+        That names the path.
+    """
+    if path.exists() and not (overwrite and path.is_file()):
+        what = "" if path.is_file() else " and is no regular file"
+        msg = f"{path} exists{what}, so it will not be replaced; choose another place"
+        raise FileExistsError(msg)
+
+
+@contextmanager
+def staged_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """A new name beside a file, whose place it takes at the end; it vanishes on error."""
+    new = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield new
+        check_file(path, overwrite=overwrite)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -24,7 +24,15 @@ from mksdask.compute.blocks import stage_of
 from mksdask.compute.client import distributed_client, settled
 from mksdask.compute.graph import optimized_together
 from mksdask.compute.progress import progress as show_progress
-from mksdask.storage.atomic import Location, Url, consolidate
+from mksdask.storage.atomic import (
+    RESULTS,
+    Location,
+    Url,
+    attributes_of,
+    check_outside,
+    consolidate,
+    staged,
+)
 
 DEFAULT_NAME = "result"
 # Number of a block along each axis.
@@ -84,11 +92,12 @@ def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: boo
     Raises
     ------
     FileExistsError
-        If something else is at `url`, or a part of this result and `resume` is False.
+        If something else is at `url`, be it an empty folder, or a part of this result and `resume` is False.
     TypeError
         If `lazy` is not lazy.
     ValueError
-        If what is there was computed from other inputs or with other parameters; the message says what differs.
+        If what is there was computed from other inputs or with other parameters; the message says what differs. If
+        `url` lies inside a store.
 
     Notes
     -----
@@ -104,16 +113,21 @@ def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: boo
     >>> stored.compute().tolist()
     [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]
     """
+    return keep(lazy, url, "result", resume=resume, progress=progress)
+
+
+def keep(lazy: ArrayLike, url: Url, kind: str, *, resume: bool = True, progress: bool = False) -> Any:
+    """`materialize`, into a store that is marked as of some kind: a result, or a copy in scratch."""
     data, labels, name = _unwrap(lazy)
-    location = write_blocks(data, url, labels=labels, name=name, resume=resume, progress=progress)
+    location = write_blocks(data, url, kind, labels=labels, name=name, resume=resume, progress=progress)
     opened = xr.open_zarr(location.store, chunks={})[name]
     return opened if labels is not None else opened.data
 
 
-def reserve(lazy: ArrayLike, url: Url) -> None:
-    """Make an empty store for `materialize`, or refuse now what it would refuse when all that it needs is computed."""
+def reserve(lazy: ArrayLike, url: Url, kind: str) -> None:
+    """Make an empty store for `keep`, or refuse now what it would refuse when all that it needs is computed."""
     data, labels, name = _unwrap(lazy)
-    _open(data, url, labels, name)
+    _open(data, url, kind, labels, name)
 
 
 def _unwrap(lazy: ArrayLike) -> tuple[da.Array, xr.DataArray | None, str]:
@@ -125,18 +139,42 @@ def _unwrap(lazy: ArrayLike) -> tuple[da.Array, xr.DataArray | None, str]:
     return _regular(data), labels, DEFAULT_NAME if labels is None or labels.name is None else str(labels.name)
 
 
-def is_materialized(lazy: ArrayLike, url: Url) -> bool:
-    """Whether the whole of this very result is at `url`."""
+def is_kept(lazy: ArrayLike, url: Url, kind: str, *, in_part: bool = False) -> bool:
+    """Whether the whole of this very result is at `url`, or also if only a part of it is."""
+    found = attributes_of(Location.of(url))
+    marks = (kind, f"partial {kind}") if in_part else (kind,)
+    return found.get("mksdask") in marks and found.get("fingerprint") == fingerprint_of(_unwrap(lazy)[0])
+
+
+@contextmanager
+def place_of_result(lazy: ArrayLike, url: Url, *, overwrite: bool, resume: bool) -> Iterator[Location]:
+    """Where to write a result: its place; or beside it, while another result is there that is to be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If what is there is no result.
+    """
     location = Location.of(url)
-    if not location.exists():
-        return False
-    found = attributes_of(location)
-    return found.get("mksdask") == "result" and found.get("fingerprint") == fingerprint_of(_unwrap(lazy)[0])
+    if not overwrite or not location.exists() or (resume and is_kept(lazy, url, "result", in_part=True)):
+        yield location
+        return
+    with staged(url, "w", RESULTS, resume=resume) as beside:
+        yield beside
+
+
+def save_result(dataset: xr.Dataset, url: Url, mode: str) -> None:
+    """Write results that are in memory to a store, whole or not at all."""
+    with staged(url, mode, RESULTS) as location:
+        marked = dataset.assign_attrs(mksdask="result")
+        marked.to_zarr(location.store, mode="w-", consolidated=False, zarr_format=3)
+        consolidate(location)
 
 
 def write_blocks(
     data: da.Array,
     url: Url,
+    kind: str,
     *,
     labels: xr.DataArray | None = None,
     name: str = DEFAULT_NAME,
@@ -153,6 +191,8 @@ def write_blocks(
         With chunks of one size along each axis, but for a smaller last one.
     url, resume, progress
         As in `materialize`.
+    kind : str
+        What the store is marked as when it is complete.
     labels : DataArray, optional
         Dims, coordinates and attributes.
     name : str
@@ -162,25 +202,25 @@ def write_blocks(
     compressed : bool, default True
         Whether compressing is worth its time.
     """
-    location, target = _open(data, url, labels, name, resume=resume, parts=parts, compressed=compressed)
+    location, target = _open(data, url, kind, labels, name, resume=resume, parts=parts, compressed=compressed)
     with show_progress(name) if progress else nullcontext():
         write_missing(location, {name: Writing(data, target)})
     # The attribute comes last, as the record that all is there.
-    if attributes_of(location).get("mksdask") != "result":
+    if attributes_of(location).get("mksdask") != kind:
         consolidate(location)
-        zarr.open_group(location.store, mode="r+").attrs["mksdask"] = "result"
+        zarr.open_group(location.store, mode="r+").attrs["mksdask"] = kind
     return location
 
 
 def _open(
-    data: da.Array, url: Url, labels: xr.DataArray | None, name: str, *, resume: bool = True, **options: Any
+    data: da.Array, url: Url, kind: str, labels: xr.DataArray | None, name: str, *, resume: bool = True, **options: Any
 ) -> tuple[Location, zarr.Array[Any]]:
     """Where to write, and the array there; made if it is not."""
     location, fingerprint = Location.of(url), fingerprint_of(data)
     # An array takes this along to the workers: blocks of nothing but the fill value leave an object too.
     with zarr.config.set({"array.write_empty_chunks": True}):
-        create = partial(_create, location, name, data, labels, fingerprint, **options)
-        return location, _target(url, location, name, fingerprint, create, resume=resume)
+        create = partial(_create, location, kind, name, data, labels, fingerprint, **options)
+        return location, _target(url, location, kind, name, fingerprint, create, resume=resume)
 
 
 @dataclass(frozen=True)
@@ -266,38 +306,45 @@ def _write(block: Any, *, target: zarr.Array[Any], starts: tuple[tuple[int, ...]
 
 
 def _target(
-    url: Url, location: Location, name: str, fingerprint: dict[str, Any], create: Callable[[], None], *, resume: bool
+    url: Url,
+    location: Location,
+    kind: str,
+    name: str,
+    fingerprint: dict[str, Any],
+    create: Callable[[], None],
+    *,
+    resume: bool,
 ) -> zarr.Array[Any]:
     """The array to write into, new or that of an earlier call for the same result."""
     is_new = not location.exists()
     if is_new:
-        create()
+        check_outside(location)
+        try:
+            create()
+        except OSError:
+            # Another writer of the same result may have made it meanwhile.
+            if not location.exists():
+                raise
     found = attributes_of(location)
     state = found.get("mksdask")
-    if state not in ("partial", "result") or "fingerprint" not in found:
-        msg = f"{os.fspath(url)} exists and is no result of materialize; choose another url"
+    if state not in (kind, f"partial {kind}") or "fingerprint" not in found:
+        what = "result of materialize" if kind == "result" else "copy in scratch of this package"
+        msg = f"{os.fspath(url)} exists and is no {what}; choose another url, or move it away"
         raise FileExistsError(msg)
     differing = [key for key in fingerprint if fingerprint[key] != found["fingerprint"].get(key)]
     if differing:
         told = "; ".join(f"{key} {found['fingerprint'].get(key)}, now {fingerprint[key]}" for key in differing)
         msg = f"{os.fspath(url)} holds a result of other inputs or parameters: {told}; choose another url, or remove it"
         raise ValueError(msg)
-    if state == "partial" and not resume and not is_new:
+    if state != kind and not resume and not is_new:
         msg = f"{os.fspath(url)} holds a part of this result; pass resume=True to go on, or remove it"
         raise FileExistsError(msg)
     return zarr.open_array(location.store, path=name, mode="r+")
 
 
-def attributes_of(location: Location) -> dict[str, Any]:
-    """Attributes of the group at a location; none without one."""
-    try:
-        return dict(zarr.open_group(location.store, mode="r").attrs)
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
 def _create(
     location: Location,
+    kind: str,
     name: str,
     data: da.Array,
     labels: xr.DataArray | None,
@@ -312,7 +359,7 @@ def _create(
         if labels is not None:
             labels.coords.to_dataset().to_zarr(new.store, mode="w-", consolidated=False)
         group = zarr.open_group(new.store, mode="a")
-        group.attrs.update({"mksdask": "partial", "fingerprint": fingerprint})
+        group.attrs.update({"mksdask": f"partial {kind}", "fingerprint": fingerprint})
         blocks = tuple(max(sizes) for sizes in data.chunks)
         inner = blocks if parts is None else tuple(map(min, parts, blocks))
         whole = tuple(-(-n // part) * part for n, part in zip(blocks, inner, strict=True))

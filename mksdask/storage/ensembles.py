@@ -26,8 +26,18 @@ from zarr.codecs import BloscCodec
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, axes_argument, is_lazy, unwrap
 from mksdask.compute.operation import largest_divisor, samples_per_chunk
 from mksdask.samples import Grid
-from mksdask.storage.atomic import Location, Url, consolidate, staged
-from mksdask.storage.blocks import Writing, attributes_of, fingerprint_of, write_missing, write_shards
+from mksdask.storage.atomic import (
+    MICROSTRUCTURES,
+    Location,
+    Url,
+    attributes_of,
+    check_ours,
+    consolidate,
+    remove_leftovers,
+    remove_store,
+    staged,
+)
+from mksdask.storage.blocks import Writing, fingerprint_of, write_missing, write_shards
 
 READ_BYTES = 2**20
 VOLUME_SHARD = {1: 2**22, 2: 2**11, 3: 2**8}
@@ -63,13 +73,13 @@ class _Variable:
 def _create(
     url: Url, variables: Mapping[str, _Variable], coords: Mapping[str, Any], mode: str, kind: str, *, resume: bool
 ) -> None:
-    with staged(url, mode, resume=resume) as location:
+    with staged(url, mode, MICROSTRUCTURES, resume=resume) as location:
         if location.is_local:
             Path(location.path).parent.mkdir(parents=True, exist_ok=True)
         if resume:
             _fill(location, variables, coords, kind)
         else:
-            targets = _empty(location, variables, coords)
+            targets = _empty(location, variables, coords, kind)
             shards = [variable.shards for variable in variables.values()]
             write_shards([variable.data for variable in variables.values()], list(targets.values()), shards)
         # The stamp tells a store from one that stood in its place before.
@@ -78,10 +88,10 @@ def _create(
 
 
 def _empty(
-    location: Location, variables: Mapping[str, _Variable], coords: Mapping[str, Any]
+    location: Location, variables: Mapping[str, _Variable], coords: Mapping[str, Any], kind: str
 ) -> dict[str, zarr.Array[Any]]:
     """A store without samples."""
-    group = zarr.create_group(location.store, attributes={"mksdask": "partial"})
+    group = zarr.create_group(location.store, attributes={"mksdask": f"partial {kind}"})
     for name, (values, attrs) in coords.items():
         group.create_array(name, data=values, dimension_names=(name,), attributes=attrs)
     return {name: variable.create(group, name) for name, variable in variables.items()}
@@ -99,9 +109,11 @@ def _fill(location: Location, variables: Mapping[str, _Variable], coords: Mappin
         )
     )
     found = attributes_of(location)
-    if location.exists() and found.get("mksdask") != "partial":
+    if location.exists() and found.get("mksdask") not in [f"partial {each}" for each in MICROSTRUCTURES]:
         msg = f"{location.path} exists and is no part of a store of this package; move it away"
         raise FileExistsError(msg)
+    # It will be moved as it is, into the place of the store.
+    check_ours(location, MICROSTRUCTURES)
     if found.get("fingerprint", fingerprint) != fingerprint:
         msg = (
             f"{location.path} holds a part of a store of other samples, or with other options; remove it, or call "
@@ -111,15 +123,12 @@ def _fill(location: Location, variables: Mapping[str, _Variable], coords: Mappin
     # Blocks of nothing but the fill value leave an object too, so that they count as written.
     with zarr.config.set({"array.write_empty_chunks": True}):
         if "fingerprint" not in found:
-            location.remove()
-            _empty(location, variables, coords)
+            remove_store(location, MICROSTRUCTURES)
+            _empty(location, variables, coords, kind)
             zarr.open_group(location.store, mode="r+").attrs["fingerprint"] = fingerprint
         group = zarr.open_group(location.store, mode="r+")
         write_missing(location, {name: Writing(data, group[name]) for name, data in blocks.items()})  # type: ignore[arg-type]
-    # What a task that was killed began to write.
-    for name in location.fs.find(location.path):
-        if name.endswith(".partial"):
-            location.fs.rm(name)
+    remove_leftovers(location)
 
 
 def _kept_attrs(array: ArrayLike) -> dict[str, Any]:
@@ -267,7 +276,7 @@ def create_ensemble(
     chunks : int or "auto"
         Samples in a shard, the unit of writing and of lazy reading.
     mode : {"w-", "w"}
-        Refuse to overwrite, or overwrite: the old store stays until the new one is complete.
+        Refuse to overwrite, or overwrite an ensemble or a volume: the old store stays until the new one is complete.
     resume : bool, default False
         Keep what has been written when the call is killed or fails, in ``{url}.partial``, and go on with what an
         earlier call with the same samples left there.
@@ -275,9 +284,10 @@ def create_ensemble(
     Raises
     ------
     FileExistsError
-        If the store exists and `mode` is "w-"; or if something else is at `url`.
+        If the store exists and `mode` is "w-"; or if something else is at `url`, be it an empty folder or a store with
+        files of others in it. Nothing of it is touched.
     ValueError
-        If shapes do not agree or an option is out of range.
+        If shapes do not agree or an option is out of range; or if `url` lies inside a store.
 
     Notes
     -----

@@ -51,10 +51,12 @@ def save_model(model: Any, url: Url) -> None:
     model : MKSStructureAnalysis, MKSHomogenizationModel or MKSLocalizationModel
         Fitted, with reducers and linkers of this package.
     url : str or path
-        A path, or any URL that fsspec knows; an earlier model there is replaced.
+        A path, or any URL that fsspec knows; an earlier model there is replaced, and nothing else.
 
     Raises
     ------
+    FileExistsError
+        If something is there that is no model.
     TypeError
         If it, or a part of it, is of a class that is not known here, such as a linker of your own: `pickle` then saves
         it, for yourself.
@@ -83,7 +85,7 @@ def save_model(model: Any, url: Url) -> None:
     # Encoded before anything is written.
     arrays: list[np.ndarray[Any, Any]] = []
     encoded = _encode(model, arrays, type(model).__name__)
-    with staged(url, "w") as location:
+    with staged(url, "w", ("model",)) as location:
         group = zarr.open_group(location.store, mode="w")
         group.attrs.update({"mksdask": "model", "format": FORMAT, "model": encoded})
         for number, array in enumerate(arrays):

@@ -18,7 +18,7 @@ import zarr
 from mksdask.arrays import Array
 from mksdask.compute.blocks import check_whole_samples
 from mksdask.compute.client import settled
-from mksdask.storage.atomic import Location, Url, remove_store
+from mksdask.storage.atomic import SCRATCH, Location, Url, check_ours, check_outside, holds_only_chunks, remove_store
 
 # Bytes of one slab of features, all samples, in its own precision, and centred.
 SLAB_BYTES = 96 * 2**20
@@ -96,6 +96,11 @@ def spill(
     Yields
     ------
     SpilledRows
+
+    Raises
+    ------
+    FileExistsError
+        If what has the name of the copy is not a copy alone.
     """
     check_whole_samples(features, name="features")
     sizes = features.chunks[0]
@@ -111,18 +116,22 @@ def spill(
         known = None if resume is None else dask.base.tokenize(resume, features.shape, features.chunks[0], width)
         url = f"{parent}/rows-{uuid.uuid4().hex[:12] if known is None else known}.zarr"
         rows = SpilledRows(url, features.chunks[0], features.shape[1], features.dtype, width)
+        location = Location.of(url)
+        check_outside(location)
+        # What was being removed when a call was killed may have lost its metadata. Its chunks are as good as before.
+        is_new = not location.fs.exists(f"{location.path}/zarr.json")
+        if not (is_new and location.exists() and holds_only_chunks(location, 2)):
+            check_ours(location, SCRATCH)
         try:
-            # What was being removed when a call was killed has no metadata any more.
-            if known is None or not Location.of(f"{url}/zarr.json").exists():
-                remove_store(url)
+            if is_new:
                 _create(rows)
             _write_rows(features, rows)
             yield rows
         except BaseException:
             if known is None:
-                remove_store(url)
+                remove_store(url, SCRATCH)
             raise
-        remove_store(url)
+        remove_store(url, SCRATCH)
 
 
 def _create(rows: SpilledRows) -> None:
@@ -133,6 +142,7 @@ def _create(rows: SpilledRows) -> None:
         chunks=(rows.row_chunks[0], rows.width),
         compressors=None,
         fill_value=0,
+        attributes={"mksdask": "scratch"},
     )
 
 
