@@ -238,7 +238,7 @@ def test_fit__parts_of_objects_do_not_count_as_written(tmp_path):
             analysis.fit(flaky(lazy, calls, (0, 0, 0)), resume=True)
         (kept,) = tmp_path.iterdir()
         # What zarr leaves when it is killed before an object gets its name.
-        whole = kept / "c" / "2" / "0"
+        whole = kept / "rows" / "c" / "2" / "0"
         whole.rename(whole.with_name("0.0123456789ab.partial"))
         calls.clear()
         analysis.fit(flaky(lazy, calls), resume=True)
@@ -267,7 +267,7 @@ def test_create__resumes_with_the_same_options_alone(tmp_path):
         with pytest.raises(OSError, match="disk is full"):
             create_ensemble(url, flaky(lazy, [], (0, 0, 0)), **options, resume=True)
         for name, other in {"spacing": 0.5, "units": "nm", "phases": ["b", "a"], "periodic_axes": [0]}.items():
-            with pytest.raises(ValueError, match="or with other options; remove it"):
+            with pytest.raises(ValueError, match=r"or with other options: .*; remove it"):
                 create_ensemble(url, flaky(lazy, []), **options | {name: other}, resume=True)
         # A part of an object that a killed task left is not kept in the store.
         part = next((tmp_path / "e.zarr.partial" / "microstructure" / "c").rglob("0"))

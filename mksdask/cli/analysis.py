@@ -41,8 +41,8 @@ from mksdask.storage.atomic import (
     consolidate,
     remove_store,
 )
-from mksdask.storage.blocks import materialize, place_of_result
 from mksdask.storage.ensembles import open_store
+from mksdask.storage.results import materialize, place_of_result
 from mksdask.structure import MKSStructureAnalysis
 
 

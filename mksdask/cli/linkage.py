@@ -29,9 +29,9 @@ from mksdask.cli.options import (
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.storage.atomic import RESULTS, Location, check_ours, remove_store, staged_file
-from mksdask.storage.blocks import materialize, place_of_result, save_result
 from mksdask.storage.ensembles import open_ensemble
 from mksdask.storage.models import load_model, save_model
+from mksdask.storage.results import materialize, place_of_result, save_result
 
 
 def _response(dataset: xr.Dataset, response: str) -> Any:

@@ -358,7 +358,7 @@ class PCA(Projection):
             check_observed(moments.seen)
             if isinstance(data, da.Array):
                 with spill(data, self.scratch) as rows:
-                    stored = da.from_zarr(rows.url, chunks=(rows.row_chunks[0], -1))
+                    stored = da.from_zarr(rows.open(), chunks=(rows.row_chunks[0], -1))
                     scatter, mean = self._fill_rows(stored, moments, int(k))
             else:
                 scatter, mean = self._fill_rows(data, moments, int(k))

@@ -30,7 +30,7 @@ from mksdask.stats.microstructure import (
 )
 from mksdask.stats.pencils import Pencils, PencilTransform, three_axes
 from mksdask.storage.atomic import SCRATCH, Location, Url, check_ours, remove_store
-from mksdask.storage.blocks import is_kept, keep, reserve, write_blocks
+from mksdask.storage.results import Result
 
 Span: TypeAlias = tuple[int, int]  # the first along an axis, and the first beyond
 
@@ -289,15 +289,20 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Ur
         shape=shape,
         arguments=(problem.result_dtype,),
     )
-    result = problem.label(lags, passes.transform.lags, "two_point_statistics")
-    if not is_kept(result, scratch, "scratch"):
-        reserve(result, scratch, "scratch")
-        z = passes.pencil.plane[1]
-        if not is_kept(lines, urls[1], "scratch"):
-            write_blocks(planes, urls[0], "scratch", parts=(1, sizes.slab, sizes.rows, z), compressed=False)
-            write_blocks(lines, urls[1], "scratch", parts=(1, sizes.lags, sizes.rows, z), compressed=False)
+    z = passes.pencil.plane[1]
+    of_planes, of_lines = (
+        Result.of(lazy, url, "scratch", parts=(1, step, sizes.rows, z), is_compressed=False)
+        for lazy, url, step in ((planes, urls[0], sizes.slab), (lines, urls[1], sizes.lags))
+    )
+    result = Result.of(problem.label(lags, passes.transform.lags, "two_point_statistics"), scratch, "scratch")
+    if result.blocks.state() != "complete":
+        # What the last pass would refuse is refused before the first.
+        result.blocks.open()
+        if of_lines.blocks.state() != "complete":
+            of_planes.write()
+            of_lines.write()
         remove_store(urls[0], SCRATCH)
-    stored = keep(result, scratch, "scratch")
+    stored = result.write()
     for url in urls:
         remove_store(url, SCRATCH)
     return stored

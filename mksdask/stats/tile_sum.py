@@ -25,7 +25,7 @@ from mksdask.stats.microstructure import VolumeCorrelation, VolumeFields, mask_f
 from mksdask.stats.pencils import Pencils, three_axes
 from mksdask.stats.tiling import Box, TileWork, Tiling, plan_tiles
 from mksdask.storage.atomic import Url
-from mksdask.storage.blocks import keep
+from mksdask.storage.results import Result
 
 # Tiles whose products are added up in the precision of the transforms, before their sums are in double precision: few
 # enough for rounding to stay below that of the transforms.
@@ -214,7 +214,7 @@ def _statistics(
     """Statistics from the sums of runs, lazily."""
     tiling = kernel.tiling
     if scratch is not None:
-        runs = keep(runs, scratch, "scratch")
+        runs = Result.of(runs, scratch, "scratch").write()
     # Added in their order.
     parts = [(block,) for block in runs.to_delayed(optimize_graph=False).ravel()]
     leaf = partial(TileSums.of, with_squares=return_std)

@@ -1,6 +1,5 @@
 """Everything that knows zarr: stores that are there whole or not at all."""
 
-from mksdask.storage.blocks import materialize
 from mksdask.storage.ensembles import (
     append_ensemble,
     create_ensemble,
@@ -9,6 +8,7 @@ from mksdask.storage.ensembles import (
     open_store,
     open_volume,
 )
+from mksdask.storage.results import materialize
 
 __all__ = [
     "append_ensemble",

@@ -181,9 +181,9 @@ def remove_leftovers(location: Location) -> None:
             location.fs.rm(name)
 
 
-def holds_only_chunks(location: Location, rank: int) -> bool:
-    """Whether there is nothing but chunks of an array of so many axes, which has lost its metadata."""
-    return all(_is_of_arrays(name, is_folder, {"": rank}) for name, is_folder in _contents(location))
+def holds_only(location: Location, ranks: Mapping[str, int]) -> bool:
+    """Whether there is nothing but metadata and chunks of arrays whose names and numbers of axes are given."""
+    return all(_is_of_arrays(name, is_folder, ranks) for name, is_folder in _contents(location))
 
 
 def _is_of_arrays(name: str, is_folder: bool, ranks: Mapping[str, int]) -> bool:  # noqa: FBT001

@@ -7,12 +7,9 @@ is the group's consolidated metadata, written last: a store, or an append, eithe
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +18,6 @@ import numpy as np
 import xarray as xr
 import zarr
 from dask.base import tokenize
-from zarr.codecs import BloscCodec
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, axes_argument, is_lazy, unwrap
 from mksdask.compute.operation import largest_divisor, samples_per_chunk
@@ -30,105 +26,33 @@ from mksdask.storage.atomic import (
     MICROSTRUCTURES,
     Location,
     Url,
-    attributes_of,
     check_ours,
     consolidate,
     remove_leftovers,
-    remove_store,
     staged,
 )
-from mksdask.storage.blocks import Writing, fingerprint_of, write_missing, write_shards
+from mksdask.storage.blocks import Blocks, Variable, Writing, write_blocks
 
 READ_BYTES = 2**20
 VOLUME_SHARD = {1: 2**22, 2: 2**11, 3: 2**8}
 VOLUME_CHUNK = {1: 2**18, 2: 2**9, 3: 2**6}
 
 
-@dataclass(frozen=True)
-class _Variable:
-    """An array to be stored: its data, dims and grid of shards and chunks."""
-
-    data: Any
-    dims: tuple[str, ...]
-    shards: tuple[int, ...]
-    chunks: tuple[int, ...]
-    attrs: Mapping[str, Any]
-
-    def create(self, group: zarr.Group, name: str) -> zarr.Array[Any]:
-        kind = np.dtype(self.data.dtype)
-        shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if kind.itemsize == 1 else "shuffle"
-        return group.create_array(
-            name,
-            shape=self.data.shape,
-            dtype=kind,
-            chunks=self.chunks,
-            shards=self.shards,
-            compressors=BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=kind.itemsize),
-            fill_value=0,
-            dimension_names=self.dims,
-            attributes=dict(self.attrs),
-        )
-
-
 def _create(
-    url: Url, variables: Mapping[str, _Variable], coords: Mapping[str, Any], mode: str, kind: str, *, resume: bool
+    url: Url, variables: Mapping[str, Variable], coords: xr.Dataset, mode: str, kind: str, *, resume: bool
 ) -> None:
+    """Write a store beside its place, and move it there."""
     with staged(url, mode, MICROSTRUCTURES, resume=resume) as location:
         if location.is_local:
             Path(location.path).parent.mkdir(parents=True, exist_ok=True)
-        if resume:
-            _fill(location, variables, coords, kind)
-        else:
-            targets = _empty(location, variables, coords, kind)
-            shards = [variable.shards for variable in variables.values()]
-            write_shards([variable.data for variable in variables.values()], list(targets.values()), shards)
+        blocks = Blocks(location, kind, variables, coords)
+        blocks.open(MICROSTRUCTURES)
+        # It will be moved as it is, into the place of the store.
+        check_ours(location, MICROSTRUCTURES)
+        blocks.write()
+        remove_leftovers(location)
         # The stamp tells a store from one that stood in its place before.
-        zarr.open_group(location.store, mode="r+").attrs.put({"mksdask": kind, "stamp": uuid.uuid4().hex})
-        consolidate(location)
-
-
-def _empty(
-    location: Location, variables: Mapping[str, _Variable], coords: Mapping[str, Any], kind: str
-) -> dict[str, zarr.Array[Any]]:
-    """A store without samples."""
-    group = zarr.create_group(location.store, attributes={"mksdask": f"partial {kind}"})
-    for name, (values, attrs) in coords.items():
-        group.create_array(name, data=values, dimension_names=(name,), attributes=attrs)
-    return {name: variable.create(group, name) for name, variable in variables.items()}
-
-
-def _fill(location: Location, variables: Mapping[str, _Variable], coords: Mapping[str, Any], kind: str) -> None:
-    """Write what an earlier call that was killed has not written."""
-    blocks = {name: da.asarray(variable.data).rechunk(variable.shards) for name, variable in variables.items()}
-    # All that the store will say of itself, in the words of JSON.
-    told = {name: [list(variable.dims), variable.attrs] for name, variable in variables.items()}
-    told |= {name: [np.asarray(values).tolist(), attrs] for name, (values, attrs) in coords.items()}
-    fingerprint = json.loads(
-        json.dumps(
-            {"kind": kind, "computed": {name: fingerprint_of(data) for name, data in blocks.items()}, "told": told}
-        )
-    )
-    found = attributes_of(location)
-    if location.exists() and found.get("mksdask") not in [f"partial {each}" for each in MICROSTRUCTURES]:
-        msg = f"{location.path} exists and is no part of a store of this package; move it away"
-        raise FileExistsError(msg)
-    # It will be moved as it is, into the place of the store.
-    check_ours(location, MICROSTRUCTURES)
-    if found.get("fingerprint", fingerprint) != fingerprint:
-        msg = (
-            f"{location.path} holds a part of a store of other samples, or with other options; remove it, or call "
-            "without resume"
-        )
-        raise ValueError(msg)
-    # Blocks of nothing but the fill value leave an object too, so that they count as written.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        if "fingerprint" not in found:
-            remove_store(location, MICROSTRUCTURES)
-            _empty(location, variables, coords, kind)
-            zarr.open_group(location.store, mode="r+").attrs["fingerprint"] = fingerprint
-        group = zarr.open_group(location.store, mode="r+")
-        write_missing(location, {name: Writing(data, group[name]) for name, data in blocks.items()})  # type: ignore[arg-type]
-    remove_leftovers(location)
+        blocks.finish(stamp=uuid.uuid4().hex)
 
 
 def _kept_attrs(array: ArrayLike) -> dict[str, Any]:
@@ -166,11 +90,12 @@ def _steps(spacing: float | Sequence[float], n_spatial: int) -> tuple[float, ...
     return tuple(np.broadcast_to(steps, n_spatial).tolist())
 
 
-def _coords(spatial: tuple[int, ...], steps: tuple[float, ...], units: str) -> dict[str, Any]:
-    return {
-        dim: (np.arange(n) * step, {"units": units, "spacing": step})
+def _coords(spatial: tuple[int, ...], steps: tuple[float, ...], units: str) -> xr.Dataset:
+    coords = {
+        dim: (dim, np.arange(n) * step, {"units": units, "spacing": step})
         for dim, n, step in zip(SPATIAL_DIMS, spatial, steps, strict=False)
     }
+    return xr.Dataset(coords=coords)
 
 
 def _microstructure_attrs(phases: Sequence[str] | None, periodic_axes: Any, spatial: tuple[int, ...]) -> dict[str, Any]:
@@ -197,11 +122,11 @@ def _inherit(grid: Grid, spacing: Any, units: str, phases: Any, periodic_axes: A
     return spacing, units, phases, periodic_axes
 
 
-def _ensemble_variable(data: Any, dims: tuple[str, ...], rows: int, attrs: Mapping[str, Any]) -> _Variable:
+def _ensemble_variable(data: Any, dims: tuple[str, ...], rows: int, attrs: Mapping[str, Any]) -> Variable:
     shape = tuple(int(n) for n in data.shape)
     sample_bytes = max(1, int(np.prod(shape[1:])) * data.dtype.itemsize)
     inner = largest_divisor(rows, READ_BYTES // sample_bytes)
-    return _Variable(data, dims, (rows, *shape[1:]), (inner, *shape[1:]), attrs)
+    return Variable(data, dims, (rows, *shape[1:]), (inner, *shape[1:]), attrs)
 
 
 def _has_angles(X: Any, data: Any, spacing: float | Sequence[float]) -> bool:
@@ -337,11 +262,13 @@ def create_ensemble(
         variables[name] = _ensemble_variable(beside, ("sample", *names), rows, _kept_attrs(array))
     coords = _coords(spatial, _steps(spacing, len(spatial)), units)
     if y is not None and isinstance(y, xr.DataArray):
-        coords |= {
-            str(dim): (np.asarray(y.coords[dim]), {})
-            for dim in y.dims[1:]
-            if dim in y.coords and str(dim) not in coords and y.coords[dim].dtype.kind in "iuf"
-        }
+        coords = coords.assign_coords(
+            {
+                str(dim): (dim, np.asarray(y.coords[dim]))
+                for dim in y.dims[1:]
+                if dim in y.coords and str(dim) not in coords and y.coords[dim].dtype.kind in "iuf"
+            }
+        )
     _create(url, variables, coords, mode, "ensemble", resume=resume)
 
 
@@ -424,7 +351,7 @@ def append_ensemble(
     location = Location.of(url)
     n_old = stored.sizes["sample"]
     n_new = n_old + counts["microstructure"]
-    sources, targets, shards, starts = [], [], [], []
+    parts = []
     for name, data in new.items():
         target = zarr.open_array(location.store, path=name, mode="r+")
         # What an append that was killed left behind is cut off before it can be mistaken for data.
@@ -432,30 +359,25 @@ def append_ensemble(
         shard = target.shards or target.chunks
         start = n_old // shard[0] * shard[0]
         tail = np.asarray(stored[name][start:n_old].data)
-        joined = (
-            da.concatenate([da.from_array(tail), da.asarray(data)]) if is_lazy(data) else np.concatenate([tail, data])
-        )
+        joined = da.concatenate([da.from_array(tail), da.asarray(data)]).rechunk(shard)
+        if not is_lazy(data):
+            joined = da.from_array(np.concatenate([tail, data]), chunks=shard)
         target.resize((n_new, *target.shape[1:]))
-        sources.append(_checked_cast(joined, target.dtype, name))
-        targets.append(target)
-        shards.append(shard)
-        starts.append(start)
-    write_shards(sources, targets, shards, starts)
+        part = Writing(_checked_cast(joined, target.dtype, name), target, start)
+        parts.append((part, part.blocks()))
+    write_blocks(parts, in_memory=not any(is_lazy(data) for data in new.values()))
     consolidate(location)
 
 
-def _checked_cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:
+def _checked_cast(array: da.Array, dtype: np.dtype[Any], name: str) -> da.Array:
     """Cast to the stored dtype; integers must survive it."""
-    if array.dtype == dtype:
-        return array
-    kernel = partial(_cast_block, dtype=dtype, name=name)
-    return array.map_blocks(kernel, dtype=dtype) if isinstance(array, da.Array) else kernel(array)
+    return array if array.dtype == dtype else array.map_blocks(_cast_block, to=dtype, of=name, dtype=dtype)
 
 
-def _cast_block(block: Array, *, dtype: np.dtype[Any], name: str) -> Array:
-    cast = block.astype(dtype)
-    if dtype.kind in "iu" and not np.array_equal(cast, block):
-        msg = f"{name} holds values from {block.min()} to {block.max()}, which the stored dtype {dtype} cannot hold"
+def _cast_block(block: Array, *, to: np.dtype[Any], of: str) -> Array:
+    cast = block.astype(to)
+    if to.kind in "iu" and not np.array_equal(cast, block):
+        msg = f"{of} holds values from {block.min()} to {block.max()}, which the stored dtype {to} cannot hold"
         raise ValueError(msg)
     return cast
 
@@ -607,7 +529,7 @@ def create_volume(
     attrs = _kept_attrs(volume) | _microstructure_attrs(phases, periodic_axes, spatial)
     tail = (3,) * angles
     variables = {
-        "microstructure": _Variable(data, (*dims, *("angle",) * angles), shards + tail, inner + tail, attrs),
+        "microstructure": Variable(data, (*dims, *("angle",) * angles), shards + tail, inner + tail, attrs),
     }
     for name, array in {"phase": phase, "confidence_index": confidence_index}.items():
         if array is None:
@@ -616,7 +538,7 @@ def create_volume(
         if beside.shape != spatial:
             msg = f"{name} must have shape {spatial}, got {beside.shape}"
             raise ValueError(msg)
-        variables[name] = _Variable(beside, dims, shards, inner, _kept_attrs(array))
+        variables[name] = Variable(beside, dims, shards, inner, _kept_attrs(array))
     _create(url, variables, _coords(spatial, _steps(spacing, len(spatial)), units), mode, "volume", resume=resume)
 
 

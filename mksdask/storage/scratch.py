@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import dask
@@ -17,9 +16,11 @@ import zarr
 
 from mksdask.arrays import Array
 from mksdask.compute.blocks import check_whole_samples
-from mksdask.compute.client import settled
-from mksdask.storage.atomic import SCRATCH, Location, Url, check_ours, check_outside, holds_only_chunks, remove_store
+from mksdask.storage.atomic import SCRATCH, Location, Url, attributes_of, holds_only, remove_store
+from mksdask.storage.blocks import Blocks, Variable
 
+# Name of the matrix in its store.
+NAME = "rows"
 # Bytes of one slab of features, all samples, in its own precision, and centred.
 SLAB_BYTES = 96 * 2**20
 # Features of a slab, or more: fewer would make reading dear.
@@ -49,7 +50,7 @@ class SpilledRows:
 
     def open(self, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
         """The matrix on disk; index it as [samples, features]."""
-        return zarr.open_array(self.url, mode=mode)
+        return zarr.open_array(self.url, path=NAME, mode=mode)
 
     def blocks(self) -> Iterator[Array]:
         """Chunks of samples, all features."""
@@ -66,12 +67,6 @@ def slab_width(n_samples: int, n_features: int, dtype: np.dtype[Any], slab_bytes
     n_slabs = -(-n_features // widest)
     # Several slabs are a multiple of four, so that few workers end at the same time.
     return widest if n_slabs == 1 else -(-n_features // (-(-n_slabs // 4) * 4))
-
-
-def _spill_block(block: Array, *, rows: SpilledRows, numbers: tuple[int, ...], block_id: tuple[int, ...]) -> Array:
-    start = numbers[block_id[0]] * rows.row_chunks[0]
-    rows.open("r+")[start : start + len(block)] = block
-    return np.zeros((1, 1), dtype=np.uint8)
 
 
 @contextmanager
@@ -116,53 +111,20 @@ def spill(
         known = None if resume is None else dask.base.tokenize(resume, features.shape, features.chunks[0], width)
         url = f"{parent}/rows-{uuid.uuid4().hex[:12] if known is None else known}.zarr"
         rows = SpilledRows(url, features.chunks[0], features.shape[1], features.dtype, width)
+        # A task writes some samples, whole, in objects of a slab of features each.
+        objects = (features.chunksize[0], width)
+        variable = Variable(features, ("sample", "feature"), objects, is_compressed=False, computation=known)
         location = Location.of(url)
-        check_outside(location)
-        # What was being removed when a call was killed may have lost its metadata. Its chunks are as good as before.
-        is_new = not location.fs.exists(f"{location.path}/zarr.json")
-        if not (is_new and location.exists() and holds_only_chunks(location, 2)):
-            check_ours(location, SCRATCH)
+        blocks = Blocks(location, "scratch", {NAME: variable})
+        # A copy that was being removed when a call was killed may have lost its metadata.
+        if location.exists() and not attributes_of(location) and holds_only(location, {NAME: 2}):
+            location.remove()
         try:
-            if is_new:
-                _create(rows)
-            _write_rows(features, rows)
+            blocks.open()
+            blocks.write()
             yield rows
         except BaseException:
             if known is None:
                 remove_store(url, SCRATCH)
             raise
         remove_store(url, SCRATCH)
-
-
-def _create(rows: SpilledRows) -> None:
-    zarr.create_array(
-        rows.url,
-        shape=(rows.n_samples, rows.n_features),
-        dtype=rows.dtype,
-        chunks=(rows.row_chunks[0], rows.width),
-        compressors=None,
-        fill_value=0,
-        attributes={"mksdask": "scratch"},
-    )
-
-
-def _write_rows(features: da.Array, rows: SpilledRows) -> None:
-    """Write the chunks of samples that are not there."""
-    location = Location.of(rows.url)
-    location.fs.invalidate_cache()
-    # By their whole names: a task that was killed may leave a part of an object under another one.
-    there = {key.rpartition("/c/")[2] for key in location.fs.find(f"{location.path}/c")}
-    wanted = [str(number) for number in range(len(rows.slabs))]
-    missing = [
-        number for number in range(len(rows.row_chunks)) if not all(f"{number}/{column}" in there for column in wanted)
-    ]
-    if not missing:
-        return
-    call = uuid.uuid4().hex
-    done = (features if len(missing) == len(rows.row_chunks) else features.blocks[missing]).map_blocks(
-        partial(_spill_block, rows=rows, numbers=tuple(missing)),
-        chunks=((1,) * len(missing), (1,)),
-        dtype=np.uint8,
-        name=f"spill-{call}",
-    )
-    settled(done.compute, stage=call)

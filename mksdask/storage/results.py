@@ -1,0 +1,180 @@
+"""Results of computations in stores: written block by block, and taken up again after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from mksdask.arrays import ArrayLike
+from mksdask.compute.progress import progress as show_progress
+from mksdask.storage.atomic import RESULTS, Location, Url, consolidate, staged
+from mksdask.storage.blocks import Blocks, Variable
+
+DEFAULT_NAME = "result"
+
+
+def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: bool = True) -> Any:
+    """Write a lazy array into a store, block by block.
+
+    Called again after a run was killed, it writes only what is missing.
+
+    Parameters
+    ----------
+    lazy : dask array, or DataArray that holds one
+        What is to be computed: statistics, predictions, fields.
+    url : str or path
+        A path, or any URL that fsspec knows.
+    resume : bool, default True
+        Go on with what an earlier call left there. False refuses a store that is not complete.
+    progress : bool, default True
+        Show a progress bar, in a terminal or a notebook; see `mksdask.progress`.
+
+    Returns
+    -------
+    dask array or DataArray
+        The stored result, opened lazily.
+
+    Raises
+    ------
+    FileExistsError
+        If something else is at `url`, even an empty folder. Also if a part of this result is there and `resume` is
+        False.
+    TypeError
+        If `lazy` is not lazy.
+    ValueError
+        If the result that is there was computed from other inputs or with other parameters; the message says what
+        differs. Also if `url` lies inside a store.
+
+    Notes
+    -----
+    A block is one object of the store, which is written whole and at once: it is the record of its own completion, for
+    any number of writers. The attributes of the store hold the shape of the blocks and a token of the computation.
+    Memory is that of the tasks that make the blocks.
+
+    Examples
+    --------
+    >>> import dask.array as da, tempfile
+    >>> squares = da.arange(10, chunks=4) ** 2
+    >>> stored = materialize(squares, tempfile.mkdtemp() + "/squares.zarr", progress=False)
+    >>> stored.compute().tolist()
+    [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]
+    """
+    return Result.of(lazy, url, "result").write(resume=resume, progress=progress)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A lazy array and the store that it goes to.
+
+    Parameters
+    ----------
+    blocks : Blocks
+        The array as it is stored.
+    name : str
+        Its name in the store.
+    is_labelled : bool
+        Whether it comes back as a DataArray.
+    """
+
+    blocks: Blocks
+    name: str
+    is_labelled: bool
+
+    @classmethod
+    def of(
+        cls,
+        lazy: ArrayLike,
+        url: Url,
+        kind: str,
+        *,
+        parts: tuple[int, ...] | None = None,
+        is_compressed: bool = True,
+    ) -> Result:
+        """Check a lazy array.
+
+        Parameters
+        ----------
+        lazy, url
+            As in `materialize`.
+        kind : str
+            What the store is marked as: "result", or "scratch" for a copy that the package removes again.
+        parts : tuple of int, optional
+            Shape of the parts of a block that readers want, if they do not want all of it.
+        is_compressed : bool, default True
+            Whether compressing is worth its time.
+        """
+        labels = lazy if isinstance(lazy, xr.DataArray) else None
+        data = lazy.data if labels is not None else lazy
+        if not isinstance(data, da.Array):
+            msg = f"lazy must be a dask array, or a DataArray that holds one, got {type(data).__name__}"
+            raise TypeError(msg)
+        data = _regular(data)
+        name = DEFAULT_NAME if labels is None or labels.name is None else str(labels.name)
+        objects = data.chunksize
+        if parts is not None:
+            parts = tuple(map(min, parts, objects))
+            # An object holds whole parts, and may reach beyond the end of the array.
+            objects = tuple(-(-n // part) * part for n, part in zip(objects, parts, strict=True))
+        if labels is None:
+            dims, attrs, coords = tuple(f"dim_{axis}" for axis in range(data.ndim)), {}, xr.Dataset()
+        else:
+            dims, attrs, coords = tuple(map(str, labels.dims)), dict(labels.attrs), labels.coords.to_dataset()
+        variable = Variable(data, dims, objects, parts, attrs, is_compressed)
+        return cls(Blocks(Location.of(url), kind, {name: variable}, coords), name, labels is not None)
+
+    def write(self, *, resume: bool = True, progress: bool = False) -> Any:
+        """Write the blocks that are missing, and open the result lazily."""
+        blocks = self.blocks
+        if not resume and blocks.state() == "partial":
+            msg = f"{blocks.location.path} holds a part of this result; pass resume=True to go on, or remove it"
+            raise FileExistsError(msg)
+        blocks.open()
+        with show_progress(self.name) if progress else nullcontext():
+            blocks.write()
+        blocks.finish(fingerprint=blocks.record)
+        opened = xr.open_zarr(blocks.location.store, chunks={})[self.name]
+        return opened if self.is_labelled else opened.data
+
+
+def _regular(data: da.Array) -> da.Array:
+    """The same data in chunks of one size along each axis, except for a smaller last one, as a store has them."""
+    if not data.shape or 0 in data.shape:
+        msg = f"lazy must have an axis, and none that is empty, got shape {data.shape}; compute it instead"
+        raise ValueError(msg)
+    if any(np.isnan(n) for n in data.shape):
+        msg = "lazy has chunks of unknown sizes; call lazy.compute_chunk_sizes() first"
+        raise ValueError(msg)
+    is_regular = all(set(sizes[:-1]) <= {sizes[0]} and sizes[-1] <= sizes[0] for sizes in data.chunks)
+    return data if is_regular else data.rechunk(tuple(max(sizes) for sizes in data.chunks))
+
+
+@contextmanager
+def place_of_result(lazy: ArrayLike, url: Url, *, overwrite: bool, resume: bool) -> Iterator[Location]:
+    """The place to write a result to; while another result that is to be replaced is there, a place beside it.
+
+    Raises
+    ------
+    FileExistsError
+        If what is there is no result.
+    """
+    location = Location.of(url)
+    is_there = resume and Result.of(lazy, url, "result").blocks.state() in ("partial", "complete")
+    if not overwrite or not location.exists() or is_there:
+        yield location
+        return
+    with staged(url, "w", RESULTS, resume=resume) as beside:
+        yield beside
+
+
+def save_result(dataset: xr.Dataset, url: Url, mode: str) -> None:
+    """Write results that are in memory to a store, whole or not at all."""
+    with staged(url, mode, RESULTS) as location:
+        marked = dataset.assign_attrs(mksdask="result")
+        marked.to_zarr(location.store, mode="w-", consolidated=False, zarr_format=3)
+        consolidate(location)
