@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from sklearn.base import clone
+from sklearn.base import RegressorMixin, clone
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
@@ -25,6 +25,7 @@ from mksdask.reduction.shared import SharedStatistics
 from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
 from mksdask.stats.correlation import Pairs
 from mksdask.storage.atomic import Url
+from mksdask.storage.schema import NOTHING, Choice, Part, Saved, Whole
 from mksdask.structure import MKSStructureAnalysis, plan_analysis, require_methods, set_parameter
 
 LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
@@ -110,6 +111,16 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
     >>> bool(model.fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.99)
     True
     """
+
+    _saved = Saved(
+        MKSStructureAnalysis._saved.parameters
+        | {
+            "property_linker": Choice(*LINKERS) | Part(Pipeline, RegressorMixin) | NOTHING,
+            "degree": Whole() | NOTHING,
+        },
+        fitted=MKSStructureAnalysis._saved.fitted | {"property_linker_": Part(Pipeline, RegressorMixin, fitted=True)},
+        is_model=True,
+    )
 
     def __init__(
         self,
@@ -208,9 +219,17 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         scores = self.reduced_fit_data.astype(np.float64)
         linker.fit(scores[measured], target[measured], **options)
         self.property_linker_ = linker
-        trial = np.asarray(linker.predict(scores[:1]))
-        self._target_shape, self._target_dtype = trial.shape[1:], trial.dtype
+        self._try_linker()
         return self
+
+    def _try_linker(self) -> None:
+        """See what it predicts."""
+        trial = np.asarray(self.property_linker_.predict(self.reduced_fit_data[:1].astype(np.float64)))
+        self._target_shape, self._target_dtype = trial.shape[1:], trial.dtype
+
+    def _restored(self, most: int) -> None:
+        super()._restored(most)
+        self._try_linker()
 
     def predict(
         self,

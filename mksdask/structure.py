@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import ArrayLike, is_lazy, label, to_numpy, unwrap, unwrap_samples
@@ -23,16 +25,34 @@ from mksdask.display.cards import WithCard, card, centre_of, picture, points
 from mksdask.reduction.layout import result_bytes_of
 from mksdask.reduction.nearest import nearest_rows
 from mksdask.reduction.pca import PCA, plan_pca
-from mksdask.reduction.projection import variance_facts, variance_picture
+from mksdask.reduction.projection import Projection, variance_facts, variance_picture
 from mksdask.reduction.shared import SharedStatistics, Statistics
 from mksdask.samples import as_samples, check_phases, periodic_axes_of, phases_of, spacing_of
-from mksdask.stats.correlation import CorrelationProblem, Pairs, correlate, flat_features
+from mksdask.stats.correlation import CorrelationProblem, Pairs, correlate, flat_features, resolve_pairs
 from mksdask.storage.atomic import Url
+from mksdask.storage.schema import (
+    FLAG,
+    NOTHING,
+    NUMBERS,
+    TEXT,
+    ArrayOf,
+    Choice,
+    Dtype,
+    Listed,
+    Number,
+    Part,
+    Record,
+    Saved,
+    Whole,
+    agree,
+)
 from mksdask.storage.scratch import spill
 
 DEFAULT_COMPONENTS = 5
 # Components that a card draws.
 MOST_DRAWN = 3
+# One spatial axis, or some.
+AXES = Whole(0, 2) | Listed(Whole(0, 2))
 
 
 @dataclass(frozen=True)
@@ -148,6 +168,33 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
     >>> analysis.fit_transform(X).shape, analysis.components_.shape
     ((12, 3), (3, 13, 13, 2))
     """
+
+    _saved = Saved(
+        {
+            "basis": Part(Basis) | NOTHING,
+            "dimension_reducer": Part(Projection, Pipeline) | NOTHING,
+            "n_components": Whole() | Number() | NOTHING,
+            "periodic_axes": AXES | NOTHING,
+            "correlations": Listed(Record(Whole(), Whole())) | NOTHING,
+            "compute_correlations": FLAG,
+            "store_correlations": FLAG,
+            "mean_center": FLAG,
+            "weights": Listed(Number()) | NOTHING,
+            "cutoff": Whole(0) | Listed(Whole(0), 1, 3) | NOTHING,
+            "dtype": Choice("float32", "float64") | Dtype("f4 f8"),
+        },
+        fitted={
+            "dimension_reducer_": Part(Projection, Pipeline, fitted=True),
+            "reduced_fit_data": ArrayOf("f4 f8", "n_samples", "n_components"),
+            "periodic_axes_": AXES,
+            "phases_": Listed(TEXT),
+            "size_": Listed(Whole(1), 1, 3),
+            "_spacing": Listed(Record(Number(), TEXT)),
+            "_statistics_shape": Listed(Whole(1, sized=True), 2, 4),
+            "_statistics_dtype": Dtype(NUMBERS),
+        },
+        is_model=True,
+    )
 
     def __init__(
         self,
@@ -299,6 +346,7 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
         statistics = shared.statistics
         self.size_, self.periodic_axes_ = statistics.size, statistics.periodic_axes
         self.phases_ = statistics.phases
+        self._spacing: tuple[tuple[float, str], ...] = ()
         self._statistics_shape, self._statistics_dtype = statistics.shape, statistics.dtype
         reducer = self._reducer((len(shared), shared.n_features))
         self.dimension_reducer_, self.reduced_fit_data = shared.reduce(reducer, y)
@@ -565,6 +613,15 @@ class MKSStructureAnalysis(WithCard, ClassNamePrefixFeaturesOutMixin, Transforme
     def _facts(self) -> dict[str, Any]:
         *lags, n_pairs = self._statistics_shape
         return {"size": self.size_, "lags": tuple(lags), "pairs": n_pairs, "reducer": repr(self.dimension_reducer_)}
+
+    def _restored(self, most: int) -> None:
+        n_features = math.prod(self._statistics_shape) * (2 if self._statistics_dtype.kind == "c" else 1)
+        agree("the number of features of dimension_reducer_", self.dimension_reducer_.n_features_in_, n_features)
+        if self.compute_correlations and self.basis is not None:
+            pairs = resolve_pairs(self.correlations, self.basis.states, self.basis)
+            agree("the number of pairs", len(pairs), self._statistics_shape[-1])
+        scores = self.dimension_reducer_.transform(np.zeros((1, n_features), self.reduced_fit_data.dtype))
+        agree("the number of components of reduced_fit_data", self.reduced_fit_data.shape[1], scores.shape[1])
 
     def __getstate__(self) -> dict[str, Any]:
         # A lazy attribute would take its whole graph, data included, into the pickle.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mksdask.bases.base import ScalarBasis, chosen_labels
+from mksdask.storage.schema import Saved
 
 
 class FourierBasis(ScalarBasis):
@@ -40,6 +41,7 @@ class FourierBasis(ScalarBasis):
     [(1+0j), 1j, 1j]
     """
 
+    _saved = Saved(ScalarBasis._parameters)
     periodic_domain = True
     is_complex = True
 

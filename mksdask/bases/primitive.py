@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mksdask.bases.base import ScalarBasis
+from mksdask.storage.schema import Saved
 
 
 class PrimitiveBasis(ScalarBasis):
@@ -37,6 +38,8 @@ class PrimitiveBasis(ScalarBasis):
             [0.5, 0.5, 0. ],
             [0. , 0. , 1. ]]])
     """
+
+    _saved = Saved(ScalarBasis._parameters)
 
     @property
     def _n_hats(self) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mksdask.compute.blocks import check_whole_samples, merge_tree
 from mksdask.compute.graph import delayed_blocks
+from mksdask.storage.schema import ArrayOf, Number, Saved, Whole
 
 Array = NDArray[Any]
 
@@ -39,6 +40,15 @@ class Sketch:
     mean: Array
     directions: Array
     scatter: float
+
+    _saved = Saved(
+        {
+            "count": Whole(1),
+            "mean": ArrayOf("f8", "n_features"),
+            "directions": ArrayOf("f8", "rank", "n_features"),
+            "scatter": Number(0),
+        }
+    )
 
     @classmethod
     def of(cls, rows: Array, rank: int) -> Sketch:

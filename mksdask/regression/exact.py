@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from mksdask.regression.kernels import Kernel
+from mksdask.storage.schema import ArrayOf, Number, Part, Saved
 
 Array = NDArray[Any]
 
 
+@dataclass(frozen=True)
 class ExactFit:
     """Kernel ridge regression on all samples.
 
@@ -22,18 +25,37 @@ class ExactFit:
         k.
     scores : ndarray, shape (n_samples, n_components)
         Scaled.
-    targets : ndarray, shape (n_samples, n_outputs)
-        Centred.
+    triangle : ndarray, shape (n_samples, n_samples)
+        L of L Lᵀ = K + αI.
+    dual : ndarray, shape (n_samples, n_outputs)
+        (K + αI)⁻¹ of the targets.
     alpha : float
         Ridge.
     """
 
-    def __init__(self, kernel: Kernel, scores: Array, targets: Array, alpha: float) -> None:
-        self.kernel, self.scores, self.alpha = kernel, scores, alpha
+    kernel: Kernel
+    scores: Array
+    triangle: Array
+    dual: Array
+    alpha: float
+
+    _saved = Saved(
+        {
+            "kernel": Part(Kernel),
+            "scores": ArrayOf("f8", "n_samples", "n_components"),
+            "triangle": ArrayOf("f8", "n_samples", "n_samples"),
+            "dual": ArrayOf("f8", "n_samples", "n_outputs"),
+            "alpha": Number(0),
+        }
+    )
+
+    @classmethod
+    def of(cls, kernel: Kernel, scores: Array, targets: Array, alpha: float) -> ExactFit:
+        """From scaled scores and centred targets, (n_samples, n_outputs)."""
         matrix = kernel(scores, scores)
         matrix[np.diag_indices_from(matrix)] += alpha
-        self.triangle = scipy.linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
-        self.dual = scipy.linalg.cho_solve((self.triangle, True), targets)
+        triangle = scipy.linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+        return cls(kernel, scores, triangle, scipy.linalg.cho_solve((triangle, True), targets), alpha)
 
     @property
     def known(self) -> Array:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mksdask.storage.schema import Choice, Number, Saved
+
 Array = NDArray[Any]
 KERNELS = ("rbf", "polynomial", "matern")
 
@@ -29,6 +31,8 @@ class Kernel:
     gamma: float = 1.0
     degree: float = 3
     coef0: float = 1.0
+
+    _saved = Saved({"kind": Choice(*KERNELS), "gamma": Number(0), "degree": Number(0), "coef0": Number(0)})
 
     def __call__(self, a: Array, b: Array) -> Array:
         """Kernel matrix, (len(a), len(b))."""
