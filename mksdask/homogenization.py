@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from sklearn.base import clone
+from sklearn.base import RegressorMixin, clone
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
@@ -24,6 +24,7 @@ from mksdask.compute.watching import Watch
 from mksdask.reduction.fit import Fit
 from mksdask.reduction.reducers import require_methods, set_parameter
 from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
+from mksdask.schema import NOTHING, Choice, Part, Saved, Whole
 from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
 from mksdask.structure import MKSStructureAnalysis
@@ -74,8 +75,7 @@ class _FitLinkage(Fit):
         scores = model.reduced_fit_data.astype(np.float64)
         linker.fit(scores[measured], self.y[measured], **self.options)
         model.property_linker_ = linker
-        trial = np.asarray(linker.predict(scores[:1]))
-        model._target_shape, model._target_dtype = trial.shape[1:], trial.dtype
+        model._try_linker()
         return model
 
 
@@ -130,6 +130,16 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
     >>> bool(model.fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.99)
     True
     """
+
+    _saved = Saved(
+        MKSStructureAnalysis._saved.parameters
+        | {
+            "property_linker": Choice(*LINKERS) | Part(Pipeline, RegressorMixin) | NOTHING,
+            "degree": Whole() | NOTHING,
+        },
+        fitted=MKSStructureAnalysis._saved.fitted | {"property_linker_": Part(Pipeline, RegressorMixin, fitted=True)},
+        is_model=True,
+    )
 
     def __init__(
         self,
@@ -224,6 +234,15 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
                 raise TypeError(msg)
             options["groups"] = to_numpy(groups)[measured]
         return _FitLinkage(self, statistics, target, watch, resume, "fit", linker, measured, options)
+
+    def _try_linker(self) -> None:
+        """See what it predicts."""
+        trial = np.asarray(self.property_linker_.predict(self.reduced_fit_data[:1].astype(np.float64)))
+        self._target_shape, self._target_dtype = trial.shape[1:], trial.dtype
+
+    def _restored(self, most: int) -> None:
+        super()._restored(most)
+        self._try_linker()
 
     def predict(
         self,

@@ -28,6 +28,7 @@ from mksdask.bases.base import Basis
 from mksdask.bases.given import local_states, trailing_axes
 from mksdask.compute.blocks import check_whole_samples
 from mksdask.compute.graph import stored_array
+from mksdask.schema import FLAG, NOTHING, TEXT, Listed, Number, Record, Saved, Whole, agree
 
 # Two voxel sizes that differ by less than this share are the same.
 SAME_SIZE = 1e-6
@@ -39,6 +40,11 @@ class Axis(NamedTuple):
     name: str
     step: float
     units: str
+
+
+def _read_grid(*, axes: Sequence[Sequence[Any]], **others: Any) -> Grid:
+    """A grid as it stands in a saved model."""
+    return Grid(tuple(Axis(*axis) for axis in axes), **others)
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,22 @@ class Grid:
     phases: tuple[str, ...] = ()
     is_measured: bool = False
     said_periodic: tuple[bool, ...] | None = None
+
+    _saved = Saved(
+        {
+            "axes": Listed(Record(TEXT, Number(), TEXT), 1, 3),
+            "shape": Listed(Whole(1), 1, 3),
+            "periodic": Listed(FLAG, 1, 3),
+            "phases": Listed(TEXT),
+            "is_measured": FLAG,
+            "said_periodic": Listed(FLAG, 1, 3) | NOTHING,
+        },
+        make=_read_grid,
+    )
+
+    def __post_init__(self) -> None:
+        agree("the number of flags of periodic", len(self.periodic), len(self.shape))
+        agree("the number of axes", len(self.axes), len(self.shape))
 
     @classmethod
     def of(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import Array, ArrayLike, is_lazy, to_numpy, unwrap
@@ -19,17 +21,34 @@ from mksdask.reduction.ensemble import EnsembleStatistics, Reducible, Statistics
 from mksdask.reduction.fit import Fit, FitTransform, label_scores
 from mksdask.reduction.nearest import NearestMixin
 from mksdask.reduction.pca import PCA
-from mksdask.reduction.projection import variance_facts, variance_picture
+from mksdask.reduction.projection import Projection, variance_facts, variance_picture
 from mksdask.reduction.reducers import require_methods, set_parameter
 from mksdask.reduction.shared import SharedStatistics, SharingMixin
 from mksdask.samples import Grid, Samples
+from mksdask.schema import (
+    FLAG,
+    NOTHING,
+    NUMBERS,
+    ArrayOf,
+    Choice,
+    Dtype,
+    Listed,
+    Number,
+    Part,
+    Record,
+    Saved,
+    Whole,
+    agree,
+)
 from mksdask.stats.features import FeatureMap
-from mksdask.stats.pairs import Pairs
+from mksdask.stats.pairs import Pairs, resolve_pairs
 from mksdask.storage.atomic import Url
 
 DEFAULT_COMPONENTS = 5
 # Components that a card draws.
 MOST_DRAWN = 3
+# One spatial axis, or some.
+AXES = Whole(0, 2) | Listed(Whole(0, 2))
 
 
 class MKSStructureAnalysis(
@@ -102,6 +121,30 @@ class MKSStructureAnalysis(
     >>> analysis.fit_transform(X).shape, analysis.components_.shape
     ((12, 3), (3, 13, 13, 2))
     """
+
+    _saved = Saved(
+        {
+            "basis": Part(Basis) | NOTHING,
+            "dimension_reducer": Part(Projection, Pipeline) | NOTHING,
+            "n_components": Whole() | Number() | NOTHING,
+            "periodic_axes": AXES | NOTHING,
+            "correlations": Listed(Record(Whole(), Whole())) | NOTHING,
+            "compute_correlations": FLAG,
+            "store_correlations": FLAG,
+            "mean_center": FLAG,
+            "weights": Listed(Number()) | NOTHING,
+            "cutoff": Whole(0) | Listed(Whole(0), 1, 3) | NOTHING,
+            "dtype": Choice("float32", "float64") | Dtype("f4 f8"),
+        },
+        fitted={
+            "dimension_reducer_": Part(Projection, Pipeline, fitted=True),
+            "reduced_fit_data": ArrayOf("f4 f8", "n_samples", "n_components"),
+            "grid_": Part(Grid),
+            "_statistics_shape": Listed(Whole(1, sized=True), 2, 4),
+            "_statistics_dtype": Dtype(NUMBERS),
+        },
+        is_model=True,
+    )
 
     def __init__(
         self,
@@ -333,6 +376,15 @@ class MKSStructureAnalysis(
     def _facts(self) -> dict[str, Any]:
         *lags, n_pairs = self._statistics_shape
         return {"size": self.size_, "lags": tuple(lags), "pairs": n_pairs, "reducer": repr(self.dimension_reducer_)}
+
+    def _restored(self, most: int) -> None:
+        n_features = math.prod(self._statistics_shape) * (2 if self._statistics_dtype.kind == "c" else 1)
+        agree("the number of features of dimension_reducer_", self.dimension_reducer_.n_features_in_, n_features)
+        if self.compute_correlations and self.basis is not None:
+            pairs = resolve_pairs(self.correlations, self.basis)
+            agree("the number of pairs", len(pairs), self._statistics_shape[-1])
+        scores = self.dimension_reducer_.transform(np.zeros((1, n_features), self.reduced_fit_data.dtype))
+        agree("the number of components of reduced_fit_data", self.reduced_fit_data.shape[1], scores.shape[1])
 
     def __getstate__(self) -> dict[str, Any]:
         # A lazy attribute would take its whole graph, data included, into the pickle.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -15,6 +15,7 @@ from sklearn.utils import Tags
 from mksdask.arrays import Array, ArrayLike, label, unwrap_samples
 from mksdask.compute.blocks import map_samples
 from mksdask.display.cards import WithCard, card, curves
+from mksdask.schema import NOTHING, Kind, Listed, Number, Record, Whole
 
 # The picture of a basis shows at most this many of its functions.
 MOST_DRAWN = 7
@@ -258,6 +259,11 @@ class ScalarBasis(Basis):
 
     #: Whether values outside the domain wrap around instead of being refused.
     periodic_domain = False
+    #: What those save that declare it.
+    _parameters: ClassVar[dict[str, Kind]] = {
+        "n_states": Whole(1, sized=True) | Listed(Whole(sized=True), 1),
+        "domain": Record(Number(), Number()) | NOTHING,
+    }
 
     def __init__(self, n_states: int | Sequence[int] = 2, domain: Sequence[float] | None = None) -> None:
         self.n_states = n_states
@@ -296,6 +302,10 @@ class ScalarBasis(Basis):
             msg = f"domain must be (lowest, highest), two finite numbers in rising order, got {self.domain!r}"
             raise ValueError(msg)
         return float(low), float(high)
+
+    def _restored(self, most: int) -> None:
+        # Refuses states or a domain that make no sense.
+        _ = self.identity
 
     def _facts(self) -> dict[str, Any]:
         return {"domain": list(self._interval()), "states": list(self.states)} | super()._facts()

@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from mksdask.arrays import Array
 from mksdask.bases.base import ScalarBasis, chosen_labels
+from mksdask.schema import Saved
 
 
 class FourierBasis(ScalarBasis):
@@ -40,6 +41,7 @@ class FourierBasis(ScalarBasis):
     [(1+0j), 1j, 1j]
     """
 
+    _saved = Saved(ScalarBasis._parameters)
     periodic_domain = True
     is_complex = True
 

@@ -11,6 +11,7 @@ from sklearn.base import clone
 
 from mksdask.arrays import Array
 from mksdask.bases.base import Basis
+from mksdask.schema import FLAG, Saved, Whole
 
 
 class GivenStates(Basis):
@@ -30,6 +31,8 @@ class GivenStates(Basis):
     """
 
     state_axes = 1
+
+    _saved = Saved({"n_states": Whole(1, sized=True), "is_complex": FLAG})
 
     def __init__(self, n_states: int = 1, *, is_complex: bool = False) -> None:
         self.n_states = n_states

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from mksdask.arrays import Array
 from mksdask.bases.base import Basis, check_finite, chosen_labels
 from mksdask.bases.wigner import WignerSums, wigner_matrices
+from mksdask.schema import NOTHING, Choice, Listed, Saved, Whole
 
 # The rotation groups of the 11 Laue groups, as scipy names them. The main axis is z, the first 2-fold axis across it x.
 LAUE_GROUPS = {
@@ -139,6 +140,34 @@ def invariants(group: str, degree: int) -> NDArray[np.complex128]:
     return found
 
 
+def count_functions(domain: str, sample_symmetry: str, degree: int) -> int:
+    """Number of functions up to a degree, without making them.
+
+    The trace of D^l of a rotation by ω is Σ_m cos(m ω), and its mean over a group the number of invariant functions.
+
+    Parameters
+    ----------
+    domain, sample_symmetry : str
+        Two of `LAUE_GROUPS`.
+    degree : int
+        Largest l.
+
+    Examples
+    --------
+    >>> count_functions("cubic", "triclinic", 4)
+    10
+    """
+    total = 0
+    for l in range(degree + 1):  # noqa: E741
+        orders = np.arange(-l, l + 1)
+        n_crystal, n_sample = (
+            round(float(np.cos(np.outer(symmetry_rotations(group).magnitude(), orders)).sum(axis=1).mean()))
+            for group in (domain, sample_symmetry)
+        )
+        total += n_crystal * (len(orders) if sample_symmetry == "triclinic" else n_sample)
+    return total
+
+
 def check_angles(angles: Array) -> None:
     """Check that an array holds Bunge angles in radians, shape (..., 3).
 
@@ -227,6 +256,14 @@ class GSHBasis(Basis):
     state_axes = 1
     state_size = 3
     is_complex = True
+    _saved = Saved(
+        {
+            "n_states": Whole(1, sized=True) | Listed(Whole(0, sized=True), 1) | NOTHING,
+            "domain": Choice(*LAUE_GROUPS),
+            "max_degree": Whole(0, LARGEST_DEGREE) | NOTHING,
+            "sample_symmetry": Choice(*LAUE_GROUPS),
+        }
+    )
 
     def __init__(
         self,
@@ -240,6 +277,14 @@ class GSHBasis(Basis):
         self.domain = domain
         self.max_degree = max_degree
         self.sample_symmetry = sample_symmetry
+
+    def _restored(self, most: int) -> None:
+        n_functions = count_functions(self.domain, self.sample_symmetry, self.max_degree or 0)
+        if self.n_states is None and n_functions > most:
+            msg = f"{n_functions} functions up to degree {self.max_degree} are more than the {most} bytes of the store"
+            raise ValueError(msg)
+        # Refuses states that make no sense.
+        _ = self.identity
 
     @property
     def states(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from mksdask.arrays import Array
 from mksdask.bases.base import ScalarBasis
+from mksdask.schema import Saved
 
 
 class LegendreBasis(ScalarBasis):
@@ -41,6 +42,8 @@ class LegendreBasis(ScalarBasis):
             [ 0.5 ,  0.  , -1.25],
             [ 0.5 ,  1.5 ,  2.5 ]]])
     """
+
+    _saved = Saved(ScalarBasis._parameters)
 
     @property
     def _default_domain(self) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from mksdask.arrays import Array
 from mksdask.bases.base import ScalarBasis
+from mksdask.schema import Saved
 
 
 class PrimitiveBasis(ScalarBasis):
@@ -39,6 +40,7 @@ class PrimitiveBasis(ScalarBasis):
     """
 
     states_are_phases = True
+    _saved = Saved(ScalarBasis._parameters)
 
     @property
     def _n_hats(self) -> int:

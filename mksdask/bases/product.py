@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any, Self
@@ -12,6 +13,7 @@ from sklearn.base import clone
 
 from mksdask.arrays import Array
 from mksdask.bases.base import Basis
+from mksdask.schema import Listed, Part, Saved
 
 
 class ProductBasis(Basis):
@@ -51,9 +53,16 @@ class ProductBasis(Basis):
     """
 
     state_axes = 1
+    _saved = Saved({"bases": Listed(Part(Basis), 1)}, make=lambda bases: ProductBasis(*bases))
 
     def __init__(self, *bases: Basis) -> None:
         self.bases = bases
+
+    def _restored(self, most: int) -> None:
+        n_states = math.prod(len(basis.states) for basis in self.bases)
+        if n_states > most:
+            msg = f"{n_states} states are more than the {most} bytes of the store"
+            raise ValueError(msg)
 
     @property
     def states(self) -> tuple[int, ...]:

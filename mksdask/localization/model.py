@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -31,11 +32,29 @@ from mksdask.localization.influence import (
     uniform_response,
 )
 from mksdask.samples import Grid, Samples
+from mksdask.schema import (
+    FLAG,
+    LABELS,
+    NOTHING,
+    NUMBERS,
+    TEXT,
+    ArrayOf,
+    Listed,
+    Named,
+    Number,
+    Part,
+    Record,
+    Saved,
+    Whole,
+    agree,
+)
 
 # Chains of chunks, each with one factor, so that the number of factors does not grow with that of samples.
 MOST_CHAINS = 128
 # Kernels that a card draws.
 MOST_DRAWN = 4
+# Dtypes of kernels.
+FIELDS = "f2 f4 f8 c8 c16"
 
 
 @dataclass(frozen=True)
@@ -285,6 +304,23 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     _basis: Basis
     _kernels: Array  # (*calibrated spatial, n_states, n_components)
     _kept_transfer: tuple[tuple[Transform, int], Array] | None
+
+    _saved = Saved(
+        {"basis": Part(Basis) | NOTHING, "alpha": Number(), "lstsq_rcond": Number() | NOTHING},
+        fitted={
+            "_kernels": ArrayOf(FIELDS, "x", "state", "component")
+            | ArrayOf(FIELDS, "x", "y", "state", "component")
+            | ArrayOf(FIELDS, "x", "y", "z", "state", "component"),
+            "_basis": Part(Basis),
+            "_components": Listed(Whole(1)),
+            "_response_labels": Record(Listed(TEXT), Named(LABELS | ArrayOf(NUMBERS, None))),
+            "_has_real_response": FLAG,
+            "size_": Listed(Whole(1), 1, 3),
+            "grid_": Part(Grid),
+            "n_samples_seen_": Whole(0),
+        },
+        is_model=True,
+    )
 
     def __init__(self, basis: Basis | None = None, *, alpha: float = 0.0, lstsq_rcond: float | None = None) -> None:
         self.basis = basis
@@ -575,6 +611,22 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         if self.lstsq_rcond is not None and not (is_number(self.lstsq_rcond) and 0 <= self.lstsq_rcond < 1):
             msg = f"lstsq_rcond must lie in [0, 1), or be None, got {self.lstsq_rcond!r}"
             raise ValueError(msg)
+
+    def _restored(self, most: int) -> None:
+        self._calibration = self._kept_transfer = None
+        kernels, (dims, coords) = self._kernels, self._response_labels
+        agree("the number of axes of size_", len(self.size_), kernels.ndim - 2)
+        agree("size_", self.size_, self.size_ if self._reaches(self.size_) else f"{kernels.shape[:-2]} or more")
+        agree("the product of _components", math.prod(self._components), kernels.shape[-1])
+        agree("the number of axes of _response_labels", len(dims), len(self._components))
+        sizes = dict(zip(dims, self._components, strict=True))
+        agree(
+            "the sizes of _response_labels",
+            {dim: len(coord) for dim, coord in coords.items()},
+            {dim: sizes.get(dim) for dim in coords},
+        )
+        agree("the number of states of _basis", len(self._basis.states), kernels.shape[-2])
+        kernels.flags.writeable = False
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()

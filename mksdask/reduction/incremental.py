@@ -6,18 +6,20 @@ exact scatter. Two sketches merge into that of both pieces; what is lost is what
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import zarr
 from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import ArrayLike
 from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import Sketch, sketch_rank, sketch_rows
-from mksdask.storage.atomic import Location, Url, staged
+from mksdask.schema import FLAG, NOTHING, Part, Saved, Whole
+from mksdask.storage.atomic import Url
+from mksdask.storage.models import read_state, write_state
 
-PARAMETERS = ("n_components", "oversampling", "whiten")
+# The mark of its stores.
+KIND = "incremental-pca"
 
 
 class IncrementalPCA(Projection):
@@ -84,6 +86,11 @@ class IncrementalPCA(Projection):
     """
 
     _sketch: Sketch | None
+
+    _saved = Saved(
+        {"n_components": Whole(1), "oversampling": Whole(0) | NOTHING, "whiten": FLAG},
+        fitted={"_sketch": Part(Sketch)},
+    )
 
     def __init__(self, n_components: int, *, oversampling: int | None = None, whiten: bool = False) -> None:
         self.n_components = n_components
@@ -174,6 +181,10 @@ class IncrementalPCA(Projection):
         self._sketch, self.n_samples_seen_ = sketch, sketch.count
         self._set_sketch(sketch, int(self.n_components), np.dtype(float))
 
+    def _restored(self, most: int) -> None:
+        if self._sketch is not None:
+            self._set(self._sketch)
+
     def save(self, url: Url) -> None:
         """Write what has been seen to a zarr store, whole or not at all; `load` takes it up.
 
@@ -187,14 +198,8 @@ class IncrementalPCA(Projection):
         FileExistsError
             If something else is there.
         """
-        sketch = self._seen()
-        with staged(url, "w", ("incremental-pca",)) as location:
-            group = zarr.open_group(location.store, mode="w")
-            parameters = {name: getattr(self, name) for name in PARAMETERS}
-            group.attrs.update({"mksdask": "incremental-pca", "parameters": parameters})
-            group.attrs.update({"count": sketch.count, "scatter": sketch.scatter})
-            group.create_array("mean", data=sketch.mean)
-            group.create_array("directions", data=sketch.directions)
+        self._seen()
+        write_state(self, url, KIND)
 
     @classmethod
     def load(cls, url: Url) -> Self:
@@ -208,19 +213,6 @@ class IncrementalPCA(Projection):
         Raises
         ------
         ValueError
-            If there is no such store.
+            If there is no such store, or if it is damaged.
         """
-        location = Location.of(url)
-        try:
-            group = zarr.open_group(location.store, mode="r")
-        except (FileNotFoundError, ValueError) as error:
-            msg = f"{url} holds no saved IncrementalPCA"
-            raise ValueError(msg) from error
-        attrs: dict[str, Any] = dict(group.attrs)
-        if attrs.get("mksdask") != "incremental-pca":
-            msg = f"{url} holds no saved IncrementalPCA"
-            raise ValueError(msg)
-        found = cls(**attrs["parameters"])
-        mean, directions = (np.asarray(group[name][:]) for name in ("mean", "directions"))  # type: ignore[index]
-        found._set(Sketch(int(attrs["count"]), mean, directions, float(attrs["scatter"])))
-        return found
+        return read_state(url, cls, kind=KIND)

@@ -24,6 +24,7 @@ from mksdask.reduction.missing import check_observed
 from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import sketch_rank, sketch_rows
 from mksdask.reduction.slabs import Slabs, slabs_of
+from mksdask.schema import FLAG, NOTHING, ArrayOf, Choice, Number, Saved, Whole
 from mksdask.storage.atomic import Url
 from mksdask.storage.scratch import spill
 
@@ -170,6 +171,28 @@ class PCA(Projection):
     n_samples_: int
     n_iter_: int
     solver_: str
+
+    _saved = Saved(
+        {
+            "n_components": Whole() | Number() | NOTHING,
+            "solver": Choice(*SOLVERS),
+            "whiten": FLAG,
+            "random_state": Whole() | NOTHING,
+            "oversampling": Whole() | NOTHING,
+            "iterated_power": Whole(),
+        },
+        fitted={
+            "components_": ArrayOf("f4 f8", "n_components_", "n_features_in_"),
+            "mean_": ArrayOf("f8", "n_features_in_"),
+            "singular_values_": ArrayOf("f8", "n_components_"),
+            "explained_variance_": ArrayOf("f8", "n_components_"),
+            "explained_variance_ratio_": ArrayOf("f8", "n_components_"),
+            "noise_variance_": Number(),
+            "n_samples_": Whole(1),
+            "n_iter_": Whole(0),
+            "solver_": Choice(*SOLVERS),
+        },
+    )
 
     def __init__(
         self,

@@ -169,6 +169,10 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             shared=(self.components_, self.mean_, self._scale()),
         )
 
+    def _restored(self, most: int) -> None:
+        """Set sizes of a saved one."""
+        self.n_components_, self.n_features_in_ = map(int, self.components_.shape)
+
     def _card(self) -> str:
         seen = getattr(self, "n_samples_", None) or getattr(self, "n_samples_seen_", None)
         facts = {"samples": seen, "features": self.n_features_in_} | variance_facts(self)

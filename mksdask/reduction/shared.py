@@ -211,6 +211,8 @@ class RotatedPCA(PCA):
     """
 
     _ensemble: _Ensemble | None
+    # It is read as a PCA.
+    _saved = PCA._saved
 
     @classmethod
     def of(cls, reducer: PCA, ensemble: _Ensemble, rotation: PCA) -> Self:

@@ -11,6 +11,7 @@ import scipy.linalg
 
 from mksdask.arrays import Array
 from mksdask.compute.blocks import computed, fold_samples
+from mksdask.schema import ArrayOf, Number, Saved, Whole
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,15 @@ class Sketch:
     mean: Array
     directions: Array
     scatter: float
+
+    _saved = Saved(
+        {
+            "count": Whole(1),
+            "mean": ArrayOf("f8", "n_features"),
+            "directions": ArrayOf("f8", "rank", "n_features"),
+            "scatter": Number(0),
+        }
+    )
 
     @classmethod
     def of(cls, rows: Array, rank: int) -> Sketch:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.linalg
 
 from mksdask.arrays import Array
 from mksdask.regression.kernels import Kernel
+from mksdask.schema import ArrayOf, Number, Part, Saved
 
 
+@dataclass(frozen=True)
 class ExactFit:
     """Kernel ridge regression that keeps all samples.
 
@@ -18,18 +22,37 @@ class ExactFit:
         Kernel function k.
     scores : ndarray, shape (n_samples, n_components)
         Scaled scores.
-    targets : ndarray, shape (n_samples, n_outputs)
-        Centred targets.
+    triangle : ndarray, shape (n_samples, n_samples)
+        Cholesky factor L, with L Lᵀ = K + αI.
+    dual : ndarray, shape (n_samples, n_outputs)
+        Dual coefficients (K + αI)⁻¹ y of the centred targets y.
     alpha : float
         Ridge α.
     """
 
-    def __init__(self, kernel: Kernel, scores: Array, targets: Array, alpha: float) -> None:
-        self.kernel, self.scores, self.alpha = kernel, scores, alpha
+    kernel: Kernel
+    scores: Array
+    triangle: Array
+    dual: Array
+    alpha: float
+
+    _saved = Saved(
+        {
+            "kernel": Part(Kernel),
+            "scores": ArrayOf("f8", "n_samples", "n_components"),
+            "triangle": ArrayOf("f8", "n_samples", "n_samples"),
+            "dual": ArrayOf("f8", "n_samples", "n_outputs"),
+            "alpha": Number(0),
+        }
+    )
+
+    @classmethod
+    def of(cls, kernel: Kernel, scores: Array, targets: Array, alpha: float) -> ExactFit:
+        """From scaled scores and centred targets, (n_samples, n_outputs)."""
         matrix = kernel(scores, scores)
         matrix[np.diag_indices_from(matrix)] += alpha
-        self.triangle = scipy.linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
-        self.dual = scipy.linalg.cho_solve((self.triangle, True), targets)
+        triangle = scipy.linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+        return cls(kernel, scores, triangle, scipy.linalg.cho_solve((triangle, True), targets), alpha)
 
     @property
     def known(self) -> Array:

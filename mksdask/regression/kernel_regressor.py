@@ -28,6 +28,7 @@ from mksdask.regression.landmarks import (
     factor_of_rows,
     spectrum_of_factor,
 )
+from mksdask.schema import FLAG, NOTHING, POSITIVE, ArrayOf, Choice, Number, Part, Saved, Whole, agree
 
 # By default, up to so many samples are fitted exactly, with a few matrices of 128 MB.
 EXACT_SAMPLES = 4000
@@ -124,6 +125,27 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
     landmarks_: Array | None
     _fit: ExactFit | LandmarkFit
 
+    _saved = Saved(
+        {
+            "kernel": Choice(*KERNELS),
+            "alpha": Choice("auto") | Number(),
+            "gamma": Choice("auto") | Number(),
+            "degree": Number(),
+            "coef0": Number(),
+            "n_landmarks": Whole() | NOTHING,
+            "criterion": Choice("likelihood", "loo"),
+            "random_state": Whole() | NOTHING,
+        },
+        fitted={
+            "_fit": Part(ExactFit, LandmarkFit),
+            "scale_": POSITIVE,
+            "spread_": ArrayOf("f8", "n_outputs", finite=False),
+            "_mean": ArrayOf("f8", "n_outputs"),
+            "_deviation": ArrayOf("f8", "n_outputs"),
+            "_one_column": FLAG,
+        },
+    )
+
     def __init__(
         self,
         kernel: str | Callable[[Array, Array], Array] = "rbf",
@@ -198,6 +220,21 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         else:
             self._fit_landmarks(data, target, n_landmarks, rng)
 
+    def _restored(self, most: int) -> None:
+        self._check_parameters()
+        fit = self._fit
+        weights = fit.dual if isinstance(fit, ExactFit) else fit.weights
+        agree("the outputs of _fit", weights.shape[1], len(self._mean))
+        agree("_one_column", self._one_column, self._one_column and len(self._mean) == 1)
+        self._set_fit(fit)
+        self.n_features_in_ = int(fit.known.shape[1])
+
+    def _set_fit(self, fit: ExactFit | LandmarkFit) -> None:
+        kernel, landmarks = (
+            (fit.kernel, None) if isinstance(fit, ExactFit) else (fit.features.kernel, fit.features.landmarks)
+        )
+        self._fit, self.alpha_, self.gamma_, self.landmarks_ = fit, fit.alpha, kernel.gamma, landmarks
+
     def _card(self) -> str:
         known = {"samples": len(self._fit.known)} if self.landmarks_ is None else {"landmarks": len(self.landmarks_)}
         facts = {"components": self.n_features_in_, "α": self.alpha_, "γ": self.gamma_}
@@ -240,7 +277,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         return data, target
 
     def _kernel(self, gamma: float) -> Kernel:
-        return Kernel(self.kernel, gamma, self.degree, float(self.coef0))
+        return Kernel(self.kernel, gamma, float(self.degree), float(self.coef0))
 
     def _fit_exact(self, scores: Array, target: Array, groups: Array | None, rng: np.random.Generator) -> None:
         n = len(scores)
@@ -250,8 +287,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         self._deviation = np.where(deviation > 0, deviation, 1.0)
         centred = (target - self._mean) / self._deviation
         some = np.sort(rng.choice(n, min(n, SELECTION_SAMPLES), replace=False))
-        alpha, self.gamma_ = self._select(scaled[some], centred[some])
-        kernel = self._kernel(self.gamma_)
+        alpha, gamma = self._select(scaled[some], centred[some])
+        kernel = self._kernel(gamma)
         if self.alpha == "auto" and len(some) < n:
             matrix = kernel(scaled, scaled)
             spectrum = spectrum_of(matrix, centred)
@@ -260,8 +297,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
             if self.criterion == "loo":
                 merits = leave_one_out(matrix, centred, ridges)
             alpha = float(ridges[merits.argmax()])
-        self.alpha_, self.landmarks_ = alpha, None
-        self._fit = fit = ExactFit(kernel, scaled, centred, alpha)
+        fit = ExactFit.of(kernel, scaled, centred, alpha)
+        self._set_fit(fit)
         if groups is not None and (len(groups) != n or len(np.unique(groups)) < 2):
             msg = f"groups must name a group for each of {n} samples, two groups or more, got shape {np.shape(groups)}"
             raise ValueError(msg)
@@ -283,16 +320,15 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         self._deviation = np.where(deviation > 0, deviation, 1.0)
         pool, of_pool = pool / self.scale_, (of_pool - self._mean) / self._deviation
         few = rng.permutation(len(pool))[:SELECTION_SAMPLES]
-        alpha, self.gamma_ = self._select(pool[few], of_pool[few])
-        kernel = self._kernel(self.gamma_)
-        landmarks = self.landmarks_ = choose_landmarks(kernel, pool, n_landmarks, rng)
-        features = LandmarkFeatures.of(kernel, landmarks)
+        alpha, gamma = self._select(pool[few], of_pool[few])
+        kernel = self._kernel(gamma)
+        features = LandmarkFeatures.of(kernel, choose_landmarks(kernel, pool, n_landmarks, rng))
         factor = self._over_blocks(partial(factor_of_rows, features), absorb, scores, target, name="factor")
         if self.alpha == "auto" and self.criterion == "likelihood":
             spectrum = spectrum_of_factor(features, factor, n, float(kernel.diagonal(pool).mean()))
             alpha = float(spectrum.ridges()[spectrum.log_likelihood(spectrum.ridges()).argmax()])
-        self.alpha_ = alpha
-        self._fit = fit = LandmarkFit.of(features, factor, alpha)
+        fit = LandmarkFit.of(features, factor, alpha)
+        self._set_fit(fit)
         ratios = self._over_blocks(fit.squared_ratios, np.add, scores, target, name="calibration")
         self.spread_ = np.sqrt(ratios / n) * self._deviation
 

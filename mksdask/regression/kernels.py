@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mksdask.arrays import Array
+from mksdask.schema import Choice, Number, Saved
 
 KERNELS = ("rbf", "polynomial", "matern")
 
@@ -28,6 +29,8 @@ class Kernel:
     gamma: float = 1.0
     degree: float = 3
     coef0: float = 1.0
+
+    _saved = Saved({"kind": Choice(*KERNELS), "gamma": Number(0), "degree": Number(0), "coef0": Number(0)})
 
     def __call__(self, a: Array, b: Array) -> Array:
         """Compute the kernel matrix, (len(a), len(b))."""

@@ -15,6 +15,7 @@ import scipy.linalg
 from mksdask.arrays import Array
 from mksdask.regression.evidence import Spectrum
 from mksdask.regression.kernels import Kernel
+from mksdask.schema import ArrayOf, Number, Part, Saved, agree
 
 # Directions of the landmarks' kernel matrix are kept above this share of the largest eigenvalue. Others are rounding.
 _LEAST = 1e-13
@@ -29,6 +30,14 @@ class LandmarkFeatures:
     kernel: Kernel
     landmarks: Array
     whitening: Array  # (n_landmarks, n_features)
+
+    _saved = Saved(
+        {
+            "kernel": Part(Kernel),
+            "landmarks": ArrayOf("f8", "n_landmarks", "n_components"),
+            "whitening": ArrayOf("f8", "n_landmarks", "n_features"),
+        }
+    )
 
     @classmethod
     def of(cls, kernel: Kernel, landmarks: Array) -> LandmarkFeatures:
@@ -123,6 +132,18 @@ class LandmarkFit:
     weights: Array
     triangle: Array
     alpha: float
+
+    _saved = Saved(
+        {
+            "features": Part(LandmarkFeatures),
+            "weights": ArrayOf("f8", "1 + n_features", "n_outputs"),
+            "triangle": ArrayOf("f8", "1 + n_features", "1 + n_features"),
+            "alpha": Number(0),
+        }
+    )
+
+    def _restored(self, most: int) -> None:
+        agree("n_features", self.features.n_features, len(self.weights) - 1)
 
     @classmethod
     def of(cls, features: LandmarkFeatures, factor: Array, alpha: float) -> LandmarkFit:

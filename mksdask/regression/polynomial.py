@@ -12,6 +12,23 @@ from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from mksdask.arrays import Array, ArrayLike
+from mksdask.schema import (
+    FLAG,
+    POSITIVE,
+    TEXT,
+    ArrayOf,
+    Choice,
+    Listed,
+    Number,
+    Part,
+    Record,
+    Saved,
+    Whole,
+    agree,
+)
+
+# Of polynomials that are read from a file.
+MOST_DEGREE = 1000
 
 
 def polynomial_regression(degree: int = 1) -> Pipeline:
@@ -55,6 +72,8 @@ class LeadingScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     scale_ : float
         Standard deviation of the first score, or 1 if it is 0.
     """
+
+    _saved = Saved({}, fitted={"scale_": POSITIVE, "n_features_in_": Whole(1, sized=True)})
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Compute the standard deviation of the first score.
@@ -119,6 +138,23 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
     >>> bool(0.05 < spread[0] < 0.15), bool(spread[1] > 1.3 * spread[0])
     (True, True)
     """
+
+    _saved = Saved(
+        {},
+        fitted={
+            "coef_": ArrayOf("f8", "n_features_in_") | ArrayOf("f8", "n_targets", "n_features_in_"),
+            "intercept_": Number() | ArrayOf("f8", "n_targets"),
+            "spread_": ArrayOf("f8", "n_targets", finite=False),
+            "_mean": ArrayOf("f8", "n_features_in_"),
+            "_whitening": ArrayOf("f8", "n_features_in_", None),
+            "_constant": Number(0),
+        },
+    )
+
+    def _restored(self, most: int) -> None:
+        agree("shape of intercept_", np.shape(self.intercept_), self.coef_.shape[:-1])
+        agree("spread_", len(self.spread_), 1 if self.coef_.ndim == 1 else len(self.coef_))
+        self.n_features_in_ = len(self._mean)
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit the coefficients, and calibrate the spread.
@@ -217,3 +253,27 @@ def _orthonormalize(rows: Array) -> tuple[Array, Array]:
     left, values, right = scipy.linalg.svd(rows, full_matrices=False, check_finite=False)
     kept = values > values[0] * max(rows.shape) * np.finfo(float).eps
     return left[:, kept], right[kept].T / values[kept]
+
+
+def _refit(monomials: PolynomialFeatures, most: int) -> None:
+    """Fit anew: what a fit finds is the number of monomials alone."""
+    monomials.fit(np.zeros((1, monomials.n_features_in_)))
+    if monomials.n_output_features_ > most:
+        msg = f"{monomials.n_output_features_} monomials are more than the {most} bytes of the store"
+        raise ValueError(msg)
+
+
+# What scikit-learn's own classes save. A pipeline's folder of cached steps is none of it.
+Saved(
+    {
+        "degree": Whole(0, MOST_DEGREE) | Record(Whole(0, MOST_DEGREE), Whole(0, MOST_DEGREE)),
+        "interaction_only": FLAG,
+        "include_bias": FLAG,
+        "order": Choice("C", "F"),
+    },
+    fitted={"n_features_in_": Whole(1, sized=True)},
+    restore=_refit,
+).of(PolynomialFeatures)
+Saved({"steps": Listed(Record(TEXT, Part(TransformerMixin, RegressorMixin, fitted=None)), 1), "verbose": FLAG}).of(
+    Pipeline
+)

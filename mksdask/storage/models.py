@@ -1,46 +1,30 @@
-"""Fitted models on zarr: numbers and names alone, of classes that are listed here. Nothing is unpickled."""
+"""Fitted models on zarr: numbers and names alone, as the tables of their classes say. Nothing is unpickled.
+
+The description of a model is JSON in the attributes of the store, with a sha256 of it. The arrays lie beside it, not
+compressed, so that their sizes are known before they are read; each chunk carries a checksum.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import reprlib
+from itertools import product
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
-from sklearn.base import BaseEstimator
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import PolynomialFeatures
-from sklearn.utils.validation import check_is_fitted
+from zarr.codecs import BytesCodec, Crc32cCodec
 
-from mksdask.arrays import is_lazy
-from mksdask.bases import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, ProductBasis
-from mksdask.bases.base import Basis
-from mksdask.homogenization import MKSHomogenizationModel
-from mksdask.localization import MKSLocalizationModel
-from mksdask.reduction import PCA
-from mksdask.reduction.shared import RotatedPCA
-from mksdask.regression import KernelRegressor, LeadingScaler, LeastSquares
-from mksdask.regression.exact import ExactFit
-from mksdask.regression.kernels import Kernel
-from mksdask.regression.landmarks import LandmarkFeatures, LandmarkFit
+from mksdask.arrays import Array
+from mksdask.schema import Part, Place, Reader, Writer, models
 from mksdask.storage.atomic import Location, Url, staged
-from mksdask.structure import MKSStructureAnalysis
 
-MODELS = (MKSStructureAnalysis, MKSHomogenizationModel, MKSLocalizationModel)
-CLASSES: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        *MODELS,
-        *(FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, ProductBasis),
-        *(PCA, KernelRegressor, LeadingScaler, LeastSquares, Pipeline, PolynomialFeatures),
-        *(ExactFit, Kernel, LandmarkFeatures, LandmarkFit),
-    )
-}
-# What follows from the rest, or serves `partial_fit` alone.
-LEFT_OUT = ("_calibration", "_kind", "_kept_transfer", "_ensemble", "_rotation", "_centre", "_sklearn_version")
-FORMAT = 1
+FORMAT = 2
+CHUNK_BYTES = 2**24
+_CHECKSUM_BYTES = 4
+T = TypeVar("T")
 
 
 def save_model(model: Any, url: Url) -> None:
@@ -58,13 +42,16 @@ def save_model(model: Any, url: Url) -> None:
     FileExistsError
         If something is there that is no model.
     TypeError
-        If it, or a part of it, is of a class that is not known here, such as a linker of your own: `pickle` then saves
-        it, for yourself.
+        If it, or a part of it, is of a class that does not declare what it saves, such as a linker of your own.
+        `pickle` keeps such a model, for yourself.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
 
     Notes
     -----
-    A model that was loaded predicts to the last bit what it did; `partial_fit` begins anew, and lazy attributes are
-    gone.
+    A model that was loaded predicts to the last bit what it did. What belongs to single calls is not saved: the
+    statistics of the last `fit`, the scores of the last `predict`, `scratch`, and what `partial_fit` of a localization
+    model goes on from.
 
     Examples
     --------
@@ -78,18 +65,11 @@ def save_model(model: Any, url: Url) -> None:
     >>> bool((load_model(url).predict(X) == model.predict(X)).all())
     True
     """
-    if not isinstance(model, MODELS):
-        msg = f"model must be one of {', '.join(cls.__name__ for cls in MODELS)}, got {model!r}"
+    known = models()
+    if type(model) not in known:
+        msg = f"model must be one of {', '.join(cls.__name__ for cls in known)}, got {model!r}"
         raise TypeError(msg)
-    check_is_fitted(model, "_kernels" if isinstance(model, MKSLocalizationModel) else "dimension_reducer_")
-    # Encoded before anything is written.
-    arrays: list[np.ndarray[Any, Any]] = []
-    encoded = _encode(model, arrays, type(model).__name__)
-    with staged(url, "w", ("model",)) as location:
-        group = zarr.open_group(location.store, mode="w")
-        group.attrs.update({"mksdask": "model", "format": FORMAT, "model": encoded})
-        for number, array in enumerate(arrays):
-            group.create_array(str(number), data=array)
+    write_state(model, url)
 
 
 def load_model(url: Url) -> Any:
@@ -103,86 +83,162 @@ def load_model(url: Url) -> Any:
     Raises
     ------
     ValueError
-        If there is no saved model, or one of another format.
+        If there is no saved model, or one of another format, or if the store is damaged.
+
+    Notes
+    -----
+    A store that comes from others can make nothing but a model: no code of it runs, no path in it is followed, and
+    memory is bounded by the size of the store.
     """
+    return read_state(url, *models())
+
+
+def write_state(value: Any, url: Url, kind: str = "model") -> None:
+    """Write an object whose class declares what it saves, in place of an earlier one of the same kind.
+
+    Raises
+    ------
+    TypeError, sklearn.exceptions.NotFittedError
+        If something cannot be saved.
+    """
+    writer, cls = Writer(), type(value)
+    encoded = Part(cls, fitted=True).write(value, Place(cls.__name__, writer))
+    description = _canonical(encoded)
+    # What could not be read again is not written.
+    n_bytes = len(description) + sum(_stored_bytes(array.shape, array.dtype) for array in writer.arrays)
+    reader = Reader(
+        "the model cannot be saved as it is",
+        "Fit it anew, or use pickle to keep it for yourself",
+        n_bytes,
+        lambda number, shape, dtype: writer.arrays[number],
+    )
+    Part(cls, fitted=True).read(json.loads(description), Place(cls.__name__, reader))
+    with staged(url, "w", (kind,)) as location:
+        group = zarr.open_group(location.store, mode="w")
+        for number, array in enumerate(writer.arrays):
+            stored = group.create_array(
+                str(number),
+                shape=array.shape,
+                dtype=array.dtype.newbyteorder("="),
+                chunks=_chunks(array.shape, array.dtype),
+                compressors=Crc32cCodec(),
+                filters=None,
+                fill_value=0,
+                config={"write_empty_chunks": True},
+            )
+            stored[...] = array
+        digest = hashlib.sha256(description).hexdigest()
+        group.attrs.update({"mksdask": kind, "format": FORMAT, "model": encoded, "sha256": digest})
+
+
+def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
+    """Read what `write_state` wrote of an object of one of some classes.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or if the store is damaged.
+    """
+    what = "model" if len(classes) > 1 else classes[0].__name__
+    complaint, remedy = f"{url} is damaged, or was changed", "Save the model again"
+    location = Location.of(url)
     try:
-        group = zarr.open_group(Location.of(url).store, mode="r")
+        group = zarr.open_group(location.store, mode="r")
         attrs: dict[str, Any] = dict(group.attrs)
-    except (FileNotFoundError, ValueError) as error:
-        msg = f"{url} holds no saved model; make one with save_model"
+        sizes = {
+            key.removeprefix(f"{location.path}/"): int(found["size"])
+            for key, found in location.fs.find(location.path, detail=True).items()
+        }
+        description = _canonical(attrs.get("model"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        msg = f"{url} holds no saved {what}"
         raise ValueError(msg) from error
-    if attrs.get("mksdask") != "model" or attrs.get("format") != FORMAT:
-        other = " but a store of microstructures or results" if "mksdask" in attrs else ""
-        msg = f"{url} holds no saved model of format {FORMAT}{other}; make one with save_model, or mksdask fit"
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:
+        # zarr raises what it likes at metadata that makes no sense.
+        msg = f"{url} holds no saved {what}, or one that is damaged: {error}"
+        raise ValueError(msg) from error
+    if attrs.get("mksdask") != kind:
+        other = ", but something else of this package" if "mksdask" in attrs else ""
+        msg = f"{url} holds no saved {what}{other}; make one with save_model, or mksdask fit"
         raise ValueError(msg)
-    return _decode(attrs["model"], lambda number: np.asarray(group[str(number)][...]))  # type: ignore[index]
+    if attrs.get("format") != FORMAT:
+        msg = (
+            f"{url} holds a model of format {attrs.get('format')!r}, and this version of mksdask reads format {FORMAT} "
+            "alone; fit the model and save it again"
+        )
+        raise ValueError(msg)
+    if attrs.get("sha256") != hashlib.sha256(description).hexdigest():
+        msg = f"{complaint}: its description has another sha256 than it says. {remedy}"
+        raise ValueError(msg)
+    encoded = attrs["model"]
+    found = encoded.get("class") if isinstance(encoded, dict) else encoded
+    if found not in [cls.__name__ for cls in classes]:
+        msg = f"{url} holds no saved {what}, but {reprlib.repr(found)}"
+        raise ValueError(msg)
+    n_bytes = len(description) + sum(size for key, size in sizes.items() if not key.endswith("zarr.json"))
+
+    def take(number: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        return _read_array(group, sizes, number, shape, dtype)
+
+    return Part(*classes, fitted=True).read(encoded, Place(str(found), Reader(complaint, remedy, n_bytes, take)))
 
 
-def _encode(value: Any, arrays: list[np.ndarray[Any, Any]], place: str) -> Any:
-    """JSON of a value; arrays are kept aside and numbered."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"float": repr(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic | float)):
-        return {"dtype": np.dtype(value).str}
-    if isinstance(value, np.generic):
-        return {"scalar": _encode(value.item(), arrays, place), "dtype": value.dtype.str}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        arrays.append(value)
-        return {"array": len(arrays) - 1}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "UT":
-        return {"names": value.tolist()}
-    if isinstance(value, list | tuple):
-        items = [_encode(item, arrays, place) for item in value]
-        return items if isinstance(value, list) else {"tuple": items}
-    if isinstance(value, dict):
-        return {"dict": [[_encode(part, arrays, place) for part in pair] for pair in value.items()]}
-    cls = PCA if isinstance(value, RotatedPCA) else type(value)
-    if CLASSES.get(cls.__name__) is not cls:
-        msg = f"{place} is of {cls.__module__}.{cls.__qualname__}, which cannot be saved; pickle the model for yourself"
-        raise TypeError(msg)
-    if isinstance(value, ProductBasis):
-        return {"object": cls.__name__, "arguments": [_encode(basis, arrays, place) for basis in value.bases]}
-    if isinstance(value, Basis):
-        return {"object": cls.__name__, "options": _encode(value.get_params(deep=False), arrays, place)}
-    state = value.__getstate__() if isinstance(value, BaseEstimator) else vars(value)
-    kept = {name: part for name, part in state.items() if name not in LEFT_OUT and not is_lazy(part)}
-    return {
-        "object": cls.__name__,
-        "state": {name: _encode(part, arrays, f"{place}.{name}") for name, part in kept.items()},
-    }
+def _canonical(encoded: Any) -> bytes:
+    """JSON of one spelling."""
+    return json.dumps(encoded, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _decode(value: Any, array: Callable[[int], Any]) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, array) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "object" in value:
-        if value["object"] not in CLASSES:
-            msg = f"the saved model holds a {value['object']}, which is not known"
+def _chunks(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Chunks of some rows."""
+    rest = tuple(max(1, n) for n in shape[1:])
+    rows = max(1, CHUNK_BYTES // (math.prod(rest) * dtype.itemsize))
+    return (max(1, min(shape[0], rows)), *rest)
+
+
+def _stored_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    return math.prod(shape) * dtype.itemsize
+
+
+def _read_array(
+    group: zarr.Group, sizes: dict[str, int], number: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Array:
+    """An array of a store, whose objects have such sizes.
+
+    Raises
+    ------
+    ValueError
+        If it is not there as it was written. Nothing is allocated then.
+    """
+    chunks = _chunks(shape, dtype)
+    size = math.prod(chunks) * dtype.itemsize + _CHECKSUM_BYTES
+    counts = [-(-n // step) for n, step in zip(shape, chunks, strict=True)]
+    if math.prod(counts) > len(sizes):
+        msg = f"array {number} of shape {shape} needs {math.prod(counts)} chunks, more than the store has"
+        raise ValueError(msg)
+    for block in product(*map(range, counts)) if 0 not in counts else ():
+        key = f"{number}/c/{'/'.join(map(str, block))}"
+        if sizes.get(key) != size:
+            got = "missing" if key not in sizes else f"of {sizes[key]} bytes"
+            msg = f"chunk {key} is {got}, expected {size} bytes"
             raise ValueError(msg)
-        cls = CLASSES[value["object"]]
-        if "arguments" in value:
-            return cls(*_decode(value["arguments"], array))
-        if "options" in value:
-            return cls(**_decode(value["options"], array))
-        found: Any = object.__new__(cls)
-        found.__dict__.update({name: _decode(part, array) for name, part in value["state"].items()})
-        if cls is MKSLocalizationModel:
-            found.__dict__.update({"_calibration": None, "_kept_transfer": None})
-        return found
-    if "array" in value:
-        return array(int(value["array"]))
-    if "names" in value:
-        return np.array(value["names"])
-    if "tuple" in value:
-        return tuple(_decode(value["tuple"], array))
-    if "dict" in value:
-        return {_decode(key, array): _decode(part, array) for key, part in value["dict"]}
-    if "scalar" in value:
-        return np.dtype(value["dtype"]).type(_decode(value["scalar"], array))
-    return np.dtype(value["dtype"]) if "dtype" in value else float(value["float"])
+    try:
+        stored: Any = group[str(number)]
+        found = stored.shape, stored.chunks, stored.dtype, stored.compressors, stored.filters, stored.shards
+        is_plain = isinstance(stored.serializer, BytesCodec)
+        values = (
+            np.asarray(stored[...])
+            if is_plain and found == (shape, chunks, dtype, (Crc32cCodec(),), (), None)
+            else None
+        )
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:
+        # zarr raises what it likes at metadata that makes no sense.
+        msg = f"array {number} cannot be read ({type(error).__name__}: {error})"
+        raise ValueError(msg) from error
+    if values is None:
+        msg = f"array {number} is stored in another way, shape, chunks, dtype and codecs {found}"
+        raise ValueError(msg)
+    return values

@@ -1,0 +1,617 @@
+"""What classes save: a table of names, and what each value may be.
+
+A class declares its table beside its `__init__`, and is known by it from then on:
+
+    _saved = Saved(
+        {"n_components": Whole(1), "whiten": FLAG},
+        fitted={"components_": ArrayOf("f8", "n_components_", "n_features"), "mean_": ArrayOf("f8", "n_features")},
+    )
+
+An object is read by calling the class with the parameters, and setting the fitted attributes. All values are checked
+against the table before that, so that a file can only make what a user could make by the same calls. Axes of one name
+have one length in an object. If the class has a method `_restored(most)`, it is called at the end: it sets what follows
+from the rest, and refuses parts that do not belong together. Nothing that it makes may be larger than `most`, which is
+about the number of bytes in the file.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from mksdask.arrays import Array, names
+
+# Objects inside objects.
+MOST_DEPTH = 8
+# Up to so many things are no burden, however small the file is.
+FEW = 2**16
+NUMBERS = "b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16"
+Take: TypeAlias = Callable[[int, tuple[int, ...], np.dtype[Any]], Array]
+_PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
+
+
+class Writer:
+    """What a model is written to: arrays are kept aside while the rest becomes JSON."""
+
+    def __init__(self) -> None:
+        self.arrays: list[Array] = []
+
+    def refusal(self, path: str, got: str, expected: str) -> TypeError:
+        """Which part of a model cannot be saved."""
+        return TypeError(
+            f"{path} is {got}, which cannot be saved; expected {expected}. Use pickle to keep the model for yourself"
+        )
+
+
+class Reader:
+    """What a model is read from: each array is taken once.
+
+    Parameters
+    ----------
+    start, end : str
+        Of errors.
+    most : int
+        Bytes of the store.
+    take : callable
+        ``take(number, shape, dtype)`` returns an array, or raises ValueError.
+    """
+
+    def __init__(self, start: str, end: str, most: int, take: Take) -> None:
+        self.most = max(most, FEW)
+        self._start, self._end, self._take = start, end, take
+        self._taken: set[int] = set()
+
+    def refusal(self, path: str, got: str, expected: str) -> ValueError:
+        """What is wrong in a store."""
+        return self.complaint(f"{path} is {got}, expected {expected}")
+
+    def complaint(self, text: str) -> ValueError:
+        """An error that names the store, and the remedy."""
+        return ValueError(f"{self._start}: {text}. {self._end}")
+
+    def array(self, number: int, shape: tuple[int, ...], dtype: np.dtype[Any], path: str) -> Array:
+        """An array that has not been taken before."""
+        if number in self._taken:
+            raise self.refusal(path, f"array {number}, which is taken", "an array of its own")
+        self._taken.add(number)
+        try:
+            return self._take(number, shape, dtype)
+        except ValueError as error:
+            text = f"{path}: {error}"
+            raise self.complaint(text) from error
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a model a value is."""
+
+    path: str
+    book: Any  # Writer or Reader
+    fitted: bool = True
+    sizes: dict[str, int] = field(default_factory=dict)  # of the named axes of one object
+    depth: int = 0
+
+    def at(self, step: str) -> Place:
+        """A place below this one."""
+        return replace(self, path=self.path + step)
+
+    def of_part(self, *, fitted: bool) -> Place:
+        """The place of an object inside this one."""
+        if self.depth >= MOST_DEPTH:
+            raise self.book.refusal(
+                self.path, "an object inside others", f"objects inside objects up to {MOST_DEPTH} deep"
+            )
+        return replace(self, fitted=fitted, sizes={}, depth=self.depth + 1)
+
+    def refusal(self, value: object, expected: str) -> Exception:
+        """What is wrong with a value."""
+        kind = type(value)
+        got = reprlib.repr(value) if isinstance(value, _PLAIN) else f"of {kind.__module__}.{kind.__qualname__}"
+        if isinstance(value, np.ndarray):
+            got = f"an array of {value.dtype} of shape {value.shape}"
+        error: Exception = self.book.refusal(self.path, got, expected)
+        return error
+
+
+class Kind(ABC):
+    """What a saved value may be."""
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """Its name, as it stands in errors."""
+
+    @abstractmethod
+    def _takes(self, value: Any) -> bool:
+        """Whether a value of a model is of this kind, at first sight."""
+
+    @abstractmethod
+    def _accepts(self, encoded: Any) -> bool:
+        """Whether JSON is of this kind, at first sight."""
+
+    def _encode(self, value: Any, place: Place) -> Any:
+        """JSON of a value that is taken."""
+        return value
+
+    def _decode(self, encoded: Any, place: Place) -> Any:
+        """The value of JSON that is accepted."""
+        return encoded
+
+    def write(self, value: Any, place: Place) -> Any:
+        """JSON of any value.
+
+        Raises
+        ------
+        TypeError
+            If it is of another kind.
+        """
+        plain = value.item() if isinstance(value, np.generic) else value
+        if not self._takes(plain):
+            raise place.refusal(value, self.text)
+        return self._encode(plain, place)
+
+    def read(self, encoded: Any, place: Place) -> Any:
+        """The value of any JSON.
+
+        Raises
+        ------
+        ValueError
+            If it is of another kind.
+        """
+        if not self._accepts(encoded):
+            raise place.refusal(encoded, self.text)
+        return self._decode(encoded, place)
+
+    def __or__(self, other: Kind) -> Kind:
+        return Either(self, other)
+
+
+class Either(Kind):
+    """The first of some kinds that a value is of, at first sight."""
+
+    def __init__(self, *kinds: Kind) -> None:
+        self._kinds = kinds
+
+    @property
+    def text(self) -> str:
+        """The names of all."""
+        return " or ".join(kind.text for kind in self._kinds)
+
+    def _takes(self, value: Any) -> bool:
+        return any(kind._takes(value) for kind in self._kinds)
+
+    def _accepts(self, encoded: Any) -> bool:
+        return any(kind._accepts(encoded) for kind in self._kinds)
+
+    def _encode(self, value: Any, place: Place) -> Any:
+        return next(kind for kind in self._kinds if kind._takes(value))._encode(value, place)
+
+    def _decode(self, encoded: Any, place: Place) -> Any:
+        return next(kind for kind in self._kinds if kind._accepts(encoded))._decode(encoded, place)
+
+
+class Plain(Kind):
+    """A value of a type that JSON has too."""
+
+    def __init__(self, text: str, *types: type) -> None:
+        self._text, self._types = text, types
+
+    @property
+    def text(self) -> str:
+        """Its name."""
+        return self._text
+
+    def _takes(self, value: Any) -> bool:
+        # True is no number.
+        return isinstance(value, self._types) and (bool in self._types or not isinstance(value, bool))
+
+    def _accepts(self, encoded: Any) -> bool:
+        return self._takes(encoded)
+
+
+FLAG = Plain("True or False", bool)
+TEXT = Plain("text", str)
+NOTHING = Plain("None", type(None))
+
+
+class Choice(Plain):
+    """One of some words."""
+
+    def __init__(self, *options: str) -> None:
+        super().__init__(" or ".join(map(repr, options)), str)
+        self._options = options
+
+    def _takes(self, value: Any) -> bool:
+        return super()._takes(value) and value in self._options
+
+
+def _range_text(low: float, high: float, most: float) -> str:
+    return f" from {low:g}" * (low > -most) + f" to {high:g}" * (high < most)
+
+
+class Number(Plain):
+    """A finite number, whole or not."""
+
+    def __init__(self, low: float = -sys.float_info.max, high: float = sys.float_info.max) -> None:
+        super().__init__(f"a finite number{_range_text(low, high, sys.float_info.max)}", int, float)
+        self._low, self._high = low, high
+
+    def _takes(self, value: Any) -> bool:
+        return super()._takes(value) and self._low <= value <= self._high
+
+
+POSITIVE = Number(sys.float_info.min)
+
+
+class Whole(Plain):
+    """A whole number. One that is `sized` says how large something is, and the file must be about as large."""
+
+    def __init__(self, low: int = -(2**63), high: int = 2**63 - 1, *, sized: bool = False) -> None:
+        super().__init__(f"a whole number{_range_text(low, high, 2**63 - 1)}", int)
+        self._low, self._high, self._sized = low, high, sized
+
+    def _takes(self, value: Any) -> bool:
+        return super()._takes(value) and self._low <= value <= self._high
+
+    def _decode(self, encoded: Any, place: Place) -> Any:
+        if self._sized and abs(encoded) > place.book.most:
+            raise place.refusal(encoded, f"{place.book.most} at most, about the bytes of the store")
+        return encoded
+
+
+class _Row(Kind):
+    """A list, or a tuple, which stays one."""
+
+    @abstractmethod
+    def _kinds_of(self, n: int) -> tuple[Kind, ...] | None:
+        """The kinds of n values; None if there cannot be so many."""
+
+    def _takes(self, value: Any) -> bool:
+        is_row = isinstance(value, list | tuple | range) or (isinstance(value, np.ndarray) and value.ndim > 0)
+        return is_row and self._kinds_of(len(value)) is not None
+
+    def _accepts(self, encoded: Any) -> bool:
+        items = _items(encoded)
+        return isinstance(items, list) and self._kinds_of(len(items)) is not None
+
+    def _encode(self, value: Any, place: Place) -> Any:
+        items = value.tolist() if isinstance(value, np.ndarray) else value
+        pairs = enumerate(zip(self._kinds_of(len(items)) or (), items, strict=True))
+        out = [kind.write(item, place.at(f"[{position}]")) for position, (kind, item) in pairs]
+        return {"tuple": out} if isinstance(value, tuple) else out
+
+    def _decode(self, encoded: Any, place: Place) -> Any:
+        items = _items(encoded)
+        pairs = enumerate(zip(self._kinds_of(len(items)) or (), items, strict=True))
+        out = [kind.read(item, place.at(f"[{position}]")) for position, (kind, item) in pairs]
+        return tuple(out) if isinstance(encoded, dict) else out
+
+
+def _items(encoded: Any) -> Any:
+    return encoded["tuple"] if isinstance(encoded, dict) and set(encoded) == {"tuple"} else encoded
+
+
+class Listed(_Row):
+    """A list or tuple of values of one kind."""
+
+    def __init__(self, kind: Kind, least: int = 0, most: int = sys.maxsize) -> None:
+        self._kind, self._least, self._most = kind, least, most
+
+    @property
+    def text(self) -> str:
+        """The name of the kind."""
+        return f"a list of {self._kind.text}{_range_text(self._least, self._most, sys.maxsize)} times"
+
+    def _kinds_of(self, n: int) -> tuple[Kind, ...] | None:
+        return (self._kind,) * n if self._least <= n <= self._most else None
+
+
+class Record(_Row):
+    """A list or tuple of one value of each kind."""
+
+    def __init__(self, *kinds: Kind) -> None:
+        self._kinds = kinds
+
+    @property
+    def text(self) -> str:
+        """The names of all."""
+        return f"({', '.join(kind.text for kind in self._kinds)})"
+
+    def _kinds_of(self, n: int) -> tuple[Kind, ...] | None:
+        return self._kinds if n == len(self._kinds) else None
+
+
+class Named(Kind):
+    """Values of one kind by name."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+
+    @property
+    def text(self) -> str:
+        """The name of the kind."""
+        return f"names, each with {self._kind.text}"
+
+    def _takes(self, value: Any) -> bool:
+        return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+    def _accepts(self, encoded: Any) -> bool:
+        return isinstance(encoded, dict)
+
+    def _encode(self, value: Any, place: Place) -> Any:
+        return {name: self._kind.write(item, place.at(f"[{name!r}]")) for name, item in value.items()}
+
+    def _decode(self, encoded: Any, place: Place) -> Any:
+        return {name: self._kind.read(item, place.at(f"[{name!r}]")) for name, item in encoded.items()}
+
+
+class Dtype(Kind):
+    """One of some dtypes, such as "f4 f8"."""
+
+    def __init__(self, dtypes: str) -> None:
+        self._dtypes = dtypes.split()
+
+    @property
+    def text(self) -> str:
+        """The names of all."""
+        return f"a dtype {' or '.join(self._dtypes)}"
+
+    def _takes(self, value: Any) -> bool:
+        try:
+            return isinstance(value, str | type | np.dtype) and np.dtype(value).str[1:] in self._dtypes
+        except TypeError:
+            return False
+
+    def _accepts(self, encoded: Any) -> bool:
+        return isinstance(encoded, str) and encoded in self._dtypes
+
+    def _encode(self, value: Any, place: Place) -> Any:
+        return np.dtype(value).str[1:]
+
+    def _decode(self, encoded: Any, place: Place) -> Any:
+        return np.dtype(encoded)
+
+
+class ArrayOf(Kind):
+    """An array of one of some dtypes, such as "f4 f8", with a name for each axis.
+
+    An axis whose name is None has any length, 0 too. With `finite`, all values must be finite.
+    """
+
+    def __init__(self, dtypes: str, *axes: str | None, finite: bool = True) -> None:
+        self._dtypes, self._axes, self._finite = dtypes.split(), axes, finite
+
+    @property
+    def text(self) -> str:
+        """Its dtypes and axes."""
+        return f"an array of {' or '.join(self._dtypes)} of shape ({', '.join(axis or 'any' for axis in self._axes)})"
+
+    def _takes(self, value: Any) -> bool:
+        return isinstance(value, np.ndarray) and value.dtype.str[1:] in self._dtypes and value.ndim == len(self._axes)
+
+    def _accepts(self, encoded: Any) -> bool:
+        if not isinstance(encoded, dict) or set(encoded) != {"array", "dtype", "order", "shape"}:
+            return False
+        shape = encoded["shape"]
+        if not isinstance(shape, list) or len(shape) != len(self._axes):
+            return False
+        return (
+            all(_SIZE._accepts(size) for size in (encoded["array"], *shape))
+            and encoded["dtype"] in self._dtypes
+            and encoded["order"] in ("C", "F")
+        )
+
+    def _encode(self, value: Any, place: Place) -> Any:
+        # The order in memory decides in which order products are summed up.
+        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        place.book.arrays.append(value.T if order == "F" else value)
+        shown = {"dtype": value.dtype.str[1:], "order": order, "shape": list(value.shape)}
+        return {"array": len(place.book.arrays) - 1} | shown
+
+    def _decode(self, encoded: Any, place: Place) -> Any:
+        shape = tuple(encoded["shape"])
+        for name, size in zip(self._axes, shape, strict=True):
+            if name is not None and (not size or place.sizes.setdefault(name, size) != size):
+                raise place.refusal(encoded, f"{self.text} with {name} = {place.sizes.get(name, 'one or more')}")
+        is_turned = encoded["order"] == "F"
+        stored = shape[::-1] if is_turned else shape
+        found = place.book.array(encoded["array"], stored, np.dtype(encoded["dtype"]), place.path)
+        if self._finite and not np.isfinite(found).all():
+            raise place.refusal(found, "one without NaN and infinite values")
+        return found.T if is_turned else found
+
+
+_SIZE = Whole(0)
+
+
+class _Labels(Kind):
+    """Text along an axis."""
+
+    @property
+    def text(self) -> str:
+        return "an array of text"
+
+    def _takes(self, value: Any) -> bool:
+        return isinstance(value, np.ndarray) and value.dtype.kind in "UT" and value.ndim == 1
+
+    def _accepts(self, encoded: Any) -> bool:
+        items = encoded.get("names") if isinstance(encoded, dict) and len(encoded) == 1 else None
+        return isinstance(items, list) and all(isinstance(item, str) for item in items)
+
+    def _encode(self, value: Any, place: Place) -> Any:
+        return {"names": value.tolist()}
+
+    def _decode(self, encoded: Any, place: Place) -> Any:
+        return names(encoded["names"])
+
+
+LABELS = _Labels()
+
+
+class Part(Kind):
+    """An object of a class that declares what it saves, and that is one of `bases` or below.
+
+    Its parameters alone are saved, and with `fitted` its fitted attributes too; with None, if those of the object that
+    it is a part of are.
+    """
+
+    def __init__(self, *bases: type, fitted: bool | None = False) -> None:
+        self._bases, self._fitted = bases, fitted
+
+    @property
+    def text(self) -> str:
+        """The names of the classes."""
+        known = sorted(saved.name for saved in _BY_NAME.values() if issubclass(saved.cls, self._bases))
+        return f"{'a fitted' if self._fitted else 'a'} {' or '.join(known)}"
+
+    def _takes(self, value: Any) -> bool:
+        return type(value) in _BY_CLASS and isinstance(value, self._bases)
+
+    def _accepts(self, encoded: Any) -> bool:
+        name = encoded.get("class") if isinstance(encoded, dict) else None
+        return isinstance(name, str) and name in _BY_NAME and issubclass(_BY_NAME[name].cls, self._bases)
+
+    def _place(self, place: Place) -> Place:
+        return place.of_part(fitted=place.fitted if self._fitted is None else self._fitted)
+
+    def _encode(self, value: Any, place: Place) -> Any:
+        return _BY_CLASS[type(value)].encode(value, self._place(place))
+
+    def _decode(self, encoded: Any, place: Place) -> Any:
+        return _BY_NAME[encoded["class"]].decode(encoded, self._place(place))
+
+
+class Saved:
+    """What a class saves.
+
+    Parameters
+    ----------
+    parameters : mapping of str to Kind
+        Parameters of its constructor; attributes of the same names hold them.
+    fitted : mapping of str to Kind, optional
+        Attributes that `fit` sets.
+    make : callable, optional
+        Takes the parameters by name. Default: the class.
+    restore : callable, optional
+        ``restore(found, most)`` in place of the method `_restored`, for classes of others.
+    is_model : bool, default False
+        Whether `save_model` takes it.
+    """
+
+    cls: type
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Kind],
+        *,
+        fitted: Mapping[str, Kind] | None = None,
+        make: Callable[..., Any] | None = None,
+        restore: Callable[[Any, int], None] | None = None,
+        is_model: bool = False,
+    ) -> None:
+        self.parameters, self.fitted = dict(parameters), dict(fitted or {})
+        self.is_model = is_model
+        self._make, self._restore = make, restore
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.of(owner)
+
+    def of(self, cls: type) -> None:
+        """Let a class be saved. Objects of a second class are read as objects of the first."""
+        if not hasattr(self, "cls"):
+            self.cls = cls
+            _BY_NAME[cls.__name__] = self
+        _BY_CLASS[cls] = self
+
+    @property
+    def name(self) -> str:
+        """Name of the class in files."""
+        return self.cls.__name__
+
+    def _tables(self, place: Place) -> dict[str, dict[str, Kind]]:
+        return {"parameters": self.parameters} | ({"fitted": self.fitted} if self.fitted and place.fitted else {})
+
+    def encode(self, value: Any, place: Place) -> dict[str, Any]:
+        """JSON of an object.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If it must be fitted and is not.
+        TypeError
+            If a value is not of the kind that is declared.
+        """
+        tables = self._tables(place)
+        if "fitted" in tables:
+            check_is_fitted(value, list(self.fitted))
+        found: dict[str, Any] = {"class": self.name}
+        for title, table in tables.items():
+            found[title] = {
+                name: kind.write(getattr(value, name), place.at(f".{name}")) for name, kind in table.items()
+            }
+        return found
+
+    def decode(self, encoded: Any, place: Place) -> Any:
+        """The object of JSON.
+
+        Raises
+        ------
+        ValueError
+            If keys are missing or unknown, if a value is not of the kind that is declared, or if values contradict each
+            other.
+        """
+        tables = self._tables(place)
+        _check_keys(encoded, {"class", *tables}, place)
+        values: dict[str, dict[str, Any]] = {}
+        for title, table in tables.items():
+            _check_keys(encoded[title], table, place.at(f" ({title})"))
+            values[title] = {
+                name: kind.read(encoded[title][name], place.at(f".{name}")) for name, kind in table.items()
+            }
+        try:
+            found = (self._make or self.cls)(**values["parameters"])
+            for name, value in values.get("fitted", {}).items():
+                setattr(found, name, value)
+            restore = self._restore or getattr(self.cls, "_restored", None)
+            if restore is not None and ("fitted" in tables or not self.fitted):
+                restore(found, place.book.most)
+        except Exception as error:
+            # Whatever a class says of values that do not belong together, it is the file that is wrong.
+            text = f"{place.path} contradicts itself: {error}"
+            raise place.book.complaint(text) from error
+        return found
+
+
+_BY_NAME: dict[str, Saved] = {}
+_BY_CLASS: dict[type, Saved] = {}
+
+
+def models() -> tuple[type, ...]:
+    """Classes that `save_model` takes."""
+    return tuple(saved.cls for saved in _BY_NAME.values() if saved.is_model)
+
+
+def _check_keys(encoded: Any, wanted: Collection[str], place: Place) -> None:
+    if not isinstance(encoded, dict) or set(encoded) != set(wanted):
+        got = f"the keys {', '.join(sorted(encoded))}" if isinstance(encoded, dict) else reprlib.repr(encoded)
+        raise place.book.refusal(place.path, got, f"the keys {', '.join(sorted(wanted))}")
+
+
+def agree(name: str, found: Any, expected: Any) -> None:
+    """Refuse a part that does not belong to the others.
+
+    Raises
+    ------
+    ValueError
+        If `found` is not `expected`.
+    """
+    if found != expected:
+        msg = f"{name} is {found}, expected {expected}"
+        raise ValueError(msg)
