@@ -395,7 +395,7 @@ def test_fit__leaves_files_in_its_scratch(tmp_path, lost):
         with pytest.raises(OSError, match="disk is full"):
             analysis.fit(broken, resume=True)
         (kept,) = tmp_path.iterdir()
-        assert attributes_of(Location.of(kept))["mksdask"] == "scratch"
+        assert attributes_of(Location.of(kept))["mksdask"] == "partial scratch"
         (kept / "notes.txt").write_text("mine")
         if lost:
             (kept / "zarr.json").unlink()

@@ -233,13 +233,15 @@ class Blocks:
             if not all("/".join(map(str, key)) in there for key in part.objects(block, self.variables[name].objects))
         ]
 
-    def finish(self, **attributes: Any) -> None:
-        """Mark the store as complete, with the attributes that it has then; a store that is marked stays as it is."""
+    def finish(self, *, keep_record: bool = True, **attributes: Any) -> None:
+        """Mark the store as complete, with further attributes; a store that is marked stays as it is."""
         if attributes_of(self.location).get("mksdask") == self.kind:
             return
         consolidate(self.location)
+        attrs = zarr.open_group(self.location.store, mode="r+").attrs
+        known = {name: value for name, value in attrs.items() if keep_record or name != "fingerprint"}
         # The mark comes last: it is the record that all is there.
-        zarr.open_group(self.location.store, mode="r+").attrs.put({"mksdask": self.kind, **attributes})
+        attrs.put(known | attributes | {"mksdask": self.kind})
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:

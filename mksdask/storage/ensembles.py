@@ -52,7 +52,7 @@ def _create(
         blocks.write()
         remove_leftovers(location)
         # The stamp tells a store from one that stood in its place before.
-        blocks.finish(stamp=uuid.uuid4().hex)
+        blocks.finish(keep_record=False, stamp=uuid.uuid4().hex)
 
 
 def _kept_attrs(array: ArrayLike) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class Result:
         blocks.open()
         with show_progress(self.name) if progress else nullcontext():
             blocks.write()
-        blocks.finish(fingerprint=blocks.record)
+        blocks.finish()
         opened = xr.open_zarr(blocks.location.store, chunks={})[self.name]
         return opened if self.is_labelled else opened.data
 

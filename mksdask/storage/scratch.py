@@ -16,7 +16,7 @@ import zarr
 
 from mksdask.arrays import Array
 from mksdask.compute.blocks import check_whole_samples
-from mksdask.storage.atomic import SCRATCH, Location, Url, attributes_of, holds_only, remove_store
+from mksdask.storage.atomic import SCRATCH, Location, Url, attributes_of, check_ours, holds_only, remove_store
 from mksdask.storage.blocks import Blocks, Variable
 
 # Name of the matrix in its store.
@@ -119,9 +119,11 @@ def spill(
         # A copy that was being removed when a call was killed may have lost its metadata.
         if location.exists() and not attributes_of(location) and holds_only(location, {NAME: 2}):
             location.remove()
+        check_ours(location, SCRATCH)
         try:
             blocks.open()
             blocks.write()
+            blocks.finish()
             yield rows
         except BaseException:
             if known is None:
