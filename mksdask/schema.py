@@ -123,10 +123,8 @@ class Place:
 class Kind(ABC):
     """What a saved value may be."""
 
-    @property
     @abstractmethod
-    def text(self) -> str:
-        """Its name, as it stands in errors."""
+    def __str__(self) -> str: ...
 
     @abstractmethod
     def _takes(self, value: Any) -> bool:
@@ -154,7 +152,7 @@ class Kind(ABC):
         """
         plain = value.item() if isinstance(value, np.generic) else value
         if not self._takes(plain):
-            raise place.refusal(value, self.text)
+            raise place.refusal(value, str(self))
         return self._encode(plain, place)
 
     def read(self, encoded: Any, place: Place) -> Any:
@@ -166,7 +164,7 @@ class Kind(ABC):
             If it is of another kind.
         """
         if not self._accepts(encoded):
-            raise place.refusal(encoded, self.text)
+            raise place.refusal(encoded, str(self))
         return self._decode(encoded, place)
 
     def __or__(self, other: Kind) -> Kind:
@@ -179,10 +177,8 @@ class Either(Kind):
     def __init__(self, *kinds: Kind) -> None:
         self._kinds = kinds
 
-    @property
-    def text(self) -> str:
-        """The names of all."""
-        return " or ".join(kind.text for kind in self._kinds)
+    def __str__(self) -> str:
+        return " or ".join(map(str, self._kinds))
 
     def _takes(self, value: Any) -> bool:
         return any(kind._takes(value) for kind in self._kinds)
@@ -203,9 +199,7 @@ class Plain(Kind):
     def __init__(self, text: str, *types: type) -> None:
         self._text, self._types = text, types
 
-    @property
-    def text(self) -> str:
-        """Its name."""
+    def __str__(self) -> str:
         return self._text
 
     def _takes(self, value: Any) -> bool:
@@ -245,6 +239,10 @@ class Number(Plain):
 
     def _takes(self, value: Any) -> bool:
         return super()._takes(value) and self._low <= value <= self._high
+
+    def _decode(self, encoded: Any, place: Place) -> Any:
+        # Larger integers would make arrays of objects.
+        return float(encoded) if abs(encoded) > 2**53 else encoded
 
 
 POSITIVE = Number(sys.float_info.min)
@@ -304,10 +302,9 @@ class Listed(_Row):
     def __init__(self, kind: Kind, least: int = 0, most: int = sys.maxsize) -> None:
         self._kind, self._least, self._most = kind, least, most
 
-    @property
-    def text(self) -> str:
-        """The name of the kind."""
-        return f"a list of {self._kind.text}{_range_text(self._least, self._most, sys.maxsize)} times"
+    def __str__(self) -> str:
+        count = f" of {self._least} to {self._most}" if self._most < sys.maxsize else f" of {self._least} or more"
+        return f"a list{count}, each {self._kind}"
 
     def _kinds_of(self, n: int) -> tuple[Kind, ...] | None:
         return (self._kind,) * n if self._least <= n <= self._most else None
@@ -319,10 +316,8 @@ class Record(_Row):
     def __init__(self, *kinds: Kind) -> None:
         self._kinds = kinds
 
-    @property
-    def text(self) -> str:
-        """The names of all."""
-        return f"({', '.join(kind.text for kind in self._kinds)})"
+    def __str__(self) -> str:
+        return f"({', '.join(map(str, self._kinds))})"
 
     def _kinds_of(self, n: int) -> tuple[Kind, ...] | None:
         return self._kinds if n == len(self._kinds) else None
@@ -334,10 +329,8 @@ class Named(Kind):
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
 
-    @property
-    def text(self) -> str:
-        """The name of the kind."""
-        return f"names, each with {self._kind.text}"
+    def __str__(self) -> str:
+        return f"names, each with {self._kind}"
 
     def _takes(self, value: Any) -> bool:
         return isinstance(value, dict) and all(isinstance(name, str) for name in value)
@@ -358,9 +351,7 @@ class Dtype(Kind):
     def __init__(self, dtypes: str) -> None:
         self._dtypes = dtypes.split()
 
-    @property
-    def text(self) -> str:
-        """The names of all."""
+    def __str__(self) -> str:
         return f"a dtype {' or '.join(self._dtypes)}"
 
     def _takes(self, value: Any) -> bool:
@@ -388,9 +379,7 @@ class ArrayOf(Kind):
     def __init__(self, dtypes: str, *axes: str | None, finite: bool = True) -> None:
         self._dtypes, self._axes, self._finite = dtypes.split(), axes, finite
 
-    @property
-    def text(self) -> str:
-        """Its dtypes and axes."""
+    def __str__(self) -> str:
         return f"an array of {' or '.join(self._dtypes)} of shape ({', '.join(axis or 'any' for axis in self._axes)})"
 
     def _takes(self, value: Any) -> bool:
@@ -419,7 +408,7 @@ class ArrayOf(Kind):
         shape = tuple(encoded["shape"])
         for name, size in zip(self._axes, shape, strict=True):
             if name is not None and (not size or place.sizes.setdefault(name, size) != size):
-                raise place.refusal(encoded, f"{self.text} with {name} = {place.sizes.get(name, 'one or more')}")
+                raise place.refusal(encoded, f"{self} with {name} = {place.sizes.get(name, 'one or more')}")
         is_turned = encoded["order"] == "F"
         stored = shape[::-1] if is_turned else shape
         found = place.book.array(encoded["array"], stored, np.dtype(encoded["dtype"]), place.path)
@@ -434,8 +423,7 @@ _SIZE = Whole(0)
 class _Labels(Kind):
     """Text along an axis."""
 
-    @property
-    def text(self) -> str:
+    def __str__(self) -> str:
         return "an array of text"
 
     def _takes(self, value: Any) -> bool:
@@ -465,9 +453,7 @@ class Part(Kind):
     def __init__(self, *bases: type, fitted: bool | None = False) -> None:
         self._bases, self._fitted = bases, fitted
 
-    @property
-    def text(self) -> str:
-        """The names of the classes."""
+    def __str__(self) -> str:
         known = sorted(saved.name for saved in _BY_NAME.values() if issubclass(saved.cls, self._bases))
         return f"{'a fitted' if self._fitted else 'a'} {' or '.join(known)}"
 

@@ -22,7 +22,7 @@ from mksdask.cli.options import (
 )
 from mksdask.importers import import_images
 from mksdask.importers.image_files import input_files
-from mksdask.storage.atomic import MICROSTRUCTURES
+from mksdask.storage.atomic import MICROSTRUCTURES, Location, attributes_of
 from mksdask.storage.ensembles import open_store
 from mksdask.storage.models import load_model
 
@@ -158,22 +158,24 @@ def info(store: Path, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
 
 
 def _describe_other(store: Path) -> dict[str, Any]:
+    if attributes_of(Location.of(store)).get("mksdask") == "model":
+        return _describe_model(load_model(store))
     try:
-        model = load_model(store)
-    except ValueError:
-        try:
-            dataset = xr.open_zarr(store, chunks={})
-        except (FileNotFoundError, ValueError, NotADirectoryError) as error:
-            msg = f"{store} is no store; make one of images by mksdask import"
-            raise ValueError(msg) from error
-        statistics = [array for array in dataset.data_vars.values() if "pair" in array.dims]
-        if len(statistics) == 1:
-            return dict(statistics[0].mks.describe())
-        return {
-            "kind": "result",
-            "variables": {str(name): tuple(array.shape) for name, array in dataset.data_vars.items()},
-            "dims": {str(name): size for name, size in dataset.sizes.items()},
-        }
+        dataset = xr.open_zarr(store, chunks={})
+    except (FileNotFoundError, ValueError, NotADirectoryError) as error:
+        msg = f"{store} is no store; make one of images by mksdask import"
+        raise ValueError(msg) from error
+    statistics = [array for array in dataset.data_vars.values() if "pair" in array.dims]
+    if len(statistics) == 1:
+        return dict(statistics[0].mks.describe())
+    return {
+        "kind": "result",
+        "variables": {str(name): tuple(array.shape) for name, array in dataset.data_vars.items()},
+        "dims": {str(name): size for name, size in dataset.sizes.items()},
+    }
+
+
+def _describe_model(model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": type(model).__name__, "basis": repr(model.basis), "size": tuple(model.size_)}
     if hasattr(model, "basis") and model.basis is not None:
         found["states"] = len(model.basis.states)

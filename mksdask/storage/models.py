@@ -150,14 +150,10 @@ def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
             for key, found in location.fs.find(location.path, detail=True).items()
         }
         description = _canonical(attrs.get("model"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        msg = f"{url} holds no saved {what}"
-        raise ValueError(msg) from error
-    except (MemoryError, OSError):
-        raise
     except Exception as error:
-        # zarr raises what it likes at metadata that makes no sense.
-        msg = f"{url} holds no saved {what}, or one that is damaged: {error}"
+        if not _is_of_store(error):
+            raise
+        msg = f"{url} holds no saved {what}, or one that is damaged ({type(error).__name__}: {error})"
         raise ValueError(msg) from error
     if attrs.get("mksdask") != kind:
         other = ", but something else of this package" if "mksdask" in attrs else ""
@@ -183,6 +179,12 @@ def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
         return _read_array(group, sizes, number, shape, dtype)
 
     return Part(*classes, fitted=True).read(encoded, Place(str(found), Reader(complaint, remedy, n_bytes, take)))
+
+
+def _is_of_store(error: Exception) -> bool:
+    """Whether an error tells of a store that is not as it should be: zarr raises many kinds at such metadata."""
+    is_there = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+    return is_there or not isinstance(error, MemoryError | OSError)
 
 
 def _canonical(encoded: Any) -> bytes:
@@ -232,10 +234,9 @@ def _read_array(
             if is_plain and found == (shape, chunks, dtype, (Crc32cCodec(),), (), None)
             else None
         )
-    except (MemoryError, OSError):
-        raise
     except Exception as error:
-        # zarr raises what it likes at metadata that makes no sense.
+        if not _is_of_store(error):
+            raise
         msg = f"array {number} cannot be read ({type(error).__name__}: {error})"
         raise ValueError(msg) from error
     if values is None:
