@@ -1,4 +1,7 @@
-"""NumPy, dask, zarr or xarray in, the same kind out: arguments are unwrapped, checked, and labelled again."""
+"""Functions for the arguments of public calls: they unwrap arrays of NumPy, dask, zarr or xarray, and check values.
+
+A result has the kind of the argument: `label` wraps it again if the argument was labelled.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from mksdask.compute.blocks import check_whole_samples
 from mksdask.types import Array as Array
 from mksdask.types import ArrayLike as ArrayLike
 
-# What is not an array of NumPy, or becomes one.
+# Types of arrays that must not go through `numpy.asarray`, which computes them or loses their labels or masks.
 LABELLED = (da.Array, xr.DataArray, xr.Dataset, zarr.Array, np.ma.MaskedArray)
 SPATIAL_DIMS = ("x", "y", "z")
 
@@ -31,17 +34,31 @@ def is_lazy(array: object) -> bool:
 
 
 def lazy_rows(rows: NDArray[Any], like: ArrayLike) -> da.Array:
-    """Rows in memory as a dask array, in the chunks of samples of another one."""
+    """Make a dask array of rows in memory, with the same chunks of samples as another array."""
     return da.from_array(rows, chunks=(unwrap(like)[0].chunks[0], -1))
 
 
 def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | None]:
-    """Split an input into its NumPy or dask data and the DataArray that labels it, if any.
+    """Split an argument into its NumPy or dask data and its labels.
+
+    Parameters
+    ----------
+    array : array
+        NumPy, dask, zarr or xarray, or what `numpy.asarray` takes.
+    name : str
+        Name of the argument in errors.
+
+    Returns
+    -------
+    data : ndarray or dask array
+        The data.
+    labels : DataArray or None
+        The argument itself if it is a DataArray.
 
     Raises
     ------
     TypeError
-        If `array` is a Dataset or a masked array, or cannot become a numeric array.
+        If `array` is a Dataset, a masked or a sparse array, or not numeric.
     """
     if isinstance(array, xr.Dataset):
         variables = ", ".join(map(str, array.data_vars))
@@ -54,7 +71,7 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
     if isinstance(array, zarr.Array):
         return da.from_zarr(array), None
     if isinstance(array, np.ma.MaskedArray):
-        msg = f"{name} is a masked array, whose mask would be lost; pass its data, and confidence_index=~mask"
+        msg = f"{name} is a masked array, and its mask would be lost; pass its data, and confidence_index=~mask"
         raise TypeError(msg)
     if scipy.sparse.issparse(array):
         msg = f"{name} is sparse, which is not supported; pass {name}.toarray()"
@@ -67,12 +84,14 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
 
 
 def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | None]:
-    """`unwrap` an ensemble: samples along the first axis, each whole in one chunk.
+    """Split an ensemble as `unwrap` does, after a check that each chunk holds whole samples along the first axis.
 
     Raises
     ------
-    TypeError, ValueError
-        As `unwrap` and `check_whole_samples`; or if the dims of a DataArray say that samples lie elsewhere.
+    TypeError
+        As in `unwrap`.
+    ValueError
+        If a chunk cuts through samples, or the dims of a DataArray say that samples do not lie along its first axis.
     """
     data, labels = unwrap(array, name=name)
     if labels is not None and "sample" in labels.dims[1:]:
@@ -80,7 +99,7 @@ def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataAr
         raise ValueError(msg)
     if labels is not None and labels.dims[:1] == SPATIAL_DIMS[:1]:
         msg = (
-            f"{name} has no axis of samples, its dims are {labels.dims}; use {name}.expand_dims('sample') for "
+            f"{name} has no axis of samples, its dims are {labels.dims}; use {name}.expand_dims('sample') if it is "
             "one sample"
         )
         raise ValueError(msg)
@@ -89,16 +108,18 @@ def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataAr
 
 
 def unwrap_volume(array: ArrayLike, *, name: str = "volume") -> tuple[Any, xr.DataArray | None]:
-    """`unwrap` one volume, which has no axis of samples.
+    """Split one volume as `unwrap` does, after a check that it has no axis of samples.
 
     Raises
     ------
-    TypeError, ValueError
-        As `unwrap`; or if the dims of a DataArray say that it is an ensemble, or chunks are of unknown sizes.
+    TypeError
+        As in `unwrap`.
+    ValueError
+        If the dims of a DataArray say that it is an ensemble, or chunks have unknown sizes.
     """
     data, labels = unwrap(array, name=name)
     if labels is not None and "sample" in labels.dims:
-        msg = f"{name} must be one volume, got the dims {labels.dims} of an ensemble; select one sample of it"
+        msg = f"{name} must be one volume, got the dims {labels.dims} of an ensemble; select one of its samples"
         raise ValueError(msg)
     if any(np.isnan(n) for n in data.shape):
         msg = f"{name} has chunks of unknown sizes; call {name}.compute_chunk_sizes() first"
@@ -115,19 +136,35 @@ def label(
     name: str,
     attrs: Mapping[str, Any] | None = None,
 ) -> xr.DataArray:
-    """Wrap a result computed from `labels`, keeping the coordinates of its sample axis."""
+    """Wrap a result in a DataArray, with the sample axis of `labels` and its coordinates.
+
+    Parameters
+    ----------
+    data : ndarray or dask array, shape (n_samples, ...)
+        Result.
+    labels : DataArray
+        The argument from which it was computed.
+    dims : sequence of str
+        Names of the axes after that of samples.
+    coords : mapping
+        Further coordinates.
+    name : str
+        Name of the result.
+    attrs : mapping, optional
+        Attributes of the result.
+    """
     sample = str(labels.dims[0])
     kept = {key: value for key, value in labels.coords.items() if value.dims in ((sample,), ())}
     return xr.DataArray(data, dims=(sample, *dims), coords={**kept, **coords}, name=name, attrs=dict(attrs or {}))
 
 
 def names(values: Sequence[str]) -> NDArray[Any]:
-    """Strings for a coordinate, of the dtype that zarr stores and gives back unchanged."""
+    """Make a coordinate of strings, in the dtype that zarr stores and returns unchanged."""
     return np.array(list(values), dtype=np.dtypes.StringDType())
 
 
 def sizes_argument(size: Any, *, name: str = "size") -> tuple[int, ...]:
-    """Numbers of voxels along 1 to 3 axes.
+    """Check an argument that holds numbers of voxels along 1 to 3 axes, and return them as a tuple.
 
     Raises
     ------
@@ -160,20 +197,20 @@ def axes_argument(axes: int | Sequence[int] | None, n_spatial: int, *, name: str
         raise ValueError(msg)
     if any(not 0 <= axis < n_spatial for axis in wanted):
         msg = (
-            f"{name}={axes!r} names an axis outside 0…{n_spatial - 1}; samples have {n_spatial} spatial axes. "
-            "Flat samples need their shape as size="
+            f"{name}={axes!r} names an axis outside 0…{n_spatial - 1}; samples have {n_spatial} spatial axes. If they "
+            "are flat, pass their shape as size="
         )
         raise ValueError(msg)
     return tuple(axis in wanted for axis in range(n_spatial))
 
 
 def precision_argument(dtype: DTypeLike) -> np.dtype[Any]:
-    """A real precision, float32 or float64.
+    """Check that `dtype` is float32 or float64, and return it.
 
     Raises
     ------
     ValueError
-        If `dtype` is another one.
+        If it is another dtype.
     """
     precision = np.dtype(dtype)
     if precision not in (np.float32, np.float64):
@@ -183,7 +220,7 @@ def precision_argument(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line of the caller outside this package."""
+    """Give a warning that points to the line outside this package which called it."""
     frame, level, package = inspect.currentframe(), 1, str(Path(__file__).parent)
     while frame is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
@@ -191,7 +228,13 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def to_numpy(array: ArrayLike) -> NDArray[Any]:
-    """Compute a lazy array; anything else through `numpy.asarray`."""
+    """Convert any array to NumPy. A lazy array is computed.
+
+    Raises
+    ------
+    TypeError
+        If `array` is a Dataset.
+    """
     if isinstance(array, xr.Dataset):
         msg = f"got an xarray.Dataset; pass one of its variables: {', '.join(map(str, array.data_vars))}"
         raise TypeError(msg)

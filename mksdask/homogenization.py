@@ -1,4 +1,4 @@
-"""MKSHomogenizationModel: microstructures → 2-point statistics → scores → effective property."""
+"""MKSHomogenizationModel: from microstructures to scores, and from scores to effective properties."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ def _takes(method: Callable[..., Any], parameter: str) -> bool:
 
 
 def _measured(y: Array) -> NDArray[np.bool_]:
-    """Which samples have a property, by being not NaN."""
+    """Find the samples that have a property. The others have NaN. Refuse samples with only some of their properties."""
     if y.dtype.kind not in "fc":
         return np.ones(len(y), dtype=bool)
     missing = np.isnan(y).reshape(len(y), -1)
     some = missing.any(axis=1)
     if (some != missing.all(axis=1)).any():
         row = int(np.flatnonzero(some != missing.all(axis=1))[0])
-        msg = f"y must have all properties of a sample or none, NaN; sample {row} is {y[row]}"
+        msg = f"y must hold all properties of a sample or none (NaN), got {y[row]} for sample {row}"
         raise ValueError(msg)
     if some.all():
-        msg = "y is NaN for all samples; at least one must have a property"
+        msg = "y is NaN for all samples; at least one sample must have a property"
         raise ValueError(msg)
     return np.asarray(~some)
 
 
 @dataclass(frozen=True)
 class _FitLinkage(Fit):
-    """The arguments of `fit`, checked, with the linker to fit."""
+    """The checked arguments of `fit`, with the linker to fit."""
 
     linker: Any = None
     measured: Any = None
@@ -80,24 +80,23 @@ class _FitLinkage(Fit):
 
 
 class MKSHomogenizationModel(MKSStructureAnalysis):
-    r"""Linkage from microstructure to effective property.
+    r"""Predict effective properties of samples, such as their stiffness, from their microstructure.
+
+    The model computes the scores μ of each sample as `MKSStructureAnalysis` does. It fits a function F, the linker, to
+    the scores and to known properties. For sample j (Eq. 3),
 
     .. math:: p^{eff}_j = F(\mu_j)
 
-    with the scores :math:`\mu_j` of `MKSStructureAnalysis`.
-
     Parameters
     ----------
-    basis : Basis or None
-        Basis of the local state; None if X already is m[h; s].
-    dimension_reducer, n_components
+    basis, dimension_reducer, n_components
         As in `MKSStructureAnalysis`.
     property_linker : {"polynomial", "kernel"} or estimator, default "polynomial"
-        `mksdask.regression.polynomial_regression` of `degree`, `mksdask.regression.KernelRegressor`, or anything with
-        `fit` and `predict`, classifiers too.
+        `mksdask.regression.polynomial_regression` of `degree`, `mksdask.regression.KernelRegressor`, or any regressor
+        or classifier with `fit` and `predict`.
     degree : int, optional
-        Degree of the polynomial, set on a clone of the linker by `fit`. Default: 1 for the polynomial, whatever any
-        other linker says otherwise.
+        Degree of the polynomial, which `fit` sets on a clone of the linker. Default: 1 for the polynomial. Any other
+        linker keeps its own degree.
     periodic_axes, correlations, compute_correlations, store_correlations, mean_center, weights, cutoff, dtype, scratch
         As in `MKSStructureAnalysis`.
 
@@ -105,16 +104,16 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
     ----------
     reduced_fit_data, reduced_predict_data : array, shape (n_samples, n_components)
         Scores of the samples of `fit` and of the last `predict`.
-    coef_, intercept_ : ndarray
-        Of the linker, where it has them.
-    components_, dimension_reducer_, size_
-        As in `MKSStructureAnalysis`.
     property_linker_ : estimator
         The fitted linker.
+    coef_, intercept_ : ndarray
+        Coefficients and intercept of the linker, if it has them.
+    components_, dimension_reducer_, grid_, size_, periodic_axes_, phases_
+        As in `MKSStructureAnalysis`.
 
     Notes
     -----
-    `fit` computes lazy X as often as `MKSStructureAnalysis.fit`, and lazy y once. `predict` of lazy X is lazy.
+    `fit` computes lazy X as often as `MKSStructureAnalysis.fit` does, and lazy y once. `predict` of lazy X is lazy.
 
     References
     ----------
@@ -188,39 +187,28 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         watch: Watch = False,
         resume: bool = False,
     ) -> Operation[Self]:
-        """Fit the reducer on the statistics of X, and the linker on the scores.
+        """Fit the reducer to the statistics of X, and the linker to scores and properties.
 
         Parameters
         ----------
-        X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
-            Local state of each voxel; NumPy, dask, zarr or xarray; or what `share` returned.
+        X, size, confidence_index, watch, resume
+            As in `MKSStructureAnalysis.fit`.
         y : array, shape (n_samples,) or (n_samples, n_properties)
-            Effective properties, or classes. NaN for samples whose property is not known: the reducer sees all samples,
-            the linker those with one.
-        size : tuple of int, optional
-            Spatial shape of flat samples.
-        confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
-            Confidence in each voxel.
+            Effective properties, or classes. NaN marks a sample without known properties. The reducer is fitted to all
+            samples, the linker to those with properties.
         groups : array, shape (n_samples,), optional
-            What each sample is of, such as its grain shape, for linkers that take it: `KernelRegressor` then says
-            how sure it is of kinds that it has not seen.
-        watch : bool, path or callable, default False
-            Show statistics and scores while they are computed; see `MKSStructureAnalysis.fit`.
-        resume : bool, default False
-            Go on with the statistics that a call that was killed left in `scratch`; see `MKSStructureAnalysis.fit`.
+            The group of each sample, such as its grain shape, for linkers that take groups. With groups, the spread
+            that `KernelRegressor` predicts holds for samples of groups that it has not seen.
 
         Raises
         ------
         TypeError
-            If the reducer or the linker lacks a method or parameter, or would load lazy X whole.
+            If the reducer or the linker lacks a method or parameter, or the reducer would load lazy X whole.
         ValueError
-            If shapes do not fit.
+            As in `MKSStructureAnalysis.fit`, or if y does not hold one entry for each sample.
         """
         if y is None:
-            msg = (
-                "y is missing: a homogenization model needs a property for each sample; use "
-                "MKSStructureAnalysis without one"
-            )
+            msg = "y is missing; pass a property for each sample, or use MKSStructureAnalysis, which needs none"
             raise ValueError(msg)
         statistics = self._statistics(X, size, confidence_index, resume=resume)
         target = to_numpy(y)
@@ -252,29 +240,25 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         *,
         return_std: bool = False,
     ) -> Any:
-        """Effective properties of samples, lazily for lazy input.
+        """Predict effective properties of samples, lazily for lazy input.
 
         Parameters
         ----------
-        X : array, shape (n_samples, *spatial) or flat
-            Local state of each voxel.
-        size : tuple of int, optional
-            Spatial shape of flat samples; default that of `fit`.
-        confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
-            Confidence in each voxel.
+        X, size, confidence_index
+            As in `transform`.
         return_std : bool, default False
-            Return the standard deviation of each prediction too, where the linker knows it: "polynomial", "kernel",
-            Gaussian processes.
+            Return the standard deviation of each prediction too. The linkers "polynomial" and "kernel" and Gaussian
+            processes know it.
 
         Returns
         -------
         array of the kind of `X`, shape (n_samples,) or (n_samples, n_properties)
-            With `return_std`, a pair of them.
+            Predicted properties. With `return_std`, a pair of such arrays: properties and standard deviations.
 
         Raises
         ------
         TypeError
-            If `return_std` and the linker's `predict` does not take that.
+            If `return_std` is true, but the `predict` of the linker does not take it.
         """
         check_is_fitted(self, "property_linker_")
         linker, shape = self.property_linker_, self._target_shape
@@ -314,23 +298,21 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         size: Sequence[int] | None = None,
         confidence_index: ArrayLike | None = None,
     ) -> NDArray[np.intp]:
-        """Which samples to simulate next: those that, once measured, leave least open of the whole pool.
+        """Choose the samples to simulate next: those whose properties would tell most about the whole pool.
 
         Parameters
         ----------
         X_pool : array, shape (n_pool, *spatial) or flat
-            Samples without a property; or what `share` returned.
+            Samples without a property, or the result of `share`.
         n : int
-            How many.
-        size : tuple of int, optional
-            Spatial shape of flat samples; default that of `fit`.
-        confidence_index : array, shape (n_pool, *spatial), flat, or (*spatial,), optional
-            Confidence in each voxel.
+            Number of samples to choose.
+        size, confidence_index
+            As in `transform`.
 
         Returns
         -------
         ndarray of int, shape (n,)
-            Rows of `X_pool`, the most useful first; see `mksdask.regression.next_samples`.
+            Rows of `X_pool`, with the most useful first; see `mksdask.regression.next_samples`.
 
         Raises
         ------
@@ -361,12 +343,14 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         confidence_index: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> float:
-        """The linker's own score: R² for regression, accuracy for classification. Computes lazy input once.
+        """Score predictions with the score of the linker: R² for regression, accuracy for classification.
+
+        Lazy input is computed once.
 
         Parameters
         ----------
         X, size, confidence_index
-            As in `predict`.
+            As in `transform`.
         y : array, shape (n_samples,) or (n_samples, n_properties)
             True properties or classes.
         sample_weight : array, shape (n_samples,), optional
@@ -402,8 +386,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         n_pairs = n_states if self.correlations is None else len(self.correlations)
         if self.mean_center and n_pairs == 1:
             warn_caller(
-                "mean_center=True takes the squared volume fraction out of the only pair of correlations; a linkage "
-                "without it is blind. Set mean_center=False, or use more pairs"
+                "mean_center=True removes the squared volume fraction from the only pair of correlations, so the "
+                "linkage is blind to it; set mean_center=False, or use more pairs"
             )
 
     def _linker(self) -> Any:

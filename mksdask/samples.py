@@ -1,259 +1,44 @@
-"""The nouns of the package: a `Grid`, the `Samples` on it, and one `Volume`.
+"""What X is: the `Samples` of an ensemble, or one `Volume`, each on its `Grid`.
 
-Each is made once, where a public function gets its arguments. Below that door, code asks the noun instead of working
-out anew what X is: there is always a grid, and there is always a basis.
+Each public function makes them once, from its arguments. All other code takes these objects, so it need not find out
+again what X is: there is always a grid, and there is always a basis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import (
-    SPATIAL_DIMS,
-    Array,
-    ArrayLike,
-    axes_argument,
-    label,
-    unwrap,
-    unwrap_samples,
-    unwrap_volume,
-    warn_caller,
-)
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, label, unwrap, unwrap_samples, unwrap_volume
 from mksdask.bases.base import Basis
 from mksdask.bases.given import local_states, trailing_axes
 from mksdask.compute.blocks import check_whole_samples
 from mksdask.compute.graph import stored_array
-from mksdask.schema import FLAG, NOTHING, TEXT, Listed, Number, Record, Saved, Whole, agree
-
-# Two voxel sizes that differ by less than this share are the same.
-SAME_SIZE = 1e-6
-
-
-class Axis(NamedTuple):
-    """A spatial axis: its name, the size of a voxel along it, and the unit of that size."""
-
-    name: str
-    step: float
-    units: str
-
-
-def _read_grid(*, axes: Sequence[Sequence[Any]], **others: Any) -> Grid:
-    """A grid as it stands in a saved model."""
-    return Grid(tuple(Axis(*axis) for axis in axes), **others)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The geometry of samples or of a volume, and the names of its phases.
-
-    Parameters
-    ----------
-    axes : tuple of Axis
-        The spatial axes in their order.
-    shape : tuple of int
-        Voxels along each axis.
-    periodic : tuple of bool
-        Whether each axis is periodic.
-    phases : tuple of str
-        Names of the phases 0, 1, …; empty where nothing names them.
-    is_measured : bool
-        Whether coordinates gave the sizes of voxels. If not, steps are 1 voxel.
-    said_periodic : tuple of bool, optional
-        What the labels of the array say of periodic axes; None if they say nothing.
-    """
-
-    axes: tuple[Axis, ...]
-    shape: tuple[int, ...]
-    periodic: tuple[bool, ...]
-    phases: tuple[str, ...] = ()
-    is_measured: bool = False
-    said_periodic: tuple[bool, ...] | None = None
-
-    _saved = Saved(
-        {
-            "axes": Listed(Record(TEXT, Number(), TEXT), 1, 3),
-            "shape": Listed(Whole(1), 1, 3),
-            "periodic": Listed(FLAG, 1, 3),
-            "phases": Listed(TEXT),
-            "is_measured": FLAG,
-            "said_periodic": Listed(FLAG, 1, 3) | NOTHING,
-        },
-        make=_read_grid,
-    )
-
-    def __post_init__(self) -> None:
-        agree("the number of flags of periodic", len(self.periodic), len(self.shape))
-        agree("the number of axes", len(self.axes), len(self.shape))
-
-    @classmethod
-    def of(
-        cls,
-        labels: xr.DataArray | None,
-        shape: Sequence[int],
-        periodic_axes: int | Sequence[int] | None = None,
-        *,
-        first: int = 1,
-    ) -> Grid:
-        """Read the grid of an array.
-
-        Parameters
-        ----------
-        labels : DataArray or None
-            The labelled array. Without one, axes are x, y, z with steps of 1 voxel.
-        shape : sequence of int
-            Voxels along each spatial axis.
-        periodic_axes : int or sequence of int, optional
-            Periodic axes. Default: what the attribute ``periodic_axes`` of `labels` says, else none.
-        first : int
-            Position of the first spatial axis: 1 for samples, 0 for a volume.
-
-        Raises
-        ------
-        ValueError
-            If a periodic axis does not exist.
-        """
-        n = len(shape)
-        axes = tuple(_axis_of(labels, first + axis, SPATIAL_DIMS[axis]) for axis in range(n))
-        said = None
-        if labels is not None and "periodic_axes" in labels.attrs:
-            said = axes_argument(_periodic_axes(labels, first), n)
-        periodic = axes_argument(periodic_axes, n) if periodic_axes is not None or said is None else said
-        phases = () if labels is None else tuple(map(str, labels.attrs.get("phases") or ()))
-        is_measured = labels is not None and all(str(dim) in labels.coords for dim in labels.dims[first : first + n])
-        return cls(axes, tuple(map(int, shape)), periodic, phases, is_measured, said)
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        """Names of the axes."""
-        return tuple(axis.name for axis in self.axes)
-
-    @property
-    def steps(self) -> tuple[float, ...]:
-        """Size of a voxel along each axis."""
-        return tuple(axis.step for axis in self.axes)
-
-    @property
-    def periodic_axes(self) -> list[int]:
-        """Numbers of the periodic axes."""
-        return [axis for axis, is_periodic in enumerate(self.periodic) if is_periodic]
-
-    @property
-    def voxel_text(self) -> str:
-        """The size of a voxel in words."""
-        return " × ".join(f"{axis.step:g} {axis.units}" for axis in self.axes)
-
-    def lags(self, along: Sequence[Array]) -> dict[str, Any]:
-        """Coordinates ``lag_x``, … of lags, which are given in voxels along each axis."""
-        return {
-            f"lag_{axis.name}": (f"lag_{axis.name}", lags * axis.step, {"units": axis.units})
-            for axis, lags in zip(self.axes, along, strict=True)
-        }
-
-    def check_phases(self, seen: Grid) -> None:
-        """Refuse phases that have other names, or another order, than those that `fit` saw.
-
-        Raises
-        ------
-        ValueError
-            With the phases of both.
-        """
-        if self.phases and seen.phases and self.phases != seen.phases:
-            msg = (
-                f"X has the phases {list(self.phases)}, fit saw {list(seen.phases)}; number phases alike, or remove "
-                "the attribute 'phases' if these are the same by other names"
-            )
-            raise ValueError(msg)
-
-    def check_like(self, seen: Grid) -> None:
-        """Compare with the grid that a model was fitted on.
-
-        Other phases are refused. Other voxel sizes, units or periodic axes are warned of. What one of both does not
-        say is not compared.
-
-        Raises
-        ------
-        ValueError
-            If phases have other names or another order.
-        """
-        self.check_phases(seen)
-        if len(self.axes) != len(seen.axes):
-            return
-        if self.is_measured and seen.is_measured and not all(map(_is_alike, self.axes, seen.axes)):
-            warn_caller(
-                f"X has voxels of {self.voxel_text}, fit saw {seen.voxel_text}: lags of as many voxels are other "
-                "distances; resample X, or fit to such samples"
-            )
-        told = self.said_periodic, seen.said_periodic
-        if None not in told and self.said_periodic != seen.said_periodic:
-            warn_caller(
-                f"X says that its periodic axes are {_named(self)}, fit saw {_named(seen)}, which are used; fit to "
-                "samples that are periodic along the same axes, or give the model periodic_axes"
-            )
-
-
-def _axis_of(labels: xr.DataArray | None, position: int, name: str) -> Axis:
-    """An axis by its coordinate; without one, steps of 1 voxel."""
-    if labels is None:
-        return Axis(name, 1.0, "voxel")
-    name = str(labels.dims[position])
-    if name not in labels.coords or labels.coords[name].ndim != 1:
-        return Axis(name, 1.0, "voxel")
-    coordinate = labels.coords[name]
-    step = float(coordinate.attrs.get("spacing", 1.0))
-    if coordinate.size > 1:
-        step = float(coordinate[-1] - coordinate[0]) / (coordinate.size - 1)
-    return Axis(name, step, str(coordinate.attrs.get("units", "voxel")))
-
-
-def _periodic_axes(labels: xr.DataArray, first: int) -> list[int]:
-    """Spatial axes that the attribute ``periodic_axes`` names, by dim or by number.
-
-    An attribute ``periods`` beside it holds the voxels of each period: an axis that was cut is no longer periodic, and
-    neither is one that was indexed away.
-    """
-    dims = [str(dim) for dim in labels.dims[first:]]
-    named = list(np.atleast_1d(labels.attrs["periodic_axes"]))
-    periods = dict(zip(named, np.atleast_1d(labels.attrs.get("periods", [])), strict=False))
-    whole = [
-        axis
-        for axis in named
-        if not isinstance(axis, str) or (axis in dims and labels.sizes[axis] == periods.get(axis, labels.sizes[axis]))
-    ]
-    return [dims.index(axis) if isinstance(axis, str) else int(axis) for axis in whole]
-
-
-def _is_alike(a: Axis, b: Axis) -> bool:
-    return a.units == b.units and abs(a.step - b.step) <= SAME_SIZE * abs(a.step)
-
-
-def _named(grid: Grid) -> list[str]:
-    said = grid.said_periodic or ()
-    return [axis.name for axis, is_periodic in zip(grid.axes, said, strict=True) if is_periodic]
+from mksdask.grid import Grid as Grid
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of an ensemble: their local states, grid, basis and confidence.
+    """The samples of an ensemble, with their grid, their basis and their confidence.
 
     Parameters
     ----------
     data : ndarray or dask array, shape (n_samples, *spatial, ...)
         Local state of each voxel. Each chunk holds whole samples.
     basis : Basis
-        Basis of the local state; `GivenStates` for data that are m[h; s].
+        Basis of the local state. It is `GivenStates` if the data hold m[h; s] itself.
     grid : Grid
         Geometry of a sample.
     labels : DataArray or None
-        What labels the data.
+        The DataArray that holds the data, if the caller gave one.
     confidence : array or None
-        Confidence of each voxel: shape (n_samples, *spatial), or (*spatial,) for one mask that all samples share.
+        Confidence of each voxel, of shape (n_samples, *spatial), or (*spatial,) if all samples share one mask.
     is_flat : bool
-        Whether the caller's samples were flat.
+        Whether the caller gave flat samples.
     """
 
     data: Any
@@ -274,33 +59,34 @@ class Samples:
         periodic_axes: int | Sequence[int] | None = None,
         like: Grid | None = None,
     ) -> Samples:
-        """Make samples of what a public function gets.
+        """Make samples from the arguments of a public function.
 
         Parameters
         ----------
         X : array, shape (n_samples, *spatial, ...), or flat with `size`
-            NumPy, dask, zarr or xarray.
+            Local state of each voxel, as NumPy, dask, zarr or xarray.
         basis : Basis or None
-            Basis of the local state; None for X that is m[h; s].
+            Basis of the local state. None if X holds m[h; s] itself.
         size : sequence of int, optional
             Spatial shape of flat samples. Default: that of `like`.
         confidence_index : array, optional
-            Shape (n_samples, *spatial), flat, or (*spatial,) for one mask shared by all samples.
+            Confidence of each voxel, of shape (n_samples, *spatial), flat, or (*spatial,) if all samples share one
+            mask. A DataArray may have its dims in another order than X.
         periodic_axes : int or sequence of int, optional
-            Periodic axes. Default: what the labels of X say.
+            Numbers of the periodic axes. Default: those that the labels of X name.
         like : Grid, optional
-            The grid that a model was fitted on: X is compared with it, and has its periodic axes.
+            The grid on which a model was fitted. X is compared with it, and the result has its periodic axes.
 
         Raises
         ------
         TypeError
-            If X is no array, or `basis` no basis.
+            If X is not an array, or `basis` is not a basis.
         ValueError
             If shapes do not fit, a chunk cuts through samples, or X has other phases than `like`.
         """
         n_trailing = trailing_axes(basis)
         given, _ = unwrap(X)
-        # Samples of one axis, without components, are a matrix anyway.
+        # Samples with one spatial axis and no components are a matrix without being flat.
         is_flat = given.ndim == 2 and (size is not None if like is None else len(like.shape) + n_trailing > 1)
         if size is None and like is not None and is_flat:
             size = like.shape
@@ -322,32 +108,32 @@ class Samples:
 
     @property
     def spatial(self) -> tuple[int, ...]:
-        """Voxels along each axis of a sample."""
+        """Number of voxels along each axis of a sample."""
         return self.grid.shape
 
     @property
     def masks(self) -> Any:
-        """Confidence of each sample, (n_samples, *spatial); None if there is none, or one for all samples."""
+        """Confidence of each sample, (n_samples, *spatial). None if there is no mask, or one mask for all samples."""
         return None if self.has_shared_mask else self.confidence
 
     @property
     def has_shared_mask(self) -> bool:
-        """Whether one mask serves all samples."""
+        """Whether all samples share one mask."""
         return self.confidence is not None and self.confidence.ndim == len(self.spatial)
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of one sample, with its own mask."""
+        """Bytes of one sample, with its own mask if it has one."""
         own = int(np.prod(self.data.shape[1:])) * self.data.dtype.itemsize
         return own + (0 if self.masks is None else int(np.prod(self.spatial)) * self.masks.dtype.itemsize)
 
     def require(self, least: int = 1) -> Samples:
-        """The samples themselves, if there are enough and their number is known.
+        """Return the samples themselves, after a check that their number is known and at least `least`.
 
         Raises
         ------
         ValueError
-            If there are fewer than `least`, or chunks are of unknown sizes.
+            If there are fewer samples, or chunks have unknown sizes.
         """
         if np.isnan(self.data.shape[0]):
             msg = "X has chunks of unknown sizes; call X.compute_chunk_sizes() first"
@@ -366,7 +152,7 @@ class Samples:
         name: str,
         attrs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Label a result of the samples, shape (n_samples, ...), if the samples are labelled."""
+        """Label a result of shape (n_samples, ...), if the samples are labelled."""
         if self.labels is None:
             return result
         return label(result, self.labels, dims=dims, coords=coords, name=name, attrs=attrs)
@@ -378,25 +164,25 @@ class Samples:
 
     @property
     def spatial_coords(self) -> dict[str, Any]:
-        """Coordinates of the spatial axes, where the labels have any."""
+        """Coordinates of those spatial axes that have one."""
         known = {} if self.labels is None else self.labels.coords
         return {dim: known[dim] for dim in self.grid.dims if dim in known}
 
 
 @dataclass(frozen=True)
 class Volume:
-    """One volume: its local states, grid, basis and confidence, chunked in space.
+    """One volume, with its grid, its basis and its confidence. Its chunks may cut it in space.
 
     Parameters
     ----------
     data : ndarray or dask array, shape (*spatial, ...)
         Local state of each voxel.
     basis : Basis
-        Basis of the local state; `GivenStates` for data that are m[h; s].
+        Basis of the local state. It is `GivenStates` if the data hold m[h; s] itself.
     grid : Grid
         Geometry of the volume.
     labels : DataArray or None
-        What labels the data.
+        The DataArray that holds the data, if the caller gave one.
     confidence : array or None
         Confidence of each voxel, shape (*spatial,).
     """
@@ -416,16 +202,16 @@ class Volume:
         confidence_index: ArrayLike | None = None,
         periodic_axes: int | Sequence[int] | None = None,
     ) -> Volume:
-        """Make a volume of what a public function gets; see `Samples.of`.
+        """Make a volume from the arguments of a public function, as `Samples.of` makes samples.
 
         Raises
         ------
         TypeError, ValueError
-            As `Samples.of` does.
+            As in `Samples.of`.
         """
         data, labels = unwrap_volume(volume)
         if 0 in data.shape:
-            msg = f"volume holds no voxels, got shape {tuple(data.shape)}"
+            msg = f"volume must have voxels along each axis, got shape {tuple(data.shape)}"
             raise ValueError(msg)
         states = local_states(basis, data[None])
         spatial = tuple(int(n) for n in data.shape[: data.ndim - states.state_axes])
@@ -440,7 +226,7 @@ class Volume:
 
     @property
     def spatial(self) -> tuple[int, ...]:
-        """Voxels along each axis."""
+        """Number of voxels along each axis."""
         return self.grid.shape
 
     @property
@@ -452,30 +238,34 @@ class Volume:
 
     @property
     def is_stored(self) -> bool:
-        """Whether tasks can read the parts that they need by themselves."""
+        """Whether the data, and the mask, are in stores or in memory, so that tasks can read parts of them directly."""
         return stored_array(self.data) is not None and (
             self.confidence is None or stored_array(self.confidence) is not None
         )
 
 
 def unfold(X: ArrayLike, size: Sequence[int] | None, *, name: str = "X", n_trailing: int = 0) -> Any:
-    """Give flat samples their spatial shape back: (n_samples, n_voxels) → (n_samples, *size).
+    """Give flat samples their spatial shape: (n_samples, n_voxels) → (n_samples, *size).
 
     Parameters
     ----------
     X : array, shape (n_samples, *spatial, ...), or flat
         Samples.
     size : sequence of int or None
-        Spatial shape of a sample; None leaves X as it is.
+        Spatial shape of a sample. If it is None, X is returned as it is.
     name : str
-        The argument's name in errors.
+        Name of the argument in errors.
     n_trailing : int
-        Number of axes after the spatial ones (local states, angles) that `size` does not name.
+        Number of axes after the spatial ones, such as local states or angles, which `size` does not name.
+
+    Returns
+    -------
+    array of the kind of `X`, shape (n_samples, *size, ...)
 
     Raises
     ------
     ValueError
-        If the shapes do not agree.
+        If the shape of X does not fit to `size`.
     """
     data, labels = unwrap(X, name=name)
     array = data if labels is None else X
@@ -489,7 +279,7 @@ def unfold(X: ArrayLike, size: Sequence[int] | None, *, name: str = "X", n_trail
         whole = data.reshape(shape[0], *size, *((shape[1] // n_voxels,) if n_trailing else ()))
         if labels is None:
             return whole
-        # What is said of the samples is kept; the axis of voxels is gone.
+        # The axis of voxels is gone, and its coordinates with it. Those of the samples stay.
         kept = {name: value for name, value in labels.coords.items() if value.dims in (labels.dims[:1], ())}
         dims = (labels.dims[0], *SPATIAL_DIMS[: len(size)], *("component",) * bool(n_trailing))
         return xr.DataArray(whole, dims=dims, coords=kept, attrs=labels.attrs)
@@ -501,12 +291,12 @@ def unfold(X: ArrayLike, size: Sequence[int] | None, *, name: str = "X", n_trail
 
 
 def check_confidence(confidence: Array) -> None:
-    """Refuse confidence outside [0, 1].
+    """Refuse a confidence outside [0, 1].
 
     Raises
     ------
     ValueError
-        With the lowest and the highest value.
+        If a value is outside, or NaN.
     """
     lowest, highest = confidence.min(), confidence.max()
     if not (lowest >= 0.0 and highest <= 1.0):
@@ -515,7 +305,7 @@ def check_confidence(confidence: Array) -> None:
 
 
 def _laid_along(array: ArrayLike, labels: xr.DataArray | None) -> ArrayLike:
-    """A labelled array with its dims in the order of those of X."""
+    """Transpose a labelled array, so that its dims have the same order as those of X."""
     if not isinstance(array, xr.DataArray) or labels is None:
         return array
     return array.transpose(*(dim for dim in labels.dims if dim in array.dims))
@@ -524,7 +314,7 @@ def _laid_along(array: ArrayLike, labels: xr.DataArray | None) -> ArrayLike:
 def _confidence(
     confidence_index: ArrayLike | None, labels: xr.DataArray | None, n_samples: int, spatial: tuple[int, ...]
 ) -> Any:
-    """Confidence of the samples, or the one mask that all share."""
+    """Check the confidence of the samples, or the mask that all of them share."""
     if confidence_index is None:
         return None
     given = _laid_along(confidence_index, labels)
@@ -535,8 +325,8 @@ def _confidence(
     check_whole_samples(data, name="confidence_index")
     if tuple(data.shape) not in (spatial, (n_samples, *spatial)):
         msg = (
-            f"confidence_index must have shape {(n_samples, *spatial)}, or {spatial} for one mask shared by all "
-            f"samples; got {tuple(data.shape)}"
+            f"confidence_index must have shape {(n_samples, *spatial)}, or {spatial} for one mask that all samples "
+            f"share; got {tuple(data.shape)}"
         )
         raise ValueError(msg)
     return data

@@ -1,4 +1,4 @@
-"""MKSStructureAnalysis: microstructures → 2-point statistics → scores."""
+"""MKSStructureAnalysis: from microstructures to 2-point statistics, and from these to scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -16,13 +16,12 @@ from mksdask.arrays import Array, ArrayLike, is_lazy, to_numpy, unwrap
 from mksdask.bases.base import Basis
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
-from mksdask.display.cards import WithCard, card, centre_of, picture, points
+from mksdask.display.cards import WithCard, card
 from mksdask.reduction.ensemble import EnsembleStatistics, Reducible, StatisticsOptions
 from mksdask.reduction.fit import Fit, FitTransform, label_scores
 from mksdask.reduction.nearest import NearestMixin
-from mksdask.reduction.pca import PCA
-from mksdask.reduction.projection import Projection, variance_facts, variance_picture
-from mksdask.reduction.reducers import require_methods, set_parameter
+from mksdask.reduction.projection import Projection, reduction_pictures, variance_facts
+from mksdask.reduction.reducers import new_reducer, require_methods
 from mksdask.reduction.shared import SharedStatistics, SharingMixin
 from mksdask.samples import Grid, Samples
 from mksdask.schema import (
@@ -44,68 +43,69 @@ from mksdask.stats.features import FeatureMap
 from mksdask.stats.pairs import Pairs, resolve_pairs
 from mksdask.storage.atomic import Url
 
-DEFAULT_COMPONENTS = 5
-# Components that a card draws.
-MOST_DRAWN = 3
-# One spatial axis, or some.
+# One spatial axis, or several.
 AXES = Whole(0, 2) | Listed(Whole(0, 2))
 
 
 class MKSStructureAnalysis(
     SharingMixin, NearestMixin, WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 ):
-    r"""2-point statistics of an ensemble, reduced to a few scores a sample.
+    r"""Describe the microstructure of each sample by a few numbers, its scores, so that samples can be compared.
+
+    The analysis computes the 2-point statistics f of each sample and reduces them to scores μ, by default with
+    principal component analysis (PCA). Samples with similar statistics have similar scores. The components φ tell what
+    a score means. For each sample j, and for each lag and pair k,
 
     .. math:: f_j[k] \approx \sum_{k'} \mu_j[k']\, \varphi[k', k] + \bar f[k]
+
+    where f̄ is the mean of all samples (Eq. 2).
 
     Parameters
     ----------
     basis : Basis or None
-        Basis of the local state; None if X already is m[h; s].
+        Basis of the local state. None if X already holds m[h; s].
     dimension_reducer : transformer, optional
-        Anything with `fit_transform` and `transform`. Default `mksdask.reduction.PCA`, which is out of core. For
-        lazy X, one from dask-ml, or with `partial_fit`.
+        Any object with `fit_transform` and `transform`. Lazy X needs one with `partial_fit`, or one from dask-ml.
+        Default: `mksdask.reduction.PCA`, which works out of core.
     n_components : int, optional
-        Number of components, set on a clone of the reducer by `fit`. Default: 5 for the default reducer, whatever
-        a reducer of your own says otherwise.
+        Number of components, which `fit` sets on a clone of the reducer. Default: 5 for the default reducer. Any other
+        reducer keeps its own number.
     periodic_axes, correlations, cutoff, dtype
         As in `mksdask.stats.correlate`.
     compute_correlations : bool, default True
-        False if X already holds statistics, (n_samples, *lags, n_pairs).
+        False if X already holds statistics, of shape (n_samples, *lags, n_pairs).
     store_correlations : bool, default False
-        Keep the statistics of the last `fit` and `transform`, as `fit_correlations` and `transform_correlations`:
-        in memory for X in memory, as a lazy array for lazy X, which computes them anew.
+        Keep the statistics of the last `fit` and `transform` as `fit_correlations` and `transform_correlations`. For
+        lazy X they are lazy arrays, and each use computes the statistics again.
     mean_center : bool, default False
-        Take each sample's own mean off its statistics. For one periodic pair that mean is the squared volume
-        fraction, and what follows is blind to it.
+        Subtract from the statistics of each sample their own mean. With one periodic pair, this mean is the squared
+        volume fraction, and the scores then hold no information about it.
     weights : sequence of float, optional
-        A positive weight for each pair of correlations, that its statistics are multiplied by before they are reduced.
-        Default: all alike.
+        A positive weight w for each pair, which multiplies its statistics before they are reduced. Default: all equal.
     scratch : str or path, optional
-        Where statistics of lazy X that are read twice are kept meanwhile; see `mksdask.reduction.PCA`.
+        Where the statistics of lazy X are kept while they are read twice; see `mksdask.reduction.PCA`.
 
     Attributes
     ----------
     reduced_fit_data : ndarray, shape (n_samples, n_components)
-        Scores μ of the samples seen by `fit`.
+        Scores μ of the samples of `fit`.
     components_ : ndarray, shape (n_components, *lags, n_pairs)
         Components φ as maps of the lag. With `weights`, w φ are orthonormal.
     dimension_reducer_ : transformer
         The fitted reducer.
     grid_ : Grid
-        Geometry of the samples seen by `fit`. Later samples are compared with it: other phases are refused, other voxel
-        sizes, units or periodic axes are warned of.
+        Geometry of the samples of `fit`. Later samples are compared with it: samples with other phases are refused, and
+        another voxel size, other units or other periodic axes give a warning.
     size_, periodic_axes_, phases_
-        Of `grid_`: spatial shape of a sample, which flat X of later calls has; numbers of the periodic axes; names of
-        the phases.
+        Parts of `grid_`: spatial shape of a sample, also of later flat samples; periodic axes; names of the phases.
 
     Notes
     -----
-    `fit` on lazy X computes three times with the default reducer: statistics to scratch, Gram matrix, components; or
-    twice, moments and scores, where there are no more features than samples. `transform` computes nothing.
+    On lazy X, `fit` with the default reducer computes three times: statistics to scratch, Gram matrix, components. If
+    there are no more features than samples, it computes twice: moments, scores. `transform` computes nothing.
 
-    Lags that a mask leaves unobserved in some samples are missing values, which `mksdask.reduction.PCA` fills (solvers
-    "auto" and "gram"); other reducers refuse them. One that is observed in no sample is refused.
+    With a mask, some samples may not observe all lags. `mksdask.reduction.PCA` fills these missing values if its solver
+    is "auto" or "gram". Other reducers refuse them. A lag that no sample observes is always refused.
 
     References
     ----------
@@ -186,32 +186,32 @@ class MKSStructureAnalysis(
         watch: Watch = False,
         resume: bool = False,
     ) -> Operation[Self]:
-        """Compute statistics and fit the reducer.
+        """Compute the statistics of samples and fit the reducer to them.
 
         Parameters
         ----------
         X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
-            Local state of each voxel; NumPy, dask, zarr or xarray; or what `share` returned.
+            Local state of each voxel, as NumPy, dask, zarr or xarray; or the result of `share`.
         y : array, optional
-            Handed to the reducer, for supervised ones.
+            Targets for a supervised reducer.
         size : tuple of int, optional
             Spatial shape of flat samples.
         confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
             Confidence in each voxel.
         watch : bool, path or callable, default False
-            Show the mean statistics of the first pair and the scores of some samples while the run goes on, of what is
-            done so far: True in the cell of a notebook, or a line in a terminal; in a picture such as "live.png"; or by
-            calling a function with a `mksdask.PartialResult`, about once a second.
+            Show partial results during the run: the mean statistics of the first pair, and scores of some samples. True
+            shows them in the cell of a notebook, or as a line in a terminal. A path such as "live.png" keeps a picture
+            there. A function is called with a `mksdask.PartialResult`, about once a second.
         resume : bool, default False
-            Of lazy X, keep the statistics that are in `scratch` when the call is killed or fails, and go on with those
-            that an earlier call for the same samples left there. One such call at a time.
+            For lazy X. If the call fails or is killed, its statistics stay in `scratch`, and the next call for the same
+            samples continues with them. Only one such call may run at a time.
 
         Raises
         ------
         TypeError
             If the reducer lacks a method, or would load lazy X whole.
         ValueError
-            If shapes do not fit, or a lag is observed by no pair of voxels; or if `resume` has no `scratch`.
+            If shapes do not fit, if no pair of voxels observes a lag, or if `resume` has no `scratch`.
         """
         return Fit(self, self._statistics(X, size, confidence_index, resume=resume), _target(y), watch, resume)
 
@@ -226,7 +226,7 @@ class MKSStructureAnalysis(
         watch: Watch = False,
         resume: bool = False,
     ) -> Operation[Any]:
-        """`fit`, and the scores of the same samples.
+        """Do what `fit` does, and return the scores of the same samples.
 
         Parameters
         ----------
@@ -236,13 +236,13 @@ class MKSStructureAnalysis(
         Returns
         -------
         array of the kind of `X`, shape (n_samples, n_components)
-            `reduced_fit_data`, which is in memory already.
+            `reduced_fit_data`. Its values are in memory already.
         """
         statistics = self._statistics(X, size, confidence_index, resume=resume)
         return FitTransform(self, statistics, _target(y), watch, resume, "fit_transform", X)
 
     def _fit(self, statistics: Reducible, y: Array | None, *, watch: Watch, resume: bool) -> None:
-        """Reduce statistics, and remember what they were."""
+        """Reduce statistics, and remember their grid, shape and dtype."""
         if self.store_correlations:
             self.fit_correlations = statistics.values
         self.dimension_reducer_, self.reduced_fit_data = statistics.reduce(
@@ -260,7 +260,7 @@ class MKSStructureAnalysis(
         like: Grid | None = None,
         resume: bool = False,
     ) -> Reducible:
-        """The statistics that are reduced: of samples, or shared ones; `like` is the grid of `fit`."""
+        """Prepare the statistics of samples, or take shared ones. `like` is the grid of `fit`, or None in `fit`."""
         if resume and self.scratch is None:
             msg = "resume keeps statistics in scratch; give the model scratch=, a folder that all workers reach"
             raise ValueError(msg)
@@ -268,10 +268,7 @@ class MKSStructureAnalysis(
             self._check_arguments()
         if isinstance(X, SharedStatistics):
             if size is not None or confidence_index is not None or self.store_correlations:
-                msg = (
-                    "X is shared statistics; size and confidence_index go to share, and store_correlations must be "
-                    "False"
-                )
+                msg = "X is shared statistics; pass size and confidence_index to share; set store_correlations=False"
                 raise ValueError(msg)
             X.check(self._parameters(), self.periodic_axes)
             return X
@@ -289,16 +286,12 @@ class MKSStructureAnalysis(
     def transform(
         self, X: ArrayLike, size: Sequence[int] | None = None, confidence_index: ArrayLike | None = None
     ) -> Any:
-        """Scores of samples, lazily for lazy input.
+        """Compute the scores of samples, lazily for lazy input.
 
         Parameters
         ----------
-        X : array, shape (n_samples, *spatial) or flat
-            Local state of each voxel.
-        size : tuple of int, optional
-            Spatial shape of flat samples; default that of `fit`.
-        confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
-            Confidence in each voxel.
+        X, size, confidence_index
+            As in `fit`. The default of `size` is that of `fit`.
 
         Returns
         -------
@@ -308,8 +301,8 @@ class MKSStructureAnalysis(
         statistics = self._statistics(X, size, confidence_index, like=self.grid_)
         if statistics.map.shape != self._statistics_shape:
             msg = (
-                f"X gives statistics of shape {statistics.map.shape} a sample, fit saw {self._statistics_shape}; use "
-                f"samples of size={self.size_}, or a cutoff that fits both"
+                f"X gives statistics of shape {statistics.map.shape} for each sample, but fit saw "
+                f"{self._statistics_shape}; use samples of size={self.size_}, or set a cutoff that suits both sizes"
             )
             raise ValueError(msg)
         if self.store_correlations:
@@ -319,7 +312,7 @@ class MKSStructureAnalysis(
         return label_scores(scores, X)
 
     def inverse_transform(self, X: ArrayLike) -> Any:
-        """2-point statistics that belong to scores (Eq. 2).
+        """Compute the 2-point statistics that belong to scores, by Eq. 2.
 
         Parameters
         ----------
@@ -329,7 +322,7 @@ class MKSStructureAnalysis(
         Returns
         -------
         array of the kind of `X`, shape (n_samples, *lags, n_pairs)
-            With `mean_center`, but for each sample's own mean, which the scores do not know.
+            With `mean_center`, the mean of each sample is missing, because scores do not hold it.
         """
         check_is_fitted(self, "dimension_reducer_")
         require_methods(self.dimension_reducer_, ["inverse_transform"], "dimension_reducer")
@@ -339,17 +332,17 @@ class MKSStructureAnalysis(
 
     @property
     def size_(self) -> tuple[int, ...]:
-        """Spatial shape of the samples seen by `fit`."""
+        """Spatial shape of the samples of `fit`."""
         return self.grid_.shape
 
     @property
     def periodic_axes_(self) -> list[int]:
-        """Periodic axes of the samples seen by `fit`."""
+        """Periodic axes of the samples of `fit`."""
         return self.grid_.periodic_axes
 
     @property
     def phases_(self) -> tuple[str, ...]:
-        """Names of the phases of the samples seen by `fit`."""
+        """Names of the phases of the samples of `fit`."""
         return self.grid_.phases
 
     @property
@@ -357,21 +350,9 @@ class MKSStructureAnalysis(
         return int(self.reduced_fit_data.shape[1])
 
     def _card(self) -> str:
-        n_axes = len(self._statistics_shape) - 1
-        scores = self.reduced_fit_data
+        reducer, scores = self.dimension_reducer_, self.reduced_fit_data
         title = f"{type(self).__name__}: {len(scores)} samples, {scores.shape[1]} components"
-        pictures = []
-        if hasattr(self.dimension_reducer_, "explained_variance_ratio_"):
-            pictures.append(variance_picture(self.dimension_reducer_))
-        if scores.shape[1] > 1:
-            pictures.append(points(scores[:, :2], "scores μ₁, μ₂"))
-        if hasattr(self.dimension_reducer_, "components_") and 1 <= n_axes <= 3:
-            components = np.real(self._map.unflatten(np.asarray(self.dimension_reducer_.components_[:MOST_DRAWN])))
-            pictures += [
-                picture(centre_of(component[..., 0], n_axes), f"φ{number}, first pair", diverging=True)
-                for number, component in enumerate(components, 1)
-            ]
-        return card(title, self._facts() | variance_facts(self.dimension_reducer_), pictures)
+        return card(title, self._facts() | variance_facts(reducer), reduction_pictures(reducer, scores, self._map))
 
     def _facts(self) -> dict[str, Any]:
         *lags, n_pairs = self._statistics_shape
@@ -387,7 +368,7 @@ class MKSStructureAnalysis(
         agree("the number of components of reduced_fit_data", self.reduced_fit_data.shape[1], scores.shape[1])
 
     def __getstate__(self) -> dict[str, Any]:
-        # A lazy attribute would take its whole graph, data included, into the pickle.
+        # The pickle of a lazy attribute would hold its whole graph with all data.
         state: dict[str, Any] = super().__getstate__()
         return {name: value for name, value in state.items() if not is_lazy(value)}
 
@@ -399,11 +380,11 @@ class MKSStructureAnalysis(
 
     @property
     def _map(self) -> FeatureMap:
-        """How the statistics seen by `fit` stand in a row."""
+        """Tells how the statistics of `fit` stand in a row of features."""
         return FeatureMap(self._statistics_shape, self._statistics_dtype, self.weights)
 
     def _parameters(self) -> dict[str, Any]:
-        """The parameters that say what the statistics are."""
+        """Collect the parameters on which the statistics depend."""
         names = ("basis", "correlations", "compute_correlations", "mean_center", "weights", "cutoff")
         return {name: getattr(self, name) for name in names} | {"dtype": np.dtype(self.dtype)}
 
@@ -412,14 +393,9 @@ class MKSStructureAnalysis(
             require_methods(self.dimension_reducer, ["fit_transform", "transform"], "dimension_reducer")
 
     def _reducer(self, statistics: Reducible) -> Any:
-        """A reducer to fit."""
-        if self.dimension_reducer is None:
-            most = min(DEFAULT_COMPONENTS, len(statistics), statistics.map.n_features)
-            return PCA(most if self.n_components is None else self.n_components, scratch=self.scratch)
-        reducer = clone(self.dimension_reducer, safe=False)
-        if self.n_components is not None:
-            set_parameter(reducer, "n_components", self.n_components, "dimension_reducer")
-        return reducer
+        """Make the reducer to fit."""
+        most = min(len(statistics), statistics.map.n_features)
+        return new_reducer(self.dimension_reducer, self.n_components, most=most, scratch=self.scratch)
 
 
 def _target(y: ArrayLike | None) -> Array | None:

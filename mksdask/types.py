@@ -1,4 +1,4 @@
-"""Names of types that signatures use."""
+"""Names for the types of arrays in signatures."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""Fixtures: the --slow option, real data, a small cluster."""
+"""Fixtures: the --slow option, real data, an ensemble with its stiffness, a small cluster."""
 
 from pathlib import Path
 
 import pytest
 from distributed import Client, LocalCluster
+
+from mksdask.datasets import make_elastic_stiffness
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -28,6 +30,12 @@ def real_data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"real data {name} is not at hand")
     return path
+
+
+@pytest.fixture(scope="session")
+def ensemble():
+    """48 samples of two kinds, 11 × 11 voxels, and their effective stiffness."""
+    return make_elastic_stiffness(n_samples=[24, 24], size=(11, 11), grain_size=[(2, 2), (6, 3)], seed=2)
 
 
 @pytest.fixture(scope="session")

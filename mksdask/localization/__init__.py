@@ -1,4 +1,4 @@
-"""Microstructure to local field, by influence kernels."""
+"""The localization model: from microstructures to local fields, by influence kernels."""
 
 from mksdask.localization.model import MKSLocalizationModel
 

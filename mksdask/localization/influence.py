@@ -1,10 +1,13 @@
-"""Influence kernels of blocks of samples: p[s] = Σ_h Σ_r α[h; r] m[h; s - r], NumPy in and NumPy out."""
+"""NumPy kernels that fit and apply influence kernels: p[s] = Σ_h Σ_r α[h; r] m[h; s - r].
+
+`calibrate` turns blocks of samples into least-squares factors, `influence_kernels` solves these for α, and `localize`
+computes the response p of a block. All three work in Fourier space, where the convolution is a product.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,106 +15,17 @@ import scipy.fft
 import scipy.linalg
 
 from mksdask.arrays import Array
-from mksdask.bases.base import Basis
+from mksdask.localization.expansion import Expansion
 from mksdask.localization.least_squares import absorb, empty_factor, solve
-
-# Small samples are transformed together, up to this many voxels and this many samples.
-BATCH_VOXELS = 2**18
-BATCH_SAMPLES = 32
-
-
-@dataclass(frozen=True)
-class Transform:
-    """Discrete Fourier transform over the spatial axes, of half the frequencies for real fields."""
-
-    spatial: tuple[int, ...]
-    real: bool
-
-    @property
-    def frequencies(self) -> tuple[int, ...]:
-        """Shape of a spectrum."""
-        *leading, last = self.spatial
-        return (*leading, last // 2 + 1 if self.real else last)
-
-    @property
-    def batch(self) -> int:
-        """Samples that are transformed together."""
-        return min(BATCH_SAMPLES, max(1, BATCH_VOXELS // int(np.prod(self.spatial))))
-
-    def forward(self, fields: Array) -> Array:
-        """(..., *spatial) → (..., *frequencies)."""
-        axes = tuple(range(fields.ndim - len(self.spatial), fields.ndim))
-        return np.asarray((scipy.fft.rfftn if self.real else scipy.fft.fftn)(fields, axes=axes))
-
-    def inverse(self, spectra: Array) -> Array:
-        """(..., *frequencies) → (..., *spatial); `spectra` may be overwritten."""
-        axes = tuple(range(spectra.ndim - len(self.spatial), spectra.ndim))
-        function = scipy.fft.irfftn if self.real else scipy.fft.ifftn
-        return np.asarray(function(spectra, s=self.spatial, axes=axes, overwrite_x=True))
-
-
-@dataclass(frozen=True)
-class Expansion:
-    """Spectra M[h; k] of the local states of samples.
-
-    Of a basis with Σ_h w_h m[h; s] = 1, the last state that takes part in the sum is derived from the others instead of
-    being transformed.
-    """
-
-    basis: Basis
-    transform: Transform
-    dtype: np.dtype[Any]
-
-    @property
-    def n_states(self) -> int:
-        """Number of states of the basis."""
-        return len(self.basis.states)
-
-    @cached_property
-    def unity(self) -> Array | None:
-        """Weights w_h with Σ_h w_h m[h; s] = 1; None where there are none."""
-        return self.basis.unity
-
-    @cached_property
-    def derived(self) -> int | None:
-        """The state that is derived."""
-        return None if self.unity is None else int(np.flatnonzero(self.unity)[-1])
-
-    @cached_property
-    def transformed(self) -> list[int]:
-        """States that are transformed."""
-        return [state for state in range(self.n_states) if state != self.derived]
-
-    def reduce(self, kernels: Array) -> Array:
-        """What acts on the transformed states alone, but for the mean: (n_states, ...) → (n_transformed, ...)."""
-        if self.unity is None:
-            return kernels
-        share = (self.unity / self.unity[self.derived])[self.transformed].astype(kernels.real.dtype)
-        return kernels[self.transformed] - share.reshape(-1, *(1,) * (kernels.ndim - 1)) * kernels[self.derived]
-
-    @property
-    def field_dtype(self) -> np.dtype[Any]:
-        """The dtype of fields and kernels."""
-        return self.dtype if self.transform.real else np.result_type(self.dtype, np.complex64)
-
-    @property
-    def spectral_dtype(self) -> np.dtype[Any]:
-        """The dtype of spectra."""
-        return np.result_type(self.dtype, np.complex64)
-
-    def spectra(self, samples: Array) -> Iterator[Array]:
-        """M[h; k] of a batch, one state at a time, each (n, *frequencies)."""
-        for field in self.basis.fields(samples, self.transformed, self.dtype):
-            yield self.transform.forward(field)
 
 
 def _sums(spectra: Array, n_spatial: int) -> Array:
-    """The zero frequency of spectra (..., *frequencies)."""
+    """Select the zero frequency of spectra (..., *frequencies). It holds the sums of the fields."""
     return spectra.reshape(*spectra.shape[: spectra.ndim - n_spatial], -1)[..., 0]
 
 
 def _finite(spectra: Array, name: str, n_spatial: int) -> Array:
-    """Refuse spectra of fields that were not finite: their sums tell."""
+    """Return the spectra, or refuse them if the sum of a field is not finite: then some of its values are not."""
     if not np.isfinite(_sums(spectra, n_spatial)).all():
         msg = f"{name} holds NaN or infinite values; leave out the samples that have them"
         raise ValueError(msg)
@@ -120,9 +34,10 @@ def _finite(spectra: Array, name: str, n_spatial: int) -> Array:
 
 @dataclass
 class Calibration:
-    """Least-squares factors of all samples seen: one problem a frequency, and zero frequency by itself.
+    """Least-squares factors of all samples seen so far. The problem at each frequency has its own factor.
 
-    Away from zero frequency Σ_h w_h M[h; k] = 0 in a basis with Σ_h w_h m[h; s] = 1, so one state fewer is kept there.
+    If Σ_h w_h m[h; s] = 1 holds in the basis, then Σ_h w_h M[h; k] = 0 at all frequencies except zero. Therefore
+    `waves` holds one state fewer. `mean` holds the zero frequency, with all states.
     """
 
     waves: Array  # (n_transformed, n_transformed + n_components, n_frequencies)
@@ -130,11 +45,11 @@ class Calibration:
     n_samples: int
 
     def copy(self) -> Calibration:
-        """Factors that can be added to."""
+        """Copy the factors, so that samples can be added to the copy."""
         return Calibration(self.waves.copy(), self.mean.copy(), self.n_samples)
 
     def merge(self, other: Calibration) -> Calibration:
-        """Factors of the samples of both."""
+        """Combine the factors of two sets of samples."""
         merged = self.copy()
         absorb(merged.waves, other.waves)
         absorb(merged.mean, other.mean)
@@ -145,23 +60,28 @@ class Calibration:
 def calibrate(
     samples: Array, responses: Array, seen: Calibration | None = None, *, expansion: Expansion
 ) -> Calibration:
-    """Factors of a block, and of the samples `seen` before.
+    """Compute the least-squares factors of a block of samples, together with the samples `seen` before.
 
     Parameters
     ----------
     samples : ndarray, shape (n, *spatial)
-        Local states.
+        Local states of the block.
     responses : ndarray, shape (n, *spatial, n_components)
         Response of each voxel.
     seen : Calibration, optional
-        Factors of further samples, left as they are.
+        Factors of the samples before. They are not changed.
     expansion : Expansion
-        How samples become spectra.
+        Computes the spectra of samples.
+
+    Returns
+    -------
+    Calibration
+        Factors of the samples seen before and of the block.
 
     Raises
     ------
     ValueError
-        If values are not finite, or outside the domain of the basis.
+        If a value is not finite, or lies outside the domain of the basis.
     """
     transform, n_states, n_transformed = expansion.transform, expansion.n_states, len(expansion.transformed)
     n_components, n_spatial = responses.shape[-1], len(transform.spatial)
@@ -169,7 +89,7 @@ def calibrate(
     dtype, width = expansion.spectral_dtype, n_transformed + n_components
     if seen is None:
         waves = empty_factor(n_transformed, n_components, int(np.prod(transform.frequencies)), dtype)
-        # Sums are few, and exact enough only in double precision.
+        # The zero frequency needs double precision, which costs little there.
         factors = Calibration(waves, empty_factor(n_states, n_components, 1, np.complex128), 0)
     else:
         factors = seen.copy()
@@ -196,20 +116,43 @@ def calibrate(
 
 
 def influence_kernels(calibration: Calibration, expansion: Expansion, *, ridge: float, rcond: float | None) -> Array:
-    """α[h; r] of least norm, lag 0 in the centre: (*spatial, n_states, n_components)."""
+    """Solve the least-squares problems for the influence kernels α[h; r] of least norm.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Factors of all samples.
+    expansion : Expansion
+        The expansion that made them.
+    ridge : float
+        Weight of Σ_h Σ_r α[h; r]² beside the squared error.
+    rcond : float or None
+        Singular values below `rcond` times the largest of their frequency count as zero. Default: 10 n_states times
+        the rounding unit.
+
+    Returns
+    -------
+    ndarray, shape (*spatial, n_states, n_components)
+        Kernels with lag 0 in the centre.
+
+    Raises
+    ------
+    ValueError
+        If the transforms or the kernels overflow.
+    """
     transform, n_states = expansion.transform, expansion.n_states
     n_components = calibration.mean.shape[1] - n_states
     epsilon = float(np.finfo(expansion.dtype).eps)
-    # The triangles have n_states columns, however many samples they stand for.
+    # The factors have n_states columns, so the threshold does not depend on the number of samples.
     rcond = 10.0 * epsilon * n_states if rcond is None else rcond
     states = calibration.waves[:, : len(expansion.transformed)]
     # By Parseval, the transforms carry rounding errors of about this size at each frequency.
     squares = sum(float(np.linalg.norm(row.astype(np.complex128)) ** 2) for column in states for row in column)
     floor = 4.0 * epsilon * float(np.sqrt(squares / states.shape[-1]))
     if not np.isfinite(floor):
-        msg = f"X is too large for {expansion.dtype}, whose transforms overflow; scale X, or pass y in float64"
+        msg = f"X has values so large that transforms in {expansion.dtype} overflow; scale X, or pass y in float64"
         raise ValueError(msg)
-    # Orthonormal columns that span Σ_h w_h α_h = 0, where the norm is that of all states.
+    # The columns are orthonormal and span Σ_h w_h α_h = 0, so the norm of coordinates is the norm of the kernels.
     span = np.eye(n_states) if expansion.unity is None else scipy.linalg.null_space(expansion.unity[None])
     waves = solve(calibration.waves, expansion.reduce(span), rcond=rcond, floor=floor, ridge=ridge)
     mean = solve(calibration.mean, np.eye(n_states), rcond=rcond, floor=0.0, ridge=ridge)
@@ -224,13 +167,49 @@ def influence_kernels(calibration: Calibration, expansion: Expansion, *, ridge: 
     return kernels
 
 
+def kernels_argument(
+    kernels: Array, *, n_states: int | None, n_spatial: int | None, components: tuple[int, ...]
+) -> Array:
+    """Copy kernels that a user gives, (*spatial, n_states, *components), as real or complex numbers.
+
+    `n_states` and `n_spatial` are None if any number of states, or of spatial axes, is right.
+
+    Raises
+    ------
+    ValueError
+        If the shape is wrong, or a value is not finite.
+    """
+    values = np.array(kernels)
+    if values.dtype.kind in "biu":
+        values = values.astype(np.float64)
+    n_axes = values.ndim - 1 - len(components)
+    if (
+        not 1 <= n_axes <= 3
+        or n_axes != (n_axes if n_spatial is None else n_spatial)
+        or values.dtype.kind not in "fc"
+        or not values.size
+        or (n_states is not None and values.shape[n_axes] != n_states)
+        or values.shape[n_axes + 1 :] != components
+    ):
+        tail = ", ".join(map(str, (n_states or "n_states", *components)))
+        msg = (
+            f"coef_ must be (*spatial, {tail}) with {n_spatial or '1 to 3'} spatial axes, got shape {values.shape} of "
+            f"{values.dtype}"
+        )
+        raise ValueError(msg)
+    if not np.isfinite(values).all():
+        msg = "coef_ holds NaN or infinite values"
+        raise ValueError(msg)
+    return values
+
+
 def resized(kernels: Array, size: Sequence[int]) -> Array:
-    """Kernels on a larger domain: zero beyond the lags they have, lag 0 in the centre again."""
+    """Pad kernels with zeros to a larger domain. Lag 0 is in the centre again."""
     for axis, (n, wanted) in enumerate(zip(kernels.shape, size, strict=False)):
         if n == wanted:
             continue
         if n % 2 == 0:
-            # Lag -n/2 of a periodic kernel is lag n/2 too: each gets a half.
+            # Lags -n/2 and n/2 of a periodic kernel are the same. On the larger domain each gets half of its value.
             half = np.take(kernels, [0], axis=axis) / 2
             kernels = np.concatenate([half, np.delete(kernels, 0, axis=axis), half], axis=axis)
         before = wanted // 2 - n // 2
@@ -241,7 +220,19 @@ def resized(kernels: Array, size: Sequence[int]) -> Array:
 
 
 def transfer_function(kernels: Array, *, expansion: Expansion) -> Array:
-    """Spectra by which those of the transformed states are multiplied: (n_transformed, n_components, *frequencies)."""
+    """Compute the spectra by which the spectra of the transformed states are multiplied.
+
+    Parameters
+    ----------
+    kernels : ndarray, shape (*calibrated, n_states, n_components)
+        Influence kernels. The samples to predict may have more voxels along each axis, but not fewer.
+    expansion : Expansion
+        The expansion of the samples to predict.
+
+    Returns
+    -------
+    ndarray, shape (n_transformed, n_components, *frequencies)
+    """
     transform = expansion.transform
     effective = expansion.reduce(np.moveaxis(kernels, (-2, -1), (0, 1)))
     out = np.empty((*effective.shape[:2], *transform.frequencies), dtype=expansion.spectral_dtype)
@@ -251,7 +242,7 @@ def transfer_function(kernels: Array, *, expansion: Expansion) -> Array:
 
 
 def uniform_response(kernels: Array, expansion: Expansion) -> Array:
-    """The part of the response that all voxels of all samples share, that of Σ_h w_h m = 1: (n_components,)."""
+    """Compute the part of the response that is the same in all voxels, because Σ_h w_h m = 1: (n_components,)."""
     wide = np.result_type(kernels, np.float64)
     if expansion.unity is None:
         return np.zeros(kernels.shape[-1], dtype=wide)
@@ -270,7 +261,28 @@ def localize(
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
 ) -> Array:
-    """p[s] of a block: (n, *spatial) → (n, *shape), components last."""
+    """Compute the response p[s] of a block of samples.
+
+    Parameters
+    ----------
+    samples : ndarray, shape (n, *spatial)
+        Local states of the block.
+    transfer : ndarray, shape (n_transformed, n_components, *frequencies)
+        What `transfer_function` returns.
+    offset : ndarray, shape (n_components,)
+        What `uniform_response` returns.
+    expansion : Expansion
+        Computes the spectra of samples.
+    dtype : dtype
+        dtype of the result. If it is real, the imaginary part is dropped.
+    shape : tuple of int
+        Shape of the result for one sample: the axes of voxels and components, or one axis for flat samples.
+
+    Returns
+    -------
+    ndarray, shape (n, *shape)
+        Components come last.
+    """
     transform = expansion.transform
     out = np.empty((len(samples), *transform.spatial, len(offset)), dtype=dtype)
     for start in range(0, len(samples), transform.batch):

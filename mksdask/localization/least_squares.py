@@ -1,9 +1,9 @@
-"""Many small least-squares problems at once, one a frequency, whose rows arrive in blocks.
+"""Solve many small least-squares problems at once, one for each frequency. Their rows arrive in blocks.
 
-A *factor* stands for all rows absorbed so far: an array of shape (n_unknowns, n_unknowns + n_targets, n_problems)
-that holds, for each problem, the triangle R and the targets Qᴴp of the QR factorization of its rows [M | p]. It has the
-layout of a block of rows, so that one factor is merged into another by absorbing it. Nothing is squared: R has the
-singular values of M.
+A *factor* is an array of shape (n_unknowns, n_unknowns + n_targets, n_problems) that replaces all rows absorbed so far.
+For each problem it holds the triangle R and the targets Qᴴp of the QR factorization of the rows [M | p]. It has the
+layout of a block of rows, so a factor can be absorbed into another one, which merges the two. No matrix is squared: R
+has the singular values of M.
 """
 
 from __future__ import annotations
@@ -14,40 +14,43 @@ from numpy.typing import DTypeLike
 
 from mksdask.arrays import Array
 
-# Problems that are worked on side by side, in buffers that stay in cache.
+# This many problems are computed side by side, in buffers that stay in cache.
 _TILE = 32
-# Rows absorbed by one sweep of reflections.
+# One sweep of reflections absorbs at most this many rows.
 _MOST_ROWS = 32
-# Problems that are solved together, which bounds the work arrays.
+# At most this many problems are solved together, which bounds the memory of the work arrays.
 _SOLVE_TILE = 2**16
 
 _jit = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
 
 def empty_factor(n_unknowns: int, n_targets: int, n_problems: int, dtype: DTypeLike) -> Array:
-    """The factor of no rows."""
+    """Make the factor of no rows."""
     return np.zeros((n_unknowns, n_unknowns + n_targets, n_problems), dtype=dtype)
 
 
 def absorb(factor: Array, rows: Array) -> Array:
-    """Update a factor in place by further rows.
+    """Update a factor in place with further rows.
 
     Parameters
     ----------
     factor : ndarray, shape (n_unknowns, n_unknowns + n_targets, n_problems)
-        complex64 or complex128; the arithmetic is in double precision.
+        complex64 or complex128. The arithmetic is in double precision.
     rows : ndarray, shape (n_rows, n_unknowns + n_targets, n_problems)
         Rows [M | p] of each problem, or another factor.
 
     Returns
     -------
     ndarray
-        `factor`.
+        The same array as `factor`.
 
     Notes
     -----
-    Householder reflections that leave the diagonal real and not negative: Golub, G. H., Van Loan, C. F. Matrix
-    Computations (4th ed., 2013), section 5.1.
+    The rows are absorbed by Householder reflections, which keep the diagonal real and not negative.
+
+    References
+    ----------
+    Golub, G. H., Van Loan, C. F. Matrix Computations (4th ed., 2013), section 5.1.
     """
     for start in range(0, len(rows), _MOST_ROWS):
         _absorb(factor, rows[start : start + _MOST_ROWS])
@@ -74,7 +77,7 @@ def _absorb(factor, rows):  # type: ignore[no-untyped-def]
                 for t in range(size):
                     value = factor[j, k, start + t]
                     top_re[k, t], top_im[k, t] = value.real, value.imag
-            # Reflect column j of the rows onto the diagonal r ≥ 0: r becomes √(r² + Σ|a|²).
+            # A reflection moves column j of the rows onto the diagonal r ≥ 0, which becomes √(r² + Σ|a|²).
             squares[:] = 0.0
             for i in range(n_rows):
                 for t in range(_TILE):
@@ -84,7 +87,7 @@ def _absorb(factor, rows):  # type: ignore[no-untyped-def]
                 if s > 1e-290:
                     r = top_re[j, t]
                     norm = np.sqrt(r * r + s)
-                    # r - norm without cancellation, and 2/|v|² for the reflector v = (r - norm, a).
+                    # For the reflector v = (r - norm, a), these are r - norm without cancellation, 2/|v|², 1/norm.
                     leading[t], scale[t], inverse[t] = -s / (r + norm), (r + norm) / norm / s, 1.0 / norm
                     top_re[j, t] = norm
                 else:
@@ -112,20 +115,20 @@ def _absorb(factor, rows):  # type: ignore[no-untyped-def]
 
 
 def solve(factor: Array, coordinates: Array, *, rcond: float, floor: float, ridge: float = 0.0) -> Array:
-    """Minimum-norm solutions in the space that the columns of `coordinates` span.
+    """Solve all problems for the solutions of minimum norm in the space that the columns of `coordinates` span.
 
     Parameters
     ----------
     factor : ndarray, shape (n_unknowns, n_unknowns + n_targets, n_problems)
         Factor of the rows [M | p].
     coordinates : ndarray, shape (n_unknowns, n_unknowns)
-        Real and regular: M x = p is solved for c with x = coordinates · c, and |c| is what is kept small.
+        A real and regular matrix. M x = p is solved for c with x = coordinates · c, and the norm is that of c.
     rcond : float
         Singular values of M · coordinates below `rcond` times the largest of their problem count as zero.
     floor : float
-        Singular values below it count as zero too: what rounding leaves of a problem without data.
+        Singular values below it count as zero too. They are what rounding leaves of a problem without data.
     ridge : float, default 0
-        Weight of |c|² that is added to what is minimized.
+        Weight of |c|² beside the squared error.
 
     Returns
     -------
@@ -154,9 +157,10 @@ def solve(factor: Array, coordinates: Array, *, rcond: float, floor: float, ridg
 
 @_jit
 def _substitute(triangle, rcond, floor, solution):  # type: ignore[no-untyped-def]
-    """Back substitution where it is certain that no singular value counts as zero; tell where it is.
+    """Solve by back substitution where it is certain that no singular value counts as zero. Return where it is.
 
-    ‖R⁻¹‖ in the Frobenius norm bounds the smallest singular value from below, and ‖R‖ the largest from above.
+    In the Frobenius norm, 1/‖R⁻¹‖ is a lower bound of the smallest singular value, and ‖R‖ is an upper bound of the
+    largest.
     """
     n_unknowns, width, n_problems = triangle.shape
     is_certain = np.zeros(n_problems, dtype=np.bool_)
@@ -192,7 +196,7 @@ def _substitute(triangle, rcond, floor, solution):  # type: ignore[no-untyped-de
 
 
 def _truncated(triangle: Array, rcond: float, floor: float) -> Array:
-    """Minimum-norm solution by singular values."""
+    """Solve problems by their singular values, for the solutions of minimum norm."""
     n_unknowns = len(triangle)
     left, values, right = np.linalg.svd(np.moveaxis(triangle[:, :n_unknowns], -1, 0))
     counts = (values > rcond * values[:, :1]) & (values > floor)

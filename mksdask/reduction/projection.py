@@ -13,14 +13,16 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mksdask.arrays import LABELLED, Array, ArrayLike, unwrap
 from mksdask.compute.blocks import map_samples
-from mksdask.display.cards import WithCard, bars, card
+from mksdask.display.cards import WithCard, bars, card, centre_of, picture, points
 from mksdask.reduction.missing import coefficients_of
 from mksdask.reduction.sketch import Sketch
+from mksdask.stats.features import FeatureMap
 
 # Of directions without variance that are found at once.
 _COMPLEMENT_BYTES = 64 * 2**20
-# Of the picture in a card.
+# A card draws at most this many bars of variance, and this many components.
 _MOST_BARS = 12
+_MOST_COMPONENTS = 3
 
 
 def _scores_of_block(block: Array, components: Array, mean: Array, scale: Array, *, fills_gaps: bool) -> Array:
@@ -239,6 +241,21 @@ def variance_picture(reducer: Any) -> str:
     """Bars of the share of the variance that leading components explain together."""
     held = np.cumsum(reducer.explained_variance_ratio_)[:_MOST_BARS]
     return bars(held, f"variance explained by 1…{len(held)}")
+
+
+def reduction_pictures(reducer: Any, scores: Array, features: FeatureMap) -> list[str]:
+    """Draw what a fitted reducer of statistics knows, for a card: variance, scores, components as maps of the lag."""
+    n_axes = len(features.shape) - 1
+    pictures = [variance_picture(reducer)] if hasattr(reducer, "explained_variance_ratio_") else []
+    if scores.shape[1] > 1:
+        pictures.append(points(scores[:, :2], "scores μ₁, μ₂"))
+    if hasattr(reducer, "components_") and 1 <= n_axes <= 3:
+        components = np.real(features.unflatten(np.asarray(reducer.components_[:_MOST_COMPONENTS])))
+        pictures += [
+            picture(centre_of(component[..., 0], n_axes), f"φ{number}, first pair", diverging=True)
+            for number, component in enumerate(components, 1)
+        ]
+    return pictures
 
 
 def _orthonormal_complement(known: Array, n: int) -> Array:

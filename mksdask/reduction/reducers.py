@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
 from mksdask.arrays import Array, is_lazy, to_numpy
 from mksdask.compute.blocks import map_samples
 from mksdask.reduction.pca import PCA
 from mksdask.storage.atomic import Url
 from mksdask.storage.scratch import spill
+
+DEFAULT_COMPONENTS = 5
 
 
 def _reduce_block(block: Array, *, reducer: Any) -> Array:
@@ -125,3 +128,30 @@ def set_parameter(estimator: Any, parameter: str, value: Any, argument: str) -> 
         estimator.set_params(**{name: value})
     else:
         setattr(estimator, name, value)
+
+
+def new_reducer(given: Any, n_components: int | None, *, most: int, scratch: Url | None) -> Any:
+    """Make the reducer that a fit uses: a clone of the given one, or `PCA` if none is given.
+
+    Parameters
+    ----------
+    given : transformer or None
+        The parameter `dimension_reducer` of a model.
+    n_components : int or None
+        Number of components to set. Default: that of the given reducer, or 5 for `PCA`.
+    most : int
+        Largest number of components that the statistics have. It bounds the default of `PCA`.
+    scratch : str or path, optional
+        Scratch folder of `PCA`.
+
+    Raises
+    ------
+    ValueError
+        If the given reducer has no parameter `n_components`, but a number is to be set.
+    """
+    if given is None:
+        return PCA(min(DEFAULT_COMPONENTS, most) if n_components is None else n_components, scratch=scratch)
+    reducer = clone(given, safe=False)
+    if n_components is not None:
+        set_parameter(reducer, "n_components", n_components, "dimension_reducer")
+    return reducer

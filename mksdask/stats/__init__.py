@@ -1,4 +1,4 @@
-"""2-point statistics f[h, h'; r], of ensembles and of volumes, and what follows from them."""
+"""2-point statistics f[h, h'; r] of ensembles and of volumes, chords, and results that follow from statistics."""
 
 from mksdask.stats.chords import chord_lengths, lineal_path
 from mksdask.stats.correlation import autocorrelate, correlate, crosscorrelate

@@ -1,8 +1,8 @@
 """2-point statistics of one volume for all lags, by a Fourier transform out of core.
 
-Three passes, each from one store to the next: slabs of planes are transformed along their two axes; pencils of lines
-along the first axis are transformed, multiplied pair by pair, and transformed back; slabs of lags are transformed back
-along the other two. No task holds more than a slab or a pencil.
+There are three passes, each from one store to the next. The first transforms slabs of planes along their two axes. The
+second transforms pencils of lines along the first axis, multiplies the spectra of each pair, and transforms products
+back. The third transforms slabs of lags back along the other two axes. No task holds more than a slab or a pencil.
 """
 
 from __future__ import annotations
@@ -32,26 +32,29 @@ from mksdask.stats.pencils import Pencils, PencilTransform, three_axes
 from mksdask.storage.atomic import SCRATCH, Location, Url, check_ours, remove_store
 from mksdask.storage.results import Result
 
-Span: TypeAlias = tuple[int, int]  # the first along an axis, and the first beyond
+Span: TypeAlias = tuple[int, int]  # the first position along an axis, and the first after the span
 
-LEAST_PARTS = 8  # tasks of a pass, if the volume has as many planes: some for each worker
-# A block that a task writes, and the object that it becomes; one more where that is compressed.
+LEAST_PARTS = 8  # a pass has at least so many tasks, if the volume has so many planes, so that all workers have some
+# A task holds its result twice: as the block that it writes, and as the object in the store. Compression adds one more.
 WRITTEN = 2
 
 
 @dataclass(frozen=True)
 class _Passes:
-    """The kernels of the three passes. `pairs` are numbers of fields; those of the mask come last."""
+    """The kernels of the three passes. `pairs` holds numbers of fields. The fields and pairs of the mask come last."""
 
     fields: VolumeFields
     transform: LagTransform
     pencil: PencilTransform
     pairs: tuple[tuple[int, int], ...]
-    n_masks: int  # fields of the mask, and pairs of them
+    n_masks: int  # number of fields of the mask, which is also that of its pairs
 
     @classmethod
     def of(cls, problem: VolumeCorrelation) -> _Passes:
-        """What a problem needs. Numbers of observed pairs must round to integers, so masks take double precision."""
+        """Choose the kernels for a problem.
+
+        With a mask, all numbers are in double precision, because numbers of observed pairs must round to integers.
+        """
         fields = problem.fields
         own: list[tuple[int, int]] = []
         if problem.volume.confidence is not None:
@@ -71,23 +74,23 @@ class _Passes:
 
     @property
     def n_fields(self) -> int:
-        """Fields that are transformed."""
+        """Number of fields that are transformed."""
         return len(self.fields.states) + self.n_masks
 
     @property
     def spectral(self) -> np.dtype[Any]:
-        """What is kept between the passes."""
+        """The dtype of spectra, which are kept between the passes."""
         return np.result_type(self.fields.dtype, np.complex64)
 
     @property
     def lags(self) -> tuple[Array, Array, Array]:
-        """Where the wanted lags stand in the transform, along three axes."""
+        """Positions in the transform of the lags that are kept, along three axes."""
         lags = three_axes(self.transform.lags, np.zeros(1, int))
         x, y, z = (along % n for along, n in zip(lags, self.pencil.lengths, strict=True))
         return x, y, z
 
     def planes(self, values: Array, confidence: Array | None = None) -> Array:
-        """Spectra of planes, from voxels (n, ...): (n_fields, n, *plane)."""
+        """Compute the spectra of planes from voxels (n, ...): (n_fields, n, *plane)."""
         pencils = Pencils(self.pencil, self.fields.dtype)
         shape = three_axes(values.shape[: self.fields.n_spatial], 1)
         out = np.empty((self.n_fields, shape[0], *self.pencil.plane), dtype=self.spectral)
@@ -103,12 +106,12 @@ class _Passes:
         return out
 
     def read_planes(self, slab: Span, source: Any, mask: Any) -> Array:
-        """Spectra of a slab of planes that the task reads by itself."""
+        """Read a slab of planes from arrays, and compute its spectra."""
         part = slice(*slab) if self.fields.n_spatial > 1 else slice(None)
         return self.planes(np.asarray(source[part]), None if mask is None else np.asarray(mask[part]))
 
     def lines(self, rows: Span, source: Callable[[], Any]) -> Array:
-        """Products of the spectra of pairs at lags along the first axis: (n_pairs, n_lags, rows, frequencies)."""
+        """Compute the products of pairs at lags along the first axis: (n_pairs, n_lags, rows, frequencies)."""
         spectra = np.asarray(source()[:, :, slice(*rows)])
         shape = (len(self.pairs), len(self.lags[0]), *spectra.shape[2:])
         spectra = spectra.reshape(*spectra.shape[:2], -1)
@@ -117,7 +120,7 @@ class _Passes:
         return out.reshape(shape)
 
     def at_lags(self, slab: Span, source: Callable[[], Any], dtype: np.dtype[Any]) -> Array:
-        """Statistics of a slab of lags along the first axis: (n, *other lags, n_pairs)."""
+        """Compute the statistics of a slab of lags along the first axis: (n, *other lags, n_pairs)."""
         spectra = np.asarray(source()[:, slice(*slab)])
         pencils = Pencils(self.pencil, self.fields.dtype)
         _, *keep = self.lags
@@ -145,7 +148,7 @@ class _Passes:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """How the passes are cut: planes of a slab, rows of a pencil, lags of a slab, and what each task takes."""
+    """Sizes of the parts of each pass (planes of a slab, rows of a pencil, lags of a slab), and its stage."""
 
     slab: int
     rows: int
@@ -154,7 +157,7 @@ class _Sizes:
 
     @classmethod
     def of(cls, passes: _Passes, problem: VolumeCorrelation, limit: Limit) -> _Sizes:
-        """The largest that fit, for the fewest parts to be sought in the stores between."""
+        """Choose the largest sizes that fit, because then each task reads the fewest parts from the store before it."""
         x, _, _ = three_axes(problem.volume.spatial, 1)
         y, z = passes.pencil.plane
         n_lags = [len(along) for along in passes.lags]
@@ -181,7 +184,7 @@ class _Sizes:
 
         slab = _most(planes, x, limit, "a plane of the volume")
         if isinstance(problem.volume.data, da.Array) and len(problem.volume.spatial) > 1:
-            # A chunk that is cut is read and unpacked for each of its parts.
+            # A chunk that is cut is read and decompressed once for each of its parts.
             depth = int(problem.volume.data.chunksize[0])
             slab = slab - slab % depth if slab >= depth else -(-depth // -(-depth // slab))
         rows = _most(lines, y, limit, "a row of pencils")
@@ -202,7 +205,7 @@ class _Sizes:
 
 
 def _most(task_bytes: Callable[[int], int], n: int, limit: Limit, what: str) -> int:
-    """As many of n as fit into a task."""
+    """Find the largest part of n that fits into a task."""
     if task_bytes(1) > limit.task_bytes:
         raise limit.refusal(task_bytes(1), what, "take fewer pairs or states")
     wanted = -(-n // LEAST_PARTS)
@@ -210,7 +213,7 @@ def _most(task_bytes: Callable[[int], int], n: int, limit: Limit, what: str) -> 
 
 
 def correlate_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url | None = None) -> Any:
-    """Statistics at lags -(n//2) … (n-1)//2 along each axis; see `correlate_volume`."""
+    """Compute the statistics at lags -(n//2) … (n-1)//2 along each axis; see `correlate_volume`."""
     passes = _Passes.of(problem)
     sizes = _Sizes.of(passes, problem, limit)
     if scratch is not None:
@@ -219,7 +222,7 @@ def correlate_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url
     if needed > limit.worker_bytes - sum(stage.task_bytes for stage in sizes.stages[-1:]):
         msg = (
             f"all lags take {size_text(needed)}, more than a worker of {size_text(limit.worker_bytes)} holds; pass "
-            "scratch=, where the result is kept and from where it is read lazily, or a cutoff"
+            "scratch=, a store from which the result is read lazily, or a cutoff"
         )
         raise ValueError(msg)
     with tempfile.TemporaryDirectory(dir=dask.config.get("temporary-directory", None)) as folder:
@@ -227,7 +230,7 @@ def correlate_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url
 
 
 def plan_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url | None = None) -> Plan:
-    """What `correlate_all_lags` will take."""
+    """Plan `correlate_all_lags`."""
     passes = _Passes.of(problem)
     sizes = _Sizes.of(passes, problem, limit)
     where = "a temporary folder" if scratch is None else "the scratch store"
@@ -251,7 +254,7 @@ def plan_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url | No
 
 @dataclass(frozen=True)
 class _Opening:
-    """Opens the array that an earlier pass has written, in the task that reads it."""
+    """Opens the array that the pass before has written, in the task that reads it."""
 
     url: str
 
@@ -260,7 +263,7 @@ class _Opening:
 
 
 def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Url) -> Any:
-    """Write the statistics to `scratch`, going on with the pass that an earlier call was in."""
+    """Write the statistics to `scratch`. Continue with the pass in which an earlier call stopped."""
     urls = [f"{str(scratch).rstrip('/')}.{name}" for name in ("planes", "lines")]
     for url in urls:
         check_ours(Location.of(url), SCRATCH)
@@ -309,7 +312,7 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Ur
 
 
 def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, token: str) -> da.Array:
-    """The first pass: (n_fields, x, *plane)."""
+    """Prepare the first pass: (n_fields, x, *plane)."""
     source = stored_array(problem.volume.data)
     mask = None if problem.volume.confidence is None else stored_array(problem.volume.confidence)
     kernel = dask.delayed(passes, name=f"planes-kernel-{token}")
@@ -343,7 +346,7 @@ def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, token: s
 
 
 def _slabs_of(array: Any, sizes: Sequence[int], n_spatial: int) -> list[Any]:
-    """Delayed slabs of whole planes of an array that is not stored."""
+    """Cut an array that is not stored into delayed slabs of whole planes."""
     lazy = da.asarray(array)
     lazy = lazy.rechunk(dict.fromkeys(range(1, lazy.ndim), -1) | {0: tuple(sizes) if n_spatial > 1 else -1})
     return list(lazy.to_delayed(optimize_graph=False).ravel())
@@ -361,7 +364,7 @@ def _spans(
     shape: tuple[int, ...],
     arguments: tuple[Any, ...] = (),
 ) -> da.Array:
-    """A pass over spans of an axis of what an earlier pass has written."""
+    """Prepare a pass over spans of an axis of the array that the pass before has written."""
     task = dask.delayed(kernel, name=f"{name}-kernel")
     arrays = []
     for number, (low, high) in enumerate(_cut(n, size)):

@@ -1,7 +1,7 @@
-"""Chords of a phase along the axes of a volume, and the lineal-path function, pencil by pencil.
+"""Chords of a phase along the axes of a volume, and the lineal-path function.
 
-A line along an axis is a row of voxels; a chord is a run of voxels of the phase in it. A task reads a pencil of the
-volume that is whole along the axis, so that no chord is cut by a border of tiles.
+A line is a row of voxels along an axis. A chord is a run of voxels of one phase in a line. Each task reads a pencil, a
+bundle of whole lines, so that no chord is cut where two pencils meet.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mksdask.compute.operation import Limit
 from mksdask.samples import Grid
 
 PENCIL_VOXELS = 2**25
-# Bytes beside those that are read: which voxels are of the phase, and the same line by line.
+# Bytes of a voxel beside those that are read: whether it has the phase, and the same again in the order of lines.
 COPIES = 2
 
 _jit = numba.njit(cache=True, nogil=True)
@@ -31,13 +31,16 @@ _jit = numba.njit(cache=True, nogil=True)
 
 @_jit
 def _count_chords(lines, wraps, whole, cut):  # type: ignore[no-untyped-def]
-    """Count runs of True in lines (n_lines, n) by length: those that end inside, and those that a border cuts."""
+    """Count runs of True in lines (n_lines, n) by their length.
+
+    `whole` counts runs with both ends inside the line, `cut` those that a border cuts or that fill a periodic line.
+    """
     n = lines.shape[1]
     for i in range(lines.shape[0]):
         line = lines[i]
         first = 0
         if wraps:
-            # Start behind a voxel of another phase, so that no run is counted in two parts.
+            # The line starts at a voxel of another phase, so that no run is counted in two parts.
             while first < n and line[first]:
                 first += 1
             if first == n:
@@ -68,7 +71,7 @@ def _count_chords(lines, wraps, whole, cut):  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class _Chords:
-    """The kernel of one pencil: (2, n + 1) numbers of chords by length, whole ones and cut ones."""
+    """The kernel of one pencil. It counts whole chords and cut chords by length: (2, n + 1)."""
 
     phase: int
     axis: int
@@ -85,12 +88,12 @@ class _Chords:
 
 
 def _pencils(data: Any, axis: int) -> list[tuple[slice, ...]]:
-    """Boxes that are whole along an axis, of a few million voxels, or fewer where workers are small.
+    """Cut a volume into boxes of whole lines along an axis, with at most `PENCIL_VOXELS` voxels that fit into a task.
 
     Raises
     ------
     ValueError
-        If one line does not fit.
+        If a single line does not fit.
     """
     spatial, limit = tuple(int(n) for n in data.shape), Limit.of()
     voxel_bytes = data.dtype.itemsize * (1 if stored_array(data) is not None else 2) + COPIES
@@ -100,7 +103,7 @@ def _pencils(data: Any, axis: int) -> list[tuple[slice, ...]]:
     edge = max(1, int(max(1, lines) ** (1.0 / max(1, len(spatial) - 1))))
     boxes: list[tuple[slice, ...]] = [()]
     for other, n in enumerate(spatial):
-        # Blocks of the volume that are cut are read for each of their parts.
+        # A block of the volume that is cut is read once for each of its parts, so boxes hold whole blocks if they can.
         block = data.chunksize[other] if is_lazy(data) else 1
         step = n if other == axis else edge - edge % block if edge > block else edge
         boxes = [(*box, slice(i, min(i + step, n))) for box in boxes for i in range(0, n, step)]
@@ -108,7 +111,7 @@ def _pencils(data: Any, axis: int) -> list[tuple[slice, ...]]:
 
 
 def _counts(volume: ArrayLike, phase: int, axis: int, *, wraps: bool) -> Any:
-    """Numbers of chords along an axis by length, delayed: (2, n + 1)."""
+    """Count the chords along an axis by length, as a delayed array (2, n + 1)."""
     data, _ = unwrap_volume(volume)
     kernel, boxes, source = _Chords(int(phase), axis, wraps), _pencils(data, axis), stored_array(data)
     if source is not None:
@@ -121,7 +124,7 @@ def _counts(volume: ArrayLike, phase: int, axis: int, *, wraps: bool) -> Any:
 def _arguments(
     volume: ArrayLike, phase: Any, axes: int | Sequence[int] | None, periodic_axes: int | Sequence[int] | None
 ) -> tuple[Any, list[int], Grid]:
-    """The phases of a volume, the axes along which chords are wanted, and its grid; checked."""
+    """Check arguments, and return the data of the volume, the axes along which chords run, and the grid."""
     data, labels = unwrap_volume(volume)
     if not 1 <= data.ndim <= 3 or 0 in data.shape or data.dtype.kind not in "biu":
         msg = f"volume must hold phase numbers along 1 to 3 axes, got shape {tuple(data.shape)} of {data.dtype}"
@@ -142,24 +145,28 @@ def chord_lengths(
     axes: int | Sequence[int] | None = None,
     periodic_axes: int | Sequence[int] | None = None,
 ) -> xr.Dataset:
-    """Numbers of chords of a phase along the axes, by length.
+    """Count the chords of a phase along each axis by their length.
+
+    The distribution of chord lengths describes how wide a phase is in each direction.
 
     Parameters
     ----------
     volume : array, shape (*spatial,)
-        Phase number of each voxel, 1 to 3 axes, chunked however it is: NumPy, zarr, dask, or what `open_volume` gives.
+        Phase number of each voxel, with 1 to 3 axes and any chunks: NumPy, zarr, dask, or a variable of the Dataset
+        that `open_volume` returns.
     phase : int
         Number of the phase.
     axes : sequence of int, optional
-        Axes along which chords run. Default: all.
+        Axes along which chords run. Default: all axes.
     periodic_axes : sequence of int, optional
-        Axes that are periodic. Default: what a DataArray's ``periodic_axes`` attribute says, else none.
+        Numbers of the periodic axes. Default: those in the attribute ``periodic_axes`` of a DataArray, or none.
 
     Returns
     -------
     xarray.Dataset
-        For each axis, ``chords_x`` of dim ``length_x``, …: chords that end inside the volume, and ``cut_x``: those that
-        a face cuts, or that run all around a periodic axis. Lengths are in the units of the volume. Lazy.
+        For each axis, ``chords_x``, … counts the chords with both ends inside the volume, and ``cut_x``, … counts those
+        that a face cuts or that run all around a periodic axis. Their dims are ``length_x``, …, in the units of the
+        volume. The result is lazy.
 
     Raises
     ------
@@ -168,8 +175,8 @@ def chord_lengths(
 
     Notes
     -----
-    A task reads a pencil of some 30 million voxels, or what fits into a worker, whole along the axis; exact for any
-    chunks.
+    A task reads whole lines along the axis, about 30 million voxels together, or fewer if the worker is small. The
+    result is exact for any chunks.
 
     References
     ----------
@@ -194,12 +201,12 @@ def chord_lengths(
 
 
 def _lineal_path(counts: NDArray[np.int64], *, n: int, n_lines: int, n_lags: int, wraps: bool) -> Array:
-    """Share of the segments of r + 1 voxels that lie in the phase, r = 0 … n_lags - 1."""
+    """Compute the share of the segments of r + 1 voxels that lie in the phase, for r = 0 … n_lags - 1."""
     lags = np.arange(n_lags)
     lengths = np.arange(n + 1)
     segments = np.maximum(lengths[None] - lags[:, None], 0)
     if wraps:
-        inside = segments @ counts[0] + n * counts[1, n]  # lines that are all of the phase hold every segment
+        inside = segments @ counts[0] + n * counts[1, n]  # all segments of a line that the phase fills lie in it
         return np.asarray(inside / (n_lines * n))
     return np.asarray(segments @ counts.sum(axis=0) / (n_lines * (n - lags)))
 
@@ -212,25 +219,27 @@ def lineal_path(
     axes: int | Sequence[int] | None = None,
     periodic_axes: int | Sequence[int] | None = None,
 ) -> xr.Dataset:
-    """Probability that a segment along an axis lies wholly in a phase, by its length.
+    """Compute the lineal-path function: the probability that a segment of a given length lies wholly in a phase.
+
+    Segments run along the axes.
 
     Parameters
     ----------
     volume, phase, axes, periodic_axes
         As in `chord_lengths`.
     cutoff : int, optional
-        Longest segment, in steps from voxel to voxel. Default: all that fit the axis.
+        Length of the longest segment, in steps from voxel to voxel. Default: the longest that fits into the axis.
 
     Returns
     -------
     xarray.Dataset
-        For each axis ``lineal_path_x`` of dim ``lag_x``, …: 0 to `cutoff` steps. At lag 0 it is the volume fraction.
-        Lazy.
+        For each axis, ``lineal_path_x``, … with the dim ``lag_x``, …, for segments of 0 to `cutoff` steps. At lag 0 it
+        is the volume fraction. The result is lazy.
 
     Raises
     ------
     ValueError
-        As `chord_lengths`, or if `cutoff` does not fit an axis.
+        As in `chord_lengths`, or if `cutoff` is too large for an axis.
 
     References
     ----------

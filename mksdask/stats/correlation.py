@@ -1,4 +1,4 @@
-"""2-point statistics of ensembles: f[h, h'; r] of each sample."""
+"""2-point statistics f[h, h'; r] of each sample of an ensemble."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from mksdask.stats.pairs import Pairs, indices_of, lag_labels, resolve_pairs
 
 @dataclass(frozen=True)
 class Correlation(Operation[Any]):
-    """The 2-point statistics of samples.
+    """The computation of the 2-point statistics of samples.
 
     Parameters
     ----------
     samples : Samples
-        What they are statistics of.
+        Samples whose statistics are computed.
     pairs : tuple of (int, int)
         Pairs of state labels.
     kernel : CorrelationKernel
-        Computes a block.
+        Kernel of one block of samples.
     copies : int
-        Copies of the result that a step makes which dask fuses with this one.
+        Number of copies of the result that the next step makes, if dask fuses that step with this one.
     """
 
     samples: Samples
@@ -51,7 +51,7 @@ class Correlation(Operation[Any]):
         *,
         copies: int = 0,
     ) -> Correlation:
-        """Check the options; the errors are those of `correlate`."""
+        """Check the options. The errors are those of `correlate`."""
         basis, grid = samples.basis, samples.grid
         pairs, precision = resolve_pairs(correlations, basis), precision_argument(dtype)
         is_real = basis.result_dtype(precision).kind != "c"
@@ -66,7 +66,7 @@ class Correlation(Operation[Any]):
 
     @property
     def work(self) -> SampleWork:
-        """What the tasks need."""
+        """Memory and operations of a task."""
         kernel, samples = self.kernel, self.samples
         n_transforms = len({state for pair in kernel.pairs for state in pair}) + len(kernel.pairs)
         result_bytes, is_masked = kernel.sample_bytes, samples.confidence is not None
@@ -84,14 +84,14 @@ class Correlation(Operation[Any]):
         )
 
     def plan(self, limit: Limit) -> Plan:
-        """One task for each chunk of samples."""
+        """Plan one task for each chunk of samples."""
         data, transform = self.samples.data, self.kernel.transform
         stage = self.work.stage(data, limit)
         layout = chunk_layout(data, stage) | {"lags": transform.shape, "transform": transform.lengths}
         return Plan("correlate", layout, (stage,), limit)
 
     def compute(self) -> Any:
-        """The statistics without labels, (n_samples, *lags, n_pairs); lazy for lazy samples."""
+        """Compute the statistics without labels, (n_samples, *lags, n_pairs), lazily for lazy samples."""
         samples = self.samples
         return map_samples(
             self.kernel,
@@ -104,7 +104,7 @@ class Correlation(Operation[Any]):
         )
 
     def run(self) -> Any:
-        """The statistics, labelled as the samples are."""
+        """Compute the statistics. They are labelled if the samples are."""
         samples = self.samples
         dims, coords = lag_labels(samples.grid, self.kernel.transform.lags, self.pairs, samples.basis)
         return samples.label(self.compute(), dims=dims, coords=coords, name="two_point_statistics", attrs=samples.attrs)
@@ -121,49 +121,53 @@ def correlate(
     cutoff: int | Sequence[int] | None = None,
     dtype: DTypeLike = "float32",
 ) -> Operation[Any]:
-    r"""2-point statistics of each sample.
+    r"""Compute the 2-point statistics of each sample: how often two local states occur at a lag r from one another.
 
     .. math:: f[h, h'; r] = \frac{1}{\Omega[r]} \sum_s m^*[h; s]\, m[h'; s + r]
+
+    For phases, f[h, h'; r] is the probability that a voxel has phase h and the voxel at lag r from it has phase h'.
+    Ω[r] is the number of pairs of voxels at lag r.
 
     Parameters
     ----------
     X : array, shape (n_samples, *spatial)
-        Local state of each voxel, 1 to 3 spatial axes; NumPy, dask, zarr or xarray. With ``basis=None``, the
-        microstructure function itself, (n_samples, *spatial, n_states).
+        Local state of each voxel, as NumPy, dask, zarr or xarray, with 1 to 3 spatial axes. With ``basis=None``, X
+        holds the microstructure function m itself, of shape (n_samples, *spatial, n_states).
     basis : Basis or None
         Basis of the local state.
     periodic_axes : sequence of int, optional
-        Spatial axes that are periodic. Default: what a DataArray's ``periodic_axes`` attribute says, else none.
+        Numbers of the periodic spatial axes. Default: those in the attribute ``periodic_axes`` of a DataArray, or none.
     confidence_index : array, shape (n_samples, *spatial) or (*spatial,), optional
-        Weight c[s] in [0, 1] of each voxel: m is weighted by c, and ``Ω[r] = Σ_s c[s] c[s + r]``. A lag that no
-        pair of voxels observes is NaN. Where c is 0, X may hold anything, NaN too.
+        Weight c[s] in [0, 1] of each voxel. m is multiplied by c, and ``Ω[r] = Σ_s c[s] c[s + r]``. A lag that no
+        pair of voxels observes is NaN. Where c is 0, X may hold any value, also NaN.
     correlations : list of (int, int), optional
-        Pairs (h, h') of state labels. Default (0, 0), (0, 1), …, (0, n - 1), which determine all others of a primitive
-        basis on a periodic domain. Where the first state is constant, as of the other bases, these are means, and the
-        autocorrelations (1, 1), …, (n - 1, n - 1) follow.
+        Pairs (h, h') of state labels. Default: (0, 0), (0, 1), …, (0, n - 1). With a primitive basis on a periodic
+        domain, these determine all others. If the first state is constant, as in the other bases, its pairs are only
+        means, so the autocorrelations (1, 1), …, (n - 1, n - 1) are added.
     cutoff : int or sequence of int, optional
-        Largest lag along each axis; lags then run from -cutoff to cutoff. Default -(n//2) to (n - 1)//2.
+        Largest lag c along each axis. Lags then run from -c to c. Default: lags from -(n//2) to (n - 1)//2.
     dtype : {"float32", "float64"}
         Precision of transforms and result. The rounding error is about ``1e-6 · max(1, Ω[0]/Ω[r])`` in float32.
 
     Returns
     -------
     array of the kind of `X`, shape (n_samples, *lags, n_pairs)
-        Lag 0 is at index n//2 of each axis, or at `cutoff`. Complex for complex bases. A DataArray has dims
-        ``lag_x``, … in the units of `X`, and ``pair``, such as "0,1" or, of named phases, "pore–grain", with
-        ``state_1`` and ``state_2``.
+        Lag 0 is at index n//2 of each axis, or at index `cutoff`. The statistics are complex if the basis is. A
+        DataArray has the dims ``lag_x``, …, in the units of `X`, and ``pair``. A pair has a name such as "0,1" or, if
+        phases have names, "pore–grain". The coordinates ``state_1`` and ``state_2`` hold its states.
 
     Raises
     ------
     ValueError
-        If an axis, pair or cutoff does not exist, if a chunk cuts through samples, or, when the block is
-        computed, if values are NaN or outside the domain.
+        If an axis, a pair or a cutoff does not exist, or a chunk cuts through samples. When a block is computed: if a
+        value is NaN or outside the domain.
 
     Notes
     -----
-    Lazy for lazy input: one task a chunk, which needs its result and ``n_states + 6`` transforms of one sample beyond
-    its input; a chunk that would not fit into a worker is cut, see `mksdask.plan`. Axes that are not periodic are
-    padded to n + (largest lag) only, and rows of padding are not transformed.
+    The result is lazy for lazy input, with one task for each chunk. Beyond its input, a task needs memory for its
+    result and for ``n_states + 6`` transforms of one sample. A chunk that does not fit into a worker is cut;
+    `mksdask.plan` shows how. Axes that are not periodic are padded only to n + (largest lag), and rows of padding are
+    not transformed.
 
     References
     ----------
@@ -184,7 +188,7 @@ def correlate(
 
 
 def autocorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | None = None, **options: Any) -> Any:
-    """Autocorrelations f[h, h; r] of each sample; see `correlate` for the options, shapes and errors.
+    """Compute the autocorrelations f[h, h; r] of each sample. Options, shapes and errors are those of `correlate`.
 
     Parameters
     ----------
@@ -193,7 +197,7 @@ def autocorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | No
     basis : Basis or None
         Basis of the local state.
     correlations : list of (int, int), optional
-        Pairs (h, h). Default: those of all states.
+        Pairs (h, h). Default: one for each state.
     **options
         `periodic_axes`, `confidence_index`, `cutoff` and `dtype` of `correlate`.
 
@@ -217,7 +221,9 @@ def autocorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | No
 
 
 def crosscorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | None = None, **options: Any) -> Any:
-    """Cross-correlations f[h, h'; r], h ≠ h', of each sample; see `correlate` for the options, shapes and errors.
+    """Compute the cross-correlations f[h, h'; r], h ≠ h', of each sample, with the options of `correlate`.
+
+    Shapes and errors are those of `correlate` too.
 
     Parameters
     ----------
@@ -226,7 +232,7 @@ def crosscorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | N
     basis : Basis or None
         Basis of the local state.
     correlations : list of (int, int), optional
-        Pairs (h, h'). Default: all with h before h'.
+        Pairs (h, h'). Default: all pairs with h before h'.
     **options
         `periodic_axes`, `confidence_index`, `cutoff` and `dtype` of `correlate`.
 
@@ -247,6 +253,6 @@ def crosscorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | N
         msg = f"crosscorrelate takes pairs of different states, got {pairs!r}; use correlate or autocorrelate"
         raise ValueError(msg)
     if not pairs:
-        msg = f"crosscorrelate needs two local states, the basis has {len(states)}"
+        msg = f"crosscorrelate needs a basis with two local states or more, got one with {len(states)}"
         raise ValueError(msg)
     return correlate(X, basis, correlations=pairs, **options)

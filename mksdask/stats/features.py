@@ -1,4 +1,4 @@
-"""Statistics as rows of features, for a reducer or another step of a pipeline."""
+"""Rows of features, which hold the statistics of samples for a reducer or another step of a pipeline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def _flatten_block(block: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Preparation:
-    """Rows of statistics → features: gaps are refused or left to the reducer, means taken off, pairs weighted."""
+    """The kernel that turns rows of statistics into features.
+
+    It refuses gaps or leaves them to the reducer, subtracts means, and multiplies pairs by their weights.
+    """
 
     may_have_gaps: bool
     mean_center: bool
@@ -32,9 +35,9 @@ class _Preparation:
             self.watched.publish(block, int(numbers[0]))
         if not self.may_have_gaps and not np.isfinite(block).all():
             msg = (
-                "the 2-point statistics hold NaN: some lags are observed by no pair of voxels, because of the "
-                "confidence_index. Set cutoff to leave out the largest lags, or use mksdask.reduction.PCA with an "
-                "integer n_components, which fills gaps"
+                "the 2-point statistics hold NaN, because the confidence_index leaves no pair of voxels at some lags. "
+                "Set cutoff to leave out the largest lags, or use mksdask.reduction.PCA with an integer n_components, "
+                "which fills gaps"
             )
             raise ValueError(msg)
         if self.mean_center:
@@ -47,16 +50,16 @@ class _Preparation:
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """How the statistics of a sample stand in a row of features.
+    """The layout of the statistics of one sample in a row of features.
 
     Parameters
     ----------
     shape : tuple of int
         Shape of the statistics, (*lags, n_pairs).
     dtype : dtype
-        Their dtype. Complex values stand as pairs of a real and an imaginary part.
+        dtype of the statistics. A complex value becomes two features, its real and its imaginary part.
     weights : ndarray, shape (n_pairs,), optional
-        Positive weights that the statistics of each pair are multiplied by.
+        A positive weight for each pair, which multiplies its statistics.
     """
 
     shape: tuple[int, ...]
@@ -74,7 +77,7 @@ class FeatureMap:
         return int(np.prod(self.shape)) * (2 if self.is_complex else 1)
 
     def checked_weights(self) -> NDArray[np.float64] | None:
-        """Weights of the features of one lag; complex statistics have two features each.
+        """Check the weights, and return one for each feature of a lag. Complex statistics have two for each pair.
 
         Raises
         ------
@@ -98,20 +101,20 @@ class FeatureMap:
         dtype: np.dtype[Any],
         watched: FeatureChannel | None = None,
     ) -> Any:
-        """Features of samples, (n_samples, n_features): lazy for lazy statistics.
+        """Make the features of samples, (n_samples, n_features), lazily for lazy statistics.
 
         Parameters
         ----------
         statistics : ndarray or dask array, shape (n_samples, *shape)
-            Statistics; those that are no floating numbers become `dtype`.
+            Statistics.
         may_have_gaps : bool
-            Whether NaN is left to the reducer, or refused.
+            Whether NaN is left to the reducer. If not, it is refused.
         mean_center : bool
-            Whether each sample's own mean is taken off.
+            Whether the mean of each sample is subtracted from its statistics.
         dtype : dtype
-            Of features, where statistics are integers.
+            dtype of the features if statistics are integers.
         watched : FeatureChannel, optional
-            Where each block is published.
+            Channel on which each block is published.
         """
         flat = flat_features(statistics)
         if flat.dtype.kind != "f":
@@ -121,7 +124,7 @@ class FeatureMap:
         return map_samples(kernel, flat, numbers, tail=flat.shape[1:], dtype=flat.dtype, name="features")
 
     def unflatten(self, rows: Any) -> Any:
-        """Statistics of rows, (n, *shape), without their weights."""
+        """Turn rows of features back into statistics, (n, *shape). Weights are divided out."""
         if self.is_complex:
             rows = rows[:, 0::2] + 1j * rows[:, 1::2]
         maps = rows.reshape(-1, *self.shape)
@@ -129,7 +132,10 @@ class FeatureMap:
 
 
 def flat_features(statistics: ArrayLike) -> Any:
-    """(n_samples, *lags, n_pairs) → (n_samples, n_features), NumPy or dask; complex as (real, imaginary) pairs."""
+    """Flatten statistics: (n_samples, *lags, n_pairs) → (n_samples, n_features), NumPy or dask.
+
+    A complex value becomes two features, its real and its imaginary part.
+    """
     data, _ = unwrap(statistics, name="statistics")
     n_features = FeatureMap(tuple(data.shape[1:]), data.dtype).n_features
     return map_samples(

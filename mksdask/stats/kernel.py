@@ -1,8 +1,8 @@
-"""The kernel of 2-point statistics: f[h, h'; r] of one block of samples, for all lags.
+"""The kernel of 2-point statistics, which computes f[h, h'; r] of one block of samples at all lags.
 
     f[h, h'; r] = 1/Ω[r] Σ_s m*[h; s] m[h'; s + r]
 
-It is a product of transforms. A few samples are transformed at a time, so that the work stays in cache.
+The sum is a product in Fourier space. A few samples are transformed at a time, so that they stay in cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mksdask.bases.base import Basis
 from mksdask.samples import check_confidence
 from mksdask.stats.lags import LagTransform
 
-# Transforms of about this many voxels stay in cache; small samples are transformed together.
+# Small samples are transformed together, up to this many voxels, which stay in cache.
 BATCH_VOXELS = 2**15
 
 
@@ -26,9 +26,20 @@ BATCH_VOXELS = 2**15
 class CorrelationKernel:
     """The kernel of one block of samples.
 
-    `pairs` are indices of states. Where all states of a sum ``Σ_h w_h m[h; s] = 1`` take part, the last of them is
-    never transformed. If all weights are 1 and the cell is periodic, the last pair of a full row follows from
+    If the pairs need all states of a sum ``Σ_h w_h m[h; s] = 1``, the last of these is not transformed but follows from
+    the others. If all weights are 1 and all axes are periodic, one pair of each full row follows from
     ``Σ_h' f[h, h'; r] = v_h``.
+
+    Parameters
+    ----------
+    basis : Basis
+        Basis of the local state.
+    transform : LagTransform
+        Transform of samples to their statistics.
+    pairs : tuple of (int, int)
+        Pairs of positions of states in the basis.
+    dtype : dtype
+        float32 or float64.
     """
 
     basis: Basis
@@ -47,7 +58,10 @@ class CorrelationKernel:
         return self.dtype if self.transform.real else np.result_type(self.dtype, np.complex64)
 
     def __call__(self, block: Array, confidence: Array | None = None, shared: Array | None = None) -> Array:
-        """f[h, h'; r] of a block: (n, *spatial) → (n, *lags, n_pairs)."""
+        """Compute f[h, h'; r] of a block, (n, *spatial) → (n, *lags, n_pairs).
+
+        `confidence` has a mask for each sample, `shared` one mask for all. At most one of the two is given.
+        """
         out = np.empty((len(block), *self.transform.shape, len(self.pairs)), dtype=self.result_dtype)
         masks, weight, whole = None, None, None
         if confidence is None:
@@ -64,7 +78,7 @@ class CorrelationKernel:
 
     @cached_property
     def _batch(self) -> int:
-        """Samples that are transformed together: many small ones, one large one."""
+        """Number of samples that are transformed together. It is 1 for large samples."""
         return max(1, BATCH_VOXELS // int(np.prod(self.transform.lengths)))
 
     @cached_property
@@ -73,18 +87,18 @@ class CorrelationKernel:
 
     @cached_property
     def _unity(self) -> Array | None:
-        """Weights w_h with Σ_h w_h m[h; s] = 1, where all these states are needed, and others."""
+        """Weights w_h with Σ_h w_h m[h; s] = 1. None if there are none, or the pairs do not need all these states."""
         unity = None if self.n_states == 1 else self.basis.unity
         return unity if unity is not None and set(np.flatnonzero(unity)) <= set(self._needed) else None
 
     @cached_property
     def _derived(self) -> int | None:
-        """The state that follows from the others."""
+        """Position of the state that follows from the others. None if there is none."""
         return None if self._unity is None else int(np.flatnonzero(self._unity)[-1])
 
     @cached_property
     def _full_rows(self) -> dict[int, list[int]]:
-        """Positions of the pairs (a, 0) … (a, n - 1) by the last of them, for each a that has them all once."""
+        """Positions of pairs in full rows (a, 0) … (a, n - 1): the last of each row, and with it all others."""
         if self._unity is None or not ((self._unity == 1.0).all() and all(self.transform.periodic)):
             return {}
         rows: dict[int, list[int]] = {}
@@ -94,7 +108,7 @@ class CorrelationKernel:
         return {row[-1]: row[:-1] for row in rows.values() if sorted(self.pairs[p][1] for p in row) == everything}
 
     def _weight(self, confidence: Array, *, is_masked: bool) -> Array | float:
-        """1/Ω[r]."""
+        """Compute 1/Ω[r]."""
         if not is_masked:
             omega = self.transform.count_pairs()
             return 1.0 / float(omega.flat[0]) if all(self.transform.periodic) else (1.0 / omega).astype(self.dtype)
@@ -102,7 +116,7 @@ class CorrelationKernel:
         return (1.0 / self.transform.count_confident_pairs(confidence)).astype(self.dtype)
 
     def _whole(self, confidence: Array) -> Array | None:
-        """Transform of Σ_h w_h c m[h; s] = c."""
+        """Transform Σ_h w_h c m[h; s], which is c. None if no state follows from the others."""
         return None if self._unity is None else self.transform.forward(confidence.astype(self.dtype, copy=False))
 
     def _correlate(self, samples: Array, masks: Array | None, weight: Any, whole: Array | None, out: Array) -> None:
@@ -133,12 +147,12 @@ class CorrelationKernel:
         return int(np.prod(self.transform.shape)) * len(self.pairs) * self.result_dtype.itemsize
 
     def task_bytes(self, n_samples: int, *, is_masked: bool = False) -> int:
-        """Peak bytes of a task beyond its input block: the result, and the work arrays of one batch."""
+        """Peak bytes of a task beyond its input: its result, and the work arrays of one batch."""
         *leading, last = self.transform.lengths
         frequencies = int(np.prod(leading)) * (last // 2 + 1 if self.transform.real else last)
         batch = min(n_samples, self._batch)
         work = (len(self._needed) + 6) * frequencies * 2 * self.dtype.itemsize
         if is_masked:
-            # Ω[r] is found in double precision.
+            # Ω[r] is computed in double precision.
             work += 16 * int(np.prod(leading)) * (last // 2 + 1)
         return n_samples * self.sample_bytes + batch * work

@@ -1,4 +1,4 @@
-"""Transforms of samples to the lags that are asked for: padding, which lags are kept, and Ω[r]."""
+"""The transform of samples to their statistics: padding, the lags that are kept, and Ω[r]."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mksdask.arrays import Array
 
 @dataclass(frozen=True)
 class LagTransform:
-    """The transform of one sample to its lags: padding, lags kept, and Ω[r].
+    """The Fourier transform of samples, and its inverse at the lags that are kept.
 
     Parameters
     ----------
     spatial : tuple of int
-        Voxels along each axis.
+        Number of voxels along each axis.
     periodic : tuple of bool
-        Which axes are periodic.
+        Whether each axis is periodic.
     reach : tuple of (int, int)
-        Lags kept along each axis: from -reach[0] to reach[1].
+        For each axis, numbers (a, b): the lags from -a to b are kept.
     real : bool
         Whether m[h; s] is real.
     """
@@ -39,12 +39,12 @@ class LagTransform:
     def plan(
         cls, spatial: Sequence[int], periodic: Sequence[bool], cutoff: int | Sequence[int] | None, *, real: bool
     ) -> LagTransform:
-        """Choose the lags that `cutoff` asks for.
+        """Choose the transform for a `cutoff`, or for None, which keeps the lags from -(n//2) to (n - 1)//2.
 
         Raises
         ------
         ValueError
-            If `cutoff` exceeds what the samples hold.
+            If `cutoff` is not an integer for each axis, or too large for the samples.
         """
         spatial, n_spatial = tuple(map(int, spatial)), len(spatial)
         if cutoff is None:
@@ -56,8 +56,8 @@ class LagTransform:
         largest = [(n - 1) // 2 if wraps else n - 1 for n, wraps in zip(spatial, periodic, strict=True)]
         if any(not 0 <= c <= limit for c, limit in zip(cutoffs, largest, strict=True)):
             msg = (
-                f"cutoff={cutoff!r} must lie between 0 and {tuple(largest)} for samples of {spatial} voxels: up to "
-                "n - 1 on an axis that is not periodic, (n - 1)//2 on a periodic one"
+                f"cutoff={cutoff!r} must lie between 0 and {tuple(largest)} for samples of {spatial} voxels: at most "
+                "n - 1 on an axis of n voxels, or (n - 1)//2 if the axis is periodic"
             )
             raise ValueError(msg)
         return cls(spatial, tuple(periodic), tuple((c, c) for c in cutoffs), real)
@@ -74,7 +74,7 @@ class LagTransform:
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
-        """Length of the transform along each axis: no wanted lag wraps around where the axis is not periodic."""
+        """Length of the transform along each axis. If the axis is not periodic, padding keeps lags from wrapping."""
         last = len(self.spatial) - 1
         return tuple(
             n if wraps else scipy.fft.next_fast_len(n + max(reach), real=self.real and axis == last)
@@ -82,7 +82,7 @@ class LagTransform:
         )
 
     def forward(self, fields: Array) -> Array:
-        """Transform fields (n, *spatial) axis by axis, so that rows of padding are never transformed."""
+        """Transform fields (n, *spatial) axis by axis. Rows that hold only padding are not transformed."""
         last = len(self.spatial)
         transform = scipy.fft.rfft if self.real else scipy.fft.fft
         spectra = transform(fields, n=self.lengths[-1], axis=last)
@@ -91,7 +91,7 @@ class LagTransform:
         return spectra
 
     def inverse(self, spectra: Array, out: Array, weight: Array | float) -> None:
-        """Write ``weight · F⁻¹(spectra)`` at the wanted lags to `out` (n, *lags); overwrites `spectra`."""
+        """Write ``weight · F⁻¹(spectra)`` at the lags that are kept to `out` (n, *lags). `spectra` is overwritten."""
         last = len(self.spatial)
         for axis, (low, high) in enumerate(self.reach, start=1):
             length = self.lengths[axis - 1]
@@ -100,7 +100,7 @@ class LagTransform:
             else:
                 spectra = scipy.fft.ifft(spectra, axis=axis, overwrite_x=True)
             if axis < last and low + high + 1 <= 0.8 * length:
-                # Dropping the other lags now pays: the next axes have fewer rows to transform.
+                # The other lags are dropped now, so that the next axes have fewer rows to transform.
                 keep = np.r_[0 : high + 1, length - low : length]
                 spectra = np.take(spectra, keep, axis=axis)
         for corner in itertools.product((False, True), repeat=last):
@@ -117,21 +117,21 @@ class LagTransform:
             np.multiply(spectra[(slice(None), *source)], factor, out=out[(slice(None), *target)])
 
     def counts_along(self) -> list[Array]:
-        """Pairs of voxels at each lag of each axis, float64: Ω[r] without a mask is their product."""
+        """Count the pairs of voxels at each lag of each axis, in float64. Without a mask, Ω[r] is their product."""
         return [
             np.full(len(lags), float(n)) if wraps else n - np.abs(lags).astype(float)
             for n, wraps, lags in zip(self.spatial, self.periodic, self.lags, strict=True)
         ]
 
     def count_pairs(self) -> Array:
-        """Ω[r] without a mask: the number of voxel pairs at each lag, float64."""
+        """Compute Ω[r] without a mask, the number of pairs of voxels at each lag, in float64."""
         counts = np.ones((1,) * len(self.spatial))
         for axis, along in enumerate(self.counts_along()):
             counts = counts * along.reshape([-1 if a == axis else 1 for a in range(len(self.spatial))])
         return counts
 
     def count_confident_pairs(self, confidence: Array) -> Array:
-        """Ω[r] = Σ_s c[s] c[s + r] of masks (n, *spatial) in float64; NaN where no pair has both c > 0."""
+        """Compute Ω[r] = Σ_s c[s] c[s + r] of masks (n, *spatial) in float64. It is NaN if no pair has both c > 0."""
         transform = LagTransform(self.spatial, self.periodic, self.reach, real=True)
 
         def autocorrelation(fields: Array) -> Array:

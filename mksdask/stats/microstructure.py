@@ -1,4 +1,7 @@
-"""The microstructure function of one volume: the fields c m[h; s] of its blocks, a few planes at a time."""
+"""The microstructure function of one volume.
+
+Blocks of the volume are expanded into the fields c m[h; s], a few planes at a time.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,18 @@ from mksdask.samples import Volume, check_confidence
 from mksdask.stats.pairs import indices_of, lag_labels
 from mksdask.stats.pencils import three_axes
 
-SLAB_VOXELS = 2**22  # of a block that are expanded together: large enough for huge pages
+# This many voxels of a block are expanded together. That is large enough for huge pages of memory.
+SLAB_VOXELS = 2**22
 
 
 @dataclass(frozen=True)
 class VolumeCorrelation:
-    """The statistics that are wanted of a volume.
+    """A volume, and the statistics to compute of it.
 
     Parameters
     ----------
     volume : Volume
-        What they are statistics of.
+        Volume whose statistics are computed.
     pairs : tuple of (int, int)
         Pairs of state labels.
     dtype : dtype
@@ -44,22 +48,22 @@ class VolumeCorrelation:
 
     @property
     def result_dtype(self) -> np.dtype[Any]:
-        """The dtype of fields and of statistics."""
+        """The dtype of fields and statistics."""
         return self.volume.basis.result_dtype(self.dtype)
 
     @property
     def indices(self) -> tuple[tuple[int, int], ...]:
-        """The pairs by the positions of their states."""
+        """Pairs of positions of states in the basis."""
         return indices_of(self.pairs, self.volume.basis)
 
     @property
     def fields(self) -> VolumeFields:
-        """How blocks are expanded into the states of the pairs."""
+        """Expansion of blocks into the states of the pairs."""
         states = tuple(sorted({state for pair in self.indices for state in pair}))
         return VolumeFields(self.volume.basis, len(self.volume.spatial), states, self.dtype)
 
     def label(self, array: Any, lags: Sequence[Array], name: str) -> Any:
-        """Label statistics at lags, if the volume is labelled."""
+        """Label statistics by lag and pair, if the volume is labelled."""
         volume = self.volume
         if volume.labels is None:
             return array
@@ -76,9 +80,9 @@ class VolumeFields:
     basis : Basis
         Basis of the local state.
     n_spatial : int
-        Spatial axes of the volume.
+        Number of spatial axes of the volume.
     states : tuple of int
-        Numbers of the states that are wanted.
+        Positions in the basis of the states to compute.
     dtype : dtype
         Real precision of the fields.
     """
@@ -89,12 +93,14 @@ class VolumeFields:
     dtype: np.dtype[Any]
 
     def of_block(self, values: Array, confidence: Array | None) -> Iterator[tuple[int, int, Array]]:
-        """First plane, state and field of planes; what the volume holds where c = 0 does not matter.
+        """Expand a block, and yield for a few planes at a time the first plane, the state, and its field.
+
+        Where c = 0, the values of the block do not matter.
 
         Raises
         ------
         ValueError
-            If values are NaN or outside the domain, or weights outside [0, 1].
+            If a value is NaN or outside the domain, or a weight lies outside [0, 1].
         """
         values = values.reshape(*three_axes(values.shape[: self.n_spatial], 1), *values.shape[self.n_spatial :])
         if confidence is not None:
@@ -109,7 +115,10 @@ class VolumeFields:
 
 
 def mask_fields(confidence: Array, dtype: DTypeLike = np.float64) -> Iterator[tuple[int, int, Array]]:
-    """First plane, number and field of planes of a mask (0), and of where it is above 0 (1)."""
+    """Yield for a few planes of a mask at a time: the first plane, the number of a field, and the field.
+
+    Field 0 is the mask itself. Field 1 is 1 where the mask is above 0.
+    """
     confidence = confidence.reshape(three_axes(confidence.shape, 1))
     for planes in _slabs(confidence):
         check_confidence(confidence[planes])
@@ -118,12 +127,12 @@ def mask_fields(confidence: Array, dtype: DTypeLike = np.float64) -> Iterator[tu
 
 
 def mask_pairs(mask: Any) -> tuple[tuple[int, int], ...]:
-    """Pairs of mask fields for Ω and for the number of observed pairs: the same where it is true or false."""
+    """Choose the pairs of mask fields for Ω and for the number of observed pairs. A mask of bool needs only one."""
     return ((0, 0),) if mask.dtype == bool else ((0, 0), (1, 1))
 
 
 def _slabs(block: Array) -> Iterator[slice]:
-    """Planes of a block that are worked on together."""
+    """Yield slices of planes of a block that are computed together."""
     step = max(1, SLAB_VOXELS // int(np.prod(block.shape[1:3])))
     for start in range(0, len(block), step):
         yield slice(start, min(start + step, len(block)))

@@ -1,4 +1,4 @@
-"""Pairs of local states: which are correlated, and how statistics are labelled by lag and pair."""
+"""Pairs of local states: the choice of the pairs, and the labels of statistics by lag and pair."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Pairs: TypeAlias = Sequence[tuple[int, int]]
 
 
 def resolve_pairs(correlations: Pairs | None, basis: Basis) -> tuple[tuple[int, int], ...]:
-    """Pairs of state labels.
+    """Choose the pairs of state labels.
 
-    By default the first state is paired with each. If it is constant, so that its pairs are means, each other state is
-    paired with itself too.
+    By default they pair the first state with each state. If the first state is constant, these pairs hold only means,
+    so each other state is paired with itself too.
 
     Raises
     ------
     ValueError
-        If a pair is not two labels of the basis' states.
+        If a pair does not hold the labels of two states of the basis.
     """
     states = basis.states
     if correlations is None:
         weights = basis.unity
         if weights is None or np.count_nonzero(weights) != 1 or len(states) == 1:
             return tuple((states[0], other) for other in states)
-        # Statistics of a constant state know means alone.
+        # The statistics of a constant state hold only means.
         constant = states[int(np.argmax(weights != 0.0))]
         others = [state for state in states if state != constant]
         return (*((constant, state) for state in states), *((state, state) for state in others))
@@ -47,12 +47,12 @@ def resolve_pairs(correlations: Pairs | None, basis: Basis) -> tuple[tuple[int, 
 
 
 def indices_of(pairs: Pairs, basis: Basis) -> tuple[tuple[int, int], ...]:
-    """Pairs by the positions of their states."""
+    """Replace the labels of states in pairs by the positions of the states in the basis."""
     return tuple((basis.states.index(a), basis.states.index(b)) for a, b in pairs)
 
 
 def lag_labels(grid: Grid, lags: Sequence[Array], pairs: Pairs, basis: Basis) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Dims and coordinates of statistics: lags in the units of the grid, and pairs of states or of named phases."""
+    """Make the dims and coordinates of statistics: lags in the units of the grid, and names of pairs."""
     coords: dict[str, Any] = grid.lags(lags)
     dims = (*coords, "pair")
     if basis.states_are_phases and len(grid.phases) > max(max(pair) for pair in pairs):

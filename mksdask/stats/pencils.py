@@ -1,7 +1,7 @@
-"""Transforms of volumes in two halves, planes and then lines, each in blocks that stay in cache.
+"""Fourier transforms of volumes in two steps: first planes, then lines along the first axis.
 
-What has been transformed plane by plane can be stored before the lines are, so that a volume need not fit in memory.
-Products of spectra are taken, and added up, while their lines are in cache.
+Transformed planes can be stored before lines are transformed, so a volume need not fit in memory. Lines are transformed
+in bundles that stay in cache, and the products of their spectra are added up while they are there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import DTypeLike
 
 from mksdask.arrays import Array
 
-LINES_BYTES = 2**18  # of lines that are transformed together
-LEAST_LINES = 32  # or more, so that whole cache lines are read
+LINES_BYTES = 2**18  # bytes of the lines that are transformed together
+LEAST_LINES = 32  # at least so many lines are transformed together, so that whole cache lines are read
 
 _jit = numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
 
@@ -33,7 +33,7 @@ def _accumulate(total, a, b):  # type: ignore[no-untyped-def]
 
 @_jit
 def _pack(rows, first, packed):  # type: ignore[no-untyped-def]
-    """Two real rows in each complex one, row i and row i + half, from column `first` on; zeros elsewhere."""
+    """Pack two real rows, i and i + half, into each complex row, from column `first` on. The rest becomes zero."""
     n_rows, n = rows.shape
     half, length = packed.shape
     for i in range(half):
@@ -48,7 +48,10 @@ def _pack(rows, first, packed):  # type: ignore[no-untyped-def]
 
 @_jit
 def _unpack(packed, spectra):  # type: ignore[no-untyped-def]
-    """Spectra of real rows from those of two in one: A[k] = (P[k] + P*[-k])/2, B[k] = (P[k] - P*[-k])/2i."""
+    """Compute the spectra A, B of two real rows from the spectrum P of their packed row.
+
+    A[k] = (P[k] + P*[-k])/2 and B[k] = (P[k] - P*[-k])/2i.
+    """
     half, length = packed.shape
     n_rows, n = spectra.shape
     for i in range(half):
@@ -61,7 +64,7 @@ def _unpack(packed, spectra):  # type: ignore[no-untyped-def]
 
 
 def three_axes(values: Sequence[Any], fill: Any) -> tuple[Any, Any, Any]:
-    """What 1 to 3 axes have, for three: planes need two of them, and lines one."""
+    """Extend values of 1 to 3 axes to three axes. One axis becomes the last, two become the first and the last."""
     if len(values) == 3:
         return values[0], values[1], values[2]
     return (fill, fill, values[0]) if len(values) == 1 else (values[0], fill, values[1])
@@ -69,12 +72,12 @@ def three_axes(values: Sequence[Any], fill: Any) -> tuple[Any, Any, Any]:
 
 @dataclass(frozen=True)
 class PencilTransform:
-    """Discrete Fourier transform over three axes, of half the frequencies of the last for real fields.
+    """The discrete Fourier transform over three axes. For real fields, the last axis keeps half of its frequencies.
 
     Parameters
     ----------
     lengths : tuple of int
-        Voxels along each axis, with padding.
+        Number of voxels along each axis, with padding.
     real : bool
         Whether fields are real.
     """
@@ -84,38 +87,38 @@ class PencilTransform:
 
     @classmethod
     def padded(cls, least: Sequence[int], *, real: bool) -> PencilTransform:
-        """The fastest transform of at least so many voxels along each of 1 to 3 axes; an axis of one stays one."""
+        """Choose the fastest transform of at least `least` voxels along 1 to 3 axes. An axis of one voxel stays so."""
         x, y, z = (scipy.fft.next_fast_len(n) if n > 1 else 1 for n in three_axes(least, 1))
         return cls((x, y, z), real)
 
     @property
     def plane(self) -> tuple[int, int]:
-        """Frequencies of a plane, along the second and the third axis."""
+        """Number of frequencies of a plane, along the second and the third axis."""
         _, y, z = self.lengths
         return y, z // 2 + 1 if self.real else z
 
     @property
     def n_frequencies(self) -> int:
-        """Number of frequencies."""
+        """Number of frequencies of the volume."""
         return self.lengths[0] * self.plane[0] * self.plane[1]
 
     def lines_together(self, itemsize: int) -> int:
-        """Lines of spectra of so many bytes an entry that are transformed together."""
+        """Number of lines that are transformed together, for the bytes of one number of a spectrum."""
         return max(LEAST_LINES, LINES_BYTES // (self.lengths[0] * itemsize))
 
 
 class Pencils:
-    """A transform at work, for one thread.
+    """A transform with its buffers, for one thread.
 
-    It allocates its buffers once: where memory goes back to the system at once, as on dask's workers, asking for it
+    The buffers are allocated once. On workers of dask, freed memory goes back to the system at once, and to allocate it
     again in every step costs more than the transforms.
 
     Parameters
     ----------
     transform : PencilTransform
-        What is transformed.
+        The transform.
     dtype : {"float32", "float64"}
-        Precision.
+        Precision of the fields.
     """
 
     def __init__(self, transform: PencilTransform, dtype: DTypeLike) -> None:
@@ -127,7 +130,10 @@ class Pencils:
         self._lines: dict[Any, Array] = {}
 
     def transform_planes(self, fields: Array, out: Array, first: tuple[int, int] = (0, 0)) -> None:
-        """Fields (n, ≤ y, ≤ z), whose first voxel stands at `first` among zeros, to `out` (n, *plane)."""
+        """Transform planes of fields (n, ≤ y, ≤ z) and write them to `out` (n, *plane).
+
+        The first voxel of each field is put at `first`, and the rest of the plane is zero.
+        """
         top, left = first
         rows = slice(top, top + fields.shape[1])
         for field, plane in zip(fields, out, strict=True):
@@ -147,9 +153,10 @@ class Pencils:
                     plane[...] = transformed
 
     def transform_lines(self, spectra: Array, key: Any = None) -> Array:
-        """Spectra of planes (≤ x, n), n at most those transformed together, padded with zeros: (x, n).
+        """Transform lines of the spectra of planes, (≤ x, n) → (x, n), padded with zeros.
 
-        The result stands in a buffer of its own for each `key`, until the next call.
+        n is at most the number of lines that are transformed together. The result is in the buffer of its `key`, and
+        the next call with this `key` overwrites it.
         """
         n = spectra.shape[1]
         if key not in self._lines:
@@ -160,7 +167,7 @@ class Pencils:
         return np.asarray(scipy.fft.fft(lines, axis=0, overwrite_x=True)) if len(lines) > 1 else lines
 
     def empty_total(self) -> Array:
-        """Zeros to which products are added: blocks of the lines that are worked on together."""
+        """Make an array of zeros to which products are added, in blocks of lines that are transformed together."""
         y, z = self.transform.plane
         return np.zeros((-(-y * z // self._step), self.transform.lengths[0], self._step), dtype=self.dtype)
 
@@ -171,7 +178,7 @@ class Pencils:
         pairs: Sequence[tuple[int, int]],
         totals: Sequence[Array],
     ) -> None:
-        """Add conj(F a) F b of each pair (a, b), from spectra of planes (≤ x, *plane), to totals."""
+        """Add conj(F a) F b of each pair (a, b) to its total, from spectra of planes (≤ x, *plane)."""
         sides = [
             {state: spectra.reshape(len(spectra), -1) for state, spectra in side.items()} for side in (firsts, seconds)
         ]
@@ -186,9 +193,9 @@ class Pencils:
                 _accumulate(total[block, :, : part.stop - start], a[first], b[second])
 
     def correlate_lines(self, spectra: Array, pairs: Sequence[tuple[int, int]], keep: Array, out: Array) -> None:
-        """The inverse along the first axis of conj(F a) F b of each pair (a, b), at `keep`.
+        """Write the inverse along the first axis of conj(F a) F b of each pair (a, b), at the positions `keep`.
 
-        From spectra of planes (n_fields, ≤ x, n) to `out` (n_pairs, len(keep), n).
+        It goes from spectra of planes (n_fields, ≤ x, n) to `out` (n_pairs, len(keep), n).
         """
         states = sorted({state for pair in pairs for state in pair})
         for start in range(0, spectra.shape[2], self._step):
@@ -198,7 +205,7 @@ class Pencils:
                 target[:, part] = invert_lines(lines[a].conj() * lines[b])[keep]
 
     def invert_total(self, total: Array, keep: Array) -> Array:
-        """Planes `keep` of the inverse of a total along the first axis: (len(keep), *plane); overwrites it."""
+        """Invert a total along the first axis, and return the planes `keep`: (len(keep), *plane). It overwrites it."""
         y, z = self.transform.plane
         out = np.empty((len(keep), y * z), dtype=total.dtype)
         for block, start in enumerate(range(0, y * z, self._step)):
@@ -207,7 +214,7 @@ class Pencils:
         return out.reshape(-1, y, z)
 
     def invert_planes(self, spectra: Array, keep: tuple[Array, Array], out: Array) -> None:
-        """Rows and columns `keep` of the inverse of planes, (n, *plane) to `out` (n, len(keep[0]), len(keep[1]))."""
+        """Invert planes (n, *plane), and write rows and columns `keep` to `out` (n, len(keep[0]), len(keep[1]))."""
         rows, columns = keep
         _, y, z = self.transform.lengths
         for plane, target in zip(spectra, out, strict=True):
@@ -220,5 +227,5 @@ class Pencils:
 
 
 def invert_lines(spectra: Array) -> Array:
-    """Inverse along the first axis, (x, n) → (x, n); overwrites it."""
+    """Invert lines along the first axis, (x, n) → (x, n). This overwrites `spectra`."""
     return np.asarray(scipy.fft.ifft(spectra, axis=0, overwrite_x=True)) if len(spectra) > 1 else spectra

@@ -1,4 +1,4 @@
-"""What 2-point statistics say without direction: radial averages, interface area and the integral range."""
+"""Results that follow from 2-point statistics: radial averages, interface area and the integral range."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, is_lazy, unwrap
 from mksdask.compute.blocks import array_of, fold_parts
 
-# Interface area to volume over the mean number of crossings of a line a length, by dimension: Cauchy and Crofton.
+# For each number of dimensions: interface area per volume, divided by the mean number of crossings per length of a
+# line. These are the formulas of Cauchy and Crofton.
 AREA_OF_CROSSINGS = {1: 1.0, 2: np.pi / 2.0, 3: 2.0}
 
 
 def _as_statistics(
     statistics: ArrayLike, spacing: float | Sequence[float] | None, n_spatial: int | None
 ) -> tuple[xr.DataArray, list[str], list[Array], str]:
-    """Statistics with named dims, their lag dims, and the lags in physical units."""
+    """Label statistics if they are not labelled. Return them with their lag dims, their lags and the unit of lags."""
     data, labels = unwrap(statistics, name="statistics")
     if labels is None:
         n_lags = data.ndim - 1 if n_spatial is None else n_spatial
@@ -35,7 +36,7 @@ def _as_statistics(
         labels = xr.DataArray(data, dims=[*(("sample",) if data.ndim - n_lags == 2 else ()), *dims, "pair"])
     lag_dims = [str(dim) for dim in labels.dims if str(dim).startswith("lag_")]
     if not lag_dims or "pair" not in labels.dims:
-        msg = f"statistics must have dims lag_x, … and pair, as correlate gives them; got {labels.dims}"
+        msg = f"statistics must have dims lag_x, … and pair, as correlate returns them; got {labels.dims}"
         raise ValueError(msg)
     if spacing is None and all(dim in labels.coords for dim in lag_dims):
         lags = [labels.coords[dim].values for dim in lag_dims]
@@ -51,13 +52,13 @@ def _as_statistics(
 
 @dataclass(frozen=True)
 class _Shells:
-    """Lags by their length, in shells centred on multiples of a thickness; lag 0 is one by itself."""
+    """Shells of lags of similar length. They are centred on multiples of a thickness. Lag 0 has a shell of its own."""
 
     thickness: float
     n_shells: int
 
     def of(self, lags: Sequence[Array]) -> tuple[NDArray[np.int64], Array]:
-        """Shell and length of each lag vector of a block, (*lags); those farther out are in a shell beyond the last."""
+        """Find the shell and the length of each lag of a block, (*lags). Shell `n_shells` holds all longer lags."""
         squares = np.zeros((1,) * len(lags))
         for axis, along in enumerate(lags):
             squares = squares + (along**2).reshape([-1 if a == axis else 1 for a in range(len(lags))])
@@ -66,7 +67,7 @@ class _Shells:
         return np.minimum(shell, self.n_shells).astype(np.int64), distance
 
     def radius(self, lags: Sequence[Array]) -> Array:
-        """Mean length of the lags of each shell, plane by plane."""
+        """Compute the mean length of the lags of each shell, plane by plane."""
         first, *others = lags
         sums = np.zeros((2, self.n_shells + 1))
         for value in first:
@@ -77,7 +78,10 @@ class _Shells:
             return np.asarray(sums[1] / sums[0])[:-1]
 
     def sums(self, values: Array, lags: Sequence[Array]) -> Array:
-        """Sums and numbers of values that are not NaN: (..., *lags, n_pairs) → (2, ..., n_shells, n_pairs)."""
+        """Add up and count the values of each shell: (..., *lags, n_pairs) → (2, ..., n_shells, n_pairs).
+
+        NaN does not count.
+        """
         shell = self.of(lags)[0].ravel()
         leading = values.shape[: values.ndim - 1 - len(lags)]
         flat = values.reshape(*leading, -1, values.shape[-1])
@@ -100,7 +104,7 @@ def _mean(sums: Array) -> Array:
 
 
 def _average(data: Any, lags: Sequence[Array], shells: _Shells) -> Any:
-    """Means over shells, (..., *lags, n_pairs) → (..., n_shells, n_pairs); lazily of blocks of lags, one task each."""
+    """Average over shells: (..., *lags, n_pairs) → (..., n_shells, n_pairs), lazily with one task for each block."""
     if not is_lazy(data):
         return _mean(shells.sums(data, lags))
     data = data.rechunk({data.ndim - 1: -1})
@@ -124,29 +128,30 @@ def radial_average(
     spacing: float | Sequence[float] | None = None,
     n_spatial: int | None = None,
 ) -> xr.DataArray:
-    """Mean of 2-point statistics over all directions.
+    """Average 2-point statistics over all directions, as a function of the distance.
 
     Parameters
     ----------
     statistics : array, shape (*lags, n_pairs) or (n_samples, *lags, n_pairs)
-        What `correlate_volume` or `correlate` gives.
+        Result of `correlate_volume` or `correlate`.
     width : float, optional
-        Thickness of a shell, in the unit of the lags. Default: the finest spacing.
+        Thickness of a shell, in the unit of the lags. Default: the smallest voxel size of all axes.
     spacing : float or sequence of float, optional
-        Voxel size along each axis. Default: what the coordinates of a DataArray say, else 1.
+        Voxel size along each axis. Default: that of the coordinates of a DataArray, or 1.
     n_spatial : int, optional
-        Number of lag axes, for unlabelled statistics of several samples.
+        Number of lag axes. It is needed for unlabelled statistics of several samples.
 
     Returns
     -------
     xarray.DataArray, shape (n_shells, n_pairs) or (n_samples, n_shells, n_pairs)
-        With the coordinate ``radius``, the mean length of the lags of each shell; the first holds lag 0 alone. Shells
-        reach as far as all directions do. Lazy for lazy input, one task a block of lags.
+        Averages over shells of lags. The coordinate ``radius`` is the mean length of the lags of each shell. The first
+        shell holds only lag 0. The last shell is the largest that has lags in all directions. The result is lazy for
+        lazy input, with one task for each block of lags.
 
     Raises
     ------
     ValueError
-        If shapes or spacing make no sense.
+        If the shape of `statistics` does not fit to `n_spatial`, or if `width` or `spacing` is not positive.
 
     Examples
     --------
@@ -189,27 +194,29 @@ def pair_correlation(
     spacing: float | Sequence[float] | None = None,
     n_spatial: int | None = None,
 ) -> xr.DataArray:
-    """Radial pair correlation g(r) = f[h, h'; r] / (v_h v_h'), which tends to 1 where order is lost.
+    """Compute the radial pair correlation g(r) = f[h, h'; r] / (v_h v_h').
+
+    It is 1 at distances at which the phases of two voxels are independent. Where it is larger, the states h and h'
+    occur together more often than by chance.
 
     Parameters
     ----------
     statistics : array, shape (*lags, n_pairs) or (n_samples, *lags, n_pairs)
         2-point statistics of phases.
     fractions : sequence of (float, float), optional
-        Volume fractions v_h and v_h' of each pair. Default: v_h = f[h, h; 0], for statistics that are all
-        autocorrelations.
+        Volume fractions v_h and v_h' of each pair. Default: v_h = f[h, h; 0], if all pairs are autocorrelations.
     width, spacing, n_spatial
         As in `radial_average`.
 
     Returns
     -------
     xarray.DataArray
-        As `radial_average`.
+        As in `radial_average`.
 
     Raises
     ------
     ValueError
-        If `fractions` are needed, or not a pair of positive numbers for each pair of states.
+        If `fractions` is missing but needed, or does not hold two positive numbers for each pair.
 
     Examples
     --------
@@ -233,7 +240,7 @@ def pair_correlation(
             raise ValueError(msg)
         return radial / xr.DataArray(values.prod(axis=1), dims="pair")
     if "state_1" in labelled.coords and not bool((labelled.state_1 == labelled.state_2).all()):
-        msg = "statistics hold pairs of different states; give the volume fractions of each pair as fractions="
+        msg = "statistics hold pairs of different states; pass the volume fractions of each pair as fractions="
         raise ValueError(msg)
     return radial / _fraction_at_origin(labelled, lag_dims).real ** 2
 
@@ -241,28 +248,29 @@ def pair_correlation(
 def specific_surface(
     statistics: ArrayLike, *, spacing: float | Sequence[float] | None = None, n_spatial: int | None = None
 ) -> xr.DataArray:
-    r"""Interface area of a phase to the volume, from the fall of its autocorrelation over one voxel.
+    r"""Compute the specific surface of a phase, its interface area per volume, from its autocorrelation.
 
-    A line along axis i crosses the interface :math:`2 (f[0] - f[e_i]) / d_i` times a length; with the mean P over
-    the axes the area to the volume is :math:`S_V = 2 P` in 3D (length to area :math:`\pi P / 2` in 2D, number to
-    length P in 1D). It is exact for the mean over all directions; three axes stand for them.
+    With voxels of size :math:`d_i` along axis i, a line along this axis crosses the interface
+    :math:`2 (f[0] - f[e_i]) / d_i` times per length. Let P be the mean of these numbers over the axes. In 3D, the area
+    per volume is :math:`S_V = 2 P`. In 2D, the length per area is :math:`\pi P / 2`. In 1D, the number per length is P.
+    The formula is exact if P is the mean over all directions. Here the axes stand for all directions.
 
     Parameters
     ----------
     statistics : array, shape (*lags, n_pairs) or (n_samples, *lags, n_pairs)
-        Autocorrelations of phases, with lags of one voxel at least.
+        Autocorrelations of phases at lags of at least one voxel.
     spacing, n_spatial
         As in `radial_average`.
 
     Returns
     -------
     xarray.DataArray, shape (n_pairs,) or (n_samples, n_pairs)
-        In the inverse of the unit of the lags.
+        Specific surface, in the inverse of the unit of the lags.
 
     Raises
     ------
     ValueError
-        If there are no lags of one voxel.
+        If `statistics` has no lags of one voxel.
 
     References
     ----------
@@ -299,23 +307,25 @@ def specific_surface(
 def integral_range(
     statistics: ArrayLike, *, spacing: float | Sequence[float] | None = None, n_spatial: int | None = None
 ) -> xr.DataArray:
-    r"""Volume of one independent piece of a material, by phase.
+    r"""Compute the integral range of each phase, which tells how large a representative sample must be.
 
     .. math:: A = \int \frac{f[h, h; r] - v^2}{v - v^2}\, dr
 
-    The variance of the volume fraction in a sample of volume V is about :math:`v (1 - v) A / V`.
+    A is the volume of one independent piece of the material. In a sample of volume V, the variance of the volume
+    fraction v is about :math:`v (1 - v) A / V`.
 
     Parameters
     ----------
     statistics : array, shape (*lags, n_pairs) or (n_samples, *lags, n_pairs)
-        Autocorrelations of phases, up to lags where order is lost.
+        Autocorrelations of phases, up to lags at which the phases of two voxels are independent.
     spacing, n_spatial
         As in `radial_average`.
 
     Returns
     -------
     xarray.DataArray, shape (n_pairs,) or (n_samples, n_pairs)
-        In the unit of the lags to the power of their number. The sum is over the lags given, and NaN lags do not count.
+        Integral range, in the unit of the lags to the power of the number of axes. The integral is a sum over the lags
+        of `statistics`, in which NaN does not count.
 
     References
     ----------

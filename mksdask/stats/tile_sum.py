@@ -1,8 +1,8 @@
-"""2-point statistics of one volume for lags up to a cutoff: an exact sum over tiles.
+"""2-point statistics of one volume for lags up to a cutoff, as an exact sum over tiles.
 
-Each voxel s belongs to one tile; s + r then lies in the tile or in a halo of the cutoff about it. With the tile and the
-haloed tile padded to one length, ``Σ_{s in tile} m*[h; s] m[h'; s + r]`` is a product of transforms, and the sum over a
-run of tiles is taken in Fourier space: one inverse transform serves all of them.
+Each voxel s belongs to one tile. Then s + r lies in this tile or in its halo, which is as wide as the cutoff. The tile
+and the tile with its halo are padded to the same length, so ``Σ_{s in tile} m*[h; s] m[h'; s + r]`` is a product in
+Fourier space. Products of a run of tiles are added there, and one inverse transform serves the whole run.
 """
 
 from __future__ import annotations
@@ -27,23 +27,26 @@ from mksdask.stats.tiling import Box, TileWork, Tiling, plan_tiles
 from mksdask.storage.atomic import Url
 from mksdask.storage.results import Result
 
-# Tiles whose products are added up in the precision of the transforms, before their sums are in double precision: few
-# enough for rounding to stay below that of the transforms.
+# The products of at most this many tiles are added in the precision of the transforms. Their sums are then added in
+# double precision. With so few tiles, the rounding error of sums is smaller than that of the transforms.
 TILES_TOGETHER = 16
 
 
 @dataclass
 class TileSums:
-    """What a run of tiles adds up to: Σ m* m' and Ω at each lag, and their products from run to run."""
+    """The sums over a run of tiles, or over several runs: Σ m* m' and Ω at each lag.
+
+    For a standard error, they also hold the sums over runs of the squares and products of these two.
+    """
 
     products: Array  # (*lags, n_pairs)
     omega: Array  # (*lags,)
-    observed: Array  # (*lags,) pairs with confidence above 0
+    observed: Array  # (*lags,), number of pairs with confidence above 0
     squares: tuple[Array, Array, Array] | None = None  # Σ |N|², Σ N Ω, Σ Ω² over runs
 
     @classmethod
     def of(cls, run: Array, *, with_squares: bool) -> TileSums:
-        """The sums of one run, (1, *lags, n_pairs + 2)."""
+        """Make the sums of one run from the result of its task, (1, *lags, n_pairs + 2)."""
         products, omega, observed = run[0, ..., :-2], run[0, ..., -2].real, run[0, ..., -1].real
         squares = (np.abs(products) ** 2, products * omega[..., None], omega**2) if with_squares else None
         return cls(products, omega, observed, squares)
@@ -61,7 +64,7 @@ class TileSums:
 
 
 class _Products:
-    """Products of the transforms of a run of tiles, added up; `pairs` are numbers of fields."""
+    """The products of the transforms of a run of tiles, added up. `pairs` holds numbers of fields."""
 
     def __init__(self, tiling: Tiling, pairs: Sequence[tuple[int, int]], dtype: np.dtype[Any]) -> None:
         self.tiling, self.pairs = tiling, pairs
@@ -73,7 +76,11 @@ class _Products:
         self.totals = [self.pencils.empty_total() for _ in pairs]
 
     def add(self, fields: Iterator[tuple[int, int, Array]], box: Box) -> None:
-        """Add a tile's products, from planes (first plane, field, values) of what exists of its haloed box."""
+        """Add the products of one tile.
+
+        `fields` yields planes of the tile with its halo, as far as they lie in the volume: the first plane, the number
+        of the field, and its values.
+        """
         haloed = self.tiling.haloed(box)
         edges = [slice(low - first, high - first) for (low, high), (first, _) in zip(box, haloed, strict=True)]
         tile, inner = (three_axes(slices, slice(0, 1)) for slices in (edges, self.tiling.parts_of(haloed)[1]))
@@ -100,7 +107,7 @@ class _Products:
         )
 
     def at_lags(self) -> Iterator[Array]:
-        """The sums at each lag, (*lags), one pair after the other; they start anew then."""
+        """Yield the sums at each lag, (*lags), one pair after the other, and set them to zero."""
         keep = [np.arange(n) for n in three_axes(self.tiling.lags, 1)]
         for total in self.totals:
             planes = self.pencils.invert_total(total, keep[0])
@@ -113,7 +120,7 @@ class _Products:
 
 
 def _whole(values: Array, tiling: Tiling) -> Array:
-    """Values at all lags, from those of a tiling of half of them: f(-r) = f*(r)."""
+    """Complete values at half of the lags to values at all lags, by f(-r) = f*(r)."""
     if not tiling.half:
         return values
     mirrored = np.flip(values)[:-1].conj()
@@ -122,18 +129,18 @@ def _whole(values: Array, tiling: Tiling) -> Array:
 
 @dataclass(frozen=True)
 class _TileSum:
-    """The kernel of one run of tiles. `pairs` are numbers of states."""
+    """The kernel of one run of tiles. `pairs` holds positions of states in the basis."""
 
     fields: VolumeFields
     tiling: Tiling
     pairs: tuple[tuple[int, int], ...]
-    is_gathered: bool = False  # whether the graph puts together the block of a tile
+    is_gathered: bool = False  # whether the graph gathers the block of each tile, instead of the task
 
     def __call__(self, run: tuple[int, int], source: Any, mask: Any, watched: tuple[Channel, Plane] | None) -> Array:
-        """Sums of a run of tiles, read from arrays; or of one tile, whose haloed blocks are given.
+        """Add up a run of tiles, which are read from arrays, or one tile, whose blocks with halos are given.
 
-        Σ m* m' of each pair, Ω, and the number of observed pairs, at each lag: (1, *lags, n_pairs + 2). Sums so far are
-        published where they are watched.
+        The result has shape (1, *lags, n_pairs + 2). It holds Σ m* m' of each pair, Ω, and the number of observed pairs
+        of voxels at each lag. If the run is watched, partial sums are published.
         """
         tiling = self.tiling
         products, weights = _Products(tiling, self.pairs, self.fields.dtype), None
@@ -171,7 +178,7 @@ class _TileSum:
         return out
 
     def _count(self, box: Box) -> Array:
-        """Voxel pairs (s, s + r) with s in a tile, at each lag."""
+        """Count the pairs of voxels (s, s + r) with s in a tile, at each lag."""
         tiling = self.tiling
         counts = np.ones((1,) * len(box))
         for axis, ((low, high), b, c, n, wraps) in enumerate(
@@ -193,7 +200,7 @@ def sum_tiles(
     scratch: Url | None = None,
     watch: Watch = False,
 ) -> Any:
-    """Statistics up to a cutoff, lazily, and with `return_std` their standard error; see `correlate_volume`."""
+    """Compute statistics up to a cutoff lazily, with their standard error if `return_std`; see `correlate_volume`."""
     kernel, _ = _tile(problem, cutoff, limit, return_std=return_std)
     tiling = kernel.tiling
     if watch is False:
@@ -211,11 +218,11 @@ def sum_tiles(
 def _statistics(
     problem: VolumeCorrelation, kernel: _TileSum, runs: Any, *, return_std: bool, scratch: Url | None
 ) -> Any:
-    """Statistics from the sums of runs, lazily."""
+    """Compute statistics from the sums of runs, lazily."""
     tiling = kernel.tiling
     if scratch is not None:
         runs = Result.of(runs, scratch, "scratch").write()
-    # Added in their order.
+    # The runs are added in their order.
     parts = [(block,) for block in runs.to_delayed(optimize_graph=False).ravel()]
     leaf = partial(TileSums.of, with_squares=return_std)
     total = fold_parts(leaf, TileSums.__add__, parts, name="sums", of=())
@@ -239,7 +246,7 @@ def plan_tile_sum(
     return_std: bool = False,
     scratch: Url | None = None,
 ) -> Plan:
-    """What `sum_tiles` will take."""
+    """Plan `sum_tiles`."""
     kernel, work = _tile(problem, cutoff, limit, return_std=return_std)
     tiling = kernel.tiling
     n_runs = tiling.n_runs if problem.volume.is_stored else tiling.n_tiles
@@ -248,7 +255,7 @@ def plan_tile_sum(
     read = float(tiling.voxels_read() * problem.volume.voxel_bytes)
     notes: tuple[str, ...] = (f"Each voxel is read {tiling.voxels_read() / np.prod(tiling.spatial):.2f} times.",)
     if not problem.volume.is_stored:
-        notes += ("The volume is neither stored nor in memory: write it with create_volume first.",)
+        notes += ("The volume is neither stored nor in memory. Write it with create_volume first.",)
     return Plan(
         "correlate_volume",
         {
@@ -270,7 +277,7 @@ def plan_tile_sum(
 def _tile(
     problem: VolumeCorrelation, cutoff: int | Sequence[int], limit: Limit, *, return_std: bool
 ) -> tuple[_TileSum, TileWork]:
-    """The kernel of a run of tiles, with the cheapest tiling that fits, and what its tasks take."""
+    """Make the kernel of a run of tiles, with the cheapest tiling that fits, and the work of its tasks."""
     reach = LagTransform.plan(problem.volume.spatial, problem.volume.grid.periodic, cutoff, real=True).reach
     indices = problem.indices
     work = TileWork(
@@ -296,7 +303,7 @@ def _tile(
 
 
 def _runs(kernel: _TileSum, problem: VolumeCorrelation, watched: tuple[Channel, Plane] | None = None) -> Any:
-    """The sums of all runs, lazily: (n_runs, *lags, n_pairs + 2)."""
+    """Compute the sums of all runs lazily: (n_runs, *lags, n_pairs + 2)."""
     tiling, data, mask = kernel.tiling, problem.volume.data, problem.volume.confidence
     source, weights = stored_array(data), stored_array(mask)
     if source is not None and (mask is None or weights is not None):
@@ -310,7 +317,7 @@ def _runs(kernel: _TileSum, problem: VolumeCorrelation, watched: tuple[Channel, 
             box = tiling.haloed(tiling.box(number))
             blocks = [None if array is None else tiling.gather(array, box) for array in lazy]
             parts.append(((number, number + 1), *blocks))
-    # Results are the same whoever watches, so this is in no name.
+    # Watching does not change results, so it does not change the names of tasks.
     sums = map_parts(kernel, parts, name="correlate-volume", shared=shared, of=(data, mask))
     shape = (1, *(2 * c + 1 for c in tiling.cutoff), len(kernel.pairs) + 2)
     dtype = np.float64 if tiling.real else np.complex128
@@ -318,14 +325,14 @@ def _runs(kernel: _TileSum, problem: VolumeCorrelation, watched: tuple[Channel, 
 
 
 def _ratio(sums: TileSums) -> Array:
-    """f[h, h'; r], NaN where no pair of voxels is observed."""
+    """Compute f[h, h'; r]. It is NaN at lags at which no pair of voxels is observed."""
     omega = np.where(np.rint(sums.observed) > 0, sums.omega, np.nan)[..., None]
     with np.errstate(invalid="ignore"):
         return np.asarray(sums.products / omega)
 
 
 def _standard_error(sums: TileSums, *, n_runs: int) -> Array:
-    """Spread of f over the runs, each left out in turn, to first order: Σ (N_k - f Ω_k)² / Ω²."""
+    """Compute the standard error of f, with each run k left out in turn, to first order: Σ (N_k - f Ω_k)² / Ω²."""
     if sums.squares is None or n_runs < 2:
         return np.full(sums.products.shape, np.nan)
     mean = _ratio(sums)

@@ -1,4 +1,4 @@
-"""How a volume is cut into tiles with halos, which of them one task adds up, and how they are read."""
+"""The tiling of a volume: tiles with halos, the runs of tiles that tasks add up, and the choice of the tile."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from mksdask.stats.pencils import PencilTransform, three_axes
 
 Box: TypeAlias = Sequence[tuple[int, int]]  # first voxel along each axis, and the first beyond
 
-# Tasks that a sum is cut into; they do not depend on the workers, so that results do not either.
+# Numbers of tasks of a sum. They do not depend on the workers, so results do not depend on the workers either.
 LEAST_RUNS, MOST_RUNS = 8, 128
-TILES_OF_RUN = 8  # or more, so that the inverse transform of a run costs little
-SHORTEST = 16  # voxels along the edge of a tile, if the volume is larger
-LONGEST = 640  # of a transform along one axis
-LARGE = 2**24  # voxels of a volume that is worth cutting, so that several workers share it
-READING = 60.0  # floating-point operations that take as long as to read and expand a voxel
+TILES_OF_RUN = 8  # a run has at least so many tiles, so that its inverse transform costs little
+SHORTEST = 16  # a tile has at least so many voxels along its edge, if the volume is larger
+LONGEST = 640  # the longest transform along one axis, for small cutoffs
+LARGE = 2**24  # a volume with more voxels is cut, so that several workers share it
+READING = 60.0  # reading and expanding a voxel takes as long as so many floating-point operations
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a volume is cut, and the transform that serves all of its tiles.
+    """The cut of a volume into tiles, with the transform that serves all tiles.
 
     Parameters
     ----------
     spatial, periodic : tuple
-        Voxels along each axis, and whether it is periodic.
+        Number of voxels along each axis, and whether the axis is periodic.
     cutoff : tuple of int
         Largest lag along each axis.
     tile : tuple of int
-        Voxels of a tile along each axis; the last ones may have fewer.
+        Number of voxels of a tile along each axis. The last tile along an axis may have fewer.
     real : bool
         Whether fields are real.
     half : bool
-        Whether lags from 0 along the first axis will do, as for autocorrelations: f(-r) = f*(r).
+        Whether only lags from 0 on are computed along the first axis. This is enough for autocorrelations, because
+        f(-r) = f*(r).
     """
 
     spatial: tuple[int, ...]
@@ -54,12 +55,12 @@ class Tiling:
 
     @property
     def before(self) -> tuple[int, ...]:
-        """Voxels of the halo before a tile, along each axis; after it there is one cutoff."""
+        """Width of the halo before a tile along each axis. After the tile, the halo is as wide as the cutoff."""
         return (0, *self.cutoff[1:]) if self.half else self.cutoff
 
     @property
     def lags(self) -> tuple[int, ...]:
-        """Lags along each axis; a haloed tile starts `before` its tile, so that theirs start at 0."""
+        """Number of lags along each axis. They start at lag ``-before``."""
         return tuple(b + c + 1 for b, c in zip(self.before, self.cutoff, strict=True))
 
     @cached_property
@@ -69,12 +70,12 @@ class Tiling:
 
     @property
     def largest_block(self) -> tuple[int, ...]:
-        """Voxels of a tile with its halo along each axis."""
+        """Number of voxels of a tile with its halo along each axis."""
         return tuple(t + n - 1 for t, n in zip(self.tile, self.lags, strict=True))
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Tiles along each axis."""
+        """Number of tiles along each axis."""
         return tuple(-(-n // t) for n, t in zip(self.spatial, self.tile, strict=True))
 
     @property
@@ -84,25 +85,25 @@ class Tiling:
 
     @property
     def n_runs(self) -> int:
-        """Number of tasks, each of which sums a run of tiles."""
+        """Number of tasks. Each of them adds up a run of tiles."""
         return min(self.n_tiles, max(LEAST_RUNS, min(MOST_RUNS, self.n_tiles // TILES_OF_RUN)))
 
     def runs(self) -> list[tuple[int, int]]:
-        """First tile of each run, and the first beyond it."""
+        """List the first tile of each run, and the first tile after the run."""
         bounds = np.linspace(0, self.n_tiles, self.n_runs + 1).round().astype(int).tolist()
         return list(itertools.pairwise(bounds))
 
     def box(self, number: int) -> list[tuple[int, int]]:
-        """First voxel of a tile along each axis, and the first beyond it."""
+        """Return the first voxel of a tile along each axis, and the first voxel after the tile."""
         place = np.unravel_index(number, self.counts)
         return [(int(i) * t, min((int(i) + 1) * t, n)) for i, t, n in zip(place, self.tile, self.spatial, strict=True)]
 
     def haloed(self, box: Box) -> list[tuple[int, int]]:
-        """A box with its halo."""
+        """Extend a box by its halo. The result may reach beyond the volume."""
         return [(low - b, high + c) for (low, high), b, c in zip(box, self.before, self.cutoff, strict=True)]
 
     def voxels_read(self) -> int:
-        """Voxels that all tiles read, halos included."""
+        """Count the voxels that all tiles read, with their halos."""
         total = 1
         for n, t, b, c, wraps in zip(self.spatial, self.tile, self.before, self.cutoff, self.periodic, strict=True):
             starts = np.arange(0, n, t)
@@ -113,7 +114,7 @@ class Tiling:
         return total
 
     def parts_of(self, box: Box) -> tuple[list[list[tuple[slice, slice]]], tuple[slice, ...]]:
-        """Segments of a box along each axis, and where the voxels that exist stand in it."""
+        """Cut a box into segments along each axis, and find the part of the box that lies in the volume."""
         axes = [
             _segments(low, high, n, wraps=wraps)
             for (low, high), n, wraps in zip(box, self.spatial, self.periodic, strict=True)
@@ -121,7 +122,7 @@ class Tiling:
         return axes, tuple(slice(parts[0][1].start, parts[-1][1].stop) for parts in axes)
 
     def read(self, source: Any, box: Box) -> Array:
-        """The voxels of a box that exist, from an array."""
+        """Read the voxels of a box that lie in the volume from an array."""
         axes, inner = self.parts_of(box)
         if all(len(parts) == 1 for parts in axes):
             return np.asarray(source[tuple(parts[0][0] for parts in axes)])
@@ -133,17 +134,20 @@ class Tiling:
         return out
 
     def gather(self, lazy: Any, box: Box) -> Any:
-        """The voxels of a box that exist, of a dask array, as one delayed block."""
+        """Gather the voxels of a box that lie in the volume from a dask array, as one delayed block."""
         axes, _ = self.parts_of(box)
         for axis, parts in enumerate(axes):
             pieces = [lazy[(slice(None),) * axis + (part,)] for part, _ in parts]
             lazy = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=axis)
-        # Graphs that are optimized one by one give different tasks the same key.
+        # Graphs that are optimized separately can have the same key for different tasks.
         return lazy.rechunk(-1).to_delayed(optimize_graph=False).item()
 
 
 def _segments(low: int, high: int, n: int, *, wraps: bool) -> list[tuple[slice, slice]]:
-    """Where voxels low … high - 1 of an axis stand in the volume, and where they go in a block that starts at low."""
+    """List the pairs of slices by which the voxels low … high - 1 of an axis are copied.
+
+    The first slice of a pair is in the volume. The second is in a block that starts at `low`.
+    """
     if not wraps:
         first, last = max(low, 0), min(high, n)
         return [(slice(first, last), slice(first - low, last - low))]
@@ -158,19 +162,19 @@ def _segments(low: int, high: int, n: int, *, wraps: bool) -> list[tuple[slice, 
 
 @dataclass(frozen=True)
 class TileWork:
-    """What the tasks of a tile sum need, as far as their tiling decides it."""
+    """The work of the tasks of a tile sum: memory and operations for a given tiling."""
 
-    n_firsts: int
-    n_seconds: int
+    n_firsts: int  # number of states that stand first in a pair
+    n_seconds: int  # number of states that stand second in a pair
     n_pairs: int
-    field_bytes: int  # of a voxel of a field
-    source_bytes: int  # of a voxel of the volume, with its mask
+    field_bytes: int  # bytes of a voxel of a field
+    source_bytes: int  # bytes of a voxel of the volume, with its mask
     is_masked: bool
-    with_squares: bool
-    is_gathered: bool  # from a dask array, in the graph
+    with_squares: bool  # whether a standard error is computed
+    is_gathered: bool  # whether the graph gathers blocks from a dask array
 
     def task_bytes(self, tiling: Tiling) -> int:
-        """Peak bytes of a task: its block, spectra of planes, totals, its result, and blocks that stay in cache."""
+        """Peak bytes of a task: its block, spectra of planes, totals, its result, and work arrays."""
         transform = tiling.transform
         block = int(np.prod(tiling.largest_block))
         spectra = self._plane_entries(tiling, self.n_firsts, self.n_seconds, real=tiling.real) * self.field_bytes
@@ -182,7 +186,7 @@ class TileWork:
             spectra += 16 * self._plane_entries(tiling, 2, 2, real=True)
             totals += 16 * of_mask.n_frequencies * 2
         blocks = self.source_bytes * block * (2 if self.is_gathered else 1)
-        # Voxels that are expanded together: fields and what a basis needs beside them; and lines.
+        # Voxels that are expanded together take memory for fields, for the work of the basis, and for lines.
         expanded = min(block, max(SLAB_VOXELS, block // three_axes(tiling.largest_block, 1)[0]))
         work = expanded * (3 * self.field_bytes + 16 * self.is_masked)
         return max(blocks + spectra + totals + work, totals + 2 * self.result_bytes(tiling))
@@ -198,14 +202,14 @@ class TileWork:
         return n_lags * (self.n_pairs + 2) * (8 if tiling.real else 16)
 
     def merge_bytes(self, tiling: Tiling) -> int:
-        """Peak bytes where sums of runs are added: those of a branch of the tree wait for one another."""
+        """Peak bytes of the addition of runs. In a branch of the tree, sums wait for one another."""
         n_lags = int(np.prod([2 * c + 1 for c in tiling.cutoff]))
         squares = 8 * n_lags * (self.n_pairs * (2 if tiling.real else 3) + 1) if self.with_squares else 0
         one = self.result_bytes(tiling) + squares
         return one * (2 + int(np.ceil(np.log2(max(2, tiling.n_runs)))))
 
     def operations(self, tiling: Tiling) -> float:
-        """Floating-point operations of all tiles' transforms and products, and of the runs' inverse transforms."""
+        """Count the floating-point operations of all transforms and products."""
         n = float(np.prod(tiling.transform.lengths))
         full = 2.5 * n * np.log2(max(n, 2.0)) * (1 if tiling.real else 2)
         transforms = (self.n_firsts + self.n_seconds + 8 * self.is_masked) * full
@@ -213,7 +217,7 @@ class TileWork:
         return tiling.n_tiles * (transforms + products) + tiling.n_runs * (self.n_pairs + 2 * self.is_masked) * full
 
     def cost(self, tiling: Tiling) -> float:
-        """What the cheapest tiling has least of."""
+        """Cost of a tiling, in floating-point operations. Reading is included."""
         return self.operations(tiling) + READING * tiling.voxels_read()
 
 
@@ -227,12 +231,21 @@ def plan_tiles(
     real: bool,
     half: bool = False,
 ) -> Tiling:
-    """The cheapest tiling whose tasks fit.
+    """Choose the cheapest tiling whose tasks fit into memory.
+
+    Parameters
+    ----------
+    spatial, periodic, cutoff, real, half
+        As in `Tiling`.
+    work : TileWork
+        Memory and operations of the tasks.
+    limit : Limit
+        Memory of a worker.
 
     Raises
     ------
     ValueError
-        If none does, with the limit that would.
+        If no tiling fits. The message names the smallest limit that would do.
     """
     best: tuple[int, float, Tiling] | None = None
     least = 0
@@ -244,7 +257,7 @@ def plan_tiles(
             lengths = [length for length in candidates if min(n, SHORTEST) + halo <= length <= longest]
             if not lengths:
                 break
-            # Tiles of one size, and the work of an axis is that of its transforms.
+            # The cost of an axis is that of its transforms. Then tiles get nearly the same size.
             sizes = [min(n, length - halo) for length in lengths]
             costs = [-(-n // size) * length for size, length in zip(sizes, lengths, strict=True)]
             size = sizes[int(np.argmin(costs))]
@@ -255,7 +268,7 @@ def plan_tiles(
         needed = max(work.task_bytes(tiling), work.merge_bytes(tiling))
         least = min(least or needed, needed)
         if needed <= limit.task_bytes:
-            # Workers want tasks, and a standard error replicates, whatever they cost.
+            # Several workers need several tasks, and a standard error needs replicates. Both matter more than cost.
             is_large = work.with_squares or np.prod(spatial) > LARGE
             n_tasks = min(tiling.n_tiles, LEAST_RUNS) if is_large else 0
             cost = work.cost(tiling)
@@ -267,7 +280,7 @@ def plan_tiles(
 
 
 def _fast_lengths(longest: int) -> list[int]:
-    """Lengths of fast transforms up to one."""
+    """List the lengths of fast transforms up to `longest`."""
     lengths, n = [], 1
     while (n := scipy.fft.next_fast_len(n)) <= longest:
         lengths.append(n)

@@ -21,25 +21,28 @@ from mksdask.stats.pairs import Pairs
 
 
 class TwoPointStatistics(TransformerMixin, BaseEstimator):
-    """`correlate` as a transformer for pipelines.
+    """Compute 2-point statistics as a step of a scikit-learn pipeline. It does what `correlate` does.
 
     Parameters
     ----------
     basis : Basis or None
-        Basis of the local state; None if X already is m[h; s].
+        Basis of the local state. None if X already holds m[h; s].
     periodic_axes, correlations, cutoff, dtype
         As in `correlate`.
     confidence_index : array, shape (*spatial,), optional
-        One mask for all samples. Masks that differ between samples go to `transform`.
+        One mask for all samples. If each sample has its own mask, pass the masks to `transform`.
     flatten : bool, default False
-        Return (n_samples, n_features) for the next step of a pipeline, instead of (n_samples, *lags, n_pairs).
+        Return rows (n_samples, n_features), as the next step of a pipeline needs them, instead of maps (n_samples,
+        *lags, n_pairs).
 
     Attributes
     ----------
+    grid_ : Grid
+        Geometry of the samples of `fit`, with which later samples are compared.
     size_ : tuple of int
-        Spatial shape of the samples seen by `fit`.
-    periodic_axes_ : sequence of int
-        `periodic_axes`, or what the DataArray seen by `fit` said.
+        Spatial shape of the samples of `fit`.
+    periodic_axes_ : list of int
+        The parameter `periodic_axes`, or the periodic axes that the DataArray of `fit` named.
 
     Examples
     --------
@@ -73,7 +76,7 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         self.flatten = flatten
 
     def fit(self, X: ArrayLike, y: object = None, *, size: Sequence[int] | None = None) -> Self:
-        """Remember the shape of the samples; nothing is computed.
+        """Remember the grid of the samples. This computes nothing.
 
         Parameters
         ----------
@@ -96,14 +99,14 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         return Correlation.of(samples, self.correlations, self.cutoff, self.dtype)
 
     def transform(self, X: ArrayLike, *, confidence_index: ArrayLike | None = None) -> Any:
-        """2-point statistics of `X`, lazily for lazy input.
+        """Compute the 2-point statistics of samples, lazily for lazy input.
 
         Parameters
         ----------
         X : array, shape (n_samples, *spatial) or flat
             Local state of each voxel.
         confidence_index : array, shape (n_samples, *spatial), optional
-            Instead of the mask given at construction.
+            Confidence in each voxel, which replaces the parameter `confidence_index`.
 
         Returns
         -------
@@ -118,7 +121,7 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         return flat_features(statistics) if self.flatten else statistics
 
     def get_feature_names_out(self, input_features: object = None) -> Array:
-        """Names of the columns, with `flatten`: the pair of states and the lag in voxels, f[0, 1; 3, -2].
+        """Name the columns of flat statistics by pair of states and lag in voxels, such as f[0, 1; 3, -2].
 
         Parameters
         ----------
@@ -128,11 +131,11 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            Without `flatten`, where results are maps.
+            If `flatten` is False, because maps have no columns.
         """
         check_is_fitted(self, "size_")
         if not self.flatten:
-            msg = "the statistics are maps (*lags, n_pairs), without columns; use flatten=True for names and set_output"
+            msg = "the statistics are maps (*lags, n_pairs) without columns; use flatten=True for names and set_output"
             raise ValueError(msg)
         found = [
             f"{part}f[{a}, {b}; {', '.join(map(str, lag))}]"

@@ -22,7 +22,7 @@ from mksdask.storage.atomic import Url
 
 @dataclass(frozen=True)
 class _VolumeStatistics(Operation[Any]):
-    """The arguments of `correlate_volume`."""
+    """The checked arguments of `correlate_volume`."""
 
     problem: VolumeCorrelation
     cutoff: int | Sequence[int] | None
@@ -33,10 +33,10 @@ class _VolumeStatistics(Operation[Any]):
 
     def __post_init__(self) -> None:
         if self.cutoff is None and self.return_std:
-            msg = "return_std needs a cutoff: its replicates are tiles, which all lags do without; pass cutoff="
+            msg = "return_std needs a cutoff, because its replicates are tiles, and all lags use no tiles; pass cutoff="
             raise ValueError(msg)
         if self.cutoff is None and self.watch is not False:
-            msg = "watch needs a cutoff: all lags are known when the last pass ends, and not in part; pass cutoff="
+            msg = "watch needs a cutoff, because without one no lag is known before the last pass ends; pass cutoff="
             raise ValueError(msg)
 
     def plan(self, limit: Limit) -> Plan:
@@ -68,76 +68,78 @@ def correlate_volume(
     scratch: Url | None = None,
     watch: Watch = False,
 ) -> Operation[Any]:
-    r"""2-point statistics of one volume of any size, for lags up to a cutoff or for all.
+    r"""Compute the 2-point statistics of one volume of any size, for lags up to a cutoff or for all lags.
 
     .. math:: f[h, h'; r] = \frac{1}{\Omega[r]} \sum_s m^*[h; s]\, m[h'; s + r]
 
-    Exact. With a cutoff, the volume is cut into tiles, each is read with a halo of the cutoff, and what they contribute
-    is added in double precision. Without one, it is transformed out of core: planes, then lines, then back.
+    The result is exact. With a cutoff, the volume is cut into tiles. Each tile is read with a halo as wide as the
+    cutoff, and the contributions of tiles are added in double precision. Without a cutoff, the volume is Fourier
+    transformed out of core: first planes, then lines, and then back.
 
     Parameters
     ----------
     volume : array, shape (*spatial,)
-        Local state of each voxel, 1 to 3 axes, chunked however it is: NumPy, zarr, dask, or what `open_volume` gives.
-        With ``basis=None`` the microstructure function itself, (*spatial, n_states); for orientations, their angles.
+        Local state of each voxel, with 1 to 3 axes and any chunks: NumPy, zarr, dask, or a variable of the Dataset that
+        `open_volume` returns. With ``basis=None``, the microstructure function itself, (*spatial, n_states). A volume
+        of orientations has one more axis, which holds the angles.
     basis : Basis or None
         Basis of the local state.
     cutoff : int, sequence of int, or None
-        Largest lag along each axis, up to n - 1 on an axis that is not periodic and (n - 1)//2 on a periodic one. None
-        for all lags, -(n//2) … (n - 1)//2.
+        Largest lag along each axis. It may be up to n - 1, or (n - 1)//2 if the axis is periodic. None keeps all lags,
+        -(n//2) … (n - 1)//2.
     correlations : list of (int, int), optional
-        Pairs (h, h') of state labels. Default as in `correlate`.
+        Pairs (h, h') of state labels. Default: as in `correlate`.
     periodic_axes : sequence of int, optional
-        Axes that are periodic. Default: what a DataArray's ``periodic_axes`` attribute says, else none.
+        Numbers of the periodic axes. Default: those in the attribute ``periodic_axes`` of a DataArray, or none.
     confidence_index : array, shape (*spatial,), optional
         Weight c[s] in [0, 1] of each voxel, as in `correlate`.
     dtype : {"float32", "float64"}
-        Precision of the transforms; sums are in double precision. The rounding error is about
-        ``1e-6 · max(1, Ω[0]/Ω[r])`` in float32, however many tiles there are.
+        Precision of the transforms. Sums are in double precision. For any number of tiles, the rounding error is about
+        ``1e-6 · max(1, Ω[0]/Ω[r])`` in float32.
     return_std : bool, default False
         Return a standard error too.
     memory_limit : int or str, optional
-        Bytes of a worker, such as "4GiB". Default: what the cluster's workers have, or this machine.
+        Bytes of a worker, such as "4GiB". Default: the memory of the workers of the cluster, or of this machine.
     scratch : str or path, optional
-        A store that keeps the sums of runs of tiles, or the statistics themselves if they are of all lags. They are
-        computed at once then, and a call that was killed goes on with what is missing when it is made again; see
-        `mksdask.storage.materialize`. It is yours to remove. For all lags, spectra stand beside it meanwhile, in
-        ``{scratch}.planes`` and ``{scratch}.lines``; without it, in dask's temporary folder, which all workers must
-        see.
-
+        A store that keeps the sums of runs of tiles, or for all lags the statistics themselves. With `scratch`, the
+        call computes at once. If it is killed, the same call continues where the first one stopped; see
+        `mksdask.storage.materialize`. You remove the store yourself. For all lags, spectra are kept beside it during
+        the call, in ``{scratch}.planes`` and ``{scratch}.lines``. Without `scratch`, they are kept in the temporary
+        folder of dask, which all workers must see.
     watch : bool, path or callable, default False
-        With a cutoff: compute at once, and show the statistics of the first pair meanwhile, of the tiles that are done:
-        True in the cell of a notebook, or a line in a terminal; in a picture such as "live.png"; or by calling a
-        function with a `mksdask.PartialResult`, about once a second. The result is in memory then.
+        With a cutoff: compute at once, and show the statistics of the first pair for the tiles that are done. True
+        shows them in the cell of a notebook, or as a line in a terminal. A path such as "live.png" keeps a picture
+        there. A function is called with a `mksdask.PartialResult`, about once a second. The result is in memory.
 
     Returns
     -------
     f : dask array or DataArray, shape (*lags, n_pairs)
-        With a cutoff lazy and float64 (complex128 for complex bases); lag 0 is at index `cutoff`. Without one of
-        `dtype` (or its complex counterpart), a lazy view of `scratch`, or in memory where that is not given; lag 0 is
-        at index n//2. A DataArray has dims ``lag_x``, … in the units of the volume, and ``pair``.
+        With a cutoff, the result is lazy and float64, or complex128 for complex bases, and lag 0 is at index `cutoff`.
+        Without a cutoff it has `dtype`, or its complex counterpart, and lag 0 is at index n//2. It is then a lazy view
+        of `scratch`, or in memory if there is no `scratch`. A DataArray has the dims ``lag_x``, …, in the units of the
+        volume, and ``pair``.
     std : the same kind and shape
-        With `return_std`: the infinitesimal jackknife over the runs of tiles as replicates. It is an error of the mean
-        of the material where runs are much larger than its features.
+        Only with `return_std`: the standard error by the infinitesimal jackknife, with the runs of tiles as replicates.
+        If runs are much larger than the features of the material, it is the error of the mean of the material.
 
     Raises
     ------
     ValueError
-        If an axis, pair or cutoff does not exist, if nothing fits into `memory_limit` (with the limit that would do),
-        if all lags are wanted with `return_std` or `watch`, or, when it is computed, if values are NaN or outside the
-        domain.
+        If an axis, a pair or a cutoff does not exist; if no tile fits into `memory_limit` (the message names the
+        smallest limit that would do); or if `return_std` or `watch` has no cutoff. When the result is computed: if a
+        value is NaN or outside the domain.
 
     Notes
     -----
     With a cutoff, each voxel is read about ``(1 + 2 cutoff / tile)³`` times. A task adds up a run of tiles. There are
-    at most 128 runs, whatever the workers, so that results are equal to the last bit from run to run. A zarr array, and
-    a dask array that is one in chunks, are read by the tasks themselves. Any other dask array is cut in the graph, one
-    task a tile, and what neighbouring tiles share is kept in memory meanwhile: better write it with `create_volume`
-    first.
+    at most 128 runs for any number of workers, so results are equal to the last bit from call to call. If the volume is
+    a zarr array, or a dask array that only views one in chunks, each task reads its tiles itself. Any other dask array
+    is cut in the graph, with one task for each tile, and parts that neighbouring tiles share stay in memory until they
+    are used. It is better to write such a volume with `create_volume` first.
 
-    For all lags, a voxel takes 8 bytes on disk for each state (float32, twice that where the statistics are complex),
-    and then as much for each pair and kept lag; axes that are not periodic are padded to one and a half times their
-    length. `mksdask.plan` says how much it is. With `confidence_index` all of it is in double precision.
+    For all lags, a voxel takes 8 bytes on disk for each state in float32, and then as much for each pair and lag that
+    is kept. Complex statistics take twice as much. Axes that are not periodic are padded to one and a half times their
+    length. With `confidence_index`, all numbers are in double precision. `mksdask.plan` shows the total.
 
     References
     ----------

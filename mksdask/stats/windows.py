@@ -1,4 +1,4 @@
-"""Windows cut from one volume: an ensemble that is read from the volume's store when it is used."""
+"""Windows of one volume as an ensemble. They are read from the store of the volume when they are used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mksdask.samples import Grid
 
 
 def _cut(numbers: NDArray[np.int64], *, source: Any, corners: NDArray[np.int64], size: tuple[int, ...]) -> Array:
-    """Windows by their numbers: (n, *size, ...)."""
+    """Read the windows of some numbers: (n, *size, ...)."""
     out = np.empty((len(numbers), *size, *source.shape[len(size) :]), dtype=source.dtype)
     for target, corner in zip(out, corners[numbers], strict=True):
         target[...] = np.asarray(source[tuple(slice(s, s + n) for s, n in zip(corner.tolist(), size, strict=True))])
@@ -33,7 +33,7 @@ def window_corners(
     n: int | None = None,
     seed: int | None = None,
 ) -> NDArray[np.int64]:
-    """First voxels of windows, (n_windows, n_axes): on a grid, the last axis fastest, or `n` at random."""
+    """Choose the first voxels of windows, (n_windows, n_axes): on a regular grid in C order, or `n` at random."""
     room = np.array(spatial) - np.array(size)
     if n is not None:
         rng = np.random.default_rng(np.random.SeedSequence(seed))
@@ -52,39 +52,44 @@ def sample_windows(
     seed: int | None = None,
     chunks: int | None = None,
 ) -> Any:
-    """Cut a volume into the samples of an ensemble, lazily.
+    """Cut windows from a volume and return them as the samples of an ensemble, lazily.
+
+    With windows, models for ensembles can be used on one large volume.
 
     Parameters
     ----------
     volume : array, shape (*spatial,) or (*spatial, n_components)
-        NumPy, zarr, dask, or a variable of what `open_volume` gives.
+        NumPy, zarr, dask, or a variable of the Dataset that `open_volume` returns.
     size : int or sequence of int
-        Voxels of a window along each spatial axis. A number stands for all axes; then there are as many spatial axes as
-        the volume has, but for one of a DataArray that is called ``angle``.
+        Number of voxels of a window along each spatial axis. A single number stands for all axes of the volume, except
+        the last axis of a DataArray if its name is ``angle``.
     stride : int or sequence of int, optional
-        Steps between windows on a regular grid. Default `size`: side by side. Smaller, they overlap.
+        Number of voxels from one window to the next on a regular grid. If it is smaller than `size`, windows overlap.
+        Default: `size`, so that windows stand side by side.
     n : int, optional
-        Draw so many windows at random places instead, each place as likely; they may overlap.
+        Cut this number of windows at random places instead of a grid. Each place has the same probability, and windows
+        may overlap.
     seed : int, optional
-        Of the random places; the same seed gives the same windows.
+        Seed of the random places. The same seed gives the same windows.
     chunks : int, optional
-        Windows in a chunk. Default: a few million voxels.
+        Number of windows in a chunk. Default: windows of a few million voxels together.
 
     Returns
     -------
     dask array or DataArray, shape (n_windows, *size) or (n_windows, *size, n_components)
-        A DataArray for labelled volumes, with the coordinates of a window counted from its corner, and ``corner_x``, …
-        along ``sample``, where it lies. Windows of a periodic volume are not periodic.
+        A DataArray if the volume is labelled. Its spatial coordinates start at the corner of the window. The
+        coordinates ``corner_x``, … along ``sample`` say where this corner lies in the volume. Windows of a periodic
+        volume are not periodic.
 
     Raises
     ------
     ValueError
-        If a window is larger than the volume, or `n` and `stride` are both given, or `n` without `seed`.
+        If a window is larger than the volume, if `n` and `stride` are both given, or if `n` is given without `seed`.
 
     Notes
     -----
-    Nothing is copied: a task reads its windows from the volume's store. Windows of a lazy volume that is not stored
-    are cut from its chunks.
+    The volume is not copied. Each task reads its windows from the store of the volume. If the volume is a lazy array
+    that is not stored, windows are cut from its chunks.
 
     Examples
     --------
@@ -103,10 +108,10 @@ def sample_windows(
         msg = f"size={size!r} must be no larger than the volume of {spatial} voxels"
         raise ValueError(msg)
     if stride is not None and (n is not None or np.min(stride) < 1 or np.asarray(stride).dtype.kind not in "iu"):
-        msg = f"stride must be positive numbers of voxels, and only for windows on a grid; got {stride!r} and n={n!r}"
+        msg = f"stride must be positive numbers of voxels, and is not allowed with n; got stride={stride!r} and n={n!r}"
         raise ValueError(msg)
     if n is not None and (not isinstance(n, int | np.integer) or n < 1 or seed is None):
-        msg = f"n must be a positive number of windows, with the seed of their places; got n={n!r} and seed={seed!r}"
+        msg = f"n must be a positive number of windows, together with the seed of their places; got {n=}, {seed=}"
         raise ValueError(msg)
     corners = window_corners(spatial, wanted, stride, n, seed)
     rows = samples_per_chunk(len(corners), int(np.prod(wanted))) if chunks is None else chunks

@@ -1,0 +1,220 @@
+"""The grid of samples or of a volume: axes, voxel sizes, periodic axes and phases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from mksdask.arrays import SPATIAL_DIMS, Array, axes_argument, warn_caller
+from mksdask.schema import FLAG, NOTHING, TEXT, Listed, Number, Record, Saved, Whole, agree
+
+# Voxel sizes with a relative difference below this number count as equal.
+SAME_SIZE = 1e-6
+
+
+class Axis(NamedTuple):
+    """One spatial axis: its name, the size of a voxel along it, and the unit of this size."""
+
+    name: str
+    step: float
+    units: str
+
+
+def _read_grid(*, axes: Sequence[Sequence[Any]], **others: Any) -> Grid:
+    """Make the grid of a saved model."""
+    return Grid(tuple(Axis(*axis) for axis in axes), **others)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The geometry of samples or of a volume, and the names of the phases.
+
+    Parameters
+    ----------
+    axes : tuple of Axis
+        The spatial axes in their order.
+    shape : tuple of int
+        Number of voxels along each axis.
+    periodic : tuple of bool
+        Whether each axis is periodic.
+    phases : tuple of str
+        Names of the phases 0, 1, …. Empty if the phases have no names.
+    is_measured : bool
+        Whether the sizes of voxels come from coordinates. If not, each step is 1 voxel.
+    said_periodic : tuple of bool, optional
+        Whether the labels of the array say that each axis is periodic. None if they say nothing about it.
+    """
+
+    axes: tuple[Axis, ...]
+    shape: tuple[int, ...]
+    periodic: tuple[bool, ...]
+    phases: tuple[str, ...] = ()
+    is_measured: bool = False
+    said_periodic: tuple[bool, ...] | None = None
+
+    _saved = Saved(
+        {
+            "axes": Listed(Record(TEXT, Number(), TEXT), 1, 3),
+            "shape": Listed(Whole(1), 1, 3),
+            "periodic": Listed(FLAG, 1, 3),
+            "phases": Listed(TEXT),
+            "is_measured": FLAG,
+            "said_periodic": Listed(FLAG, 1, 3) | NOTHING,
+        },
+        make=_read_grid,
+    )
+
+    def __post_init__(self) -> None:
+        agree("the number of flags of periodic", len(self.periodic), len(self.shape))
+        agree("the number of axes", len(self.axes), len(self.shape))
+
+    @classmethod
+    def of(
+        cls,
+        labels: xr.DataArray | None,
+        shape: Sequence[int],
+        periodic_axes: int | Sequence[int] | None = None,
+        *,
+        first: int = 1,
+    ) -> Grid:
+        """Read the grid of an array from its labels.
+
+        Parameters
+        ----------
+        labels : DataArray or None
+            The labelled array. If there is none, the axes are x, y, z with steps of 1 voxel.
+        shape : sequence of int
+            Number of voxels along each spatial axis.
+        periodic_axes : int or sequence of int, optional
+            Numbers of the periodic axes. Default: those in the attribute ``periodic_axes`` of `labels`, or none if
+            there is no such attribute.
+        first : int
+            Position of the first spatial axis: 1 for samples, 0 for a volume.
+
+        Raises
+        ------
+        ValueError
+            If a periodic axis does not exist.
+        """
+        n = len(shape)
+        axes = tuple(_axis_of(labels, first + axis, SPATIAL_DIMS[axis]) for axis in range(n))
+        said = None
+        if labels is not None and "periodic_axes" in labels.attrs:
+            said = axes_argument(_periodic_axes(labels, first), n)
+        periodic = axes_argument(periodic_axes, n) if periodic_axes is not None or said is None else said
+        phases = () if labels is None else tuple(map(str, labels.attrs.get("phases") or ()))
+        is_measured = labels is not None and all(str(dim) in labels.coords for dim in labels.dims[first : first + n])
+        return cls(axes, tuple(map(int, shape)), periodic, phases, is_measured, said)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the axes."""
+        return tuple(axis.name for axis in self.axes)
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """Size of a voxel along each axis."""
+        return tuple(axis.step for axis in self.axes)
+
+    @property
+    def periodic_axes(self) -> list[int]:
+        """Numbers of the periodic axes."""
+        return [axis for axis, is_periodic in enumerate(self.periodic) if is_periodic]
+
+    @property
+    def voxel_text(self) -> str:
+        """Size of a voxel in words, such as 0.5 um × 0.5 um."""
+        return " × ".join(f"{axis.step:g} {axis.units}" for axis in self.axes)
+
+    def lags(self, along: Sequence[Array]) -> dict[str, Any]:
+        """Make the coordinates ``lag_x``, … of statistics from the lags along each axis, in voxels."""
+        return {
+            f"lag_{axis.name}": (f"lag_{axis.name}", lags * axis.step, {"units": axis.units})
+            for axis, lags in zip(self.axes, along, strict=True)
+        }
+
+    def check_phases(self, seen: Grid) -> None:
+        """Refuse phases whose names, or their order, differ from those that `fit` saw.
+
+        Raises
+        ------
+        ValueError
+            If they differ.
+        """
+        if self.phases and seen.phases and self.phases != seen.phases:
+            msg = (
+                f"X has the phases {list(self.phases)}, fit saw {list(seen.phases)}; number phases alike in both, or "
+                "remove the attribute 'phases' of X if its phases are the same and only their names differ"
+            )
+            raise ValueError(msg)
+
+    def check_like(self, seen: Grid) -> None:
+        """Compare this grid with the grid `seen`, on which a model was fitted.
+
+        Other phases raise an error. Another voxel size, other units or other periodic axes give a warning. A property
+        that one of the two grids does not know is not compared.
+
+        Raises
+        ------
+        ValueError
+            If the names of the phases, or their order, differ.
+        """
+        self.check_phases(seen)
+        if len(self.axes) != len(seen.axes):
+            return
+        if self.is_measured and seen.is_measured and not all(map(_is_alike, self.axes, seen.axes)):
+            warn_caller(
+                f"X has voxels of {self.voxel_text}, fit saw {seen.voxel_text}: a lag of as many voxels is another "
+                "distance; resample X, or fit to samples with such voxels"
+            )
+        told = self.said_periodic, seen.said_periodic
+        if None not in told and self.said_periodic != seen.said_periodic:
+            warn_caller(
+                f"X says that its periodic axes are {_named(self)}, fit saw {_named(seen)}, and X is treated like the "
+                "samples of fit; fit to samples that are periodic along the same axes, or remove the attribute "
+                "'periodic_axes' of X"
+            )
+
+
+def _axis_of(labels: xr.DataArray | None, position: int, name: str) -> Axis:
+    """Read an axis from its coordinate. If there is no coordinate, the step is 1 voxel."""
+    if labels is None:
+        return Axis(name, 1.0, "voxel")
+    name = str(labels.dims[position])
+    if name not in labels.coords or labels.coords[name].ndim != 1:
+        return Axis(name, 1.0, "voxel")
+    coordinate = labels.coords[name]
+    step = float(coordinate.attrs.get("spacing", 1.0))
+    if coordinate.size > 1:
+        step = float(coordinate[-1] - coordinate[0]) / (coordinate.size - 1)
+    return Axis(name, step, str(coordinate.attrs.get("units", "voxel")))
+
+
+def _periodic_axes(labels: xr.DataArray, first: int) -> list[int]:
+    """Read the numbers of the periodic axes from the attribute ``periodic_axes``, which holds names or numbers of axes.
+
+    The attribute ``periods`` holds the number of voxels of each period. An axis with fewer voxels was cut, and is not
+    periodic any more. An axis that was indexed away is left out.
+    """
+    dims = [str(dim) for dim in labels.dims[first:]]
+    named = list(np.atleast_1d(labels.attrs["periodic_axes"]))
+    periods = dict(zip(named, np.atleast_1d(labels.attrs.get("periods", [])), strict=False))
+    whole = [
+        axis
+        for axis in named
+        if not isinstance(axis, str) or (axis in dims and labels.sizes[axis] == periods.get(axis, labels.sizes[axis]))
+    ]
+    return [dims.index(axis) if isinstance(axis, str) else int(axis) for axis in whole]
+
+
+def _is_alike(a: Axis, b: Axis) -> bool:
+    return a.units == b.units and abs(a.step - b.step) <= SAME_SIZE * abs(a.step)
+
+
+def _named(grid: Grid) -> list[str]:
+    said = grid.said_periodic or ()
+    return [axis.name for axis, is_periodic in zip(grid.axes, said, strict=True) if is_periodic]

@@ -1,0 +1,231 @@
+"""The calibration of influence kernels on samples and their responses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mksdask.arrays import ArrayLike, is_lazy, unwrap_samples
+from mksdask.compute.blocks import computed, fold_samples
+from mksdask.compute.operation import Limit, Operation, Plan, Stage, chunk_layout, fft_operations
+from mksdask.localization.expansion import Expansion
+from mksdask.localization.influence import Calibration, calibrate, influence_kernels
+from mksdask.samples import Samples
+
+# Each chain of chunks has one factor, so the number of factors does not grow with the number of samples.
+MOST_CHAINS = 128
+
+
+@dataclass(frozen=True)
+class Responses:
+    """The responses of samples: a number, or several components, for each voxel.
+
+    Parameters
+    ----------
+    data : ndarray or dask array, shape (n_samples, *spatial, n_components)
+        Responses. The components of a voxel stand along one axis.
+    components : tuple of int
+        Shape of the response of one voxel. Empty for a scalar.
+    labels : (tuple of str, dict)
+        Names and coordinates of the axes of components.
+    """
+
+    data: Any
+    components: tuple[int, ...]
+    labels: tuple[tuple[str, ...], dict[str, Any]]
+
+    @classmethod
+    def of(cls, y: ArrayLike, samples: Samples) -> Responses:
+        """Take the argument y of a public call, with the samples that it belongs to.
+
+        Raises
+        ------
+        ValueError
+            If the shape or the labels of y do not agree with the samples, or a chunk cuts through samples.
+        """
+        _check_same_axes(samples, y)
+        n_samples, spatial = len(samples), samples.spatial
+        data, _ = unwrap_samples(y, name="y")
+        shape, n_voxels = tuple(data.shape), int(np.prod(spatial))
+        components: tuple[int, ...] | None = None
+        if shape[1 : 1 + len(spatial)] == spatial:
+            components = shape[1 + len(spatial) :]
+        elif samples.is_flat and shape[1:2] == (n_voxels,):
+            components = shape[2:]
+        elif samples.is_flat and len(shape) == 2 and shape[1] > 0 and shape[1] % n_voxels == 0:
+            components = (shape[1] // n_voxels,)
+        if components is None or shape[0] != n_samples or 0 in components:
+            flat = f", or flat ({n_samples}, {n_voxels})" if samples.is_flat else ""
+            msg = (
+                f"y must hold a response of each voxel, shape {(n_samples, *spatial)}{flat}, followed by the axes of "
+                f"its components if it is not a scalar; got {shape}"
+            )
+            raise ValueError(msg)
+        data = data.reshape(n_samples, *spatial, int(np.prod(components)))
+        return cls(data, components, _component_labels(y, len(spatial), components))
+
+    @property
+    def n_components(self) -> int:
+        """Number of components of a voxel."""
+        return int(self.data.shape[-1])
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the responses are real."""
+        return bool(self.data.dtype.kind != "c")
+
+
+def _check_same_axes(samples: Samples, y: ArrayLike) -> None:
+    """Refuse y if its labels contradict those of X."""
+    labels, n_spatial = samples.labels, len(samples.spatial)
+    if labels is None or not isinstance(y, xr.DataArray) or y.ndim < labels.ndim:
+        return
+    dims, others = labels.dims[1 : 1 + n_spatial], y.dims[1 : 1 + n_spatial]
+    if dims != others:
+        msg = f"X has the dims {labels.dims} and y {y.dims}; use y.transpose({str(labels.dims[0])!r}, *{dims}, ...)"
+        raise ValueError(msg)
+    sample = labels.dims[0]
+    if (
+        sample == y.dims[0]
+        and sample in labels.coords
+        and sample in y.coords
+        and not np.array_equal(labels.coords[sample], y.coords[sample])
+    ):
+        msg = f"X and y differ in their {sample!r} coordinates; select the same samples of both, in the same order"
+        raise ValueError(msg)
+
+
+def _component_labels(
+    y: ArrayLike, n_spatial: int, components: tuple[int, ...]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Read or make names and coordinates of the axes of components."""
+    if isinstance(y, xr.DataArray) and y.ndim == 1 + n_spatial + len(components):
+        dims = tuple(map(str, y.dims[1 + n_spatial :]))
+        return dims, {dim: y.coords[dim].values for dim in dims if dim in y.coords}
+    return tuple(f"component_{axis}" for axis in range(len(components))), {}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The properties in which all samples that calibrate one model must agree."""
+
+    basis: tuple[Any, ...]
+    n_states: int
+    spatial: tuple[int, ...]
+    components: tuple[int, ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, expansion: Expansion, components: tuple[int, ...]) -> Kind:
+        """Read the kind from the expansion of samples, and from the shape of the response of a voxel."""
+        spatial, dtype = expansion.transform.spatial, str(expansion.field_dtype)
+        return cls(expansion.basis.identity, expansion.n_states, spatial, components, dtype)
+
+    def refuse_other(self, seen: Kind) -> None:
+        """Refuse samples of another kind than those seen before.
+
+        Raises
+        ------
+        ValueError
+            With the property that differs.
+        """
+        for field in fields(self):
+            got, before = getattr(self, field.name), getattr(seen, field.name)
+            if got != before:
+                what = {"components": "components of shape", "dtype": "fields of", "spatial": "samples of shape"}
+                msg = (
+                    f"partial_fit got {what.get(field.name, field.name)} {got}, but saw {before} before; use fit to "
+                    "start anew"
+                )
+                raise ValueError(msg)
+
+
+@dataclass(frozen=True)
+class Calibrate(Operation[Any]):
+    """The checked arguments of `fit` and `partial_fit`."""
+
+    model: Any
+    samples: Samples
+    responses: Responses
+    expansion: Expansion
+    kind: Kind
+    seen: Calibration | None
+
+    @property
+    def chunked(self) -> Any:
+        """The array whose chunks become tasks."""
+        return self.samples.data if is_lazy(self.samples.data) else self.responses.data
+
+    def plan(self, limit: Limit) -> Plan:
+        """Plan a task for each chunk, and the tasks that merge factors."""
+        stages, expansion, n_components = self.stages(limit), self.expansion, self.responses.n_components
+        n_factors = min(MOST_CHAINS, stages[0].n_tasks)
+        layout = chunk_layout(self.chunked, stages[0]) | {"chains": n_factors, "components": n_components}
+        n_states, n_frequencies = len(expansion.transformed), int(np.prod(expansion.transform.frequencies))
+        # The factor, the solution at each frequency, and the kernels are held at the same time.
+        entries = n_states * (n_states + n_components) + (n_states + 2 * expansion.n_states) * n_components
+        result_bytes = entries * n_frequencies * expansion.spectral_dtype.itemsize
+        return Plan("MKSLocalizationModel.fit", layout, stages, limit, result_bytes=result_bytes)
+
+    def run(self) -> Any:
+        """Calibrate the model."""
+        model, expansion = self.model, self.expansion
+        if is_lazy(self.chunked):
+            self.stages(Limit.of())
+        calibration = _calibrate_chunks(self.samples.data, self.responses.data, self.seen, expansion)
+        kernels = influence_kernels(calibration, expansion, ridge=float(model.alpha), rcond=model.lstsq_rcond)
+        model._set_kernels(kernels, self.samples.basis, self.kind.components, self.samples.grid)
+        model._calibration, model._kind = calibration, self.kind
+        model._response_labels, model._has_real_response = self.responses.labels, self.responses.is_real
+        model.n_samples_seen_ = calibration.n_samples
+        return model
+
+    def stages(self, limit: Limit) -> tuple[Stage, ...]:
+        """Compute what the tasks of `fit` need.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit into the limit. The message names the limit into which they would fit.
+        """
+        transform, itemsize = self.expansion.transform, self.expansion.spectral_dtype.itemsize
+        n_states, n_components = len(self.expansion.transformed), self.responses.n_components
+        n_frequencies, width = int(np.prod(transform.frequencies)), n_states + n_components
+        factor = itemsize * n_states * width * n_frequencies
+        lazy = self.chunked
+        chunks = lazy.chunks[0] if is_lazy(lazy) else (len(lazy),)
+        chains = min(MOST_CHAINS, len(chunks))
+        data = (self.samples.data, self.responses.data)
+        sample = sum(int(np.prod(array.shape[1:])) * array.dtype.itemsize for array in data)
+        # Factors wait for one another in a tree of chains. The largest branch does not wait.
+        waiting = int(np.ceil(np.log2(chains))) - 1 if chains > 1 else 0
+        batch = min(max(chunks), transform.batch)
+        work = batch * ((width + 1) * n_frequencies * itemsize + transform.field_bytes(itemsize))
+        leaf = max(chunks) * sample + (2 + waiting) * factor + work
+        n = len(self.samples)
+        operations = width * fft_operations(transform.spatial, real=transform.real)
+        absorbing = 8.0 * n_states * width * n_frequencies
+        stages = (
+            Stage("calibrate", len(chunks), leaf, float(n * sample), 0.0, n * (operations + absorbing)),
+            Stage("merge", max(0, chains - 1), (3 + waiting) * factor, 0.0, 0.0, chains * absorbing * n_states),
+        )
+        needed = max(stage.task_bytes for stage in stages)
+        if needed > limit.task_bytes and is_lazy(lazy):
+            what = f"calibration of kernels of {transform.spatial} voxels in chunks of {max(chunks)} samples"
+            remedy = "calibrate on smaller samples, from which resize_coeff goes to larger ones, or in smaller chunks"
+            raise limit.refusal(needed, what, remedy)
+        return stages
+
+
+def _calibrate_chunks(samples: Any, responses: Any, seen: Calibration | None, expansion: Expansion) -> Calibration:
+    """Compute the factors of all chunks in one computation: along chains of chunks, then merged in a tree."""
+    if not is_lazy(samples) and not is_lazy(responses):
+        return calibrate(samples, responses, seen, expansion=expansion)
+    options, merge = {"expansion": expansion}, Calibration.merge
+    found: Calibration = computed(
+        fold_samples(calibrate, merge, samples, responses, name="calibrate", options=options, chains=MOST_CHAINS)
+    )
+    return found if seen is None else seen.merge(found)
