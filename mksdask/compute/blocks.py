@@ -22,7 +22,7 @@ from dask.base import normalize_token, tokenize
 from dask.utils import key_split
 from numpy.typing import DTypeLike
 
-from mksdask.compute.graph import optimized_together
+from mksdask.compute.graph import optimized_together, unchanged
 
 Merge = Callable[[Any, Any], Any]
 
@@ -150,8 +150,7 @@ def fold_samples(
     Returns
     -------
     Delayed, or the value for NumPy input
-        Values are merged in a binary tree that the number of chunks alone fixes. Names of tasks are new each time,
-        because dask may fuse the same arrays otherwise in another computation.
+        Values are merged in a binary tree that the number of chunks alone fixes. Names of tasks are new each time.
 
     Examples
     --------
@@ -168,6 +167,7 @@ def fold_samples(
     whole = delayed(partial(kernel, **options), name=f"{name}-kernel-{token}") if options else kernel
     if chains is None:
         task, constants = (_applied, {"kernel": whole}) if options else (kernel, {})
+        arrays, shared = (tuple(map(_renamed, group)) for group in (arrays, shared))
         found = _for_each_chunk(task, arrays, shared, constants, (), object, name=f"{name}-{token}")
         return _merged(list(optimized_together(found).values()), merge, f"{name}-{token}")
     # Packed by one task a chunk, so that what arrays are computed from together is computed once.
@@ -266,6 +266,17 @@ def in_chunks_of(lazy: da.Array, array: Any) -> Any:
     if not isinstance(array, da.Array):
         return da.from_array(array, chunks=(rows, *array.shape[1:]))
     return array if array.chunks[0] == rows else array.rechunk({0: rows})
+
+
+def _renamed(array: Any) -> Any:
+    """A lazy array under a new name.
+
+    Another computation may fuse tasks of the same array otherwise, and must not find its names used for other tasks.
+    """
+    if not isinstance(array, da.Array):
+        return array
+    name = f"{key_split(array.name)}-{uuid.uuid4().hex}"
+    return array.map_blocks(unchanged, dtype=array.dtype, meta=array._meta, name=name)
 
 
 def _any_lazy(arrays: Sequence[Any]) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from mksdask.compute.blocks import array_of, map_parts
 from mksdask.compute.graph import stored_array
 from mksdask.compute.operation import Limit, Plan, Stage, size_text
 from mksdask.stats.lags import LagTransform
@@ -263,14 +264,14 @@ class _Opening:
 def _run(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, scratch: Url) -> Any:
     """Write the statistics to `scratch`, going on with the pass that an earlier call was in."""
     urls = [f"{str(scratch).rstrip('/')}.planes", f"{str(scratch).rstrip('/')}.lines"]
-    token = dask.base.tokenize(passes, sizes, problem.data, problem.mask)
-    planes = _planes(passes, sizes, problem, token)
+    planes = _planes(passes, sizes, problem)
     lines = _spans(
         passes.lines,
         sizes.rows,
         passes.pencil.plane[0],
-        urls[0],
-        name=f"lines-{token}",
+        (_Opening(urls[0]),),
+        name="lines",
+        of=planes,
         axis=2,
         dtype=passes.spectral,
         shape=(len(passes.pairs), len(passes.lags[0]), *passes.pencil.plane),
@@ -281,12 +282,12 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, scratch: Url) -
         passes.at_lags,
         sizes.lags,
         first,
-        urls[1],
-        name=f"lags-{token}",
+        (_Opening(urls[1]), _result_dtype(problem)),
+        name="lags",
+        of=lines,
         axis=0,
         dtype=_result_dtype(problem),
         shape=shape,
-        arguments=(_result_dtype(problem),),
     )
     result = problem.label(lags, passes.transform.lags, "two_point_statistics")
     if not is_materialized(result, scratch):
@@ -302,38 +303,28 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, scratch: Url) -
     return stored
 
 
-def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, token: str) -> da.Array:
+def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeProblem) -> Any:
     """The first pass: (n_fields, x, *plane)."""
     source = stored_array(problem.data)
     mask = None if problem.mask is None else stored_array(problem.mask)
-    kernel = dask.delayed(passes, name=f"planes-kernel-{token}")
     n = problem.spatial[0] if len(problem.spatial) > 1 else 1
     spans = _cut(n, sizes.slab)
     if problem.is_stored:
-        whole, weights = dask.delayed(source, name=f"volume-{token}"), None
-        if mask is not None:
-            weights = dask.delayed(mask, name=f"confidence-{token}")
-        tasks = [
-            kernel.read_planes(span, whole, weights, dask_key_name=f"planes-{token}-{number}")
-            for number, span in enumerate(spans)
-        ]
+        parts: list[Any] = [(span,) for span in spans]
+        of = (problem.data, problem.mask)
+        tasks = map_parts(passes.read_planes, parts, name="planes", shared=(source, mask), of=of)
     else:
         blocks = [
             _slabs_of(array, [high - low for low, high in spans], len(problem.spatial))
             for array in (problem.data, problem.mask)
             if array is not None
         ]
-        tasks = [
-            kernel.planes(*slabs, dask_key_name=f"planes-{token}-{number}")
-            for number, slabs in enumerate(zip(*blocks, strict=True))
-        ]
+        tasks = map_parts(passes.planes, list(zip(*blocks, strict=True)), name="planes", of=())
     arrays = [
-        da.from_delayed(
-            task, (passes.n_fields, high - low, *passes.pencil.plane), dtype=passes.spectral, name=f"slab-{task.key}"
-        )
+        array_of(task, (passes.n_fields, high - low, *passes.pencil.plane), passes.spectral, name="slab")
         for task, (low, high) in zip(tasks, spans, strict=True)
     ]
-    return da.concatenate(arrays, axis=1)
+    return np.concatenate(arrays, axis=1)
 
 
 def _slabs_of(array: Any, sizes: Sequence[int], n_spatial: int) -> list[Any]:
@@ -347,23 +338,22 @@ def _spans(
     kernel: Callable[..., Array],
     size: int,
     n: int,
-    url: str,
+    shared: tuple[Any, ...],
     *,
     name: str,
+    of: Any,
     axis: int,
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
-    arguments: tuple[Any, ...] = (),
-) -> da.Array:
+) -> Any:
     """A pass over spans of an axis of what an earlier pass has written."""
-    task = dask.delayed(kernel, name=f"{name}-kernel")
-    arrays = []
-    for number, (low, high) in enumerate(_cut(n, size)):
-        part = task((low, high), _Opening(url), *arguments, dask_key_name=f"{name}-{number}")
+    spans, arrays = _cut(n, size), []
+    tasks = map_parts(kernel, [(span,) for span in spans], name=name, shared=shared, of=(of,))
+    for task, (low, high) in zip(tasks, spans, strict=True):
         whole = n == 1 and axis == 0
         extent = shape if whole else (*shape[:axis], high - low, *shape[axis + 1 :])
-        arrays.append(da.from_delayed(part, extent, dtype=dtype, name=f"{name}-part-{number}"))
-    return arrays[0] if len(arrays) == 1 else da.concatenate(arrays, axis=axis)
+        arrays.append(array_of(task, extent, dtype, name=f"{name}-part"))
+    return np.concatenate(arrays, axis=axis)
 
 
 def _cut(n: int, size: int) -> list[Span]:
