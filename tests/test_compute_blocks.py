@@ -247,8 +247,8 @@ def test_map_parts__delayed_arguments_and_names():
     assert not set(names(of=(1,))) & set(names(of=(2,)))
     others = [fold_parts(kernel, merge, parts, name="f", of=()).key for merge in (operator.add, operator.mul)]
     assert others[0] != others[1]
-    fewer = [fold_parts(kernel, operator.add, some, name="f", of=()).key for some in (parts, parts[:2])]
-    assert fewer[0] != fewer[1]
+    turned = [fold_parts(kernel, operator.add, some, name="f", of=()).key for some in (parts, parts[::-1])]
+    assert turned[0] != turned[1]
 
 
 def test_array_of__a_delayed_value_or_a_function_of_it():

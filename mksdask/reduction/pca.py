@@ -6,7 +6,6 @@ import warnings
 from operator import add
 from typing import Any, Self
 
-import dask.array as da
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
 
 from mksdask.arrays import ArrayLike, is_lazy, unwrap
-from mksdask.compute.blocks import computed, fold_samples
+from mksdask.compute.blocks import computed, fold_samples, in_chunks_of
 from mksdask.compute.operation import Limit, Plan, Stage, planner_of
 from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
 from mksdask.reduction.by_samples import Moments, moments_of_gappy
@@ -229,7 +228,7 @@ class PCA(Projection):
         """
         scores = self.fit_scores(X)
         if is_lazy(X) and isinstance(scores, np.ndarray):
-            return da.from_array(scores, chunks=(unwrap(X)[0].chunks[0], -1))
+            return in_chunks_of(unwrap(X)[0], scores)
         return scores
 
     def fit_scores(self, X: ArrayLike, *, resume: str | None = None) -> Any:
@@ -360,10 +359,9 @@ class PCA(Projection):
         if moments.count < len(data):
             self._refuse_fraction(k)
             check_observed(moments.seen)
-            if isinstance(data, da.Array):
+            if is_lazy(data):
                 with spill(data, self.scratch) as rows:
-                    stored = da.from_zarr(rows.url, chunks=(rows.row_chunks[0], -1))
-                    scatter, mean = self._fill_rows(stored, moments, int(k))
+                    scatter, mean = self._fill_rows(rows.lazy(), moments, int(k))
             else:
                 scatter, mean = self._fill_rows(data, moments, int(k))
         values, vectors = _leading(scatter, k)
