@@ -134,15 +134,8 @@ def fold_samples(
         `chains`, the value so far comes after `shared`: None at the start of a chain.
     merge : callable
         ``merge(a, b)`` is the value of the samples of both, a before b. It leaves a and b as they are.
-    *arrays : ndarray, dask array or None
-        Inputs of shape (n_samples, ...). If one is lazy the result is lazy, and all follow the
-        sample chunks of the first lazy one.
-    name : str
-        Name of the stage, as the dashboard shows it.
-    shared : sequence of dask arrays of one chunk or ndarrays
-        Further arguments that are the same for each chunk, once in the graph, not in each task.
-    options : mapping, optional
-        Keyword arguments that are the same for each chunk, once in the graph too.
+    *arrays, name, shared, options
+        As in `map_samples`.
     chains : int, optional
         Make so many values at most. Each passes from chunk to chunk of a chain, which saves memory if a value is
         larger than a chunk. Default: a value for each chunk.
@@ -151,14 +144,6 @@ def fold_samples(
     -------
     Delayed, or the value for NumPy input
         Values are merged in a binary tree that the number of chunks alone fixes. Names of tasks are new each time.
-
-    Examples
-    --------
-    >>> import dask.array as da
-    >>> import numpy as np
-    >>> total = fold_samples(np.sum, np.add, da.arange(10, chunks=3), name="total")
-    >>> int(computed(total))
-    45
     """
     start = () if chains is None else (None,)
     if not _any_lazy(arrays):
@@ -190,7 +175,7 @@ def map_parts(
     shared: Sequence[Any] = (),
     of: Sequence[Any] | None = None,
 ) -> list[Any]:
-    """Apply a kernel to parts of something, one task each.
+    """Apply a kernel to parts of something, one task each, which are returned.
 
     Parameters
     ----------
@@ -205,10 +190,6 @@ def map_parts(
     of : sequence, optional
         What `shared` is made of. Then tasks are named by it, by the kernel and by the parts, so that the same tasks
         have the same names each time. Default: names are new each time.
-
-    Returns
-    -------
-    list of Delayed
     """
     token = uuid.uuid4().hex if of is None else tokenize(kernel, parts, *of)
     task = delayed(kernel, name=f"{name}-kernel-{token}")
@@ -228,7 +209,7 @@ def fold_parts(
     shared: Sequence[Any] = (),
     of: Sequence[Any] | None = None,
 ) -> Any:
-    """Merge the values of a kernel for parts of something, at least one, in a tree that their number alone fixes.
+    """Merge the values of a kernel for parts of something, lazily, in a tree that their number alone fixes.
 
     Parameters
     ----------
@@ -236,10 +217,6 @@ def fold_parts(
         As in `map_parts`.
     merge : callable
         ``merge(a, b)``, which leaves both as they are.
-
-    Returns
-    -------
-    Delayed
     """
     values = map_parts(kernel, parts, name=name, shared=shared, of=None if of is None else (merge, *of))
     return _merged(values, merge, values[0].key)

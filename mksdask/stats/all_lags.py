@@ -265,30 +265,15 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, scratch: Url) -
     """Write the statistics to `scratch`, going on with the pass that an earlier call was in."""
     urls = [f"{str(scratch).rstrip('/')}.planes", f"{str(scratch).rstrip('/')}.lines"]
     planes = _planes(passes, sizes, problem)
-    lines = _spans(
-        passes.lines,
-        sizes.rows,
-        passes.pencil.plane[0],
-        (_Opening(urls[0]),),
-        name="lines",
-        of=planes,
-        axis=2,
-        dtype=passes.spectral,
-        shape=(len(passes.pairs), len(passes.lags[0]), *passes.pencil.plane),
-    )
-    shape = (*passes.transform.shape, len(problem.pairs))
-    first = passes.transform.shape[0] if len(problem.spatial) > 1 else 1
-    lags = _spans(
-        passes.at_lags,
-        sizes.lags,
-        first,
-        (_Opening(urls[1]), _result_dtype(problem)),
-        name="lags",
-        of=lines,
-        axis=0,
-        dtype=_result_dtype(problem),
-        shape=shape,
-    )
+    rows = _cut(passes.pencil.plane[0], sizes.rows)
+    tasks = map_parts(passes.lines, [(span,) for span in rows], name="lines", shared=(_Opening(urls[0]),), of=(planes,))
+    shape: tuple[int, ...] = (len(passes.pairs), len(passes.lags[0]), *passes.pencil.plane)
+    lines = _joined(tasks, rows, shape, passes.spectral, axis=2)
+    slabs = _cut(passes.transform.shape[0] if len(problem.spatial) > 1 else 1, sizes.lags)
+    dtype, shape = _result_dtype(problem), (*passes.transform.shape, len(problem.pairs))
+    shared = (_Opening(urls[1]), dtype)
+    tasks = map_parts(passes.at_lags, [(span,) for span in slabs], name="lags", shared=shared, of=(lines, dtype))
+    lags = _joined(tasks, slabs, shape, dtype, axis=0)
     result = problem.label(lags, passes.transform.lags, "two_point_statistics")
     if not is_materialized(result, scratch):
         reserve(result, scratch)
@@ -305,26 +290,16 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, scratch: Url) -
 
 def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeProblem) -> Any:
     """The first pass: (n_fields, x, *plane)."""
-    source = stored_array(problem.data)
-    mask = None if problem.mask is None else stored_array(problem.mask)
     n = problem.spatial[0] if len(problem.spatial) > 1 else 1
-    spans = _cut(n, sizes.slab)
+    spans, given = _cut(n, sizes.slab), (problem.data, problem.mask)
     if problem.is_stored:
-        parts: list[Any] = [(span,) for span in spans]
-        of = (problem.data, problem.mask)
-        tasks = map_parts(passes.read_planes, parts, name="planes", shared=(source, mask), of=of)
+        shared = tuple(map(stored_array, given))
+        tasks = map_parts(passes.read_planes, [(span,) for span in spans], name="planes", shared=shared, of=given)
     else:
-        blocks = [
-            _slabs_of(array, [high - low for low, high in spans], len(problem.spatial))
-            for array in (problem.data, problem.mask)
-            if array is not None
-        ]
+        slabs = [high - low for low, high in spans]
+        blocks = [_slabs_of(array, slabs, len(problem.spatial)) for array in given if array is not None]
         tasks = map_parts(passes.planes, list(zip(*blocks, strict=True)), name="planes", of=())
-    arrays = [
-        array_of(task, (passes.n_fields, high - low, *passes.pencil.plane), passes.spectral, name="slab")
-        for task, (low, high) in zip(tasks, spans, strict=True)
-    ]
-    return np.concatenate(arrays, axis=1)
+    return _joined(tasks, spans, (passes.n_fields, n, *passes.pencil.plane), passes.spectral, axis=1)
 
 
 def _slabs_of(array: Any, sizes: Sequence[int], n_spatial: int) -> list[Any]:
@@ -334,25 +309,12 @@ def _slabs_of(array: Any, sizes: Sequence[int], n_spatial: int) -> list[Any]:
     return list(lazy.to_delayed(optimize_graph=False).ravel())
 
 
-def _spans(
-    kernel: Callable[..., Array],
-    size: int,
-    n: int,
-    shared: tuple[Any, ...],
-    *,
-    name: str,
-    of: Any,
-    axis: int,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-) -> Any:
-    """A pass over spans of an axis of what an earlier pass has written."""
-    spans, arrays = _cut(n, size), []
-    tasks = map_parts(kernel, [(span,) for span in spans], name=name, shared=shared, of=(of,))
+def _joined(tasks: list[Any], spans: list[Span], shape: tuple[int, ...], dtype: np.dtype[Any], *, axis: int) -> Any:
+    """The array of a pass, from tasks for spans of an axis; one task makes all of it."""
+    arrays = []
     for task, (low, high) in zip(tasks, spans, strict=True):
-        whole = n == 1 and axis == 0
-        extent = shape if whole else (*shape[:axis], high - low, *shape[axis + 1 :])
-        arrays.append(array_of(task, extent, dtype, name=f"{name}-part"))
+        extent = shape if len(tasks) == 1 else (*shape[:axis], high - low, *shape[axis + 1 :])
+        arrays.append(array_of(task, extent, dtype, name="slab"))
     return np.concatenate(arrays, axis=axis)
 
 
