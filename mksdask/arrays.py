@@ -33,11 +33,6 @@ def is_lazy(array: object) -> bool:
     return isinstance(array.data if isinstance(array, xr.DataArray) else array, da.Array)
 
 
-def lazy_rows(rows: NDArray[Any], like: ArrayLike) -> da.Array:
-    """Make a dask array of rows in memory, with the same chunks of samples as another array."""
-    return da.from_array(rows, chunks=(unwrap(like)[0].chunks[0], -1))
-
-
 def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | None]:
     """Split an argument into its NumPy or dask data and its labels.
 

@@ -22,7 +22,7 @@ from dask.base import normalize_token, tokenize
 from dask.utils import key_split
 from numpy.typing import DTypeLike
 
-from mksdask.compute.graph import optimized_together
+from mksdask.compute.graph import optimized_together, unchanged
 
 Merge = Callable[[Any, Any], Any]
 
@@ -134,15 +134,8 @@ def fold_samples(
         `chains`, the value so far comes after `shared`: None at the start of a chain.
     merge : callable
         ``merge(a, b)`` is the value of the samples of both, a before b. It leaves a and b as they are.
-    *arrays : ndarray, dask array or None
-        Inputs of shape (n_samples, ...). If one is lazy the result is lazy, and all follow the
-        sample chunks of the first lazy one.
-    name : str
-        Name of the stage, as the dashboard shows it.
-    shared : sequence of dask arrays of one chunk or ndarrays
-        Further arguments that are the same for each chunk, once in the graph, not in each task.
-    options : mapping, optional
-        Keyword arguments that are the same for each chunk, once in the graph too.
+    *arrays, name, shared, options
+        As in `map_samples`.
     chains : int, optional
         Make so many values at most. Each passes from chunk to chunk of a chain, which saves memory if a value is
         larger than a chunk. Default: a value for each chunk.
@@ -150,16 +143,7 @@ def fold_samples(
     Returns
     -------
     Delayed, or the value for NumPy input
-        Values are merged in a binary tree that the number of chunks alone fixes. Names of tasks are new each time,
-        because dask may fuse the same arrays otherwise in another computation.
-
-    Examples
-    --------
-    >>> import dask.array as da
-    >>> import numpy as np
-    >>> total = fold_samples(np.sum, np.add, da.arange(10, chunks=3), name="total")
-    >>> int(computed(total))
-    45
+        Values are merged in a binary tree that the number of chunks alone fixes. Names of tasks are new each time.
     """
     start = () if chains is None else (None,)
     if not _any_lazy(arrays):
@@ -168,6 +152,7 @@ def fold_samples(
     whole = delayed(partial(kernel, **options), name=f"{name}-kernel-{token}") if options else kernel
     if chains is None:
         task, constants = (_applied, {"kernel": whole}) if options else (kernel, {})
+        arrays, shared = (tuple(map(_renamed, group)) for group in (arrays, shared))
         found = _for_each_chunk(task, arrays, shared, constants, (), object, name=f"{name}-{token}")
         return _merged(list(optimized_together(found).values()), merge, f"{name}-{token}")
     # Packed by one task a chunk, so that what arrays are computed from together is computed once.
@@ -190,7 +175,7 @@ def map_parts(
     shared: Sequence[Any] = (),
     of: Sequence[Any] | None = None,
 ) -> list[Any]:
-    """Apply a kernel to parts of something, one task each.
+    """Apply a kernel to parts of something, one task each, which are returned.
 
     Parameters
     ----------
@@ -205,10 +190,6 @@ def map_parts(
     of : sequence, optional
         What `shared` is made of. Then tasks are named by it, by the kernel and by the parts, so that the same tasks
         have the same names each time. Default: names are new each time.
-
-    Returns
-    -------
-    list of Delayed
     """
     token = uuid.uuid4().hex if of is None else tokenize(kernel, parts, *of)
     task = delayed(kernel, name=f"{name}-kernel-{token}")
@@ -228,7 +209,7 @@ def fold_parts(
     shared: Sequence[Any] = (),
     of: Sequence[Any] | None = None,
 ) -> Any:
-    """Merge the values of a kernel for parts of something, at least one, in a tree that their number alone fixes.
+    """Merge the values of a kernel for parts of something, lazily, in a tree that their number alone fixes.
 
     Parameters
     ----------
@@ -236,10 +217,6 @@ def fold_parts(
         As in `map_parts`.
     merge : callable
         ``merge(a, b)``, which leaves both as they are.
-
-    Returns
-    -------
-    Delayed
     """
     values = map_parts(kernel, parts, name=name, shared=shared, of=None if of is None else (merge, *of))
     return _merged(values, merge, values[0].key)
@@ -266,6 +243,17 @@ def in_chunks_of(lazy: da.Array, array: Any) -> Any:
     if not isinstance(array, da.Array):
         return da.from_array(array, chunks=(rows, *array.shape[1:]))
     return array if array.chunks[0] == rows else array.rechunk({0: rows})
+
+
+def _renamed(array: Any) -> Any:
+    """A lazy array under a new name.
+
+    Another computation may fuse tasks of the same array otherwise, and must not find its names used for other tasks.
+    """
+    if not isinstance(array, da.Array):
+        return array
+    name = f"{key_split(array.name)}-{uuid.uuid4().hex}"
+    return array.map_blocks(unchanged, dtype=array.dtype, meta=array._meta, name=name)
 
 
 def _any_lazy(arrays: Sequence[Any]) -> bool:

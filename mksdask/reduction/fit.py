@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import Array, ArrayLike, is_lazy, label, lazy_rows
+from mksdask.arrays import Array, ArrayLike, is_lazy, label, unwrap
+from mksdask.compute.blocks import in_chunks_of
 from mksdask.compute.operation import Limit, Operation, Plan
 from mksdask.compute.watching import Watch
 from mksdask.reduction.ensemble import Reducible
@@ -45,7 +46,7 @@ class FitTransform(Fit):
     def run(self) -> Any:
         """Fit the model, and return the scores of the samples."""
         scores = super().run().reduced_fit_data
-        return label_scores(lazy_rows(scores, like=self.X) if is_lazy(self.X) else scores, self.X)
+        return label_scores(in_chunks_of(unwrap(self.X)[0], scores) if is_lazy(self.X) else scores, self.X)
 
 
 def label_scores(scores: Any, X: ArrayLike) -> Any:

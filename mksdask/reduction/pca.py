@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from operator import add
 from typing import Any, Self
 
-import dask.array as da
 import numpy as np
 import scipy.linalg
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
 
-from mksdask.arrays import Array, ArrayLike, is_lazy, lazy_rows, unwrap
-from mksdask.compute.blocks import computed, fold_samples
+from mksdask.arrays import Array, ArrayLike, is_lazy, unwrap
+from mksdask.compute.blocks import computed, fold_samples, in_chunks_of
 from mksdask.compute.operation import Limit, Operation, Plan, Stage, operation
 from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
 from mksdask.reduction.by_samples import Moments, moments_of_gappy
@@ -379,10 +378,9 @@ class PCA(Projection):
         if moments.count < len(data):
             self._refuse_fraction(k)
             check_observed(moments.seen)
-            if isinstance(data, da.Array):
+            if is_lazy(data):
                 with spill(data, self.scratch) as rows:
-                    stored = da.from_zarr(rows.open(), chunks=(rows.row_chunks[0], -1))
-                    scatter, mean = self._fill_rows(stored, moments, int(k))
+                    scatter, mean = self._fill_rows(rows.lazy(), moments, int(k))
             else:
                 scatter, mean = self._fill_rows(data, moments, int(k))
         values, vectors = _leading(scatter, k)
@@ -467,4 +465,4 @@ class _FitTransform(_Fit):
 
     def run(self) -> Any:
         scores = self.pca.fit_scores(self.X)
-        return lazy_rows(scores, like=self.X) if is_lazy(self.X) and isinstance(scores, np.ndarray) else scores
+        return in_chunks_of(unwrap(self.X)[0], scores) if is_lazy(self.X) and isinstance(scores, np.ndarray) else scores

@@ -18,6 +18,7 @@ import numpy as np
 import zarr
 
 from mksdask.arrays import Array
+from mksdask.compute.blocks import array_of, map_parts
 from mksdask.compute.graph import stored_array
 from mksdask.compute.operation import Limit, Plan, Stage, size_text
 from mksdask.stats.lags import LagTransform
@@ -267,31 +268,16 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Ur
     urls = [f"{str(scratch).rstrip('/')}.{name}" for name in ("planes", "lines")]
     for url in urls:
         check_ours(Location.of(url), SCRATCH)
-    token = dask.base.tokenize(passes, sizes, problem.volume.data, problem.volume.confidence)
-    planes = _planes(passes, sizes, problem, token)
-    lines = _spans(
-        passes.lines,
-        sizes.rows,
-        passes.pencil.plane[0],
-        urls[0],
-        name=f"lines-{token}",
-        axis=2,
-        dtype=passes.spectral,
-        shape=(len(passes.pairs), len(passes.lags[0]), *passes.pencil.plane),
-    )
-    shape = (*passes.transform.shape, len(problem.pairs))
-    first = passes.transform.shape[0] if len(problem.volume.spatial) > 1 else 1
-    lags = _spans(
-        passes.at_lags,
-        sizes.lags,
-        first,
-        urls[1],
-        name=f"lags-{token}",
-        axis=0,
-        dtype=problem.result_dtype,
-        shape=shape,
-        arguments=(problem.result_dtype,),
-    )
+    planes = _planes(passes, sizes, problem)
+    rows = _cut(passes.pencil.plane[0], sizes.rows)
+    tasks = map_parts(passes.lines, [(span,) for span in rows], name="lines", shared=(_Opening(urls[0]),), of=(planes,))
+    shape: tuple[int, ...] = (len(passes.pairs), len(passes.lags[0]), *passes.pencil.plane)
+    lines = _joined(tasks, rows, shape, passes.spectral, axis=2)
+    slabs = _cut(passes.transform.shape[0] if len(problem.volume.spatial) > 1 else 1, sizes.lags)
+    dtype, shape = problem.result_dtype, (*passes.transform.shape, len(problem.pairs))
+    shared = (_Opening(urls[1]), dtype)
+    tasks = map_parts(passes.at_lags, [(span,) for span in slabs], name="lags", shared=shared, of=(lines, dtype))
+    lags = _joined(tasks, slabs, shape, dtype, axis=0)
     z = passes.pencil.plane[1]
     of_planes, of_lines = (
         Result.of(lazy, url, "scratch", parts=(1, step, sizes.rows, z), is_compressed=False)
@@ -311,38 +297,18 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Ur
     return stored
 
 
-def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, token: str) -> da.Array:
+def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation) -> Any:
     """Prepare the first pass: (n_fields, x, *plane)."""
-    source = stored_array(problem.volume.data)
-    mask = None if problem.volume.confidence is None else stored_array(problem.volume.confidence)
-    kernel = dask.delayed(passes, name=f"planes-kernel-{token}")
     n = problem.volume.spatial[0] if len(problem.volume.spatial) > 1 else 1
-    spans = _cut(n, sizes.slab)
+    spans, given = _cut(n, sizes.slab), (problem.volume.data, problem.volume.confidence)
     if problem.volume.is_stored:
-        whole, weights = dask.delayed(source, name=f"volume-{token}"), None
-        if mask is not None:
-            weights = dask.delayed(mask, name=f"confidence-{token}")
-        tasks = [
-            kernel.read_planes(span, whole, weights, dask_key_name=f"planes-{token}-{number}")
-            for number, span in enumerate(spans)
-        ]
+        shared = tuple(map(stored_array, given))
+        tasks = map_parts(passes.read_planes, [(span,) for span in spans], name="planes", shared=shared, of=given)
     else:
-        blocks = [
-            _slabs_of(array, [high - low for low, high in spans], len(problem.volume.spatial))
-            for array in (problem.volume.data, problem.volume.confidence)
-            if array is not None
-        ]
-        tasks = [
-            kernel.planes(*slabs, dask_key_name=f"planes-{token}-{number}")
-            for number, slabs in enumerate(zip(*blocks, strict=True))
-        ]
-    arrays = [
-        da.from_delayed(
-            task, (passes.n_fields, high - low, *passes.pencil.plane), dtype=passes.spectral, name=f"slab-{task.key}"
-        )
-        for task, (low, high) in zip(tasks, spans, strict=True)
-    ]
-    return da.concatenate(arrays, axis=1)
+        slabs = [high - low for low, high in spans]
+        blocks = [_slabs_of(array, slabs, len(problem.volume.spatial)) for array in given if array is not None]
+        tasks = map_parts(passes.planes, list(zip(*blocks, strict=True)), name="planes", of=())
+    return _joined(tasks, spans, (passes.n_fields, n, *passes.pencil.plane), passes.spectral, axis=1)
 
 
 def _slabs_of(array: Any, sizes: Sequence[int], n_spatial: int) -> list[Any]:
@@ -352,27 +318,13 @@ def _slabs_of(array: Any, sizes: Sequence[int], n_spatial: int) -> list[Any]:
     return list(lazy.to_delayed(optimize_graph=False).ravel())
 
 
-def _spans(
-    kernel: Callable[..., Array],
-    size: int,
-    n: int,
-    url: str,
-    *,
-    name: str,
-    axis: int,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-    arguments: tuple[Any, ...] = (),
-) -> da.Array:
-    """Prepare a pass over spans of an axis of the array that the pass before has written."""
-    task = dask.delayed(kernel, name=f"{name}-kernel")
+def _joined(tasks: list[Any], spans: list[Span], shape: tuple[int, ...], dtype: np.dtype[Any], *, axis: int) -> Any:
+    """Join the results of tasks, one for each span of an axis, to the array of a pass."""
     arrays = []
-    for number, (low, high) in enumerate(_cut(n, size)):
-        part = task((low, high), _Opening(url), *arguments, dask_key_name=f"{name}-{number}")
-        whole = n == 1 and axis == 0
-        extent = shape if whole else (*shape[:axis], high - low, *shape[axis + 1 :])
-        arrays.append(da.from_delayed(part, extent, dtype=dtype, name=f"{name}-part-{number}"))
-    return arrays[0] if len(arrays) == 1 else da.concatenate(arrays, axis=axis)
+    for task, (low, high) in zip(tasks, spans, strict=True):
+        extent = shape if len(tasks) == 1 else (*shape[:axis], high - low, *shape[axis + 1 :])
+        arrays.append(array_of(task, extent, dtype, name="slab"))
+    return np.concatenate(arrays, axis=axis)
 
 
 def _cut(n: int, size: int) -> list[Span]:

@@ -52,6 +52,10 @@ class SpilledRows:
         """The matrix on disk; index it as [samples, features]."""
         return zarr.open_array(self.url, path=NAME, mode=mode)
 
+    def lazy(self) -> da.Array:
+        """The matrix on disk in its chunks of samples, all features."""
+        return da.from_zarr(self.open(), chunks=(self.row_chunks[0], -1))
+
     def blocks(self) -> Iterator[Array]:
         """Chunks of samples, all features."""
         matrix, start = self.open(), 0
