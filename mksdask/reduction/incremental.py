@@ -17,6 +17,7 @@ from mksdask.arrays import ArrayLike
 from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import Sketch, sketch_rank, sketch_rows
 from mksdask.storage.atomic import Location, Url, staged
+from mksdask.storage.opening import open_group
 
 Array = NDArray[Any]
 
@@ -215,8 +216,8 @@ class IncrementalPCA(Projection):
         """
         location = Location.of(url)
         try:
-            group = zarr.open_group(location.store, mode="r")
-        except (FileNotFoundError, ValueError) as error:
+            group = open_group(location)
+        except FileNotFoundError as error:
             msg = f"{url} holds no saved IncrementalPCA"
             raise ValueError(msg) from error
         attrs: dict[str, Any] = dict(group.attrs)

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import dask
 import dask.array as da
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from mksdask.compute.graph import stored_array
@@ -31,6 +30,7 @@ from mksdask.stats.microstructure import (
 from mksdask.stats.pencils import Pencils, PencilTransform, three_axes
 from mksdask.storage.atomic import SCRATCH, Location, Url, check_ours, remove_store
 from mksdask.storage.blocks import is_kept, keep, reserve, write_blocks
+from mksdask.storage.opening import open_array
 
 Array: TypeAlias = NDArray[Any]
 Span: TypeAlias = tuple[int, int]  # the first along an axis, and the first beyond
@@ -257,7 +257,7 @@ class _Opening:
     url: str
 
     def __call__(self) -> Any:
-        return zarr.open_array(Location.of(self.url).store, path="result", mode="r")
+        return open_array(Location.of(self.url), "result")
 
 
 def _run(passes: _Passes, sizes: _Sizes, problem: VolumeProblem, scratch: Url) -> Any:

@@ -33,6 +33,7 @@ from mksdask.storage.atomic import (
     consolidate,
     staged,
 )
+from mksdask.storage.opening import open_array, open_dataset
 
 DEFAULT_NAME = "result"
 # Number of a block along each axis.
@@ -120,7 +121,7 @@ def keep(lazy: ArrayLike, url: Url, kind: str, *, resume: bool = True, progress:
     """`materialize`, into a store that is marked as of some kind: a result, or a copy in scratch."""
     data, labels, name = _unwrap(lazy)
     location = write_blocks(data, url, kind, labels=labels, name=name, resume=resume, progress=progress)
-    opened = xr.open_zarr(location.store, chunks={})[name]
+    opened = open_dataset(location, chunks={})[name]
     return opened if labels is not None else opened.data
 
 
@@ -339,7 +340,7 @@ def _target(
     if state != kind and not resume and not is_new:
         msg = f"{os.fspath(url)} holds a part of this result; pass resume=True to go on, or remove it"
         raise FileExistsError(msg)
-    return zarr.open_array(location.store, path=name, mode="r+")
+    return open_array(location, name, mode="r+")
 
 
 def _create(

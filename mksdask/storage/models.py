@@ -26,6 +26,7 @@ from mksdask.regression.exact import ExactFit
 from mksdask.regression.kernels import Kernel
 from mksdask.regression.landmarks import LandmarkFeatures, LandmarkFit
 from mksdask.storage.atomic import Location, Url, staged
+from mksdask.storage.opening import open_group
 from mksdask.structure import MKSStructureAnalysis
 
 MODELS = (MKSStructureAnalysis, MKSHomogenizationModel, MKSLocalizationModel)
@@ -103,12 +104,13 @@ def load_model(url: Url) -> Any:
     Raises
     ------
     ValueError
-        If there is no saved model, or one of another format.
+        If there is no saved model, or one of another format; or if an array of it has a codec or data type that the
+        package does not write, such as pickle.
     """
     try:
-        group = zarr.open_group(Location.of(url).store, mode="r")
+        group = open_group(Location.of(url))
         attrs: dict[str, Any] = dict(group.attrs)
-    except (FileNotFoundError, ValueError) as error:
+    except FileNotFoundError as error:
         msg = f"{url} holds no saved model; make one with save_model"
         raise ValueError(msg) from error
     if attrs.get("mksdask") != "model" or attrs.get("format") != FORMAT:

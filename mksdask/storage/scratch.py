@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mksdask.compute.blocks import check_whole_samples
 from mksdask.compute.client import settled
 from mksdask.storage.atomic import SCRATCH, Location, Url, check_ours, check_outside, holds_only_chunks, remove_store
+from mksdask.storage.opening import open_array
 
 Array = NDArray[Any]
 
@@ -51,7 +52,7 @@ class SpilledRows:
 
     def open(self, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
         """The matrix on disk; index it as [samples, features]."""
-        return zarr.open_array(self.url, mode=mode)
+        return open_array(Location.of(self.url), mode=mode)
 
     def blocks(self) -> Iterator[Array]:
         """Chunks of samples, all features."""
