@@ -42,6 +42,7 @@ from mksdask.storage.atomic import (
     remove_store,
 )
 from mksdask.storage.ensembles import open_store
+from mksdask.storage.opening import open_dataset
 from mksdask.storage.results import materialize, place_of_result
 from mksdask.structure import MKSStructureAnalysis
 
@@ -144,7 +145,7 @@ def stats(
                     materialize(lazy, place.store, progress=False)
                     zarr.open_group(place.store, mode="r+").attrs["statistics of"] = what
                     consolidate(place)
-        found = xr.open_zarr(target, chunks={}).correlations
+        found = open_dataset(Location.of(target), chunks={}).correlations
         remove_store(sums, SCRATCH)
         mean = found if operation is correlate_volume else found.mean("sample", keep_attrs=True)
         mean = mean.compute()

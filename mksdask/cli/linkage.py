@@ -31,6 +31,7 @@ from mksdask.localization import MKSLocalizationModel
 from mksdask.storage.atomic import RESULTS, Location, check_ours, remove_store, staged_file
 from mksdask.storage.ensembles import open_ensemble
 from mksdask.storage.models import load_model, save_model
+from mksdask.storage.opening import open_dataset
 from mksdask.storage.results import materialize, place_of_result, save_result
 
 
@@ -291,7 +292,7 @@ def localize(
         place = place_of_result(field, target, overwrite=overwrite, resume=resume)
         with stage("localize", timings), place as location:
             materialize(field, location.store, progress=False)
-        field = xr.open_zarr(target, chunks={}).field
+        field = open_dataset(Location.of(target), chunks={}).field
         extremes = da.compute(field.data.min(), field.data.mean(), field.data.max())
     summary = {"result": str(out), "samples": X.sizes["sample"], "size": size}
     summary |= dict(zip(("lowest", "mean", "highest"), map(float, extremes), strict=True))

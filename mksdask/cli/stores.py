@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import xarray as xr
 
 from mksdask.cli.options import (
     Axes,
@@ -25,6 +24,7 @@ from mksdask.importers.image_files import input_files
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, attributes_of
 from mksdask.storage.ensembles import open_store
 from mksdask.storage.models import load_model
+from mksdask.storage.opening import check_store, open_dataset, open_group
 
 
 class _Phases(click.ParamType[dict[float, Any]]):
@@ -150,21 +150,31 @@ def info(store: Path, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
 
     Example: mksdask info rock.zarr --fractions
     """
+    location = Location.of(store)
+    try:
+        is_group = check_store(location).get("node_type") == "group"
+    except FileNotFoundError:
+        is_group = False
+    if not is_group:
+        msg = f"{store} is no store; make one of images by mksdask import"
+        raise ValueError(msg)
+    if attributes_of(location).get("mksdask") == "model":
+        report(_describe_model(load_model(store)), as_json=as_json)
+        return
     try:
         found = open_store(store).mks.describe(fractions=fractions)
-    except (ValueError, FileNotFoundError):
-        found = _describe_other(store)
+    except ValueError:
+        found = _describe_result(location)
     report(found, as_json=as_json)
 
 
-def _describe_other(store: Path) -> dict[str, Any]:
-    if attributes_of(Location.of(store)).get("mksdask") == "model":
-        return _describe_model(load_model(store))
+def _describe_result(location: Location) -> dict[str, Any]:
     try:
-        dataset = xr.open_zarr(store, chunks={})
-    except (FileNotFoundError, ValueError, NotADirectoryError) as error:
-        msg = f"{store} is no store; make one of images by mksdask import"
-        raise ValueError(msg) from error
+        dataset = open_dataset(location, chunks={})
+    except KeyError:
+        # Axes have no names, so xarray does not open it.
+        shapes = {name: array.shape for name, array in sorted(open_group(location).arrays())}
+        return {"kind": attributes_of(location).get("mksdask", "zarr group"), "arrays": shapes}
     statistics = [array for array in dataset.data_vars.values() if "pair" in array.dims]
     if len(statistics) == 1:
         return dict(statistics[0].mks.describe())

@@ -10,11 +10,12 @@ from typing import Any
 import dask.array as da
 import h5py
 import numpy as np
-import zarr
 from scipy.io import netcdf_file
 
 from mksdask.arrays import Array
 from mksdask.importers.sources import Source, array_axes, chosen_dataset, lazy_slabs, mean_step, unit_text
+from mksdask.storage.atomic import Location
+from mksdask.storage.opening import foreign_metadata, open_foreign
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,11 @@ def open_numpy(path: Path, dataset: str | None) -> Source:
         raise ValueError(msg)
     with np.load(path, allow_pickle=False) as arrays:
         name = chosen_dataset(dataset, arrays.files, path)
-        array = arrays[name]
+        try:
+            array = arrays[name]
+        except ValueError as error:
+            msg = f"{path}: {name} cannot be read as an array of numbers ({error}); nothing is unpickled"
+            raise ValueError(msg) from error
     return Source(da.from_array(array, chunks="auto"), array_axes(array.ndim), {})
 
 
@@ -140,17 +145,22 @@ def open_netcdf3(path: Path, dataset: str | None) -> Source:
 
 def open_zarr(path: Path, dataset: str | None) -> Source:
     """Open a zarr array, one array of a zarr group, or the finest level of an OME-Zarr image."""
-    node: Any = zarr.open(str(path), mode="r")
-    if isinstance(node, zarr.Array):
-        return Source(da.from_zarr(node), array_axes(node.ndim), {})
-    attrs: Any = dict(node.attrs)
+    location = Location.of(path)
+    node = foreign_metadata(location)
+    if node is None:
+        msg = "there is no array and no group of zarr"
+        raise FileNotFoundError(msg)
+    if node.get("node_type") == "array":
+        array = open_foreign(location)
+        return Source(da.from_zarr(array), array_axes(array.ndim), {})
+    attrs = node.get("attributes", {})
     images = attrs.get("ome", attrs).get("multiscales")
-    return _ome_zarr(node, images[0]) if images and dataset is None else _zarr_of_group(node, dataset, path)
+    return _ome_zarr(location, images[0]) if images and dataset is None else _zarr_of_group(location, dataset, path)
 
 
-def _ome_zarr(group: Any, image: Any) -> Source:
+def _ome_zarr(location: Location, image: Any) -> Source:
     level = image["datasets"][0]
-    data = da.from_zarr(group[level["path"]])
+    data = da.from_zarr(open_foreign(location, level["path"]))
     named = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", ())]
     if not named:
         return Source(data, "tczyx"[-data.ndim :].replace("t", "").replace("c", ""), {})
@@ -163,15 +173,18 @@ def _ome_zarr(group: Any, image: Any) -> Source:
     return Source(data, "".join(named[i]["name"] for i in keep), steps, units)
 
 
-def _zarr_of_group(group: Any, dataset: str | None, path: Path) -> Source:
-    arrays: dict[str, Any] = {name: item for name, item in group.arrays() if len(item.shape) >= 2}
-    array = arrays[chosen_dataset(dataset, sorted(arrays), path)]
-    dims = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+def _zarr_of_group(location: Location, dataset: str | None, path: Path) -> Source:
+    names = sorted(folder.name for folder in Path(location.path).iterdir() if folder.is_dir())
+    members = {name: foreign_metadata(location, name) or {} for name in names}
+    arrays = {name: found for name, found in members.items() if found.get("node_type") == "array"}
+    name = chosen_dataset(dataset, [name for name, found in arrays.items() if len(found["shape"]) >= 2], path)
+    data = da.from_zarr(open_foreign(location, name))
+    dims = arrays[name].get("dimension_names") or arrays[name]["attributes"].get("_ARRAY_DIMENSIONS")
     if not dims or not all(dim and dim in "xyz" for dim in dims):
-        return Source(da.from_zarr(array), array_axes(array.ndim), {})
+        return Source(data, array_axes(data.ndim), {})
     steps, units = {}, None
     for dim in dims:
-        if dim in group and group[dim].shape[0] > 1:
-            steps[dim] = mean_step(np.asarray(group[dim][:]))
-            units = unit_text(group[dim].attrs.get("units", units))
-    return Source(da.from_zarr(array), "".join(dims), steps, units)
+        if dim in arrays and arrays[dim]["shape"][0] > 1:
+            steps[dim] = mean_step(np.asarray(open_foreign(location, dim)[:]))
+            units = unit_text(arrays[dim].get("attributes", {}).get("units", units))
+    return Source(data, "".join(dims), steps, units)

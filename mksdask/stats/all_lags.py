@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import dask
 import dask.array as da
 import numpy as np
-import zarr
 
 from mksdask.arrays import Array
 from mksdask.compute.blocks import array_of, map_parts
@@ -31,6 +30,7 @@ from mksdask.stats.microstructure import (
 )
 from mksdask.stats.pencils import Pencils, PencilTransform, three_axes
 from mksdask.storage.atomic import SCRATCH, Location, Url, check_ours, remove_store
+from mksdask.storage.opening import open_array
 from mksdask.storage.results import Result
 
 Span: TypeAlias = tuple[int, int]  # the first position along an axis, and the first after the span
@@ -260,7 +260,7 @@ class _Opening:
     url: str
 
     def __call__(self) -> Any:
-        return zarr.open_array(Location.of(self.url).store, path="result", mode="r")
+        return open_array(Location.of(self.url), "result")
 
 
 def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Url) -> Any:

@@ -104,9 +104,9 @@ class Location:
         retired.remove()
 
 
-def metadata_of(location: Location, name: str = "") -> dict[str, Any] | None:
+def metadata_of(location: Location, name: str = "", key: str = "zarr.json") -> dict[str, Any] | None:
     """The zarr.json of a group or array, or of a member of it; None without one, empty if it cannot be read."""
-    path = "/".join(part for part in (location.path, name, "zarr.json") if part)
+    path = "/".join(part for part in (location.path, name, key) if part)
     try:
         found = json.loads(location.fs.cat_file(path))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -30,6 +30,7 @@ from mksdask.compute.blocks import stage_of
 from mksdask.compute.client import distributed_client, settled
 from mksdask.compute.graph import optimized_together
 from mksdask.storage.atomic import Kinds, Location, attributes_of, check_outside, consolidate
+from mksdask.storage.opening import open_group
 
 # Number of a block, or of an object, along each axis.
 Block: TypeAlias = tuple[int, ...]
@@ -216,7 +217,7 @@ class Blocks:
         """Compute, together, the blocks that the store lacks, and write them."""
         # An array takes this along to the workers: blocks of nothing but the fill value leave an object too.
         with zarr.config.set({"array.write_empty_chunks": True}):
-            group = zarr.open_group(self.location.store, mode="r+")
+            group = open_group(self.location, mode="r+")
             parts = [Writing(variable.blocks, group[name]) for name, variable in self.variables.items()]  # type: ignore[arg-type]
         missing = [(part, self._missing(name, part)) for name, part in zip(self.variables, parts, strict=True)]
         if any(blocks for _, blocks in missing):

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import dask.array as da
 import numpy as np
 import xarray as xr
-import zarr
 from dask.base import tokenize
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, axes_argument, is_lazy, unwrap
@@ -32,6 +31,7 @@ from mksdask.storage.atomic import (
     staged,
 )
 from mksdask.storage.blocks import Blocks, Variable, Writing, write_blocks
+from mksdask.storage.opening import open_array, open_dataset
 
 READ_BYTES = 2**20
 VOLUME_SHARD = {1: 2**22, 2: 2**11, 3: 2**8}
@@ -353,7 +353,7 @@ def append_ensemble(
     n_new = n_old + counts["microstructure"]
     parts = []
     for name, data in new.items():
-        target = zarr.open_array(location.store, path=name, mode="r+")
+        target = open_array(location, name, mode="r+")
         # What an append that was killed left behind is cut off before it can be mistaken for data.
         target.resize((n_old, *target.shape[1:]))
         shard = target.shards or target.chunks
@@ -396,12 +396,11 @@ def open_store(url: Url) -> xr.Dataset:
 def _open(url: Url, kind: str | None) -> xr.Dataset:
     location = Location.of(url)
     maker = (f"create_{kind}" if kind else "create_ensemble or create_volume") + ", or by mksdask import"
-    if not location.fs.exists(f"{location.path}/zarr.json"):
-        msg = f"{os.fspath(url)} is not a zarr v3 group; make one with {maker}"
-        raise FileNotFoundError(msg)
-    consolidated = zarr.open_group(location.store, mode="r").metadata.consolidated_metadata is not None
     try:
-        dataset = xr.open_zarr(location.store, chunks=None, consolidated=consolidated)
+        dataset = open_dataset(location, chunks=None)
+    except FileNotFoundError as error:
+        msg = f"{os.fspath(url)} is not a zarr v3 group; make one with {maker}"
+        raise FileNotFoundError(msg) from error
     except KeyError as error:
         msg = f"{os.fspath(url)} holds arrays whose dimensions have no names; make it with {maker}"
         raise ValueError(msg) from error
@@ -421,7 +420,7 @@ def _open(url: Url, kind: str | None) -> xr.Dataset:
     sizes = dict(zip(map(str, dataset["microstructure"].dims), blocks, strict=True))
     chunks = {dim: sizes.get(str(dim), -1) for dim in dataset.dims}
     if "stamp" not in dataset.attrs:
-        return xr.open_zarr(location.store, chunks=chunks, consolidated=consolidated)
+        return open_dataset(location, chunks=chunks)
     # Named by the stamp too: what was computed of another store must not pass for what this one gives.
     token = tokenize(location.path, dataset.attrs["stamp"], {dim: int(n) for dim, n in dataset.sizes.items()})
     lazy: xr.Dataset = dataset.drop_attrs(deep=False).assign_attrs(mksdask=dataset.attrs["mksdask"])
@@ -447,7 +446,8 @@ def open_ensemble(url: Url) -> xr.Dataset:
     FileNotFoundError
         If there is no store.
     ValueError
-        If the store is not an ensemble.
+        If the store is not an ensemble; or if an array of it has a codec or data type that the package does not write,
+        such as pickle. Nothing is decoded then.
 
     Examples
     --------
@@ -561,7 +561,8 @@ def open_volume(url: Url) -> xr.Dataset:
     FileNotFoundError
         If there is no store.
     ValueError
-        If the store is not one volume.
+        If the store is not one volume; or if an array of it has a codec or data type that the package does not write,
+        such as pickle. Nothing is decoded then.
 
     Examples
     --------

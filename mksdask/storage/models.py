@@ -20,6 +20,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from mksdask.arrays import Array
 from mksdask.schema import Part, Place, Reader, Writer, models
 from mksdask.storage.atomic import Location, Url, staged
+from mksdask.storage.opening import open_group
 
 FORMAT = 2
 CHUNK_BYTES = 2**24
@@ -143,7 +144,7 @@ def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
     complaint, remedy = f"{url} is damaged, or was changed", "Save the model again"
     location = Location.of(url)
     try:
-        group = zarr.open_group(location.store, mode="r")
+        group = open_group(location)
         attrs: dict[str, Any] = dict(group.attrs)
         sizes = {
             key.removeprefix(f"{location.path}/"): int(found["size"])

@@ -15,6 +15,7 @@ from mksdask.arrays import ArrayLike
 from mksdask.compute.progress import progress as show_progress
 from mksdask.storage.atomic import RESULTS, Location, Url, consolidate, staged
 from mksdask.storage.blocks import Blocks, Variable
+from mksdask.storage.opening import open_dataset
 
 DEFAULT_NAME = "result"
 
@@ -138,7 +139,7 @@ class Result:
         with show_progress(self.name) if progress else nullcontext():
             blocks.write()
         blocks.finish()
-        opened = xr.open_zarr(blocks.location.store, chunks={})[self.name]
+        opened = open_dataset(blocks.location, chunks={})[self.name]
         return opened if self.is_labelled else opened.data
 
 

@@ -18,6 +18,7 @@ from mksdask.arrays import Array
 from mksdask.compute.blocks import check_whole_samples
 from mksdask.storage.atomic import SCRATCH, Location, Url, attributes_of, check_ours, holds_only, remove_store
 from mksdask.storage.blocks import Blocks, Variable
+from mksdask.storage.opening import open_array
 
 # Name of the matrix in its store.
 NAME = "rows"
@@ -50,7 +51,7 @@ class SpilledRows:
 
     def open(self, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
         """The matrix on disk; index it as [samples, features]."""
-        return zarr.open_array(self.url, path=NAME, mode=mode)
+        return open_array(Location.of(self.url), NAME, mode)
 
     def lazy(self) -> da.Array:
         """The matrix on disk in its chunks of samples, all features."""
