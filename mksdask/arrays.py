@@ -33,6 +33,11 @@ def is_lazy(array: object) -> bool:
     return isinstance(array.data if isinstance(array, xr.DataArray) else array, da.Array)
 
 
+def concatenate_samples(parts: Sequence[Any]) -> Any:
+    """Join samples along their first axis: lazily if the first part is lazy."""
+    return da.concatenate(parts) if is_lazy(parts[0]) else np.concatenate(parts)
+
+
 def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | None]:
     """Split an argument into its NumPy or dask data and its labels.
 
@@ -124,20 +129,20 @@ def unwrap_volume(array: ArrayLike, *, name: str = "volume") -> tuple[Any, xr.Da
 
 def label(
     data: Any,
-    labels: xr.DataArray,
+    labels: xr.DataArray | None,
     *,
     dims: Sequence[str],
     coords: Mapping[str, Any],
     name: str,
     attrs: Mapping[str, Any] | None = None,
-) -> xr.DataArray:
-    """Wrap a result in a DataArray, with the sample axis of `labels` and its coordinates.
+) -> Any:
+    """Wrap a result in a DataArray, with the sample axis of `labels` and its coordinates. Without labels, return it.
 
     Parameters
     ----------
     data : ndarray or dask array, shape (n_samples, ...)
         Result.
-    labels : DataArray
+    labels : DataArray or None
         The argument from which it was computed.
     dims : sequence of str
         Names of the axes after that of samples.
@@ -148,6 +153,8 @@ def label(
     attrs : mapping, optional
         Attributes of the result.
     """
+    if labels is None:
+        return data
     sample = str(labels.dims[0])
     kept = {key: value for key, value in labels.coords.items() if value.dims in ((sample,), ())}
     return xr.DataArray(data, dims=(sample, *dims), coords={**kept, **coords}, name=name, attrs=dict(attrs or {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -102,11 +102,12 @@ class Grid:
         """
         n = len(shape)
         axes = tuple(_axis_of(labels, first + axis, SPATIAL_DIMS[axis]) for axis in range(n))
+        attrs: Mapping[str, Any] = {} if labels is None else labels.attrs
         said = None
-        if labels is not None and "periodic_axes" in labels.attrs:
+        if labels is not None and "periodic_axes" in attrs:
             said = axes_argument(_periodic_axes(labels, first), n)
         periodic = axes_argument(periodic_axes, n) if periodic_axes is not None or said is None else said
-        phases = () if labels is None else tuple(map(str, labels.attrs.get("phases") or ()))
+        phases = tuple(map(str, attrs.get("phases") or ()))
         is_measured = labels is not None and all(str(dim) in labels.coords for dim in labels.dims[first : first + n])
         return cls(axes, tuple(map(int, shape)), periodic, phases, is_measured, said)
 

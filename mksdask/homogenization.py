@@ -276,13 +276,9 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             name="predict",
             options={"linker": linker},
         )
-        parts: tuple[Any, ...] = (predicted[:, 0], predicted[:, 1]) if return_std else (predicted,)
-        if labels is not None:
-            dims = tuple(f"property_{axis}" for axis in range(len(shape)))
-            parts = tuple(
-                label(part, labels, dims=dims, coords={}, name=name)
-                for part, name in zip(parts, ("prediction", "spread"), strict=False)
-            )
+        dims = tuple(f"property_{axis}" for axis in range(len(shape)))
+        named = {"prediction": predicted[:, 0], "spread": predicted[:, 1]} if return_std else {"prediction": predicted}
+        parts = tuple(label(part, labels, dims=dims, coords={}, name=name) for name, part in named.items())
         return parts if return_std else parts[0]
 
     def _facts(self) -> dict[str, Any]:

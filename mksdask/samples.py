@@ -153,8 +153,6 @@ class Samples:
         attrs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Label a result of shape (n_samples, ...), if the samples are labelled."""
-        if self.labels is None:
-            return result
         return label(result, self.labels, dims=dims, coords=coords, name=name, attrs=attrs)
 
     @property

@@ -30,6 +30,7 @@ from mksdask.cli.options import (
     stage,
     watch_option,
 )
+from mksdask.compute.graph import token_of
 from mksdask.compute.operation import plan
 from mksdask.stats import correlate, correlate_volume, integral_range, specific_surface
 from mksdask.storage.atomic import (
@@ -131,7 +132,7 @@ def stats(
         check_ours(Location.of(sums), SCRATCH)
         if overwrite and not resume:
             remove_store(sums, SCRATCH)
-        what = dask.base.tokenize("volume" if operation is correlate_volume else "ensemble", arguments, options)
+        what = token_of("volume" if operation is correlate_volume else "ensemble", arguments, options)
         if not _is_done(target, what, overwrite=overwrite, resume=resume):
             with stage("statistics", timings):
                 if operation is correlate_volume:

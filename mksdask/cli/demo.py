@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import dask.array as da
 import numpy as np
 
 from mksdask import tools
-from mksdask.arrays import to_numpy
+from mksdask.arrays import concatenate_samples, to_numpy
 from mksdask.bases import PrimitiveBasis
 from mksdask.cli.options import Size, cluster_options, open_client, save_figure, stage
 from mksdask.compute.operation import samples_per_chunk
@@ -92,7 +91,7 @@ def _run_demo(out: Path, samples: int, size: tuple[int, ...], seed: int, timings
     moduli, poissons = (100.0, 20.0), (0.3, 0.3)
     counts = [samples // 4 + (i < samples % 4) for i in range(4)]
     chunk = samples_per_chunk(samples, int(np.prod(size)))
-    X = da.concatenate(
+    X = concatenate_samples(
         [
             MicrostructureGenerator(n, size, 2, shape, seed, (0.5, 0.5), 0.4, chunks=chunk, stream=kind).generate()
             for kind, (n, shape) in enumerate(zip(counts, shapes, strict=True))

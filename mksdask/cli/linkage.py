@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -26,6 +25,7 @@ from mksdask.cli.options import (
     stage,
     watch_option,
 )
+from mksdask.compute.blocks import computed
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.storage.atomic import RESULTS, Location, check_ours, remove_store, staged_file
@@ -293,7 +293,7 @@ def localize(
         with stage("localize", timings), place as location:
             materialize(field, location.store, progress=False)
         field = open_dataset(Location.of(target), chunks={}).field
-        extremes = da.compute(field.data.min(), field.data.mean(), field.data.max())
+        extremes = computed((field.data.min(), field.data.mean(), field.data.max()))
     summary = {"result": str(out), "samples": X.sizes["sample"], "size": size}
     summary |= dict(zip(("lowest", "mean", "highest"), map(float, extremes), strict=True))
     report(summary | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)

@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 import numpy as np
-from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 from matplotlib.backend_bases import FigureCanvasBase
 
+from mksdask.compute.operation import bytes_argument
 from mksdask.compute.progress import progress
 from mksdask.display.cards import value_text
 from mksdask.storage.atomic import (
@@ -69,7 +69,7 @@ class Bytes(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse, or fail with how to write it."""
         try:
-            return int(parse_bytes(value))
+            return bytes_argument(value)
         except ValueError:
             self.fail(f"{value!r} is not an amount of memory; write 2GiB or 512MiB", param, ctx)
 

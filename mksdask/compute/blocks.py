@@ -22,7 +22,7 @@ from dask.base import normalize_token, tokenize
 from dask.utils import key_split
 from numpy.typing import DTypeLike
 
-from mksdask.compute.graph import optimized_together, unchanged
+from mksdask.compute.graph import optimized_together, renamed
 
 Merge = Callable[[Any, Any], Any]
 
@@ -38,9 +38,9 @@ def check_whole_samples(array: Any, *, name: str = "X", labels: xr.DataArray | N
     if not isinstance(array, da.Array):
         return
     if any(len(sizes) > 1 for sizes in array.chunks[1:]):
-        axes: Sequence[Any] = range(array.ndim) if labels is None else labels.dims
+        axes: Sequence[Any]
+        axes, method = (range(array.ndim), "rechunk") if labels is None else (labels.dims, "chunk")
         mended = dict(zip(axes, [array.chunks[0][0], *[-1] * (array.ndim - 1)], strict=True))
-        method = "rechunk" if labels is None else "chunk"
         msg = (
             f"{name} must hold whole samples in each chunk, but its chunks are {array.chunks}. "
             f"Use {name} = {name}.{method}({mended})"
@@ -252,8 +252,7 @@ def _renamed(array: Any) -> Any:
     """
     if not isinstance(array, da.Array):
         return array
-    name = f"{key_split(array.name)}-{uuid.uuid4().hex}"
-    return array.map_blocks(unchanged, dtype=array.dtype, meta=array._meta, name=name)
+    return renamed(array, f"{key_split(array.name)}-{uuid.uuid4().hex}")
 
 
 def _any_lazy(arrays: Sequence[Any]) -> bool:

@@ -7,8 +7,19 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
+
+
+def token_of(*values: Any) -> str:
+    """A name for values, which is the same for equal ones in every process."""
+    return str(tokenize(*values))
+
+
+def renamed(array: da.Array, name: str) -> da.Array:
+    """The same array under another name."""
+    return array.map_blocks(unchanged, dtype=array.dtype, meta=array._meta, name=name)
 
 
 def stored_array(data: Any) -> Any:

@@ -94,7 +94,7 @@ class Limit:
         """
         if memory_limit is None:
             memory_limit = dask.config.get(MEMORY_LIMIT_KEY, None)
-        given = None if memory_limit is None else _bytes_argument(memory_limit)
+        given = None if memory_limit is None else bytes_argument(memory_limit)
         scheduler = dask.config.get("scheduler", None)
         if scheduler in (None, "dask.distributed", "distributed"):
             try:
@@ -125,7 +125,14 @@ class Limit:
         )
 
 
-def _bytes_argument(memory_limit: int | str) -> int:
+def bytes_argument(memory_limit: int | str) -> int:
+    """The number of bytes that a text such as "2GiB" names.
+
+    Raises
+    ------
+    ValueError
+        If it is not a positive number of bytes.
+    """
     try:
         given = int(parse_bytes(memory_limit))
     except (TypeError, ValueError):

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import DTypeLike, NDArray
 
-from mksdask.arrays import Array, is_number, precision_argument, sizes_argument
+from mksdask.arrays import Array, concatenate_samples, is_number, precision_argument, sizes_argument
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 from mksdask.datasets.generator import (
     MicrostructureGenerator,
@@ -165,7 +164,7 @@ def make_elastic_stress_random(
         ).generate()
         for stream, (count, grain, fraction) in enumerate(zip(counts, grains, fractions, strict=True))
     ]
-    X = np.concatenate(parts) if chunks is None else da.concatenate(parts)
+    X = concatenate_samples(parts)
     stress = mean_stress(X, elastic_modulus=elastic_modulus, poissons_ratio=poissons_ratio, macro_strain=macro_strain)
     return X, stress[:, 0]
 

@@ -12,12 +12,12 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.base import tokenize
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from mksdask.arrays import Array, sizes_argument
 from mksdask.bases.gsh import bunge_angles
+from mksdask.compute.graph import token_of
 from mksdask.importers.ebsd_files import open_ebsd
 from mksdask.importers.ebsd_maps import EbsdFile, Records
 from mksdask.storage.atomic import Url, check_apart
@@ -269,7 +269,7 @@ def import_ebsd(
 
 def _name(kernel: _Bands) -> str:
     """Name of the layer of the graph. It changes if the file changes."""
-    return "read-ebsd-" + tokenize(kernel, Path(kernel.file.path).stat().st_mtime_ns)
+    return "read-ebsd-" + token_of(kernel, Path(kernel.file.path).stat().st_mtime_ns)
 
 
 def _axes(file: EbsdFile, size: Sequence[int] | None) -> list[tuple[int, float, str]]:

@@ -11,9 +11,8 @@ from typing import Any
 
 import tifffile
 import zarr
-from dask.base import tokenize
 
-from mksdask.compute.graph import unchanged
+from mksdask.compute.graph import renamed, token_of
 from mksdask.importers.array_files import is_classic_netcdf, open_hdf5, open_netcdf3, open_numpy, open_zarr
 from mksdask.importers.raster_files import open_sequence, open_tiff
 from mksdask.importers.sources import Source
@@ -56,9 +55,7 @@ def open_source(path: Any, *, dataset: str | None = None, axes: str | None = Non
     # The name of the array depends on the paths, sizes and times of the files, so that no import is resumed from files
     # that have changed.
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    stamped = found.data.map_blocks(
-        unchanged, dtype=found.data.dtype, meta=found.data._meta, name=f"image-{tokenize(found.data.name, stamps)}"
-    )
+    stamped = renamed(found.data, f"image-{token_of(found.data.name, stamps)}")
     return _with_axes(replace(found, data=stamped), axes, str(files[0]))
 
 

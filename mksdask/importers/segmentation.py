@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 from numba import njit
 
 from mksdask.arrays import Array
+from mksdask.compute.blocks import computed
 
 # Number of bins of a histogram of values that are not 8- or 16-bit integers.
 BINS = 2**16
@@ -185,7 +185,7 @@ def by_thresholds(thresholds: Sequence[float]) -> Thresholds:
     return Thresholds(values)
 
 
-def by_otsu(data: da.Array, n_phases: int) -> Thresholds:
+def by_otsu(data: Any, n_phases: int) -> Thresholds:
     """Find the thresholds that separate the grey levels of an image best, by Otsu's method.
 
     These thresholds maximise the variance between the classes, over all possible thresholds and for any number of
@@ -214,7 +214,7 @@ def by_otsu(data: da.Array, n_phases: int) -> Thresholds:
         low = 0.0 if data.dtype.kind == "b" else float(np.iinfo(data.dtype).min)
         width, n_bins = 1.0, 2 ** (8 * data.dtype.itemsize)
     else:
-        low, high = map(float, dask.compute(data.min(), data.max()))
+        low, high = map(float, computed((data.min(), data.max())))
         if not np.isfinite([low, high]).all():
             msg = "the image holds NaN or infinite values, but otsu needs finite grey levels; replace them first"
             raise ValueError(msg)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import dask.array as da
 import numpy as np
 
+from mksdask.arrays import is_lazy
 from mksdask.compute.blocks import check_whole_samples
 from mksdask.compute.operation import DoesNotFitError, Limit, Stage
 from mksdask.reduction.sketch import sketch_rank
@@ -52,7 +52,7 @@ class Layout:
                 *(["incremental", "randomized"] if isinstance(pca.n_components, int | np.integer) else []),
             ]
         rank = sketch_rank(k, pca.oversampling)
-        if not isinstance(data, da.Array):
+        if not is_lazy(data):
             small, itemsize = 8 * min(n, p) ** 2, data.dtype.itemsize
             whole = Stage("PCA in memory", 1, n * p * 8 + 3 * small, n * p * itemsize, 0.0, float(p) * n * min(n, p))
             by_samples = solvers[0] == "incremental" or (solvers[0] == "gram" and p <= n)
@@ -74,7 +74,7 @@ class Layout:
 
     @classmethod
     def _in_rows(
-        cls, solver: str, data: da.Array, kept: int, merging: int, k: int, limit: Limit, first: Stage | None
+        cls, solver: str, data: Any, kept: int, merging: int, k: int, limit: Limit, first: Stage | None
     ) -> Layout:
         """Chunks of whole rows; `kept` are bytes beside them, `merging` what a merge takes instead of rows."""
         (n, p), itemsize, rows = data.shape, data.dtype.itemsize, max(data.chunks[0])
@@ -97,7 +97,7 @@ class Layout:
 
     @classmethod
     def _in_slabs(
-        cls, solver: str, data: da.Array, kept: int, passes: int, k: int, limit: Limit, first: Stage | None
+        cls, solver: str, data: Any, kept: int, passes: int, k: int, limit: Limit, first: Stage | None
     ) -> Layout:
         """Slabs that fit beside what is summed up."""
         (n, p), itemsize, rows = data.shape, data.dtype.itemsize, max(data.chunks[0])
@@ -127,7 +127,7 @@ class Layout:
 
     def rows_of(self, data: Any) -> Any:
         """Whole rows in each chunk."""
-        if not isinstance(data, da.Array):
+        if not is_lazy(data):
             return data
         if data.numblocks[1] > 1:
             data = data.rechunk((self.rows, -1))

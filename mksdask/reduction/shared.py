@@ -17,10 +17,10 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from dask.base import tokenize
 from sklearn.base import clone
 
 from mksdask.arrays import Array, ArrayLike
+from mksdask.compute.graph import token_of
 from mksdask.compute.operation import Limit, Operation, Plan, operation
 from mksdask.compute.watching import Watch
 from mksdask.reduction.fit import Fit
@@ -52,7 +52,7 @@ class Statistics:
             That names the parameter.
         """
         for name, value in parameters.items():
-            if tokenize(_canonical(value)) != tokenize(_canonical(self.parameters[name])):
+            if token_of(_canonical(value)) != token_of(_canonical(self.parameters[name])):
                 msg = (
                     f"X shares statistics of {name}={self.parameters[name]!r}, the model has {name}={value!r}; call "
                     "share of a model with that, or leave it out of the search"

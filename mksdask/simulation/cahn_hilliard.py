@@ -258,7 +258,7 @@ class CahnHilliardSimulation:
         data, labels = unwrap_samples(X)
         kernel = partial(_free_energy, dx=self._spacing(data), gamma=self._parameters()[0])
         result = map_samples(kernel, data, tail=(), dtype=np.float64, name="free_energy")
-        return result if labels is None else label(result, labels, dims=(), coords={}, name="free_energy")
+        return label(result, labels, dims=(), coords={}, name="free_energy")
 
     def _parameters(self) -> tuple[float, float]:
         for name in ("gamma", "dt"):

@@ -158,8 +158,6 @@ class _Solve(Operation[Any]):
         """Map a kernel whose results are components over the samples, and label them."""
         data = self.work.fitting(self.data)
         result = map_samples(kernel, data, tail=tail, dtype=np.float64, name=self.name)
-        if self.labels is None:
-            return result
         coords = dict.fromkeys(dims, names(self.components))
         return label(result, self.labels, dims=dims, coords=coords, name=self.name)
 

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.base import tokenize
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, axes_argument, is_lazy, unwrap
+from mksdask.compute.graph import token_of
 from mksdask.compute.operation import largest_divisor, samples_per_chunk
 from mksdask.samples import Grid
 from mksdask.storage.atomic import (
@@ -241,10 +241,8 @@ def create_ensemble(
         )
         raise ValueError(msg)
     n_samples, names = int(data.shape[0]), SPATIAL_DIMS[: len(spatial)]
-    if labels is not None:
-        spacing, units, phases, periodic_axes = _inherit(
-            Grid.of(labels, spatial), spacing, units, phases, periodic_axes
-        )
+    grid = Grid.of(labels, spatial)
+    spacing, units, phases, periodic_axes = _inherit(grid, spacing, units, phases, periodic_axes)
     rows = _rows(chunks, data, n_samples, int(np.prod(spatial)))
     attrs = _kept_attrs(X) | _microstructure_attrs(phases, periodic_axes, spatial)
     dims = ("sample", *names, *(("angle",) if angles else ()))
@@ -422,7 +420,7 @@ def _open(url: Url, kind: str | None) -> xr.Dataset:
     if "stamp" not in dataset.attrs:
         return open_dataset(location, chunks=chunks)
     # Named by the stamp too: what was computed of another store must not pass for what this one gives.
-    token = tokenize(location.path, dataset.attrs["stamp"], {dim: int(n) for dim, n in dataset.sizes.items()})
+    token = token_of(location.path, dataset.attrs["stamp"], {dim: int(n) for dim, n in dataset.sizes.items()})
     lazy: xr.Dataset = dataset.drop_attrs(deep=False).assign_attrs(mksdask=dataset.attrs["mksdask"])
     return lazy.chunk(chunks, name_prefix="open_dataset-", token=token)
 
@@ -511,12 +509,11 @@ def create_volume(
     data, labels = unwrap(volume, name="volume")
     angles = _has_angles(volume if labels is not None else data[None], data[None], spacing)
     spatial = tuple(int(n) for n in data.shape[: data.ndim - angles])
-    if labels is not None:
-        grid = Grid.of(labels, spatial, first=0)
-        spacing, units, phases, periodic_axes = _inherit(grid, spacing, units, phases, periodic_axes)
     if not 1 <= len(spatial) <= 3 or 0 in spatial:
         msg = f"volume must have 1 to 3 axes, none of them empty, got shape {spatial}"
         raise ValueError(msg)
+    grid = Grid.of(labels, spatial, first=0)
+    spacing, units, phases, periodic_axes = _inherit(grid, spacing, units, phases, periodic_axes)
     wanted = VOLUME_SHARD[len(spatial)] if isinstance(chunks, str) and chunks == "auto" else chunks
     sizes = np.broadcast_to(np.asarray(wanted), (len(spatial),))
     if sizes.dtype.kind not in "iu" or sizes.min() < 1:

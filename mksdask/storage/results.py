@@ -7,11 +7,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import ArrayLike
+from mksdask.arrays import ArrayLike, is_lazy
 from mksdask.compute.progress import progress as show_progress
 from mksdask.storage.atomic import RESULTS, Location, Url, consolidate, staged
 from mksdask.storage.blocks import Blocks, Variable
@@ -110,24 +109,24 @@ class Result:
         is_compressed : bool, default True
             Whether compressing is worth its time.
         """
-        labels = lazy if isinstance(lazy, xr.DataArray) else None
-        data = lazy.data if labels is not None else lazy
-        if not isinstance(data, da.Array):
+        is_labelled = isinstance(lazy, xr.DataArray)
+        data = lazy.data if is_labelled else lazy
+        if not is_lazy(data):
             msg = f"lazy must be a dask array, or a DataArray that holds one, got {type(data).__name__}"
             raise TypeError(msg)
         data = _regular(data)
-        name = DEFAULT_NAME if labels is None or labels.name is None else str(labels.name)
+        name = DEFAULT_NAME
         objects = data.chunksize
         if parts is not None:
             parts = tuple(map(min, parts, objects))
             # An object holds whole parts, and may reach beyond the end of the array.
             objects = tuple(-(-n // part) * part for n, part in zip(objects, parts, strict=True))
-        if labels is None:
-            dims, attrs, coords = tuple(f"dim_{axis}" for axis in range(data.ndim)), {}, xr.Dataset()
-        else:
-            dims, attrs, coords = tuple(map(str, labels.dims)), dict(labels.attrs), labels.coords.to_dataset()
+        dims, attrs, coords = tuple(f"dim_{axis}" for axis in range(data.ndim)), {}, xr.Dataset()
+        if is_labelled:
+            name = name if lazy.name is None else str(lazy.name)
+            dims, attrs, coords = tuple(map(str, lazy.dims)), dict(lazy.attrs), lazy.coords.to_dataset()
         variable = Variable(data, dims, objects, parts, attrs, is_compressed)
-        return cls(Blocks(Location.of(url), kind, {name: variable}, coords), name, labels is not None)
+        return cls(Blocks(Location.of(url), kind, {name: variable}, coords), name, is_labelled)
 
     def write(self, *, resume: bool = True, progress: bool = False) -> Any:
         """Write the blocks that are missing, and open the result lazily."""
@@ -143,7 +142,7 @@ class Result:
         return opened if self.is_labelled else opened.data
 
 
-def _regular(data: da.Array) -> da.Array:
+def _regular(data: Any) -> Any:
     """The same data in chunks of one size along each axis, except for a smaller last one, as a store has them."""
     if not data.shape or 0 in data.shape:
         msg = f"lazy must have an axis, and none that is empty, got shape {data.shape}; compute it instead"

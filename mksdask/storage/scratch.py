@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import dask
 import dask.array as da
 import numpy as np
 import zarr
 
 from mksdask.arrays import Array
 from mksdask.compute.blocks import check_whole_samples
+from mksdask.compute.graph import token_of
 from mksdask.storage.atomic import SCRATCH, Location, Url, attributes_of, check_ours, holds_only, remove_store
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_array
@@ -113,7 +113,7 @@ def spill(
             n_samples, n_features = features.shape
             width = slab_width(n_samples, n_features, features.dtype)
         # With the layout, which other limits of memory may change.
-        known = None if resume is None else dask.base.tokenize(resume, features.shape, features.chunks[0], width)
+        known = None if resume is None else token_of(resume, features.shape, features.chunks[0], width)
         url = f"{parent}/rows-{uuid.uuid4().hex[:12] if known is None else known}.zarr"
         rows = SpilledRows(url, features.chunks[0], features.shape[1], features.dtype, width)
         # A task writes some samples, whole, in objects of a slab of features each.
