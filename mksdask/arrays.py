@@ -15,6 +15,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import scipy.sparse
+import sklearn
 import xarray as xr
 import zarr
 from numpy.typing import DTypeLike, NDArray
@@ -26,6 +27,8 @@ from mksdask.types import ArrayLike as ArrayLike
 # Types of arrays that must not go through `numpy.asarray`, which computes them or loses their labels or masks.
 LABELLED = (da.Array, xr.DataArray, xr.Dataset, zarr.Array, np.ma.MaskedArray)
 SPATIAL_DIMS = ("x", "y", "z")
+# Folders of the packages whose lines mean nothing to a user who gets a warning.
+PACKAGES = tuple(str(Path(module).parent) for module in (__file__, sklearn.__file__))
 
 
 def is_lazy(array: object) -> bool:
@@ -222,9 +225,9 @@ def precision_argument(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
-    """Give a warning that points to the line outside this package which called it."""
-    frame, level, package = inspect.currentframe(), 1, str(Path(__file__).parent)
-    while frame is not None and frame.f_code.co_filename.startswith(package):
+    """Give a warning that points to the line which called this package. Wrappers of scikit-learn are skipped too."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGES):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
 

@@ -236,7 +236,7 @@ class Volume:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the data, and the mask, are in stores or in memory, so that tasks can read parts of them directly."""
+        """Whether data and mask are NumPy arrays or views of stores, so that tasks can read parts of them directly."""
         return stored_array(self.data) is not None and (
             self.confidence is None or stored_array(self.confidence) is not None
         )
@@ -303,10 +303,11 @@ def check_confidence(confidence: Array) -> None:
 
 
 def _laid_along(array: ArrayLike, labels: xr.DataArray | None) -> ArrayLike:
-    """Transpose a labelled array, so that its dims have the same order as those of X."""
+    """Transpose a labelled array, so that the dims that it shares with X have the same order. Other dims come last."""
     if not isinstance(array, xr.DataArray) or labels is None:
         return array
-    return array.transpose(*(dim for dim in labels.dims if dim in array.dims))
+    shared = [dim for dim in labels.dims if dim in array.dims]
+    return array.transpose(*shared, *(dim for dim in array.dims if dim not in shared))
 
 
 def _confidence(

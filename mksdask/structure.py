@@ -97,7 +97,7 @@ class MKSStructureAnalysis(
         Geometry of the samples of `fit`. Later samples are compared with it: samples with other phases are refused, and
         another voxel size, other units or other periodic axes give a warning.
     size_, periodic_axes_, phases_
-        Parts of `grid_`: spatial shape of a sample, also of later flat samples; periodic axes; names of the phases.
+        Parts of `grid_`: spatial shape, also of flat samples in later calls; periodic axes; names of the phases.
 
     Notes
     -----
