@@ -85,6 +85,27 @@ def test_materialize__refuses_a_result_of_other_parameters(tmp_path):
         materialize(X[X[:, 0, 0] > 0], tmp_path / "n.zarr")
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_materialize__replaces_another_result_when_the_new_one_is_complete(tmp_path, resume):
+    lazy, url, calls = da.from_array(np.arange(12.0), chunks=4), tmp_path / "r.zarr", []
+    materialize(lazy, url, progress=False)
+    with dask.config.set(scheduler="sync"):
+        with pytest.raises(OSError, match="disk is full"):
+            materialize(counting(lazy, calls, (0,)), url, resume=resume, overwrite=True, progress=False)
+        assert_array_equal(xr.open_zarr(url)["result"], np.arange(12.0))
+        assert [path.name for path in tmp_path.iterdir() if path != url] == ["r.zarr.partial"] * resume
+        stored = materialize(counting(lazy, calls), url, resume=resume, overwrite=True, progress=False)
+        assert_array_equal(stored, 2 * np.arange(12.0))
+        assert len(calls) == (3 if resume else 5)
+        # The same result is taken as it is, unless the caller wants it anew.
+        materialize(counting(lazy, calls), url, resume=resume, overwrite=True, progress=False)
+        assert len(calls) == (3 if resume else 8)
+    assert [path.name for path in tmp_path.iterdir()] == ["r.zarr"]
+    create_ensemble(tmp_path / "e.zarr", np.zeros((2, 4, 4), "uint8"))
+    with pytest.raises(FileExistsError, match="is marked as 'ensemble', which is not 'result'"):
+        materialize(lazy, tmp_path / "e.zarr", overwrite=True)
+
+
 def test_materialize__on_a_cluster(tmp_path, client):
     X = da.zeros((40, 5), chunks=(4, 5))
     with client.as_current():

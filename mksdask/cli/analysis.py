@@ -11,7 +11,6 @@ import click
 import dask
 import numpy as np
 import xarray as xr
-import zarr
 
 from mksdask import tools
 from mksdask.bases import PrimitiveBasis
@@ -23,28 +22,18 @@ from mksdask.cli.options import (
     cluster_options,
     json_option,
     open_client,
-    output_of,
     report,
     resume_option,
     save_figure,
-    stage,
+    timed_step,
     watch_option,
 )
 from mksdask.compute.graph import token_of
 from mksdask.compute.operation import plan
 from mksdask.stats import correlate, correlate_volume, integral_range, specific_surface
-from mksdask.storage.atomic import (
-    RESULTS,
-    SCRATCH,
-    Location,
-    attributes_of,
-    check_ours,
-    consolidate,
-    remove_store,
-)
+from mksdask.storage.atomic import RESULTS, SCRATCH
 from mksdask.storage.ensembles import open_store
-from mksdask.storage.opening import open_dataset
-from mksdask.storage.results import materialize, place_of_result
+from mksdask.storage.outputs import Output
 from mksdask.structure import MKSStructureAnalysis
 
 
@@ -120,60 +109,32 @@ def stats(
       mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png
       mksdask stats samples.zarr f.zarr --pairs 0-0,0-1 --periodic x,y,z
     """
-    target = output_of(out, RESULTS, store, overwrite=overwrite, resume=resume)
-    check_pictures(figure, watch, store, target, overwrite=overwrite, resume=resume)
+    output = Output.of(out, RESULTS, store, overwrite=overwrite, resume=resume)
+    check_pictures(figure, watch, store, output.path, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
         operation, arguments, options = _call(store, states, pairs, cutoff, periodic)
         if watch is not None and operation is correlate:
             msg = f"--watch shows the statistics of a volume, and {store} is an ensemble; mksdask fit shows its mean"
             raise ValueError(msg)
-        sums = target.with_name(target.name + ".sums")
-        check_ours(Location.of(sums), SCRATCH)
-        if overwrite and not resume:
-            remove_store(sums, SCRATCH)
-        what = token_of("volume" if operation is correlate_volume else "ensemble", arguments, options)
-        if not _is_done(target, what, overwrite=overwrite, resume=resume):
-            with stage("statistics", timings):
-                if operation is correlate_volume:
-                    if watch is not None:
-                        correlate_volume(*arguments, scratch=sums, watch=watch, **options)
-                    lazy = correlate_volume(*arguments, scratch=sums, **options)
-                else:
-                    lazy = correlate(*arguments, **options)
-                lazy = lazy.rename("correlations")
-                with place_of_result(lazy, target, overwrite=overwrite, resume=resume) as place:
-                    materialize(lazy, place.store, progress=False)
-                    zarr.open_group(place.store, mode="r+").attrs["statistics of"] = what
-                    consolidate(place)
-        found = open_dataset(Location.of(target), chunks={}).correlations
-        remove_store(sums, SCRATCH)
+        step = token_of("volume" if operation is correlate_volume else "ensemble", arguments, options)
+        with output.intermediate("sums", SCRATCH, resume=resume) as sums:
+            if not output.is_done(step):
+                with timed_step("statistics", timings):
+                    if operation is correlate_volume:
+                        options["scratch"] = sums
+                        if watch is not None:
+                            correlate_volume(*arguments, watch=watch, **options)
+                    output.write(operation(*arguments, **options).rename("correlations"), step)
+            found = output.open("correlations")
         mean = found if operation is correlate_volume else found.mean("sample", keep_attrs=True)
         mean = mean.compute()
         if figure is not None:
-            with stage("figure", timings):
+            with timed_step("figure", timings):
                 save_figure(tools.draw_correlations(mean), figure)
     result = {"result": str(out), "lags": tuple(mean.shape[:-1])} | _summary(mean, arguments[0])
     result |= {} if figure is None else {"figure": str(figure)}
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
-
-
-def _is_done(target: Path, what: str, *, overwrite: bool, resume: bool) -> bool:
-    """Whether a result is there, whole, and may stay.
-
-    Raises
-    ------
-    ValueError
-        If it is another one, and may not be replaced.
-    """
-    if overwrite and not resume:
-        return False
-    found = attributes_of(Location.of(target)).get("statistics of")
-    if found not in (None, what) and not overwrite:
-        msg = f"{target} holds statistics of another store, or by other options; pass --overwrite to replace them"
-        raise ValueError(msg)
-    # Without the mark, which is written last, `materialize` says whether it is the same.
-    return found == what
 
 
 def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:

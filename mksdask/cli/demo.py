@@ -12,7 +12,7 @@ import numpy as np
 from mksdask import tools
 from mksdask.arrays import concatenate_samples, to_numpy
 from mksdask.bases import PrimitiveBasis
-from mksdask.cli.options import Size, cluster_options, open_client, save_figure, stage
+from mksdask.cli.options import Size, cluster_options, open_client, save_figure, timed_step
 from mksdask.compute.operation import samples_per_chunk
 from mksdask.datasets import MicrostructureGenerator, mean_stress
 from mksdask.homogenization import MKSHomogenizationModel
@@ -101,21 +101,21 @@ def _run_demo(out: Path, samples: int, size: tuple[int, ...], seed: int, timings
 
     click.echo(f"{samples} samples of {'×'.join(map(str, size))} voxels, moduli {moduli[0]:g} and {moduli[1]:g} GPa")
     url = out / "ensemble.zarr"
-    with stage("generate, and solve by FE → zarr", timings, err=False):
+    with timed_step("generate, and solve by FE → zarr", timings, err=False):
         create_ensemble(url, X, stiffness, phases=("stiff", "soft"), periodic_axes=axes, mode="w")
     ensemble = open_ensemble(url)
     is_unseen = np.arange(samples) % 4 == 0
     training, unseen = (ensemble.isel(sample=np.flatnonzero(chosen)) for chosen in (~is_unseen, is_unseen))
     model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=8, degree=2)
-    with stage("statistics → PCA → regression", timings, err=False):
+    with timed_step("statistics → PCA → regression", timings, err=False):
         model.fit(training.microstructure, training.response)
-    with stage("predict unseen samples", timings, err=False):
+    with timed_step("predict unseen samples", timings, err=False):
         predicted = to_numpy(model.predict(unseen.microstructure))
     truth = to_numpy(unseen.response)
     fitted = np.asarray(model.property_linker_.predict(model.reduced_fit_data))
     error = predicted - truth
     r2 = 1.0 - np.sum(error**2) / np.sum((truth - truth.mean()) ** 2)
-    with stage("figures", timings, err=False):
+    with timed_step("figures", timings, err=False):
         _draw_demo(out, ensemble, model, (to_numpy(training.response), fitted), (truth, predicted))
     click.echo(
         f"C11 of {len(truth)} unseen samples: R² = {r2:.4f}, mean error {np.abs(error).mean():.3g} GPa "

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from mksdask import tools
@@ -18,21 +17,21 @@ from mksdask.cli.options import (
     cluster_options,
     json_option,
     open_client,
-    output_of,
     report,
     resume_option,
     save_figure,
-    stage,
+    timed_step,
     watch_option,
 )
 from mksdask.compute.blocks import computed
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
-from mksdask.storage.atomic import RESULTS, Location, check_ours, remove_store, staged_file
+from mksdask.storage.atomic import RESULTS
 from mksdask.storage.ensembles import open_ensemble
 from mksdask.storage.models import load_model, save_model
-from mksdask.storage.opening import open_dataset
-from mksdask.storage.results import materialize, place_of_result, save_result
+from mksdask.storage.outputs import Output
+from mksdask.storage.results import materialize
+from mksdask.storage.tables import read_table, write_table
 
 
 def _response(dataset: xr.Dataset, response: str) -> Any:
@@ -44,41 +43,7 @@ def _response(dataset: xr.Dataset, response: str) -> Any:
         known = sorted(str(name) for name in dataset.data_vars if name not in ("microstructure", "confidence_index"))
         msg = f"--response {response!r} is no variable of the store, which holds {known}, and no .csv or .npy file"
         raise ValueError(msg)
-    if not path.exists():
-        msg = f"--response {response!r}: there is no such file"
-        raise FileNotFoundError(msg)
-    values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _table(path)
-    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-
-
-def _table(path: Path) -> np.ndarray[Any, Any]:
-    """Numbers of a .csv file of one row a sample, but for their own numbers in a column ``sample``."""
-    table = pd.read_csv(path)
-    how = "write a header, then one row of numbers a sample, with commas between them and points in them"
-    if not isinstance(table.index, pd.RangeIndex):
-        msg = f"{path} has rows of more values than its header {list(table.columns)}; {how}"
-        raise ValueError(msg)
-    strange = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
-    if strange:
-        msg = f"{path} holds text in the columns {strange}; {how}"
-        raise ValueError(msg)
-    if all(_is_number(name) for name in table.columns):
-        msg = f"{path} has no header, its first row is {list(table.columns)}; {how}"
-        raise ValueError(msg)
-    if "sample" in table.columns and (table["sample"].to_numpy() == np.arange(len(table))).all():
-        table = table.drop(columns="sample")
-    if not table.shape[1]:
-        msg = f"{path} has no column of properties; {how}"
-        raise ValueError(msg)
-    return np.asarray(table.to_numpy(dtype=float))
-
-
-def _is_number(text: object) -> bool:
-    try:
-        float(str(text))
-    except ValueError:
-        return False
-    return True
+    return read_table(path)
 
 
 @click.command()
@@ -129,7 +94,7 @@ def fit(
       mksdask fit samples.zarr strain.model --response strain.npy
     """
     inputs = (store, *((Path(response),) if Path(response).is_file() else ()))
-    target = output_of(model, ("model",), *inputs, overwrite=overwrite)
+    target = Output.of(model, ("model",), *inputs, overwrite=overwrite).path
     check_pictures(figure, watch, *inputs, target, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
@@ -169,17 +134,17 @@ def fit(
                 periodic_axes=periodic,
                 scratch=target.parent,
             )
-        with stage("fit", timings):
+        with timed_step("fit", timings):
             fitted.fit(*rows["train"], **({} if is_field else {"watch": watch or False, "resume": resume}))
         result: dict[str, Any] = {"model": str(model), "kind": type(fitted).__name__, "samples": len(known) - n_test}
         if len(known) < n:
             result["without a response"] = n - len(known)
         if n_test:
-            with stage("test", timings):
+            with timed_step("test", timings):
                 result |= {"test samples": n_test, "test R²": fitted.score(*rows["test"])}
         save_model(fitted, target)
         if figure is not None and not is_field:
-            with stage("figure", timings):
+            with timed_step("figure", timings):
                 _draw(fitted, rows, figure)
             result["figure"] = str(figure)
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
@@ -223,31 +188,16 @@ def predict(
     if out.suffix not in (".csv", ".zarr"):
         msg = f"{out} must be a .csv file or a .zarr store"
         raise ValueError(msg)
-    is_table = out.suffix == ".csv"
-    target = output_of(out, None if is_table else RESULTS, model, store, overwrite=overwrite)
-    kept = target.with_name(target.name + ".predictions")
-    check_ours(Location.of(kept), RESULTS)
+    output = Output.of(out, None if out.suffix == ".csv" else RESULTS, model, store, overwrite=overwrite)
     timings: dict[str, float] = {}
-    with open_client(**cluster):
+    with open_client(**cluster), output.intermediate("predictions", RESULTS, resume=resume) as kept:
         X = open_ensemble(store).microstructure
-        with stage("predict", timings):
+        with timed_step("predict", timings):
             found = fitted.predict(X, return_std=std)
             parts = xr.concat(found if std else (found,), "part").rename("predictions")
-            if overwrite and not resume:
-                remove_store(kept, RESULTS)
             stored = materialize(parts, kept, progress=False).compute()
-            values = xr.Dataset(dict(zip(("prediction", "spread"), stored, strict=False)))
-    if is_table:
-        columns = {
-            f"{name}_{i}" if array.ndim > 1 else str(name): column
-            for name, array in values.data_vars.items()
-            for i, column in enumerate(array.to_numpy().reshape(len(array), -1).T)
-        }
-        with staged_file(target, overwrite=overwrite) as new:
-            pd.DataFrame(columns).to_csv(new, index_label="sample")
-    else:
-        save_result(values, target, "w" if overwrite else "w-")
-    remove_store(kept, RESULTS)
+        values = xr.Dataset(dict(zip(("prediction", "spread"), stored, strict=False)))
+        write_table(values, output.path, overwrite=overwrite)
     summary = {"result": str(out), "samples": X.sizes["sample"]}
     mean = values.prediction.to_numpy()
     summary |= {"lowest": float(mean.min()), "mean": float(mean.mean()), "highest": float(mean.max())}
@@ -281,18 +231,15 @@ def localize(
     if not isinstance(fitted, MKSLocalizationModel):
         msg = f"{model} is a {type(fitted).__name__}; localize takes a localization model, predict the other"
         raise ValueError(msg)
-    target = output_of(out, RESULTS, model, store, overwrite=overwrite, resume=resume)
+    output = Output.of(out, RESULTS, model, store, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
         X = open_ensemble(store).microstructure
         size = tuple(X.sizes[dim] for dim in ("x", "y", "z") if dim in X.dims)
         if size != tuple(fitted.size_):
             fitted.resize_coeff(size)
-        field = fitted.predict(X).rename("field")
-        place = place_of_result(field, target, overwrite=overwrite, resume=resume)
-        with stage("localize", timings), place as location:
-            materialize(field, location.store, progress=False)
-        field = open_dataset(Location.of(target), chunks={}).field
+        with timed_step("localize", timings):
+            field = output.write(fitted.predict(X).rename("field"))
         extremes = computed((field.data.min(), field.data.mean(), field.data.max()))
     summary = {"result": str(out), "samples": X.sizes["sample"], "size": size}
     summary |= dict(zip(("lowest", "mean", "highest"), map(float, extremes), strict=True))

@@ -18,21 +18,12 @@ from matplotlib.backend_bases import FigureCanvasBase
 from mksdask.compute.operation import bytes_argument
 from mksdask.compute.progress import progress
 from mksdask.display.cards import value_text
-from mksdask.storage.atomic import (
-    Kinds,
-    Location,
-    check_apart,
-    check_file,
-    check_ours,
-    check_outside,
-    is_marked,
-    staged_file,
-)
+from mksdask.storage.atomic import Location, check_apart, check_file, staged_file
 
 
 @contextmanager
-def stage(title: str, timings: dict[str, float], *, err: bool = True) -> Iterator[None]:
-    """Time a stage, and show how far it is."""
+def timed_step(title: str, timings: dict[str, float], *, err: bool = True) -> Iterator[None]:
+    """Show the progress of a step of a command, and then print the time that it took."""
     start = time.perf_counter()
     try:
         with progress(title):
@@ -198,10 +189,8 @@ def check_pictures(
 
     Raises
     ------
-    click.ClickException
-        If there is a file that may not be replaced.
     FileExistsError
-        If there is something else than a file.
+        If there is a file and neither `overwrite` nor `resume` is set, or something other than a file.
     ValueError
         If a figure cannot have the format, with those that it can have; or if a picture is an input or the output.
     """
@@ -211,52 +200,11 @@ def check_pictures(
         raise ValueError(msg)
     for picture in (figure, watch):
         if picture is not None:
-            _check_free(picture, overwrite=overwrite, resume=resume)
+            if picture.exists() and not (overwrite or resume):
+                msg = f"{picture} exists; choose another output, or pass --overwrite"
+                raise FileExistsError(msg)
             check_apart(picture, *others)
             check_file(picture)
-
-
-def output_of(path: Path, kinds: Kinds | None, *inputs: Path, overwrite: bool, resume: bool = False) -> Path:
-    """An output that may be written, in a folder that exists; where it leads to, if it is a link.
-
-    Parameters
-    ----------
-    path : Path
-        As the user gave it.
-    kinds : tuple of str or None
-        Marks of the stores that may be replaced with `overwrite`; None for a file, which replaces a file alone.
-    *inputs : Path
-        What the output may not be, lie in, or hold.
-
-    Raises
-    ------
-    click.ClickException
-        If there is something and neither `overwrite` nor `resume`.
-    FileExistsError
-        If there is something that may not be replaced.
-    ValueError
-        If the output is an input, or lies in a store.
-    """
-    location = Location.of(path)
-    target = Path(location.path)
-    check_apart(path, *inputs)
-    _check_free(path, overwrite=overwrite, resume=resume)
-    check_outside(location)
-    if kinds is None:
-        check_file(target)
-    elif overwrite:
-        check_ours(location, kinds)
-    elif resume and location.exists() and not is_marked(location, kinds):
-        msg = f"{path} exists and is no {' or '.join(kinds)} that could be gone on with; choose another output"
-        raise FileExistsError(msg)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target
-
-
-def _check_free(path: Path, *, overwrite: bool, resume: bool) -> None:
-    if path.exists() and not (overwrite or resume):
-        msg = f"{path} exists; choose another output, or pass --overwrite"
-        raise click.ClickException(msg)
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -14,10 +14,9 @@ from mksdask.cli.options import (
     cluster_options,
     json_option,
     open_client,
-    output_of,
     report,
     resume_option,
-    stage,
+    timed_step,
 )
 from mksdask.importers import import_images
 from mksdask.importers.image_files import input_files
@@ -25,6 +24,7 @@ from mksdask.storage.atomic import MICROSTRUCTURES, Location, attributes_of
 from mksdask.storage.ensembles import open_store
 from mksdask.storage.models import load_model
 from mksdask.storage.opening import check_store, open_dataset, open_group
+from mksdask.storage.outputs import Output
 
 
 class _Phases(click.ParamType[dict[float, Any]]):
@@ -117,9 +117,9 @@ def import_command(
     """
     paths = [Path(source).absolute() for source in sources]
     inputs = input_files(paths if len(paths) > 1 else paths[0])
-    target = output_of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite)
+    target = Output.of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite).path
     timings: dict[str, float] = {}
-    with open_client(**cluster), stage("read, segment, write", timings):
+    with open_client(**cluster), timed_step("read, segment, write", timings):
         import_images(
             paths if len(paths) > 1 else paths[0],
             target,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,16 @@ import xarray as xr
 
 from mksdask.arrays import ArrayLike, is_lazy
 from mksdask.compute.progress import progress as show_progress
-from mksdask.storage.atomic import RESULTS, Location, Url, consolidate, staged
+from mksdask.storage.atomic import Location, Url, staged
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_dataset
 
 DEFAULT_NAME = "result"
 
 
-def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: bool = True) -> Any:
+def materialize(
+    lazy: ArrayLike, url: Url, *, resume: bool = True, overwrite: bool = False, progress: bool = True
+) -> Any:
     """Write a lazy array into a store, block by block.
 
     Called again after a run was killed, it writes only what is missing.
@@ -32,6 +34,9 @@ def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: boo
         A path, or any URL that fsspec knows.
     resume : bool, default True
         Go on with what an earlier call left there. False refuses a store that is not complete.
+    overwrite : bool, default False
+        Replace another result at `url`. The old result stays until the new one is complete. With `resume`, a part of
+        the new result is kept meanwhile in ``{url}.partial``, and this same result at `url` is not computed again.
     progress : bool, default True
         Show a progress bar, in a terminal or a notebook; see `mksdask.progress`.
 
@@ -65,7 +70,7 @@ def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: boo
     >>> stored.compute().tolist()
     [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]
     """
-    return Result.of(lazy, url, "result").write(resume=resume, progress=progress)
+    return Result.of(lazy, url, "result").write(resume=resume, overwrite=overwrite, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -128,18 +133,44 @@ class Result:
         variable = Variable(data, dims, objects, parts, attrs, is_compressed)
         return cls(Blocks(Location.of(url), kind, {name: variable}, coords), name, is_labelled)
 
-    def write(self, *, resume: bool = True, progress: bool = False) -> Any:
-        """Write the blocks that are missing, and open the result lazily."""
+    def write(
+        self,
+        *,
+        resume: bool = True,
+        overwrite: bool = False,
+        progress: bool = False,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Write the blocks that are missing, and open the result lazily.
+
+        Parameters
+        ----------
+        resume, overwrite, progress
+            As in `materialize`.
+        attributes : mapping, optional
+            Further attributes of the complete store. A store that is complete already stays as it is.
+        """
         blocks = self.blocks
-        if not resume and blocks.state() == "partial":
+        state = blocks.state()
+        is_replaced = state == "other" or (state != "absent" and not resume)
+        if overwrite and is_replaced:
+            with staged(blocks.location.store, "w", (blocks.kind,), resume=resume) as beside:
+                _complete(replace(blocks, location=beside), self.name if progress else None, attributes or {})
+        elif state == "partial" and not resume:
             msg = f"{blocks.location.path} holds a part of this result; pass resume=True to go on, or remove it"
             raise FileExistsError(msg)
-        blocks.open()
-        with show_progress(self.name) if progress else nullcontext():
-            blocks.write()
-        blocks.finish()
+        else:
+            _complete(blocks, self.name if progress else None, attributes or {})
         opened = open_dataset(blocks.location, chunks={})[self.name]
         return opened if self.is_labelled else opened.data
+
+
+def _complete(blocks: Blocks, title: str | None, attributes: Mapping[str, Any]) -> None:
+    """Write the blocks that a store lacks, under a progress bar if it has a title."""
+    blocks.open()
+    with nullcontext() if title is None else show_progress(title):
+        blocks.write()
+    blocks.finish(**attributes)
 
 
 def _regular(data: Any) -> Any:
@@ -152,29 +183,3 @@ def _regular(data: Any) -> Any:
         raise ValueError(msg)
     is_regular = all(set(sizes[:-1]) <= {sizes[0]} and sizes[-1] <= sizes[0] for sizes in data.chunks)
     return data if is_regular else data.rechunk(tuple(max(sizes) for sizes in data.chunks))
-
-
-@contextmanager
-def place_of_result(lazy: ArrayLike, url: Url, *, overwrite: bool, resume: bool) -> Iterator[Location]:
-    """The place to write a result to; while another result that is to be replaced is there, a place beside it.
-
-    Raises
-    ------
-    FileExistsError
-        If what is there is no result.
-    """
-    location = Location.of(url)
-    is_there = resume and Result.of(lazy, url, "result").blocks.state() in ("partial", "complete")
-    if not overwrite or not location.exists() or is_there:
-        yield location
-        return
-    with staged(url, "w", RESULTS, resume=resume) as beside:
-        yield beside
-
-
-def save_result(dataset: xr.Dataset, url: Url, mode: str) -> None:
-    """Write results that are in memory to a store, whole or not at all."""
-    with staged(url, mode, RESULTS) as location:
-        marked = dataset.assign_attrs(mksdask="result")
-        marked.to_zarr(location.store, mode="w-", consolidated=False, zarr_format=3)
-        consolidate(location)
