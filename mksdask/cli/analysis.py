@@ -32,7 +32,7 @@ from mksdask.compute.graph import token_of
 from mksdask.compute.operation import plan
 from mksdask.stats import correlate, correlate_volume, integral_range, specific_surface
 from mksdask.storage.atomic import RESULTS, SCRATCH
-from mksdask.storage.ensembles import open_store
+from mksdask.storage.microstructures import open_store
 from mksdask.storage.outputs import Output
 from mksdask.structure import MKSStructureAnalysis
 

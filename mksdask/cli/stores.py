@@ -21,7 +21,7 @@ from mksdask.cli.options import (
 from mksdask.importers import import_images
 from mksdask.importers.image_files import input_files
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, attributes_of
-from mksdask.storage.ensembles import open_store
+from mksdask.storage.microstructures import open_store
 from mksdask.storage.models import load_model
 from mksdask.storage.opening import check_store, open_dataset, open_group
 from mksdask.storage.outputs import Output
