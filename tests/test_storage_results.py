@@ -77,7 +77,7 @@ def test_materialize__refuses_a_result_of_other_parameters(tmp_path):
     with pytest.raises(ValueError, match="dtype float32, now float64"):
         materialize(correlate(X, PrimitiveBasis(2), cutoff=3, dtype="float64"), tmp_path / "f.zarr")
     (tmp_path / "other").mkdir()
-    with pytest.raises(FileExistsError, match="no result of materialize"):
+    with pytest.raises(FileExistsError, match="not a result of materialize"):
         materialize(X, tmp_path / "other")
     with pytest.raises(TypeError, match="lazy must be"):
         materialize(np.zeros(3), tmp_path / "n.zarr")

@@ -1,4 +1,4 @@
-"""`mksdask stats` and `mksdask plan`: 2-point statistics of a store, and what a call would take."""
+"""`mksdask stats` and `mksdask plan`: 2-point statistics of a store, and the memory and time that a call would need."""
 
 from __future__ import annotations
 
@@ -38,12 +38,18 @@ from mksdask.structure import MKSStructureAnalysis
 
 
 def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which statistics of which store."""
+    """Add the options that say which statistics of which store to compute."""
     for option in (
-        click.option("--periodic", type=Axes(), help="Periodic axes: x,y; or none. Default: what the store says."),
+        click.option(
+            "--periodic", type=Axes(), help="Periodic axes, such as x,y, or none. Default: as the store says."
+        ),
         click.option("--cutoff", type=click.IntRange(min=0), help="Largest lag, in voxels. Default: half the size."),
-        click.option("--pairs", type=Pairs(), help="Pairs of phases: 0-0,0-1. Default: the first phase with each."),
-        click.option("--states", type=click.IntRange(min=1), help="Number of phases. Default: as the store names."),
+        click.option(
+            "--pairs", type=Pairs(), help="Pairs of phases, such as 0-0,0-1. Default: the first phase with each phase."
+        ),
+        click.option(
+            "--states", type=click.IntRange(min=1), help="Number of phases. Default: as many as the store names."
+        ),
         click.argument("store", type=click.Path(path_type=Path, exists=True)),
     ):
         command = option(command)
@@ -51,11 +57,11 @@ def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def basis_of(dataset: xr.Dataset, states: int | None) -> PrimitiveBasis:
-    """The phases of a store as local states; voxels are read where it does not name them."""
+    """Make a basis of the phases of a store. If the store does not name its phases, all voxels are read."""
     X = dataset.microstructure
     if states is None:
         if X.dtype.kind not in "biu":
-            msg = f"the store holds {X.dtype}, not phases; import it with --phases, --thresholds or --otsu"
+            msg = f"the store holds {X.dtype} numbers, not phases; import it with --phases, --thresholds or --otsu"
             raise ValueError(msg)
         states = len(X.attrs.get("phases", ())) or int(X.max()) + 1
     return PrimitiveBasis(states)
@@ -68,7 +74,7 @@ def _call(
     cutoff: int | None,
     periodic: list[int] | None,
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """`correlate` or `correlate_volume` with their arguments."""
+    """Choose `correlate` or `correlate_volume`, and collect its arguments."""
     dataset = open_store(store)
     X = dataset.microstructure
     options: dict[str, Any] = {"cutoff": cutoff, "correlations": pairs, "periodic_axes": periodic}
@@ -81,11 +87,13 @@ def _call(
 @statistics_options
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--figure", type=click.Path(path_type=Path), help="Draw the statistics, of an ensemble their mean: S2.png."
+    "--figure",
+    type=click.Path(path_type=Path),
+    help="Draw the statistics into a file, such as S2.png. For an ensemble, draw their mean.",
 )
 @watch_option
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace the result, once the new one is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result when the new one is complete.")
 @cluster_options
 @json_option
 def stats(
@@ -102,7 +110,7 @@ def stats(
     periodic: list[int] | None,
     **cluster: Any,
 ) -> None:
-    """2-point statistics of a volume, or of each sample of an ensemble, into a zarr store.
+    """Compute the 2-point statistics of a volume, or of each sample of an ensemble, and write them to a zarr store.
 
     \b
     Examples:
@@ -115,7 +123,10 @@ def stats(
     with open_client(**cluster):
         operation, arguments, options = _call(store, states, pairs, cutoff, periodic)
         if watch is not None and operation is correlate:
-            msg = f"--watch shows the statistics of a volume, and {store} is an ensemble; mksdask fit shows its mean"
+            msg = (
+                f"--watch needs a volume, and {store} is an ensemble; leave it out, or use mksdask fit --watch, which "
+                "shows the mean of an ensemble"
+            )
             raise ValueError(msg)
         step = token_of("volume" if operation is correlate_volume else "ensemble", arguments, options)
         with output.intermediate("sums", SCRATCH, resume=resume) as sums:
@@ -138,7 +149,7 @@ def stats(
 
 
 def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:
-    """Volume fraction, interface and independent volume of each phase that has an autocorrelation."""
+    """Compute volume fraction, interface and integral range of each phase whose autocorrelation was computed."""
     summary: dict[str, Any] = {"units": str(mean.coords[mean.dims[0]].attrs.get("units", "voxel"))}
     origin = tuple(n // 2 for n in mean.shape[:-1])
     surfaces, ranges = specific_surface(mean), integral_range(mean)
@@ -155,7 +166,7 @@ def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:
 
 @click.group("plan")
 def plan_group() -> None:
-    """Say what a call would take, without making it: tasks, memory, bytes.
+    """Show the tasks, the memory and the bytes that a call would need, without making the call.
 
     \b
     Examples:
@@ -167,7 +178,7 @@ def plan_group() -> None:
 def _print_plan(
     operation: Callable[..., Any], *arguments: Any, as_json: bool, memory_limit: int, **options: Any
 ) -> None:
-    # As the workers that the commands start: one thread each.
+    # Plan for one thread, as each worker that the commands start has one.
     with dask.config.set(scheduler="synchronous"):
         found = plan(operation, *arguments, memory_limit=memory_limit, **options)
     if as_json:
@@ -186,21 +197,29 @@ memory_option = click.option(
 @memory_option
 @json_option
 def plan_stats(store: Path, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
-    """What `mksdask stats` would take."""
+    """Show what `mksdask stats` would need.
+
+    Example: mksdask plan stats rock.zarr --cutoff 40 --memory-limit 1GiB
+    """
     operation, arguments, options = _call(store, **which)
     _print_plan(operation, *arguments, as_json=as_json, memory_limit=memory_limit, **options)
 
 
 @plan_group.command("fit")
 @statistics_options
-@click.option("--components", type=click.IntRange(min=1), default=5, show_default=True, help="Principal components.")
+@click.option(
+    "--components", type=click.IntRange(min=1), default=5, show_default=True, help="Number of principal components."
+)
 @memory_option
 @json_option
 def plan_fit(store: Path, components: int, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
-    """What the statistics and components of `mksdask fit` would take."""
+    """Show what the statistics and components of `mksdask fit` would need.
+
+    Example: mksdask plan fit samples.zarr --components 20
+    """
     operation, (X, basis), options = _call(store, **which)
     if operation is not correlate:
-        msg = f"{store} is a volume; fit takes an ensemble, such as mksdask import --window makes"
+        msg = f"{store} is a volume, but fit takes an ensemble; make one with mksdask import --window"
         raise ValueError(msg)
     confidence = options.pop("confidence_index", None)
     analysis = MKSStructureAnalysis(basis, n_components=components, **options)

@@ -1,4 +1,4 @@
-"""`mksdask fit`, `predict` and `localize`: models of a store, and what they say of others."""
+"""`mksdask fit`, `predict` and `localize`: models fitted to a store, and their predictions for other stores."""
 
 from __future__ import annotations
 
@@ -35,13 +35,16 @@ from mksdask.storage.tables import read_table, write_table
 
 
 def _response(dataset: xr.Dataset, response: str) -> Any:
-    """A variable of the store, or a table of one row a sample: .csv with a header, or .npy."""
+    """Take a variable of the store, or read a table of one row for each sample: .csv with a header, or .npy."""
     if response in dataset:
         return dataset[response]
     path = Path(response)
     if path.suffix not in (".csv", ".npy"):
         known = sorted(str(name) for name in dataset.data_vars if name not in ("microstructure", "confidence_index"))
-        msg = f"--response {response!r} is no variable of the store, which holds {known}, and no .csv or .npy file"
+        msg = (
+            f"--response {response!r} is not a variable of the store, and not a .csv or .npy file; name one of the "
+            f"variables {known}, or a file"
+        )
         raise ValueError(msg)
     return read_table(path)
 
@@ -50,18 +53,35 @@ def _response(dataset: xr.Dataset, response: str) -> Any:
 @statistics_options
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--response", default="response", show_default=True, help="Variable of the store, or a .csv or .npy file."
+    "--response",
+    default="response",
+    show_default=True,
+    help="Response: a variable of the store, or a .csv or .npy file.",
 )
-@click.option("--components", type=click.IntRange(min=1), default=5, show_default=True, help="Principal components.")
-@click.option("--linker", type=click.Choice(["polynomial", "kernel"]), default="polynomial", show_default=True)
-@click.option("--degree", type=click.IntRange(min=1), help="Of the polynomial. Default: 1.")
 @click.option(
-    "--hold-out", type=click.FloatRange(0, 0.9), default=0.2, show_default=True, help="Share of test samples."
+    "--components", type=click.IntRange(min=1), default=5, show_default=True, help="Number of principal components."
 )
-@click.option("--figure", type=click.Path(path_type=Path), help="Draw predictions over responses: fit.png.")
+@click.option(
+    "--linker",
+    type=click.Choice(["polynomial", "kernel"]),
+    default="polynomial",
+    show_default=True,
+    help="Regression from scores to the response.",
+)
+@click.option("--degree", type=click.IntRange(min=1), help="Degree of the polynomial. Default: 1.")
+@click.option(
+    "--hold-out",
+    type=click.FloatRange(0, 0.9),
+    default=0.2,
+    show_default=True,
+    help="Fraction of the samples that only tests the fit.",
+)
+@click.option(
+    "--figure", type=click.Path(path_type=Path), help="Draw predictions over responses into a file, such as fit.png."
+)
 @watch_option
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace the model, once the new one is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier model when the new one is complete.")
 @cluster_options
 @json_option
 def fit(
@@ -83,10 +103,11 @@ def fit(
     periodic: list[int] | None,
     **cluster: Any,
 ) -> None:
-    """Fit a linkage from an ensemble to its response, and save it.
+    """Fit a linkage from the samples of an ensemble to their response, and save it.
 
-    A response of numbers gives a homogenization model; one of fields, with the samples' axes, a localization model of
-    influence kernels, which takes --states alone. Test samples, drawn with a fixed seed, are kept out of the fit.
+    If the response has a few numbers for each sample, the linkage is a homogenization model. If it has a number for
+    each voxel, the linkage is a localization model of influence kernels, and of the options for statistics only
+    --states applies. Test samples are drawn with a fixed seed, and are not used in the fit.
 
     \b
     Examples:
@@ -102,7 +123,7 @@ def fit(
         X, y = dataset.microstructure, _response(dataset, response)
         basis, n = basis_of(dataset, states), X.sizes["sample"]
         if len(y) != n:
-            msg = f"--response has {len(y)} rows, the store {n} samples"
+            msg = f"--response has {len(y)} rows, the store {n} samples; give one row for each sample"
             raise ValueError(msg)
         is_field = y.ndim > 1 and y.shape[1 : X.ndim] == X.shape[1:]
         given = {"--figure": figure, "--watch": watch, "--degree": degree, "--cutoff": cutoff, "--pairs": pairs}
@@ -115,7 +136,7 @@ def fit(
             what = "a localization model" if is_field else "the kernel linker"
             msg = f"{', '.join(useless)} means nothing to {what}; leave it out"
             raise ValueError(msg)
-        # Samples that have not been simulated, NaN, shape the components, and test nothing.
+        # A response of NaN marks a sample that was not simulated. It shapes the components, but cannot test the fit.
         known = np.arange(n) if is_field else np.flatnonzero(~np.isnan(to_numpy(y).reshape(n, -1)).any(axis=1))
         n_test = round(hold_out * len(known))
         test = np.sort(np.random.default_rng(0).permutation(known)[:n_test])
@@ -164,7 +185,7 @@ def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any]], figu
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--std", is_flag=True, help="Write the standard deviation of each prediction too.")
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace the result, once the new one is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result when the new one is complete.")
 @cluster_options
 @json_option
 def predict(
@@ -177,16 +198,18 @@ def predict(
     as_json: bool,  # noqa: FBT001
     **cluster: Any,
 ) -> None:
-    """Predict the effective properties of an ensemble by a homogenization model, into a .csv file or a zarr store.
+    """Predict the effective properties of the samples of an ensemble by a homogenization model.
+
+    The predictions go to OUT, which is a .csv file or a .zarr store.
 
     Example: mksdask predict stiffness.model other.zarr stiffness.csv --std
     """
     fitted = load_model(model)
     if not isinstance(fitted, MKSHomogenizationModel):
-        msg = f"{model} is a {type(fitted).__name__}; predict takes a homogenization model, localize the other"
+        msg = f"{model} is a {type(fitted).__name__}, but predict takes a homogenization model; use mksdask localize"
         raise ValueError(msg)
     if out.suffix not in (".csv", ".zarr"):
-        msg = f"{out} must be a .csv file or a .zarr store"
+        msg = f"{out} must be a .csv file or a .zarr store; choose a name with one of these endings"
         raise ValueError(msg)
     output = Output.of(out, None if out.suffix == ".csv" else RESULTS, model, store, overwrite=overwrite)
     timings: dict[str, float] = {}
@@ -209,7 +232,7 @@ def predict(
 @click.argument("store", type=click.Path(path_type=Path, exists=True))
 @click.argument("out", type=click.Path(path_type=Path))
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace the result, once the new one is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result when the new one is complete.")
 @cluster_options
 @json_option
 def localize(
@@ -221,15 +244,15 @@ def localize(
     as_json: bool,  # noqa: FBT001
     **cluster: Any,
 ) -> None:
-    """Predict the local field of each sample by a localization model, into a zarr store.
+    """Predict the local field of each sample by a localization model, and write the fields to a zarr store.
 
-    Kernels that were calibrated on smaller samples are taken to the size of these.
+    Influence kernels that were calibrated on samples of another size are resized to the size of these samples.
 
     Example: mksdask localize strain.model large.zarr strain.zarr
     """
     fitted = load_model(model)
     if not isinstance(fitted, MKSLocalizationModel):
-        msg = f"{model} is a {type(fitted).__name__}; localize takes a localization model, predict the other"
+        msg = f"{model} is a {type(fitted).__name__}, but localize takes a localization model; use mksdask predict"
         raise ValueError(msg)
     output = Output.of(out, RESULTS, model, store, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Everything that knows zarr: stores that are there whole or not at all."""
+"""Stores on zarr. A store is either complete or not there."""
 
 from mksdask.storage.ensembles import append_ensemble, create_ensemble, open_ensemble
 from mksdask.storage.microstructures import open_store
