@@ -93,7 +93,7 @@ def test_demo__says_when_no_scheduler_answers(tmp_path):
 
 
 def test_command__help_and_version():
-    assert "Run the main job" in CliRunner().invoke(main, ["demo", "--help"]).output
+    assert "Run the whole chain" in CliRunner().invoke(main, ["demo", "--help"]).output
     assert "0.1.0" in CliRunner().invoke(main, ["--version"]).output
 
 

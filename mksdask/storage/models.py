@@ -225,7 +225,7 @@ def _read_array(
     size = math.prod(chunks) * dtype.itemsize + _CHECKSUM_BYTES
     counts = [-(-n // step) for n, step in zip(shape, chunks, strict=True)]
     if math.prod(counts) > len(sizes):
-        msg = f"array {number} of shape {shape} needs {math.prod(counts)} chunks, which is more than the store has"
+        msg = f"array {number} of shape {shape} needs {math.prod(counts)} chunks, more than the store has"
         raise ValueError(msg)
     for block in product(*map(range, counts)) if 0 not in counts else ():
         key = f"{number}/c/{'/'.join(map(str, block))}"
