@@ -5,7 +5,8 @@ from typing import Any
 
 import mksdask.accessor  # noqa: F401  registers .mks of xarray
 from mksdask.bases import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, ProductBasis
-from mksdask.compute.operation import Plan, plan
+from mksdask.compute.operation import plan
+from mksdask.compute.plans import Plan
 from mksdask.compute.progress import progress
 from mksdask.compute.watching import PartialResult, draw_with
 from mksdask.compute.workers import configure_workers

@@ -14,7 +14,7 @@ from mksdask.arrays import SPATIAL_DIMS, Array, to_numpy
 from mksdask.bases import PrimitiveBasis
 from mksdask.bases.base import Basis
 from mksdask.compute.graph import is_cheap
-from mksdask.compute.operation import size_text
+from mksdask.compute.plans import size_text
 from mksdask.display.cards import card, centre_of, picture, value_text
 from mksdask.stats import correlate, correlate_volume, integral_range, radial_average, specific_surface
 from mksdask.stats.windows import sample_windows

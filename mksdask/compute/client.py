@@ -12,7 +12,7 @@ import dask.system
 from distributed import Client, default_client
 
 
-def settled(compute: Callable[..., Any], *, stage: str, in_memory: bool = False) -> Any:
+def settled(compute: Callable[..., Any], *, tag: str, in_memory: bool = False) -> Any:
     """Run a computation that writes; if it fails, come back only when none of its tasks runs any more.
 
     A task that outlived the failure would write to what has been cleaned up meanwhile.
@@ -21,7 +21,7 @@ def settled(compute: Callable[..., Any], *, stage: str, in_memory: bool = False)
     ----------
     compute : callable
         Takes the options of `dask.compute`.
-    stage : str
+    tag : str
         What the names of the writing tasks contain.
     in_memory : bool
         Whether all data is in memory: then it stays in this process, whatever cluster is at hand.
@@ -34,7 +34,7 @@ def settled(compute: Callable[..., Any], *, stage: str, in_memory: bool = False)
                 return compute(scheduler="threads", pool=pool)
         return compute()
     except BaseException:
-        while client is not None and client.status == "running" and any(client.run(_is_running, stage).values()):
+        while client is not None and client.status == "running" and any(client.run(_is_running, tag).values()):
             time.sleep(0.1)
         raise
 
@@ -49,5 +49,5 @@ def distributed_client() -> Client | None:
         return None
 
 
-def _is_running(stage: str, dask_worker: Any) -> bool:
-    return any(stage in str(task.key) for task in list(dask_worker.state.executing))
+def _is_running(tag: str, dask_worker: Any) -> bool:
+    return any(tag in str(task.key) for task in list(dask_worker.state.executing))

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from mksdask.arrays import Array, is_lazy
-from mksdask.compute.operation import Limit, Plan, chunk_layout
+from mksdask.compute.plans import Limit, Plan, chunk_layout
 from mksdask.compute.watching import FeatureChannel, Plane, Watch, watching
-from mksdask.reduction.layout import result_bytes_of
-from mksdask.reduction.pca import PCA, plan_pca
+from mksdask.reduction.pca import PCA, stages_of_pca
 from mksdask.reduction.reducers import fit_scores, scores_of
+from mksdask.reduction.strategy import result_bytes_of
 from mksdask.samples import Grid, Samples
 from mksdask.stats.correlation import Correlation
 from mksdask.stats.features import FeatureMap
@@ -181,6 +181,6 @@ class EnsembleStatistics:
             layout = chunk_layout(self.samples.data, stage) | {"statistics": self.map.shape}
         if not isinstance(reducer, PCA):
             return Plan(name, layout, () if stage is None else (stage,), limit, (f"{reducer!r} is not planned.",))
-        stages, of_reducer = plan_pca(reducer, features, limit, stage)
+        stages, of_reducer = stages_of_pca(reducer, features, limit, stage)
         result_bytes = result_bytes_of(features.shape, reducer.n_components, features.dtype.itemsize)
         return Plan(name, layout | of_reducer, stages, limit, result_bytes=result_bytes)

@@ -10,7 +10,8 @@ import xarray as xr
 
 from mksdask.arrays import Array, ArrayLike, is_lazy, label, unwrap
 from mksdask.compute.blocks import in_chunks_of
-from mksdask.compute.operation import Limit, Operation, Plan
+from mksdask.compute.operation import Operation
+from mksdask.compute.plans import Limit, Plan
 from mksdask.compute.watching import Watch
 from mksdask.reduction.ensemble import Reducible
 

@@ -15,14 +15,15 @@ from sklearn.utils import Tags, check_random_state
 
 from mksdask.arrays import Array, ArrayLike, is_lazy, unwrap
 from mksdask.compute.blocks import computed, fold_samples, in_chunks_of
-from mksdask.compute.operation import Limit, Operation, Plan, Stage, operation
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan, Stage
 from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
 from mksdask.reduction.by_samples import Moments, moments_of_gappy
-from mksdask.reduction.layout import Layout, result_bytes_of
 from mksdask.reduction.missing import check_observed
 from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import sketch_rank, sketch_rows
 from mksdask.reduction.slabs import Slabs, slabs_of
+from mksdask.reduction.strategy import Strategy, result_bytes_of
 from mksdask.schema import FLAG, NOTHING, ArrayOf, Choice, Number, Saved, Whole
 from mksdask.storage.atomic import Url
 from mksdask.storage.scratch import spill
@@ -268,7 +269,7 @@ class PCA(Projection):
         """
         data = matrix_of(self, X, reset=True)
         k = self._check(data)
-        found = Layout.of(self, data, Limit.of())
+        found = Strategy.of(self, data, Limit.of())
         self.solver_, self.n_iter_ = found.solver, 0
         if found.solver == "incremental":
             self._set_sketch(
@@ -428,12 +429,12 @@ class PCA(Projection):
         return tags
 
 
-def plan_pca(
+def stages_of_pca(
     pca: PCA, features: Any, limit: Limit, first: Stage | None = None
 ) -> tuple[tuple[Stage, ...], dict[str, Any]]:
     """Stages of `PCA.fit` and its layout; `first` is the stage of the pass over the input, if it does more."""
     clone(pca)._check(features)
-    found = Layout.of(pca, features, limit, first)
+    found = Strategy.of(pca, features, limit, first)
     layout = {"components": pca.n_components or min(features.shape), "solver": found.solver}
     if found.width:
         layout["features of a slab"] = found.width
@@ -449,7 +450,7 @@ class _Fit(Operation[PCA]):
 
     def plan(self, limit: Limit) -> Plan:
         data = unwrap(self.X)[0]
-        stages, layout = plan_pca(self.pca, data, limit)
+        stages, layout = stages_of_pca(self.pca, data, limit)
         layout = {"samples": data.shape[0], "features": data.shape[1]} | layout
         result_bytes = result_bytes_of(data.shape, self.pca.n_components, data.dtype.itemsize)
         return Plan("PCA.fit", layout, stages, limit, result_bytes=result_bytes)

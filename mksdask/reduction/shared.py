@@ -21,7 +21,8 @@ from sklearn.base import clone
 
 from mksdask.arrays import Array, ArrayLike
 from mksdask.compute.graph import token_of
-from mksdask.compute.operation import Limit, Operation, Plan, operation
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan
 from mksdask.compute.watching import Watch
 from mksdask.reduction.fit import Fit
 from mksdask.reduction.pca import PCA, number_that_holds

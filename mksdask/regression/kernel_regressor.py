@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, to_numpy, unwrap
 from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, in_chunks_of, map_samples
-from mksdask.compute.operation import Limit, Operation, Plan, Stage, operation
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan, Stage
 from mksdask.display.cards import WithCard, card
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
 from mksdask.regression.exact import ExactFit

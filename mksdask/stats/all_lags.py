@@ -19,7 +19,7 @@ import numpy as np
 from mksdask.arrays import Array
 from mksdask.compute.blocks import array_of, map_parts
 from mksdask.compute.graph import stored_array
-from mksdask.compute.operation import Limit, Plan, Stage, size_text
+from mksdask.compute.plans import Limit, Plan, Stage, size_text
 from mksdask.stats.lags import LagTransform
 from mksdask.stats.microstructure import (
     SLAB_VOXELS,

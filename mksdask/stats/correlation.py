@@ -13,7 +13,8 @@ from mksdask.arrays import ArrayLike, precision_argument, unwrap
 from mksdask.bases.base import Basis
 from mksdask.bases.given import local_states
 from mksdask.compute.blocks import map_samples
-from mksdask.compute.operation import Limit, Operation, Plan, SampleWork, chunk_layout, fft_operations, operation
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, fft_operations
 from mksdask.samples import Samples
 from mksdask.stats.kernel import CorrelationKernel
 from mksdask.stats.lags import LagTransform

@@ -18,7 +18,7 @@ import numpy as np
 from mksdask.arrays import Array
 from mksdask.compute.blocks import array_of, computed, fold_parts, map_parts
 from mksdask.compute.graph import stored_array
-from mksdask.compute.operation import Limit, Plan, Stage
+from mksdask.compute.plans import Limit, Plan, Stage
 from mksdask.compute.watching import Channel, Plane, Watch, watching
 from mksdask.stats.lags import LagTransform
 from mksdask.stats.microstructure import VolumeCorrelation, VolumeFields, mask_fields, mask_pairs

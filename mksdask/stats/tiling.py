@@ -12,7 +12,7 @@ import numpy as np
 import scipy.fft
 
 from mksdask.arrays import Array
-from mksdask.compute.operation import Limit
+from mksdask.compute.plans import Limit
 from mksdask.stats.microstructure import SLAB_VOXELS
 from mksdask.stats.pencils import PencilTransform, three_axes
 

@@ -308,7 +308,7 @@ def write_blocks(parts: Sequence[tuple[Writing, list[Block]]], *, in_memory: boo
         Whether all data is in memory: then it stays in this process, whatever cluster is at hand.
     """
     call = uuid.uuid4().hex
-    settled(partial(_compute, parts, call), stage=call, in_memory=in_memory)
+    settled(partial(_compute, parts, call), tag=call, in_memory=in_memory)
 
 
 def _compute(parts: Sequence[tuple[Writing, list[Block]]], call: str, **options: Any) -> None:

@@ -19,7 +19,7 @@ import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, axes_argument, is_lazy, unwrap
 from mksdask.compute.graph import token_of
-from mksdask.compute.operation import largest_divisor, samples_per_chunk
+from mksdask.compute.plans import largest_divisor, samples_per_chunk
 from mksdask.samples import Grid
 from mksdask.storage.atomic import (
     MICROSTRUCTURES,

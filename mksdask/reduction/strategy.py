@@ -9,7 +9,7 @@ import numpy as np
 
 from mksdask.arrays import is_lazy
 from mksdask.compute.blocks import check_whole_samples
-from mksdask.compute.operation import DoesNotFitError, Limit, Stage
+from mksdask.compute.plans import DoesNotFitError, Limit, Stage
 from mksdask.reduction.sketch import sketch_rank
 from mksdask.reduction.slabs import RUNS
 from mksdask.storage.scratch import LEAST_WIDTH, SLAB_BYTES, slab_width
@@ -25,7 +25,7 @@ class Reducer(Protocol):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Strategy:
     """How a matrix is reduced: by which solver, by samples or by slabs of features, and of what sizes."""
 
     solver: str
@@ -35,7 +35,7 @@ class Layout:
     rows: int = 0  # samples of a chunk
 
     @classmethod
-    def of(cls, pca: Reducer, data: Any, limit: Limit, first: Stage | None = None) -> Layout:
+    def of(cls, pca: Reducer, data: Any, limit: Limit, first: Stage | None = None) -> Strategy:
         """Choose; `first` is the stage of the pass over the input, where it does more than PCA's.
 
         Raises
@@ -75,7 +75,7 @@ class Layout:
     @classmethod
     def _in_rows(
         cls, solver: str, data: Any, kept: int, merging: int, k: int, limit: Limit, first: Stage | None
-    ) -> Layout:
+    ) -> Strategy:
         """Chunks of whole rows; `kept` are bytes beside them, `merging` what a merge takes instead of rows."""
         (n, p), itemsize, rows = data.shape, data.dtype.itemsize, max(data.chunks[0])
         row = p * (2 * itemsize + 8) if data.numblocks[1] > 1 else p * (itemsize + 8)
@@ -98,7 +98,7 @@ class Layout:
     @classmethod
     def _in_slabs(
         cls, solver: str, data: Any, kept: int, passes: int, k: int, limit: Limit, first: Stage | None
-    ) -> Layout:
+    ) -> Strategy:
         """Slabs that fit beside what is summed up."""
         (n, p), itemsize, rows = data.shape, data.dtype.itemsize, max(data.chunks[0])
         is_striped, matrix = data.numblocks[1] > 1, float(data.nbytes)

@@ -15,7 +15,7 @@ from sklearn.base import clone
 from threadpoolctl import threadpool_info
 
 from mksdask import plan
-from mksdask.reduction import PCA, layout
+from mksdask.reduction import PCA, strategy
 from tests.helpers import chunked, computes, sample_chunks
 
 
@@ -59,7 +59,7 @@ def test_pca__float32_stays_float32_and_accumulates_in_float64():
 
 def test_pca__many_slabs_give_the_same_and_repeat_to_the_last_bit(monkeypatch):
     X = matrix(20, 500)
-    monkeypatch.setattr(layout, "SLAB_BYTES", 20 * 16 * 7)
+    monkeypatch.setattr(strategy, "SLAB_BYTES", 20 * 16 * 7)
     first, again, whole = PCA(4), PCA(4), PCA(4).fit(X)
     first.fit(chunked(X, (7, 13)))
     again.fit(chunked(X, (7, 13)))
@@ -318,7 +318,7 @@ def test_pca__recovers_a_low_rank_matrix_from_what_was_observed():
 def test_pca__only_what_has_gaps_is_read_again(monkeypatch):
     X = spread_matrix(20, 500)
     X[3, 480] = np.nan
-    monkeypatch.setattr(layout, "SLAB_BYTES", 20 * 16 * 50)
+    monkeypatch.setattr(strategy, "SLAB_BYTES", 20 * 16 * 50)
     read = []
 
     def counted(block, block_info=None):

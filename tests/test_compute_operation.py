@@ -13,7 +13,7 @@ import zarr
 from numpy.testing import assert_array_equal
 
 from mksdask import MKSLocalizationModel, MKSStructureAnalysis, Plan, PrimitiveBasis, plan
-from mksdask.compute.operation import PROCESS_BYTES, Limit, SampleWork
+from mksdask.compute.plans import PROCESS_BYTES, Limit, SampleWork
 from mksdask.compute.workers import ALLOCATION
 from mksdask.datasets import effective_stiffness, make_microstructure, mean_stress, solve_fields
 from mksdask.reduction import PCA
