@@ -1,7 +1,7 @@
 """Public calls that can be planned and run.
 
-A public call that works out of core checks its arguments and makes an `Operation` of them. The call runs it, and
-`plan` plans it.
+A public call that works out of core checks its arguments and makes an `Operation` of them. The call runs the operation,
+and `plan` plans it.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ class Operation(ABC, Generic[R]):
 
     @abstractmethod
     def plan(self, limit: Limit) -> Plan:
-        """What the run will take within a limit of memory.
+        """Plan what the run takes within a limit of memory.
 
         Raises
         ------
         DoesNotFitError
-            If nothing fits, with the limit that would do.
+            If nothing fits. The message names the smallest limit that would do.
         """
 
     @abstractmethod
     def run(self) -> R:
-        """Do what the call asks for."""
+        """Run the call, and return its result."""
 
 
 def operation(prepare: Callable[P, Operation[R]]) -> Callable[P, R]:
-    """Make a public call of a function that checks its arguments and returns an `Operation`.
+    """Turn a function that checks its arguments and returns an `Operation` into a public call.
 
-    The call runs that operation. `plan` asks the same function for the operation and plans it instead, so that both
+    The call runs the operation. `plan` gets the operation from the same function and plans it instead, so that both
     share one signature and one check of the arguments.
     """
 
@@ -53,7 +53,7 @@ def operation(prepare: Callable[P, Operation[R]]) -> Callable[P, R]:
     def call(*args: P.args, **options: P.kwargs) -> R:
         return prepare(*args, **options).run()
 
-    # Readers of the signature see what the call returns.
+    # The signature shows what the call returns.
     signature = inspect.signature(prepare)
     returned = str(signature.return_annotation).removeprefix("Operation[").removesuffix("]")
     call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
@@ -62,33 +62,34 @@ def operation(prepare: Callable[P, Operation[R]]) -> Callable[P, R]:
 
 
 def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | None = None, **options: Any) -> Plan:
-    """Say what a call will take, without making it.
+    """Say what a call takes, without running it.
 
     Parameters
     ----------
     operation : callable
-        What would be called: ``correlate``, ``correlate_volume``, ``PCA(5).fit``, ``KernelRegressor().fit``,
+        The function or method to plan: ``correlate``, ``correlate_volume``, ``PCA(5).fit``, ``KernelRegressor().fit``,
         ``MKSStructureAnalysis(...).fit`` or ``.share``, ``MKSHomogenizationModel(...).fit`` or ``.share``,
         ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress`` or
         ``effective_stiffness``.
     *args, **options
-        Its arguments.
+        The arguments of the call.
     memory_limit : int or str, optional
-        Bytes of a worker, such as "4GiB". Default: ``mksdask.memory-limit`` of dask's configuration, else what the
-        cluster's workers have, else this machine.
+        Bytes of a worker, such as "4GiB". Default: ``mksdask.memory-limit`` of dask's configuration, or else the memory
+        of the workers of the cluster, or of this machine.
 
     Returns
     -------
     Plan
-        Sizes of chunks and tiles, and of each kind of task its number, peak memory, bytes and operations. The cheapest
-        that fits; the call plans itself in the same way.
+        The cheapest plan that fits. It holds the sizes of chunks and tiles, and for each kind of task the number of
+        tasks, their peak memory, bytes and operations. The call plans itself in the same way.
 
     Raises
     ------
     TypeError
-        If the operation is not planned.
+        If `operation` is not one of those above.
     ValueError
-        If nothing fits into `memory_limit`, with the smallest that would do; or as the call itself does.
+        If nothing fits into `memory_limit`. The message names the smallest limit that would do. Also where the call
+        itself raises it.
 
     Examples
     --------
@@ -103,7 +104,7 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     prepare = getattr(operation, PREPARE, None)
     if prepare is None:
         name = getattr(operation, "__qualname__", repr(operation))
-        msg = f"operation must be one of those that the documentation of plan names, got {name}; see help(plan)"
+        msg = f"operation must be one of those that the docstring of plan names, got {name}; see help(mksdask.plan)"
         raise TypeError(msg)
     owner = (operation.__self__,) if isinstance(operation, MethodType) else ()
     with dask.config.set({} if memory_limit is None else {MEMORY_LIMIT_KEY: memory_limit}):

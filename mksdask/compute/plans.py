@@ -1,4 +1,4 @@
-"""What an operation takes before it runs: the limit of memory, stages of tasks, and how samples are cut to fit."""
+"""Plans: what an operation takes before it runs, within the memory of a worker, and how samples are cut to fit."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from distributed.system import MEMORY_LIMIT
 
 from mksdask.display.cards import card, value_text
 
-# A chunk of this many voxels gives statistics of tens of megabytes a pair, which a worker of 1 GiB holds several
-# times over.
+# The statistics of a chunk of this many voxels take tens of megabytes for each pair. A worker of 1 GiB holds several of
+# them.
 CHUNK_VOXELS = 2**22
 # Enough chunks to keep a few workers busy and a progress bar moving.
 LEAST_CHUNKS = 8
-# Share of a worker's memory that it may fill; dask pauses a worker at 0.8.
+# Share of its memory that a worker may fill. dask pauses a worker at 0.8.
 BUSY = 0.8
-# What a worker takes beside its tasks: the interpreter, the libraries, the compiler of the kernels once one has run.
+# Memory of a worker without its tasks: the interpreter, the libraries, and the compiler of kernels after its first use.
 PROCESS_BYTES = 384 * 2**20
-# Where the limit stands in dask's configuration.
+# Key of the limit in dask's configuration.
 MEMORY_LIMIT_KEY = "mksdask.memory-limit"
 
 _SINGLE = ("sync", "synchronous", "single-threaded")
@@ -56,24 +56,34 @@ def samples_per_chunk(n_samples: int, n_voxels: int) -> int:
 
 
 def largest_divisor(number: int, limit: int) -> int:
-    """Largest divisor of `number` that is at most `limit`, and at least 1."""
+    """Find the largest divisor of `number` that is at most `limit`. It is at least 1."""
     return next(d for d in range(min(number, max(1, limit)), 0, -1) if number % d == 0)
 
 
 class DoesNotFitError(ValueError):
-    """An operation needs more memory than a task may take, however it is cut."""
+    """The error that is raised if an operation needs more memory than a task may take, however its data is cut."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The memory of a worker, which its threads share."""
+    """The memory of a worker, which its threads share.
+
+    Parameters
+    ----------
+    worker_bytes : int
+        Memory of the worker.
+    n_threads : int
+        Number of its threads, and so of tasks that run at once.
+    """
 
     worker_bytes: int
     n_threads: int
 
     @classmethod
     def of(cls, memory_limit: int | str | None = None) -> Self:
-        """The limit that is given, or that of dask's configuration, of the cluster's workers, or of this machine.
+        """Make the limit that is given, or find that of dask's configuration, of the cluster, or of this machine.
+
+        If the workers of a cluster differ, the limit is that of the worker with the least memory for a task.
 
         Raises
         ------
@@ -96,25 +106,27 @@ class Limit:
 
     @property
     def task_bytes(self) -> int:
-        """Bytes that a task may take."""
+        """Bytes that a task may take, which are the share of one thread."""
         return max(0, int((BUSY * self.worker_bytes - PROCESS_BYTES) / self.n_threads))
 
     def __str__(self) -> str:
         threads = f"{self.n_threads} thread" + "s" * (self.n_threads != 1)
-        return f"{size_text(self.task_bytes)} that a worker of {size_text(self.worker_bytes)} with {threads} has for it"
+        return (
+            f"a worker of {size_text(self.worker_bytes)} with {threads} has {size_text(self.task_bytes)} for each task"
+        )
 
     def refusal(self, needed: int, what: str, remedy: str) -> DoesNotFitError:
-        """The error to raise where `what` needs more than a task may take."""
+        """Make the error to raise if `what` needs more bytes than a task may take."""
         least = math.ceil((needed * self.n_threads + PROCESS_BYTES) / BUSY / 2**20)
         return DoesNotFitError(
             f"memory_limit of {size_text(self.worker_bytes)} leaves {size_text(self.task_bytes)} to a task beside "
             f"the {size_text(PROCESS_BYTES)} of the process, but {what} needs {size_text(needed)}; the smallest "
-            f"memory_limit that would do is {least} MiB. Raise it, use fewer threads a worker, or {remedy}"
+            f"memory_limit that would do is {least} MiB. Raise it, use fewer threads for each worker, or {remedy}"
         )
 
 
 def bytes_argument(memory_limit: int | str) -> int:
-    """The number of bytes that a text such as "2GiB" names.
+    """Read a number of bytes, which may be a text such as "2GiB".
 
     Raises
     ------
@@ -133,20 +145,20 @@ def bytes_argument(memory_limit: int | str) -> int:
 
 @dataclass(frozen=True)
 class Stage:
-    """Tasks of one kind.
+    """All tasks of one kind.
 
     Parameters
     ----------
     name : str
-        What they do.
+        What the tasks do.
     n_tasks : int
-        How many there are.
+        Number of tasks.
     task_bytes : int
-        Peak memory of one, with its input and what waits beside it for being used.
+        Peak memory of one task, with its input and with the results that wait in memory meanwhile.
     bytes_read, bytes_written : float
-        By all of them, before compression.
+        Bytes that all tasks read and write, before compression.
     operations : float
-        Floating-point operations of all of them, about.
+        Approximate number of floating-point operations of all tasks.
     """
 
     name: str
@@ -159,22 +171,22 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an operation will take; made by `plan`.
+    """What an operation takes, as `plan` returns it.
 
     Parameters
     ----------
     operation : str
-        What is planned.
+        Name of the operation.
     layout : mapping of str to object
-        How data is cut, in the words of the operation: sizes of chunks, tiles, transforms.
+        How data is cut, in the words of the operation: sizes of chunks, tiles and transforms.
     stages : tuple of Stage
-        Kinds of tasks, in their order.
+        Kinds of tasks, in the order in which they run.
     limit : Limit
-        The memory that it was made for.
+        The memory for which the plan was made.
     notes : tuple of str
-        What else there is to know.
+        Further sentences for the reader.
     result_bytes : int
-        What the caller's process holds of the result, if it is not lazy.
+        Bytes of the result that the process of the caller holds. 0 for a lazy result.
     """
 
     operation: str
@@ -206,7 +218,7 @@ class Plan:
 
     @property
     def operations(self) -> float:
-        """Floating-point operations of all stages, about."""
+        """Approximate number of floating-point operations of all stages."""
         return sum(stage.operations for stage in self.stages)
 
     def _rows(self) -> list[tuple[str, ...]]:
@@ -219,8 +231,8 @@ class Plan:
         return rows
 
     def _sentences(self) -> tuple[str, ...]:
-        fits = f"A task takes at most {size_text(self.peak_bytes)}, of {self.limit}."
-        result = (f"The caller's process holds {size_text(self.result_bytes)} of the result.",)
+        fits = f"A task takes at most {size_text(self.peak_bytes)}; {self.limit}."
+        result = (f"The process of the caller holds {size_text(self.result_bytes)} of the result.",)
         return (fits, *(result if self.result_bytes else ()), *self.notes)
 
     def __str__(self) -> str:
@@ -242,7 +254,7 @@ class Plan:
 
 
 def size_text(n_bytes: float) -> str:
-    """Bytes in words, three figures."""
+    """Write a number of bytes with three figures and a unit, such as "1.5 GiB"."""
     for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if n_bytes >= size:
             return f"{n_bytes / size:.3g} {unit}" if n_bytes < 1000 * size else f"{n_bytes / size:.0f} {unit}"
@@ -256,17 +268,17 @@ class SampleWork:
     Parameters
     ----------
     what : str
-        What it does, for its name in plans and errors.
+        What the task does. This is its name in plans and errors.
     input_bytes : int
-        Of one sample; a task holds all those of its chunk.
+        Bytes of one sample. A task holds all samples of its chunk.
     task_bytes : callable
-        Peak bytes beyond the input, of a task on n samples.
+        ``task_bytes(n)`` returns the peak bytes of a task on n samples, beyond its input.
     result_bytes : int
-        Of one sample.
+        Bytes of the result for one sample.
     operations : float
-        Floating-point operations for one sample, about.
+        Approximate number of floating-point operations for one sample.
     remedy : str
-        What else would help where one sample does not fit.
+        What else would help if one sample does not fit.
     """
 
     what: str
@@ -281,12 +293,12 @@ class SampleWork:
         return chunk * self.input_bytes + self.task_bytes(n)
 
     def samples_that_fit(self, chunk: int, limit: Limit) -> int:
-        """Samples of a chunk that a task may take: all if they fit, else the most that do.
+        """Find how many samples of a chunk a task may take: all of them, or as many as fit.
 
         Raises
         ------
-        ValueError
-            If one sample does not fit, with the limit that would do.
+        DoesNotFitError
+            If one sample does not fit. The message names the smallest limit that would do.
         """
         if self.peak(chunk, chunk) <= limit.task_bytes:
             return chunk
@@ -301,7 +313,7 @@ class SampleWork:
         return low
 
     def fitting(self, data: Any, limit: Limit | None = None) -> Any:
-        """Lazy samples in chunks that fit, cut where theirs are too large; anything else as it is."""
+        """Cut the chunks of lazy samples that are too large for a task. Other data is returned as it is."""
         if not isinstance(data, da.Array) or any(np.isnan(data.chunks[0])) or not data.shape[0]:
             return data
         sizes, largest = data.chunks[0], max(data.chunks[0])
@@ -313,7 +325,7 @@ class SampleWork:
         return data.rechunk({0: tuple(min(step, size - start) for size in sizes for start in range(0, size, step))})
 
     def stage(self, data: Any, limit: Limit) -> Stage:
-        """Tasks on all samples: in chunks that fit if they are lazy, in one call if they are in memory."""
+        """Plan the tasks on all samples: chunks that fit for lazy samples, one call for samples in memory."""
         chunks = self.fitting(data, limit).chunks[0] if isinstance(data, da.Array) else (len(data),)
         chunk = max(data.chunks[0]) if isinstance(data, da.Array) else len(data)
         return Stage(
@@ -327,7 +339,7 @@ class SampleWork:
 
 
 def chunk_layout(data: Any, stage: Stage) -> dict[str, Any]:
-    """Layout of an operation on samples: how many, and how many to a task."""
+    """Make the layout of an operation on samples: the number of samples, in all and in a task."""
     layout: dict[str, Any] = {"samples": len(data), "sample": tuple(map(int, data.shape[1:]))}
     if isinstance(data, da.Array):
         return layout | {"samples of a chunk": max(data.chunks[0]), "samples of a task": -(-len(data) // stage.n_tasks)}
@@ -335,6 +347,6 @@ def chunk_layout(data: Any, stage: Stage) -> dict[str, Any]:
 
 
 def fft_operations(lengths: tuple[int, ...], *, real: bool) -> float:
-    """Floating-point operations of a fast Fourier transform, about."""
+    """Estimate the number of floating-point operations of a fast Fourier transform."""
     n = float(np.prod(lengths))
     return (2.5 if real else 5.0) * n * float(np.log2(max(n, 2.0)))
