@@ -138,7 +138,7 @@ def test_pca__directions_without_variance_as_in_scikit_learn(X):
         (np.zeros((5, 3)), 4, ValueError, "n_components=4 must be an integer between 1 and 3"),
         (np.zeros((5, 3)), 1.0, ValueError, "n_components=1.0 must be"),
         (np.zeros((5, 3)), True, ValueError, "n_components=True must be"),
-        (np.full((3, 5), np.nan), 1, ValueError, "5 features, of 5 looked at, that are NaN in all samples"),
+        (np.full((3, 5), np.nan), 1, ValueError, "5 features, of 5 that were checked, that are NaN in all samples"),
         (np.full((5, 3), np.nan), 1, ValueError, "NaN in all samples"),
         (np.full((5, 3), np.inf), 1, ValueError, "infinite"),
         (np.full((3, 5), -np.inf), 1, ValueError, "infinite"),
@@ -255,7 +255,7 @@ def test_pca__auto_takes_what_fits_and_says_which():
     assert planned((20_000, 10_000_000), (5000, 1000), "1GiB") == "randomized"
     with pytest.raises(ValueError, match="by the gram solver needs"):
         planned((20_000, 20_000), (100, 20_000), "1GiB", solver="gram")
-    with pytest.raises(ValueError, match=r"X to fewer features a chunk"):
+    with pytest.raises(ValueError, match=r"X to fewer features in each chunk"):
         planned((2000, 10_000_000), (500, 100_000), "1GiB", solver="gram")
 
 
