@@ -215,7 +215,7 @@ def test_share__the_cache_of_folds_is_limited(ensemble, counted, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cutoff": 3}, "cutoff=None, the model has cutoff=3"),
+        ({"cutoff": 3}, "cutoff=None, but the model has cutoff=3"),
         ({"basis": PrimitiveBasis(2, domain=[0, 2])}, "statistics of basis="),
         ({"dtype": "float32"}, "statistics of dtype="),
         ({"correlations": [(0, 0)]}, "statistics of correlations=None"),
