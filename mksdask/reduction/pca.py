@@ -466,7 +466,7 @@ def stages_of_pca(
 
 @dataclass(frozen=True)
 class _Fit(Operation[PCA]):
-    """The arguments of `PCA.fit`."""
+    """The arguments of `PCA.fit`, which are checked when it is planned or run."""
 
     pca: PCA
     X: ArrayLike
@@ -485,7 +485,7 @@ class _Fit(Operation[PCA]):
 
 @dataclass(frozen=True)
 class _FitTransform(_Fit):
-    """The arguments of `PCA.fit_transform`."""
+    """The arguments of `PCA.fit_transform`, which are checked when it is planned or run."""
 
     def run(self) -> Any:
         scores = self.pca.fit_scores(self.X)
