@@ -49,7 +49,7 @@ class Reducible(Protocol):
         """Compute the scores by a fitted reducer, shape (n_samples, n_components)."""
 
     def plan(self, name: str, reducer: Any, limit: Limit) -> Plan:
-        """What `reduce` will take."""
+        """Plan `reduce` within a limit of memory."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class EnsembleStatistics:
         return scores_of(reducer, self.features(reducer), n_components=n_components, dtype=dtype)
 
     def plan(self, name: str, reducer: Any, limit: Limit) -> Plan:
-        """What `reduce` will take."""
+        """Plan `reduce` within a limit of memory."""
         # Features of samples in memory are not computed for a plan: one number stands for all.
         shape, dtype = (len(self), self.map.n_features), np.empty(0, self.map.dtype).real.dtype
         is_stored = not is_lazy(self.samples.data)

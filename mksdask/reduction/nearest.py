@@ -132,7 +132,7 @@ class NearestMixin:
 
         Examples
         --------
-        >>> from mksdask import PrimitiveBasis
+        >>> from mksdask import MKSStructureAnalysis, PrimitiveBasis
         >>> from mksdask.datasets import make_microstructure
         >>> X = make_microstructure(n_samples=12, size=(13, 13), grain_size=(3, 3))
         >>> analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=3, periodic_axes=[0, 1]).fit(X)

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from mksdask.arrays import LABELLED, Array, ArrayLike, unwrap
 from mksdask.compute.blocks import map_samples
 from mksdask.display.cards import WithCard, bars, card, centre_of, picture, points
-from mksdask.reduction.missing import coefficients_of
+from mksdask.reduction.missing import coefficients_of, refuse_infinite
 from mksdask.reduction.sketch import Sketch
 from mksdask.stats.features import FeatureMap
 
@@ -44,9 +44,7 @@ def _scores_of_block(block: Array, components: Array, mean: Array, scale: Array,
 def _scores_of_gappy(rows: Array, components: Array) -> Array:
     """Compute the scores of rows with gaps, by least squares on the features that were observed in each row."""
     missing = np.isnan(rows)
-    if np.isinf(rows).any():
-        msg = "X holds infinite values; leave out these samples, or use NaN for features that were not observed"
-        raise ValueError(msg)
+    refuse_infinite(rows)
     if missing.all(axis=1).any():
         msg = "X holds samples of which no feature was observed; leave out these samples"
         raise ValueError(msg)

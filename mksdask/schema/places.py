@@ -11,9 +11,9 @@ import numpy as np
 
 from mksdask.arrays import Array
 
-# Objects may be nested so deep.
+# Objects may be nested to this depth.
 MOST_DEPTH = 8
-# So many values are allowed even if the file is smaller.
+# A model may hold this many values even if its file is smaller.
 FEW = 2**16
 
 
