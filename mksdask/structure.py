@@ -251,7 +251,7 @@ class MKSStructureAnalysis(
             self._check_arguments()
         if isinstance(X, SharedStatistics):
             if size is not None or confidence_index is not None or self.store_correlations:
-                msg = "X is shared statistics; pass size and confidence_index to share; set store_correlations=False"
+                msg = "X is shared statistics; size and confidence_index go to share; store_correlations must be False"
                 raise ValueError(msg)
             X.check(self._parameters(), self.periodic_axes)
             return X
