@@ -19,7 +19,7 @@ from mksdask.compute.plans import Limit, Plan, Stage
 from mksdask.display.cards import WithCard, card
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
 from mksdask.regression.exact import ExactFit
-from mksdask.regression.kernels import KERNELS, Kernel
+from mksdask.regression.kernels import KERNELS, CovarianceKernel
 from mksdask.regression.landmarks import (
     ROWS_AT_ONCE,
     LandmarkFeatures,
@@ -277,8 +277,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         self.n_features_in_ = int(data.shape[1])
         return data, target
 
-    def _kernel(self, gamma: float) -> Kernel:
-        return Kernel(self.kernel, gamma, float(self.degree), float(self.coef0))
+    def _kernel(self, gamma: float) -> CovarianceKernel:
+        return CovarianceKernel(self.kernel, gamma, float(self.degree), float(self.coef0))
 
     def _fit_exact(self, scores: Array, target: Array, groups: Array | None, rng: np.random.Generator) -> None:
         n = len(scores)
