@@ -13,8 +13,9 @@ from mksdask.compute.workers import configure_workers
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.stats.windows import sample_windows
-from mksdask.storage.ensembles import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.storage.ensembles import append_ensemble, create_ensemble, open_ensemble
 from mksdask.storage.models import load_model, save_model
+from mksdask.storage.volumes import create_volume, open_volume
 from mksdask.structure import MKSStructureAnalysis
 
 

@@ -199,7 +199,7 @@ def test_fit_and_predict__equal_python(run, ensemble):
     assert "kernel" in run("info", "k.zarr", on_cluster=False)
     np.save("short.npy", y[:5])
     assert "has 5 rows, the store 60 samples" in run("fit", "e.zarr", "x.zarr", "--response", "short.npy", code=1)
-    assert "is no variable of the store" in run("fit", "e.zarr", "x.zarr", "--response", "stiffness", code=1)
+    assert "is not a variable of the store" in run("fit", "e.zarr", "x.zarr", "--response", "stiffness", code=1)
     assert "localize takes a localization model" in run("localize", "m.zarr", "e.zarr", "x.zarr", code=1)
 
 
@@ -249,7 +249,7 @@ def test_stats__says_when_a_result_is_another(run, scan):
     assert "pass --overwrite to replace them" in run("stats", "v.zarr", "S2.zarr", "--cutoff", "3", "--resume", code=1)
     assert run("stats", "v.zarr", "S2.zarr", "--cutoff", "3", "--overwrite")["lags"] == [7, 7, 7]
     assert "must end with one of" in run("stats", "v.zarr", "S3.zarr", "--cutoff", "3", "--figure", "S.xyz", code=1)
-    assert "is no store; make one of images by mksdask import" in run("info", "scan.tif", on_cluster=False, code=1)
+    assert "is not a store; make one from images by mksdask import" in run("info", "scan.tif", on_cluster=False, code=1)
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_python__leaves_an_empty_folder(tmp_path):
         create_ensemble(out, X, mode="w")
     with pytest.raises(FileExistsError, match=r"out.zarr exists; choose another url"):
         create_ensemble(out, X)
-    with pytest.raises(FileExistsError, match=r"out.zarr exists and is no result of materialize"):
+    with pytest.raises(FileExistsError, match=r"out.zarr exists and is not a result of materialize"):
         materialize(da.from_array(X), out)
     with pytest.raises(FileExistsError, match="an empty folder"):
         save_model(MKSStructureAnalysis(BASIS, n_components=2).fit(X), out)
@@ -240,9 +240,9 @@ def test_python__leaves_stores_of_another_kind(inputs, tmp_path):
         with pytest.raises(FileExistsError, match=f"{name} is marked as .*, which is not 'incremental-pca'"):
             IncrementalPCA(2).partial_fit(X.reshape(20, -1) * 1.0).save(tmp_path / name)
     for name in ("e.zarr", "m.zarr", "i.zarr"):
-        with pytest.raises(FileExistsError, match=f"{name} exists and is no result of materialize"):
+        with pytest.raises(FileExistsError, match=f"{name} exists and is not a result of materialize"):
             materialize(da.from_array(X), tmp_path / name)
-        with pytest.raises(FileExistsError, match=f"{name} exists and is no copy in scratch"):
+        with pytest.raises(FileExistsError, match=f"{name} exists and is not a copy in scratch"):
             correlate_volume(VOLUME, BASIS, cutoff=2, scratch=tmp_path / name)
     assert digest(tmp_path) == before
 
@@ -591,7 +591,7 @@ def test_materialize__two_writers_share_a_store(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", late)
     assert_array_equal(materialize(lazy, tmp_path / "r.zarr", progress=False), X)
     monkeypatch.setattr(Path, "rename", late)
-    with pytest.raises(FileExistsError, match=r"mine.zarr exists and is no result of materialize"):
+    with pytest.raises(FileExistsError, match=r"mine.zarr exists and is not a result of materialize"):
         materialize(other, tmp_path / "mine.zarr", progress=False)
     assert (tmp_path / "mine.zarr" / "thesis.tex").exists()
     assert sorted(os.listdir(tmp_path)) == ["mine.zarr", "r.zarr"]
@@ -637,7 +637,7 @@ def test_object_store__of_others_stays(mode):
         save_model(MKSStructureAnalysis(BASIS, n_components=2).fit(X), f"memory:/{root}/e.zarr")
     with pytest.raises(FileExistsError, match=r"s.planes exists and is not a store"):
         correlate_volume(VOLUME, BASIS, cutoff=None, scratch=f"memory:/{root}/s")
-    with pytest.raises(FileExistsError, match="mine exists and is no result of materialize"):
+    with pytest.raises(FileExistsError, match="mine exists and is not a result of materialize"):
         materialize(da.from_array(X), f"memory:/{root}/mine")
     with pytest.raises(ValueError, match="lies inside the store"):
         materialize(da.from_array(X), f"memory:/{root}/e.zarr/inner.zarr")

@@ -1,4 +1,4 @@
-"""The `mksdask` command: each subcommand is a thin layer over the Python call of the same name."""
+"""The `mksdask` command. Each subcommand parses its options, makes the call of Python, and prints the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _DoesNotFit(click.ClickException):
 
 
 class _Group(click.Group):
-    """Says in one line what Python raises for bad input, with an exit code that tells why."""
+    """Prints an error of bad input in one line, and ends with an exit code that says what kind of error it was."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -33,7 +33,7 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mksdask")
-@click.option("--traceback", is_flag=True, help="Show where in Python an error comes from.")
+@click.option("--traceback", is_flag=True, help="Show the place in the Python code where an error occurred.")
 def main(traceback: bool) -> None:  # noqa: FBT001
     """Materials Knowledge Systems on dask.
 
@@ -44,15 +44,15 @@ def main(traceback: bool) -> None:  # noqa: FBT001
       mksdask info rock.zarr
       mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png
 
-    Exit codes: 0 done, 1 an input or output is not as it must be, 2 the command line is not, 3 it does not fit into the
-    memory of the workers.
+    Exit codes: 0 if all went well, 1 if an input or an output is wrong, 2 if the command line is wrong, 3 if the
+    computation does not fit into the memory of the workers.
     """
 
 
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print a script that completes the command in a shell.
 
     Example: mksdask completion bash >> ~/.bash_completion
     """

@@ -1,4 +1,4 @@
-"""`mksdask stats` and `mksdask plan`: 2-point statistics of a store, and what a call would take."""
+"""`mksdask stats` and `mksdask plan`: 2-point statistics of a store, and the memory and time that a call would need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import click
 import dask
 import numpy as np
 import xarray as xr
-import zarr
 
 from mksdask import tools
 from mksdask.bases import PrimitiveBasis
@@ -23,38 +22,34 @@ from mksdask.cli.options import (
     cluster_options,
     json_option,
     open_client,
-    output_of,
     report,
     resume_option,
     save_figure,
-    stage,
+    timed_step,
     watch_option,
 )
 from mksdask.compute.graph import token_of
 from mksdask.compute.operation import plan
 from mksdask.stats import correlate, correlate_volume, integral_range, specific_surface
-from mksdask.storage.atomic import (
-    RESULTS,
-    SCRATCH,
-    Location,
-    attributes_of,
-    check_ours,
-    consolidate,
-    remove_store,
-)
-from mksdask.storage.ensembles import open_store
-from mksdask.storage.opening import open_dataset
-from mksdask.storage.results import materialize, place_of_result
+from mksdask.storage.atomic import RESULTS, SCRATCH
+from mksdask.storage.microstructures import open_store
+from mksdask.storage.outputs import Output
 from mksdask.structure import MKSStructureAnalysis
 
 
 def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which statistics of which store."""
+    """Add the options that say which statistics of which store to compute."""
     for option in (
-        click.option("--periodic", type=Axes(), help="Periodic axes: x,y; or none. Default: what the store says."),
+        click.option(
+            "--periodic", type=Axes(), help="Periodic axes, such as x,y, or none. Default: as the store says."
+        ),
         click.option("--cutoff", type=click.IntRange(min=0), help="Largest lag, in voxels. Default: half the size."),
-        click.option("--pairs", type=Pairs(), help="Pairs of phases: 0-0,0-1. Default: the first phase with each."),
-        click.option("--states", type=click.IntRange(min=1), help="Number of phases. Default: as the store names."),
+        click.option(
+            "--pairs", type=Pairs(), help="Pairs of phases, such as 0-0,0-1. Default: the first phase with each phase."
+        ),
+        click.option(
+            "--states", type=click.IntRange(min=1), help="Number of phases. Default: as many as the store names."
+        ),
         click.argument("store", type=click.Path(path_type=Path, exists=True)),
     ):
         command = option(command)
@@ -62,11 +57,11 @@ def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def basis_of(dataset: xr.Dataset, states: int | None) -> PrimitiveBasis:
-    """The phases of a store as local states; voxels are read where it does not name them."""
+    """Make a basis of the phases of a store. If the store does not name its phases, all voxels are read."""
     X = dataset.microstructure
     if states is None:
         if X.dtype.kind not in "biu":
-            msg = f"the store holds {X.dtype}, not phases; import it with --phases, --thresholds or --otsu"
+            msg = f"the store holds {X.dtype} numbers, not phases; import it with --phases, --thresholds or --otsu"
             raise ValueError(msg)
         states = len(X.attrs.get("phases", ())) or int(X.max()) + 1
     return PrimitiveBasis(states)
@@ -79,7 +74,7 @@ def _call(
     cutoff: int | None,
     periodic: list[int] | None,
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """`correlate` or `correlate_volume` with their arguments."""
+    """Choose `correlate` or `correlate_volume`, and collect its arguments."""
     dataset = open_store(store)
     X = dataset.microstructure
     options: dict[str, Any] = {"cutoff": cutoff, "correlations": pairs, "periodic_axes": periodic}
@@ -92,11 +87,13 @@ def _call(
 @statistics_options
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--figure", type=click.Path(path_type=Path), help="Draw the statistics, of an ensemble their mean: S2.png."
+    "--figure",
+    type=click.Path(path_type=Path),
+    help="Draw the statistics into a file, such as S2.png. For an ensemble, draw their mean.",
 )
 @watch_option
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace the result, once the new one is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result when the new one is complete.")
 @cluster_options
 @json_option
 def stats(
@@ -113,71 +110,46 @@ def stats(
     periodic: list[int] | None,
     **cluster: Any,
 ) -> None:
-    """2-point statistics of a volume, or of each sample of an ensemble, into a zarr store.
+    """Compute the 2-point statistics of a volume, or of each sample of an ensemble, and write them to a zarr store.
 
     \b
     Examples:
       mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png
       mksdask stats samples.zarr f.zarr --pairs 0-0,0-1 --periodic x,y,z
     """
-    target = output_of(out, RESULTS, store, overwrite=overwrite, resume=resume)
-    check_pictures(figure, watch, store, target, overwrite=overwrite, resume=resume)
+    output = Output.of(out, RESULTS, store, overwrite=overwrite, resume=resume)
+    check_pictures(figure, watch, store, output.path, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
         operation, arguments, options = _call(store, states, pairs, cutoff, periodic)
         if watch is not None and operation is correlate:
-            msg = f"--watch shows the statistics of a volume, and {store} is an ensemble; mksdask fit shows its mean"
+            msg = (
+                f"--watch needs a volume, and {store} is an ensemble; leave it out, or use mksdask fit --watch, which "
+                "shows the mean of an ensemble"
+            )
             raise ValueError(msg)
-        sums = target.with_name(target.name + ".sums")
-        check_ours(Location.of(sums), SCRATCH)
-        if overwrite and not resume:
-            remove_store(sums, SCRATCH)
-        what = token_of("volume" if operation is correlate_volume else "ensemble", arguments, options)
-        if not _is_done(target, what, overwrite=overwrite, resume=resume):
-            with stage("statistics", timings):
-                if operation is correlate_volume:
-                    if watch is not None:
-                        correlate_volume(*arguments, scratch=sums, watch=watch, **options)
-                    lazy = correlate_volume(*arguments, scratch=sums, **options)
-                else:
-                    lazy = correlate(*arguments, **options)
-                lazy = lazy.rename("correlations")
-                with place_of_result(lazy, target, overwrite=overwrite, resume=resume) as place:
-                    materialize(lazy, place.store, progress=False)
-                    zarr.open_group(place.store, mode="r+").attrs["statistics of"] = what
-                    consolidate(place)
-        found = open_dataset(Location.of(target), chunks={}).correlations
-        remove_store(sums, SCRATCH)
+        step = token_of("volume" if operation is correlate_volume else "ensemble", arguments, options)
+        with output.intermediate("sums", SCRATCH, resume=resume) as sums:
+            if not output.is_done(step):
+                with timed_step("statistics", timings):
+                    if operation is correlate_volume:
+                        options["scratch"] = sums
+                        if watch is not None:
+                            correlate_volume(*arguments, watch=watch, **options)
+                    output.write(operation(*arguments, **options).rename("correlations"), step)
+            found = output.open("correlations")
         mean = found if operation is correlate_volume else found.mean("sample", keep_attrs=True)
         mean = mean.compute()
         if figure is not None:
-            with stage("figure", timings):
+            with timed_step("figure", timings):
                 save_figure(tools.draw_correlations(mean), figure)
     result = {"result": str(out), "lags": tuple(mean.shape[:-1])} | _summary(mean, arguments[0])
     result |= {} if figure is None else {"figure": str(figure)}
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
 
-def _is_done(target: Path, what: str, *, overwrite: bool, resume: bool) -> bool:
-    """Whether a result is there, whole, and may stay.
-
-    Raises
-    ------
-    ValueError
-        If it is another one, and may not be replaced.
-    """
-    if overwrite and not resume:
-        return False
-    found = attributes_of(Location.of(target)).get("statistics of")
-    if found not in (None, what) and not overwrite:
-        msg = f"{target} holds statistics of another store, or by other options; pass --overwrite to replace them"
-        raise ValueError(msg)
-    # Without the mark, which is written last, `materialize` says whether it is the same.
-    return found == what
-
-
 def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:
-    """Volume fraction, interface and independent volume of each phase that has an autocorrelation."""
+    """Compute volume fraction, interface and integral range of each phase whose autocorrelation was computed."""
     summary: dict[str, Any] = {"units": str(mean.coords[mean.dims[0]].attrs.get("units", "voxel"))}
     origin = tuple(n // 2 for n in mean.shape[:-1])
     surfaces, ranges = specific_surface(mean), integral_range(mean)
@@ -194,7 +166,7 @@ def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:
 
 @click.group("plan")
 def plan_group() -> None:
-    """Say what a call would take, without making it: tasks, memory, bytes.
+    """Show the tasks, the memory and the bytes that a call would need, without making the call.
 
     \b
     Examples:
@@ -206,7 +178,7 @@ def plan_group() -> None:
 def _print_plan(
     operation: Callable[..., Any], *arguments: Any, as_json: bool, memory_limit: int, **options: Any
 ) -> None:
-    # As the workers that the commands start: one thread each.
+    # Plan for one thread, as each worker that the commands start has one.
     with dask.config.set(scheduler="synchronous"):
         found = plan(operation, *arguments, memory_limit=memory_limit, **options)
     if as_json:
@@ -225,21 +197,29 @@ memory_option = click.option(
 @memory_option
 @json_option
 def plan_stats(store: Path, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
-    """What `mksdask stats` would take."""
+    """Show what `mksdask stats` would need.
+
+    Example: mksdask plan stats rock.zarr --cutoff 40 --memory-limit 1GiB
+    """
     operation, arguments, options = _call(store, **which)
     _print_plan(operation, *arguments, as_json=as_json, memory_limit=memory_limit, **options)
 
 
 @plan_group.command("fit")
 @statistics_options
-@click.option("--components", type=click.IntRange(min=1), default=5, show_default=True, help="Principal components.")
+@click.option(
+    "--components", type=click.IntRange(min=1), default=5, show_default=True, help="Number of principal components."
+)
 @memory_option
 @json_option
 def plan_fit(store: Path, components: int, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
-    """What the statistics and components of `mksdask fit` would take."""
+    """Show what the statistics and components of `mksdask fit` would need.
+
+    Example: mksdask plan fit samples.zarr --components 20
+    """
     operation, (X, basis), options = _call(store, **which)
     if operation is not correlate:
-        msg = f"{store} is a volume; fit takes an ensemble, such as mksdask import --window makes"
+        msg = f"{store} is a volume, but fit takes an ensemble; make one with mksdask import --window"
         raise ValueError(msg)
     confidence = options.pop("confidence_index", None)
     analysis = MKSStructureAnalysis(basis, n_components=components, **options)

@@ -1,4 +1,4 @@
-"""`mksdask demo`: the main job, end to end."""
+"""`mksdask demo`: from microstructures to a fitted and tested linkage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from mksdask import tools
 from mksdask.arrays import concatenate_samples, to_numpy
 from mksdask.bases import PrimitiveBasis
-from mksdask.cli.options import Size, cluster_options, open_client, save_figure, stage
+from mksdask.cli.options import Size, cluster_options, open_client, save_figure, timed_step
 from mksdask.compute.plans import samples_per_chunk
 from mksdask.datasets import MicrostructureGenerator, mean_stress
 from mksdask.homogenization import MKSHomogenizationModel
@@ -31,13 +31,17 @@ FIGURES = ("microstructures", "correlations", "components", "component_variance"
     show_default=True,
     help="Folder for the ensemble and the figures.",
 )
-@click.option("--samples", type=click.IntRange(min=40), default=480, show_default=True, help="Samples in the ensemble.")
 @click.option(
-    "--size", type=Size(), default="24x24x24", show_default=True, help="Voxels of a sample, as 24x24x24 or 64x64."
+    "--samples", type=click.IntRange(min=40), default=480, show_default=True, help="Number of samples in the ensemble."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the microstructures.")
+@click.option(
+    "--size", type=Size(), default="24x24x24", show_default=True, help="Voxels of a sample, such as 24x24x24 or 64x64."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random microstructures."
+)
 @cluster_options
-@click.option("--overwrite", is_flag=True, help="Replace the ensemble and the figures in --out.")
+@click.option("--overwrite", is_flag=True, help="Replace the ensemble and the figures in the folder --out.")
 def demo(
     out: Path,
     samples: int,
@@ -46,10 +50,10 @@ def demo(
     overwrite: bool,  # noqa: FBT001
     **cluster: Any,
 ) -> None:
-    """Run the main job: ensemble → 2-point statistics → PCA → regression → stiffness.
+    """Run the whole chain: ensemble → 2-point statistics → PCA → regression → stiffness.
 
-    Two-phase microstructures of four grain shapes are generated into zarr, together with their effective stiffness
-    C11 from finite elements. A linkage is fitted on three quarters of them and predicts the rest.
+    The demo writes two-phase microstructures of four grain shapes to zarr, together with their effective stiffness C11
+    from finite elements. It fits a linkage to three quarters of them, and predicts the stiffness of the others.
 
     Example: mksdask demo --samples 200 --size 32x32 --out quick
     """
@@ -68,14 +72,14 @@ def demo(
 
 
 def _check_demo(out: Path) -> None:
-    """Refuse a folder in which there are figures or an ensemble that no demo has made."""
+    """Refuse a folder that holds figures or an ensemble that a demo did not make."""
     check_ours(Location.of(out / "ensemble.zarr"), MICROSTRUCTURES)
     taken = [name for name in FIGURES if (out / f"{name}.png").exists()]
     if out.exists() and not out.is_dir():
-        msg = f"{out} is no folder; choose another --out"
+        msg = f"{out} is not a folder; choose another --out"
         raise FileExistsError(msg)
     if taken and not (out / "ensemble.zarr").exists():
-        msg = f"{out / taken[0]}.png exists, and no ensemble.zarr of a demo beside it; choose another --out"
+        msg = f"{out / taken[0]}.png exists, but there is no ensemble.zarr of a demo beside it; choose another --out"
         raise FileExistsError(msg)
 
 
@@ -101,25 +105,25 @@ def _run_demo(out: Path, samples: int, size: tuple[int, ...], seed: int, timings
 
     click.echo(f"{samples} samples of {'×'.join(map(str, size))} voxels, moduli {moduli[0]:g} and {moduli[1]:g} GPa")
     url = out / "ensemble.zarr"
-    with stage("generate, and solve by FE → zarr", timings, err=False):
+    with timed_step("generate, and solve by FE → zarr", timings, err=False):
         create_ensemble(url, X, stiffness, phases=("stiff", "soft"), periodic_axes=axes, mode="w")
     ensemble = open_ensemble(url)
     is_unseen = np.arange(samples) % 4 == 0
     training, unseen = (ensemble.isel(sample=np.flatnonzero(chosen)) for chosen in (~is_unseen, is_unseen))
     model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=8, degree=2)
-    with stage("statistics → PCA → regression", timings, err=False):
+    with timed_step("statistics → PCA → regression", timings, err=False):
         model.fit(training.microstructure, training.response)
-    with stage("predict unseen samples", timings, err=False):
+    with timed_step("predict unseen samples", timings, err=False):
         predicted = to_numpy(model.predict(unseen.microstructure))
     truth = to_numpy(unseen.response)
     fitted = np.asarray(model.property_linker_.predict(model.reduced_fit_data))
     error = predicted - truth
     r2 = 1.0 - np.sum(error**2) / np.sum((truth - truth.mean()) ** 2)
-    with stage("figures", timings, err=False):
+    with timed_step("figures", timings, err=False):
         _draw_demo(out, ensemble, model, (to_numpy(training.response), fitted), (truth, predicted))
     click.echo(
-        f"C11 of {len(truth)} unseen samples: R² = {r2:.4f}, mean error {np.abs(error).mean():.3g} GPa "
-        f"beside a spread of {truth.std():.3g} GPa"
+        f"C11 of {len(truth)} unseen samples: R² = {r2:.4f}, mean error {np.abs(error).mean():.3g} GPa, "
+        f"standard deviation of C11 {truth.std():.3g} GPa"
     )
     click.echo(f"ensemble and figures: {out}")
 

@@ -1,4 +1,4 @@
-"""What subcommands have in common: types of options, the cluster, progress, reports."""
+"""What the subcommands share: types of options, the cluster, progress and reports."""
 
 from __future__ import annotations
 
@@ -18,21 +18,12 @@ from matplotlib.backend_bases import FigureCanvasBase
 from mksdask.compute.plans import bytes_argument
 from mksdask.compute.progress import progress
 from mksdask.display.cards import value_text
-from mksdask.storage.atomic import (
-    Kinds,
-    Location,
-    check_apart,
-    check_file,
-    check_ours,
-    check_outside,
-    is_marked,
-    staged_file,
-)
+from mksdask.storage.atomic import Location, check_apart, check_file, staged_file
 
 
 @contextmanager
-def stage(title: str, timings: dict[str, float], *, err: bool = True) -> Iterator[None]:
-    """Time a stage, and show how far it is."""
+def timed_step(title: str, timings: dict[str, float], *, err: bool = True) -> Iterator[None]:
+    """Show the progress of a step of a command, and then print the time that it took."""
     start = time.perf_counter()
     try:
         with progress(title):
@@ -57,7 +48,7 @@ class Size(click.ParamType[tuple[int, ...]]):
             self.fail(f"{value!r} is not a size; write 24x24x24, 64x64, or 24 for a cube", param, ctx)
         size = size * 3 if len(size) == 1 else size
         if len(size) not in (2, 3) or min(size) < 4:
-            self.fail(f"{value!r} must have 2 or 3 axes of at least 4 voxels", param, ctx)
+            self.fail(f"{value!r} must have 2 or 3 axes of at least 4 voxels; write 24x24x24 or 64x64", param, ctx)
         return size
 
 
@@ -76,7 +67,7 @@ class Bytes(click.ParamType[int]):
 
 @contextmanager
 def open_client(scheduler: str | None, workers: int, memory_limit: int) -> Iterator[Client]:
-    """A client of a running scheduler, or of a local cluster that ends with it."""
+    """Yield a client of a running scheduler, or of a local cluster that is closed at the end."""
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout="10s")
@@ -92,7 +83,7 @@ def open_client(scheduler: str | None, workers: int, memory_limit: int) -> Itera
         memory_limit=memory_limit,
         host="127.0.0.1",
         dashboard_address="127.0.0.1:0",
-        # What fails is said once, in one line.
+        # The command prints an error once, in one line, so the workers do not log it too.
         silence_logs=logging.CRITICAL,
     )
     with cluster, Client(cluster) as client:
@@ -118,7 +109,7 @@ class Pairs(click.ParamType[list[tuple[int, int]]]):
 
 
 class Axes(click.ParamType[list[int]]):
-    """Axes by name: x,y; or none."""
+    """Names of axes, such as x,y, or none."""
 
     name = "axes"
 
@@ -133,7 +124,7 @@ class Axes(click.ParamType[list[int]]):
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers: 1.5 or 1.5,2."""
+    """One or more numbers: 1.5 or 1.5,2."""
 
     name = "numbers"
 
@@ -144,14 +135,16 @@ class Numbers(click.ParamType[tuple[float, ...]]):
         try:
             return tuple(float(number) for number in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a number, or numbers with commas between them", param, ctx)
+            self.fail(
+                f"{value!r} is not a number, and not numbers with commas between them; write 1.5 or 1.5,2", param, ctx
+            )
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--workers, --memory-limit, --scheduler: what `open_client` takes."""
+    """Add --workers, --memory-limit and --scheduler, which `open_client` takes."""
     for option in (
         click.option(
-            "--scheduler", metavar="ADDRESS", help="Use this running dask scheduler, which sees the same files."
+            "--scheduler", metavar="ADDRESS", help="Use a running dask scheduler. Its workers must see the same files."
         ),
         click.option(
             "--memory-limit", type=Bytes(), default="2GiB", show_default=True, help="Memory of each local worker."
@@ -161,7 +154,7 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(min=1),
             default=2,
             show_default=True,
-            help="Workers of the local cluster, of one thread each.",
+            help="Number of workers of the local cluster. Each has one thread.",
         ),
     ):
         command = option(command)
@@ -169,24 +162,30 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def resume_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--resume."""
-    option = click.option("--resume", is_flag=True, help="Keep what is done if the run is killed, and go on with it.")
+    """Add --resume."""
+    option = click.option(
+        "--resume",
+        is_flag=True,
+        help="Continue an earlier run that failed or was killed. If this run is killed, keep what it has done.",
+    )
     decorated: Callable[..., Any] = option(command)
     return decorated
 
 
 def watch_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--watch: a picture of what is done so far."""
+    """Add --watch, which keeps a picture of the partial result."""
     option = click.option(
-        "--watch", type=click.Path(path_type=Path), help="Keep a picture of what is done so far here: live.png."
+        "--watch",
+        type=click.Path(path_type=Path),
+        help="Draw the partial result into a file, such as live.png, while the command runs.",
     )
     decorated: Callable[..., Any] = option(command)
     return decorated
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--json: a report for scripts."""
-    option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
+    """Add --json, which prints the report for scripts."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print only the report, as JSON.")
     decorated: Callable[..., Any] = option(command)
     return decorated
 
@@ -194,73 +193,31 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def check_pictures(
     figure: Path | None, watch: Path | None, *others: Path, overwrite: bool, resume: bool = False
 ) -> None:
-    """Refuse pictures that cannot be drawn, or that would replace something, before anything is computed.
+    """Check before the computation that pictures can be drawn, and that they replace nothing.
 
     Raises
     ------
-    click.ClickException
-        If there is a file that may not be replaced.
     FileExistsError
-        If there is something else than a file.
+        If there is a file and neither `overwrite` nor `resume` is set, or something other than a file.
     ValueError
-        If a figure cannot have the format, with those that it can have; or if a picture is an input or the output.
+        If there is no such format of figures (the message lists the formats); or if a picture is an input or the
+        output.
     """
     formats = sorted(FigureCanvasBase.get_supported_filetypes())
     if figure is not None and figure.suffix.removeprefix(".").lower() not in formats:
-        msg = f"--figure {figure} must end with one of {', '.join(formats)}"
+        msg = f"--figure {figure} must end with one of {', '.join(formats)}; choose another name"
         raise ValueError(msg)
     for picture in (figure, watch):
         if picture is not None:
-            _check_free(picture, overwrite=overwrite, resume=resume)
+            if picture.exists() and not (overwrite or resume):
+                msg = f"{picture} exists; choose another output, or pass --overwrite"
+                raise FileExistsError(msg)
             check_apart(picture, *others)
             check_file(picture)
 
 
-def output_of(path: Path, kinds: Kinds | None, *inputs: Path, overwrite: bool, resume: bool = False) -> Path:
-    """An output that may be written, in a folder that exists; where it leads to, if it is a link.
-
-    Parameters
-    ----------
-    path : Path
-        As the user gave it.
-    kinds : tuple of str or None
-        Marks of the stores that may be replaced with `overwrite`; None for a file, which replaces a file alone.
-    *inputs : Path
-        What the output may not be, lie in, or hold.
-
-    Raises
-    ------
-    click.ClickException
-        If there is something and neither `overwrite` nor `resume`.
-    FileExistsError
-        If there is something that may not be replaced.
-    ValueError
-        If the output is an input, or lies in a store.
-    """
-    location = Location.of(path)
-    target = Path(location.path)
-    check_apart(path, *inputs)
-    _check_free(path, overwrite=overwrite, resume=resume)
-    check_outside(location)
-    if kinds is None:
-        check_file(target)
-    elif overwrite:
-        check_ours(location, kinds)
-    elif resume and location.exists() and not is_marked(location, kinds):
-        msg = f"{path} exists and is no {' or '.join(kinds)} that could be gone on with; choose another output"
-        raise FileExistsError(msg)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target
-
-
-def _check_free(path: Path, *, overwrite: bool, resume: bool) -> None:
-    if path.exists() and not (overwrite or resume):
-        msg = f"{path} exists; choose another output, or pass --overwrite"
-        raise click.ClickException(msg)
-
-
 def save_figure(figure: Any, path: Path) -> None:
-    """Save a figure of matplotlib, whole, in a folder that is made if it is not there; through a link."""
+    """Save a figure of matplotlib completely or not at all. Make its folder if needed, and follow links."""
     target = Path(Location.of(path).path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with staged_file(target) as new:
@@ -268,7 +225,7 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def report(result: dict[str, Any], *, as_json: bool) -> None:
-    """Print a result: a line for each entry, or JSON."""
+    """Print a result as one line for each entry, or as JSON."""
     if as_json:
         click.echo(json.dumps(result, default=_plain, ensure_ascii=False))
         return

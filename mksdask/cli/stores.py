@@ -1,4 +1,4 @@
-"""`mksdask import` and `mksdask info`: images into stores, and what is in a store."""
+"""`mksdask import` and `mksdask info`: import images into stores, and describe the contents of a store."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from mksdask.cli.options import (
     cluster_options,
     json_option,
     open_client,
-    output_of,
     report,
     resume_option,
-    stage,
+    timed_step,
 )
 from mksdask.importers import import_images
 from mksdask.importers.image_files import input_files
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, attributes_of
-from mksdask.storage.ensembles import open_store
+from mksdask.storage.microstructures import open_store
 from mksdask.storage.models import load_model
 from mksdask.storage.opening import check_store, open_dataset, open_group
+from mksdask.storage.outputs import Output
 
 
 class _Phases(click.ParamType[dict[float, Any]]):
-    """Values and what they are: 0:pore,255:grain."""
+    """Values and the names of their phases: 0:pore,255:grain."""
 
     name = "phases"
 
@@ -64,24 +64,28 @@ class _Crop(click.ParamType[dict[str, Any]]):
 @click.command("import")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option("--phases", type=_Phases(), help="Phase of each value: 0:pore,255:grain.")
-@click.option("--thresholds", type=Numbers(), help="Grey levels at which the next phase begins: 80,160.")
-@click.option("--otsu", type=click.IntRange(2, 6), help="Number of phases that Otsu's thresholds part.")
-@click.option("--names", help="Names of the phases that thresholds make: pore,grain.")
-@click.option("--spacing", type=Numbers(), help="Voxel size, or sizes along x,y,z. Default: what the file says.")
+@click.option("--phases", type=_Phases(), help="Phase of each value in the image, such as 0:pore,255:grain.")
+@click.option("--thresholds", type=Numbers(), help="Grey levels at which the next phase begins, such as 80,160.")
+@click.option(
+    "--otsu", type=click.IntRange(2, 6), help="Number of phases. Otsu's method finds the thresholds between them."
+)
+@click.option("--names", help="Names of the phases between thresholds, such as pore,grain.")
+@click.option("--spacing", type=Numbers(), help="Voxel size, or sizes along x,y,z. Default: as the file says.")
 @click.option("--units", help="Unit of the spacing, such as um.")
-@click.option("--crop", type=_Crop(), help="Part of the image: x=0:200,z=50:.")
+@click.option("--crop", type=_Crop(), help="Part of the image to import, such as x=0:200,z=50:.")
 @click.option(
     "--window",
     type=Size(),
-    help="Cut into windows of so many voxels: 64, or 64x64x32; what is left over at the ends is not stored.",
+    help="Cut the image into windows of this many voxels, such as 64 or 64x64x32. A remainder at the ends is left out.",
 )
-@click.option("--dataset", help="Which array of a file that holds several.")
-@click.option("--axes", help="Axes as the file orders them: zyx; s for samples.")
-@click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes: x,y.")
+@click.option("--dataset", help="Name of the array, if the file holds several.")
+@click.option("--axes", help="Order of the axes in the file, such as zyx. The letter s stands for samples.")
+@click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes, such as x,y.")
 @resume_option
 @click.option(
-    "--overwrite", is_flag=True, help="Replace the store of a volume or an ensemble, once the new one is there."
+    "--overwrite",
+    is_flag=True,
+    help="Replace an earlier store of a volume or an ensemble when the new one is complete.",
 )
 @cluster_options
 @json_option
@@ -104,10 +108,10 @@ def import_command(
     as_json: bool,  # noqa: FBT001
     **cluster: Any,
 ) -> None:
-    """Stream images into a store: of one volume, or with --window of an ensemble.
+    """Import images into a store of one volume. With --window, import them into a store of an ensemble.
 
     SOURCE is a TIFF stack, a folder or a pattern of TIFF, PNG or JPEG slices, or a file of NumPy, HDF5, DREAM.3D,
-    netCDF, VTK or zarr; several are slices in their order.
+    netCDF, VTK or zarr. Several SOURCEs are slices of one image, in the order in which they are given.
 
     \b
     Examples:
@@ -117,9 +121,9 @@ def import_command(
     """
     paths = [Path(source).absolute() for source in sources]
     inputs = input_files(paths if len(paths) > 1 else paths[0])
-    target = output_of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite)
+    target = Output.of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite).path
     timings: dict[str, float] = {}
-    with open_client(**cluster), stage("read, segment, write", timings):
+    with open_client(**cluster), timed_step("read, segment, write", timings):
         import_images(
             paths if len(paths) > 1 else paths[0],
             target,
@@ -143,10 +147,10 @@ def import_command(
 
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path, exists=True))
-@click.option("--fractions", is_flag=True, help="Count the phases, which reads all voxels.")
+@click.option("--fractions", is_flag=True, help="Compute the volume fractions of the phases, which reads all voxels.")
 @json_option
 def info(store: Path, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
-    """Say what is in a store: a volume, an ensemble, a model or a result.
+    """Describe what a store holds: a volume, an ensemble, a model or a result.
 
     Example: mksdask info rock.zarr --fractions
     """
@@ -156,7 +160,7 @@ def info(store: Path, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
     except FileNotFoundError:
         is_group = False
     if not is_group:
-        msg = f"{store} is no store; make one of images by mksdask import"
+        msg = f"{store} is not a store; make one from images by mksdask import"
         raise ValueError(msg)
     if attributes_of(location).get("mksdask") == "model":
         report(_describe_model(load_model(store)), as_json=as_json)
@@ -172,7 +176,7 @@ def _describe_result(location: Location) -> dict[str, Any]:
     try:
         dataset = open_dataset(location, chunks={})
     except KeyError:
-        # Axes have no names, so xarray does not open it.
+        # xarray does not open arrays whose axes have no names.
         shapes = {name: array.shape for name, array in sorted(open_group(location).arrays())}
         return {"kind": attributes_of(location).get("mksdask", "zarr group"), "arrays": shapes}
     statistics = [array for array in dataset.data_vars.values() if "pair" in array.dims]

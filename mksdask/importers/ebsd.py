@@ -21,7 +21,8 @@ from mksdask.compute.graph import token_of
 from mksdask.importers.ebsd_files import open_ebsd
 from mksdask.importers.ebsd_maps import EbsdFile, Records
 from mksdask.storage.atomic import Url, check_apart
-from mksdask.storage.ensembles import VOLUME_CHUNK, create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.storage.ensembles import create_ensemble, open_ensemble
+from mksdask.storage.volumes import VOLUME_CHUNK, create_volume, open_volume
 
 # Number of points of a map that are read together, about: a band is a whole number of rows.
 BAND_POINTS = 2**20

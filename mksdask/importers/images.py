@@ -16,7 +16,8 @@ from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
 from mksdask.importers.sources import Source, slab_thickness
 from mksdask.storage.atomic import Url, check_apart
-from mksdask.storage.ensembles import VOLUME_SHARD, create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.storage.ensembles import create_ensemble, open_ensemble
+from mksdask.storage.volumes import VOLUME_SHARD, create_volume, open_volume
 
 # Number of bytes of the windows that are cut together.
 BAND_BYTES = 2**25

@@ -1,14 +1,9 @@
-"""Everything that knows zarr: stores that are there whole or not at all."""
+"""Stores on zarr. A store is either complete or not there."""
 
-from mksdask.storage.ensembles import (
-    append_ensemble,
-    create_ensemble,
-    create_volume,
-    open_ensemble,
-    open_store,
-    open_volume,
-)
+from mksdask.storage.ensembles import append_ensemble, create_ensemble, open_ensemble
+from mksdask.storage.microstructures import open_store
 from mksdask.storage.results import materialize
+from mksdask.storage.volumes import create_volume, open_volume
 
 __all__ = [
     "append_ensemble",

@@ -1,10 +1,11 @@
-"""Writing to zarr so that a store is there whole or not at all, and removing nothing but stores of this package.
+"""Stores are written completely or not at all, and only stores of this package are ever replaced or removed.
 
-A new store is written beside its place and moved there at the end. Whole shards are written, each by one task. What
-readers see is the group's consolidated metadata, which is written last.
+A new store is written beside its place and moved there at the end. One task writes one whole shard. Readers use the
+consolidated metadata of the group, which is written last.
 
-The attribute ``mksdask`` of a store says what it is. Whatever has a name that a user gave, or that does not change from
-call to call, is removed or replaced only if it has the right mark and holds nothing that the package did not write.
+The attribute ``mksdask`` is the mark of a store: it says what the store is. A user may have named a store, or its name
+may be the same in each call. Such a store is replaced or removed only if it has the right mark, and if it holds nothing
+that the package did not write.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ import fsspec
 import zarr
 
 Url: TypeAlias = str | os.PathLike[str]
-# Marks of complete stores. One that is being written, or being removed, has "partial " before it.
+# Marks of complete stores. While a store is being written or removed, its mark begins with "partial ".
 Kinds: TypeAlias = tuple[str, ...]
 MICROSTRUCTURES: Kinds = ("ensemble", "volume")
 RESULTS: Kinds = ("result",)
 SCRATCH: Kinds = ("scratch",)
 
-# A task that is killed while it writes leaves an object under another name.
+# A task that is killed while it writes an object leaves a file with such a name.
 _LEFTOVER = r"\.[0-9a-f]+\.partial"
 _METADATA = re.compile(rf"zarr\.json|zarr{_LEFTOVER}")
 _CHUNK = re.compile(rf"c((?:/\d+)*)({_LEFTOVER})?")
@@ -38,7 +39,7 @@ _CHUNK = re.compile(rf"c((?:/\d+)*)({_LEFTOVER})?")
 
 @dataclass(frozen=True)
 class Location:
-    """A path or an fsspec URL; where a link leads to, if a path is one."""
+    """A path or an fsspec URL. For a link, it is the path to which the link leads."""
 
     fs: Any
     path: str
@@ -46,12 +47,12 @@ class Location:
 
     @classmethod
     def of(cls, url: Url) -> Location:
-        """Parse a path or URL.
+        """Parse a path or a URL, and follow links.
 
         Raises
         ------
         FileNotFoundError
-            If the path is a link that leads nowhere, so that nothing can be written through it.
+            If the path is a link into a folder that does not exist, so that nothing can be written through it.
         """
         fs, path = fsspec.core.url_to_fs(os.fspath(url))
         protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
@@ -65,28 +66,28 @@ class Location:
 
     @property
     def store(self) -> Any:
-        """What zarr and xarray take."""
+        """The path or URL, as zarr and xarray accept it."""
         return self.path if self.is_local else self.fs.unstrip_protocol(self.path)
 
     def sibling(self, tag: str) -> Location:
-        """A new name beside this one."""
+        """Choose a new name beside this one."""
         return Location(self.fs, f"{self.path}.{tag}-{uuid.uuid4().hex[:8]}", self.is_local)
 
     def exists(self) -> bool:
-        """Whether anything is there."""
+        """Whether there is anything at this location."""
         return bool(self.fs.exists(self.path))
 
     def remove(self) -> None:
-        """Remove what is there, if anything. This is for what the same call has made under a new name alone."""
+        """Remove what is there, if anything. Use it only for what the same call has made under a new name."""
         if self.exists():
             self.fs.rm(self.path, recursive=True)
 
     def replace(self, other: Location, kinds: Kinds = ()) -> None:
-        """Take the place of `other`: of nothing, or of a store of one of `kinds`, which is back at once on failure."""
+        """Move to the place of `other`, and replace a store of one of `kinds` there. On failure, restore the store."""
         check_ours(other, kinds)
         if not self.is_local:
             remove_store(other, kinds)
-            # The group's metadata comes last: until then the copy is not a store.
+            # The metadata of the group are copied last, because the copy is not a store before it has them.
             keys = sorted(self.fs.find(self.path), key=lambda key: key.removeprefix(self.path) == "/zarr.json")
             for key in keys:
                 self.fs.cp_file(key, other.path + key.removeprefix(self.path))
@@ -105,7 +106,7 @@ class Location:
 
 
 def metadata_of(location: Location, name: str = "", key: str = "zarr.json") -> dict[str, Any] | None:
-    """The zarr.json of a group or array, or of a member of it; None without one, empty if it cannot be read."""
+    """Read the zarr.json of a group, an array or a member. Return None if there is none, and {} if it is not JSON."""
     path = "/".join(part for part in (location.path, name, key) if part)
     try:
         found = json.loads(location.fs.cat_file(path))
@@ -117,18 +118,18 @@ def metadata_of(location: Location, name: str = "", key: str = "zarr.json") -> d
 
 
 def attributes_of(location: Location) -> dict[str, Any]:
-    """Attributes of the group or array at a location; none without one."""
+    """Read the attributes of the group or array at a location. Return {} if there is none."""
     found = (metadata_of(location) or {}).get("attributes")
     return found if isinstance(found, dict) else {}
 
 
 def check_ours(location: Location, kinds: Kinds) -> None:
-    """Refuse to remove or replace what is not a store of one of `kinds`; a location of nothing is fine.
+    """Refuse to replace or remove anything that is not a store of one of `kinds`. An empty place passes.
 
     Raises
     ------
     FileExistsError
-        That names the path, and says what was found.
+        If something else is there. The message names the path and says what was found.
     """
     if location.exists() and (found := _found_instead(location, kinds)):
         msg = f"{location.path} {found}, so it will not be replaced or removed; move it away, or choose another place"
@@ -136,7 +137,10 @@ def check_ours(location: Location, kinds: Kinds) -> None:
 
 
 def _found_instead(location: Location, kinds: Kinds) -> str | None:
-    """What tells that something is not a store of one of `kinds` with nothing else in it; None if it is one."""
+    """Say what is at a location instead of a store of one of `kinds`, or what a store holds that is not part of it.
+
+    Return None if it is such a store, and holds nothing else.
+    """
     if not location.fs.isdir(location.path):
         return "exists and is not a store of this package but a file"
     metadata, contents = metadata_of(location), _contents(location)
@@ -162,12 +166,12 @@ def _found_instead(location: Location, kinds: Kinds) -> str | None:
 
 
 def is_marked(location: Location, kinds: Kinds) -> bool:
-    """Whether a store, or a part of one, says that it is of one of `kinds`."""
+    """Whether a store, or a part of a store, has the mark of one of `kinds`."""
     return str(attributes_of(location).get("mksdask")).removeprefix("partial ") in kinds
 
 
 def _contents(location: Location) -> list[tuple[str, bool]]:
-    """Names of all that is below a location, and whether each is a folder; a link is none."""
+    """List the names of everything below a location, and whether each is a folder. Links do not count as folders."""
     location.fs.invalidate_cache()
     found = location.fs.find(location.path, withdirs=True, detail=True)
     names = {name.removeprefix(location.path).strip("/"): info["type"] == "directory" for name, info in found.items()}
@@ -175,19 +179,19 @@ def _contents(location: Location) -> list[tuple[str, bool]]:
 
 
 def remove_leftovers(location: Location) -> None:
-    """Remove what tasks that were killed began to write."""
+    """Remove the unfinished objects of tasks that were killed."""
     for name in location.fs.find(location.path):
         if re.search(rf"/(zarr|c|\d+){_LEFTOVER}$", name):
             location.fs.rm(name)
 
 
 def holds_only(location: Location, ranks: Mapping[str, int]) -> bool:
-    """Whether there is nothing but metadata and chunks of arrays whose names and numbers of axes are given."""
+    """Whether a store holds only metadata and chunks of arrays whose names and numbers of axes are given."""
     return all(_is_of_arrays(name, is_folder, ranks) for name, is_folder in _contents(location))
 
 
 def _is_of_arrays(name: str, is_folder: bool, ranks: Mapping[str, int]) -> bool:  # noqa: FBT001
-    """Whether a name is metadata or a chunk of arrays whose numbers of axes are given."""
+    """Whether a name belongs to metadata or to a chunk of arrays whose numbers of axes are given."""
     if not is_folder and _METADATA.fullmatch(name):
         return True
     array, _, key = ("", "", name) if "" in ranks else name.partition("/")
@@ -198,7 +202,7 @@ def _is_of_arrays(name: str, is_folder: bool, ranks: Mapping[str, int]) -> bool:
     chunk = _CHUNK.fullmatch(key)
     if chunk is None:
         return False
-    # Chunks lie as many folders deep as an array has axes.
+    # The files of chunks lie as many levels deep as the array has axes.
     depth, is_leftover = chunk[1].count("/"), chunk[2] is not None
     if is_folder:
         return depth < ranks[array] and not is_leftover
@@ -211,14 +215,15 @@ def remove_store(url: Url | Location, kinds: Kinds) -> None:
     Raises
     ------
     FileExistsError
-        If something else is there, or in it.
+        If something else is there, or if the store holds something that the package did not write.
     """
     location = url if isinstance(url, Location) else Location.of(url)
     if not location.exists():
         return
     check_ours(location, kinds)
     mark = attributes_of(location)["mksdask"]
-    # The mark and the chunks go before the metadata: what a removal that was killed leaves is known as a part.
+    # The mark is changed first, and the metadata are removed last. If the removal is killed, what remains is still
+    # marked as a part of a store.
     if not mark.startswith("partial ") and (metadata_of(location) or {}).get("node_type") == "group":
         zarr.open_group(location.store, mode="r+", zarr_format=3).attrs["mksdask"] = f"partial {mark}"
     chunks = [name for name in location.fs.find(location.path) if not name.endswith("/zarr.json")]
@@ -228,12 +233,12 @@ def remove_store(url: Url | Location, kinds: Kinds) -> None:
 
 
 def check_apart(output: Url, *inputs: Url) -> None:
-    """Refuse an output that is an input, lies in one, or holds one.
+    """Refuse an output that is an input, lies in an input, or holds an input.
 
     Raises
     ------
     ValueError
-        That names both.
+        If it does. The message names both.
     """
     place = Location.of(output)
     for url in inputs:
@@ -253,12 +258,12 @@ def _lies_in(inner: Location, outer: Location) -> bool:
 
 
 def check_outside(location: Location) -> None:
-    """Refuse to write into a store of this package.
+    """Refuse to write inside a store of this package.
 
     Raises
     ------
     ValueError
-        That names the store.
+        If the location lies inside a store. The message names the store.
     """
     path = location.path
     while "/" in path.strip("/"):
@@ -266,7 +271,7 @@ def check_outside(location: Location) -> None:
         try:
             found = attributes_of(Location(location.fs, path, location.is_local)).get("mksdask")
         except OSError:
-            # Not everybody may look at what lies above.
+            # The user may lack the permission to read a folder above.
             return
         if found is not None:
             msg = f"{location.path} lies inside the store {path}; choose a place outside of it"
@@ -274,7 +279,7 @@ def check_outside(location: Location) -> None:
 
 
 def consolidate(location: Location) -> None:
-    """Let readers see what the arrays' metadata says now."""
+    """Write the consolidated metadata of a group, so that readers see the present state of its arrays."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         zarr.consolidate_metadata(location.store)
@@ -282,9 +287,25 @@ def consolidate(location: Location) -> None:
 
 @contextmanager
 def staged(url: Url, mode: str, kinds: Kinds, *, resume: bool = False) -> Iterator[Location]:
-    """A location beside `url` that takes its place at the end, and vanishes on error; with `resume` it stays then.
+    """Yield a location beside `url`, and move what was written there to `url` at the end.
 
-    With mode "w" it takes the place of a store of one of `kinds`, and of nothing else.
+    Parameters
+    ----------
+    url : str or path
+        The place of the store.
+    mode : {"w-", "w"}
+        "w-" refuses to overwrite. "w" replaces a store of one of `kinds`.
+    kinds : tuple of str
+        Marks of the stores that may be replaced.
+    resume : bool, default False
+        On error, keep what was written in ``{url}.partial``. Otherwise it is removed on error.
+
+    Raises
+    ------
+    FileExistsError
+        If something is there that may not be replaced.
+    ValueError
+        If `url` lies inside a store, or `mode` is another word.
     """
     if mode not in ("w-", "w"):
         msg = f"mode must be 'w-' (refuse to overwrite) or 'w' (overwrite), got {mode!r}"
@@ -302,7 +323,7 @@ def staged(url: Url, mode: str, kinds: Kinds, *, resume: bool = False) -> Iterat
     try:
         yield staging
         if mode == "w-" and target.exists():
-            msg = f"{os.fspath(url)} was made by somebody else meanwhile; choose another url, or pass mode='w'"
+            msg = f"{os.fspath(url)} was made by another program meanwhile; choose another url, or pass mode='w'"
             raise FileExistsError(msg)
         staging.replace(target, kinds)
     finally:
@@ -311,22 +332,22 @@ def staged(url: Url, mode: str, kinds: Kinds, *, resume: bool = False) -> Iterat
 
 
 def check_file(path: Path, *, overwrite: bool = True) -> None:
-    """Refuse to replace anything but a regular file, or any file without `overwrite`; a path of nothing is fine.
+    """Refuse to replace anything that is not a regular file. Without `overwrite`, refuse to replace files too.
 
     Raises
     ------
     FileExistsError
-        That names the path.
+        If something is there that will not be replaced. The message names the path.
     """
     if path.exists() and not (overwrite and path.is_file()):
-        what = "" if path.is_file() else " and is no regular file"
+        what = "" if path.is_file() else " and is not a regular file"
         msg = f"{path} exists{what}, so it will not be replaced; choose another place"
         raise FileExistsError(msg)
 
 
 @contextmanager
 def staged_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """A new name beside a file, whose place it takes at the end; it vanishes on error."""
+    """Yield a new name beside a file, and move what was written there to the file at the end. On error, remove it."""
     new = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield new

@@ -1,9 +1,9 @@
-"""`Blocks`: the arrays of a store that are written block by block, and the record of what they are made of.
+"""`Blocks`: arrays of a store that are written block by block, and a record of the computation that made them.
 
-A block is written by one task. It is one object of the store, or several whole ones. An object is written whole and at
-once, so it is the record of its own completion, for any number of writers. The attributes of the store say what the
-arrays are made of. A call that was killed is therefore taken up by a call for the same arrays, which writes what is
-missing.
+One task writes one block. A block is one object of the store, or several whole objects. An object appears in the store
+when it is complete, so it records by itself that it is done, for any number of writers. The attributes of the store
+record the computation of the arrays. If a call is killed, a later call for the same arrays therefore writes only the
+blocks that are missing.
 """
 
 from __future__ import annotations
@@ -32,20 +32,24 @@ from mksdask.compute.graph import optimized_together
 from mksdask.storage.atomic import Kinds, Location, attributes_of, check_outside, consolidate
 from mksdask.storage.opening import open_group
 
-# Number of a block, or of an object, along each axis.
+# Position of a block, or of an object, along each axis.
 Block: TypeAlias = tuple[int, ...]
 
-# What a store of each kind is called in messages: what was expected, what was found to differ, and the remedy.
+# Words of messages for stores of each kind: what was expected, what is there instead, and the remedy.
 _WORDS = {
-    "result": ("result of materialize", "a result of other inputs or parameters", "choose another url, or remove it"),
+    "result": (
+        "a result of materialize",
+        "a result of other inputs or parameters",
+        "choose another url, remove it, or pass overwrite=True",
+    ),
     "scratch": (
-        "copy in scratch of this package",
+        "a copy in scratch of this package",
         "a result of other inputs or parameters",
         "choose another url, or remove it",
     ),
 }
 _OF_STORES = (
-    "part of a store of this package",
+    "a part of a store of this package",
     "a part of a store of other samples, or with other options",
     "remove it, or call without resume",
 )
@@ -58,20 +62,20 @@ class Variable:
     Parameters
     ----------
     data : ndarray or dask array
-        The values. A dask array whose chunks are whole objects is written chunk by chunk, any other one object by
-        object.
+        The values. If the chunks of a dask array are whole objects, it is written chunk by chunk. All other data are
+        written object by object.
     dims : tuple of str
         Names of the axes.
     objects : tuple of int
         Shape of an object of the store.
     parts : tuple of int, optional
-        Shape of the parts of an object that can be read alone. Default: an object is read whole.
+        Shape of the parts of an object that can be read separately. Default: an object is read as a whole.
     attrs : mapping
-        Attributes, which JSON can hold.
+        Attributes, of types that JSON has.
     is_compressed : bool, default True
-        Whether compressing is worth its time.
+        Whether to compress the objects.
     computation : str, optional
-        A name of what the data are made of. Default: the name that dask gives them.
+        A name that identifies the computation of the data. Default: the name that dask gives them.
     """
 
     data: Any
@@ -83,7 +87,7 @@ class Variable:
     computation: str | None = None
 
     def create(self, group: zarr.Group, name: str) -> None:
-        """Make the array, empty, in a group."""
+        """Make an empty array in a group."""
         dtype = np.dtype(self.data.dtype)
         shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if dtype.itemsize == 1 else "shuffle"
         compressor = BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=dtype.itemsize)
@@ -101,7 +105,7 @@ class Variable:
 
     @cached_property
     def blocks(self) -> da.Array:
-        """The data in the blocks that tasks write."""
+        """The data, cut into the blocks that tasks write."""
         if not is_lazy(self.data):
             return da.from_array(self.data, chunks=self.objects)
         sizes = [
@@ -119,11 +123,11 @@ class Blocks:
     location : Location
         Where the store is.
     kind : str
-        What the store is marked as when it is complete.
+        The mark of the store when it is complete.
     variables : mapping of str to Variable
-        The arrays, which are computed together.
+        The arrays. They are computed together.
     coords : Dataset
-        Coordinates, which are stored when the store is made.
+        Coordinates. They are written when the store is made.
     """
 
     location: Location
@@ -133,7 +137,7 @@ class Blocks:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """What the arrays are made of: shape, dtype and blocks of each, and a token of its computation."""
+        """The record of the arrays: shape, dtype, blocks and attributes of each, and a token of its computation."""
         arrays = {name: variable.blocks for name, variable in self.variables.items()}
         found = {
             name: {
@@ -148,12 +152,12 @@ class Blocks:
         }
         coords = {name: [values.to_numpy().tolist(), values.attrs] for name, values in self.coords.variables.items()}
         digest = hashlib.sha256(json.dumps(coords, default=str).encode()).hexdigest()
-        # In the words of JSON, as it is read again.
+        # A round trip through JSON makes the record equal to the one that is read from a store.
         known: dict[str, Any] = json.loads(json.dumps({"kind": self.kind, "arrays": found, "coordinates": digest}))
         return known
 
     def state(self) -> Literal["absent", "partial", "complete", "other"]:
-        """Whether these very arrays are in the store: not at all, in part, whole; or something else is there."""
+        """Whether the store is absent, holds a part of these arrays, holds all of them, or holds something else."""
         if not self.location.exists():
             return "absent"
         found = attributes_of(self.location)
@@ -162,19 +166,19 @@ class Blocks:
         return {self.kind: "complete", f"partial {self.kind}": "partial"}.get(str(found.get("mksdask")), "other")  # type: ignore[return-value]
 
     def open(self, kinds: Kinds | None = None) -> None:
-        """Make the store if there is none; refuse one that is of something else.
+        """Make the store if there is none, and refuse a store of something else.
 
         Parameters
         ----------
         kinds : tuple of str, optional
-            What the store may be marked as, if other than `kind`.
+            Marks that an existing store may have. Default: `kind`.
 
         Raises
         ------
         FileExistsError
-            If what is there is not such a store.
+            If something is there that is not such a store.
         ValueError
-            If it is made of other data or with other options, or lies inside another store.
+            If the store was made from other data or with other options, or lies inside another store.
         """
         location, record = self.location, self.record
         if not location.exists():
@@ -182,7 +186,7 @@ class Blocks:
             try:
                 self._create(record)
             except OSError:
-                # Another writer of the same arrays may have made it meanwhile.
+                # Another writer of the same arrays may have made the store in the meantime.
                 if not location.exists():
                     raise
         found = attributes_of(location)
@@ -190,7 +194,7 @@ class Blocks:
         if str(found.get("mksdask")).removeprefix("partial ") not in (kinds or (self.kind,)) or (
             "fingerprint" not in found
         ):
-            msg = f"{location.path} exists and is no {expected}; move it away, or choose another place"
+            msg = f"{location.path} exists and is not {expected}; move it away, or choose another place"
             raise FileExistsError(msg)
         if found["fingerprint"] != record:
             told = "; ".join(_differences(found["fingerprint"], record))
@@ -198,7 +202,7 @@ class Blocks:
             raise ValueError(msg)
 
     def _create(self, record: Mapping[str, Any]) -> None:
-        """An empty store that says what it will be; made beside its place and moved there."""
+        """Make an empty store with its record beside the place, and move it there."""
         new = self.location.sibling("partial")
         try:
             encoding = {
@@ -214,8 +218,8 @@ class Blocks:
             new.remove()
 
     def write(self) -> None:
-        """Compute, together, the blocks that the store lacks, and write them."""
-        # An array takes this along to the workers: blocks of nothing but the fill value leave an object too.
+        """Compute the blocks that are missing in the store, all together, and write them."""
+        # The arrays take this option to the workers, so that a block of zeros becomes an object of the store too.
         with zarr.config.set({"array.write_empty_chunks": True}):
             group = open_group(self.location, mode="r+")
             parts = [Writing(variable.blocks, group[name]) for name, variable in self.variables.items()]  # type: ignore[arg-type]
@@ -224,7 +228,7 @@ class Blocks:
             write_blocks(missing, in_memory=not any(is_lazy(variable.data) for variable in self.variables.values()))
 
     def _missing(self, name: str, part: Writing) -> list[Block]:
-        """Blocks of which an object is not in the store."""
+        """List the blocks of which at least one object is not in the store."""
         folder, fs = f"{self.location.path}/{name}/c/", self.location.fs
         fs.invalidate_cache()
         there = {key.partition(folder)[2] for key in fs.find(folder)} if fs.exists(folder) else set()
@@ -235,18 +239,18 @@ class Blocks:
         ]
 
     def finish(self, *, keep_record: bool = True, **attributes: Any) -> None:
-        """Mark the store as complete, with further attributes; a store that is marked stays as it is."""
+        """Mark the store as complete, and add attributes. A store that has the mark already stays as it is."""
         if attributes_of(self.location).get("mksdask") == self.kind:
             return
         consolidate(self.location)
         attrs = zarr.open_group(self.location.store, mode="r+").attrs
         known = {name: value for name, value in attrs.items() if keep_record or name != "fingerprint"}
-        # The mark comes last: it is the record that all is there.
+        # The mark is written last, because it records that the store is complete.
         attrs.put(known | attributes | {"mksdask": self.kind})
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    """What two records do not have in common, in words."""
+    """Say in words how two records differ."""
     for name, now in wanted.get("arrays", {}).items():
         before = found.get("arrays", {}).get(name)
         if before is None:
@@ -262,18 +266,18 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterato
 
 @dataclass(frozen=True)
 class Writing:
-    """An array in blocks that are to be computed, and where in a stored array they go."""
+    """The blocks of a lazy array, and the stored array to which they are written."""
 
     data: da.Array
     target: zarr.Array[Any]
-    start: int = 0  # along the first axis
+    start: int = 0  # where the blocks begin in the stored array, along its first axis
 
     def blocks(self) -> list[Block]:
-        """Numbers of all blocks."""
+        """List the positions of all blocks."""
         return list(np.ndindex(*self.data.numblocks))
 
     def objects(self, block: Block, shape: Sequence[int]) -> Iterator[Block]:
-        """Numbers of the objects of a store, of some shape, that a block consists of."""
+        """Yield the positions of the objects of this shape that make up a block."""
         ranges = []
         for sizes, number, step in zip(self.data.chunks, block, shape, strict=True):
             first = sum(sizes[:number])
@@ -281,11 +285,11 @@ class Writing:
         return itertools.product(*ranges)
 
     def task(self, call: str) -> da.Array:
-        """An array of the same blocks, which are written when they are computed."""
+        """Make a lazy array of the same blocks. To compute one of its blocks is to write the block."""
         starts = [np.cumsum((0, *sizes)) for sizes in self.data.chunks]
         starts[0] = starts[0] + self.start
-        # The name says what is written, to the dashboard, and is new, lest the scheduler remember a call that wrote
-        # elsewhere.
+        # The dashboard shows the name. It is a new name, so that the scheduler does not reuse a task that wrote to
+        # another place.
         stage = stage_of(self.data)
         return self.data.map_blocks(
             partial(_write, starts=tuple(tuple(along.tolist()) for along in starts)),
@@ -298,21 +302,21 @@ class Writing:
 
 
 def write_blocks(parts: Sequence[tuple[Writing, list[Block]]], *, in_memory: bool) -> None:
-    """Compute blocks of arrays together and write them, one task each.
+    """Compute blocks of arrays together and write them, one task for each block.
 
     Parameters
     ----------
     parts : sequence of (Writing, list of Block)
-        What is written, and which blocks of it.
+        The arrays, and which blocks of each are written.
     in_memory : bool
-        Whether all data is in memory: then it stays in this process, whatever cluster is at hand.
+        Whether all data are in memory. If so, this process writes them, even if there is a cluster.
     """
     call = uuid.uuid4().hex
     settled(partial(_compute, parts, call), tag=call, in_memory=in_memory)
 
 
 def _compute(parts: Sequence[tuple[Writing, list[Block]]], call: str, **options: Any) -> None:
-    """Compute blocks and write them, with the call in the names of the tasks."""
+    """Compute blocks and write them. The names of the tasks contain the name of the call."""
     writes = [part.task(f"{number}{call}") for number, (part, _) in enumerate(parts)]
     together = optimized_together(*writes)
     tasks = [
@@ -322,7 +326,7 @@ def _compute(parts: Sequence[tuple[Writing, list[Block]]], call: str, **options:
     if client is None or options:
         dask.compute(*tasks, **options)
         return
-    # What is written is forgotten at once: a worker that dies takes along only what it was working on.
+    # The scheduler forgets a task once its block is written. A worker that dies thus loses only its unfinished blocks.
     pending = as_completed(client.compute(tasks))
     try:
         for future in pending:

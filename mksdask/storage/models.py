@@ -1,7 +1,7 @@
-"""Fitted models on zarr: numbers and names alone, as the tables of their classes say. Nothing is unpickled.
+"""Fitted models on zarr: only the numbers and names that the tables of their classes list. Nothing is unpickled.
 
-The description of a model is JSON in the attributes of the store, with a sha256 of it. The arrays lie beside it, not
-compressed, so that their sizes are known before they are read; each chunk carries a checksum.
+The description of a model is JSON in the attributes of the store, together with its sha256. The arrays are stored
+beside it. They are not compressed, so that their sizes are known before they are read. Each chunk has a checksum.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ T = TypeVar("T")
 
 
 def save_model(model: Any, url: Url) -> None:
-    """Write a fitted model to a zarr store, whole or not at all.
+    """Write a fitted model to a zarr store, completely or not at all.
 
     Parameters
     ----------
     model : MKSStructureAnalysis, MKSHomogenizationModel or MKSLocalizationModel
-        Fitted, with reducers and linkers of this package.
+        A fitted model, with reducers and linkers of this package.
     url : str or path
-        A path, or any URL that fsspec knows; an earlier model there is replaced, and nothing else.
+        A path, or any URL that fsspec knows. An earlier model there is replaced.
 
     Raises
     ------
     FileExistsError
-        If something is there that is no model.
+        If something is there that is not a model.
     TypeError
-        If it, or a part of it, is of a class that does not declare what it saves, such as a linker of your own.
-        `pickle` keeps such a model, for yourself.
+        If the model or a part of it is of a class that does not declare what it saves, such as a linker of your own.
+        Use `pickle` to keep such a model for yourself.
     sklearn.exceptions.NotFittedError
-        If it is not fitted.
+        If the model is not fitted.
 
     Notes
     -----
-    A model that was loaded predicts to the last bit what it did. What belongs to single calls is not saved: the
-    statistics of the last `fit`, the scores of the last `predict`, `scratch`, and what `partial_fit` of a localization
-    model goes on from.
+    A loaded model predicts the same numbers as the saved one, to the last bit. What belongs to single calls is not
+    saved: the statistics of the last `fit`, the scores of the last `predict`, `scratch`, and the state from which
+    `partial_fit` of a localization model continues.
 
     Examples
     --------
@@ -68,44 +68,51 @@ def save_model(model: Any, url: Url) -> None:
     """
     known = models()
     if type(model) not in known:
-        msg = f"model must be one of {', '.join(cls.__name__ for cls in known)}, got {model!r}"
+        msg = f"model must be one of {', '.join(cls.__name__ for cls in known)}, got {model!r}; pickle keeps others"
         raise TypeError(msg)
     write_state(model, url)
 
 
 def load_model(url: Url) -> Any:
-    """Read what `save_model` wrote.
+    """Read a model that `save_model` wrote.
 
     Parameters
     ----------
     url : str or path
-        Where it is.
+        The store of the model.
+
+    Returns
+    -------
+    MKSStructureAnalysis, MKSHomogenizationModel or MKSLocalizationModel
+        The fitted model.
 
     Raises
     ------
     ValueError
-        If there is no saved model, or one of another format, or if the store is damaged.
+        If there is no saved model, if it has another format, or if the store is damaged.
 
     Notes
     -----
-    A store that comes from others can make nothing but a model: no code of it runs, no path in it is followed, and
-    memory is bounded by the size of the store.
+    It is safe to load a store that somebody else made. No code in it runs, no path in it is followed, and the memory
+    that it takes is bounded by the size of the store.
     """
     return read_state(url, *models())
 
 
 def write_state(value: Any, url: Url, kind: str = "model") -> None:
-    """Write an object whose class declares what it saves, in place of an earlier one of the same kind.
+    """Write an object whose class declares what it saves, and replace an earlier object of the same kind.
 
     Raises
     ------
+    FileExistsError
+        If something else is at `url`.
     TypeError, sklearn.exceptions.NotFittedError
-        If something cannot be saved.
+        If a part of the object cannot be saved.
     """
     writer, cls = Writer(), type(value)
     encoded = Part(cls, fitted=True).write(value, Place(cls.__name__, writer))
     description = _canonical(encoded)
-    # What could not be read again is not written.
+    # The description is read once before it is written, so that nothing is saved that could not be loaded.
     n_bytes = len(description) + sum(_stored_bytes(array.shape, array.dtype) for array in writer.arrays)
     reader = Reader(
         "the model cannot be saved as it is",
@@ -133,12 +140,12 @@ def write_state(value: Any, url: Url, kind: str = "model") -> None:
 
 
 def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
-    """Read what `write_state` wrote of an object of one of some classes.
+    """Read an object of one of some classes that `write_state` wrote.
 
     Raises
     ------
     ValueError
-        If there is none, or if the store is damaged.
+        If there is no such object, or if the store is damaged.
     """
     what = "model" if len(classes) > 1 else classes[0].__name__
     complaint, remedy = f"{url} is damaged, or was changed", "Save the model again"
@@ -154,7 +161,7 @@ def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
     except Exception as error:
         if not _is_of_store(error):
             raise
-        msg = f"{url} holds no saved {what}, or one that is damaged ({type(error).__name__}: {error})"
+        msg = f"{url} holds no saved {what}, or one that is damaged ({type(error).__name__}: {error}); save it again"
         raise ValueError(msg) from error
     if attrs.get("mksdask") != kind:
         other = ", but something else of this package" if "mksdask" in attrs else ""
@@ -162,17 +169,17 @@ def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
         raise ValueError(msg)
     if attrs.get("format") != FORMAT:
         msg = (
-            f"{url} holds a model of format {attrs.get('format')!r}, and this version of mksdask reads format {FORMAT} "
-            "alone; fit the model and save it again"
+            f"{url} holds a model of format {attrs.get('format')!r}, and this version of mksdask reads only format "
+            f"{FORMAT}; fit the model and save it again"
         )
         raise ValueError(msg)
     if attrs.get("sha256") != hashlib.sha256(description).hexdigest():
-        msg = f"{complaint}: its description has another sha256 than it says. {remedy}"
+        msg = f"{complaint}: the sha256 of its description is not the stored one. {remedy}"
         raise ValueError(msg)
     encoded = attrs["model"]
     found = encoded.get("class") if isinstance(encoded, dict) else encoded
     if found not in [cls.__name__ for cls in classes]:
-        msg = f"{url} holds no saved {what}, but {reprlib.repr(found)}"
+        msg = f"{url} holds no saved {what}, but {reprlib.repr(found)}; choose another url"
         raise ValueError(msg)
     n_bytes = len(description) + sum(size for key, size in sizes.items() if not key.endswith("zarr.json"))
 
@@ -183,18 +190,18 @@ def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
 
 
 def _is_of_store(error: Exception) -> bool:
-    """Whether an error tells of a store that is not as it should be: zarr raises many kinds at such metadata."""
+    """Whether an error comes from a damaged store. zarr raises errors of many kinds if metadata are wrong."""
     is_there = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
     return is_there or not isinstance(error, MemoryError | OSError)
 
 
 def _canonical(encoded: Any) -> bytes:
-    """JSON of one spelling."""
+    """Write JSON in the one spelling of which the sha256 is taken."""
     return json.dumps(encoded, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _chunks(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """Chunks of some rows."""
+    """Choose chunks of whole rows, of about `CHUNK_BYTES`."""
     rest = tuple(max(1, n) for n in shape[1:])
     rows = max(1, CHUNK_BYTES // (math.prod(rest) * dtype.itemsize))
     return (max(1, min(shape[0], rows)), *rest)
@@ -207,18 +214,18 @@ def _stored_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
 def _read_array(
     group: zarr.Group, sizes: dict[str, int], number: int, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Array:
-    """An array of a store, whose objects have such sizes.
+    """Read an array of a store. `sizes` holds the bytes of each object of the store.
 
     Raises
     ------
     ValueError
-        If it is not there as it was written. Nothing is allocated then.
+        If the array is not stored in the way in which `write_state` wrote it. Then no memory is allocated for it.
     """
     chunks = _chunks(shape, dtype)
     size = math.prod(chunks) * dtype.itemsize + _CHECKSUM_BYTES
     counts = [-(-n // step) for n, step in zip(shape, chunks, strict=True)]
     if math.prod(counts) > len(sizes):
-        msg = f"array {number} of shape {shape} needs {math.prod(counts)} chunks, more than the store has"
+        msg = f"array {number} of shape {shape} needs {math.prod(counts)} chunks, which is more than the store has"
         raise ValueError(msg)
     for block in product(*map(range, counts)) if 0 not in counts else ():
         key = f"{number}/c/{'/'.join(map(str, block))}"
@@ -241,6 +248,9 @@ def _read_array(
         msg = f"array {number} cannot be read ({type(error).__name__}: {error})"
         raise ValueError(msg) from error
     if values is None:
-        msg = f"array {number} is stored in another way, shape, chunks, dtype and codecs {found}"
+        msg = (
+            f"array {number} is stored in another way than save_model stores it: shape, chunks, dtype and codecs are "
+            f"{found}"
+        )
         raise ValueError(msg)
     return values

@@ -1,8 +1,8 @@
-"""The door of stores: what they say of their arrays is checked before any chunk of them is decoded.
+"""All stores are opened here, after a check of what their metadata say, and before any chunk is decoded.
 
-Metadata names codecs and data types, and whoever made a store chose them. Some codecs run code that is in the chunks,
-such as pickle, and data types of objects need such codecs. A store of this package has none of them, and neither has an
-image.
+The metadata of an array name its codecs and its data type, and the author of a store chooses them. Some codecs, such as
+pickle, run code that is in the chunks, and data types of objects need such codecs. Stores of this package and images do
+not use them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64
 NUMBERS = ("bool", *_INTEGERS, "float16", "float32", "float64", "complex64", "complex128")
 TEXTS = ("string", "fixed_length_utf32", "null_terminated_bytes")
 CODECS = ("bytes", "transpose", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "vlen-utf8")
-# Of numcodecs, which turn numbers into numbers, or pack bytes.
+# Codecs of numcodecs that turn numbers into numbers, or pack bytes.
 PLAIN = (
     *("blosc", "zlib", "gzip", "zstd", "lz4", "bz2", "lzma"),
     *("shuffle", "delta", "fixedscaleoffset", "quantize", "bitround", "packbits", "astype"),
@@ -31,15 +31,15 @@ Mode = Literal["r", "r+"]
 
 
 def check_store(location: Location) -> dict[str, Any]:
-    """Look at what a store of this package says of itself and of all its arrays, and return its own metadata.
+    """Check the metadata of a store of this package and of all its arrays, and return those of the store.
 
     Raises
     ------
     FileNotFoundError
-        If there is no zarr.
+        If there is no zarr group or array.
     ValueError
-        If it, or a member of it, is of zarr format 2, or an array has a codec or a data type that the package does not
-        write. The message names it.
+        If the store or a member of it is of zarr format 2, or if an array has a codec or a data type that the package
+        does not write. The message names the array and what was found.
     """
     location.fs.invalidate_cache()
     for name, metadata in _members(location):
@@ -48,13 +48,13 @@ def check_store(location: Location) -> dict[str, Any]:
 
 
 def open_group(location: Location, mode: Mode = "r") -> zarr.Group:
-    """Open the group of a store that passes `check_store`."""
+    """Open the group of a store, after `check_store`."""
     _check_group(location)
     return zarr.open_group(location.store, mode=mode, zarr_format=3)
 
 
 def open_array(location: Location, name: str = "", mode: Mode = "r") -> zarr.Array[Any]:
-    """Open one array of a store of this package, or the array that a store is, after the same look at it."""
+    """Open one array of a store of this package, or a store that is itself an array, after the same check."""
     metadata = foreign_metadata(location, name)
     if metadata is None or metadata.get("node_type") == "group":
         msg = f"{location.path} has no array {name!r}"
@@ -64,7 +64,7 @@ def open_array(location: Location, name: str = "", mode: Mode = "r") -> zarr.Arr
 
 
 def open_dataset(location: Location, chunks: Any) -> xr.Dataset:
-    """Open a store that passes `check_store` by xarray, lazily; its coordinates are read."""
+    """Open a store lazily by xarray, after `check_store`. Coordinates are read at once."""
     is_consolidated = _check_group(location).get("consolidated_metadata") is not None
     dataset: xr.Dataset = xr.open_zarr(location.store, chunks=chunks, consolidated=is_consolidated, zarr_format=3)
     return dataset
@@ -73,13 +73,16 @@ def open_dataset(location: Location, chunks: Any) -> xr.Dataset:
 def _check_group(location: Location) -> dict[str, Any]:
     metadata = check_store(location)
     if metadata.get("node_type") != "group":
-        msg = f"{location.path} is a zarr array and no group"
+        msg = f"{location.path} is a zarr array, not a group"
         raise FileNotFoundError(msg)
     return metadata
 
 
 def foreign_metadata(location: Location, name: str = "") -> dict[str, Any] | None:
-    """What a group or array of others says of itself, of zarr format 2 in the words of format 3; None without one."""
+    """Read the metadata of a group or array that another program wrote. Return None if there is none.
+
+    Metadata of zarr format 2 are returned with the main keys of format 3.
+    """
     found = metadata_of(location, name)
     if found is not None:
         return found
@@ -91,7 +94,7 @@ def foreign_metadata(location: Location, name: str = "") -> dict[str, Any] | Non
 
 
 def open_foreign(location: Location, name: str = "") -> zarr.Array[Any]:
-    """Open an array of others, of zarr format 2 or 3, if it holds numbers that plain codecs have packed.
+    """Open an array that another program wrote in zarr format 2 or 3, if it holds numbers in plain codecs.
 
     Raises
     ------
@@ -111,7 +114,7 @@ def open_foreign(location: Location, name: str = "") -> zarr.Array[Any]:
 
 
 def _members(location: Location, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Metadata of a node and of all below it, as it is there and as the consolidated metadata have it."""
+    """Yield the metadata of a node and of everything below it, both from files and from consolidated metadata."""
     metadata = foreign_metadata(location, name)
     if metadata is None:
         if not name:
@@ -127,6 +130,7 @@ def _members(location: Location, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _consolidated(name: str, metadata: Any) -> Iterator[tuple[str, Any]]:
+    """Yield metadata, and the consolidated metadata that they contain."""
     yield name, metadata
     if isinstance(metadata, dict) and (consolidated := metadata.get("consolidated_metadata")):
         below = consolidated.get("metadata") if isinstance(consolidated, dict) else None
@@ -142,13 +146,13 @@ def _refuse(location: Location, name: str, objection: str | None) -> None:
         what = f"its array {name!r}" if name else "it"
         msg = (
             f"{location.path} will not be opened, because {what} {objection}; nothing of it was decoded. If you trust "
-            "who made it, open it with zarr yourself, and write its numbers anew by create_ensemble or create_volume"
+            "its author, open it with zarr yourself, and write its numbers anew by create_ensemble or create_volume"
         )
         raise ValueError(msg)
 
 
 def _objection(metadata: Any, codecs: tuple[str, ...]) -> str | None:
-    """What speaks against decoding what has this metadata, if it is an array of format 3."""
+    """Say why an array of format 3 with these metadata must not be decoded. Return None if it may be."""
     if not isinstance(metadata, dict) or metadata.get("zarr_format") != 3:
         of_format = metadata.get("zarr_format") if isinstance(metadata, dict) else None
         return f"is of zarr format {of_format}, not 3 (mksdask import reads images of format 2)"
@@ -157,17 +161,18 @@ def _objection(metadata: Any, codecs: tuple[str, ...]) -> str | None:
     kind = metadata.get("data_type")
     kind = kind.get("name") if isinstance(kind, dict) else kind
     if kind not in (*NUMBERS, *TEXTS):
-        return f"has the data type {kind!r}, which is none of numbers or texts"
+        return f"has the data type {kind!r}, which is neither a number nor a text"
     return _strange_codec(metadata.get("codecs"), codecs)
 
 
 def _strange_codec(found: Any, allowed: tuple[str, ...]) -> str | None:
+    """Say which codec of a list is not allowed. Return None if all are allowed."""
     if not isinstance(found, list):
         return f"names no list of codecs but {found!r}"
     for codec in found:
         name = codec.get("name") if isinstance(codec, dict) else codec
         if name not in allowed:
-            return f"has the codec {name!r}, which is none of {', '.join(allowed)}"
+            return f"has the codec {name!r}, which is not one of {', '.join(allowed)}"
         options = codec.get("configuration") if isinstance(codec, dict) else {}
         if name == "sharding_indexed":
             inner = options if isinstance(options, dict) else {}
@@ -180,29 +185,30 @@ def _strange_codec(found: Any, allowed: tuple[str, ...]) -> str | None:
 
 
 def _strange_options(name: str, options: Any) -> str | None:
-    """A codec that turns numbers into objects."""
+    """Say which option of a codec makes it read or write something other than numbers."""
     for key in ("dtype", "astype", "encode_dtype", "decode_dtype"):
         if isinstance(options, Mapping) and options.get(key) is not None and not _is_number(options[key]):
-            return f"has the codec {name!r} with {key} {options[key]!r}, which is no number"
+            return f"has the codec {name!r} with {key} {options[key]!r}, which is not a number"
     return None
 
 
 def _old_objection(metadata: Mapping[str, Any]) -> str | None:
-    """What speaks against decoding an array of format 2."""
+    """Say why an array of format 2 must not be decoded. Return None if it may be."""
     if not _is_number(metadata.get("dtype")):
-        return f"has the dtype {metadata.get('dtype')!r}, which is no number"
+        return f"has the dtype {metadata.get('dtype')!r}, which is not a number"
     for codec in (metadata.get("compressor"), *(metadata.get("filters") or ())):
         if codec is None:
             continue
         name = codec.get("id") if isinstance(codec, dict) else codec
         if name not in PLAIN:
-            return f"has the codec {name!r}, which is none of {', '.join(PLAIN)}"
+            return f"has the codec {name!r}, which is not one of {', '.join(PLAIN)}"
         if strange := _strange_options(name, codec):
             return strange
     return None
 
 
 def _is_number(dtype: Any) -> bool:
+    """Whether a dtype in the spelling of NumPy is a number."""
     try:
         return isinstance(dtype, str) and np.dtype(dtype).kind in "biufc"
     except TypeError:

@@ -1,10 +1,10 @@
-"""Results of computations in stores: written block by block, and taken up again after a kill."""
+"""Results of computations in stores. They are written block by block, and continued after an interruption."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,26 +12,32 @@ import xarray as xr
 
 from mksdask.arrays import ArrayLike, is_lazy
 from mksdask.compute.progress import progress as show_progress
-from mksdask.storage.atomic import RESULTS, Location, Url, consolidate, staged
+from mksdask.storage.atomic import Location, Url, staged
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_dataset
 
 DEFAULT_NAME = "result"
 
 
-def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: bool = True) -> Any:
+def materialize(
+    lazy: ArrayLike, url: Url, *, resume: bool = True, overwrite: bool = False, progress: bool = True
+) -> Any:
     """Write a lazy array into a store, block by block.
 
-    Called again after a run was killed, it writes only what is missing.
+    If a run is killed, the same call writes only the blocks that are missing.
 
     Parameters
     ----------
     lazy : dask array, or DataArray that holds one
-        What is to be computed: statistics, predictions, fields.
+        What to compute, such as statistics, predictions or fields.
     url : str or path
         A path, or any URL that fsspec knows.
     resume : bool, default True
-        Go on with what an earlier call left there. False refuses a store that is not complete.
+        Continue with what an earlier call left at `url`. False refuses a store that is not complete.
+    overwrite : bool, default False
+        Replace another result at `url`. The old result stays until the new one is complete. With `resume`, blocks of
+        the new result are kept in ``{url}.partial`` until then. If `url` holds this same result already, `resume`
+        completes it, and without `resume` it is computed again.
     progress : bool, default True
         Show a progress bar, in a terminal or a notebook; see `mksdask.progress`.
 
@@ -43,19 +49,19 @@ def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: boo
     Raises
     ------
     FileExistsError
-        If something else is at `url`, even an empty folder. Also if a part of this result is there and `resume` is
-        False.
+        If something other than a result is at `url`, even an empty folder; or if a part of this result is there, and
+        neither `resume` nor `overwrite` is set.
     TypeError
         If `lazy` is not lazy.
     ValueError
-        If the result that is there was computed from other inputs or with other parameters; the message says what
-        differs. Also if `url` lies inside a store.
+        If `url` holds a result of other inputs or other parameters, and `overwrite` is not set (the message says what
+        differs); or if `url` lies inside a store.
 
     Notes
     -----
-    A block is one object of the store, which is written whole and at once: it is the record of its own completion, for
-    any number of writers. The attributes of the store hold the shape of the blocks and a token of the computation.
-    Memory is that of the tasks that make the blocks.
+    A block is one object of the store. An object appears in the store when it is complete, so it records by itself that
+    the block is done, for any number of writers. The attributes of the store hold the shape of the blocks and a token
+    of the computation. The call needs as much memory as the tasks that compute the blocks.
 
     Examples
     --------
@@ -65,21 +71,21 @@ def materialize(lazy: ArrayLike, url: Url, *, resume: bool = True, progress: boo
     >>> stored.compute().tolist()
     [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]
     """
-    return Result.of(lazy, url, "result").write(resume=resume, progress=progress)
+    return Result.of(lazy, url, "result").write(resume=resume, overwrite=overwrite, progress=progress)
 
 
 @dataclass(frozen=True)
 class Result:
-    """A lazy array and the store that it goes to.
+    """A lazy array, and the store to which it is written.
 
     Parameters
     ----------
     blocks : Blocks
-        The array as it is stored.
+        The array in the form in which it is stored.
     name : str
-        Its name in the store.
+        The name of the array in the store.
     is_labelled : bool
-        Whether it comes back as a DataArray.
+        Whether the stored result is opened as a DataArray.
     """
 
     blocks: Blocks
@@ -96,18 +102,25 @@ class Result:
         parts: tuple[int, ...] | None = None,
         is_compressed: bool = True,
     ) -> Result:
-        """Check a lazy array.
+        """Check a lazy array, and describe how it is stored.
 
         Parameters
         ----------
         lazy, url
             As in `materialize`.
         kind : str
-            What the store is marked as: "result", or "scratch" for a copy that the package removes again.
+            The mark of the store: "result", or "scratch" for a copy that the package removes again.
         parts : tuple of int, optional
-            Shape of the parts of a block that readers want, if they do not want all of it.
+            Shape of the parts of a block that readers read. Default: readers read whole blocks.
         is_compressed : bool, default True
-            Whether compressing is worth its time.
+            Whether to compress the blocks.
+
+        Raises
+        ------
+        TypeError
+            If `lazy` is not lazy.
+        ValueError
+            If `lazy` has no axis, an empty axis, or chunks of unknown sizes.
         """
         is_labelled = isinstance(lazy, xr.DataArray)
         data = lazy.data if is_labelled else lazy
@@ -119,7 +132,7 @@ class Result:
         objects = data.chunksize
         if parts is not None:
             parts = tuple(map(min, parts, objects))
-            # An object holds whole parts, and may reach beyond the end of the array.
+            # An object holds a whole number of parts, and may extend beyond the end of the array.
             objects = tuple(-(-n // part) * part for n, part in zip(objects, parts, strict=True))
         dims, attrs, coords = tuple(f"dim_{axis}" for axis in range(data.ndim)), {}, xr.Dataset()
         if is_labelled:
@@ -128,53 +141,54 @@ class Result:
         variable = Variable(data, dims, objects, parts, attrs, is_compressed)
         return cls(Blocks(Location.of(url), kind, {name: variable}, coords), name, is_labelled)
 
-    def write(self, *, resume: bool = True, progress: bool = False) -> Any:
-        """Write the blocks that are missing, and open the result lazily."""
+    def write(
+        self,
+        *,
+        resume: bool = True,
+        overwrite: bool = False,
+        progress: bool = False,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Write the blocks that are missing, and open the result lazily.
+
+        Parameters
+        ----------
+        resume, overwrite, progress
+            As in `materialize`.
+        attributes : mapping, optional
+            Further attributes of the store, written when it is complete. They are not added to a store that is complete
+            already.
+        """
         blocks = self.blocks
-        if not resume and blocks.state() == "partial":
-            msg = f"{blocks.location.path} holds a part of this result; pass resume=True to go on, or remove it"
+        state = blocks.state()
+        is_replaced = state == "other" or (state != "absent" and not resume)
+        if overwrite and is_replaced:
+            with staged(blocks.location.store, "w", (blocks.kind,), resume=resume) as beside:
+                _complete(replace(blocks, location=beside), self.name if progress else None, attributes or {})
+        elif state == "partial" and not resume:
+            msg = f"{blocks.location.path} holds a part of this result; pass resume=True to complete it, or remove it"
             raise FileExistsError(msg)
-        blocks.open()
-        with show_progress(self.name) if progress else nullcontext():
-            blocks.write()
-        blocks.finish()
+        else:
+            _complete(blocks, self.name if progress else None, attributes or {})
         opened = open_dataset(blocks.location, chunks={})[self.name]
         return opened if self.is_labelled else opened.data
 
 
+def _complete(blocks: Blocks, title: str | None, attributes: Mapping[str, Any]) -> None:
+    """Write the blocks that are missing in a store. With a title, show a progress bar."""
+    blocks.open()
+    with nullcontext() if title is None else show_progress(title):
+        blocks.write()
+    blocks.finish(**attributes)
+
+
 def _regular(data: Any) -> Any:
-    """The same data in chunks of one size along each axis, except for a smaller last one, as a store has them."""
+    """Cut data into chunks of one size along each axis, as a store needs them. Only the last chunk may be smaller."""
     if not data.shape or 0 in data.shape:
-        msg = f"lazy must have an axis, and none that is empty, got shape {data.shape}; compute it instead"
+        msg = f"lazy must have an axis, and none that is empty, got shape {data.shape}; call lazy.compute() instead"
         raise ValueError(msg)
     if any(np.isnan(n) for n in data.shape):
-        msg = "lazy has chunks of unknown sizes; call lazy.compute_chunk_sizes() first"
+        msg = f"lazy must have chunks of known sizes, got shape {data.shape}; call lazy.compute_chunk_sizes() first"
         raise ValueError(msg)
     is_regular = all(set(sizes[:-1]) <= {sizes[0]} and sizes[-1] <= sizes[0] for sizes in data.chunks)
     return data if is_regular else data.rechunk(tuple(max(sizes) for sizes in data.chunks))
-
-
-@contextmanager
-def place_of_result(lazy: ArrayLike, url: Url, *, overwrite: bool, resume: bool) -> Iterator[Location]:
-    """The place to write a result to; while another result that is to be replaced is there, a place beside it.
-
-    Raises
-    ------
-    FileExistsError
-        If what is there is no result.
-    """
-    location = Location.of(url)
-    is_there = resume and Result.of(lazy, url, "result").blocks.state() in ("partial", "complete")
-    if not overwrite or not location.exists() or is_there:
-        yield location
-        return
-    with staged(url, "w", RESULTS, resume=resume) as beside:
-        yield beside
-
-
-def save_result(dataset: xr.Dataset, url: Url, mode: str) -> None:
-    """Write results that are in memory to a store, whole or not at all."""
-    with staged(url, mode, RESULTS) as location:
-        marked = dataset.assign_attrs(mksdask="result")
-        marked.to_zarr(location.store, mode="w-", consolidated=False, zarr_format=3)
-        consolidate(location)

@@ -183,7 +183,7 @@ def test_materialize__refuses_stores_of_format_2(tmp_path, marker):
     plant(tmp_path / "r.zarr" / "result", old_array([6]), marker)
     (tmp_path / "r.zarr" / ".zgroup").write_text('{"zarr_format": 2}')
     (tmp_path / "r.zarr" / ".zattrs").write_text('{"mksdask": "result"}')
-    with pytest.raises(FileExistsError, match=r"r.zarr exists and is no result of materialize"):
+    with pytest.raises(FileExistsError, match=r"r.zarr exists and is not a result of materialize"):
         materialize(da.zeros(6), tmp_path / "r.zarr")
 
 
@@ -308,7 +308,7 @@ def test_import__refuses_objects_of_format_2(tmp_path, marker):
     (tmp_path / "ome.zarr" / ".zgroup").write_text('{"zarr_format": 2}')
     (tmp_path / "ome.zarr" / ".zattrs").write_text(json.dumps({"multiscales": [{"datasets": [{"path": "0"}]}]}))
     for name in ("array.zarr", "group.zarr", "ome.zarr"):
-        with pytest.raises(ValueError, match=rf"{name} will not be opened.*has the dtype '\|O', which is no number"):
+        with pytest.raises(ValueError, match=rf"{name} will not be opened.*has the dtype '\|O', which is not a number"):
             import_images(tmp_path / name, tmp_path / "out.zarr")
         result = CliRunner().invoke(main, ["import", str(tmp_path / name), str(tmp_path / "out.zarr")])
         assert result.exit_code == 1
