@@ -99,4 +99,4 @@ def test_dask__is_known_to_few_modules():
             for alias in node.names
         )
     ]
-    assert len(users) <= 24, users
+    assert len(users) <= 20, users
