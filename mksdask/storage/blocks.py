@@ -276,23 +276,25 @@ class Writing:
         """List the positions of all blocks."""
         return list(np.ndindex(*self.data.numblocks))
 
+    @cached_property
+    def edges(self) -> tuple[tuple[int, ...], ...]:
+        """Where blocks begin along each axis of the data, and where the last one ends."""
+        return tuple(tuple(np.cumsum((0, *sizes)).tolist()) for sizes in self.data.chunks)
+
     def objects(self, block: Block, shape: Sequence[int]) -> Iterator[Block]:
         """Yield the positions of the objects of this shape that make up a block."""
-        ranges = []
-        for sizes, number, step in zip(self.data.chunks, block, shape, strict=True):
-            first = sum(sizes[:number])
-            ranges.append(range(first // step, -(-(first + sizes[number]) // step)))
-        return itertools.product(*ranges)
+        spans = ((along[i], along[i + 1], step) for along, i, step in zip(self.edges, block, shape, strict=True))
+        return itertools.product(*(range(first // step, -(-last // step)) for first, last, step in spans))
 
     def task(self, call: str) -> da.Array:
         """Make a lazy array of the same blocks. To compute one of its blocks is to write the block."""
-        starts = [np.cumsum((0, *sizes)) for sizes in self.data.chunks]
-        starts[0] = starts[0] + self.start
+        first, *others = self.edges
+        starts = (tuple(edge + self.start for edge in first), *others)
         # The dashboard shows the name. It is a new name, so that the scheduler does not reuse a task that wrote to
         # another place.
         stage = stage_of(self.data)
         return self.data.map_blocks(
-            partial(_write, starts=tuple(tuple(along.tolist()) for along in starts)),
+            partial(_write, starts=starts),
             target=dask.delayed(self.target),
             chunks=tuple((1,) * n for n in self.data.numblocks),
             dtype=np.uint8,
