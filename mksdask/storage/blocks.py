@@ -194,7 +194,7 @@ class Blocks:
         if str(found.get("mksdask")).removeprefix("partial ") not in (kinds or (self.kind,)) or (
             "fingerprint" not in found
         ):
-            msg = f"{location.path} exists and is not {expected}; move it away, or choose another place"
+            msg = f"{location.path} exists and is not {expected}; choose another url, or move it away"
             raise FileExistsError(msg)
         if found["fingerprint"] != record:
             told = "; ".join(_differences(found["fingerprint"], record))
