@@ -51,7 +51,7 @@ if __name__ == "__main__":
         layout = planned.layout
         # Two for each tile, and one back for each task.
         n_transforms = 2 * layout["tiles"] + planned.stages[0].n_tasks
-        field = np.random.default_rng(0).random(layout["transform"], dtype=np.float32)
+        field = np.random.default_rng(0).random(layout["FFT lengths"], dtype=np.float32)
 
         def transforms() -> None:
             with ThreadPoolExecutor(threads) as pool:

@@ -3,9 +3,10 @@
 from importlib import import_module
 from typing import Any
 
-import mksdask.accessor  # noqa: F401  registers .mks of xarray
+import mksdask.accessor  # noqa: F401  the import registers .mks with xarray
 from mksdask.bases import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, ProductBasis
-from mksdask.compute.operation import Plan, plan
+from mksdask.compute.operation import plan
+from mksdask.compute.plans import Plan
 from mksdask.compute.progress import progress
 from mksdask.compute.watching import PartialResult, draw_with
 from mksdask.compute.workers import configure_workers
@@ -19,7 +20,7 @@ from mksdask.structure import MKSStructureAnalysis
 
 
 def _draw_partial(partial: PartialResult) -> Any:
-    # Workers import the package without matplotlib, which would be tens of megabytes there that nothing uses.
+    # Imported on first use, so that workers do without matplotlib, which would take tens of megabytes there.
     return import_module("mksdask.tools").draw_partial(partial)
 
 

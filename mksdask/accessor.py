@@ -5,16 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, Array, to_numpy
+from mksdask.arrays import SPATIAL_DIMS, Array, as_lazy, to_numpy
 from mksdask.bases import PrimitiveBasis
 from mksdask.bases.base import Basis
 from mksdask.compute.graph import is_cheap
-from mksdask.compute.operation import size_text
+from mksdask.compute.plans import size_text
 from mksdask.display.cards import card, centre_of, picture, value_text
 from mksdask.stats import correlate, correlate_volume, integral_range, radial_average, specific_surface
 from mksdask.stats.windows import sample_windows
@@ -110,7 +109,7 @@ class MKSAccessor:
             others = [str(name) for name in self._labelled.data_vars if name != "microstructure"]
             found |= {"also": others} if others else {}
         if fractions and X.size and X.dtype.kind in "biu":
-            counts = _counts(da.asarray(X.data))
+            counts = _counts(as_lazy(X.data))
             if counts is not None:
                 labels = list(names or ())
                 # Phases without a name are included, so that the fractions sum to 1.
@@ -244,7 +243,7 @@ class MKSAccessor:
         return _drawing().draw_correlations(mean, **options)
 
 
-def _counts(data: da.Array) -> NDArray[np.int64] | None:
+def _counts(data: Any) -> NDArray[np.int64] | None:
     """Count the voxels of each phase. Return None if some values are not phase numbers."""
     parts = data.map_blocks(
         _counts_of_block,

@@ -36,6 +36,13 @@ def is_lazy(array: object) -> bool:
     return isinstance(array.data if isinstance(array, xr.DataArray) else array, da.Array)
 
 
+def as_lazy(array: Any, chunks: Any = "auto") -> da.Array:
+    """Make a dask array of an array in memory, in chunks, or of a zarr array, in its own; a dask array stays one."""
+    if isinstance(array, zarr.Array):
+        return da.from_zarr(array)
+    return array if isinstance(array, da.Array) else da.from_array(array, chunks=chunks)
+
+
 def concatenate_samples(parts: Sequence[Any]) -> Any:
     """Join samples along their first axis: lazily if the first part is lazy."""
     return da.concatenate(parts) if is_lazy(parts[0]) else np.concatenate(parts)

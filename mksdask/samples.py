@@ -99,7 +99,9 @@ class Samples:
         grid = Grid.of(labels, spatial, periodic_axes)
         if like is not None:
             grid.check_like(like)
-            grid = replace(grid, periodic=like.periodic)
+            # Samples with other axes are refused by the model, which knows what it needs.
+            if len(grid.shape) == len(like.shape):
+                grid = replace(grid, periodic=like.periodic)
         confidence = _confidence(confidence_index, labels, data.shape[0], spatial)
         return cls(data, states, grid, labels, confidence, is_flat)
 

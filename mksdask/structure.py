@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -24,21 +23,7 @@ from mksdask.reduction.projection import Projection, reduction_pictures, varianc
 from mksdask.reduction.reducers import new_reducer, require_methods
 from mksdask.reduction.shared import SharedStatistics, SharingMixin
 from mksdask.samples import Grid, Samples
-from mksdask.schema import (
-    FLAG,
-    NOTHING,
-    NUMBERS,
-    ArrayOf,
-    Choice,
-    Dtype,
-    Listed,
-    Number,
-    Part,
-    Record,
-    Saved,
-    Whole,
-    agree,
-)
+from mksdask.schema import FLAG, NOTHING, ArrayOf, Choice, Dtype, Listed, Number, Part, Record, Saved, Whole, agree
 from mksdask.stats.features import FeatureMap
 from mksdask.stats.pairs import Pairs, resolve_pairs
 from mksdask.storage.atomic import Url
@@ -140,8 +125,7 @@ class MKSStructureAnalysis(
             "dimension_reducer_": Part(Projection, Pipeline, fitted=True),
             "reduced_fit_data": ArrayOf("f4 f8", "n_samples", "n_components"),
             "grid_": Part(Grid),
-            "_statistics_shape": Listed(Whole(1, sized=True), 2, 4),
-            "_statistics_dtype": Dtype(NUMBERS),
+            "_map": Part(FeatureMap),
         },
         is_model=True,
     )
@@ -242,14 +226,13 @@ class MKSStructureAnalysis(
         return FitTransform(self, statistics, _target(y), watch, resume, "fit_transform", X)
 
     def _fit(self, statistics: Reducible, y: Array | None, *, watch: Watch, resume: bool) -> None:
-        """Reduce statistics, and remember their grid, shape and dtype."""
+        """Reduce statistics, and remember their grid and how they stand in a row of features."""
         if self.store_correlations:
             self.fit_correlations = statistics.values
         self.dimension_reducer_, self.reduced_fit_data = statistics.reduce(
             self._reducer(statistics), y, scratch=self.scratch, watch=watch, resume=resume
         )
-        self.grid_, found = statistics.grid, statistics.map
-        self._statistics_shape, self._statistics_dtype = found.shape, found.dtype
+        self.grid_, self._map = statistics.grid, statistics.map
 
     def _statistics(
         self,
@@ -268,7 +251,7 @@ class MKSStructureAnalysis(
             self._check_arguments()
         if isinstance(X, SharedStatistics):
             if size is not None or confidence_index is not None or self.store_correlations:
-                msg = "X is shared statistics; pass size and confidence_index to share; set store_correlations=False"
+                msg = "X is shared statistics; size and confidence_index go to share; store_correlations must be False"
                 raise ValueError(msg)
             X.check(self._parameters(), self.periodic_axes)
             return X
@@ -299,10 +282,10 @@ class MKSStructureAnalysis(
         """
         check_is_fitted(self, "dimension_reducer_")
         statistics = self._statistics(X, size, confidence_index, like=self.grid_)
-        if statistics.map.shape != self._statistics_shape:
+        if statistics.map.shape != self._map.shape:
             msg = (
-                f"X gives statistics of shape {statistics.map.shape} for each sample, but fit saw "
-                f"{self._statistics_shape}; use samples of size={self.size_}, or set a cutoff that suits both sizes"
+                f"X gives statistics of shape {statistics.map.shape} for each sample, but fit saw {self._map.shape}; "
+                f"use samples of size={self.size_}, or set a cutoff that suits both sizes"
             )
             raise ValueError(msg)
         if self.store_correlations:
@@ -355,17 +338,16 @@ class MKSStructureAnalysis(
         return card(title, self._facts() | variance_facts(reducer), reduction_pictures(reducer, scores, self._map))
 
     def _facts(self) -> dict[str, Any]:
-        *lags, n_pairs = self._statistics_shape
+        *lags, n_pairs = self._map.shape
         return {"size": self.size_, "lags": tuple(lags), "pairs": n_pairs, "reducer": repr(self.dimension_reducer_)}
 
     def _restored(self, most: int) -> None:
-        n_features = math.prod(self._statistics_shape) * (2 if self._statistics_dtype.kind == "c" else 1)
+        found, n_features = self.reduced_fit_data, self._map.n_features
         agree("the number of features of dimension_reducer_", self.dimension_reducer_.n_features_in_, n_features)
         if self.compute_correlations and self.basis is not None:
-            pairs = resolve_pairs(self.correlations, self.basis)
-            agree("the number of pairs", len(pairs), self._statistics_shape[-1])
-        scores = self.dimension_reducer_.transform(np.zeros((1, n_features), self.reduced_fit_data.dtype))
-        agree("the number of components of reduced_fit_data", self.reduced_fit_data.shape[1], scores.shape[1])
+            agree("the number of pairs", len(resolve_pairs(self.correlations, self.basis)), self._map.shape[-1])
+        scores = self.dimension_reducer_.transform(np.zeros((1, n_features), found.dtype))
+        agree("the number of components of reduced_fit_data", found.shape[1], scores.shape[1])
 
     def __getstate__(self) -> dict[str, Any]:
         # The pickle of a lazy attribute would hold its whole graph with all data.
@@ -377,11 +359,6 @@ class MKSStructureAnalysis(
         """Components φ, shape (n_components, *lags, n_pairs)."""
         check_is_fitted(self, "dimension_reducer_")
         return np.asarray(self._map.unflatten(np.asarray(self.dimension_reducer_.components_)))
-
-    @property
-    def _map(self) -> FeatureMap:
-        """Tells how the statistics of `fit` stand in a row of features."""
-        return FeatureMap(self._statistics_shape, self._statistics_dtype, self.weights)
 
     def _parameters(self) -> dict[str, Any]:
         """Collect the parameters on which the statistics depend."""

@@ -17,7 +17,7 @@ from numpy.testing import assert_array_equal
 
 from mksdask import PrimitiveBasis
 from mksdask.compute.blocks import array_of, computed, fold_parts, fold_samples, map_parts, map_samples
-from mksdask.localization.expansion import Expansion, Transform
+from mksdask.localization.expansion import Expansion, FieldFFT
 from mksdask.localization.influence import Calibration, calibrate
 from mksdask.reduction import nearest
 from mksdask.reduction.by_features import Gram
@@ -270,7 +270,7 @@ def _of_rows(kernel):
 
 
 def _calibrations():
-    expansion = Expansion(PrimitiveBasis(2, domain=[0, 1]), Transform((5, 4), True), np.dtype(float))
+    expansion = Expansion(PrimitiveBasis(2, domain=[0, 1]), FieldFFT((5, 4), True), np.dtype(float))
     fields = RNG.random((6, 5, 4)), RNG.random((6, 5, 4, 1))
     return tuple(calibrate(*(field[rows] for field in fields), expansion=expansion) for rows in (slice(3), slice(3, 6)))
 

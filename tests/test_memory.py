@@ -12,7 +12,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from mksdask import PrimitiveBasis
-from mksdask.compute.operation import PROCESS_BYTES
+from mksdask.compute.plans import PROCESS_BYTES
 from mksdask.compute.workers import ALLOCATION
 from mksdask.stats import correlate_volume
 from tests.test_examples import run

@@ -17,7 +17,7 @@ from sklearn.metrics import r2_score
 from mksdask import plan
 from mksdask.regression import KernelRegressor, LeastSquares, next_samples, polynomial_regression
 from mksdask.regression.evidence import leave_one_out, spectrum_of
-from mksdask.regression.kernels import Kernel
+from mksdask.regression.kernels import CovarianceKernel
 from mksdask.regression.landmarks import LandmarkFeatures, absorb, factor_of_rows, spectrum_of_factor
 from tests.helpers import chunked, computes, sample_chunks
 
@@ -68,7 +68,7 @@ def test_kernel_regressor__spread_and_likelihood_are_those_of_a_gaussian_process
         alpha * variance, "fixed"
     )
     exact = GaussianProcessRegressor(of_variance, optimizer=None, alpha=0.0).fit(scaled, y - y.mean())
-    matrix = Kernel("rbf", gamma)(scaled, scaled)
+    matrix = CovarianceKernel("rbf", gamma)(scaled, scaled)
     found = spectrum_of(matrix, (y - y.mean())[:, None]).log_likelihood(np.array([alpha]))[0]
     assert_allclose(found - len(y) * (1 + np.log(2 * np.pi)) / 2, exact.log_marginal_likelihood_value_, rtol=1e-8)
 
@@ -79,7 +79,7 @@ def test_kernel_regressor__leave_one_out_and_calibration_match_refits():
     model = KernelRegressor(**options).fit(X, y)
     scaled, target = X / model.scale_, (y - y.mean(axis=0)) / y.std(axis=0)
     errors, ratios = [], []
-    kernel = Kernel("rbf", 0.2)
+    kernel = CovarianceKernel("rbf", 0.2)
     groups = np.arange(40) // 8
     for rows in [np.array([i]) for i in range(40)] + [np.flatnonzero(groups == g) for g in range(5)]:
         rest = np.setdiff1d(np.arange(40), rows)
@@ -111,9 +111,9 @@ def test_kernel_regressor__auto_finds_parameters_that_predict(kernel, criterion)
 def test_kernel_regressor__factor_of_landmarks_squares_nothing():
     X, y = data(200)
     y = y - y.mean(axis=0)
-    features = LandmarkFeatures.of(Kernel("rbf", 0.3), X[:30])
+    features = LandmarkFeatures.of(CovarianceKernel("rbf", 0.3), X[:30])
     phi = features(X)
-    assert_allclose(phi[:30] @ phi[:30].T, Kernel("rbf", 0.3)(X[:30], X[:30]), atol=1e-10)
+    assert_allclose(phi[:30] @ phi[:30].T, CovarianceKernel("rbf", 0.3)(X[:30], X[:30]), atol=1e-10)
     parts = [factor_of_rows(features, X[rows], y[rows]) for rows in (slice(90), slice(90, 91), slice(91, 200))]
     factor = absorb(absorb(parts[0], parts[1]), parts[2])
     centred = phi - phi.mean(axis=0)
@@ -135,11 +135,11 @@ def test_kernel_regressor__landmarks_that_are_all_samples_are_exact_but_for_the_
     found = KernelRegressor(n_landmarks=80, **options).fit(X, y)
     # The constant that is not shrunk, by generalized least squares.
     scaled = X / exact.scale_
-    matrix = Kernel("rbf", 0.5)(scaled, scaled) + 1e-2 * np.eye(80)
+    matrix = CovarianceKernel("rbf", 0.5)(scaled, scaled) + 1e-2 * np.eye(80)
     ones = np.linalg.solve(matrix, np.ones(80))
     constant = ones @ y / ones.sum()
     new = data(20, seed=1)[0]
-    across = Kernel("rbf", 0.5)(new / exact.scale_, scaled)
+    across = CovarianceKernel("rbf", 0.5)(new / exact.scale_, scaled)
     assert_allclose(found.predict(new), across @ np.linalg.solve(matrix, y - constant) + constant, atol=1e-6)
 
 

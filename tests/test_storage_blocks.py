@@ -157,6 +157,6 @@ def test_create__resumes_with_the_same_options_alone(tmp_path):
 def test_create__leaves_what_is_not_its_own(tmp_path):
     (tmp_path / "rock.zarr.partial").mkdir()
     (tmp_path / "rock.zarr.partial" / "thesis.txt").write_text("x")
-    with pytest.raises(FileExistsError, match="is not a part of a store of this package; move it away"):
+    with pytest.raises(FileExistsError, match=r"is not a part of a store of this package; .*move it away"):
         create_ensemble(tmp_path / "rock.zarr", np.zeros((2, 4, 4), "uint8"), resume=True)
     assert (tmp_path / "rock.zarr.partial" / "thesis.txt").exists()

@@ -121,6 +121,15 @@ def test_ensemble__error_while_writing_leaves_what_was_there(tmp_path):
     assert_array_equal(open_ensemble(url).microstructure, np.concatenate([X, X[:1]]))
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("n_old", [6, 8])
+def test_append__after_whole_and_partial_shards(tmp_path, lazy, n_old):
+    url, X = tmp_path / "e.zarr", np.arange(13 * 4 * 5, dtype="uint16").reshape(13, 4, 5)
+    create_ensemble(url, X[:n_old], chunks=4)
+    append_ensemble(url, da.from_array(X[n_old:], chunks=(3, 4, 5)) if lazy else X[n_old:])
+    assert_array_equal(open_ensemble(url).microstructure, X)
+
+
 def test_append__failure_leaves_no_writer_behind(tmp_path):
     url = tmp_path / "e.zarr"
     create_ensemble(url, X[:4], chunks=2)

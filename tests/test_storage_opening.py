@@ -86,7 +86,7 @@ def make(kind, url):
         return "0"
     if kind == "pca":
         IncrementalPCA(2).partial_fit(X.reshape(6, -1) * 1.0).save(url)
-        return "mean"
+        return "0"
     if kind == "result":
         materialize(correlate(da.from_array(X, chunks=(2, 4, 5)), PrimitiveBasis(2)), url, progress=False)
         return "result"

@@ -11,7 +11,7 @@ from mksdask.cli.analysis import plan_group, stats
 from mksdask.cli.demo import demo
 from mksdask.cli.linkage import fit, localize, predict
 from mksdask.cli.stores import import_command, info
-from mksdask.compute.operation import DoesNotFitError
+from mksdask.compute.plans import DoesNotFitError
 
 
 class _DoesNotFit(click.ClickException):

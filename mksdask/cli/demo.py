@@ -13,7 +13,7 @@ from mksdask import tools
 from mksdask.arrays import concatenate_samples, to_numpy
 from mksdask.bases import PrimitiveBasis
 from mksdask.cli.options import Size, cluster_options, open_client, save_figure, timed_step
-from mksdask.compute.operation import samples_per_chunk
+from mksdask.compute.plans import samples_per_chunk
 from mksdask.datasets import MicrostructureGenerator, mean_stress
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.stats import correlate

@@ -15,7 +15,7 @@ import numpy as np
 from distributed import Client, LocalCluster
 from matplotlib.backend_bases import FigureCanvasBase
 
-from mksdask.compute.operation import bytes_argument
+from mksdask.compute.plans import bytes_argument
 from mksdask.compute.progress import progress
 from mksdask.display.cards import value_text
 from mksdask.storage.atomic import Location, check_apart, check_file, staged_file

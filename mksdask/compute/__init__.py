@@ -1,1 +1,1 @@
-"""Everything that knows dask: kernels over chunks, plans, clients, progress."""
+"""All that knows dask: kernels that run on chunks, plans of memory, clients of a cluster, and progress."""

@@ -1,9 +1,9 @@
-"""Kernels of NumPy blocks in the graph: one task for each chunk of samples, or for each part of something else.
+"""Put kernels into the graph: one task for each chunk of samples, or for each part of something else.
 
 A kernel of samples is a function of NumPy blocks whose first axis is the sample. `map_samples` and `fold_samples` call
-it directly for NumPy input, and put it into one task for each chunk of dask input. The first makes an array of what
-the tasks return, the second merges it into one value. `map_parts` and `fold_parts` do the same where the work is cut
-otherwise: into tiles or pencils of a volume, or slabs of features.
+it directly for NumPy input, and put it into one task for each chunk of dask input. `map_samples` makes an array of what
+the tasks return, and `fold_samples` merges it into one value. `map_parts` and `fold_parts` do the same for work that is
+cut in another way, such as into tiles or pencils of a volume, or into slabs of features.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def check_whole_samples(array: Any, *, name: str = "X", labels: xr.DataArray | N
     Raises
     ------
     ValueError
-        With the chunks that were got and the `rechunk` call (`chunk` for a DataArray) that mends them.
+        If a chunk holds only part of a sample. The message gives the chunks and the `rechunk` call that mends them,
+        or the `chunk` call for a DataArray.
     """
     if not isinstance(array, da.Array):
         return
@@ -49,7 +50,7 @@ def check_whole_samples(array: Any, *, name: str = "X", labels: xr.DataArray | N
 
 
 def _whole(block: Any) -> Any:
-    """Unpack the nested lists in which `blockwise` hands over contracted axes of one chunk."""
+    """Unpack the nested lists in which `blockwise` passes contracted axes that have one chunk."""
     while isinstance(block, list):
         (block,) = block
     return block
@@ -68,12 +69,12 @@ class _BlockTask:
         return normalize_token(self.kernel)
 
 
-# Names of stages, as `map_samples` is told.
+# Names of the stages that `map_samples` has made.
 _stages: set[str] = set()
 
 
 def stage_of(data: da.Array) -> str:
-    """The last stage of the package that a dask array goes through; "" without one."""
+    """Name of the last stage of the package in the graph of a dask array, or "" if there is none."""
     stages = [stage for stage in map(key_split, data.dask.layers) if stage in _stages]
     return stages[-1] if stages else ""
 
@@ -87,7 +88,7 @@ def map_samples(
     shared: Sequence[Any] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Apply a kernel to chunks of samples: one task a chunk, or at once for NumPy input.
+    """Apply a kernel to chunks of samples, with one task for each chunk. NumPy input is computed at once.
 
     Parameters
     ----------
@@ -95,8 +96,8 @@ def map_samples(
         ``kernel(*blocks, *shared, **options)`` takes arrays of shape (n, ...) and returns (n, *tail). It must not
         depend on how samples are grouped.
     *arrays : ndarray, dask array or None
-        Inputs of shape (n_samples, ...). If one is lazy the result is lazy, and all follow the
-        sample chunks of the first lazy one.
+        Inputs of shape (n_samples, ...). If one is lazy, the result is lazy, and all inputs are cut along the samples
+        as the first lazy one is.
     tail : sequence of int
         Shape of one sample of the result.
     dtype : dtype
@@ -104,14 +105,14 @@ def map_samples(
     name : str
         Name of the stage, as the dashboard shows it.
     shared : sequence of dask arrays of one chunk or ndarrays
-        Further arguments that are the same for each chunk, once in the graph, not in each task.
+        Further arguments, which are the same for each chunk. The graph holds them once, not in each task.
     options : mapping, optional
-        Keyword arguments that are the same for each chunk, such as fitted estimators, once in the graph too.
+        Keyword arguments, which are the same for each chunk, such as fitted estimators. The graph holds them once.
     """
     _stages.add(name)
     if not _any_lazy(arrays):
         return kernel(*arrays, *map(np.asarray, shared), **(options or {}))
-    # Pure: named by what they are, so that a run that was killed is known again.
+    # They are pure, so their names depend on their values alone, and a run that was killed is recognized.
     constants = {key: delayed(value, pure=True) for key, value in (options or {}).items()}
     return _for_each_chunk(kernel, arrays, shared, constants, tail, dtype, token=name)
 
@@ -125,25 +126,27 @@ def fold_samples(
     options: Mapping[str, Any] | None = None,
     chains: int | None = None,
 ) -> Any:
-    """Merge the values of a kernel for chunks of samples: one task a chunk, or one value at once for NumPy input.
+    """Merge the values that a kernel returns for chunks of samples. NumPy input is computed at once.
 
     Parameters
     ----------
     kernel : callable
         ``kernel(*blocks, *shared, **options)`` takes arrays of shape (n, ...) and returns a value of any kind. With
-        `chains`, the value so far comes after `shared`: None at the start of a chain.
+        `chains`, one more argument follows `shared`: the value so far, which is None at the start of a chain.
     merge : callable
-        ``merge(a, b)`` is the value of the samples of both, a before b. It leaves a and b as they are.
+        ``merge(a, b)`` returns the value of the samples of both, where those of a come first. It must not change a
+        or b.
     *arrays, name, shared, options
         As in `map_samples`.
     chains : int, optional
-        Make so many values at most. Each passes from chunk to chunk of a chain, which saves memory if a value is
-        larger than a chunk. Default: a value for each chunk.
+        Largest number of values to make. Each value passes from chunk to chunk of a chain, which saves memory if a
+        value is larger than a chunk. Default: one value for each chunk.
 
     Returns
     -------
     Delayed, or the value for NumPy input
-        Values are merged in a binary tree that the number of chunks alone fixes. Names of tasks are new each time.
+        Values are merged in a binary tree, which depends on the number of chunks alone. The tasks have new names in
+        each call.
     """
     start = () if chains is None else (None,)
     if not _any_lazy(arrays):
@@ -155,7 +158,7 @@ def fold_samples(
         arrays, shared = (tuple(map(_renamed, group)) for group in (arrays, shared))
         found = _for_each_chunk(task, arrays, shared, constants, (), object, name=f"{name}-{token}")
         return _merged(list(optimized_together(found).values()), merge, f"{name}-{token}")
-    # Packed by one task a chunk, so that what arrays are computed from together is computed once.
+    # One task packs the blocks of a chunk, so that tasks on which several arrays depend run once.
     packed = _for_each_chunk(_packed, arrays, shared, {}, (), object, name=f"{name}-data-{token}")
     chunks, values = list(optimized_together(packed).values()), []
     absorb = delayed(_absorbed, name=f"{name}-absorb-kernel-{token}")
@@ -175,21 +178,21 @@ def map_parts(
     shared: Sequence[Any] = (),
     of: Sequence[Any] | None = None,
 ) -> list[Any]:
-    """Apply a kernel to parts of something, one task each, which are returned.
+    """Apply a kernel to parts of something, and return one task for each part.
 
     Parameters
     ----------
     kernel : callable
         ``kernel(*part, *shared)``.
     parts : sequence of sequences
-        Arguments of each task; those that are delayed are computed before.
+        Arguments of each task. Delayed arguments are computed before the task runs.
     name : str
         Name of the stage, as the dashboard shows it.
     shared : sequence
-        Further arguments that are the same for each task, once in the graph.
+        Further arguments, which are the same for each task. The graph holds them once.
     of : sequence, optional
-        What `shared` is made of. Then tasks are named by it, by the kernel and by the parts, so that the same tasks
-        have the same names each time. Default: names are new each time.
+        What `shared` is made of. The names of tasks then depend on `of`, the kernel and the parts alone, so that equal
+        tasks have equal names in each call. Default: the tasks have new names in each call.
     """
     token = uuid.uuid4().hex if of is None else tokenize(kernel, parts, *of)
     task = delayed(kernel, name=f"{name}-kernel-{token}")
@@ -209,14 +212,14 @@ def fold_parts(
     shared: Sequence[Any] = (),
     of: Sequence[Any] | None = None,
 ) -> Any:
-    """Merge the values of a kernel for parts of something, lazily, in a tree that their number alone fixes.
+    """Merge the values that a kernel returns for parts of something, lazily, in a tree that only their number fixes.
 
     Parameters
     ----------
     kernel, parts, name, shared, of
         As in `map_parts`.
     merge : callable
-        ``merge(a, b)``, which leaves both as they are.
+        ``merge(a, b)``, which must not change a or b.
     """
     values = map_parts(kernel, parts, name=name, shared=shared, of=None if of is None else (merge, *of))
     return _merged(values, merge, values[0].key)
@@ -225,7 +228,11 @@ def fold_parts(
 def array_of(
     value: Any, shape: Sequence[int], dtype: DTypeLike, *, name: str, function: Callable[[Any], Any] | None = None
 ) -> Any:
-    """A dask array of one chunk: a delayed value, or a function of it, which is one task named by what it is."""
+    """Make a dask array of one chunk from a delayed value.
+
+    If a function is given, the array holds the function of the value. This is one task, whose name depends on the
+    function and the value alone.
+    """
     token = tokenize(function, value)
     if function is not None:
         value = delayed(function, name=f"{name}-kernel-{token}")(value, dask_key_name=f"{name}-{token}")
@@ -233,12 +240,12 @@ def array_of(
 
 
 def computed(value: Any) -> Any:
-    """The value, with all that is lazy in it computed together."""
+    """Compute all lazy parts of a value together, and return the value with the results in their places."""
     return dask.compute(value)[0]
 
 
 def in_chunks_of(lazy: da.Array, array: Any) -> Any:
-    """An array, NumPy or dask, cut along its first axis as a lazy one is."""
+    """Cut a NumPy or dask array along its first axis as a lazy array is cut."""
     rows = lazy.chunks[0]
     if not isinstance(array, da.Array):
         return da.from_array(array, chunks=(rows, *array.shape[1:]))
@@ -246,9 +253,9 @@ def in_chunks_of(lazy: da.Array, array: Any) -> Any:
 
 
 def _renamed(array: Any) -> Any:
-    """A lazy array under a new name.
+    """Give a lazy array a new name.
 
-    Another computation may fuse tasks of the same array otherwise, and must not find its names used for other tasks.
+    Another computation may fuse the tasks of the same array in another way, so the two may not share names of tasks.
     """
     if not isinstance(array, da.Array):
         return array
@@ -268,9 +275,9 @@ def _for_each_chunk(
     dtype: DTypeLike,
     **names: str,
 ) -> da.Array:
-    """One task for each chunk of the first lazy array, which all follow; `names` are the token or name of `blockwise`.
+    """Make one task for each chunk of the first lazy array, as which all arrays are cut.
 
-    The kernel may return an object that is no array if `tail` is empty.
+    `names` holds the `token` or the `name` of `blockwise`. If `tail` is empty, the kernel may return any object.
     """
     lazy = next(array for array in arrays if isinstance(array, da.Array))
     sample = 0
@@ -315,7 +322,7 @@ def _absorbed(kernel: Callable[..., Any], blocks: tuple[Any, ...], value: Any) -
 
 
 def _merged(values: Sequence[Any], merge: Merge, name: str) -> Any:
-    """Delayed values merged by pairs; the name is unique to them."""
+    """Merge delayed values in pairs. No other values may have the same name."""
     task, level = delayed(merge, name=f"merge-{name}-kernel"), 0
     while len(values) > 1:
         values = [

@@ -1,4 +1,4 @@
-"""The scheduler that computes, and computations that leave no task behind when they fail."""
+"""Find the client of a cluster, and wait until no task of a failed computation runs any more."""
 
 from __future__ import annotations
 
@@ -12,35 +12,40 @@ import dask.system
 from distributed import Client, default_client
 
 
-def settled(compute: Callable[..., Any], *, stage: str, in_memory: bool = False) -> Any:
-    """Run a computation that writes; if it fails, come back only when none of its tasks runs any more.
+def settled(compute: Callable[..., Any], *, tag: str, in_memory: bool = False) -> Any:
+    """Run a computation that writes. If it fails, wait until none of its tasks runs before raising the error.
 
-    A task that outlived the failure would write to what has been cleaned up meanwhile.
+    Otherwise a task that still runs could write to a folder that the caller has already cleaned up.
 
     Parameters
     ----------
     compute : callable
-        Takes the options of `dask.compute`.
-    stage : str
-        What the names of the writing tasks contain.
+        The computation. It takes the options of `dask.compute`.
+    tag : str
+        Text that the names of all writing tasks contain.
     in_memory : bool
-        Whether all data is in memory: then it stays in this process, whatever cluster is at hand.
+        Whether all data is in memory. The computation then stays in this process, even if there is a cluster.
+
+    Returns
+    -------
+    object
+        What `compute` returns.
     """
     client = None if in_memory else distributed_client()
     try:
         if in_memory or (client is None and dask.config.get("scheduler", None) in (None, "threads", "threading")):
-            # Leaving the pool waits for what runs in it.
+            # The pool waits for its running tasks before it closes.
             with ThreadPoolExecutor(dask.system.CPU_COUNT) as pool:
                 return compute(scheduler="threads", pool=pool)
         return compute()
     except BaseException:
-        while client is not None and client.status == "running" and any(client.run(_is_running, stage).values()):
+        while client is not None and client.status == "running" and any(client.run(_is_running, tag).values()):
             time.sleep(0.1)
         raise
 
 
 def distributed_client() -> Client | None:
-    """The distributed client that computes, if there is one."""
+    """Return the client of the cluster that computes, or None if this process computes."""
     if dask.config.get("scheduler", None) not in (None, "dask.distributed", "distributed"):
         return None
     try:
@@ -49,5 +54,5 @@ def distributed_client() -> Client | None:
         return None
 
 
-def _is_running(stage: str, dask_worker: Any) -> bool:
-    return any(stage in str(task.key) for task in list(dask_worker.state.executing))
+def _is_running(tag: str, dask_worker: Any) -> bool:
+    return any(tag in str(task.key) for task in list(dask_worker.state.executing))

@@ -1,4 +1,4 @@
-"""What the graph of a dask array says, and blocks of several arrays that are computed together."""
+"""Questions about the graph of a dask array, and blocks of several arrays that are computed together."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from dask.highlevelgraph import HighLevelGraph
 
 
 def token_of(*values: Any) -> str:
-    """A name for values, which is the same for equal ones in every process."""
+    """Make a name for values. Equal values have the same name in every process."""
     return str(tokenize(*values))
 
 
 def renamed(array: da.Array, name: str) -> da.Array:
-    """The same array under another name."""
+    """Return the same array under another name."""
     return array.map_blocks(unchanged, dtype=array.dtype, meta=array._meta, name=name)
 
 
 def stored_array(data: Any) -> Any:
-    """The array on disk, or in memory, of which a dask array is nothing but a view in chunks; None if it is more."""
+    """Find the stored array that a dask array only views in chunks.
+
+    Returns
+    -------
+    array or None
+        The array on disk or in memory. Data that is no dask array is returned as it is. None if the dask array does
+        more than view another array.
+    """
     if not isinstance(data, da.Array):
         return data
     layers = dict(data.dask.layers)
@@ -35,20 +42,21 @@ def stored_array(data: Any) -> Any:
 
 
 def is_cheap(data: Any) -> bool:
-    """Whether parts of an array are at hand: in memory, or in a store that a dask array is a view of."""
+    """Whether parts of an array can be read without computing: from memory, or from a store that a dask array views."""
     views = ("original-", "open_dataset-", "from-zarr-", "array-", "getitem-", "transpose-")
     return not isinstance(data, da.Array) or all(name.startswith(views) for name in data.dask.layers)
 
 
 def unchanged(block: Any) -> Any:
-    """The block itself, for giving an array another name."""
+    """Return the block itself. This kernel gives an array another name."""
     return block
 
 
 def optimized_together(*arrays: da.Array) -> dict[Any, Any]:
-    """Delayed blocks of arrays, by their keys; what arrays are computed from together is one task for all of them.
+    """Optimize arrays together, and return their delayed blocks by key.
 
-    `dask.optimize` would fuse it into the blocks of each.
+    A task on which several arrays depend stays one task. `dask.optimize` would fuse it into the blocks of each array,
+    and it would run once for each of them.
     """
     graph = HighLevelGraph.merge(*(array.dask for array in arrays))
     keys = [(array.name, *block) for array in arrays for block in np.ndindex(*array.numblocks)]

@@ -1,264 +1,27 @@
-"""What an operation will take before it runs: chunks, peak memory of a task, bytes, operations; and what cannot fit.
+"""Public calls that can be planned and run.
 
-A public call that works out of core prepares an `Operation`: its checked arguments, which can be planned and run.
+A public call that works out of core checks its arguments and makes an `Operation` of them. The call runs the operation,
+and `plan` plans it.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import MethodType
-from typing import Any, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import dask
-import dask.array as da
-import dask.system
-import numpy as np
-from dask.utils import parse_bytes
-from distributed import default_client
-from distributed.system import MEMORY_LIMIT
 
-from mksdask.display.cards import card, value_text
+from mksdask.compute.plans import MEMORY_LIMIT_KEY, Limit, Plan
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# A chunk of this many voxels gives statistics of tens of megabytes a pair, which a worker of 1 GiB holds several
-# times over.
-CHUNK_VOXELS = 2**22
-# Enough chunks to keep a few workers busy and a progress bar moving.
-LEAST_CHUNKS = 8
-# Share of a worker's memory that it may fill; dask pauses a worker at 0.8.
-BUSY = 0.8
-# What a worker takes beside its tasks: the interpreter, the libraries, the compiler of the kernels once one has run.
-PROCESS_BYTES = 384 * 2**20
-# Where the limit stands in dask's configuration.
-MEMORY_LIMIT_KEY = "mksdask.memory-limit"
-
-_SINGLE = ("sync", "synchronous", "single-threaded")
 # A public call keeps the function that prepares its operation in this attribute.
 PREPARE = "_mksdask_prepare"
-
-
-def samples_per_chunk(n_samples: int, n_voxels: int) -> int:
-    """Choose the number of samples in a chunk, and so in a task.
-
-    Parameters
-    ----------
-    n_samples : int
-        Samples in the ensemble.
-    n_voxels : int
-        Voxels in a sample.
-
-    Returns
-    -------
-    int
-        At least 1.
-
-    Examples
-    --------
-    >>> samples_per_chunk(2000, 64**3), samples_per_chunk(1200, 21**2)
-    (16, 150)
-    """
-    return max(1, min(CHUNK_VOXELS // max(1, n_voxels), -(-n_samples // LEAST_CHUNKS)))
-
-
-def largest_divisor(number: int, limit: int) -> int:
-    """Largest divisor of `number` that is at most `limit`, and at least 1."""
-    return next(d for d in range(min(number, max(1, limit)), 0, -1) if number % d == 0)
-
-
-class DoesNotFitError(ValueError):
-    """An operation needs more memory than a task may take, however it is cut."""
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The memory of a worker, which its threads share."""
-
-    worker_bytes: int
-    n_threads: int
-
-    @classmethod
-    def of(cls, memory_limit: int | str | None = None) -> Self:
-        """The limit that is given, or that of dask's configuration, of the cluster's workers, or of this machine.
-
-        Raises
-        ------
-        ValueError
-            If `memory_limit` is no number of bytes.
-        """
-        if memory_limit is None:
-            memory_limit = dask.config.get(MEMORY_LIMIT_KEY, None)
-        given = None if memory_limit is None else bytes_argument(memory_limit)
-        scheduler = dask.config.get("scheduler", None)
-        if scheduler in (None, "dask.distributed", "distributed"):
-            try:
-                workers = default_client().scheduler_info(n_workers=-1)["workers"].values()
-            except ValueError:
-                workers = []
-            limits = [cls(given or info["memory_limit"] or MEMORY_LIMIT, info["nthreads"]) for info in workers]
-            if limits:
-                return min(limits, key=lambda limit: limit.task_bytes)
-        return cls(given or MEMORY_LIMIT, 1 if scheduler in _SINGLE else dask.system.CPU_COUNT)
-
-    @property
-    def task_bytes(self) -> int:
-        """Bytes that a task may take."""
-        return max(0, int((BUSY * self.worker_bytes - PROCESS_BYTES) / self.n_threads))
-
-    def __str__(self) -> str:
-        threads = f"{self.n_threads} thread" + "s" * (self.n_threads != 1)
-        return f"{size_text(self.task_bytes)} that a worker of {size_text(self.worker_bytes)} with {threads} has for it"
-
-    def refusal(self, needed: int, what: str, remedy: str) -> DoesNotFitError:
-        """The error to raise where `what` needs more than a task may take."""
-        least = math.ceil((needed * self.n_threads + PROCESS_BYTES) / BUSY / 2**20)
-        return DoesNotFitError(
-            f"memory_limit of {size_text(self.worker_bytes)} leaves {size_text(self.task_bytes)} to a task beside "
-            f"the {size_text(PROCESS_BYTES)} of the process, but {what} needs {size_text(needed)}; the smallest "
-            f"memory_limit that would do is {least} MiB. Raise it, use fewer threads a worker, or {remedy}"
-        )
-
-
-def bytes_argument(memory_limit: int | str) -> int:
-    """The number of bytes that a text such as "2GiB" names.
-
-    Raises
-    ------
-    ValueError
-        If it is not a positive number of bytes.
-    """
-    try:
-        given = int(parse_bytes(memory_limit))
-    except (TypeError, ValueError):
-        given = 0
-    if given <= 0:
-        msg = f"memory_limit must be a number of bytes, such as 2**31 or '2GiB', got {memory_limit!r}"
-        raise ValueError(msg)
-    return given
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Tasks of one kind.
-
-    Parameters
-    ----------
-    name : str
-        What they do.
-    n_tasks : int
-        How many there are.
-    task_bytes : int
-        Peak memory of one, with its input and what waits beside it for being used.
-    bytes_read, bytes_written : float
-        By all of them, before compression.
-    operations : float
-        Floating-point operations of all of them, about.
-    """
-
-    name: str
-    n_tasks: int
-    task_bytes: int
-    bytes_read: float = 0.0
-    bytes_written: float = 0.0
-    operations: float = 0.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an operation will take; made by `plan`.
-
-    Parameters
-    ----------
-    operation : str
-        What is planned.
-    layout : mapping of str to object
-        How data is cut, in the words of the operation: sizes of chunks, tiles, transforms.
-    stages : tuple of Stage
-        Kinds of tasks, in their order.
-    limit : Limit
-        The memory that it was made for.
-    notes : tuple of str
-        What else there is to know.
-    result_bytes : int
-        What the caller's process holds of the result, if it is not lazy.
-    """
-
-    operation: str
-    layout: Mapping[str, Any]
-    stages: tuple[Stage, ...]
-    limit: Limit
-    notes: tuple[str, ...] = ()
-    result_bytes: int = 0
-
-    @property
-    def peak_bytes(self) -> int:
-        """Largest memory of a task, in bytes."""
-        return max(stage.task_bytes for stage in self.stages)
-
-    @property
-    def n_tasks(self) -> int:
-        """Number of tasks of all stages."""
-        return sum(stage.n_tasks for stage in self.stages)
-
-    @property
-    def bytes_read(self) -> float:
-        """Bytes that all stages read, before compression."""
-        return sum(stage.bytes_read for stage in self.stages)
-
-    @property
-    def bytes_written(self) -> float:
-        """Bytes that all stages write, before compression."""
-        return sum(stage.bytes_written for stage in self.stages)
-
-    @property
-    def operations(self) -> float:
-        """Floating-point operations of all stages, about."""
-        return sum(stage.operations for stage in self.stages)
-
-    def _rows(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [("stage", "tasks", "memory", "reads", "writes", "operations")]
-        for stage in self.stages:
-            found = (stage.task_bytes, stage.bytes_read, stage.bytes_written)
-            sizes = [size_text(n) if n else "–" for n in found]
-            operations = f"{stage.operations:.1e}" if stage.operations else "–"
-            rows.append((stage.name, f"{stage.n_tasks:,}", *sizes, operations))
-        return rows
-
-    def _sentences(self) -> tuple[str, ...]:
-        fits = f"A task takes at most {size_text(self.peak_bytes)}, of {self.limit}."
-        result = (f"The caller's process holds {size_text(self.result_bytes)} of the result.",)
-        return (fits, *(result if self.result_bytes else ()), *self.notes)
-
-    def __str__(self) -> str:
-        width = max((len(name) for name in self.layout), default=0)
-        lines = [f"Plan of {self.operation}"]
-        lines += [f"  {name:<{width}}  {value_text(value)}" for name, value in self.layout.items()]
-        lines += ["", *(f"  {line}" for line in self._sentences()), ""]
-        rows = self._rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for name, *cells in rows:
-            padded = (f"{cell:>{w}}" for cell, w in zip(cells, widths[1:], strict=True))
-            lines.append("  ".join([f"  {name:<{widths[0]}}", *padded]))
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return card(f"Plan of {self.operation}", self.layout, notes=self._sentences(), table=self._rows())
-
-
-def size_text(n_bytes: float) -> str:
-    """Bytes in words, three figures."""
-    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if n_bytes >= size:
-            return f"{n_bytes / size:.3g} {unit}" if n_bytes < 1000 * size else f"{n_bytes / size:.0f} {unit}"
-    return f"{n_bytes:.0f} B"
 
 
 class Operation(ABC, Generic[R]):
@@ -266,23 +29,23 @@ class Operation(ABC, Generic[R]):
 
     @abstractmethod
     def plan(self, limit: Limit) -> Plan:
-        """What the run will take within a limit of memory.
+        """Plan what the run takes within a limit of memory.
 
         Raises
         ------
         DoesNotFitError
-            If nothing fits, with the limit that would do.
+            If nothing fits. The message names the smallest limit that would do.
         """
 
     @abstractmethod
     def run(self) -> R:
-        """Do what the call asks for."""
+        """Run the call, and return its result."""
 
 
 def operation(prepare: Callable[P, Operation[R]]) -> Callable[P, R]:
-    """Make a public call of a function that checks its arguments and returns an `Operation`.
+    """Turn a function that checks its arguments and returns an `Operation` into a public call.
 
-    The call runs that operation. `plan` asks the same function for the operation and plans it instead, so that both
+    The call runs the operation. `plan` gets the operation from the same function and plans it instead, so that both
     share one signature and one check of the arguments.
     """
 
@@ -290,7 +53,7 @@ def operation(prepare: Callable[P, Operation[R]]) -> Callable[P, R]:
     def call(*args: P.args, **options: P.kwargs) -> R:
         return prepare(*args, **options).run()
 
-    # Readers of the signature see what the call returns.
+    # The signature shows what the call returns.
     signature = inspect.signature(prepare)
     returned = str(signature.return_annotation).removeprefix("Operation[").removesuffix("]")
     call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
@@ -299,33 +62,34 @@ def operation(prepare: Callable[P, Operation[R]]) -> Callable[P, R]:
 
 
 def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | None = None, **options: Any) -> Plan:
-    """Say what a call will take, without making it.
+    """Say what a call takes, without running it.
 
     Parameters
     ----------
     operation : callable
-        What would be called: ``correlate``, ``correlate_volume``, ``PCA(5).fit``, ``KernelRegressor().fit``,
+        The function or method to plan: ``correlate``, ``correlate_volume``, ``PCA(5).fit``, ``KernelRegressor().fit``,
         ``MKSStructureAnalysis(...).fit`` or ``.share``, ``MKSHomogenizationModel(...).fit`` or ``.share``,
         ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress`` or
         ``effective_stiffness``.
     *args, **options
-        Its arguments.
+        The arguments of the call.
     memory_limit : int or str, optional
-        Bytes of a worker, such as "4GiB". Default: ``mksdask.memory-limit`` of dask's configuration, else what the
-        cluster's workers have, else this machine.
+        Bytes of a worker, such as "4GiB". Default: ``mksdask.memory-limit`` of dask's configuration, or else the memory
+        of the workers of the cluster, or of this machine.
 
     Returns
     -------
     Plan
-        Sizes of chunks and tiles, and of each kind of task its number, peak memory, bytes and operations. The cheapest
-        that fits; the call plans itself in the same way.
+        The cheapest plan that fits. It holds the sizes of chunks and tiles, and for each kind of task the number of
+        tasks, their peak memory, bytes and operations. The call plans itself in the same way.
 
     Raises
     ------
     TypeError
-        If the operation is not planned.
+        If `operation` is not one of those above.
     ValueError
-        If nothing fits into `memory_limit`, with the smallest that would do; or as the call itself does.
+        If nothing fits into `memory_limit`. The message names the smallest limit that would do. Also where the call
+        itself raises it.
 
     Examples
     --------
@@ -340,100 +104,9 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     prepare = getattr(operation, PREPARE, None)
     if prepare is None:
         name = getattr(operation, "__qualname__", repr(operation))
-        msg = f"operation must be one of those that the documentation of plan names, got {name}; see help(plan)"
+        msg = f"operation must be one of those that the docstring of plan names, got {name}; see help(mksdask.plan)"
         raise TypeError(msg)
     owner = (operation.__self__,) if isinstance(operation, MethodType) else ()
     with dask.config.set({} if memory_limit is None else {MEMORY_LIMIT_KEY: memory_limit}):
         planned: Plan = prepare(*owner, *args, **options).plan(Limit.of())
     return planned
-
-
-@dataclass(frozen=True)
-class SampleWork:
-    """What a task on samples of an ensemble needs.
-
-    Parameters
-    ----------
-    what : str
-        What it does, for its name in plans and errors.
-    input_bytes : int
-        Of one sample; a task holds all those of its chunk.
-    task_bytes : callable
-        Peak bytes beyond the input, of a task on n samples.
-    result_bytes : int
-        Of one sample.
-    operations : float
-        Floating-point operations for one sample, about.
-    remedy : str
-        What else would help where one sample does not fit.
-    """
-
-    what: str
-    input_bytes: int
-    task_bytes: Callable[[int], int]
-    result_bytes: int
-    operations: float = 0.0
-    remedy: str = "take smaller samples"
-
-    def peak(self, chunk: int, n: int) -> int:
-        """Peak bytes of a task on n samples of a chunk."""
-        return chunk * self.input_bytes + self.task_bytes(n)
-
-    def samples_that_fit(self, chunk: int, limit: Limit) -> int:
-        """Samples of a chunk that a task may take: all if they fit, else the most that do.
-
-        Raises
-        ------
-        ValueError
-            If one sample does not fit, with the limit that would do.
-        """
-        if self.peak(chunk, chunk) <= limit.task_bytes:
-            return chunk
-        if self.peak(chunk, 1) > limit.task_bytes:
-            of_chunk = f" out of a chunk of {chunk}" if chunk > 1 else ""
-            remedy = self.remedy + " in smaller chunks" * (chunk > 1)
-            raise limit.refusal(self.peak(chunk, 1), f"{self.what} of one sample{of_chunk}", remedy)
-        low, high = 1, chunk
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.peak(chunk, middle) <= limit.task_bytes else (low, middle)
-        return low
-
-    def fitting(self, data: Any, limit: Limit | None = None) -> Any:
-        """Lazy samples in chunks that fit, cut where theirs are too large; anything else as it is."""
-        if not isinstance(data, da.Array) or any(np.isnan(data.chunks[0])) or not data.shape[0]:
-            return data
-        sizes, largest = data.chunks[0], max(data.chunks[0])
-        n = self.samples_that_fit(largest, Limit.of() if limit is None else limit)
-        if n >= largest:
-            return data
-        even = largest_divisor(largest, n)
-        step = even if 2 * even >= n else -(-largest // -(-largest // n))
-        return data.rechunk({0: tuple(min(step, size - start) for size in sizes for start in range(0, size, step))})
-
-    def stage(self, data: Any, limit: Limit) -> Stage:
-        """Tasks on all samples: in chunks that fit if they are lazy, in one call if they are in memory."""
-        chunks = self.fitting(data, limit).chunks[0] if isinstance(data, da.Array) else (len(data),)
-        chunk = max(data.chunks[0]) if isinstance(data, da.Array) else len(data)
-        return Stage(
-            self.what,
-            len(chunks),
-            self.peak(chunk, max(chunks)),
-            float(len(data) * self.input_bytes),
-            0.0,
-            len(data) * self.operations,
-        )
-
-
-def chunk_layout(data: Any, stage: Stage) -> dict[str, Any]:
-    """Layout of an operation on samples: how many, and how many to a task."""
-    layout: dict[str, Any] = {"samples": len(data), "sample": tuple(map(int, data.shape[1:]))}
-    if isinstance(data, da.Array):
-        return layout | {"samples of a chunk": max(data.chunks[0]), "samples of a task": -(-len(data) // stage.n_tasks)}
-    return layout | {"in memory": "one call"}
-
-
-def fft_operations(lengths: tuple[int, ...], *, real: bool) -> float:
-    """Floating-point operations of a fast Fourier transform, about."""
-    n = float(np.prod(lengths))
-    return (2.5 if real else 5.0) * n * float(np.log2(max(n, 2.0)))

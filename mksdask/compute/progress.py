@@ -1,4 +1,4 @@
-"""Progress of whatever dask computes, on a cluster or in this process; in a terminal or a notebook."""
+"""Show the progress of dask, on a cluster or in this process, in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mksdask.compute.client import distributed_client
 from mksdask.display.notebook import Cell, Html, in_notebook
 
 BAR_WIDTH = 30
-# Seconds between two looks.
+# Seconds between two counts.
 INTERVAL = 0.25
 
 
 class _Counts(ABC):
-    """How many tasks there are, how many are done, and the stage that runs."""
+    """Counts the tasks that there are and those that are done, and names the stage that runs."""
 
     @abstractmethod
     def read(self) -> tuple[int, int, str]:
-        """Tasks begun and done since the start, and the name of a stage."""
+        """Count the tasks submitted and done since the start, and name a stage that runs."""
 
     @abstractmethod
     def close(self) -> None:
-        """Count no more."""
+        """Stop counting."""
 
 
 def _task_counts(dask_scheduler: Any) -> tuple[int, int, str]:
@@ -122,16 +122,17 @@ class _Notebook:
 
 @contextmanager
 def progress(title: str = "") -> Iterator[None]:
-    """Show how many tasks of what is computed inside are done, and which stage runs.
+    """Show how many tasks are done, and which stage runs, while the block inside computes.
 
-    Tasks are those of the current cluster, whoever computes them, or of dask in this process. In a terminal the bar is
-    one line on the standard error stream, and gone at the end; in a notebook it is the output of the cell. Elsewhere,
-    as where output goes to a file, nothing is shown.
+    All tasks of the current cluster are counted, also those of other users. Without a cluster, the tasks of dask in
+    this process are counted. In a terminal, the bar is one line on the standard error stream, which is removed at the
+    end. In a notebook, the bar is in the output of the cell. Nothing is shown elsewhere, for example if output goes to
+    a file.
 
     Parameters
     ----------
     title : str
-        What stands before the bar.
+        Text in front of the bar.
 
     Examples
     --------

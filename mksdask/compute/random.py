@@ -1,4 +1,4 @@
-"""Random samples that depend on the seed and on their own index alone, whatever the chunks."""
+"""Random samples that depend on the seed and on their own index alone, and not on the chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Chunks: TypeAlias = int | str | Sequence[int]
 
 
 def sample_rng(seed: int, stream: int, index: int) -> np.random.Generator:
-    """Random numbers of one sample, which depend on the seed, the stream and its own index alone."""
+    """Make the random generator of one sample. It depends on the seed, the stream and the index alone."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, index)))
 
 
@@ -27,7 +27,30 @@ def generate_samples(
     dtype: DTypeLike,
     chunks: Chunks | None,
 ) -> Any:
-    """Samples by their indices: ``kernel(indices)`` returns (len(indices), *size); lazily with `chunks`."""
+    """Make samples from their indices.
+
+    Parameters
+    ----------
+    kernel : callable
+        ``kernel(indices)`` returns an array of shape (len(indices), *size).
+    n_samples : int
+        Number of samples.
+    size : sequence of int
+        Shape of one sample.
+    dtype : dtype
+        dtype of the samples.
+    chunks : int, str, sequence of int, or None
+        Chunks of a lazy result. None computes at once.
+
+    Returns
+    -------
+    ndarray or dask array, shape (n_samples, *size)
+
+    Raises
+    ------
+    ValueError
+        If the number of samples of a chunk is not positive.
+    """
     if chunks is None:
         return kernel(np.arange(n_samples))
     first = chunks if isinstance(chunks, int | np.integer | str) else chunks[0]
@@ -46,24 +69,26 @@ def generate_samples(
 
 
 def check_seed(seed: int) -> int:
-    """A seed that makes samples reproducible.
+    """Check a seed, and return it.
 
     Raises
     ------
     ValueError
+        If it is no integer, or negative.
     """
     if not isinstance(seed, int | np.integer) or seed < 0:
-        msg = f"seed must be an integer from 0, the same for the same samples; got {seed!r}"
+        msg = f"seed must be an integer from 0, such as seed=0, got {seed!r}; the same seed gives the same samples"
         raise ValueError(msg)
     return int(seed)
 
 
 def check_n_samples(n_samples: int) -> int:
-    """A number of samples.
+    """Check a number of samples, and return it.
 
     Raises
     ------
     ValueError
+        If it is no positive integer.
     """
     if not isinstance(n_samples, int | np.integer) or n_samples < 1:
         msg = f"n_samples must be an integer from 1, got {n_samples!r}"

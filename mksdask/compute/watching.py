@@ -1,7 +1,7 @@
-"""Results of a computation while it goes on: tasks publish what they have, the client adds it up and shows it.
+"""Results of a computation that still runs: tasks publish what they have, and the client adds it up and shows it.
 
-What is published is small, a plane of lags and some features of some samples, so that watching costs a few kilobytes a
-task, whatever the size of the result.
+A task publishes only a plane of lags, and some features of some samples. Watching therefore costs a few kilobytes for
+each task, for results of any size.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ from mksdask.types import Array
 
 # Seconds between two pictures.
 INTERVAL = 1.0
-# Lags on each side of the origin that are shown, by the number of axes.
+# Number of lags that are shown on each side of the origin, by the number of axes.
 REACH = {1: 512, 2: 40}
-# Features, and samples of a block, that the picture of scores is made of; and samples in all.
+# The picture of scores is made of so many features, of so many samples of a block, and of so many samples in all.
 SKETCHED_FEATURES, SKETCHED_ROWS, MOST_ROWS = 512, 16, 4096
 
 
 @dataclass(frozen=True)
 class PartialResult:
-    """What is known while a computation goes on.
+    """What is known while a computation runs.
 
     Parameters
     ----------
     done, total : int
-        Of `unit`.
+        How many samples or tiles are done, and how many there are.
     unit : str
-        What is counted: samples, tiles.
+        What is counted: "samples" or "tiles".
     statistics : xarray.DataArray, shape (lag_x,) or (lag_x, lag_y)
-        2-point statistics of the first pair about lag 0, of 3D lags the plane of lag_z = 0; the mean of what is done.
+        2-point statistics of the first pair around lag 0, as the mean of the samples or tiles that are done. For 3D
+        lags, they are in the plane of lag_z = 0.
     scores : ndarray, shape (n, 2), or None
-        Of some of the samples that are done, on the leading components of these; at the end, those of all samples.
+        Scores of some of the samples that are done, on the leading components of these samples. At the end, the scores
+        of all samples. None if there are no scores.
     """
 
     done: int
@@ -65,7 +67,17 @@ Watch: TypeAlias = bool | str | os.PathLike[str] | Callable[[PartialResult], Non
 
 @dataclass(frozen=True)
 class Plane:
-    """The lags that are shown, of all that there are."""
+    """The lags that are shown.
+
+    Parameters
+    ----------
+    dims : tuple of str
+        Dims of the plane.
+    coords : tuple
+        Name, lags and attributes of each axis of the plane.
+    index : tuple
+        Index of the plane in the array of all lags.
+    """
 
     dims: tuple[str, ...]
     coords: tuple[Any, ...]
@@ -73,7 +85,15 @@ class Plane:
 
     @classmethod
     def of(cls, lags: Sequence[int], axes: Sequence[tuple[str, float, str]]) -> Plane:
-        """About lag 0, which is at n//2 of each axis; `axes` are those of a grid: name, step and units."""
+        """Take the plane around lag 0, which is at index n//2 of each axis.
+
+        Parameters
+        ----------
+        lags : sequence of int
+            Number of lags along each axis.
+        axes : sequence of (str, float, str)
+            Name, step and units of each axis, as in a `Grid`.
+        """
         n_axes = min(2, len(lags))
         reach, dims, coords = REACH[n_axes], [], []
         index: list[Any] = []
@@ -83,24 +103,36 @@ class Plane:
                 index.append(origin)
                 continue
             index.append(slice(max(0, origin - reach), origin + reach + 1))
-            # Statistics that are given as such have lags already.
+            # The axes of statistics that the user gave in place of samples are lags already.
             dims.append(dim if dim.startswith("lag_") else f"lag_{dim}")
             coords.append((dims[-1], (np.arange(n)[index[-1]] - origin) * step, {"units": units}))
         return cls(tuple(dims), tuple(coords), tuple(index))
 
     def label(self, values: Array) -> xr.DataArray:
-        """A plane with its lags."""
+        """Label the values of the plane with its lags."""
         return xr.DataArray(values, dims=self.dims, coords=dict(zip(self.dims, self.coords, strict=True)))
 
 
 @dataclass(frozen=True)
 class Channel:
-    """Where tasks publish."""
+    """The topic of the cluster, or of this process, under which tasks publish."""
 
     topic: str
 
     def publish(self, key: int, done: int, total: Any, weight: Any, rows: Array | None = None) -> None:
-        """Send sums, and the weights that they are divided by; what has the same key as before replaces it."""
+        """Send sums, and the weights by which they are divided. A message replaces an earlier one of the same key.
+
+        Parameters
+        ----------
+        key : int
+            Identifies the block, so that a block counts once even if it is computed twice.
+        done : int
+            Number of samples or tiles in the sums.
+        total, weight : array, shape of the plane or flat
+            Sums over the plane, and their weights.
+        rows : ndarray, shape (n, n_sketched), optional
+            Some features of some samples.
+        """
         message = {
             "key": key,
             "done": done,
@@ -111,14 +143,24 @@ class Channel:
         if self.topic in _listeners:
             _listeners[self.topic](message)
             return
-        # Nobody may be there to listen: then nothing is lost.
+        # Outside of a worker nobody listens, and the message is dropped.
         with suppress(ValueError):
             get_worker().log_event(self.topic, message)
 
 
 @dataclass(frozen=True)
 class FeatureChannel:
-    """Publishes blocks of features, one sample a row, that are flattened statistics."""
+    """Publishes blocks of features, whose rows are the flattened statistics of samples.
+
+    Parameters
+    ----------
+    channel : Channel
+        Where to publish.
+    shown : ndarray
+        Numbers of the features in the plane that is shown.
+    sketched : ndarray
+        Numbers of the features from which scores are made.
+    """
 
     channel: Channel
     shown: Array
@@ -126,7 +168,7 @@ class FeatureChannel:
 
     @classmethod
     def of(cls, channel: Channel, plane: Plane, shape: Sequence[int], *, is_complex: bool) -> FeatureChannel:
-        """Of statistics (*lags, n_pairs), of which the first pair is shown."""
+        """Choose the features of statistics of shape (*lags, n_pairs). Those of the first pair are shown."""
         step = 2 if is_complex else 1
         n_features = int(np.prod(shape)) * step
         shown = np.arange(0, n_features, step).reshape(shape)[(*plane.index, 0)].ravel()
@@ -134,19 +176,27 @@ class FeatureChannel:
         return cls(channel, shown, sketched)
 
     def publish(self, block: Array, first: int) -> None:
-        """Send what is shown of a block, whose first sample has that number; the same block again counts once."""
+        """Send the shown part of a block. `first` is the number of its first sample, which identifies the block."""
         values = block[:, self.shown]
         rows = np.nan_to_num(block[:SKETCHED_ROWS, self.sketched].astype(np.float32))
         total, weight = np.nansum(values, axis=0, dtype=np.float64), np.sum(~np.isnan(values), axis=0)
         self.channel.publish(first, len(block), total, weight, rows)
 
 
-# Of watchers in this process, by topic.
+# What takes the messages of each topic in this process.
 _listeners: dict[str, Callable[[dict[str, Any]], None]] = {}
 
 
 class Watcher:
-    """Adds up what tasks publish, and shows it now and then."""
+    """Adds up what tasks publish, and shows it about once a second.
+
+    Parameters
+    ----------
+    show : callable
+        ``show(partial)`` shows a `PartialResult`. It is called in a thread of its own.
+    plane, total, unit
+        As in `watching`.
+    """
 
     def __init__(self, show: Callable[[PartialResult], None], plane: Plane, total: int, unit: str) -> None:
         self.channel = Channel(f"mksdask-watch-{uuid.uuid4().hex}")
@@ -158,7 +208,7 @@ class Watcher:
         self._failure: Exception | None = None
 
     def receive(self, message: dict[str, Any]) -> None:
-        """Take what a task published."""
+        """Take the message of a task."""
         total, weight, rows = (np.frombuffer(message[name], dtype=np.float32) for name in ("total", "weight", "rows"))
         with self._lock:
             if len(rows) and message["key"] not in self._sums:
@@ -168,14 +218,14 @@ class Watcher:
         self._news.set()
 
     def start(self, client: Client | None) -> None:
-        """Listen, in this process and to the workers of a client."""
+        """Listen to tasks in this process, and to the workers of a client."""
         _listeners[self.channel.topic] = self.receive
         if client is not None:
             client.subscribe_topic(self.channel.topic, lambda event: self.receive(event[1]))
         self._thread.start()
 
     def stop(self, client: Client | None) -> None:
-        """Listen no more; warn if showing has failed."""
+        """Stop listening, and warn if `show` has failed."""
         self._ended.set()
         self._news.set()
         self._thread.join()
@@ -184,17 +234,17 @@ class Watcher:
             client.unsubscribe_topic(self.channel.topic)
             client.run_on_scheduler(_forget, topic=self.channel.topic)
         if self._failure is not None:
-            warnings.warn(f"watch failed and showed no more: {self._failure!r}", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"watch failed and showed no more results: {self._failure!r}", RuntimeWarning, stacklevel=4)
 
     def finish(self, statistics: Array | None, scores: Array | None = None) -> None:
-        """Show the result in the place of what was known before.
+        """Show the final result.
 
         Parameters
         ----------
         statistics : ndarray, shape (*lags, n_pairs), or None
-            Their mean; None to leave what was added up.
+            Mean of the statistics. None shows the mean of what tasks have published.
         scores : ndarray, shape (n_samples, n_components), optional
-            Of all samples.
+            Scores of all samples.
         """
         self._ended.set()
         self._news.set()
@@ -228,7 +278,7 @@ class Watcher:
         return PartialResult(min(done, self._total), self._total, self._unit, plane, _scores(rows))
 
     def _call(self, partial: PartialResult) -> None:
-        # What is shown must not stop what is computed.
+        # An error in what shows results must not stop the computation.
         try:
             self._show(partial)
         except Exception as error:
@@ -236,7 +286,7 @@ class Watcher:
 
 
 def _scores(rows: Sequence[Array]) -> Array | None:
-    """Scores of rows on their own two leading components, the largest score of each positive."""
+    """Compute the scores of rows on their own two leading components. The largest score of each is positive."""
     if sum(map(len, rows)) < 3:
         return None
     centred = np.concatenate(rows).astype(np.float64)
@@ -252,12 +302,12 @@ def _forget(dask_scheduler: Any, topic: str) -> None:
         broker.truncate(topic)
 
 
-# What draws a partial result, as the package says when it is imported: figures lie above computations.
+# The function that draws a partial result. The package sets it on import, because this module may not import figures.
 _drawing: list[Callable[[PartialResult], Any]] = []
 
 
 def draw_with(draw: Callable[[PartialResult], Any]) -> None:
-    """Set the function that draws partial results: it takes a `PartialResult` and returns a matplotlib figure."""
+    """Set the function that draws partial results. It takes a `PartialResult` and returns a matplotlib figure."""
     _drawing[:] = [draw]
 
 
@@ -267,7 +317,7 @@ def _figure(partial: PartialResult) -> Any:
 
 
 class _File:
-    """The picture in a file, which is there whole at any time."""
+    """Shows results as a picture in a file. The file is replaced at once, so that it is complete at any time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -283,7 +333,7 @@ class _File:
 
 
 class _Notebook:
-    """The picture in the output of a cell."""
+    """Shows results as a picture in the output of a notebook cell."""
 
     def __init__(self) -> None:
         self.cell = Cell()
@@ -305,7 +355,7 @@ def _shower(watch: Watch) -> Callable[[PartialResult], None]:
     if not isinstance(watch, str | os.PathLike):
         msg = f"watch must be True, the path of a picture, or a callable that takes a PartialResult, got {watch!r}"
         raise TypeError(msg)
-    # A picture is written through a link, which stays.
+    # If the path is a link, the file that it points to is written, and the link stays.
     path = Path(os.path.realpath(watch))
     if not path.suffix or not path.parent.is_dir() or path.is_symlink() or (path.exists() and not path.is_file()):
         msg = f"watch={os.fspath(watch)!r} must be a picture such as 'live.png', in a folder that exists"
@@ -315,24 +365,31 @@ def _shower(watch: Watch) -> Callable[[PartialResult], None]:
 
 @contextmanager
 def watching(watch: Watch, plane: Plane, total: int, unit: str) -> Iterator[Watcher | None]:
-    """Watch what is computed inside; None if `watch` is False.
+    """Show partial results while the block inside computes.
 
     Parameters
     ----------
     watch : bool, path or callable
-        True shows in the cell of a notebook, or as a line in a terminal; a path keeps a picture there; a callable is
-        called with each `PartialResult`, in a thread of its own.
+        False shows nothing. True shows results in the cell of a notebook, or as a line in a terminal. A path keeps a
+        picture there. A callable is called with each `PartialResult`, in a thread of its own.
     plane : Plane
         The lags to show.
     total : int
-        How many there will be.
+        Number of samples or tiles in all.
     unit : str
-        Of what.
+        What is counted: "samples" or "tiles".
+
+    Yields
+    ------
+    Watcher or None
+        The watcher whose channel tasks publish to. None if `watch` is False.
 
     Raises
     ------
-    TypeError, ValueError
-        If `watch` is something else.
+    TypeError
+        If `watch` is none of these.
+    ValueError
+        If the path is not that of a picture in a folder that exists.
     """
     if watch is False:
         yield None

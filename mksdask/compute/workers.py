@@ -1,8 +1,9 @@
-"""How dask starts workers on this machine, and when it warns, where nothing else is configured.
+"""Defaults of how dask starts workers on this machine, and of when it warns. What users configure stays.
 
-Blocks of a store are unpacked into buffers of a few hundred kilobytes. The allocator takes memory of that size from the
-system anew each time, and dask has it give all of it back at once: then the pages of every buffer are zeroed and mapped
-again, which takes longer than to unpack it. Workers that are started after this package is imported keep some of it.
+Blocks of a store are unpacked into buffers of a few hundred kilobytes. By default, the allocator gets memory of that
+size from the system each time, and dask makes it return the memory at once. The pages of each buffer are then zeroed
+and mapped again, which takes longer than unpacking. Workers that start after the import of this package keep some of
+this memory.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dask
-import distributed.config  # noqa: F401  its defaults come first
+import distributed.config  # noqa: F401  its defaults must be set before those of this module
 from threadpoolctl import threadpool_limits
 
 from mksdask.compute.client import distributed_client
 
-# Of glibc, in bytes, and the number of heaps that its threads share; elsewhere they do nothing.
+# Settings of glibc: sizes in bytes, and the number of heaps that threads share. Other C libraries ignore them.
 ALLOCATION = {
     "MALLOC_MMAP_THRESHOLD_": 2**22,
     "MALLOC_TRIM_THRESHOLD_": 2**24,
     "MALLOC_TOP_PAD_": 2**22,
     "MALLOC_ARENA_MAX": 2,
 }
-# A graph holds a fitted model once, components or factors of tens of megabytes; a warning below that is noise.
+# A graph holds a fitted model once. Its components or factors take tens of megabytes, which need no warning.
 LARGE_GRAPH = "64MB"
 _blas_lock = threading.Lock()
 _blas_calls: list[None] = []
@@ -33,15 +34,15 @@ _blas_limits: list[threadpool_limits] = []
 
 @contextmanager
 def one_thread_of_blas() -> Iterator[None]:
-    """While tasks run in threads of this process, one thread of BLAS for each: more would wait for one another.
+    """Give BLAS one thread for each task while tasks run in threads of this process.
 
-    Workers that dask starts have one anyway.
+    More threads would wait for each other. Workers that dask starts have one thread of BLAS by default.
     """
     in_threads = distributed_client() is None and dask.config.get("scheduler", None) in (None, "threads", "threading")
     if not in_threads:
         yield
         return
-    # Calls at the same time share the limit, which is that of the process: the last one lifts it.
+    # The limit is one for the whole process. Calls at the same time share it, and the last one lifts it.
     with _blas_lock:
         if not _blas_calls:
             _blas_limits.append(threadpool_limits(1, user_api="blas"))
@@ -56,7 +57,7 @@ def one_thread_of_blas() -> Iterator[None]:
 
 
 def configure_workers() -> None:
-    """Make `ALLOCATION` and `LARGE_GRAPH` defaults of distributed's configuration; what users configure stays."""
+    """Make `ALLOCATION` and `LARGE_GRAPH` defaults of the configuration of distributed. What users configure stays."""
     settings = {
         "nanny": {"pre-spawn-environ": ALLOCATION},
         "admin": {"large-graph-warning-threshold": LARGE_GRAPH},

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array, sizes_argument
+from mksdask.arrays import Array, as_lazy, sizes_argument
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 
 
@@ -321,4 +320,4 @@ def make_checkerboard_microstructure(
             raise ValueError(msg)
     squares = np.indices((square_size * n_squares,) * ndim) // square_size
     board = (squares.sum(axis=0) % 2).astype(np.uint8)[None]
-    return board if chunks is None else da.from_array(board, chunks=-1)
+    return board if chunks is None else as_lazy(board, -1)

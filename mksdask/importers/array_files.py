@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import h5py
 import numpy as np
 from scipy.io import netcdf_file
 
-from mksdask.arrays import Array
+from mksdask.arrays import Array, as_lazy
 from mksdask.importers.sources import Source, array_axes, chosen_dataset, lazy_slabs, mean_step, unit_text
 from mksdask.storage.atomic import Location
 from mksdask.storage.opening import foreign_metadata, open_foreign
@@ -40,7 +39,7 @@ def open_numpy(path: Path, dataset: str | None) -> Source:
             )
             raise ValueError(msg) from error
         if not array.size or not array.ndim:
-            return Source(da.from_array(np.asarray(array)), array_axes(array.ndim), {})
+            return Source(as_lazy(np.asarray(array)), array_axes(array.ndim), {})
         return Source(lazy_slabs(_Npy(path), array.shape, array.dtype), array_axes(array.ndim), {})
     if not zipfile.is_zipfile(path):
         msg = f"{path} cannot be read as arrays: it is not an .npz file"
@@ -52,7 +51,7 @@ def open_numpy(path: Path, dataset: str | None) -> Source:
         except ValueError as error:
             msg = f"{path}: {name} cannot be read as an array of numbers ({error}); nothing is unpickled"
             raise ValueError(msg) from error
-    return Source(da.from_array(array, chunks="auto"), array_axes(array.ndim), {})
+    return Source(as_lazy(array), array_axes(array.ndim), {})
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def open_zarr(path: Path, dataset: str | None) -> Source:
         raise FileNotFoundError(msg)
     if node.get("node_type") == "array":
         array = open_foreign(location)
-        return Source(da.from_zarr(array), array_axes(array.ndim), {})
+        return Source(as_lazy(array), array_axes(array.ndim), {})
     attrs = node.get("attributes", {})
     images = attrs.get("ome", attrs).get("multiscales")
     return _ome_zarr(location, images[0]) if images and dataset is None else _zarr_of_group(location, dataset, path)
@@ -160,7 +159,7 @@ def open_zarr(path: Path, dataset: str | None) -> Source:
 
 def _ome_zarr(location: Location, image: Any) -> Source:
     level = image["datasets"][0]
-    data = da.from_zarr(open_foreign(location, level["path"]))
+    data = as_lazy(open_foreign(location, level["path"]))
     named = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", ())]
     if not named:
         return Source(data, "tczyx"[-data.ndim :].replace("t", "").replace("c", ""), {})
@@ -178,7 +177,7 @@ def _zarr_of_group(location: Location, dataset: str | None, path: Path) -> Sourc
     members = {name: foreign_metadata(location, name) or {} for name in names}
     arrays = {name: found for name, found in members.items() if found.get("node_type") == "array"}
     name = chosen_dataset(dataset, [name for name, found in arrays.items() if len(found["shape"]) >= 2], path)
-    data = da.from_zarr(open_foreign(location, name))
+    data = as_lazy(open_foreign(location, name))
     dims = arrays[name].get("dimension_names") or arrays[name]["attributes"].get("_ARRAY_DIMENSIONS")
     if not dims or not all(dim and dim in "xyz" for dim in dims):
         return Source(data, array_axes(data.ndim), {})

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, Array, sizes_argument
+from mksdask.arrays import SPATIAL_DIMS, Array, concatenate_samples, sizes_argument
 from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
 from mksdask.importers.sources import Source, slab_thickness
@@ -162,7 +161,7 @@ def import_images(
     return open_volume(url)
 
 
-def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] | None) -> tuple[da.Array, str]:
+def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] | None) -> tuple[Any, str]:
     """Crop the image. Return it with the axes of the file, and the spatial axes in the order of the store."""
     spatial = "".join(axis for axis in SPATIAL_DIMS if axis in source.axes)
     if spatial != "xyz"[: len(spatial)]:
@@ -187,7 +186,7 @@ def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] |
 
 
 def _segmentation(
-    data: da.Array,
+    data: Any,
     phases: Mapping[float, str | int] | None,
     thresholds: float | Sequence[float] | None,
     otsu: int | None,
@@ -265,7 +264,7 @@ class _Cut:
         return split.transpose(places).reshape(-1, *(self.window[axis] for axis in self.order[:n_axes]))
 
 
-def _windows(data: da.Array, order: str, spatial: str, window: int | Sequence[int]) -> da.Array:
+def _windows(data: Any, order: str, spatial: str, window: int | Sequence[int]) -> Any:
     """Cut an image with the axes `order` into windows with the axes `spatial`, (n_windows, *window)."""
     sizes = sizes_argument(window, name="window")
     sizes = sizes * len(spatial) if len(sizes) == 1 else sizes
@@ -302,4 +301,4 @@ def _windows(data: da.Array, order: str, spatial: str, window: int | Sequence[in
                 token="cut-windows",
             )
         )
-    return da.concatenate(parts)
+    return concatenate_samples(parts)

@@ -12,8 +12,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from mksdask.arrays import Array
-from mksdask.importers.sources import Source, lazy_slabs, unit_name, whole_image
+from mksdask.arrays import Array, as_lazy
+from mksdask.importers.sources import Source, lazy_slabs, unit_name
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def open_sequence(files: Sequence[Path]) -> Source:
     image = read_image(files[0])
     spacing, units = _tiff_spacing(files[0]) if files[0].suffix.lower() in (".tif", ".tiff") else ({}, None)
     if len(files) == 1:
-        return Source(whole_image(image), "yx", spacing, units)
+        return Source(as_lazy(image, -1), "yx", spacing, units)
     read = _Sequence(tuple(files), image.shape, image.dtype)
     return Source(lazy_slabs(read, (len(files), *image.shape), image.dtype), "zyx", spacing, units)
 
@@ -100,7 +100,7 @@ def open_tiff(path: Path) -> Source:
         msg = f"{path} has {shape[names.index('S')]} colours in each voxel; convert it to grey levels"
         raise ValueError(msg)
     if len(shape) == 2:
-        return Source(whole_image(read_image(path)), "yx", spacing, units)
+        return Source(as_lazy(read_image(path), -1), "yx", spacing, units)
     if len(shape) != 3 or not (in_one_piece or n_pages == shape[0]):
         msg = f"{path} has the axes {names} of lengths {shape}; expected one image, or a stack of images"
         raise ValueError(msg)

@@ -76,11 +76,6 @@ def lazy_slabs(read: Callable[[int, int], Array], shape: Sequence[int], dtype: A
     )
 
 
-def whole_image(image: Array) -> da.Array:
-    """Make a lazy array of one chunk from an image in memory."""
-    return da.from_array(image, chunks=-1)
-
-
 def array_axes(n_axes: int) -> str:
     """Name the axes of an array whose file does not name them."""
     return "sxyz" if n_axes > 3 else "xyz"[:n_axes]

@@ -10,7 +10,8 @@ import xarray as xr
 
 from mksdask.arrays import ArrayLike, is_lazy, unwrap_samples
 from mksdask.compute.blocks import computed, fold_samples
-from mksdask.compute.operation import Limit, Operation, Plan, Stage, chunk_layout, fft_operations
+from mksdask.compute.operation import Operation
+from mksdask.compute.plans import Limit, Plan, Stage, chunk_layout, fft_operations
 from mksdask.localization.expansion import Expansion
 from mksdask.localization.influence import Calibration, calibrate, influence_kernels
 from mksdask.samples import Samples

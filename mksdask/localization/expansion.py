@@ -19,7 +19,7 @@ BATCH_SAMPLES = 32
 
 
 @dataclass(frozen=True)
-class Transform:
+class FieldFFT:
     """The discrete Fourier transform over the spatial axes. For real fields it keeps half of the frequencies.
 
     Parameters
@@ -71,14 +71,14 @@ class Expansion:
     ----------
     basis : Basis
         Basis of the local state.
-    transform : Transform
+    transform : FieldFFT
         Transform over the spatial axes.
     dtype : dtype
         Real precision of fields and spectra.
     """
 
     basis: Basis
-    transform: Transform
+    transform: FieldFFT
     dtype: np.dtype[Any]
 
     @classmethod
@@ -86,7 +86,7 @@ class Expansion:
         """Choose the transform and the precision for responses, or kernels, of a dtype."""
         precision = np.dtype(np.float32 if dtype in (np.float32, np.complex64) else np.float64)
         is_real = not basis.is_complex and dtype.kind != "c"
-        return cls(basis, Transform(spatial, is_real), precision)
+        return cls(basis, FieldFFT(spatial, is_real), precision)
 
     @property
     def n_states(self) -> int:

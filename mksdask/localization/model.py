@@ -18,7 +18,7 @@ from mksdask.bases.given import GivenStates
 from mksdask.compute.operation import Operation, operation
 from mksdask.display.cards import WithCard, card, centre_of, picture
 from mksdask.localization.calibration import Calibrate, Kind, Responses
-from mksdask.localization.expansion import Expansion, Transform
+from mksdask.localization.expansion import Expansion, FieldFFT
 from mksdask.localization.influence import Calibration, kernels_argument, resized
 from mksdask.localization.prediction import Predict, r2_of_fields
 from mksdask.samples import Grid, Samples
@@ -138,7 +138,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     _has_real_response: bool
     _basis: Basis
     _kernels: Array  # (*calibrated spatial, n_states, n_components)
-    _kept_transfer: tuple[tuple[Transform, int], Array] | None
+    _kept_transfer: tuple[tuple[FieldFFT, int], Array] | None
 
     _saved = Saved(
         {"basis": Part(Basis) | NOTHING, "alpha": Number(), "lstsq_rcond": Number() | NOTHING},

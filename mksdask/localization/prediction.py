@@ -10,7 +10,8 @@ import numpy as np
 
 from mksdask.arrays import Array, is_lazy, to_numpy
 from mksdask.compute.blocks import array_of, map_samples
-from mksdask.compute.operation import Limit, Operation, Plan, SampleWork, chunk_layout, fft_operations
+from mksdask.compute.operation import Operation
+from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, fft_operations
 from mksdask.localization.expansion import Expansion
 from mksdask.localization.influence import localize, transfer_function, uniform_response
 from mksdask.samples import Samples

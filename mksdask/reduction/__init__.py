@@ -1,4 +1,4 @@
-"""Principal components of statistics that do not fit in memory: f_j[k] ≈ Σ μ_j[k'] φ[k', k] + f̄[k]."""
+"""Principal components of statistics that may exceed memory: f_j[k] ≈ Σ_k' μ_j[k'] φ[k', k] + f̄[k] (Eq. 2)."""
 
 from mksdask.reduction.incremental import IncrementalPCA
 from mksdask.reduction.pca import PCA

@@ -1,6 +1,6 @@
 """Passes over slabs of features: Gram matrices of samples, and components.
 
-Products are in the precision of the data, sums of more than `_BLOCK` of them in double precision.
+Products are computed in the precision of the data. Sums of more than `_BLOCK` products are in double precision.
 """
 
 from __future__ import annotations
@@ -17,27 +17,38 @@ from mksdask.reduction.missing import check_observed, fill_columns, refuse_infin
 
 NumberedSlabs = Iterator[tuple[int, Array]]
 
-# Features whose products are summed up in single precision, where data are: errors of these sums are independent, and
-# cancel over the blocks.
+# For single-precision data, the products of so many features are summed in single precision. The rounding errors of
+# these sums are independent, so they cancel over the blocks.
 _BLOCK = 1024
-# Parts in which gaps are filled, which bounds the copies that this takes.
+# Gaps are filled in so many parts, which bounds the memory of copies.
 _PARTS = 4
 
 
 @dataclass(frozen=True)
 class Gram:
-    """Upper triangle of Σ f fᵀ over features, nearly centred, and the slabs of which some features were left out."""
+    """A sum over features, and the slabs whose features with gaps were left out of it.
+
+    Parameters
+    ----------
+    total : ndarray, shape (n_samples, n_samples)
+        Upper triangle of Σ f fᵀ over the features, float64. The features are centred up to the rounding of their means.
+    gappy : tuple of int
+        Numbers of the slabs that have features with gaps.
+    """
 
     total: Array
     gappy: tuple[int, ...] = ()
 
     def merge(self, other: Gram) -> Gram:
-        """Of the features of both."""
+        """Add the features of another sum."""
         return Gram(self.total + other.total, self.gappy + other.gappy)
 
 
 def centred_gram(total: Array) -> Array:
-    """Both triangles of the Gram matrix of samples less their mean, where a rounded mean was taken off before."""
+    """Make both triangles of the centred Gram matrix of samples.
+
+    Features were centred by rounded means before. What the rounding has left is removed here.
+    """
     gram = np.triu(total) + np.triu(total, 1).T
     mean = gram.mean(axis=0)
     gram -= mean + (mean - mean.mean())[:, None]
@@ -45,19 +56,22 @@ def centred_gram(total: Array) -> Array:
 
 
 def _centre(values: Array) -> tuple[Array, Array]:
-    """Values less their mean, and the mean in float64, which is NaN for a feature with gaps."""
+    """Subtract the mean of each feature. The mean is float64, and NaN for a feature with gaps."""
     mean = values.mean(axis=0, dtype=np.float64)
     return values - mean.astype(values.dtype), mean
 
 
 class _Blocks:
-    """Some features of a slab at a time, less their mean: in one place, so that they stay in cache."""
+    """Centres some features of a slab at a time, always in the same memory, so that they stay in cache."""
 
     def __init__(self) -> None:
         self._room: Array | None = None
 
     def of(self, slab: Array) -> Iterator[tuple[slice, Array, Array]]:
-        """Where they are, their values until the next ones are, and their mean in float64, NaN for one with gaps."""
+        """Yield the columns of each block, its centred values, and its mean.
+
+        The next block overwrites the values. The mean is float64, and NaN for a feature with gaps.
+        """
         n_samples, n_features = slab.shape
         if self._room is None or self._room.dtype != slab.dtype:
             self._room = np.empty((n_samples, _BLOCK), dtype=slab.dtype)
@@ -71,7 +85,7 @@ class _Blocks:
 
 
 def gram_of_complete(slabs: NumberedSlabs, n_samples: int) -> Gram:
-    """Over features that were observed in all samples."""
+    """Sum over the features that were observed in all samples."""
     total, gappy = np.zeros((n_samples, n_samples), order="F"), []
     single, blocks = np.zeros_like(total, dtype=np.float32), _Blocks()
     for number, slab in slabs:
@@ -83,13 +97,13 @@ def gram_of_complete(slabs: NumberedSlabs, n_samples: int) -> Gram:
             refuse_infinite(slab[:, where])
             gappy.append(number)
             _add_gram(total, centred[:, complete], single)
-        # Let go before the next one is read.
+        # Free the slab before the next one is read.
         del slab
     return Gram(total, tuple(dict.fromkeys(gappy)))
 
 
 def gram_of_gappy(slabs: NumberedSlabs, n_samples: int, basis: Array | None) -> Array:
-    """Over features with gaps, which are filled by left singular vectors."""
+    """Sum over the features with gaps. Gaps are filled by `fill_columns` with a basis of left singular vectors."""
     total = np.zeros((n_samples, n_samples), order="F")
     single, blocks = np.zeros_like(total, dtype=np.float32), _Blocks()
     for _, slab in slabs:
@@ -103,7 +117,7 @@ def gram_of_gappy(slabs: NumberedSlabs, n_samples: int, basis: Array | None) -> 
 
 
 def _add_gram(total: Array, centred: Array, single: Array) -> None:
-    """Add the products of a block to the upper triangle; `single` is room for those in single precision."""
+    """Add the products of a block to the upper triangle. `single` is working memory for single precision."""
     if not centred.shape[1]:
         return
     if centred.dtype == np.float64:
@@ -114,14 +128,32 @@ def _add_gram(total: Array, centred: Array, single: Array) -> None:
 
 
 def gram_times(slabs: NumberedSlabs, basis: Array) -> Array:
-    """F Fᵀ times the basis, and below it the trace of F Fᵀ once: (n + 1, l)."""
+    """Compute F Fᵀ times a basis, and the trace of F Fᵀ.
+
+    Parameters
+    ----------
+    slabs : iterator of (int, ndarray)
+        Numbered slabs of features.
+    basis : ndarray, shape (n, l)
+        Orthonormal columns.
+
+    Returns
+    -------
+    ndarray, shape (n + 1, l)
+        The product, and one more row that holds the trace in each column.
+
+    Raises
+    ------
+    ValueError
+        If a feature is not finite.
+    """
     product, trace = np.zeros_like(basis), 0.0
     factor, blocks = None, _Blocks()
     for _, slab in slabs:
         factor = basis.astype(slab.dtype) if factor is None else factor
         for _, centred, mean in blocks.of(slab):
             if not np.isfinite(mean).all():
-                msg = "X holds NaN or infinite values; the randomized solver needs finite features: use solver='gram'"
+                msg = "X holds NaN or infinite values, but the randomized solver needs finite ones; use solver='gram'"
                 raise ValueError(msg)
             product += centred @ (centred.T @ factor)
             trace += float(np.einsum("jf,jf->f", centred, centred).sum(dtype=np.float64))
@@ -130,7 +162,7 @@ def gram_times(slabs: NumberedSlabs, basis: Array) -> Array:
 
 
 def components_of(slabs: NumberedSlabs, left: Array, basis: Array | None, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Components, in `dtype`, and mean of features."""
+    """Compute the components, in `dtype`, and the means of features, in float64."""
     components, means, vectors, blocks = [], [], left.T.astype(dtype), _Blocks()
     for _, slab in slabs:
         for where, centred, mean in blocks.of(slab):

@@ -1,4 +1,4 @@
-"""Means and scatter matrices of features, from blocks of samples."""
+"""Means and scatter matrices of features, summed over blocks of samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from mksdask.reduction.missing import fill_rows, refuse_infinite
 
 @dataclass
 class Moments:
-    """Count, mean and scatter Σ (f - f̄)ᵀ(f - f̄) of complete rows; counts and sums of what all rows have."""
+    """Moments of features over some rows, one row for each sample.
+
+    Parameters
+    ----------
+    count : int
+        Number of complete rows.
+    mean : ndarray, shape (n_features,)
+        Mean of the complete rows.
+    scatter : ndarray, shape (n_features, n_features)
+        Scatter matrix Σ (f - f̄)ᵀ(f - f̄) of the complete rows.
+    seen, sums : ndarray, shape (n_features,)
+        Number and sum of the observed values of each feature, over all rows.
+    """
 
     count: int
     mean: Array
@@ -22,7 +34,7 @@ class Moments:
 
     @classmethod
     def of(cls, block: Array) -> Moments:
-        """Of the rows without gaps."""
+        """Compute the moments of a block of rows, which may have gaps."""
         values = block.astype(np.float64)
         gaps = ~np.isfinite(values.sum(axis=1))
         seen, sums = np.full(values.shape[1], len(values)), np.zeros(values.shape[1])
@@ -36,7 +48,7 @@ class Moments:
         return cls(len(values), mean, values.T @ values, seen, sums)
 
     def merge(self, other: Moments) -> Moments:
-        """Chan, Golub, LeVeque (1983), Eq. 2.1."""
+        """Compute the moments of the rows of both, by Chan, Golub, LeVeque (1983), Eq. 2.1."""
         count, seen, sums = self.count + other.count, self.seen + other.seen, self.sums + other.sums
         if not count:
             return Moments(count, self.mean, self.scatter, seen, sums)
@@ -47,6 +59,6 @@ class Moments:
 
 
 def moments_of_gappy(block: Array, components: Array | None, mean: Array) -> Moments:
-    """Of the rows with gaps, filled."""
+    """Compute the moments of the rows that have gaps. `fill_rows` fills the gaps first."""
     rows = block[np.isnan(block).any(axis=1)].astype(np.float64)
     return Moments.of(fill_rows(rows, components, mean))

@@ -1,4 +1,4 @@
-"""The statistics of an ensemble on their way to a reducer."""
+"""The statistics of an ensemble, as a reducer takes them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from mksdask.arrays import Array, is_lazy
-from mksdask.compute.operation import Limit, Plan, chunk_layout
+from mksdask.compute.plans import Limit, Plan, chunk_layout
 from mksdask.compute.watching import FeatureChannel, Plane, Watch, watching
-from mksdask.reduction.layout import result_bytes_of
-from mksdask.reduction.pca import PCA, plan_pca
+from mksdask.reduction.pca import PCA, stages_of_pca
 from mksdask.reduction.reducers import fit_scores, scores_of
+from mksdask.reduction.strategy import result_bytes_of
 from mksdask.samples import Grid, Samples
 from mksdask.stats.correlation import Correlation
 from mksdask.stats.features import FeatureMap
@@ -24,7 +24,7 @@ from mksdask.storage.atomic import Url
 
 
 class Reducible(Protocol):
-    """Statistics that a structure analysis can reduce: those of `EnsembleStatistics`, or `SharedStatistics`."""
+    """Statistics that a structure analysis can reduce: `EnsembleStatistics` or `SharedStatistics`."""
 
     @property
     def grid(self) -> Grid:
@@ -43,18 +43,18 @@ class Reducible(Protocol):
     def reduce(
         self, reducer: Any, y: Array | None, *, scratch: Url | None = None, watch: Watch = False, resume: bool = False
     ) -> tuple[Any, Array]:
-        """Fit a reducer; see `EnsembleStatistics.reduce`."""
+        """Fit a reducer. See `EnsembleStatistics.reduce`."""
 
     def scores(self, reducer: Any, *, n_components: int, dtype: np.dtype[Any]) -> Any:
-        """Scores by a fitted reducer, shape (n_samples, n_components)."""
+        """Compute the scores by a fitted reducer, shape (n_samples, n_components)."""
 
     def plan(self, name: str, reducer: Any, limit: Limit) -> Plan:
-        """What `reduce` will take."""
+        """Plan `reduce` within a limit of memory."""
 
 
 @dataclass(frozen=True)
 class StatisticsOptions:
-    """The parameters of a structure analysis that say what its features are."""
+    """The parameters of a structure analysis that decide what its features are."""
 
     correlations: Pairs | None
     cutoff: int | Sequence[int] | None
@@ -65,7 +65,7 @@ class StatisticsOptions:
 
 @dataclass(frozen=True)
 class EnsembleStatistics:
-    """The statistics of samples: they are computed here, or they are the samples themselves.
+    """The statistics of samples, which are computed here, or which the user gives in place of samples.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class EnsembleStatistics:
     options : StatisticsOptions
         What to compute.
     correlation : Correlation or None
-        How they are computed; None if the samples are statistics already.
+        Computes the statistics. None if the samples are statistics already.
     """
 
     samples: Samples
@@ -83,10 +83,10 @@ class EnsembleStatistics:
 
     @classmethod
     def of(cls, samples: Samples, options: StatisticsOptions, *, are_given: bool) -> EnsembleStatistics:
-        """Check the options; the errors are those of `correlate`."""
+        """Check the options, and raise the errors of `correlate`."""
         if are_given:
             return cls(samples, options, None)
-        # What the features are prepared from is held beside them in the same task.
+        # Preparing features takes copies of the statistics in the same task.
         copies = 1 + options.mean_center + (options.weights is not None)
         return cls(
             samples,
@@ -104,7 +104,7 @@ class EnsembleStatistics:
 
     @cached_property
     def values(self) -> Any:
-        """Statistics, shape (n_samples, *lags, n_pairs); lazy for lazy samples."""
+        """Statistics, shape (n_samples, *lags, n_pairs). They are lazy for lazy samples."""
         return self.samples.data if self.correlation is None else self.correlation.compute()
 
     @cached_property
@@ -115,7 +115,7 @@ class EnsembleStatistics:
         return FeatureMap(self.correlation.shape, self.correlation.kernel.result_dtype, self.options.weights)
 
     def features(self, reducer: Any, watched: FeatureChannel | None = None) -> Any:
-        """Rows for a reducer, (n_samples, n_features)."""
+        """Make rows for a reducer, shape (n_samples, n_features)."""
         fills_gaps = isinstance(reducer, PCA) and reducer.solver in ("auto", "gram")
         return self.map.rows(
             self.values,
@@ -133,22 +133,22 @@ class EnsembleStatistics:
         Parameters
         ----------
         reducer : transformer
-            Fitted in place.
+            The reducer. It is fitted in place.
         y : ndarray or None
             Targets for a supervised reducer.
         scratch : str or path, optional
-            Where lazy statistics are kept while they are read twice.
+            Folder that keeps lazy statistics if they are read more than once.
         watch : bool, path or callable
-            Where partial results are shown.
+            Where to show partial results.
         resume : bool
-            Whether to go on with the statistics that an earlier call left in `scratch`.
+            Whether to continue with the statistics that an earlier call left in `scratch`.
 
         Returns
         -------
         reducer : transformer
-            The fitted one.
+            The fitted reducer.
         scores : ndarray, shape (n_samples, n_components)
-            Of the samples.
+            Scores of the samples.
         """
         lags = self.map.shape[:-1]
         plane = Plane.of(lags, self.grid.axes)
@@ -157,7 +157,7 @@ class EnsembleStatistics:
             if watcher is not None:
                 watched = FeatureChannel.of(watcher.channel, plane, self.map.shape, is_complex=self.map.is_complex)
             features = self.features(reducer, watched)
-            # Named by what they are, whoever watches.
+            # The name must not depend on the watcher, so that a later call finds the same statistics.
             name = str(self.features(reducer).name) if resume and is_lazy(features) else None
             scores = fit_scores(reducer, features, y, scratch=scratch, resume=name)
             if watcher is not None:
@@ -166,11 +166,11 @@ class EnsembleStatistics:
         return reducer, scores
 
     def scores(self, reducer: Any, *, n_components: int, dtype: np.dtype[Any]) -> Any:
-        """Scores by a fitted reducer, (n_samples, n_components): lazy for lazy samples."""
+        """Compute the scores by a fitted reducer, shape (n_samples, n_components), lazily for lazy samples."""
         return scores_of(reducer, self.features(reducer), n_components=n_components, dtype=dtype)
 
     def plan(self, name: str, reducer: Any, limit: Limit) -> Plan:
-        """What `reduce` will take."""
+        """Plan `reduce` within a limit of memory."""
         # Features of samples in memory are not computed for a plan: one number stands for all.
         shape, dtype = (len(self), self.map.n_features), np.empty(0, self.map.dtype).real.dtype
         is_stored = not is_lazy(self.samples.data)
@@ -181,6 +181,6 @@ class EnsembleStatistics:
             layout = chunk_layout(self.samples.data, stage) | {"statistics": self.map.shape}
         if not isinstance(reducer, PCA):
             return Plan(name, layout, () if stage is None else (stage,), limit, (f"{reducer!r} is not planned.",))
-        stages, of_reducer = plan_pca(reducer, features, limit, stage)
+        stages, of_reducer = stages_of_pca(reducer, features, limit, stage)
         result_bytes = result_bytes_of(features.shape, reducer.n_components, features.dtype.itemsize)
         return Plan(name, layout | of_reducer, stages, limit, result_bytes=result_bytes)

@@ -1,4 +1,4 @@
-"""Fits of models that reduce statistics: their checked arguments, which can be planned and run."""
+"""Operations that fit a model which reduces statistics."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import xarray as xr
 
 from mksdask.arrays import Array, ArrayLike, is_lazy, label, unwrap
 from mksdask.compute.blocks import in_chunks_of
-from mksdask.compute.operation import Limit, Operation, Plan
+from mksdask.compute.operation import Operation
+from mksdask.compute.plans import Limit, Plan
 from mksdask.compute.watching import Watch
 from mksdask.reduction.ensemble import Reducible
 
 
 @dataclass(frozen=True)
 class Fit(Operation[Any]):
-    """The arguments of `fit`, checked."""
+    """The checked arguments of `fit`."""
 
     model: Any
     statistics: Reducible
@@ -27,7 +28,7 @@ class Fit(Operation[Any]):
     name: str = "fit"
 
     def plan(self, limit: Limit) -> Plan:
-        """What statistics and reducer take; a linkage sees scores alone."""
+        """Plan the statistics and the reducer. A linkage takes little, because it is fitted to scores."""
         name = f"{type(self.model).__name__}.{self.name}"
         return self.statistics.plan(name, self.model._reducer(self.statistics), limit)
 
@@ -39,7 +40,7 @@ class Fit(Operation[Any]):
 
 @dataclass(frozen=True)
 class FitTransform(Fit):
-    """The arguments of `fit_transform`, checked."""
+    """The checked arguments of `fit_transform`."""
 
     X: Any = None
 
@@ -50,7 +51,7 @@ class FitTransform(Fit):
 
 
 def label_scores(scores: Any, X: ArrayLike) -> Any:
-    """Scores, labelled as X is."""
+    """Label scores as X is. They stay as they are if X is no DataArray."""
     if not isinstance(X, xr.DataArray):
         return scores
     return label(scores, X, dims=("component",), coords={"component": np.arange(scores.shape[1])}, name="scores")

@@ -1,7 +1,7 @@
-"""Principal components of data that arrive in pieces, or that are too many for an exact reduction.
+"""Principal components of data that arrive in pieces, or that are too large for an exact reduction.
 
-A piece is summed up by a sketch: its mean, its leading singular directions scaled by their singular values, and its
-exact scatter. Two sketches merge into that of both pieces; what is lost is what lies beyond their rank.
+A sketch summarizes a piece: it holds its mean, its leading singular directions scaled by their singular values, and its
+exact scatter. Two sketches merge into the sketch of both pieces. A merge loses the directions beyond the rank.
 """
 
 from __future__ import annotations
@@ -18,42 +18,43 @@ from mksdask.schema import FLAG, NOTHING, Part, Saved, Whole
 from mksdask.storage.atomic import Url
 from mksdask.storage.models import read_state, write_state
 
-# The mark of its stores.
+# Mark of the stores that `save` writes.
 KIND = "incremental-pca"
 
 
 class IncrementalPCA(Projection):
-    r"""Principal component analysis of rows that arrive over time, or in more chunks than an exact one can take.
+    r"""Principal component analysis of rows that arrive over time, or that are too many for an exact analysis.
 
     Parameters
     ----------
     n_components : int
         Number of components.
     oversampling : int, optional
-        Directions that are kept beyond `n_components` while sketches are merged. Default: twice as many, 40 at least.
+        Directions that sketches keep beyond `n_components`. Default: ``max(40, 2 * n_components)``.
     whiten : bool, default False
         Scale scores to unit variance.
 
     Attributes
     ----------
     components_ : ndarray, shape (n_components_, n_features)
-        Orthonormal rows, float64; the entry of largest magnitude is positive. Directions without variance complete
-        the others.
+        Components, float64, in orthonormal rows. The entry of largest magnitude in a row is positive. If the data vary
+        in fewer directions, arbitrary orthonormal rows complete the others.
     mean_ : ndarray, shape (n_features,)
-        Mean of each feature, float64; exact.
+        Exact mean of each feature, float64.
     singular_values_, explained_variance_, explained_variance_ratio_ : ndarray, shape (n_components_,)
-        Falling; float64. The ratio is that to the exact total variance.
+        Singular values and variances in falling order, and the variances divided by the exact total variance, float64.
     noise_variance_ : float
         Mean variance of the directions that are left out.
     n_components_, n_features_in_, n_samples_seen_ : int
-        Sizes.
+        Number of components, features and samples.
 
     Notes
     -----
-    Each chunk is summed up by its `n_components` + `oversampling` leading directions; sketches are merged by pairs, in
-    an order that the chunks alone fix, with the correction for the difference of their means. The result is exact where
-    the data have no more directions than that. Elsewhere a merge loses what lies beyond the sketch. Five components of
-    2-point statistics of micrographs, 40 samples a chunk, by `oversampling`:
+    A sketch keeps the `n_components` + `oversampling` leading directions of each chunk. Sketches are merged in pairs,
+    and corrected for the difference of their means. The order depends on the chunks alone. The result is exact if the
+    data have no more directions than a sketch. Otherwise each merge loses the directions beyond. This table shows the
+    relative errors for five components of 2-point statistics of micrographs, with 40 samples in a chunk. For the ratio,
+    the error is relative to the total variance:
 
     ============  ====================  =====================  =========================  ==========================
     oversampling  variance, one kind    largest angle / rad    variance, seven kinds      explained variance ratio
@@ -64,11 +65,11 @@ class IncrementalPCA(Projection):
     45            6.1e-6                6.2e-5                 7.4e-4                     2.5e-7
     ============  ====================  =====================  =========================  ==========================
 
-    Variances are off by so much of themselves, the ratio of the total. Where the spectrum decays as slowly as 1/k, 1000
-    samples of 2000 features, the default leaves 3e-3 of the fifth variance and 1e-4 of the total.
+    For a spectrum that decays as slowly as 1/k, with 1000 samples of 2000 features, the error with the default
+    `oversampling` is 3e-3 of the fifth variance, and 1e-4 of the total variance.
 
-    A task holds its chunk in float64, or five sketches of ``8 (n_components + oversampling) n_features`` bytes each;
-    one more waits in each level of the tree.
+    A task holds its chunk in float64, or five sketches of ``8 (n_components + oversampling) n_features`` bytes each.
+    One more sketch waits in each level of the tree.
 
     References
     ----------
@@ -98,12 +99,12 @@ class IncrementalPCA(Projection):
         self.whiten = whiten
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
-        """Start anew with these rows.
+        """Fit these rows, and forget all earlier ones.
 
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
-            NumPy or dask, whole rows in each chunk.
+            Rows: NumPy, or dask with whole rows in each chunk.
         y : None
             Ignored.
 
@@ -116,19 +117,19 @@ class IncrementalPCA(Projection):
         return self.partial_fit(X)
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
-        """Go on with further rows; lazy ones are read once.
+        """Continue with further rows. Lazy rows are read once.
 
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
-            NumPy or dask, whole rows in each chunk. Any number of rows, one too.
+            One or more rows: NumPy, or dask with whole rows in each chunk.
         y : None
             Ignored.
 
         Raises
         ------
         ValueError
-            If X is not a finite matrix, or has other features than the rows before.
+            If X is not a finite matrix, or has another number of features than the rows before.
         """
         seen: Sketch | None = getattr(self, "_sketch", None)
         data = matrix_of(self, X, reset=seen is None)
@@ -141,26 +142,29 @@ class IncrementalPCA(Projection):
         return self
 
     def merge(self, other: IncrementalPCA) -> Self:
-        """Add the rows that another one has seen.
+        """Add the rows that another estimator has seen.
 
         Parameters
         ----------
         other : IncrementalPCA
-            Fitted on other rows of the same features; left as it is.
+            An estimator fitted to other rows of the same features. It does not change.
 
         Returns
         -------
         IncrementalPCA
-            Itself: as after fitting on the rows of both, up to what lies beyond the sketches.
+            This estimator. It is as after a fit to the rows of both, up to the directions beyond the sketches.
 
         Raises
         ------
         ValueError
-            If the features differ.
+            If the numbers of features differ.
         """
         mine, theirs = self._seen(), other._seen()
         if len(mine.mean) != len(theirs.mean):
-            msg = f"other has {len(theirs.mean)} features, this one {len(mine.mean)}"
+            msg = (
+                f"other has {len(theirs.mean)} features, but this estimator has {len(mine.mean)}; merge estimators "
+                "that were fitted to the same features"
+            )
             raise ValueError(msg)
         self._set(mine.merge(theirs, self._rank()))
         return self
@@ -186,29 +190,34 @@ class IncrementalPCA(Projection):
             self._set(self._sketch)
 
     def save(self, url: Url) -> None:
-        """Write what has been seen to a zarr store, whole or not at all; `load` takes it up.
+        """Write the fitted state to a zarr store, completely or not at all. `load` reads it.
 
         Parameters
         ----------
         url : str or path
-            A path, or any URL that fsspec knows; an earlier save there is replaced, and nothing else.
+            A path, or any URL that fsspec knows. If an earlier save is there, it is replaced.
 
         Raises
         ------
         FileExistsError
-            If something else is there.
+            If anything else is there.
         """
         self._seen()
         write_state(self, url, KIND)
 
     @classmethod
     def load(cls, url: Url) -> Self:
-        """Read what `save` wrote.
+        """Read an estimator that `save` has written.
 
         Parameters
         ----------
         url : str or path
-            Where it is.
+            Path or URL of the store.
+
+        Returns
+        -------
+        IncrementalPCA
+            The estimator, which can continue with further rows.
 
         Raises
         ------

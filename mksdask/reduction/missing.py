@@ -1,4 +1,7 @@
-"""Values that were not observed, NaN: each is what the components say of it, by least squares on what was observed."""
+"""Fill values that were not observed, which are NaN.
+
+The observed values determine scores on the components by least squares, and the components give the missing values.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,21 @@ import numpy as np
 
 from mksdask.arrays import Array
 
-# Bytes of the matrices of normal equations and what makes them, for columns that are solved together.
+# Columns are solved together if their normal equations, and the products that make them, take at most so many bytes.
 _BATCH_BYTES = 32 * 2**20
-# Keeps apart what the observed entries cannot tell: its coefficient goes to 0, as in the solution of least norm.
+# Ridge term. A coefficient that the observed entries do not determine goes to 0, as in the solution of least norm.
 _RIDGE = 1e-12
 
 
 def coefficients_of(columns: Array, design: Array) -> Array:
-    """Least-squares coefficients of each column on the rows of a design where the column is not NaN.
+    """Compute the least-squares coefficients of each column, from the rows where the column is not NaN.
 
     Parameters
     ----------
     columns : ndarray, shape (n_rows, n_columns)
-        float64.
+        Columns, float64.
     design : ndarray, shape (n_rows, n_unknowns)
-        float64; its columns of like norm.
+        Design matrix, float64. Its columns must have similar norms.
 
     Returns
     -------
@@ -41,14 +44,14 @@ def coefficients_of(columns: Array, design: Array) -> Array:
 
 
 def fill_columns(columns: Array, basis: Array | None) -> Array:
-    """Fill gaps of features by regression on left singular vectors and a constant; by the mean without a basis.
+    """Fill gaps of features by regression on left singular vectors and a constant, or by the mean if there is no basis.
 
     Parameters
     ----------
     columns : ndarray, shape (n_samples, n_columns)
-        float64, NaN where nothing was observed.
+        Features, float64. Values that were not observed are NaN.
     basis : ndarray, shape (n_samples, n_components), or None
-        Orthonormal columns.
+        Left singular vectors, in orthonormal columns.
     """
     gaps = np.isnan(columns)
     if basis is None:
@@ -60,14 +63,14 @@ def fill_columns(columns: Array, basis: Array | None) -> Array:
 
 
 def fill_rows(rows: Array, components: Array | None, mean: Array) -> Array:
-    """Fill gaps of samples by their scores on the components; by the mean without components.
+    """Fill gaps of samples by their scores on the components, or by the mean if there are no components.
 
     Parameters
     ----------
     rows : ndarray, shape (n_rows, n_features)
-        float64, NaN where nothing was observed.
+        Samples, float64. Values that were not observed are NaN.
     components : ndarray, shape (n_components, n_features), or None
-        Orthonormal rows.
+        Components, in orthonormal rows.
     mean : ndarray, shape (n_features,)
         Mean of each feature.
     """
@@ -81,21 +84,32 @@ def fill_rows(rows: Array, components: Array | None, mean: Array) -> Array:
 def check_observed(counts: Array) -> None:
     """Refuse features that were observed in no sample.
 
+    Parameters
+    ----------
+    counts : ndarray, shape (n_features,)
+        Number of samples in which each feature was observed.
+
     Raises
     ------
     ValueError
-        With the remedy.
+        If a count is 0.
     """
     if not counts.all():
         msg = (
-            f"X holds {np.count_nonzero(counts == 0)} features, of {len(counts)} looked at, that are NaN in all "
-            "samples; leave them out. 2-point statistics lose them by a smaller cutoff"
+            f"X has {np.count_nonzero(counts == 0)} features, of {len(counts)} that were checked, that are NaN in all "
+            "samples; leave them out. A smaller cutoff removes them from 2-point statistics"
         )
         raise ValueError(msg)
 
 
 def refuse_infinite(block: Array) -> None:
-    """Refuse what is neither a number nor missing."""
+    """Refuse infinite values.
+
+    Raises
+    ------
+    ValueError
+        If a value is infinite.
+    """
     if np.isinf(block).any():
-        msg = "X holds infinite values; a feature that was not observed in a sample is NaN"
+        msg = "X holds infinite values; leave out these samples, or use NaN for features that were not observed"
         raise ValueError(msg)

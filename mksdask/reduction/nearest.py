@@ -1,4 +1,4 @@
-"""The rows of a catalogue that are nearest to others, a chunk of it at a time."""
+"""Find the rows of a catalogue that are nearest to other rows, one chunk of the catalogue at a time."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from sklearn.utils.validation import check_is_fitted
 from mksdask.arrays import Array, ArrayLike, to_numpy, unwrap
 from mksdask.compute.blocks import check_whole_samples, computed, fold_samples
 
-# Distances of queries to the rows of a chunk that are held at once.
+# Bytes of the distances between queries and rows that are held at once.
 DISTANCE_BYTES = 2**25
 
-# Distances, rising, and rows, (n_queries, ≤ n) each; and the number of rows among which they were sought.
+# Distances in rising order, and rows, both of shape (n_queries, ≤ n); and the number of rows that were searched.
 Found = tuple[NDArray[np.float64], NDArray[np.intp], int]
 
 
 def nearest_rows(queries: NDArray[np.float64], catalogue: Any, n: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """The n rows nearest to each query, by Euclidean distance.
+    """Find the n rows that are nearest to each query, by Euclidean distance.
 
     Parameters
     ----------
     queries : ndarray, shape (n_queries, n_components)
-        Scores.
+        Scores of the queries.
     catalogue : array, shape (n_rows, n_components)
-        Scores, NumPy or dask.
+        Scores of the catalogue, NumPy or dask.
     n : int
-        How many; fewer if the catalogue has fewer.
+        Number of rows to find. All rows are found if the catalogue has fewer.
 
     Returns
     -------
     distances, rows : ndarray, shape (n_queries, ≤ n)
-        The nearest first; of rows as near as each other, the first.
+        Distances and row numbers, nearest first. Rows at the same distance are in the order of the catalogue.
 
     Raises
     ------
     ValueError
-        If n is not positive, or the catalogue has another number of components.
+        If n is not positive, if the catalogue has another number of components, or if it holds NaN or infinite values.
     """
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         msg = f"n must be a positive integer, got {n!r}"
         raise ValueError(msg)
     if catalogue.ndim != 2 or catalogue.shape[1] != queries.shape[1] or 0 in catalogue.shape:
         msg = (
-            f"among must hold scores (n_catalogue, {queries.shape[1]}), as transform gives them, or samples of the "
-            f"size that fit saw; got shape {tuple(catalogue.shape)}"
+            f"among must hold scores of shape (n_catalogue, {queries.shape[1]}), as transform returns them, or samples "
+            f"of the size that fit saw, got shape {tuple(catalogue.shape)}"
         )
         raise ValueError(msg)
     check_whole_samples(catalogue, name="among")
@@ -70,7 +70,7 @@ def _nearest_of_block(rows: Array, queries: NDArray[np.float64], n: int) -> Foun
         found = cdist(queries[first : first + step], rows)
         farthest = np.partition(found, n - 1, axis=1)[:, n - 1]
         for query, (of_rows, limit) in enumerate(zip(found, farthest, strict=True), first):
-            # Of rows as near as each other, the first; so that chunks make no difference.
+            # Rows at the same distance keep their order, so that the result does not depend on the chunks.
             near = np.flatnonzero(of_rows <= limit)
             order = near[np.argsort(of_rows[near], kind="stable")[:n]]
             distances[query], indices[query] = of_rows[order], order
@@ -78,15 +78,15 @@ def _nearest_of_block(rows: Array, queries: NDArray[np.float64], n: int) -> Foun
 
 
 def _merge(a: Found, b: Found, n: int) -> Found:
-    """The nearest among the rows of both, those of b after those of a."""
+    """Merge the nearest rows of two runs of the catalogue, where the rows of b follow those of a."""
     distances, indices = np.concatenate([a[0], b[0]], axis=1), np.concatenate([a[1], b[1] + a[2]], axis=1)
-    # By distance, and by row where these are equal.
+    # Sorted by distance, and rows at the same distance by their number.
     order = np.lexsort((indices, distances), axis=1)[:, :n]
     return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1), a[2] + b[2]
 
 
 class NearestMixin:
-    """Adds `nearest` to a structure analysis: the samples of a catalogue that are most like others."""
+    """Adds `nearest` to a structure analysis."""
 
     def nearest(
         self: Any,
@@ -97,36 +97,42 @@ class NearestMixin:
         size: Sequence[int] | None = None,
         confidence_index: ArrayLike | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """The samples of a catalogue that are most like others: nearest in the space of scores.
+        """Find the samples of a catalogue that are most similar to other samples: the nearest in the space of scores.
 
         Parameters
         ----------
         X_query : array, shape (n_queries, *spatial) or flat
-            Local state of each voxel.
+            Local state of each voxel of the queries.
         n : int, default 5
-            How many, or all if the catalogue has fewer.
+            Number of samples to find for each query. All samples are found if the catalogue has fewer.
         among : array, shape (n_catalogue, n_components) or (n_catalogue, *spatial), optional
-            The catalogue: scores, as `transform` gives them, or samples; computed once, a chunk at a time. Default: the
-            samples of `fit`.
+            The catalogue: scores, as `transform` returns them, or samples. It is read once, one chunk at a time.
+            Default: the samples of `fit`.
         size : tuple of int, optional
-            Spatial shape of flat queries; default that of `fit`.
+            Spatial shape of flat queries. Default: that of `fit`.
         confidence_index : array, shape (n_queries, *spatial), flat, or (*spatial,), optional
             Confidence in each voxel of the queries.
 
         Returns
         -------
         distances : ndarray, shape (n_queries, n)
-            Euclidean distances of scores, rising.
+            Euclidean distances of scores, in rising order.
         indices : ndarray, shape (n_queries, n)
-            Rows of the catalogue; of rows as near as each other, the first.
+            Rows of the catalogue. Rows at the same distance are in the order of the catalogue.
+
+        Raises
+        ------
+        ValueError
+            As `nearest_rows` and `transform` raise it.
 
         Notes
         -----
-        Memory is that of a chunk of the catalogue, and of 16 n_queries n bytes for each chunk that is not merged yet.
+        This takes the memory of a chunk of the catalogue, and 16 n_queries n bytes for each chunk that is not yet
+        merged.
 
         Examples
         --------
-        >>> from mksdask import PrimitiveBasis
+        >>> from mksdask import MKSStructureAnalysis, PrimitiveBasis
         >>> from mksdask.datasets import make_microstructure
         >>> X = make_microstructure(n_samples=12, size=(13, 13), grain_size=(3, 3))
         >>> analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=3, periodic_axes=[0, 1]).fit(X)

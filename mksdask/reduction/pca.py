@@ -1,4 +1,4 @@
-"""Principal component analysis in memory or out of core: exact, of sketches, or of a random subspace."""
+"""Principal component analysis, in memory or out of core: exact, from sketches, or in a random subspace."""
 
 from __future__ import annotations
 
@@ -15,30 +15,34 @@ from sklearn.utils import Tags, check_random_state
 
 from mksdask.arrays import Array, ArrayLike, is_lazy, unwrap
 from mksdask.compute.blocks import computed, fold_samples, in_chunks_of
-from mksdask.compute.operation import Limit, Operation, Plan, Stage, operation
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan, Stage
 from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
 from mksdask.reduction.by_samples import Moments, moments_of_gappy
-from mksdask.reduction.layout import Layout, result_bytes_of
 from mksdask.reduction.missing import check_observed
 from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import sketch_rank, sketch_rows
 from mksdask.reduction.slabs import Slabs, slabs_of
+from mksdask.reduction.strategy import Strategy, result_bytes_of
 from mksdask.schema import FLAG, NOTHING, ArrayOf, Choice, Number, Saved, Whole
 from mksdask.storage.atomic import Url
 from mksdask.storage.scratch import spill
 
 SOLVERS = ("auto", "gram", "incremental", "randomized")
-# Passes over features, or samples, with gaps; they end when the scatter matrix changes by less of its trace.
+# Most passes that fill gaps. They end earlier if the scatter matrix changes by less than TOLERANCE of its trace.
 MOST_PASSES, TOLERANCE = 500, 1e-9
-# Eigenvalues above this share of the largest are exact, whatever is rounded; below it components are looked at, and are
-# rounding if their length or their product with others is wrong by more than `_SKEW`.
+# Rounding does not affect eigenvalues above this share of the largest one. Below it, components are checked: they are
+# mere rounding if their length, or their product with other components, is wrong by more than `_SKEW`.
 _EXACT = {"f": 1e-3, "d": 1e-6}
 _SKEW = 0.05
 _PART_BYTES = 2**26
 
 
 def _leading(matrix: Array, n_components: int | float) -> tuple[Array, Array]:
-    """The largest eigenvalues, falling, and their vectors: so many, or what holds that fraction of the trace."""
+    """Compute the largest eigenvalues, in falling order, and their vectors.
+
+    `n_components` is their number, or the fraction of the trace that they must exceed.
+    """
     n = len(matrix)
     is_number = isinstance(n_components, int)
     first = n - int(n_components) if is_number else 0
@@ -51,23 +55,23 @@ def _leading(matrix: Array, n_components: int | float) -> tuple[Array, Array]:
 
 
 def number_that_holds(fraction: float, variances: Array) -> int:
-    """How many of falling variances exceed a fraction of their sum."""
+    """Count how many variances, which fall, are needed to exceed a fraction of their sum."""
     held = np.cumsum(variances) / (variances.sum() or 1.0)
     return min(len(variances), int(np.searchsorted(held, fraction, side="right")) + 1)
 
 
 def _varies(values: Array, size: int) -> Array:
-    """Which eigenvalues are more than rounding in double precision."""
+    """Find the eigenvalues that are more than rounding in double precision."""
     return values > values[0] * size * np.finfo(float).eps
 
 
 def _less_mean(columns: Array) -> Array:
-    """Columns without what the rounded means of features leave in them."""
+    """Centre columns, which removes what the rounded means of features have left in them."""
     return np.asarray(columns - columns.mean(axis=0))
 
 
 def _directions(components: Array) -> Array:
-    """Which rows are of unit length and orthogonal to those before them: others come of rounding of products."""
+    """Find the rows of unit length that are orthogonal to the rows before. Other rows are rounding of products."""
     k, n_features = components.shape
     gram, width = np.zeros((k, k)), max(1, _PART_BYTES // (8 * k))
     for start in range(0, n_features, width):
@@ -81,74 +85,81 @@ def _directions(components: Array) -> Array:
 
 
 class PCA(Projection):
-    r"""Principal component analysis, in memory or out of core, of data chunked in samples and features.
+    r"""Principal component analysis, in memory or out of core, of data that is chunked in samples and features.
 
-    With the centred matrix :math:`F = U \Sigma \Phi`, the scores are :math:`\mu = U \Sigma` and the components
-    the rows of :math:`\Phi`.
+    The centred matrix is :math:`F = U \Sigma \Phi`. The scores are :math:`\mu = U \Sigma`, and the components are the
+    rows of :math:`\Phi`.
 
     Parameters
     ----------
     n_components : int or float, optional
-        Number of components; a fraction between 0 and 1 is that of the variance which they must exceed. Default: as
-        many as samples or features, whichever are fewer.
+        Number of components, or a fraction between 0 and 1 of the variance, which the components must exceed. Default:
+        the number of samples or of features, whichever is smaller.
     solver : {"auto", "gram", "incremental", "randomized"}, default "auto"
         gram
-            Exact: eigendecomposition of :math:`F F^T` (n × n), summed up over slabs of features, where there are more
-            features than samples, of :math:`F^T F` otherwise.
+            Exact. If there are more features than samples, this is the eigendecomposition of :math:`F F^T` (n × n),
+            which is summed over slabs of features. Otherwise it is that of :math:`F^T F`.
         incremental
-            One pass over samples, whose sketches are merged; see `IncrementalPCA` for what is lost.
+            Merges sketches of chunks of samples, in one pass. `IncrementalPCA` says how exact this is.
         randomized
-            Subspace iteration on :math:`F F^T` from a random start, one pass over slabs of features each, for what
-            has too many samples and too many features.
+            Subspace iteration on :math:`F F^T` from a random start, for data with too many samples and too many
+            features. Each iteration is one pass over slabs of features.
         auto
-            The first of these that fits into memory, see `mksdask.plan`; gram for data in memory.
+            The first of these that fits into memory, as `mksdask.plan` shows. For data in memory this is gram.
     whiten : bool, default False
         Scale scores to unit variance.
     random_state : int or RandomState, optional
-        Start of the randomized solver. Default: 0, so that it repeats.
+        Source of the random start of the randomized solver. Default: 0, so that a repeated fit gives the same result.
     oversampling : int, optional
-        Directions beyond `n_components` that the incremental and the randomized solver carry along. Default: twice as
-        many, 40 at least.
+        Directions beyond `n_components` that the incremental and randomized solvers keep. Default:
+        ``max(40, 2 * n_components)``.
     iterated_power : int, default 3
-        Passes of the randomized solver but for the last two.
+        Number of iterations of the randomized solver. It makes two more passes.
     scratch : str or path, optional
-        Where lazy input that must be read by slabs but is chunked in samples alone is written once, uncompressed. All
-        workers must reach it. Default: the system's temporary folder. It is removed at the end, also on error.
+        Folder for an uncompressed copy of lazy data. The copy is made if data that is chunked in samples alone must be
+        read in slabs. All workers must reach the folder. The copy is removed at the end, also on error. Default: the
+        temporary folder of the system.
 
     Attributes
     ----------
     solver_ : str
-        What was chosen.
+        The solver that was used.
     components_ : ndarray, shape (n_components_, n_features)
-        Orthonormal rows, in the dtype of the input; the entry of largest magnitude is positive. Directions without
-        variance complete the others.
+        Components in orthonormal rows, in the dtype of X. The entry of largest magnitude in a row is positive. If the
+        data vary in fewer directions, arbitrary orthonormal rows complete the others.
     mean_ : ndarray, shape (n_features,)
         Mean of each feature, float64.
     singular_values_, explained_variance_, explained_variance_ratio_ : ndarray, shape (n_components_,)
-        Falling; float64. The ratio is 0 where nothing varies.
+        Singular values and variances in falling order, and the variances divided by the total variance, float64. The
+        ratio is 0 if nothing varies.
     noise_variance_ : float
         Mean variance of the directions that are left out.
     n_components_, n_features_in_, n_samples_ : int
-        Sizes.
+        Number of components, features and samples.
     n_iter_ : int
-        Passes over what had gaps; 0 where nothing was missing.
+        Number of passes that filled gaps. 0 if no value was missing.
 
     Notes
     -----
-    Storage is in the dtype of the input, and so are products of features; sums of more than 1024 are in float64. The
-    gram solver squares the matrix, and so its condition number: components with σ_k/σ_1 above 1e-3 (float64 input) or
-    3e-2 (float32 input) are exact to rounding.
+    Data and products of features have the dtype of X. Sums of more than 1024 products are in float64. The gram solver
+    squares the matrix, and so its condition number: components with σ_k/σ_1 above 1e-3 (float64 input) or 3e-2 (float32
+    input) are exact to rounding.
 
-    *Passes over lazy input.* Gram, more features than samples: chunks of whole rows are read once, and the copy in
-    `scratch` twice; input chunked in features is read twice, a stripe of all samples at a time, and not copied. Gram
-    otherwise: once. Incremental: once. Randomized: `iterated_power` + 2, of the copy or by stripes. Scores need a
-    further pass where `fit` is by samples. A task holds a slab of features of all samples (96 MiB, or less if a worker
-    has less), its stripe if there is one, and up to three matrices of 8 n² bytes (gram) or 8 n l (randomized).
+    *Passes over lazy data.* If there are more features than samples, the gram solver needs slabs of features. It reads
+    chunks of whole rows once, and their copy in `scratch` twice. Data that is chunked in features is not copied, but
+    read twice; a task takes a stripe, which is all samples of one chunk of features. If there are fewer features, the
+    gram solver reads the data once. The incremental solver reads it once. The randomized solver reads the copy, or the
+    stripes, `iterated_power` + 2 times. If `fit` reads chunks of samples, the scores need one more pass.
 
-    *Missing values.* NaN is what was not observed. The gram solver then minimizes
-    :math:`\sum (f - \bar f - \mu \Phi)^2` over what was: gaps are filled by regression on the components, these found
-    anew, until they stay. Only what has gaps is read again. It needs `n_components` as an integer; a feature that was
-    observed in no more samples than there are components is interpolated, and tells nothing.
+    *Memory.* For slabs, a task holds a slab of features of all samples, its stripe if there is one, and up to three
+    matrices of 8 n² bytes (gram) or 8 n l bytes (randomized, with l = `n_components` + `oversampling`). A slab takes
+    96 MiB, or less if a worker has less memory.
+
+    *Missing values.* Values that were not observed are NaN. The gram solver then minimizes
+    :math:`\sum (f - \bar f - \mu \Phi)^2` over the observed values. It fills gaps by regression on the components, and
+    computes the components again, until they no longer change. Only the data with gaps is read again. This needs an
+    integer `n_components`. If a feature was observed in no more samples than there are components, it is interpolated,
+    and carries no information.
 
     References
     ----------
@@ -219,17 +230,23 @@ class PCA(Projection):
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
-            NumPy or dask, chunked in samples and features; float32 or float64, if it is lazy.
+            Rows: NumPy, or dask with chunks in samples and features. A dask array must be float32 or float64.
         y : None
             Ignored.
+
+        Returns
+        -------
+        PCA
+            This estimator.
 
         Raises
         ------
         TypeError
-            If X is of another dtype.
+            If a lazy X has another dtype.
         ValueError
             If X is not a matrix, holds infinite values, or has too few samples or features for `n_components`; if a
-            feature is NaN in all samples; or if nothing fits into memory, with the limit that would do.
+            feature is NaN in all samples; or if nothing fits into memory. The message then names the limit that would
+            do.
         """
         return _Fit(self, X)
 
@@ -247,28 +264,35 @@ class PCA(Projection):
         Returns
         -------
         array of the kind of `X`, shape (n_samples, n_components_)
+            Scores.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `fit`.
         """
         return _FitTransform(self, X)
 
     def fit_scores(self, X: ArrayLike, *, resume: str | None = None) -> Any:
-        """`fit_transform`, with the scores as an ndarray where `fit` has them anyway.
+        """Find the components and return the scores, in memory if `fit` computes them anyway.
 
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
             As in `fit`.
         resume : str, optional
-            A name of what X is: the copy that an earlier call of that name left in `scratch` when it was killed is
-            taken up. One call of a name at a time.
+            A name for what X is. The copy that an earlier call with this name left in `scratch`, because it was killed,
+            is completed and used. Only one call at a time may use a name.
 
         Returns
         -------
-        ndarray, shape (n_samples, n_components_)
-            A dask array, which takes another pass, for lazy X that `fit` reads by samples.
+        ndarray or dask array, shape (n_samples, n_components_)
+            Scores. They are a dask array if X is lazy and `fit` reads chunks of samples. Computing them then takes
+            another pass.
         """
         data = matrix_of(self, X, reset=True)
         k = self._check(data)
-        found = Layout.of(self, data, Limit.of())
+        found = Strategy.of(self, data, Limit.of())
         self.solver_, self.n_iter_ = found.solver, 0
         if found.solver == "incremental":
             self._set_sketch(
@@ -307,8 +331,8 @@ class PCA(Projection):
             raise ValueError(msg)
         if is_fraction and self.solver in ("incremental", "randomized"):
             msg = (
-                f"n_components={k} is a fraction, which needs all variances; the {self.solver} solver finds the "
-                "leading ones. Give their number, or use solver='gram'"
+                f"n_components={k} is a fraction, which needs all variances, but the {self.solver} solver finds only "
+                "the leading ones; use an integer n_components, or solver='gram'"
             )
             raise ValueError(msg)
         self.n_samples_, self.n_features_in_ = map(int, data.shape)
@@ -330,7 +354,7 @@ class PCA(Projection):
         components, self.mean_, start = np.empty((len(values), self.n_features_in_), dtype), np.empty(0), 0
         means = []
         while parts:
-            # Let go of one by one: beside the whole there is no room for all of them.
+            # Each part is freed when it is copied. Memory does not hold all parts and the whole at once.
             part, mean = parts.pop(0)
             components[:, start : start + len(mean)] = part
             means.append(mean)
@@ -344,7 +368,7 @@ class PCA(Projection):
         return np.asarray(scores / self._scale()).astype(dtype)
 
     def _fill(self, slabs: Slabs, gram: Gram, k: int | float) -> tuple[Array, Array]:
-        """The Gram matrix with gaps filled, and the left singular vectors that they were filled by."""
+        """Fill gaps, and return the Gram matrix and the left singular vectors by which gaps were filled."""
         self._refuse_fraction(k)
         n, before = self.n_samples_, gram.total
         basis: Array | None = None
@@ -361,7 +385,7 @@ class PCA(Projection):
         return total, basis
 
     def _iterate(self, slabs: Slabs, k: int) -> tuple[Array, Array, float]:
-        """Leading eigenvalues and vectors of F Fᵀ, and its trace."""
+        """Compute the leading eigenvalues and vectors of F Fᵀ, and its trace, by subspace iteration."""
         seed = check_random_state(0 if self.random_state is None else self.random_state)
         size = min(self.n_samples_, self.n_features_in_, sketch_rank(k, self.oversampling))
         basis = scipy.linalg.qr(seed.normal(size=(self.n_samples_, size)), mode="economic")[0]
@@ -387,11 +411,11 @@ class PCA(Projection):
         values = np.where(_varies(values, len(scatter)), values, 0.0)
         self._set_spectrum(values, float(np.trace(scatter)), (self.n_samples_, len(scatter)))
         self.mean_ = mean
-        # Orthonormal already, those without variance too.
+        # All vectors are orthonormal, also those without variance.
         self._set_components(np.ascontiguousarray(vectors.T).astype(data.dtype), np.ones(len(values), dtype=bool))
 
     def _fill_rows(self, data: Any, complete: Moments, k: int) -> tuple[Array, Array]:
-        """Scatter and mean with gaps filled."""
+        """Fill gaps, and return the scatter matrix and the mean."""
         components, mean, before = None, complete.sums / complete.seen, complete.scatter
         for _ in range(MOST_PASSES):
             options, name = {"components": components, "mean": mean}, "moments-of-gappy"
@@ -409,15 +433,15 @@ class PCA(Projection):
     def _refuse_fraction(self, k: int | float) -> None:
         if not isinstance(k, int) or k >= min(self.n_samples_, self.n_features_in_):
             msg = (
-                f"X holds NaN, and n_components={self.n_components!r}; what was not observed is filled by the "
-                "components, so give their number, fewer than samples and features"
+                f"X holds NaN, and n_components={self.n_components!r}; the components fill what was not observed, so "
+                "give their number, which must be less than that of samples and of features"
             )
             raise ValueError(msg)
 
     def _warn(self) -> None:
         warnings.warn(
-            f"Gaps of X still changed after {MOST_PASSES} passes; too much is missing for {self.n_components} "
-            "components. Use fewer, or leave out what is observed least",
+            f"Gaps of X still changed after {MOST_PASSES} passes; too many values are missing for "
+            f"n_components={self.n_components}. Use fewer components, or leave out the features with most gaps",
             ConvergenceWarning,
             stacklevel=5,
         )
@@ -428,12 +452,12 @@ class PCA(Projection):
         return tags
 
 
-def plan_pca(
+def stages_of_pca(
     pca: PCA, features: Any, limit: Limit, first: Stage | None = None
 ) -> tuple[tuple[Stage, ...], dict[str, Any]]:
-    """Stages of `PCA.fit` and its layout; `first` is the stage of the pass over the input, if it does more."""
+    """Plan the stages of `PCA.fit` and their layout. `first` is as in `Strategy.of`."""
     clone(pca)._check(features)
-    found = Layout.of(pca, features, limit, first)
+    found = Strategy.of(pca, features, limit, first)
     layout = {"components": pca.n_components or min(features.shape), "solver": found.solver}
     if found.width:
         layout["features of a slab"] = found.width
@@ -442,14 +466,14 @@ def plan_pca(
 
 @dataclass(frozen=True)
 class _Fit(Operation[PCA]):
-    """The arguments of `PCA.fit`."""
+    """The arguments of `PCA.fit`, which are checked when it is planned or run."""
 
     pca: PCA
     X: ArrayLike
 
     def plan(self, limit: Limit) -> Plan:
         data = unwrap(self.X)[0]
-        stages, layout = plan_pca(self.pca, data, limit)
+        stages, layout = stages_of_pca(self.pca, data, limit)
         layout = {"samples": data.shape[0], "features": data.shape[1]} | layout
         result_bytes = result_bytes_of(data.shape, self.pca.n_components, data.dtype.itemsize)
         return Plan("PCA.fit", layout, stages, limit, result_bytes=result_bytes)
@@ -461,7 +485,7 @@ class _Fit(Operation[PCA]):
 
 @dataclass(frozen=True)
 class _FitTransform(_Fit):
-    """The arguments of `PCA.fit_transform`."""
+    """The arguments of `PCA.fit_transform`, which are checked when it is planned or run."""
 
     def run(self) -> Any:
         scores = self.pca.fit_scores(self.X)

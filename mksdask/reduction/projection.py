@@ -1,4 +1,4 @@
-"""Rows to scores on components, and back."""
+"""From rows of features to scores on components, and back."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from mksdask.arrays import LABELLED, Array, ArrayLike, unwrap
 from mksdask.compute.blocks import map_samples
 from mksdask.display.cards import WithCard, bars, card, centre_of, picture, points
-from mksdask.reduction.missing import coefficients_of
+from mksdask.reduction.missing import coefficients_of, refuse_infinite
 from mksdask.reduction.sketch import Sketch
 from mksdask.stats.features import FeatureMap
 
-# Of directions without variance that are found at once.
+# Bytes of the directions without variance that are found at once.
 _COMPLEMENT_BYTES = 64 * 2**20
 # A card draws at most this many bars of variance, and this many components.
 _MOST_BARS = 12
@@ -32,8 +32,8 @@ def _scores_of_block(block: Array, components: Array, mean: Array, scale: Array,
     gaps = ~np.isfinite(scores).all(axis=1)
     if gaps.any() and not fills_gaps:
         msg = (
-            "X holds NaN or infinite values; where features were not observed, fit PCA(solver='gram') with a number of "
-            "components, which fills gaps"
+            "X holds NaN or infinite values; if these features were not observed, fit PCA(solver='gram') with an "
+            "integer n_components, which fills gaps"
         )
         raise ValueError(msg)
     if gaps.any():
@@ -42,24 +42,22 @@ def _scores_of_block(block: Array, components: Array, mean: Array, scale: Array,
 
 
 def _scores_of_gappy(rows: Array, components: Array) -> Array:
-    """Scores by least squares on the features that each row has."""
+    """Compute the scores of rows with gaps, by least squares on the features that were observed in each row."""
     missing = np.isnan(rows)
-    if np.isinf(rows).any():
-        msg = "X holds infinite values; a feature that was not observed is NaN"
-        raise ValueError(msg)
+    refuse_infinite(rows)
     if missing.all(axis=1).any():
-        msg = "X holds samples of which no feature was observed; leave them out"
+        msg = "X holds samples of which no feature was observed; leave out these samples"
         raise ValueError(msg)
     return coefficients_of(rows.T, components.T).T
 
 
 def _part_of_scores(block: Array, components: Array, mean: Array) -> Array:
-    """What some features add to the scores: (n, 1, k)."""
+    """Compute the part of the scores that some of the features contribute, shape (n, 1, k)."""
     part = (block - mean) @ components.T.astype(np.float64)
     if not np.isfinite(part).all():
         msg = (
-            "X holds NaN or infinite values; scores of samples of which a feature is missing need whole rows in "
-            "each chunk: use X.rechunk({1: -1})"
+            "X holds NaN or infinite values; if these features were not observed, each chunk must hold whole rows: use "
+            "X.rechunk({1: -1})"
         )
         raise ValueError(msg)
     return part[:, None]
@@ -71,15 +69,15 @@ def _rows_of_block(block: Array, components: Array, mean: Array, scale: Array) -
 
 
 def matrix_of(estimator: BaseEstimator, X: ArrayLike, *, reset: bool) -> Any:
-    """X as a matrix: what is lazy or labelled is unwrapped, all else checked as scikit-learn does.
+    """Return X as a matrix. Lazy and labelled arrays are unwrapped, and all others are checked by scikit-learn.
 
     Raises
     ------
     ValueError
-        If it is no matrix, or without `reset` has other features than in `fit`.
+        If X is no matrix, or if it has another number of features than in `fit` and `reset` is false.
     """
     if not isinstance(X, LABELLED):
-        # What is not finite is refused, or filled, where blocks are read.
+        # Values that are not finite are refused or filled when the blocks are read.
         return validate_data(estimator, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite=False)
     data, _ = unwrap(X)
     if not reset and (data.ndim != 2 or data.shape[1] != estimator.n_features_in_):
@@ -89,9 +87,9 @@ def matrix_of(estimator: BaseEstimator, X: ArrayLike, *, reset: bool) -> Any:
 
 
 class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Rows to scores and back, for estimators that fit `components_`, `mean_` and `explained_variance_`.
+    """Base of estimators that fit `components_`, `mean_` and `explained_variance_`. It maps rows to scores and back.
 
-    Scores of one that has a true `whiten` parameter have unit variance.
+    The scores have unit variance if the estimator has a parameter `whiten` that is true.
     """
 
     components_: Array
@@ -101,23 +99,26 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     n_features_in_: int
 
     def transform(self, X: ArrayLike) -> Any:
-        """Scores μ = (f - f̄) Φᵀ; lazy for lazy input, one task a chunk.
+        """Compute the scores μ = (f - f̄) Φᵀ, lazily for lazy rows, with one task for each chunk.
+
+        If a row holds NaN, and the estimator fills gaps, the scores of the row are the least-squares solution of
+        (f - f̄) = μ Φ on the features that were observed. The row must then be whole in its chunk.
 
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
-            NumPy or dask, chunked in samples and features. Where a row holds NaN and the estimator fills gaps, its
-            scores are the least-squares solution of (f - f̄) = μ Φ on the features that it has; it must be whole in its
-            chunk then.
+            Rows: NumPy, or dask with chunks in samples and features.
 
         Returns
         -------
         array of the kind of `X`, shape (n_samples, n_components_)
+            Scores.
 
         Raises
         ------
         ValueError
-            If the number of features is not that of `fit`, or of a row nothing was observed.
+            If the number of features is not that of `fit`. When the result is computed: if a row holds infinite values,
+            NaN that the estimator does not fill, or nothing but NaN.
         """
         check_is_fitted(self, "components_")
         data = matrix_of(self, X, reset=False)
@@ -149,7 +150,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         )
 
     def inverse_transform(self, X: ArrayLike) -> Any:
-        """Rows f = μ Φ + f̄ (Eq. 2); lazy for lazy input.
+        """Compute the rows f = μ Φ + f̄ (Eq. 2), lazily for lazy scores.
 
         Parameters
         ----------
@@ -159,6 +160,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         Returns
         -------
         array of the kind of `X`, shape (n_samples, n_features)
+            Rows.
         """
         check_is_fitted(self, "components_")
         data, _ = unwrap(X)
@@ -172,7 +174,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         )
 
     def _restored(self, most: int) -> None:
-        """Set sizes of a saved one."""
+        """Set the sizes of an estimator that was read from a store."""
         self.n_components_, self.n_features_in_ = map(int, self.components_.shape)
 
     def _card(self) -> str:
@@ -186,7 +188,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         return self.n_components_
 
     def _scale(self) -> Array:
-        """What whitening divides scores by."""
+        """Compute the divisors of the scores: their standard deviations for whitened scores, otherwise 1."""
         deviation = np.sqrt(self.explained_variance_)
         is_whitened = getattr(self, "whiten", False)
         return np.where(deviation > 0, deviation, 1.0) if is_whitened else np.ones_like(deviation)
@@ -194,7 +196,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def _set_sketch(self, sketch: Sketch, n_components: int, dtype: np.dtype[Any]) -> None:
         k = min(n_components, len(sketch.directions))
         singular = np.linalg.norm(sketch.directions[:k], axis=1)
-        # What is less is rounding of the sums, or of the data.
+        # Singular values below this are rounding of the sums, or of the data.
         varies = singular > singular[0] * max(np.finfo(float).eps * len(sketch.mean), 10 * np.finfo(dtype).eps)
         self._set_spectrum(np.where(varies, singular**2, 0.0), sketch.scatter, (sketch.count, len(sketch.mean)))
         self.mean_ = sketch.mean
@@ -203,7 +205,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         )
 
     def _set_spectrum(self, values: Array, total: float, shape: tuple[int, int]) -> None:
-        """Set what follows from the leading eigenvalues σ² of the scatter matrix and from its trace."""
+        """Set the attributes that follow from the leading eigenvalues σ² of the scatter matrix and from its trace."""
         n_samples, self.n_features_in_ = shape
         self.n_components_, degrees = len(values), max(1, n_samples - 1)
         self.singular_values_, self.explained_variance_ = np.sqrt(values), values / degrees
@@ -212,9 +214,9 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self.noise_variance_ = max(0.0, total - float(values.sum())) / degrees / left if left > 0 else 0.0
 
     def _set_components(self, components: Array, varies: Array) -> Array:
-        """Keep components, the largest entry of each positive; return the signs that this takes.
+        """Keep the components, with signs that make the entry of largest magnitude positive, and return these signs.
 
-        Rows of no variance become orthonormal ones, orthogonal to all others.
+        Rows without variance are replaced by orthonormal rows that are orthogonal to all others.
         """
         signs = np.ones(len(components))
         for number, row in enumerate(components):
@@ -228,7 +230,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
 
 def variance_facts(reducer: Any) -> dict[str, Any]:
-    """What a fitted reducer that knows variances says of them, for a card."""
+    """List the solver of a fitted reducer and the variance that it explains, for a card."""
     facts: dict[str, Any] = {}
     if hasattr(reducer, "solver_"):
         facts["solver"] = reducer.solver_
@@ -238,13 +240,13 @@ def variance_facts(reducer: Any) -> dict[str, Any]:
 
 
 def variance_picture(reducer: Any) -> str:
-    """Bars of the share of the variance that leading components explain together."""
+    """Draw bars of the share of the variance that the leading components explain together."""
     held = np.cumsum(reducer.explained_variance_ratio_)[:_MOST_BARS]
     return bars(held, f"variance explained by 1…{len(held)}")
 
 
 def reduction_pictures(reducer: Any, scores: Array, features: FeatureMap) -> list[str]:
-    """Draw what a fitted reducer of statistics knows, for a card: variance, scores, components as maps of the lag."""
+    """Draw a fitted reducer of statistics, for a card: its variance, the scores, and components as maps of the lag."""
     n_axes = len(features.shape) - 1
     pictures = [variance_picture(reducer)] if hasattr(reducer, "explained_variance_ratio_") else []
     if scores.shape[1] > 1:
@@ -259,7 +261,7 @@ def reduction_pictures(reducer: Any, scores: Array, features: FeatureMap) -> lis
 
 
 def _orthonormal_complement(known: Array, n: int) -> Array:
-    """Orthonormal rows, (n, n_features), that are orthogonal to orthonormal known ones."""
+    """Make orthonormal rows, shape (n, n_features), that are orthogonal to known orthonormal rows."""
     rng = np.random.default_rng(0)
     step = max(1, _COMPLEMENT_BYTES // (8 * known.shape[1]))
     n_known = len(known)

@@ -1,4 +1,4 @@
-"""Any reducer on rows of features: scikit-learn's, dask-ml's, or `PCA` of this package."""
+"""Use any reducer on rows of features: those of scikit-learn and dask-ml, and `PCA` of this package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _reduce_block(block: Array, *, reducer: Any) -> Array:
 
 
 def is_out_of_core(reducer: object) -> bool:
-    """Whether a reducer takes dask arrays without loading them whole."""
+    """Whether a reducer takes dask arrays without loading them completely."""
     return isinstance(reducer, PCA) or type(reducer).__module__.partition(".")[0] == "dask_ml"
 
 
@@ -34,24 +34,25 @@ def fit_scores(
     Parameters
     ----------
     reducer : transformer
-        Fitted in place.
+        The reducer. It is fitted in place.
     features : ndarray or dask array, shape (n_samples, n_features)
-        Whole rows in each chunk.
+        Features, with whole rows in each chunk.
     y : ndarray, optional
-        Targets for a supervised reducer of features in memory.
+        Targets for a supervised reducer. They are used for features in memory only.
     scratch : str or path, optional
-        Where lazy features are kept while they are read twice.
+        Folder that keeps lazy features if they are read more than once.
     resume : str, optional
-        A name of what the features are: a copy that an earlier call of that name left in `scratch` is taken up.
+        A name for what the features are. The copy that an earlier call with this name left in `scratch` is used again.
 
     Returns
     -------
     ndarray, shape (n_samples, n_components)
+        Scores.
 
     Raises
     ------
     TypeError
-        If the reducer would load lazy features whole.
+        If the reducer would load lazy features completely.
     """
     if not is_lazy(features):
         return np.asarray(reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y))
@@ -62,7 +63,7 @@ def fit_scores(
     if not callable(getattr(reducer, "partial_fit", None)):
         msg = (
             f"dimension_reducer {reducer!r} would load lazy X whole; use mksdask.reduction.PCA, a reducer of dask-ml, "
-            "one with partial_fit such as sklearn.decomposition.IncrementalPCA, or pass X as a NumPy array"
+            "or one with partial_fit, such as sklearn.decomposition.IncrementalPCA, or pass X as a NumPy array"
         )
         raise TypeError(msg)
     with spill(features, scratch, resume=resume) as rows:
@@ -73,7 +74,7 @@ def fit_scores(
 
 
 def _batches(blocks: Iterator[Array], n_samples: int, least: int) -> Iterator[Array]:
-    """Join blocks of rows until each batch has at least `least` rows, as scikit-learn wants for as many components."""
+    """Join blocks until each batch has at least `least` rows. scikit-learn needs one row for each component."""
     batch: list[Array] = []
     remaining = n_samples
     for block in blocks:
@@ -85,7 +86,7 @@ def _batches(blocks: Iterator[Array], n_samples: int, least: int) -> Iterator[Ar
 
 
 def scores_of(reducer: Any, features: Any, *, n_components: int, dtype: np.dtype[Any]) -> Any:
-    """Scores of features by a fitted reducer, lazily for lazy features: (n_samples, n_components)."""
+    """Compute scores of features by a fitted reducer, shape (n_samples, n_components), lazily for lazy features."""
     if not is_lazy(features) or is_out_of_core(reducer):
         return reducer.transform(features)
     return map_samples(
@@ -99,16 +100,18 @@ def require_methods(estimator: object, methods: Sequence[str], name: str) -> Non
     Raises
     ------
     TypeError
-        That names the argument and the methods.
+        If a method is missing. The message names the argument and the methods.
     """
     missing = [method for method in methods if not callable(getattr(estimator, method, None))]
     if missing:
-        msg = f"{name} must have the methods {' and '.join(methods)}; {estimator!r} has no {' and no '.join(missing)}"
+        msg = (
+            f"{name} must have the methods {' and '.join(methods)}, but {estimator!r} has no {' and no '.join(missing)}"
+        )
         raise TypeError(msg)
 
 
 def set_parameter(estimator: Any, parameter: str, value: Any, argument: str) -> None:
-    """Set a parameter of an estimator, or of the step of a pipeline that has it.
+    """Set a parameter of an estimator, or of the step of a pipeline that has this parameter.
 
     Raises
     ------
@@ -119,7 +122,7 @@ def set_parameter(estimator: Any, parameter: str, value: Any, argument: str) -> 
     matches = [name for name in known if name == parameter or name.endswith("__" + parameter)]
     if not matches:
         msg = (
-            f"{argument} {estimator!r} has no parameter {parameter}; leave {parameter}=None and set up the "
+            f"{argument} {estimator!r} has no parameter {parameter}; leave {parameter}=None, and set the parameters of "
             f"{argument} itself"
         )
         raise ValueError(msg)

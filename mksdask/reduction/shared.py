@@ -1,8 +1,9 @@
-"""Statistics computed once for many fits: grid search, random search, cross-validation, learning curves.
+"""Statistics that are computed once for many fits: grid search, random search, cross-validation, learning curves.
 
-The scores of an ensemble on all its principal components are its statistics, turned: PCA of some of their rows is PCA
-of the statistics of these samples, at the price of a matrix that is no wider than the ensemble is long. The one with
-all components holds those with fewer, so that one PCA a fold serves all candidates.
+The scores of an ensemble on all its principal components are its statistics in rotated coordinates. PCA of some rows of
+these scores is therefore PCA of the statistics of these samples, and works on a matrix with no more columns than the
+ensemble has samples. A PCA with all components contains those with fewer components, so one PCA for each fold serves
+all candidates of a search.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from sklearn.base import clone
 
 from mksdask.arrays import Array, ArrayLike
 from mksdask.compute.graph import token_of
-from mksdask.compute.operation import Limit, Operation, Plan, operation
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan
 from mksdask.compute.watching import Watch
 from mksdask.reduction.fit import Fit
 from mksdask.reduction.pca import PCA, number_that_holds
@@ -29,15 +31,15 @@ from mksdask.samples import Grid
 from mksdask.stats.features import FeatureMap
 from mksdask.storage.atomic import Url
 
-# Of PCAs of folds that are kept; the last one is kept whatever its size.
+# Bytes of the PCAs of folds that are kept. The last one is always kept.
 CACHE_BYTES = 512 * 2**20
-# Directions of less variance, of the largest, are rounding of the statistics.
+# Directions with a smaller share of the largest variance are rounding of the statistics.
 _ROUNDING = {"f": 1e-14, "d": 1e-28}
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What shared statistics are, and the parameters that made them."""
+    """The geometry and features of shared statistics, and the parameters of the model that made them."""
 
     parameters: dict[str, Any]
     grid: Grid
@@ -49,20 +51,20 @@ class Statistics:
         Raises
         ------
         ValueError
-            That names the parameter.
+            If a parameter differs. The message names it.
         """
         for name, value in parameters.items():
             if token_of(_canonical(value)) != token_of(_canonical(self.parameters[name])):
                 msg = (
-                    f"X shares statistics of {name}={self.parameters[name]!r}, the model has {name}={value!r}; call "
-                    "share of a model with that, or leave it out of the search"
+                    f"X shares statistics of {name}={self.parameters[name]!r}, but the model has {name}={value!r}; "
+                    f"call share of a model with that {name}, or leave {name} out of the search"
                 )
                 raise ValueError(msg)
         shared = self.grid.periodic_axes
         if periodic_axes is not None and set(np.atleast_1d(periodic_axes)) != set(shared):
             msg = (
-                f"X shares statistics of periodic_axes={shared!r}, the model has {periodic_axes!r}; call "
-                "share of a model with that"
+                f"X shares statistics of periodic_axes={shared!r}, but the model has {periodic_axes!r}; call share of "
+                "a model with these periodic_axes"
             )
             raise ValueError(msg)
 
@@ -73,7 +75,7 @@ def _canonical(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Ensemble:
-    """What all rows have in common."""
+    """What all rows of shared statistics have in common."""
 
     uid: str
     statistics: Statistics
@@ -82,22 +84,23 @@ class _Ensemble:
 
 
 class SharedStatistics:
-    """The statistics of samples, computed once: in place of X for `fit`, `transform`, `predict`, `score`.
+    """Statistics of samples that are computed once. They take the place of X in `fit`, `transform`, `predict`, `score`.
 
-    Made by `MKSStructureAnalysis.share`. It is indexed as an array, by rows, which copies nothing; scikit-learn's
-    and dask-ml's model selection split it so.
+    `MKSStructureAnalysis.share` makes them. They are indexed by rows, as an array is, which copies nothing. The model
+    selection of scikit-learn and dask-ml splits them in this way.
 
     Attributes
     ----------
     shape : tuple of int
-        (n_samples, n_directions): all directions in which the ensemble varies, or so many as `share` was told.
+        (n_samples, n_directions). The directions are all those in which the ensemble varies, or as many as `share` was
+        told to keep.
     dtype : dtype
         float64.
 
     Notes
     -----
-    Kept are scores, 8 bytes each, and the components of all directions. PCAs of folds are kept up to 512 MiB, the
-    least recently used go first; they are of this process, so with several processes each does its own.
+    The scores take 8 bytes each. The components of all directions are kept too. Up to 512 MiB of PCAs of folds are
+    kept, and the least recently used are dropped first. Each process keeps its own.
     """
 
     ndim = 2
@@ -108,7 +111,7 @@ class SharedStatistics:
 
     @classmethod
     def of(cls, statistics: Statistics, reducer: PCA, scores: Array) -> Self:
-        """From the PCA of an ensemble, and its scores."""
+        """Make shared statistics from the PCA of an ensemble and its scores."""
         rounding = _ROUNDING[reducer.components_.dtype.char] * len(scores)
         kept = max(1, int(np.count_nonzero(reducer.explained_variance_ > rounding * reducer.explained_variance_[0])))
         for name in ("components_", "singular_values_", "explained_variance_", "explained_variance_ratio_"):
@@ -128,7 +131,7 @@ class SharedStatistics:
     def __getitem__(self, index: Any) -> SharedStatistics:
         rows = index[0] if isinstance(index, tuple) and index[1:] in ((Ellipsis,), (slice(None),)) else index
         if isinstance(rows, tuple):
-            msg = f"shared statistics are indexed by samples alone, got {index!r}"
+            msg = f"shared statistics are indexed by samples alone, got {index!r}; use one index, such as X[:10]"
             raise IndexError(msg)
         return SharedStatistics(self._ensemble, np.atleast_1d(self._rows[rows]))
 
@@ -155,7 +158,7 @@ class SharedStatistics:
 
     @property
     def values(self) -> Array:
-        """Statistics, (n_samples, *lags, n_pairs)."""
+        """Statistics, shape (n_samples, *lags, n_pairs)."""
         return np.asarray(self.map.unflatten(self.features()))
 
     def check(self, parameters: dict[str, Any], periodic_axes: Any) -> None:
@@ -164,21 +167,21 @@ class SharedStatistics:
         Raises
         ------
         ValueError
-            That names the parameter.
+            If a parameter differs. The message names it.
         """
         self._ensemble.statistics.check(parameters, periodic_axes)
 
     def features(self) -> Array:
-        """Statistics, one sample in a row."""
+        """Compute the features: the statistics, with one sample in each row."""
         rows = self._ensemble.scores[self._rows].astype(self._ensemble.reducer.components_.dtype)
         return np.asarray(self._ensemble.reducer.inverse_transform(rows))
 
     def reduce(
         self, reducer: Any, y: Array | None, *, scratch: Url | None = None, watch: Watch = False, resume: bool = False
     ) -> tuple[Any, Array]:
-        """A reducer fitted to these samples, and their scores; see `EnsembleStatistics.reduce`.
+        """Fit a reducer to these samples, and return it with their scores. See `EnsembleStatistics.reduce`.
 
-        The statistics are there: `scratch`, `watch` and `resume` have nothing to do.
+        `scratch`, `watch` and `resume` have no effect, because the statistics are already computed.
         """
         if type(reducer) is PCA and reducer.solver in ("auto", "gram"):
             fitted = RotatedPCA.of(reducer, self._ensemble, _folds.pca_of(self))
@@ -188,40 +191,50 @@ class SharedStatistics:
         return reducer, np.asarray(scores)
 
     def plan(self, name: str, reducer: Any, limit: Limit) -> Plan:
-        """Refuse to plan: the statistics are in memory.
+        """Refuse to plan, because the statistics are in memory.
 
         Raises
         ------
         TypeError
+            In any case.
         """
-        msg = f"{name} takes no more memory than X, which is shared statistics; plan share instead"
+        msg = f"X is shared statistics, which are in memory, and {name} takes no more; plan share instead"
         raise TypeError(msg)
 
     def scores(self, reducer: Any, *, n_components: int = 0, dtype: Any = None) -> Array:
-        """Scores of these samples by a fitted reducer."""
+        """Compute the scores of these samples by a fitted reducer."""
         if isinstance(reducer, RotatedPCA) and reducer.is_of(self._ensemble):
             return reducer.rotate(self._ensemble.scores[self._rows])
         return np.asarray(reducer.transform(self.features()))
 
 
 class RotatedPCA(PCA):
-    """PCA of samples whose statistics are shared: components are put together when they are asked for.
+    """PCA of samples whose statistics are shared. It computes components only when they are used.
 
-    Equal, but for the signs of components, to `PCA` fitted to the statistics.
+    It equals `PCA` fitted to the statistics, up to the signs of components.
     """
 
     _ensemble: _Ensemble | None
-    # It is read as a PCA.
+    # It is saved, and read again, as a PCA.
     _saved = PCA._saved
 
     @classmethod
     def of(cls, reducer: PCA, ensemble: _Ensemble, rotation: PCA) -> Self:
-        """The leading components of a PCA of scores.
+        """Take the leading components of a PCA of scores.
+
+        Parameters
+        ----------
+        reducer : PCA
+            Its parameters say how many components to take.
+        ensemble : _Ensemble
+            The ensemble whose scores were reduced.
+        rotation : PCA
+            The PCA of its scores, with all components.
 
         Raises
         ------
         ValueError
-            If there are fewer than the reducer wants.
+            If there are fewer components than the reducer needs.
         """
         wanted, most = reducer.n_components, rotation.n_components_
         if isinstance(wanted, float | np.floating) and 0 < wanted < 1:
@@ -232,8 +245,8 @@ class RotatedPCA(PCA):
             k = most if wanted is None else int(wanted)
         else:
             msg = (
-                f"n_components={wanted!r} must be an integer between 1 and {most}, or a fraction of the variance: "
-                f"{rotation.n_samples_} samples vary in so many of the directions that are shared"
+                f"n_components={wanted!r} must be an integer between 1 and {most}, or a fraction of the variance "
+                f"between 0 and 1, because {rotation.n_samples_} samples vary in {most} of the shared directions"
             )
             raise ValueError(msg)
         found = cls(**reducer.get_params())
@@ -245,18 +258,18 @@ class RotatedPCA(PCA):
         return found
 
     def is_of(self, ensemble: _Ensemble) -> bool:
-        """Whether scores of that ensemble can be turned."""
+        """Whether this is a PCA of scores of that ensemble, so that `rotate` takes them."""
         return self._ensemble is not None and self._ensemble.uid == ensemble.uid
 
     def rotate(self, scores: Array) -> Array:
-        """Scores on these components from those that are shared."""
+        """Compute the scores on these components from the shared scores."""
         assert self._ensemble is not None
         turned = (scores - self._centre) @ self._rotation.T / self._scale()
         return np.asarray(turned.astype(self._ensemble.reducer.components_.dtype))
 
     @cached_property
     def components_(self) -> Array:  # type: ignore[override]
-        """Components, of the statistics."""
+        """Components of the statistics."""
         assert self._ensemble is not None
         components = self._ensemble.reducer.components_
         return np.asarray(self._rotation.astype(components.dtype) @ components)
@@ -269,7 +282,7 @@ class RotatedPCA(PCA):
         return np.asarray(self._centre @ reducer.components_ + reducer.mean_)
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is kept or sent stands alone: without the ensemble.
+        # The pickled state holds the components and the mean, and so does without the ensemble.
         assert self.components_ is not None
         assert self.mean_ is not None
         state: dict[str, Any] = super().__getstate__()
@@ -277,14 +290,14 @@ class RotatedPCA(PCA):
 
 
 class _Folds:
-    """PCAs of rows of shared statistics, with all components, least recently used last."""
+    """Keeps PCAs of rows of shared statistics, with all components. The most recently used is the last one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, str], PCA] = OrderedDict()
 
     def pca_of(self, shared: SharedStatistics) -> PCA:
-        # Under the lock, so that threads that search together do not each compute the same.
+        # The lock keeps the threads of a search from computing the same PCA several times.
         with self._lock:
             if shared._key not in self._kept:
                 rows = shared._ensemble.scores[shared._rows]
@@ -303,7 +316,7 @@ _folds = _Folds()
 
 @dataclass(frozen=True)
 class _Share(Fit):
-    """The arguments of `share`, checked."""
+    """The checked arguments of `share`."""
 
     parameters: Any = None
 
@@ -312,8 +325,8 @@ class _Share(Fit):
         reducer = model.dimension_reducer_
         if reducer.n_iter_:
             msg = (
-                "X has statistics with NaN: some lags are observed in some samples only, and what fills them depends "
-                "on the fold. Set cutoff to leave out the largest lags"
+                "X has statistics with NaN: some lags are observed in some samples only, and the values that fill them "
+                "depend on the fold. Set cutoff to leave out the largest lags"
             )
             raise ValueError(msg)
         statistics = Statistics(self.parameters, model.grid_, self.statistics.map)
@@ -321,7 +334,7 @@ class _Share(Fit):
 
 
 class SharingMixin:
-    """Adds `share` to a structure analysis: statistics that are computed once and serve many fits."""
+    """Adds `share` to a structure analysis."""
 
     @operation
     def share(
@@ -334,11 +347,11 @@ class SharingMixin:
         watch: Watch = False,
         resume: bool = False,
     ) -> Operation[SharedStatistics]:
-        """Compute statistics once, for many fits: what it returns goes in the place of X.
+        """Compute statistics once for many fits. The result takes the place of X.
 
-        Grid and random search, cross-validation and learning curves split it, so that statistics are computed here
-        alone, and a PCA once for each set of training samples, whatever `n_components` and the linker are. Nothing
-        leaks from a fold that is left out: PCA is of the training samples alone.
+        Grid search, random search, cross-validation and learning curves split the result. Statistics are then computed
+        only here, and a PCA once for each set of training samples, for any `n_components` and linker. Each PCA is of
+        the training samples alone, so that nothing leaks from the fold that is left out.
 
         Parameters
         ----------
@@ -349,20 +362,21 @@ class SharingMixin:
         confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
             Confidence in each voxel.
         n_components : int, optional
-            Directions of the ensemble that are kept. Default: all, which loses nothing, and takes memory for as many
-            rows of statistics as there are samples.
+            Number of directions of the ensemble to keep. Default: all, which loses nothing, and takes the memory of as
+            many rows of statistics as there are samples.
         watch, resume
             As in `fit`.
 
         Returns
         -------
         SharedStatistics
-            For this model, and those that differ in `n_components`, `dimension_reducer`, linker alone.
+            Statistics for this model, and for models that differ from it only in `n_components`, `dimension_reducer`
+            and linker.
 
         Raises
         ------
         ValueError
-            If some lags are observed in some samples only: what fills them depends on the fold.
+            If some lags are observed in some samples only, because the values that fill them depend on the fold.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Rows summed up by their mean, leading singular directions and scatter; two such sketches merge into one."""
+"""Sketches: the mean, the leading singular directions and the scatter of rows. Two sketches merge into one."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mksdask.schema import ArrayOf, Number, Saved, Whole
 
 @dataclass(frozen=True)
 class Sketch:
-    """Rows that have the mean and, up to a rank, the scatter matrix of other rows.
+    """A summary of rows: their mean, and their scatter matrix up to a rank.
 
     Parameters
     ----------
     count : int
-        Rows that it stands for.
+        Number of rows.
     mean : ndarray, shape (n_features,)
-        Their mean, float64.
+        Mean of the rows, float64.
     directions : ndarray, shape (≤ rank, n_features)
-        Singular values times right singular vectors of the centred rows, float64, falling.
+        Singular values times right singular vectors of the centred rows, in falling order, float64.
     scatter : float
-        Sum of squares of the centred rows, exact.
+        Exact sum of squares of the centred rows.
     """
 
     count: int
@@ -46,12 +46,12 @@ class Sketch:
 
     @classmethod
     def of(cls, rows: Array, rank: int) -> Sketch:
-        """The sketch of some rows.
+        """Make the sketch of some rows.
 
         Raises
         ------
         ValueError
-            If they are not finite.
+            If a value is not finite.
         """
         values = rows.astype(np.float64)
         mean = values.mean(axis=0)
@@ -59,16 +59,17 @@ class Sketch:
         scatter = float(np.vdot(values, values))
         if not np.isfinite(scatter):
             msg = (
-                "X holds NaN or infinite values, which sketches cannot fill; leave these samples out, or use "
+                "X holds NaN or infinite values, which sketches cannot fill; leave out these samples, or use "
                 "PCA(solver='gram') for missing values"
             )
             raise ValueError(msg)
         return cls(len(rows), mean, _leading_directions(values, rank), scatter)
 
     def merge(self, other: Sketch, rank: int) -> Sketch:
-        """The sketch of the rows of both: theirs below one another, and one row for the difference of their means.
+        """Make the sketch of the rows of both.
 
-        Ross, Lim, Lin, Yang (2008), Eq. 3 and 4; scatter by Chan, Golub, LeVeque (1983), Eq. 2.1.
+        The directions of both are stacked, with one more row for the difference of their means, as in Ross, Lim, Lin,
+        Yang (2008), Eq. 3 and 4. The scatter follows Chan, Golub, LeVeque (1983), Eq. 2.1.
         """
         count = self.count + other.count
         shift = other.mean - self.mean
@@ -79,7 +80,10 @@ class Sketch:
 
 
 def _leading_directions(rows: Array, rank: int) -> Array:
-    """Σ V of the leading singular values, (≤ rank, n_features), without squaring the matrix; rows are used up."""
+    """Compute the leading singular values times right singular vectors, shape (≤ rank, n_features).
+
+    The matrix is not squared. Its rows may be overwritten.
+    """
     if len(rows) > rows.shape[1]:
         rows = np.asarray(np.linalg.qr(rows, mode="r"))
     basis, triangle = scipy.linalg.qr(rows.T, mode="economic", overwrite_a=True, check_finite=False)
@@ -88,12 +92,12 @@ def _leading_directions(rows: Array, rank: int) -> Array:
 
 
 def sketch_rows(data: Any, rank: int) -> Sketch:
-    """The sketch of all rows; lazy ones, whole in each chunk, are read once.
+    """Make the sketch of all rows. Lazy rows, which must be whole in each chunk, are read once.
 
     Raises
     ------
     ValueError
-        If they are not finite, or chunks cut through rows.
+        If a value is not finite, or if chunks cut through rows.
     """
     kernel, merge = partial(Sketch.of, rank=rank), partial(Sketch.merge, rank=rank)
     sketch: Sketch = computed(fold_samples(kernel, merge, data, name="sketch"))
@@ -101,12 +105,12 @@ def sketch_rows(data: Any, rank: int) -> Sketch:
 
 
 def sketch_rank(n_components: int, oversampling: int | None) -> int:
-    """Directions that a sketch keeps for so many components.
+    """Choose the number of directions that a sketch keeps for a number of components.
 
     Raises
     ------
     ValueError
-        If `oversampling` is negative.
+        If `oversampling` is no integer, or negative.
     """
     if oversampling is not None and (not isinstance(oversampling, int | np.integer) or oversampling < 0):
         msg = f"oversampling must be an integer from 0, or None, got {oversampling!r}"

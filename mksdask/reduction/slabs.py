@@ -1,7 +1,8 @@
-"""A matrix by slabs of features, all samples × some features at a time, wherever it lies.
+"""Read a matrix in slabs of features. A slab holds some features of all samples.
 
-A pass is a *fold*: ``fold(slabs, *shared)`` goes over an iterator of ``(number, slab)`` and returns one value. A task
-folds a run of slabs; what the tasks return is merged in a tree that the layout alone fixes.
+The matrix may be in memory, on disk, or lazy. A pass over it is a *fold*: ``fold(slabs, *shared)`` takes an iterator of
+``(number, slab)`` and returns one value. A task folds a run of slabs. The values of tasks are merged in a tree, which
+depends only on how the matrix is cut.
 """
 
 from __future__ import annotations
@@ -23,41 +24,41 @@ from mksdask.storage.scratch import SpilledRows, slab_width, spill
 
 Fold = Callable[..., Any]
 
-# Partial results that are merged in a tree; fixed, so that repeated runs agree to the last bit.
+# Number of values that are merged in a tree. It is fixed, so that repeated calls agree to the last bit.
 RUNS = 32
 
 
 class Slabs(ABC):
-    """A matrix that is read by slabs."""
+    """A matrix that is read in slabs."""
 
     @abstractmethod
     def reduce(
         self, fold: Fold, merge: Callable[[Any, Any], Any], *shared: Any, name: str, only: Sequence[int] | None = None
     ) -> Any:
-        """One pass whose parts are merged.
+        """Fold the slabs, and merge the values of all tasks.
 
         Parameters
         ----------
         fold : callable
-            ``fold(slabs, *shared)``.
+            ``fold(slabs, *shared)``, as above.
         merge : callable
-            ``merge(a, b)``, which leaves both as they are.
+            ``merge(a, b)``, which must not change a or b.
         *shared
-            Further arguments, once in the graph.
+            Further arguments of `fold`. The graph holds them once.
         name : str
             Name of the stage, as the dashboard shows it.
         only : sequence of int, optional
-            Numbers of the slabs to go over. Default: all.
+            Numbers of the slabs to fold. Default: all.
         """
 
     @abstractmethod
     def each(self, fold: Fold, *shared: Any, name: str) -> list[Any]:
-        """One pass; what each task returns, in the order of features."""
+        """Fold the slabs, and return the value of each task, in the order of the features."""
 
 
 @dataclass(frozen=True)
 class MemorySlabs(Slabs):
-    """Slabs of a NumPy matrix."""
+    """A NumPy matrix."""
 
     matrix: Array
 
@@ -71,36 +72,39 @@ class MemorySlabs(Slabs):
     def reduce(
         self, fold: Fold, merge: Callable[[Any, Any], Any], *shared: Any, name: str, only: Sequence[int] | None = None
     ) -> Any:
-        """In this process."""
+        """Fold all slabs in this process."""
         return fold(self._slabs(only), *shared)
 
     def each(self, fold: Fold, *shared: Any, name: str) -> list[Any]:
-        """In this process."""
+        """Fold each slab in this process."""
         return [fold(iter([slab]), *shared) for slab in self._slabs()]
 
 
 class _LazySlabs(Slabs):
-    """Slabs that tasks read."""
+    """A matrix whose slabs are read by tasks."""
 
     @abstractmethod
     def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, Any]]:
-        """Arguments of `read` for each task: at most `most`, or as many as the layout allows."""
+        """List the arguments of `read` for each task.
+
+        There is one task for each slab on disk or stripe. For slabs on disk, `most` limits the number of tasks.
+        """
 
     @staticmethod
     @abstractmethod
     def read(source: Any, pieces: Any) -> Iterator[tuple[int, Array]]:
-        """The slabs of a task."""
+        """Read the slabs of a task."""
 
     def reduce(
         self, fold: Fold, merge: Callable[[Any, Any], Any], *shared: Any, name: str, only: Sequence[int] | None = None
     ) -> Any:
-        """By tasks, merged in a tree."""
+        """Fold runs of slabs in tasks, and merge their values in a tree."""
         kernel = partial(_fold_run, fold, type(self).read)
         with one_thread_of_blas():
             return computed(fold_parts(kernel, merge, self.runs(only, RUNS), name=name, shared=shared))
 
     def each(self, fold: Fold, *shared: Any, name: str) -> list[Any]:
-        """By tasks."""
+        """Fold slabs in tasks."""
         kernel = partial(_fold_run, fold, type(self).read)
         with one_thread_of_blas():
             found: list[Any] = computed(map_parts(kernel, self.runs(None, None), name=name, shared=shared))
@@ -113,19 +117,19 @@ def _fold_run(fold: Fold, read: Callable[..., Any], source: Any, pieces: Any, *s
 
 @dataclass(frozen=True)
 class StoredSlabs(_LazySlabs):
-    """Slabs of a matrix on disk."""
+    """A matrix on disk."""
 
     rows: SpilledRows
 
     def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, Any]]:
-        """Slabs next to one another."""
+        """List runs of neighbouring slabs."""
         numbers = list(range(len(self.rows.slabs))) if only is None else list(only)
         step = 1 if most is None else -(-len(numbers) // most)
         return [(self.rows, numbers[start : start + step]) for start in range(0, len(numbers), step)]
 
     @staticmethod
     def read(source: SpilledRows, pieces: Sequence[int]) -> Iterator[tuple[int, Array]]:
-        """From the store."""
+        """Read slabs from the store."""
         matrix = source.open()
         for number in pieces:
             yield number, np.asarray(matrix[:, source.slabs[number]])
@@ -133,14 +137,22 @@ class StoredSlabs(_LazySlabs):
 
 @dataclass(frozen=True)
 class StripedSlabs(_LazySlabs):
-    """Slabs of a lazy matrix that is chunked in features: a task takes a stripe, all samples of a chunk of features."""
+    """A lazy matrix that is chunked in features. A task takes a stripe: all samples of one chunk of features.
 
-    matrix: Any  # a dask array
-    width: int  # features of a slab, of which a stripe holds one or more
+    Parameters
+    ----------
+    matrix : dask array, shape (n_samples, n_features)
+        The matrix.
+    width : int
+        Largest number of features in a slab. A stripe holds one or more slabs.
+    """
+
+    matrix: Any
+    width: int
 
     @cached_property
     def _pieces(self) -> list[list[tuple[int, slice]]]:
-        """Number, and columns in its stripe, of each slab of each stripe."""
+        """For each stripe, the numbers of its slabs and their columns in the stripe."""
         pieces, number = [], 0
         for size in self.matrix.chunks[1]:
             starts = range(0, size, self.width)
@@ -149,7 +161,7 @@ class StripedSlabs(_LazySlabs):
         return pieces
 
     def runs(self, only: Sequence[int] | None, most: int | None) -> list[tuple[Any, Any]]:
-        """Stripes: one run each, since the sum of two need not wait in memory."""
+        """List the stripes. Each is a task of its own, so that no stripe waits in memory for another one."""
         blocks = self.matrix.to_delayed(optimize_graph=False)
         wanted = None if only is None else set(only)
         chosen = [[piece for piece in pieces if wanted is None or piece[0] in wanted] for pieces in self._pieces]
@@ -157,25 +169,30 @@ class StripedSlabs(_LazySlabs):
 
     @staticmethod
     def read(source: Sequence[Array], pieces: Sequence[tuple[int, slice]]) -> Iterator[tuple[int, Array]]:
-        """From the chunks of a stripe."""
+        """Cut the slabs from the chunks of a stripe."""
         for number, columns in pieces:
             yield number, np.concatenate([block[:, columns] for block in source])
 
 
 @contextmanager
 def slabs_of(data: Any, width: int, scratch: Url | None, resume: str | None = None) -> Iterator[Slabs]:
-    """Slabs of a matrix: of one in memory, of stripes of a lazy one, or, if its chunks are whole rows, of a copy.
+    """Read any matrix in slabs.
+
+    A lazy matrix that is chunked in features is read in stripes. A lazy matrix whose chunks are whole rows is copied to
+    disk first. `spill` says when the copy is removed.
 
     Parameters
     ----------
     data : array, shape (n_samples, n_features)
-        NumPy or dask.
+        The matrix, NumPy or dask.
     width : int
-        Features of a slab of lazy data, at most.
-    scratch : str or path, optional
-        Where the copy is made; see `spill`.
-    resume : str, optional
-        As there.
+        Largest number of features in a slab of lazy data.
+    scratch, resume
+        Of the copy, as in `spill`.
+
+    Yields
+    ------
+    Slabs
     """
     if not is_lazy(data):
         yield MemorySlabs(data)

@@ -12,7 +12,7 @@ import scipy.linalg
 from scipy.optimize import minimize_scalar
 
 from mksdask.arrays import Array
-from mksdask.regression.kernels import Kernel
+from mksdask.regression.kernels import CovarianceKernel
 
 # The ridges to try, relative to the mean of the kernel's diagonal.
 RIDGES = np.logspace(-12, 2, 141)
@@ -86,13 +86,13 @@ def spectrum_of(matrix: Array, targets: Array) -> Spectrum:
 
 
 def select(
-    kernel: Kernel, scores: Array, targets: Array, *, alpha: float | None, gamma: float | None, criterion: str
+    kernel: CovarianceKernel, scores: Array, targets: Array, *, alpha: float | None, gamma: float | None, criterion: str
 ) -> tuple[float, float]:
     """Choose the α and γ that explain the targets best. Values that are given stay fixed.
 
     Parameters
     ----------
-    kernel : Kernel
+    kernel : CovarianceKernel
         A kernel with the kind, degree and coef0 to use. Its gamma is ignored.
     scores : ndarray, shape (n_samples, n_components)
         Scaled scores.
@@ -139,7 +139,7 @@ def select(
     return best(log_gamma)[1], 2.0**log_gamma
 
 
-def _squared_spread(scores: Array, kernel: Kernel) -> float:
+def _squared_spread(scores: Array, kernel: CovarianceKernel) -> float:
     """Return the scale of 1/γ: the median squared distance, or the mean square for kernels of inner products."""
     squares = np.einsum("ik,ik->i", scores, scores)
     if kernel.kind == "polynomial":

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 
 from mksdask.arrays import Array
-from mksdask.regression.kernels import Kernel
+from mksdask.regression.kernels import CovarianceKernel
 from mksdask.schema import ArrayOf, Number, Part, Saved
 
 
@@ -18,7 +18,7 @@ class ExactFit:
 
     Parameters
     ----------
-    kernel : Kernel
+    kernel : CovarianceKernel
         Kernel function k.
     scores : ndarray, shape (n_samples, n_components)
         Scaled scores.
@@ -30,7 +30,7 @@ class ExactFit:
         Ridge α.
     """
 
-    kernel: Kernel
+    kernel: CovarianceKernel
     scores: Array
     triangle: Array
     dual: Array
@@ -38,7 +38,7 @@ class ExactFit:
 
     _saved = Saved(
         {
-            "kernel": Part(Kernel),
+            "kernel": Part(CovarianceKernel),
             "scores": ArrayOf("f8", "n_samples", "n_components"),
             "triangle": ArrayOf("f8", "n_samples", "n_samples"),
             "dual": ArrayOf("f8", "n_samples", "n_outputs"),
@@ -47,7 +47,7 @@ class ExactFit:
     )
 
     @classmethod
-    def of(cls, kernel: Kernel, scores: Array, targets: Array, alpha: float) -> ExactFit:
+    def of(cls, kernel: CovarianceKernel, scores: Array, targets: Array, alpha: float) -> ExactFit:
         """From scaled scores and centred targets, (n_samples, n_outputs)."""
         matrix = kernel(scores, scores)
         matrix[np.diag_indices_from(matrix)] += alpha

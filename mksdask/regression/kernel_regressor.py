@@ -14,11 +14,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, to_numpy, unwrap
 from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, in_chunks_of, map_samples
-from mksdask.compute.operation import Limit, Operation, Plan, Stage, operation
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan, Stage
 from mksdask.display.cards import WithCard, card
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
 from mksdask.regression.exact import ExactFit
-from mksdask.regression.kernels import KERNELS, Kernel
+from mksdask.regression.kernels import KERNELS, CovarianceKernel
 from mksdask.regression.landmarks import (
     ROWS_AT_ONCE,
     LandmarkFeatures,
@@ -30,7 +31,7 @@ from mksdask.regression.landmarks import (
 )
 from mksdask.schema import FLAG, NOTHING, POSITIVE, ArrayOf, Choice, Number, Part, Saved, Whole, agree
 
-# By default, up to so many samples are fitted exactly, with a few matrices of 128 MB.
+# By default, up to so many samples are fitted exactly. This takes four matrices of 128 MB.
 EXACT_SAMPLES = 4000
 LANDMARKS = 1000
 # Kernel parameters are chosen on at most so many samples.
@@ -276,8 +277,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         self.n_features_in_ = int(data.shape[1])
         return data, target
 
-    def _kernel(self, gamma: float) -> Kernel:
-        return Kernel(self.kernel, gamma, float(self.degree), float(self.coef0))
+    def _kernel(self, gamma: float) -> CovarianceKernel:
+        return CovarianceKernel(self.kernel, gamma, float(self.degree), float(self.coef0))
 
     def _fit_exact(self, scores: Array, target: Array, groups: Array | None, rng: np.random.Generator) -> None:
         n = len(scores)
@@ -422,7 +423,7 @@ def _predict_block(block: Array, *, model: KernelRegressor, with_spread: bool) -
 
 @dataclass(frozen=True)
 class _Fit(Operation[KernelRegressor]):
-    """The arguments of `KernelRegressor.fit`."""
+    """The arguments of `KernelRegressor.fit`, which are checked when it runs."""
 
     regressor: KernelRegressor
     X: ArrayLike
@@ -444,7 +445,7 @@ class _Fit(Operation[KernelRegressor]):
         columns = 1 + m + (1 if target.ndim == 1 else target.shape[1])
         rows = max(data.chunks[0]) if is_lazy(data) else n
         n_tasks = len(data.chunks[0]) if is_lazy(data) else 1
-        # A task holds rows to absorb, their stack below a factor, its copy for LAPACK, and the rows' kernel matrix.
+        # A task holds the rows to absorb, their stack below a factor, a copy of it for LAPACK, and their kernel matrix.
         task = 8 * columns * columns * (3 * ROWS_AT_ONCE + 3) + 3 * rows * 8 * (k + columns - 1 - m)
         if task > limit.task_bytes and is_lazy(data):
             raise limit.refusal(task, f"regression on {m} landmarks", "use fewer n_landmarks, or smaller chunks of X")

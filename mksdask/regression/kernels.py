@@ -14,7 +14,7 @@ KERNELS = ("rbf", "polynomial", "matern")
 
 
 @dataclass(frozen=True)
-class Kernel:
+class CovarianceKernel:
     """A kernel with fixed parameters.
 
     Parameters

@@ -14,7 +14,7 @@ import scipy.linalg
 
 from mksdask.arrays import Array
 from mksdask.regression.evidence import Spectrum
-from mksdask.regression.kernels import Kernel
+from mksdask.regression.kernels import CovarianceKernel
 from mksdask.schema import ArrayOf, Number, Part, Saved, agree
 
 # Directions of the landmarks' kernel matrix are kept above this share of the largest eigenvalue. Others are rounding.
@@ -27,20 +27,20 @@ ROWS_AT_ONCE = 3
 class LandmarkFeatures:
     """Features φ with φ(x)·φ(x') ≈ k(x, x'). This is exact if x or x' is a landmark."""
 
-    kernel: Kernel
+    kernel: CovarianceKernel
     landmarks: Array
     whitening: Array  # (n_landmarks, n_features)
 
     _saved = Saved(
         {
-            "kernel": Part(Kernel),
+            "kernel": Part(CovarianceKernel),
             "landmarks": ArrayOf("f8", "n_landmarks", "n_components"),
             "whitening": ArrayOf("f8", "n_landmarks", "n_features"),
         }
     )
 
     @classmethod
-    def of(cls, kernel: Kernel, landmarks: Array) -> LandmarkFeatures:
+    def of(cls, kernel: CovarianceKernel, landmarks: Array) -> LandmarkFeatures:
         """Make features from landmarks, (n_landmarks, n_components)."""
         values, vectors = scipy.linalg.eigh(kernel(landmarks, landmarks), check_finite=False)
         kept = values > _LEAST * values[-1]
@@ -56,7 +56,7 @@ class LandmarkFeatures:
         return int(self.whitening.shape[1])
 
 
-def choose_landmarks(kernel: Kernel, pool: Array, n: int, rng: np.random.Generator) -> Array:
+def choose_landmarks(kernel: CovarianceKernel, pool: Array, n: int, rng: np.random.Generator) -> Array:
     """Choose rows of a pool that explain the other rows well.
 
     They are the pivots of a Cholesky factorization of the kernel matrix. Each pivot is drawn with a probability
@@ -65,7 +65,7 @@ def choose_landmarks(kernel: Kernel, pool: Array, n: int, rng: np.random.Generat
 
     Parameters
     ----------
-    kernel : Kernel
+    kernel : CovarianceKernel
         Kernel with fixed parameters.
     pool : ndarray, shape (n_rows, n_components)
         Scaled scores.

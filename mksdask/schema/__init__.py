@@ -1,17 +1,17 @@
-"""What classes save: a table of names, and what each value may be.
+"""The tables by which classes are saved: the names of their values, and what each value may be.
 
-A class declares its table beside its `__init__`, and is known by it from then on:
+A class declares its table beside its `__init__`. From then on, its objects can be saved:
 
     _saved = Saved(
         {"n_components": Whole(1), "whiten": FLAG},
         fitted={"components_": ArrayOf("f8", "n_components_", "n_features"), "mean_": ArrayOf("f8", "n_features")},
     )
 
-An object is read by calling the class with the parameters, and setting the fitted attributes. All values are checked
-against the table before that, so that a file can only make what a user could make by the same calls. Axes of one name
-have one length in an object. If the class has a method `_restored(most)`, it is called at the end: it sets what follows
-from the rest, and refuses parts that do not belong together. Nothing that it makes may be larger than `most`, which is
-about the number of bytes in the file.
+To read an object, the class is called with the parameters, and the fitted attributes are set. All values are checked
+against the table first, so that a file can only make objects that a user could make by the same calls. Axes of the same
+name have the same length within an object. If the class has a method `_restored(most)`, it is called at the end. The
+method sets attributes that follow from the others, and refuses parts that do not belong together. It may make nothing
+larger than `most`, which is about the number of bytes in the file.
 """
 
 from mksdask.schema.classes import Part, Saved, agree, models

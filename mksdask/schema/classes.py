@@ -1,4 +1,4 @@
-"""Classes that are saved: their tables of names and kinds."""
+"""Classes that can be saved, and their tables of names and kinds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from mksdask.schema.places import Place
 
 
 class Part(Kind):
-    """An object of a class that declares what it saves, and that is one of `bases` or below.
+    """An object inside another object. Its class must have a table, and be one of `bases` or derive from one.
 
-    Its parameters alone are saved, and with `fitted` its fitted attributes too; with None, if those of the object that
-    it is a part of are.
+    Parameters
+    ----------
+    *bases : type
+        Classes.
+    fitted : bool or None, default False
+        Whether the fitted attributes are saved, beside the parameters. None means that they are if those of the outer
+        object are.
     """
 
     def __init__(self, *bases: type, fitted: bool | None = False) -> None:
@@ -44,20 +49,20 @@ class Part(Kind):
 
 
 class Saved:
-    """What a class saves.
+    """The table of a class: what it saves.
 
     Parameters
     ----------
     parameters : mapping of str to Kind
-        Parameters of its constructor; attributes of the same names hold them.
+        Parameters of the constructor. Attributes of the same names hold their values.
     fitted : mapping of str to Kind, optional
         Attributes that `fit` sets.
     make : callable, optional
-        Takes the parameters by name. Default: the class.
+        Makes the object from the parameters, which it takes by name. Default: the class.
     restore : callable, optional
-        ``restore(found, most)`` in place of the method `_restored`, for classes of others.
+        ``restore(found, most)`` is called in place of the method `_restored`. Classes of other packages need this.
     is_model : bool, default False
-        Whether `save_model` takes it.
+        Whether `save_model` takes objects of the class.
     """
 
     cls: type
@@ -79,7 +84,7 @@ class Saved:
         self.of(owner)
 
     def of(self, cls: type) -> None:
-        """Let a class be saved. Objects of a second class are read as objects of the first."""
+        """Use this table for a class. If it is used for a second class, objects of that are read as the first class."""
         if not hasattr(self, "cls"):
             self.cls = cls
             _BY_NAME[cls.__name__] = self
@@ -94,14 +99,14 @@ class Saved:
         return {"parameters": self.parameters} | ({"fitted": self.fitted} if self.fitted and place.fitted else {})
 
     def encode(self, value: Any, place: Place) -> dict[str, Any]:
-        """JSON of an object.
+        """Turn an object into JSON.
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
-            If it must be fitted and is not.
+            If the object must be fitted and is not.
         TypeError
-            If a value is not of the kind that is declared.
+            If a value is not of the declared kind.
         """
         tables = self._tables(place)
         if "fitted" in tables:
@@ -114,13 +119,12 @@ class Saved:
         return found
 
     def decode(self, encoded: Any, place: Place) -> Any:
-        """The object of JSON.
+        """Make the object from JSON.
 
         Raises
         ------
         ValueError
-            If keys are missing or unknown, if a value is not of the kind that is declared, or if values contradict each
-            other.
+            If keys are missing or unknown, if a value is not of the declared kind, or if values contradict each other.
         """
         tables = self._tables(place)
         _check_keys(encoded, {"class", *tables}, place)
@@ -138,7 +142,7 @@ class Saved:
             if restore is not None and ("fitted" in tables or not self.fitted):
                 restore(found, place.book.most)
         except Exception as error:
-            # Whatever a class says of values that do not belong together, it is the file that is wrong.
+            # A class may raise any error for values that do not belong together. The file is wrong in each case.
             text = f"{place.path} contradicts itself: {error}"
             raise place.book.complaint(text) from error
         return found
@@ -149,7 +153,7 @@ _BY_CLASS: dict[type, Saved] = {}
 
 
 def models() -> tuple[type, ...]:
-    """Classes that `save_model` takes."""
+    """List the classes whose objects `save_model` takes."""
     return tuple(saved.cls for saved in _BY_NAME.values() if saved.is_model)
 
 
@@ -160,12 +164,12 @@ def _check_keys(encoded: Any, wanted: Collection[str], place: Place) -> None:
 
 
 def agree(name: str, found: Any, expected: Any) -> None:
-    """Refuse a part that does not belong to the others.
+    """Refuse a value that contradicts the others.
 
     Raises
     ------
     ValueError
-        If `found` is not `expected`.
+        If `found` does not equal `expected`.
     """
     if found != expected:
         msg = f"{name} is {found}, expected {expected}"

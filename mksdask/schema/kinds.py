@@ -1,4 +1,4 @@
-"""Kinds of values that are saved: numbers, texts, lists, arrays."""
+"""Kinds of values that can be saved, such as numbers, texts, lists and arrays."""
 
 from __future__ import annotations
 
@@ -15,34 +15,37 @@ NUMBERS = "b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16"
 
 
 class Kind(ABC):
-    """What a saved value may be."""
+    """What a saved value may be.
+
+    `str(kind)` describes it for error messages.
+    """
 
     @abstractmethod
     def __str__(self) -> str: ...
 
     @abstractmethod
     def _takes(self, value: Any) -> bool:
-        """Whether a value of a model is of this kind, at first sight."""
+        """Whether a value of a model is of this kind. The values inside it are not checked."""
 
     @abstractmethod
     def _accepts(self, encoded: Any) -> bool:
-        """Whether JSON is of this kind, at first sight."""
+        """Whether JSON is of this kind. The values inside it are not checked."""
 
     def _encode(self, value: Any, place: Place) -> Any:
-        """JSON of a value that is taken."""
+        """Turn a value that `_takes` allows into JSON."""
         return value
 
     def _decode(self, encoded: Any, place: Place) -> Any:
-        """The value of JSON that is accepted."""
+        """Make the value from JSON that `_accepts` allows."""
         return encoded
 
     def write(self, value: Any, place: Place) -> Any:
-        """JSON of any value.
+        """Check a value, and turn it into JSON.
 
         Raises
         ------
         TypeError
-            If it is of another kind.
+            If the value is of another kind.
         """
         plain = value.item() if isinstance(value, np.generic) else value
         if not self._takes(plain):
@@ -50,12 +53,12 @@ class Kind(ABC):
         return self._encode(plain, place)
 
     def read(self, encoded: Any, place: Place) -> Any:
-        """The value of any JSON.
+        """Check JSON, and make the value from it.
 
         Raises
         ------
         ValueError
-            If it is of another kind.
+            If the JSON is of another kind.
         """
         if not self._accepts(encoded):
             raise place.refusal(encoded, str(self))
@@ -66,7 +69,7 @@ class Kind(ABC):
 
 
 class Either(Kind):
-    """The first of some kinds that a value is of, at first sight."""
+    """One of several kinds. The first that takes a value, or accepts JSON, is used."""
 
     def __init__(self, *kinds: Kind) -> None:
         self._kinds = kinds
@@ -88,7 +91,7 @@ class Either(Kind):
 
 
 class Plain(Kind):
-    """A value of a type that JSON has too."""
+    """A value of a type that JSON has."""
 
     def __init__(self, text: str, *types: type) -> None:
         self._text, self._types = text, types
@@ -97,7 +100,7 @@ class Plain(Kind):
         return self._text
 
     def _takes(self, value: Any) -> bool:
-        # True is no number.
+        # In Python, True is an integer. Here it is not.
         return isinstance(value, self._types) and (bool in self._types or not isinstance(value, bool))
 
     def _accepts(self, encoded: Any) -> bool:
@@ -125,7 +128,7 @@ def _range_text(low: float, high: float, most: float) -> str:
 
 
 class Number(Plain):
-    """A finite number, whole or not."""
+    """A finite number: an integer or a float."""
 
     def __init__(self, low: float = -sys.float_info.max, high: float = sys.float_info.max) -> None:
         super().__init__(f"a finite number{_range_text(low, high, sys.float_info.max)}", int, float)
@@ -135,7 +138,7 @@ class Number(Plain):
         return super()._takes(value) and self._low <= value <= self._high
 
     def _decode(self, encoded: Any, place: Place) -> Any:
-        # Larger integers would make arrays of objects.
+        # NumPy would make arrays of objects from larger integers.
         return float(encoded) if abs(encoded) > 2**53 else encoded
 
 
@@ -143,7 +146,10 @@ POSITIVE = Number(sys.float_info.min)
 
 
 class Whole(Plain):
-    """A whole number. One that is `sized` says how large something is, and the file must be about as large."""
+    """A whole number.
+
+    If it is `sized`, it is the size of something in memory. It may not exceed the number of bytes in the file by much.
+    """
 
     def __init__(self, low: int = -(2**63), high: int = 2**63 - 1, *, sized: bool = False) -> None:
         super().__init__(f"a whole number{_range_text(low, high, 2**63 - 1)}", int)
@@ -154,16 +160,16 @@ class Whole(Plain):
 
     def _decode(self, encoded: Any, place: Place) -> Any:
         if self._sized and abs(encoded) > place.book.most:
-            raise place.refusal(encoded, f"{place.book.most} at most, about the bytes of the store")
+            raise place.refusal(encoded, f"{place.book.most} at most, which is about the number of bytes in the store")
         return encoded
 
 
 class _Row(Kind):
-    """A list, or a tuple, which stays one."""
+    """A list or a tuple. A tuple is read as a tuple again."""
 
     @abstractmethod
     def _kinds_of(self, n: int) -> tuple[Kind, ...] | None:
-        """The kinds of n values; None if there cannot be so many."""
+        """Return the kinds of n values, or None if n values are not allowed."""
 
     def _takes(self, value: Any) -> bool:
         is_row = isinstance(value, list | tuple | range) or (isinstance(value, np.ndarray) and value.ndim > 0)
@@ -205,7 +211,7 @@ class Listed(_Row):
 
 
 class Record(_Row):
-    """A list or tuple of one value of each kind."""
+    """A list or tuple with one value of each of some kinds."""
 
     def __init__(self, *kinds: Kind) -> None:
         self._kinds = kinds
@@ -218,7 +224,7 @@ class Record(_Row):
 
 
 class Named(Kind):
-    """Values of one kind by name."""
+    """A dict whose keys are names, and whose values are of one kind."""
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
@@ -240,7 +246,7 @@ class Named(Kind):
 
 
 class Dtype(Kind):
-    """One of some dtypes, such as "f4 f8"."""
+    """One of several dtypes, which are given as text, such as "f4 f8"."""
 
     def __init__(self, dtypes: str) -> None:
         self._dtypes = dtypes.split()
@@ -265,9 +271,17 @@ class Dtype(Kind):
 
 
 class ArrayOf(Kind):
-    """An array of one of some dtypes, such as "f4 f8", with a name for each axis.
+    """An array.
 
-    An axis whose name is None has any length, 0 too. With `finite`, all values must be finite.
+    Parameters
+    ----------
+    dtypes : str
+        The dtypes that it may have, such as "f4 f8".
+    *axes : str or None
+        Name of each axis. Axes of the same name have the same length within an object, which is at least 1. An axis
+        whose name is None may have any length, also 0.
+    finite : bool, default True
+        Whether all values must be finite.
     """
 
     def __init__(self, dtypes: str, *axes: str | None, finite: bool = True) -> None:
@@ -292,7 +306,7 @@ class ArrayOf(Kind):
         )
 
     def _encode(self, value: Any, place: Place) -> Any:
-        # The order in memory decides in which order products are summed up.
+        # The order in memory is kept, because it decides in which order products are summed.
         order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         place.book.arrays.append(value.T if order == "F" else value)
         shown = {"dtype": value.dtype.str[1:], "order": order, "shape": list(value.shape)}
@@ -315,7 +329,7 @@ _SIZE = Whole(0)
 
 
 class _Labels(Kind):
-    """Text along an axis."""
+    """A 1D array of text, such as names along an axis."""
 
     def __str__(self) -> str:
         return "an array of text"

@@ -1,4 +1,4 @@
-"""Places in a saved model: what is written to, or read from, and the errors that name the place."""
+"""Places in a saved model, the readers and writers of models, and errors that name the place."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from mksdask.arrays import Array
 
-# Objects inside objects.
+# Objects may be nested to this depth.
 MOST_DEPTH = 8
-# Up to so many things are no burden, however small the file is.
+# A model may hold this many values even if its file is smaller.
 FEW = 2**16
 
 
@@ -22,27 +22,25 @@ _PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 class Writer:
-    """What a model is written to: arrays are kept aside while the rest becomes JSON."""
+    """Takes the arrays of a model while the rest of it becomes JSON."""
 
     def __init__(self) -> None:
         self.arrays: list[Array] = []
 
     def refusal(self, path: str, got: str, expected: str) -> TypeError:
-        """Which part of a model cannot be saved."""
-        return TypeError(
-            f"{path} is {got}, which cannot be saved; expected {expected}. Use pickle to keep the model for yourself"
-        )
+        """Make the error for a part of a model that cannot be saved."""
+        return TypeError(f"{path} is {got}, which cannot be saved; expected {expected}. Use pickle to keep the model")
 
 
 class Reader:
-    """What a model is read from: each array is taken once.
+    """Gives the arrays of a model that is read. Each array can be taken once.
 
     Parameters
     ----------
     start, end : str
-        Of errors.
+        Start and end of error messages. They name the store and the remedy.
     most : int
-        Bytes of the store.
+        Number of bytes in the store.
     take : callable
         ``take(number, shape, dtype)`` returns an array, or raises ValueError.
     """
@@ -53,15 +51,21 @@ class Reader:
         self._taken: set[int] = set()
 
     def refusal(self, path: str, got: str, expected: str) -> ValueError:
-        """What is wrong in a store."""
+        """Make the error for a value in a store that is wrong."""
         return self.complaint(f"{path} is {got}, expected {expected}")
 
     def complaint(self, text: str) -> ValueError:
-        """An error that names the store, and the remedy."""
+        """Make an error that names the store and the remedy."""
         return ValueError(f"{self._start}: {text}. {self._end}")
 
     def array(self, number: int, shape: tuple[int, ...], dtype: np.dtype[Any], path: str) -> Array:
-        """An array that has not been taken before."""
+        """Take an array.
+
+        Raises
+        ------
+        ValueError
+            If it was taken before, or cannot be read.
+        """
         if number in self._taken:
             raise self.refusal(path, f"array {number}, which is taken", "an array of its own")
         self._taken.add(number)
@@ -74,20 +78,40 @@ class Reader:
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a model a value is."""
+    """The place of a value in a model.
+
+    Parameters
+    ----------
+    path : str
+        The place in words, such as "PCA.components_".
+    book : Writer or Reader
+        What the model is written to or read from.
+    fitted : bool
+        Whether the object has its fitted attributes.
+    sizes : dict of str to int
+        Lengths of the named axes of the object.
+    depth : int
+        How many objects are around the object.
+    """
 
     path: str
-    book: Any  # Writer or Reader
+    book: Any
     fitted: bool = True
-    sizes: dict[str, int] = field(default_factory=dict)  # of the named axes of one object
+    sizes: dict[str, int] = field(default_factory=dict)
     depth: int = 0
 
     def at(self, step: str) -> Place:
-        """A place below this one."""
+        """Return a place below this one."""
         return replace(self, path=self.path + step)
 
     def of_part(self, *, fitted: bool) -> Place:
-        """The place of an object inside this one."""
+        """Return the place of an object inside this one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If objects are nested too deep.
+        """
         if self.depth >= MOST_DEPTH:
             raise self.book.refusal(
                 self.path, "an object inside others", f"objects inside objects up to {MOST_DEPTH} deep"
@@ -95,7 +119,7 @@ class Place:
         return replace(self, fitted=fitted, sizes={}, depth=self.depth + 1)
 
     def refusal(self, value: object, expected: str) -> Exception:
-        """What is wrong with a value."""
+        """Make the error for a value that is not of the expected kind."""
         kind = type(value)
         got = reprlib.repr(value) if isinstance(value, _PLAIN) else f"of {kind.__module__}.{kind.__qualname__}"
         if isinstance(value, np.ndarray):

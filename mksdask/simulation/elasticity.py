@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from mksdask.arrays import Array, ArrayLike, label, names, unwrap_samples
 from mksdask.compute.blocks import map_samples
-from mksdask.compute.operation import Limit, Operation, Plan, SampleWork, chunk_layout, operation
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout
 from mksdask.samples import Grid
 from mksdask.simulation.constituents import CrystalOrientations, IsotropicPhases
 from mksdask.simulation.crystals import single_crystal_stiffness

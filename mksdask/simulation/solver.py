@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mksdask.arrays import Array
-from mksdask.compute.operation import SampleWork, fft_operations
+from mksdask.compute.plans import SampleWork, fft_operations
 from mksdask.simulation.constituents import Constituents
 from mksdask.simulation.equilibrium import ElasticFields, batch_size, solve_elasticity
 from mksdask.simulation.stencils import n_strain_components, voigt_pairs

@@ -19,8 +19,8 @@ import numpy as np
 from mksdask.arrays import Array
 from mksdask.compute.blocks import array_of, map_parts
 from mksdask.compute.graph import stored_array
-from mksdask.compute.operation import Limit, Plan, Stage, size_text
-from mksdask.stats.lags import LagTransform
+from mksdask.compute.plans import Limit, Plan, Stage, size_text
+from mksdask.stats.lags import LagFFT
 from mksdask.stats.microstructure import (
     SLAB_VOXELS,
     VolumeCorrelation,
@@ -28,7 +28,7 @@ from mksdask.stats.microstructure import (
     mask_fields,
     mask_pairs,
 )
-from mksdask.stats.pencils import Pencils, PencilTransform, three_axes
+from mksdask.stats.pencils import PencilFFT, Pencils, three_axes
 from mksdask.storage.atomic import SCRATCH, Location, Url, check_ours, remove_store
 from mksdask.storage.opening import open_array
 from mksdask.storage.results import Result
@@ -45,8 +45,8 @@ class _Passes:
     """The kernels of the three passes. `pairs` holds numbers of fields. The fields and pairs of the mask come last."""
 
     fields: VolumeFields
-    transform: LagTransform
-    pencil: PencilTransform
+    transform: LagFFT
+    pencil: PencilFFT
     pairs: tuple[tuple[int, int], ...]
     n_masks: int  # number of fields of the mask, which is also that of its pairs
 
@@ -61,14 +61,14 @@ class _Passes:
         if problem.volume.confidence is not None:
             fields = replace(fields, dtype=np.dtype(np.float64))
             own = list(mask_pairs(problem.volume.confidence))
-        transform = LagTransform.plan(problem.volume.spatial, problem.volume.grid.periodic, None, real=problem.is_real)
+        transform = LagFFT.of(problem.volume.spatial, problem.volume.grid.periodic, None, real=problem.is_real)
         lengths: tuple[int, int, int] = three_axes(transform.lengths, 1)
         of_states = [(fields.states.index(a), fields.states.index(b)) for a, b in problem.indices]
         n_states = len(fields.states)
         return cls(
             fields,
             transform,
-            PencilTransform(lengths, problem.is_real),
+            PencilFFT(lengths, problem.is_real),
             (*of_states, *((n_states + a, n_states + b) for a, b in own)),
             len(own),
         )
@@ -242,7 +242,7 @@ def plan_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url | No
         {
             "volume": problem.volume.spatial,
             "lags": passes.transform.shape,
-            "transform": passes.transform.lengths,
+            "FFT lengths": passes.transform.lengths,
             "planes of a slab": sizes.slab,
             "rows of a pencil": sizes.rows,
             "lags of a slab": sizes.lags,

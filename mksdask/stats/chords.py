@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mksdask.arrays import Array, ArrayLike, axes_argument, is_lazy, unwrap_volume
 from mksdask.compute.blocks import array_of, fold_parts
 from mksdask.compute.graph import stored_array
-from mksdask.compute.operation import Limit
+from mksdask.compute.plans import Limit
 from mksdask.samples import Grid
 
 PENCIL_VOXELS = 2**25

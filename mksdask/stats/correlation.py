@@ -13,10 +13,11 @@ from mksdask.arrays import ArrayLike, precision_argument, unwrap
 from mksdask.bases.base import Basis
 from mksdask.bases.given import local_states
 from mksdask.compute.blocks import map_samples
-from mksdask.compute.operation import Limit, Operation, Plan, SampleWork, chunk_layout, fft_operations, operation
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, fft_operations
 from mksdask.samples import Samples
 from mksdask.stats.kernel import CorrelationKernel
-from mksdask.stats.lags import LagTransform
+from mksdask.stats.lags import LagFFT
 from mksdask.stats.pairs import Pairs, indices_of, lag_labels, resolve_pairs
 
 
@@ -55,7 +56,7 @@ class Correlation(Operation[Any]):
         basis, grid = samples.basis, samples.grid
         pairs, precision = resolve_pairs(correlations, basis), precision_argument(dtype)
         is_real = basis.result_dtype(precision).kind != "c"
-        transform = LagTransform.plan(grid.shape, grid.periodic, cutoff, real=is_real)
+        transform = LagFFT.of(grid.shape, grid.periodic, cutoff, real=is_real)
         kernel = CorrelationKernel(basis, transform, indices_of(pairs, basis), precision)
         return cls(samples, pairs, kernel, copies)
 
@@ -87,7 +88,7 @@ class Correlation(Operation[Any]):
         """Plan one task for each chunk of samples."""
         data, transform = self.samples.data, self.kernel.transform
         stage = self.work.stage(data, limit)
-        layout = chunk_layout(data, stage) | {"lags": transform.shape, "transform": transform.lengths}
+        layout = chunk_layout(data, stage) | {"lags": transform.shape, "FFT lengths": transform.lengths}
         return Plan("correlate", layout, (stage,), limit)
 
     def compute(self) -> Any:

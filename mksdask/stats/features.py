@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mksdask.arrays import Array, ArrayLike, unwrap
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.watching import FeatureChannel
+from mksdask.schema import NOTHING, NUMBERS, Dtype, Listed, Number, Saved, Whole
 
 
 def _flatten_block(block: Array) -> Array:
@@ -65,6 +66,14 @@ class FeatureMap:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     weights: Any = None
+
+    _saved = Saved(
+        {
+            "shape": Listed(Whole(1, sized=True), 2, 4),
+            "dtype": Dtype(NUMBERS),
+            "weights": Listed(Number()) | NOTHING,
+        }
+    )
 
     @property
     def is_complex(self) -> bool:

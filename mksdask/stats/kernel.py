@@ -16,7 +16,7 @@ import numpy as np
 from mksdask.arrays import Array
 from mksdask.bases.base import Basis
 from mksdask.samples import check_confidence
-from mksdask.stats.lags import LagTransform
+from mksdask.stats.lags import LagFFT
 
 # Small samples are transformed together, up to this many voxels, which stay in cache.
 BATCH_VOXELS = 2**15
@@ -34,7 +34,7 @@ class CorrelationKernel:
     ----------
     basis : Basis
         Basis of the local state.
-    transform : LagTransform
+    transform : LagFFT
         Transform of samples to their statistics.
     pairs : tuple of (int, int)
         Pairs of positions of states in the basis.
@@ -43,7 +43,7 @@ class CorrelationKernel:
     """
 
     basis: Basis
-    transform: LagTransform
+    transform: LagFFT
     pairs: tuple[tuple[int, int], ...]
     dtype: np.dtype[Any]
 

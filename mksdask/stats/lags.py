@@ -15,7 +15,7 @@ from mksdask.arrays import Array
 
 
 @dataclass(frozen=True)
-class LagTransform:
+class LagFFT:
     """The Fourier transform of samples, and its inverse at the lags that are kept.
 
     Parameters
@@ -36,9 +36,9 @@ class LagTransform:
     real: bool
 
     @classmethod
-    def plan(
+    def of(
         cls, spatial: Sequence[int], periodic: Sequence[bool], cutoff: int | Sequence[int] | None, *, real: bool
-    ) -> LagTransform:
+    ) -> LagFFT:
         """Choose the transform for a `cutoff`, or for None, which keeps the lags from -(n//2) to (n - 1)//2.
 
         Raises
@@ -132,7 +132,7 @@ class LagTransform:
 
     def count_confident_pairs(self, confidence: Array) -> Array:
         """Compute Ω[r] = Σ_s c[s] c[s + r] of masks (n, *spatial) in float64. It is NaN if no pair has both c > 0."""
-        transform = LagTransform(self.spatial, self.periodic, self.reach, real=True)
+        transform = LagFFT(self.spatial, self.periodic, self.reach, real=True)
 
         def autocorrelation(fields: Array) -> Array:
             spectra = transform.forward(fields)

@@ -71,7 +71,7 @@ def three_axes(values: Sequence[Any], fill: Any) -> tuple[Any, Any, Any]:
 
 
 @dataclass(frozen=True)
-class PencilTransform:
+class PencilFFT:
     """The discrete Fourier transform over three axes. For real fields, the last axis keeps half of its frequencies.
 
     Parameters
@@ -86,7 +86,7 @@ class PencilTransform:
     real: bool
 
     @classmethod
-    def padded(cls, least: Sequence[int], *, real: bool) -> PencilTransform:
+    def padded(cls, least: Sequence[int], *, real: bool) -> PencilFFT:
         """Choose the fastest transform of at least `least` voxels along 1 to 3 axes. An axis of one voxel stays so."""
         x, y, z = (scipy.fft.next_fast_len(n) if n > 1 else 1 for n in three_axes(least, 1))
         return cls((x, y, z), real)
@@ -115,13 +115,13 @@ class Pencils:
 
     Parameters
     ----------
-    transform : PencilTransform
+    transform : PencilFFT
         The transform.
     dtype : {"float32", "float64"}
         Precision of the fields.
     """
 
-    def __init__(self, transform: PencilTransform, dtype: DTypeLike) -> None:
+    def __init__(self, transform: PencilFFT, dtype: DTypeLike) -> None:
         self.transform = transform
         self.dtype = np.result_type(dtype, np.complex64)
         self._step = transform.lines_together(self.dtype.itemsize)

@@ -18,12 +18,12 @@ import numpy as np
 from mksdask.arrays import Array
 from mksdask.compute.blocks import array_of, computed, fold_parts, map_parts
 from mksdask.compute.graph import stored_array
-from mksdask.compute.operation import Limit, Plan, Stage
+from mksdask.compute.plans import Limit, Plan, Stage
 from mksdask.compute.watching import Channel, Plane, Watch, watching
-from mksdask.stats.lags import LagTransform
+from mksdask.stats.lags import LagFFT
 from mksdask.stats.microstructure import VolumeCorrelation, VolumeFields, mask_fields, mask_pairs
 from mksdask.stats.pencils import Pencils, three_axes
-from mksdask.stats.tiling import Box, TileWork, Tiling, plan_tiles
+from mksdask.stats.tiling import Box, TileWork, Tiling, choose_tiling
 from mksdask.storage.atomic import Url
 from mksdask.storage.results import Result
 
@@ -263,7 +263,7 @@ def plan_tile_sum(
             "lags": " × ".join(f"±{c}" for c in tiling.cutoff),
             "tile": tiling.tile,
             "tiles": tiling.n_tiles,
-            "transform": tuple(n for n in tiling.transform.lengths if n > 1),
+            "FFT lengths": tuple(n for n in tiling.transform.lengths if n > 1),
         },
         (
             Stage("tile sums", n_runs, work.task_bytes(tiling), read, kept, work.operations(tiling)),
@@ -278,7 +278,7 @@ def _tile(
     problem: VolumeCorrelation, cutoff: int | Sequence[int], limit: Limit, *, return_std: bool
 ) -> tuple[_TileSum, TileWork]:
     """Make the kernel of a run of tiles, with the cheapest tiling that fits, and the work of its tasks."""
-    reach = LagTransform.plan(problem.volume.spatial, problem.volume.grid.periodic, cutoff, real=True).reach
+    reach = LagFFT.of(problem.volume.spatial, problem.volume.grid.periodic, cutoff, real=True).reach
     indices = problem.indices
     work = TileWork(
         len({a for a, _ in indices}),
@@ -290,7 +290,7 @@ def _tile(
         return_std,
         not problem.volume.is_stored,
     )
-    tiling = plan_tiles(
+    tiling = choose_tiling(
         problem.volume.spatial,
         problem.volume.grid.periodic,
         tuple(low for low, _ in reach),

@@ -12,9 +12,9 @@ import numpy as np
 import scipy.fft
 
 from mksdask.arrays import Array
-from mksdask.compute.operation import Limit
+from mksdask.compute.plans import Limit
 from mksdask.stats.microstructure import SLAB_VOXELS
-from mksdask.stats.pencils import PencilTransform, three_axes
+from mksdask.stats.pencils import PencilFFT, three_axes
 
 Box: TypeAlias = Sequence[tuple[int, int]]  # first voxel along each axis, and the first beyond
 
@@ -64,9 +64,9 @@ class Tiling:
         return tuple(b + c + 1 for b, c in zip(self.before, self.cutoff, strict=True))
 
     @cached_property
-    def transform(self) -> PencilTransform:
+    def transform(self) -> PencilFFT:
         """Transform of the padded tile."""
-        return PencilTransform.padded(self.largest_block, real=self.real)
+        return PencilFFT.padded(self.largest_block, real=self.real)
 
     @property
     def largest_block(self) -> tuple[int, ...]:
@@ -182,7 +182,7 @@ class TileWork:
         if tiling.real:
             spectra, totals = 2 * spectra, 2 * totals
         if self.is_masked:
-            of_mask = PencilTransform(transform.lengths, real=True)
+            of_mask = PencilFFT(transform.lengths, real=True)
             spectra += 16 * self._plane_entries(tiling, 2, 2, real=True)
             totals += 16 * of_mask.n_frequencies * 2
         blocks = self.source_bytes * block * (2 if self.is_gathered else 1)
@@ -192,7 +192,7 @@ class TileWork:
         return max(blocks + spectra + totals + work, totals + 2 * self.result_bytes(tiling))
 
     def _plane_entries(self, tiling: Tiling, n_firsts: int, n_seconds: int, *, real: bool) -> int:
-        y, z = PencilTransform(tiling.transform.lengths, real=real).plane
+        y, z = PencilFFT(tiling.transform.lengths, real=real).plane
         first, second = (three_axes(shape, 1)[0] for shape in (tiling.tile, tiling.largest_block))
         return (n_firsts * first + n_seconds * second) * y * z
 
@@ -221,7 +221,7 @@ class TileWork:
         return self.operations(tiling) + READING * tiling.voxels_read()
 
 
-def plan_tiles(
+def choose_tiling(
     spatial: tuple[int, ...],
     periodic: tuple[bool, ...],
     cutoff: tuple[int, ...],

@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike
 
 from mksdask.arrays import ArrayLike, precision_argument
 from mksdask.bases.base import Basis
-from mksdask.compute.operation import Limit, Operation, Plan, operation
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan
 from mksdask.compute.watching import Watch
 from mksdask.samples import Volume
 from mksdask.stats.all_lags import correlate_all_lags, plan_all_lags

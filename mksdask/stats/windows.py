@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mksdask.arrays import Array, ArrayLike, sizes_argument, unwrap_volume
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.graph import stored_array
-from mksdask.compute.operation import samples_per_chunk
+from mksdask.compute.plans import samples_per_chunk
 from mksdask.samples import Grid
 
 

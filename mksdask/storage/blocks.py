@@ -194,7 +194,7 @@ class Blocks:
         if str(found.get("mksdask")).removeprefix("partial ") not in (kinds or (self.kind,)) or (
             "fingerprint" not in found
         ):
-            msg = f"{location.path} exists and is not {expected}; move it away, or choose another place"
+            msg = f"{location.path} exists and is not {expected}; choose another url, or move it away"
             raise FileExistsError(msg)
         if found["fingerprint"] != record:
             told = "; ".join(_differences(found["fingerprint"], record))
@@ -276,23 +276,25 @@ class Writing:
         """List the positions of all blocks."""
         return list(np.ndindex(*self.data.numblocks))
 
+    @cached_property
+    def edges(self) -> tuple[tuple[int, ...], ...]:
+        """Where blocks begin along each axis of the data, and where the last one ends."""
+        return tuple(tuple(np.cumsum((0, *sizes)).tolist()) for sizes in self.data.chunks)
+
     def objects(self, block: Block, shape: Sequence[int]) -> Iterator[Block]:
         """Yield the positions of the objects of this shape that make up a block."""
-        ranges = []
-        for sizes, number, step in zip(self.data.chunks, block, shape, strict=True):
-            first = sum(sizes[:number])
-            ranges.append(range(first // step, -(-(first + sizes[number]) // step)))
-        return itertools.product(*ranges)
+        spans = ((along[i], along[i + 1], step) for along, i, step in zip(self.edges, block, shape, strict=True))
+        return itertools.product(*(range(first // step, -(-last // step)) for first, last, step in spans))
 
     def task(self, call: str) -> da.Array:
         """Make a lazy array of the same blocks. To compute one of its blocks is to write the block."""
-        starts = [np.cumsum((0, *sizes)) for sizes in self.data.chunks]
-        starts[0] = starts[0] + self.start
+        first, *others = self.edges
+        starts = (tuple(edge + self.start for edge in first), *others)
         # The dashboard shows the name. It is a new name, so that the scheduler does not reuse a task that wrote to
         # another place.
         stage = stage_of(self.data)
         return self.data.map_blocks(
-            partial(_write, starts=tuple(tuple(along.tolist()) for along in starts)),
+            partial(_write, starts=starts),
             target=dask.delayed(self.target),
             chunks=tuple((1,) * n for n in self.data.numblocks),
             dtype=np.uint8,
@@ -312,7 +314,7 @@ def write_blocks(parts: Sequence[tuple[Writing, list[Block]]], *, in_memory: boo
         Whether all data are in memory. If so, this process writes them, even if there is a cluster.
     """
     call = uuid.uuid4().hex
-    settled(partial(_compute, parts, call), stage=call, in_memory=in_memory)
+    settled(partial(_compute, parts, call), tag=call, in_memory=in_memory)
 
 
 def _compute(parts: Sequence[tuple[Writing, list[Block]]], call: str, **options: Any) -> None:

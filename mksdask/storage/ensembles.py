@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, is_lazy, unwrap
-from mksdask.compute.operation import largest_divisor, samples_per_chunk
+from mksdask.compute.plans import largest_divisor, samples_per_chunk
 from mksdask.samples import Grid
 from mksdask.storage.atomic import Location, Url, consolidate
 from mksdask.storage.blocks import Variable, Writing, write_blocks
@@ -266,9 +266,10 @@ def append_ensemble(
         shard = target.shards or target.chunks
         start = n_old // shard[0] * shard[0]
         tail = np.asarray(stored[name][start:n_old].data)
-        joined = da.concatenate([da.from_array(tail), da.asarray(data)]).rechunk(shard)
-        if not is_lazy(data):
-            joined = da.from_array(np.concatenate([tail, data]), chunks=shard)
+        joined = data
+        if len(tail):
+            joined = da.concatenate([da.from_array(tail), data]) if is_lazy(data) else np.concatenate([tail, data])
+        joined = joined.rechunk(shard) if is_lazy(joined) else da.from_array(joined, chunks=shard)
         target.resize((n_new, *target.shape[1:]))
         part = Writing(_checked_cast(joined, target.dtype, name), target, start)
         parts.append((part, part.blocks()))

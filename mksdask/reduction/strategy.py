@@ -1,4 +1,4 @@
-"""How a matrix is reduced within a limit of memory."""
+"""Choose how PCA is fitted within a limit of memory: by which solver, and how the data is cut."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from mksdask.arrays import is_lazy
 from mksdask.compute.blocks import check_whole_samples
-from mksdask.compute.operation import DoesNotFitError, Limit, Stage
+from mksdask.compute.plans import DoesNotFitError, Limit, Stage
 from mksdask.reduction.sketch import sketch_rank
 from mksdask.reduction.slabs import RUNS
 from mksdask.storage.scratch import LEAST_WIDTH, SLAB_BYTES, slab_width
 
 
 class Reducer(Protocol):
-    """The parameters of a PCA that its layout depends on."""
+    """The parameters of a PCA on which its strategy depends."""
 
     n_components: int | float | None
     solver: str
@@ -25,23 +25,48 @@ class Reducer(Protocol):
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a matrix is reduced: by which solver, by samples or by slabs of features, and of what sizes."""
+class Strategy:
+    """A way to fit PCA.
+
+    Parameters
+    ----------
+    solver : {"gram", "incremental", "randomized"}
+        The solver.
+    stages : tuple of Stage
+        The tasks of a fit.
+    by_samples : bool
+        Whether the data is read in chunks of whole rows. Otherwise it is read in slabs of features.
+    width : int
+        Features of a slab. 0 if the data is not cut into slabs.
+    rows : int
+        Samples of a chunk. 0 if the data is not cut into rows.
+    """
 
     solver: str
     stages: tuple[Stage, ...]
     by_samples: bool
-    width: int = 0  # features of a slab
-    rows: int = 0  # samples of a chunk
+    width: int = 0
+    rows: int = 0
 
     @classmethod
-    def of(cls, pca: Reducer, data: Any, limit: Limit, first: Stage | None = None) -> Layout:
-        """Choose; `first` is the stage of the pass over the input, where it does more than PCA's.
+    def of(cls, pca: Reducer, data: Any, limit: Limit, first: Stage | None = None) -> Strategy:
+        """Choose the first strategy that fits.
+
+        Parameters
+        ----------
+        pca : PCA
+            Its parameters.
+        data : array, shape (n_samples, n_features)
+            The matrix to reduce.
+        limit : Limit
+            The memory of a worker.
+        first : Stage, optional
+            The stage that makes the features, if it is more than reading them.
 
         Raises
         ------
-        ValueError
-            If nothing fits, with the limit that would.
+        DoesNotFitError
+            If nothing fits. The message names the limit with which the first strategy would fit.
         """
         n, p = map(int, data.shape)
         k = min(n, p) if pca.n_components is None or pca.n_components < 1 else int(pca.n_components)
@@ -57,7 +82,7 @@ class Layout:
             whole = Stage("PCA in memory", 1, n * p * 8 + 3 * small, n * p * itemsize, 0.0, float(p) * n * min(n, p))
             by_samples = solvers[0] == "incremental" or (solvers[0] == "gram" and p <= n)
             return cls(solvers[0], (whole,) if first is None else (first, whole), by_samples=by_samples)
-        # One sketch of each level of the tree waits for its other half; a merge takes five, its result among them.
+        # In each level of the tree, one sketch waits for its partner. A merge takes five sketches, with its result.
         sketch, levels, refusals = 8 * rank * p, len(data.chunks[0]).bit_length(), []
         for solver in solvers:
             try:
@@ -75,18 +100,18 @@ class Layout:
     @classmethod
     def _in_rows(
         cls, solver: str, data: Any, kept: int, merging: int, k: int, limit: Limit, first: Stage | None
-    ) -> Layout:
-        """Chunks of whole rows; `kept` are bytes beside them, `merging` what a merge takes instead of rows."""
+    ) -> Strategy:
+        """Plan chunks of whole rows. A task keeps `kept` bytes beside its rows, and a merge takes `merging` bytes."""
         (n, p), itemsize, rows = data.shape, data.dtype.itemsize, max(data.chunks[0])
         row = p * (2 * itemsize + 8) if data.numblocks[1] > 1 else p * (itemsize + 8)
         if data.numblocks[1] > 1:
-            # What is put together from several chunks may as well be put together in rows that fit.
+            # Rows are put together from several chunks in any case, so their number can be chosen to fit.
             rows = max(1, min(rows, (limit.task_bytes - kept) // row))
         own = rows * row if first is None else max(rows * row, first.task_bytes + 8 * rows * p)
         peak, scores = max(own, merging) + kept, rows * (row + 8 * k)
         if max(peak, scores) > limit.task_bytes:
             what = f"reducing {p} features in chunks of {rows} samples by the {solver} solver"
-            raise limit.refusal(max(peak, scores), what, "rechunk X to fewer samples a chunk")
+            raise limit.refusal(max(peak, scores), what, "rechunk X to fewer samples in each chunk")
         n_tasks, read = -(-n // rows), float(n * p * itemsize)
         name = "moments" if solver == "gram" else "sketches"
         stages = (
@@ -98,14 +123,14 @@ class Layout:
     @classmethod
     def _in_slabs(
         cls, solver: str, data: Any, kept: int, passes: int, k: int, limit: Limit, first: Stage | None
-    ) -> Layout:
-        """Slabs that fit beside what is summed up."""
+    ) -> Strategy:
+        """Plan slabs of features that fit beside the sums, which take `kept` bytes."""
         (n, p), itemsize, rows = data.shape, data.dtype.itemsize, max(data.chunks[0])
         is_striped, matrix = data.numblocks[1] > 1, float(data.nbytes)
         stripe = n * max(data.chunks[1]) * itemsize if is_striped else 0
         if first is None:
             first = Stage("write rows", len(data.chunks[0]), 2 * rows * p * itemsize, matrix)
-        # The vectors that project a slab on the components.
+        # Bytes of the vectors that project a slab onto the components.
         vectors = 8 * (k + 1) * n
         beside = stripe + max(kept, vectors)
         least = beside + min(p, LEAST_WIDTH) * n * 2 * itemsize
@@ -114,7 +139,9 @@ class Layout:
             chunk = f"{max(data.chunks[1])} features" if is_striped else f"{rows} samples"
             fewer = "features" if is_striped else "samples"
             what = f"reducing {n} samples of {p} features in chunks of {chunk} by the {solver} solver"
-            raise limit.refusal(least, what, f"reduce fewer samples at once, or rechunk X to fewer {fewer} a chunk")
+            raise limit.refusal(
+                least, what, f"reduce fewer samples at once, or rechunk X to fewer {fewer} in each chunk"
+            )
         width = slab_width(n, p, data.dtype, min(SLAB_BYTES, limit.task_bytes - beside))
         n_tasks = data.numblocks[1] if is_striped else -(-p // width)
         slab = stripe + n * min(width, p) * 2 * itemsize
@@ -126,7 +153,7 @@ class Layout:
         return cls(solver, (*copying, reading, components), by_samples=False, width=width)
 
     def rows_of(self, data: Any) -> Any:
-        """Whole rows in each chunk."""
+        """Rechunk lazy data so that each chunk holds whole rows."""
         if not is_lazy(data):
             return data
         if data.numblocks[1] > 1:
@@ -136,6 +163,6 @@ class Layout:
 
 
 def result_bytes_of(shape: tuple[int, int], n_components: int | float | None, itemsize: int) -> int:
-    """Bytes of scores and components in the caller's process, while they are put together."""
+    """Count the bytes that scores and components take in the process of the caller while they are put together."""
     k = min(shape) if n_components is None or n_components < 1 else int(n_components)
     return int(2 * 8 * k * shape[0] + itemsize * k * shape[1] + 2 * (itemsize * k + 8) * shape[1])

@@ -13,7 +13,7 @@ import zarr
 from numpy.testing import assert_array_equal
 
 from mksdask import MKSLocalizationModel, MKSStructureAnalysis, Plan, PrimitiveBasis, plan
-from mksdask.compute.operation import PROCESS_BYTES, Limit, SampleWork
+from mksdask.compute.plans import PROCESS_BYTES, Limit, SampleWork
 from mksdask.compute.workers import ALLOCATION
 from mksdask.datasets import effective_stiffness, make_microstructure, mean_stress, solve_fields
 from mksdask.reduction import PCA
@@ -54,7 +54,7 @@ def test_plan__of_each_operation_fits_and_can_be_read(name):
     assert found.operations > 1e5
     text, page = str(found), found._repr_html_()
     assert text.startswith(f"Plan of {found.operation}")
-    assert "that a worker of 2 GiB" in text
+    assert "; a worker of 2 GiB with" in text
     for stage in found.stages:
         assert f"  {stage.name}  " in text
         assert f"<td>{stage.name}</td>" in page

@@ -237,7 +237,7 @@ def test_watch__that_fails_does_not_stop_the_run(ensemble):
         raise KeyError(partial.unit)
 
     analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=2)
-    with pytest.warns(RuntimeWarning, match=r"watch failed and showed no more: KeyError\('samples'\)"):
+    with pytest.warns(RuntimeWarning, match=r"watch failed and showed no more results: KeyError\('samples'\)"):
         analysis.fit(ensemble, watch=broken)
     assert len(analysis.reduced_fit_data) == 40
 

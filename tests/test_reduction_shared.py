@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, plan
 from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.reduction import PCA
-from mksdask.reduction import shared as sharing
+from mksdask.reduction import shared as module
 from mksdask.reduction.shared import RotatedPCA
 from mksdask.regression import KernelRegressor
 from mksdask.stats.correlation import Correlation
@@ -38,7 +38,7 @@ def counted(monkeypatch):
     compute, fit = Correlation.compute, PCA.fit
     monkeypatch.setattr(Correlation, "compute", lambda found: statistics.append(len(found.samples)) or compute(found))
     monkeypatch.setattr(PCA, "fit", lambda pca, X, y=None: folds.append(len(X)) or fit(pca, X, y))
-    monkeypatch.setattr(sharing, "_folds", sharing._Folds())
+    monkeypatch.setattr(module, "_folds", module._Folds())
     return statistics, folds
 
 
@@ -205,17 +205,17 @@ def test_share__rows_are_views_that_know_who_they_are(ensemble):
 def test_share__the_cache_of_folds_is_limited(ensemble, counted, monkeypatch):
     X, y = ensemble
     shared = model().share(X)
-    monkeypatch.setattr(sharing, "CACHE_BYTES", 2 * 40 * 60 * 8)
+    monkeypatch.setattr(module, "CACHE_BYTES", 2 * 40 * 60 * 8)
     for start in (0, 5, 10, 0, 10):
         model().fit(shared[start : start + 40], y[start : start + 40])
     assert len(counted[1]) == 4
-    assert len(sharing._folds) == 2
+    assert len(module._folds) == 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cutoff": 3}, "cutoff=None, the model has cutoff=3"),
+        ({"cutoff": 3}, "cutoff=None, but the model has cutoff=3"),
         ({"basis": PrimitiveBasis(2, domain=[0, 2])}, "statistics of basis="),
         ({"dtype": "float32"}, "statistics of dtype="),
         ({"correlations": [(0, 0)]}, "statistics of correlations=None"),

@@ -15,7 +15,7 @@ from sklearn.base import clone
 from threadpoolctl import threadpool_info
 
 from mksdask import plan
-from mksdask.reduction import PCA, layout
+from mksdask.reduction import PCA, strategy
 from tests.helpers import chunked, computes, sample_chunks
 
 
@@ -59,7 +59,7 @@ def test_pca__float32_stays_float32_and_accumulates_in_float64():
 
 def test_pca__many_slabs_give_the_same_and_repeat_to_the_last_bit(monkeypatch):
     X = matrix(20, 500)
-    monkeypatch.setattr(layout, "SLAB_BYTES", 20 * 16 * 7)
+    monkeypatch.setattr(strategy, "SLAB_BYTES", 20 * 16 * 7)
     first, again, whole = PCA(4), PCA(4), PCA(4).fit(X)
     first.fit(chunked(X, (7, 13)))
     again.fit(chunked(X, (7, 13)))
@@ -138,7 +138,7 @@ def test_pca__directions_without_variance_as_in_scikit_learn(X):
         (np.zeros((5, 3)), 4, ValueError, "n_components=4 must be an integer between 1 and 3"),
         (np.zeros((5, 3)), 1.0, ValueError, "n_components=1.0 must be"),
         (np.zeros((5, 3)), True, ValueError, "n_components=True must be"),
-        (np.full((3, 5), np.nan), 1, ValueError, "5 features, of 5 looked at, that are NaN in all samples"),
+        (np.full((3, 5), np.nan), 1, ValueError, "5 features, of 5 that were checked, that are NaN in all samples"),
         (np.full((5, 3), np.nan), 1, ValueError, "NaN in all samples"),
         (np.full((5, 3), np.inf), 1, ValueError, "infinite"),
         (np.full((3, 5), -np.inf), 1, ValueError, "infinite"),
@@ -255,7 +255,7 @@ def test_pca__auto_takes_what_fits_and_says_which():
     assert planned((20_000, 10_000_000), (5000, 1000), "1GiB") == "randomized"
     with pytest.raises(ValueError, match="by the gram solver needs"):
         planned((20_000, 20_000), (100, 20_000), "1GiB", solver="gram")
-    with pytest.raises(ValueError, match=r"X to fewer features a chunk"):
+    with pytest.raises(ValueError, match=r"X to fewer features in each chunk"):
         planned((2000, 10_000_000), (500, 100_000), "1GiB", solver="gram")
 
 
@@ -318,7 +318,7 @@ def test_pca__recovers_a_low_rank_matrix_from_what_was_observed():
 def test_pca__only_what_has_gaps_is_read_again(monkeypatch):
     X = spread_matrix(20, 500)
     X[3, 480] = np.nan
-    monkeypatch.setattr(layout, "SLAB_BYTES", 20 * 16 * 50)
+    monkeypatch.setattr(strategy, "SLAB_BYTES", 20 * 16 * 50)
     read = []
 
     def counted(block, block_info=None):

@@ -1,0 +1,352 @@
+"""Plans: what an operation takes before it runs, within the memory of a worker, and how samples are cut to fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import dask
+import dask.array as da
+import dask.system
+import numpy as np
+from dask.utils import parse_bytes
+from distributed import default_client
+from distributed.system import MEMORY_LIMIT
+
+from mksdask.display.cards import card, value_text
+
+# The statistics of a chunk of this many voxels take tens of megabytes for each pair. A worker of 1 GiB holds several of
+# them.
+CHUNK_VOXELS = 2**22
+# Enough chunks to keep a few workers busy and a progress bar moving.
+LEAST_CHUNKS = 8
+# Share of its memory that a worker may fill. dask pauses a worker at 0.8.
+BUSY = 0.8
+# Memory of a worker without its tasks: the interpreter, the libraries, and the compiler of kernels after its first use.
+PROCESS_BYTES = 384 * 2**20
+# Key of the limit in dask's configuration.
+MEMORY_LIMIT_KEY = "mksdask.memory-limit"
+
+_SINGLE = ("sync", "synchronous", "single-threaded")
+
+
+def samples_per_chunk(n_samples: int, n_voxels: int) -> int:
+    """Choose the number of samples in a chunk, and so in a task.
+
+    Parameters
+    ----------
+    n_samples : int
+        Samples in the ensemble.
+    n_voxels : int
+        Voxels in a sample.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Examples
+    --------
+    >>> samples_per_chunk(2000, 64**3), samples_per_chunk(1200, 21**2)
+    (16, 150)
+    """
+    return max(1, min(CHUNK_VOXELS // max(1, n_voxels), -(-n_samples // LEAST_CHUNKS)))
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """Find the largest divisor of `number` that is at most `limit`. It is at least 1."""
+    return next(d for d in range(min(number, max(1, limit)), 0, -1) if number % d == 0)
+
+
+class DoesNotFitError(ValueError):
+    """The error that is raised if an operation needs more memory than a task may take, however its data is cut."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The memory of a worker, which its threads share.
+
+    Parameters
+    ----------
+    worker_bytes : int
+        Memory of the worker.
+    n_threads : int
+        Number of its threads, and so of tasks that run at once.
+    """
+
+    worker_bytes: int
+    n_threads: int
+
+    @classmethod
+    def of(cls, memory_limit: int | str | None = None) -> Self:
+        """Make the limit that is given, or find that of dask's configuration, of the cluster, or of this machine.
+
+        If the workers of a cluster differ, the limit is that of the worker with the least memory for a task.
+
+        Raises
+        ------
+        ValueError
+            If `memory_limit` is no number of bytes.
+        """
+        if memory_limit is None:
+            memory_limit = dask.config.get(MEMORY_LIMIT_KEY, None)
+        given = None if memory_limit is None else bytes_argument(memory_limit)
+        scheduler = dask.config.get("scheduler", None)
+        if scheduler in (None, "dask.distributed", "distributed"):
+            try:
+                workers = default_client().scheduler_info(n_workers=-1)["workers"].values()
+            except ValueError:
+                workers = []
+            limits = [cls(given or info["memory_limit"] or MEMORY_LIMIT, info["nthreads"]) for info in workers]
+            if limits:
+                return min(limits, key=lambda limit: limit.task_bytes)
+        return cls(given or MEMORY_LIMIT, 1 if scheduler in _SINGLE else dask.system.CPU_COUNT)
+
+    @property
+    def task_bytes(self) -> int:
+        """Bytes that a task may take, which are the share of one thread."""
+        return max(0, int((BUSY * self.worker_bytes - PROCESS_BYTES) / self.n_threads))
+
+    def __str__(self) -> str:
+        threads = f"{self.n_threads} thread" + "s" * (self.n_threads != 1)
+        return (
+            f"a worker of {size_text(self.worker_bytes)} with {threads} has {size_text(self.task_bytes)} for each task"
+        )
+
+    def refusal(self, needed: int, what: str, remedy: str) -> DoesNotFitError:
+        """Make the error to raise if `what` needs more bytes than a task may take."""
+        least = math.ceil((needed * self.n_threads + PROCESS_BYTES) / BUSY / 2**20)
+        return DoesNotFitError(
+            f"memory_limit of {size_text(self.worker_bytes)} leaves {size_text(self.task_bytes)} to a task beside "
+            f"the {size_text(PROCESS_BYTES)} of the process, but {what} needs {size_text(needed)}; the smallest "
+            f"memory_limit that would do is {least} MiB. Raise it, use fewer threads for each worker, or {remedy}"
+        )
+
+
+def bytes_argument(memory_limit: int | str) -> int:
+    """Read a number of bytes, which may be a text such as "2GiB".
+
+    Raises
+    ------
+    ValueError
+        If it is not a positive number of bytes.
+    """
+    try:
+        given = int(parse_bytes(memory_limit))
+    except (TypeError, ValueError):
+        given = 0
+    if given <= 0:
+        msg = f"memory_limit must be a number of bytes, such as 2**31 or '2GiB', got {memory_limit!r}"
+        raise ValueError(msg)
+    return given
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All tasks of one kind.
+
+    Parameters
+    ----------
+    name : str
+        What the tasks do.
+    n_tasks : int
+        Number of tasks.
+    task_bytes : int
+        Peak memory of one task, with its input and with the results that wait in memory meanwhile.
+    bytes_read, bytes_written : float
+        Bytes that all tasks read and write, before compression.
+    operations : float
+        Approximate number of floating-point operations of all tasks.
+    """
+
+    name: str
+    n_tasks: int
+    task_bytes: int
+    bytes_read: float = 0.0
+    bytes_written: float = 0.0
+    operations: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an operation takes, as `plan` returns it.
+
+    Parameters
+    ----------
+    operation : str
+        Name of the operation.
+    layout : mapping of str to object
+        How data is cut, in the words of the operation: sizes of chunks, tiles and transforms.
+    stages : tuple of Stage
+        Kinds of tasks, in the order in which they run.
+    limit : Limit
+        The memory for which the plan was made.
+    notes : tuple of str
+        Further sentences for the reader.
+    result_bytes : int
+        Bytes of the result that the process of the caller holds. 0 for a lazy result.
+    """
+
+    operation: str
+    layout: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    limit: Limit
+    notes: tuple[str, ...] = ()
+    result_bytes: int = 0
+
+    @property
+    def peak_bytes(self) -> int:
+        """Largest memory of a task, in bytes."""
+        return max(stage.task_bytes for stage in self.stages)
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks of all stages."""
+        return sum(stage.n_tasks for stage in self.stages)
+
+    @property
+    def bytes_read(self) -> float:
+        """Bytes that all stages read, before compression."""
+        return sum(stage.bytes_read for stage in self.stages)
+
+    @property
+    def bytes_written(self) -> float:
+        """Bytes that all stages write, before compression."""
+        return sum(stage.bytes_written for stage in self.stages)
+
+    @property
+    def operations(self) -> float:
+        """Approximate number of floating-point operations of all stages."""
+        return sum(stage.operations for stage in self.stages)
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("stage", "tasks", "memory", "reads", "writes", "operations")]
+        for stage in self.stages:
+            found = (stage.task_bytes, stage.bytes_read, stage.bytes_written)
+            sizes = [size_text(n) if n else "–" for n in found]
+            operations = f"{stage.operations:.1e}" if stage.operations else "–"
+            rows.append((stage.name, f"{stage.n_tasks:,}", *sizes, operations))
+        return rows
+
+    def _sentences(self) -> tuple[str, ...]:
+        fits = f"A task takes at most {size_text(self.peak_bytes)}; {self.limit}."
+        result = (f"The process of the caller holds {size_text(self.result_bytes)} of the result.",)
+        return (fits, *(result if self.result_bytes else ()), *self.notes)
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self.layout), default=0)
+        lines = [f"Plan of {self.operation}"]
+        lines += [f"  {name:<{width}}  {value_text(value)}" for name, value in self.layout.items()]
+        lines += ["", *(f"  {line}" for line in self._sentences()), ""]
+        rows = self._rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for name, *cells in rows:
+            padded = (f"{cell:>{w}}" for cell, w in zip(cells, widths[1:], strict=True))
+            lines.append("  ".join([f"  {name:<{widths[0]}}", *padded]))
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return card(f"Plan of {self.operation}", self.layout, notes=self._sentences(), table=self._rows())
+
+
+def size_text(n_bytes: float) -> str:
+    """Write a number of bytes with three figures and a unit, such as "1.5 GiB"."""
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.3g} {unit}" if n_bytes < 1000 * size else f"{n_bytes / size:.0f} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+@dataclass(frozen=True)
+class SampleWork:
+    """What a task on samples of an ensemble needs.
+
+    Parameters
+    ----------
+    what : str
+        What the task does. This is its name in plans and errors.
+    input_bytes : int
+        Bytes of one sample. A task holds all samples of its chunk.
+    task_bytes : callable
+        ``task_bytes(n)`` returns the peak bytes of a task on n samples, beyond its input.
+    result_bytes : int
+        Bytes of the result for one sample.
+    operations : float
+        Approximate number of floating-point operations for one sample.
+    remedy : str
+        What else would help if one sample does not fit.
+    """
+
+    what: str
+    input_bytes: int
+    task_bytes: Callable[[int], int]
+    result_bytes: int
+    operations: float = 0.0
+    remedy: str = "take smaller samples"
+
+    def peak(self, chunk: int, n: int) -> int:
+        """Peak bytes of a task on n samples of a chunk."""
+        return chunk * self.input_bytes + self.task_bytes(n)
+
+    def samples_that_fit(self, chunk: int, limit: Limit) -> int:
+        """Find how many samples of a chunk a task may take: all of them, or as many as fit.
+
+        Raises
+        ------
+        DoesNotFitError
+            If one sample does not fit. The message names the smallest limit that would do.
+        """
+        if self.peak(chunk, chunk) <= limit.task_bytes:
+            return chunk
+        if self.peak(chunk, 1) > limit.task_bytes:
+            of_chunk = f" out of a chunk of {chunk}" if chunk > 1 else ""
+            remedy = self.remedy + " in smaller chunks" * (chunk > 1)
+            raise limit.refusal(self.peak(chunk, 1), f"{self.what} of one sample{of_chunk}", remedy)
+        low, high = 1, chunk
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.peak(chunk, middle) <= limit.task_bytes else (low, middle)
+        return low
+
+    def fitting(self, data: Any, limit: Limit | None = None) -> Any:
+        """Cut the chunks of lazy samples that are too large for a task. Other data is returned as it is."""
+        if not isinstance(data, da.Array) or any(np.isnan(data.chunks[0])) or not data.shape[0]:
+            return data
+        sizes, largest = data.chunks[0], max(data.chunks[0])
+        n = self.samples_that_fit(largest, Limit.of() if limit is None else limit)
+        if n >= largest:
+            return data
+        even = largest_divisor(largest, n)
+        step = even if 2 * even >= n else -(-largest // -(-largest // n))
+        return data.rechunk({0: tuple(min(step, size - start) for size in sizes for start in range(0, size, step))})
+
+    def stage(self, data: Any, limit: Limit) -> Stage:
+        """Plan the tasks on all samples: chunks that fit for lazy samples, one call for samples in memory."""
+        chunks = self.fitting(data, limit).chunks[0] if isinstance(data, da.Array) else (len(data),)
+        chunk = max(data.chunks[0]) if isinstance(data, da.Array) else len(data)
+        return Stage(
+            self.what,
+            len(chunks),
+            self.peak(chunk, max(chunks)),
+            float(len(data) * self.input_bytes),
+            0.0,
+            len(data) * self.operations,
+        )
+
+
+def chunk_layout(data: Any, stage: Stage) -> dict[str, Any]:
+    """Make the layout of an operation on samples: the number of samples, in all and in a task."""
+    layout: dict[str, Any] = {"samples": len(data), "sample": tuple(map(int, data.shape[1:]))}
+    if isinstance(data, da.Array):
+        return layout | {"samples of a chunk": max(data.chunks[0]), "samples of a task": -(-len(data) // stage.n_tasks)}
+    return layout | {"in memory": "one call"}
+
+
+def fft_operations(lengths: tuple[int, ...], *, real: bool) -> float:
+    """Estimate the number of floating-point operations of a fast Fourier transform."""
+    n = float(np.prod(lengths))
+    return (2.5 if real else 5.0) * n * float(np.log2(max(n, 2.0)))
