@@ -64,7 +64,7 @@ if __name__ == "__main__":
         seconds, bare, factor = ratio(statistics, transforms, rounds=arguments.rounds)
     print(
         f"{arguments.size}³, lags up to {arguments.cutoff}: {layout['tiles']} tiles of {layout['tile']}, transforms "
-        f"of {layout['transform']}, {threads} cores"
+        f"of {layout['FFT lengths']}, {threads} cores"
     )
     print(
         f"  {seconds:.2f} s, {np.prod(shape) / seconds / 1e6:.1f} M voxels/s; its {n_transforms} FFTs "
