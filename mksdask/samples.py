@@ -1,7 +1,8 @@
 """What X is: the `Samples` of an ensemble, or one `Volume`, each on its `Grid`.
 
-Each public function makes them once, from its arguments. All other code takes these objects, so it need not find out
-again what X is: there is always a grid, and there is always a basis.
+A public function that expands X in a basis makes them once, from its arguments. All code below takes these objects, so
+it need not find out again what X is: there is always a grid, and there is always a basis. The physics, which reads
+phases or angles and no basis, takes a `Grid` alone.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Samples:
         """
         n_trailing = trailing_axes(basis)
         given, _ = unwrap(X)
-        # Samples with one spatial axis and no components are a matrix without being flat.
+        # A matrix may also hold whole samples: those with one spatial axis, and one number in each voxel.
         is_flat = given.ndim == 2 and (size is not None if like is None else len(like.shape) + n_trailing > 1)
         if size is None and like is not None and is_flat:
             size = like.shape

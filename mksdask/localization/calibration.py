@@ -201,7 +201,7 @@ class Calibrate(Operation[Any]):
         chains = min(MOST_CHAINS, len(chunks))
         data = (self.samples.data, self.responses.data)
         sample = sum(int(np.prod(array.shape[1:])) * array.dtype.itemsize for array in data)
-        # Factors wait for one another in a tree of chains. The largest branch does not wait.
+        # In the tree of merges, finished factors are held in memory until their partners are ready.
         waiting = int(np.ceil(np.log2(chains))) - 1 if chains > 1 else 0
         batch = min(max(chunks), transform.batch)
         work = batch * ((width + 1) * n_frequencies * itemsize + transform.field_bytes(itemsize))

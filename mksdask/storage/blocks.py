@@ -1,9 +1,9 @@
 """`Blocks`: arrays of a store that are written block by block, and a record of the computation that made them.
 
 One task writes one block. A block is one object of the store, or several whole objects. An object appears in the store
-when it is complete, so it records by itself that it is done, for any number of writers. The attributes of the store
-record the computation of the arrays. If a call is killed, a later call for the same arrays therefore writes only the
-blocks that are missing.
+only when it is complete. So its presence shows that it is done, however many writers there are. The attributes of the
+store record the computation of the arrays. If a call is killed, a later call for the same arrays therefore writes only
+the blocks that are missing.
 """
 
 from __future__ import annotations

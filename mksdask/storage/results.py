@@ -59,9 +59,9 @@ def materialize(
 
     Notes
     -----
-    A block is one object of the store. An object appears in the store when it is complete, so it records by itself that
-    the block is done, for any number of writers. The attributes of the store hold the shape of the blocks and a token
-    of the computation. The call needs as much memory as the tasks that compute the blocks.
+    A block is one object of the store. An object appears in the store only when it is complete, so its presence shows
+    that the block is done, however many writers there are. The attributes of the store hold the shape of the blocks and
+    a token of the computation. The call needs as much memory as the tasks that compute the blocks.
 
     Examples
     --------
