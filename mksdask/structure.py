@@ -188,7 +188,7 @@ class MKSStructureAnalysis(
             there. A function is called with a `mksdask.PartialResult`, about once a second.
         resume : bool, default False
             For lazy X. If the call fails or is killed, its statistics stay in `scratch`, and the next call for the same
-            samples continues with them. Only one such call may run at a time.
+            samples continues with them. Only one such call may run at a time, and a second one is refused.
 
         Raises
         ------

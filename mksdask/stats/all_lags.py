@@ -284,17 +284,19 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Ur
         for lazy, url, step in ((planes, urls[0], sizes.slab), (lines, urls[1], sizes.lags))
     )
     result = Result.of(problem.label(lags, passes.transform.lags, "two_point_statistics"), scratch, "scratch")
-    if result.blocks.state() != "complete":
-        # What the last pass would refuse is refused before the first.
-        result.blocks.open()
-        if of_lines.blocks.state() != "complete":
-            of_planes.write()
-            of_lines.write()
-        remove_store(urls[0], SCRATCH)
-    stored = result.write()
-    for url in urls:
-        remove_store(url, SCRATCH)
-    return stored
+    # The passes before are removed at the end, so nobody else may use them.
+    with result.blocks.location.locked():
+        if result.blocks.state() != "complete":
+            # What the last pass would refuse is refused before the first.
+            result.blocks.open()
+            if of_lines.blocks.state() != "complete":
+                of_planes.write()
+                of_lines.write()
+            remove_store(urls[0], SCRATCH)
+        stored = result.write()
+        for url in urls:
+            remove_store(url, SCRATCH)
+        return stored
 
 
 def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation) -> Any:

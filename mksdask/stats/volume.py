@@ -105,8 +105,8 @@ def correlate_volume(
         A store that keeps the sums of runs of tiles, or for all lags the statistics themselves. With `scratch`, the
         call computes at once. If it is killed, the same call continues where the first one stopped; see
         `mksdask.storage.materialize`. You remove the store yourself. For all lags, spectra are kept beside it during
-        the call, in ``{scratch}.planes`` and ``{scratch}.lines``. Without `scratch`, they are kept in the temporary
-        folder of dask, which all workers must see.
+        the call, in ``{scratch}.planes`` and ``{scratch}.lines``, and a second call at the same time is refused.
+        Without `scratch`, they are kept in the temporary folder of dask, which all workers must see.
     watch : bool, path or callable, default False
         With a cutoff: compute at once, and show the statistics of the first pair for the tiles that are done. True
         shows them in the cell of a notebook, or as a line in a terminal. A path such as "live.png" keeps a picture

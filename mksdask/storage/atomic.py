@@ -15,14 +15,16 @@ import os
 import re
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import fsspec
 import zarr
+
+from mksdask.storage.locks import locked
 
 Url: TypeAlias = str | os.PathLike[str]
 # Marks of complete stores. While a store is being written or removed, its mark begins with "partial ".
@@ -72,6 +74,10 @@ class Location:
     def sibling(self, tag: str) -> Location:
         """Choose a new name beside this one."""
         return Location(self.fs, f"{self.path}.{tag}-{uuid.uuid4().hex[:8]}", self.is_local)
+
+    def locked(self) -> AbstractContextManager[Callable[[], None]]:
+        """Keep other calls from changing the store here in place; see `mksdask.storage.locks.locked`."""
+        return locked(self.fs, self.path, is_local=self.is_local)
 
     def exists(self) -> bool:
         """Whether there is anything at this location."""
@@ -304,6 +310,8 @@ def staged(url: Url, mode: str, kinds: Kinds, *, resume: bool = False) -> Iterat
     ------
     FileExistsError
         If something is there that may not be replaced.
+    BlockingIOError
+        If another call changes the store at `url`, or with `resume` what is in ``{url}.partial``.
     ValueError
         If `url` lies inside a store, or `mode` is another word.
     """
@@ -319,16 +327,24 @@ def staged(url: Url, mode: str, kinds: Kinds, *, resume: bool = False) -> Iterat
         raise FileExistsError(msg)
     check_ours(target, kinds)
     check_outside(target)
+    if target.exists():
+        # A call that changes the old store is found before the new one is computed.
+        with target.locked():
+            pass
     staging = Location(target.fs, f"{target.path}.partial", target.is_local) if resume else target.sibling("partial")
-    try:
-        yield staging
-        if mode == "w-" and target.exists():
-            msg = f"{os.fspath(url)} was made by another program meanwhile; choose another url, or pass mode='w'"
-            raise FileExistsError(msg)
-        staging.replace(target, kinds)
-    finally:
-        if not resume:
-            staging.remove()
+    with staging.locked() if resume else nullcontext():
+        try:
+            yield staging
+            with target.locked():
+                if mode == "w-" and target.exists():
+                    msg = (
+                        f"{os.fspath(url)} was made by another program meanwhile; choose another url, or pass mode='w'"
+                    )
+                    raise FileExistsError(msg)
+                staging.replace(target, kinds)
+        finally:
+            if not resume:
+                staging.remove()
 
 
 def check_file(path: Path, *, overwrite: bool = True) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import dask.array as da
@@ -74,7 +74,8 @@ def create_ensemble(
         "w-" refuses to overwrite. "w" overwrites an ensemble or a volume, which stays until the new store is complete.
     resume : bool, default False
         If the call fails or is killed, keep what has been written in ``{url}.partial``. Continue with what an earlier
-        call with the same samples and options left there.
+        call with the same samples and options left there. Only one such call may run at a time, and a second one is
+        refused.
 
     Raises
     ------
@@ -213,6 +214,8 @@ def append_ensemble(
 
     Raises
     ------
+    BlockingIOError
+        If another call changes the ensemble. Only one call at a time may append to it, and a second one is refused.
     ValueError
         If the new samples do not fit the stored ones.
 
@@ -230,8 +233,17 @@ def append_ensemble(
     >>> open_ensemble(url).microstructure.mean(("x", "y")).values.tolist()
     [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     """
-    stored = open_ensemble(url)
+    # A place without an ensemble gets no lock.
+    open_ensemble(url)
+    location = Location.of(url)
     given = {"microstructure": X, "response": y, "phase": phase, "confidence_index": confidence_index}
+    with location.locked() as check_lock:
+        _append(location, given, check_lock)
+
+
+def _append(location: Location, given: Mapping[str, ArrayLike | None], check_lock: Callable[[], None]) -> None:
+    """Add samples to the end of an ensemble that this call has locked."""
+    stored = open_ensemble(location.store)
     new = {
         name: unwrap(_like(array, stored.get(name)), name=name)[0] for name, array in given.items() if array is not None
     }
@@ -255,7 +267,6 @@ def append_ensemble(
                 f"shape {have.shape[1:]} and dtype {have.dtype}; give samples of this shape and kind"
             )
             raise ValueError(msg)
-    location = Location.of(url)
     n_old = stored.sizes["sample"]
     n_new = n_old + counts["microstructure"]
     parts = []
@@ -274,6 +285,7 @@ def append_ensemble(
         part = Writing(_checked_cast(joined, target.dtype, name), target, start)
         parts.append((part, part.blocks()))
     write_blocks(parts, in_memory=not any(is_lazy(data) for data in new.values()))
+    check_lock()
     consolidate(location)
 
 

@@ -128,12 +128,16 @@ class Output:
 
         Raises
         ------
+        BlockingIOError
+            If another step uses the store.
         FileExistsError
             If something is there that is not a store of one of `kinds`.
         """
         beside = self.path.with_name(f"{self.path.name}.{name}")
-        check_ours(Location.of(beside), kinds)
-        if self.overwrite and not resume:
-            remove_store(beside, kinds)
-        yield beside
-        remove_store(beside, kinds)
+        location = Location.of(beside)
+        with location.locked():
+            check_ours(location, kinds)
+            if self.overwrite and not resume:
+                remove_store(location, kinds)
+            yield beside
+            remove_store(location, kinds)

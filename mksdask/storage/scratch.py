@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,7 +91,8 @@ def spill(
         Number of features of a slab. Default: as many as take `SLAB_BYTES`.
     resume : str, optional
         A token of the computation of the matrix. With it, a copy that an earlier call for the same matrix left in
-        `scratch` is continued, and on error the copy stays. Default: nothing stays.
+        `scratch` is continued, and on error the copy stays. Only one such call may run at a time. Default: nothing
+        stays.
 
     Yields
     ------
@@ -99,6 +100,8 @@ def spill(
 
     Raises
     ------
+    BlockingIOError
+        If another call with the same `resume` uses the copy.
     FileExistsError
         If something has the name of the copy and is not such a copy, or holds something else too.
     """
@@ -121,17 +124,18 @@ def spill(
         variable = Variable(features, ("sample", "feature"), objects, is_compressed=False, computation=known)
         location = Location.of(url)
         blocks = Blocks(location, "scratch", {NAME: variable})
-        # If a call was killed while it removed a copy, the metadata of the copy may be gone.
-        if location.exists() and not attributes_of(location) and holds_only(location, {NAME: 2}):
-            location.remove()
-        check_ours(location, SCRATCH)
-        try:
-            blocks.open()
-            blocks.write()
-            blocks.finish()
-            yield rows
-        except BaseException:
-            if known is None:
-                remove_store(url, SCRATCH)
-            raise
-        remove_store(url, SCRATCH)
+        with nullcontext() if known is None else location.locked():
+            # If a call was killed while it removed a copy, the metadata of the copy may be gone.
+            if location.exists() and not attributes_of(location) and holds_only(location, {NAME: 2}):
+                location.remove()
+            check_ours(location, SCRATCH)
+            try:
+                blocks.open()
+                blocks.write()
+                blocks.finish()
+                yield rows
+            except BaseException:
+                if known is None:
+                    remove_store(url, SCRATCH)
+                raise
+            remove_store(url, SCRATCH)
