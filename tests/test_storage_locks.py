@@ -21,8 +21,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from mksdask import MKSStructureAnalysis, PrimitiveBasis, append_ensemble, create_ensemble, open_ensemble
 from mksdask.datasets import make_microstructure
+from mksdask.stats import correlate_volume
 from mksdask.storage import locks
 from mksdask.storage.atomic import Location
+from mksdask.storage.outputs import Output
 
 OLD = np.zeros((6, 3, 3), dtype="uint8")
 LOCK = "e.zarr.lock"
@@ -420,3 +422,28 @@ def test_fit__is_refused_during_another_on_the_same_scratch(tmp_path):
     expected = MKSStructureAnalysis(PrimitiveBasis(2), n_components=3).fit(da.from_array(X, chunks=(5, 8, 6)))
     assert_array_equal(found, expected.reduced_fit_data)
     assert os.listdir(tmp_path / "scratch") == []
+
+
+def test_lock__of_scratch_stores_of_whole_volumes(tmp_path):
+    X = np.random.default_rng(0).integers(0, 2, (12, 10)).astype("uint8")
+    scratch = Location.of(tmp_path / "sums.zarr")
+
+    def run():
+        return correlate_volume(X, PrimitiveBasis(2), cutoff=None, scratch=scratch.path).compute()
+
+    # A call that has the lock already, such as a step of the command, may use the store.
+    with scratch.locked(), ThreadPoolExecutor(1) as pool:
+        with pytest.raises(BlockingIOError, match=r"sums\.zarr is being changed by"):
+            pool.submit(run).result()
+        found = run()
+    assert_array_equal(found, run())
+    assert os.listdir(tmp_path) == ["sums.zarr"]
+
+
+def test_lock__of_intermediate_stores_of_the_command(tmp_path):
+    output = Output(tmp_path / "out.zarr", overwrite=True)
+    with ThreadPoolExecutor(1) as pool, output.intermediate("sums", ("scratch",), resume=True):
+        second = output.intermediate("sums", ("scratch",), resume=True)
+        with pytest.raises(BlockingIOError, match=r"out\.zarr\.sums is being changed by"):
+            pool.submit(second.__enter__).result()
+    assert os.listdir(tmp_path) == []
