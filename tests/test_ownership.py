@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 from click.testing import CliRunner
 from numpy.testing import assert_array_equal
 from PIL import Image
@@ -683,3 +684,117 @@ def test_marks__are_in_the_attributes(tmp_path, inputs):
         for name in ("e.zarr", "m.zarr")
     }
     assert marks == {"e.zarr": "ensemble", "m.zarr": "model"}
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_stores__that_inherit_the_mark_stay(tmp_path):
+    create_ensemble(tmp_path / "e.zarr", X)
+    attrs = xr.open_zarr(tmp_path / "e.zarr").attrs
+    xr.Dataset({"years": ("year", np.arange(5.0))}, attrs=attrs).to_zarr(
+        tmp_path / "mine.zarr", zarr_format=3, consolidated=False
+    )
+    before = digest(tmp_path)
+    with pytest.raises(FileExistsError, match=r"mine.zarr holds year.*, which this package did not write"):
+        create_volume(tmp_path / "mine.zarr", VOLUME, mode="w")
+    zarr.open_group(tmp_path / "e.zarr", mode="r+").create_array("extra", data=np.arange(5.0))
+    zarr.consolidate_metadata(tmp_path / "e.zarr")
+    changed = digest(tmp_path)
+    with pytest.raises(FileExistsError, match=r"e.zarr holds extra"):
+        create_ensemble(tmp_path / "e.zarr", X, mode="w")
+    assert digest(tmp_path) == changed
+    assert {name for name in before if name.startswith("mine.zarr")} <= changed.keys()
+
+
+def test_append__leaves_ensembles_of_others(tmp_path):
+    url = tmp_path / "mine.zarr"
+    xr.Dataset({"microstructure": (("sample", "x", "y"), X)}).to_zarr(url, zarr_format=3, consolidated=False)
+    before = digest(tmp_path)
+    with pytest.raises(ValueError, match=r"mine.zarr was not written by create_ensemble"):
+        append_ensemble(url, X[:2])
+    assert digest(tmp_path) == before
+
+
+@pytest.mark.parametrize("line", ["stats v.zarr out.zarr --cutoff 3 --figure OUT", "fit e.zarr OUT"])
+def test_commands__take_a_path_as_it_is_written(run, line, monkeypatch):
+    Path("home").mkdir()
+    monkeypatch.setenv("HOME", str(Path("home").resolve()))
+    Path("home/f.png").write_text("mine")
+    before = digest("home")
+    run(line, out="~/f.png")
+    assert digest("home") == before
+    assert Path("~", "f.png").exists()
+    for out in ("file:///home/f.png", f"file:{Path('home/f.png').resolve()}"):
+        assert "looks like a URL" in run(line, "--overwrite", out=out, code=1)
+    assert digest("home") == before
+
+
+def test_python__takes_a_path_as_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    create_ensemble("d#e?f%20.zarr", X)
+    assert open_ensemble("d#e?f%20.zarr").sizes["sample"] == 20
+    # Both would be written to "a".
+    for name in ("a::b.zarr", "a::c.zarr"):
+        with pytest.raises(ValueError, match=r"looks like a URL"):
+            create_ensemble(name, X)
+    assert os.listdir() == ["d#e?f%20.zarr"]
+    create_ensemble("~/e.zarr", X)
+    assert open_ensemble(f"file://{tmp_path}/home/e.zarr").sizes["sample"] == 20
+
+
+@pytest.mark.parametrize("option", ["--figure", "--watch"])
+def test_resume__replaces_only_pictures_of_the_package(run, option):
+    line = f"stats v.zarr out.zarr --cutoff 3 {option} OUT"
+    Image.new("RGB", (8, 8)).save("photo.png")
+    refuses(run, line, "--resume", out="photo.png")
+    for out in ("drawn.png", "drawn.pdf", "drawn.svg"):
+        run(line, "--resume", out=out)
+        run(line, "--resume", out=out)
+    assert "exists" in run("fit e.zarr m2.zarr --figure OUT", out="drawn.png", code=1)
+
+
+def test_watch__replaces_only_pictures_of_the_package(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    before = digest(tmp_path)
+    with pytest.raises(FileExistsError, match=r"photo.png' exists, and this package did not draw it"):
+        correlate_volume(VOLUME, BASIS, cutoff=2, watch=tmp_path / "photo.png")
+    assert digest(tmp_path) == before
+    for _ in range(2):
+        correlate_volume(VOLUME, BASIS, cutoff=2, watch=tmp_path / "live.png")
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_scratch__leaves_a_file_with_the_name_of_its_copy(tmp_path, monkeypatch, kind):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (tmp_path / "thesis").write_text("mine")
+    lazy, options = da.from_array(X, chunks=(5, 6, 6)), {"n_components": 2, "scratch": scratch}
+    names = []
+    removed = Location.remove
+
+    def spy(location):
+        names.append(Path(location.path).name)
+        removed(location)
+
+    monkeypatch.setattr(Location, "remove", spy)
+    MKSStructureAnalysis(BASIS, **options).fit(lazy, resume=True)
+    (name,) = {name for name in names if name.startswith("rows-") and name.endswith(".zarr")}
+    monkeypatch.undo()
+    if kind == "file":
+        (scratch / name).write_text("mine")
+    else:
+        (scratch / name).symlink_to(tmp_path / "thesis")
+    before = digest(tmp_path)
+    with pytest.raises(FileExistsError, match=r"is not a store of this package but a file"):
+        MKSStructureAnalysis(BASIS, **options).fit(lazy, resume=True)
+    assert digest(tmp_path) == before
+
+
+def test_stores__are_not_written_into_through_links_or_by_pictures(run, tmp_path):
+    Path("link").symlink_to("v.zarr/microstructure")
+    before = digest(".")
+    with pytest.raises(ValueError, match=r"lies inside the store"):
+        create_ensemble("link/n.zarr", X)
+    for line in ("stats e.zarr out.zarr --states 2 --figure OUT", "demo --samples 40 --size 6x6 --out OUT"):
+        assert "inside the store" in run(line, out="v.zarr/sub/f.png", code=1)
+    assert digest(".") == before

@@ -30,6 +30,7 @@ from mksdask.cli.options import (
 )
 from mksdask.compute.graph import token_of
 from mksdask.compute.operation import plan
+from mksdask.compute.watching import LivePicture
 from mksdask.stats import correlate, correlate_volume, integral_range, specific_surface
 from mksdask.storage.atomic import RESULTS, SCRATCH
 from mksdask.storage.microstructures import open_store
@@ -135,7 +136,8 @@ def stats(
                     if operation is correlate_volume:
                         options["scratch"] = sums
                         if watch is not None:
-                            correlate_volume(*arguments, watch=watch, **options)
+                            live = LivePicture.of(watch, overwrite=overwrite)
+                            correlate_volume(*arguments, watch=live, **options)
                     output.write(operation(*arguments, **options).rename("correlations"), step)
             found = output.open("correlations")
         mean = found if operation is correlate_volume else found.mean("sample", keep_attrs=True)

@@ -17,7 +17,7 @@ from mksdask.compute.plans import samples_per_chunk
 from mksdask.datasets import MicrostructureGenerator, mean_stress
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.stats import correlate
-from mksdask.storage.atomic import MICROSTRUCTURES, Location, check_ours
+from mksdask.storage.atomic import MICROSTRUCTURES, Location, check_ours, check_outside
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
 
 FIGURES = ("microstructures", "correlations", "components", "component_variance", "scores", "goodness_of_fit")
@@ -60,7 +60,9 @@ def demo(
     if out.exists() and not overwrite:
         msg = f"{out} exists; choose another --out, or pass --overwrite"
         raise click.ClickException(msg)
-    out = Path(Location.of(out).path)
+    location = Location.of(out)
+    check_outside(location)
+    out = Path(location.path)
     _check_demo(out)
     timings: dict[str, float] = {}
     start = time.perf_counter()

@@ -24,6 +24,7 @@ from mksdask.cli.options import (
     watch_option,
 )
 from mksdask.compute.blocks import computed
+from mksdask.compute.watching import LivePicture
 from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.storage.atomic import RESULTS
@@ -156,7 +157,8 @@ def fit(
                 scratch=target.parent,
             )
         with timed_step("fit", timings):
-            fitted.fit(*rows["train"], **({} if is_field else {"watch": watch or False, "resume": resume}))
+            live = False if watch is None else LivePicture.of(watch, overwrite=overwrite)
+            fitted.fit(*rows["train"], **({} if is_field else {"watch": live, "resume": resume}))
         result: dict[str, Any] = {"model": str(model), "kind": type(fitted).__name__, "samples": len(known) - n_test}
         if len(known) < n:
             result["without a response"] = n - len(known)

@@ -18,7 +18,8 @@ from matplotlib.backend_bases import FigureCanvasBase
 from mksdask.compute.plans import bytes_argument
 from mksdask.compute.progress import progress
 from mksdask.display.cards import value_text
-from mksdask.storage.atomic import Location, check_apart, check_file, staged_file
+from mksdask.display.pictures import is_our_picture, save_picture
+from mksdask.storage.atomic import Location, check_apart, check_file, check_outside
 
 
 @contextmanager
@@ -198,10 +199,11 @@ def check_pictures(
     Raises
     ------
     FileExistsError
-        If there is a file and neither `overwrite` nor `resume` is set, or something other than a file.
+        If there is a file and `overwrite` is not set, or something other than a file. With `resume`, a picture of this
+        package may be there.
     ValueError
-        If there is no such format of figures (the message lists the formats); or if a picture is an input or the
-        output.
+        If there is no such format of figures (the message lists the formats); if a picture is an input or the
+        output; or if it lies in a store.
     """
     formats = sorted(FigureCanvasBase.get_supported_filetypes())
     if figure is not None and figure.suffix.removeprefix(".").lower() not in formats:
@@ -209,10 +211,11 @@ def check_pictures(
         raise ValueError(msg)
     for picture in (figure, watch):
         if picture is not None:
-            if picture.exists() and not (overwrite or resume):
+            if picture.exists() and not (overwrite or (resume and is_our_picture(picture))):
                 msg = f"{picture} exists; choose another output, or pass --overwrite"
                 raise FileExistsError(msg)
             check_apart(picture, *others)
+            check_outside(Location.of(picture))
             check_file(picture)
 
 
@@ -220,8 +223,7 @@ def save_figure(figure: Any, path: Path) -> None:
     """Save a figure of matplotlib completely or not at all. Make its folder if needed, and follow links."""
     target = Path(Location.of(path).path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with staged_file(target) as new:
-        figure.savefig(new)
+    save_picture(figure, target)
 
 
 def report(result: dict[str, Any], *, as_json: bool) -> None:

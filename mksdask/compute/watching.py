@@ -23,6 +23,7 @@ from distributed import Client, get_worker
 
 from mksdask.compute.client import distributed_client
 from mksdask.display.notebook import Cell, in_notebook
+from mksdask.display.pictures import is_our_picture, save_picture
 from mksdask.types import Array
 
 # Seconds between two pictures.
@@ -316,20 +317,44 @@ def _figure(partial: PartialResult) -> Any:
     return draw(partial)
 
 
-class _File:
-    """Shows results as a picture in a file. The file is replaced at once, so that it is complete at any time."""
+@dataclass(frozen=True)
+class LivePicture:
+    """Shows results as a picture in a file. The file is complete at any time, and replaces what was there.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Parameters
+    ----------
+    path : Path
+        The file, and not a link to it.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, watch: str | os.PathLike[str], *, overwrite: bool) -> LivePicture:
+        """Check that a picture can be kept in a file. Without `overwrite`, it may replace only such a picture.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a file that this package did not draw.
+        ValueError
+            If the path is not that of a picture in a folder that exists.
+        """
+        path = Path(watch).resolve()
+        if not path.suffix or not path.parent.is_dir() or path.is_symlink() or (path.exists() and not path.is_file()):
+            msg = f"watch={os.fspath(watch)!r} must be a picture such as 'live.png', in a folder that exists"
+            raise ValueError(msg)
+        if path.exists() and not (overwrite or is_our_picture(path)):
+            msg = (
+                f"watch={os.fspath(watch)!r} exists, and this package did not draw it; choose another name, or move "
+                "the file away"
+            )
+            raise FileExistsError(msg)
+        return cls(path)
 
     def __call__(self, partial: PartialResult) -> None:
-        figure = _figure(partial)
-        new = self.path.with_name(f".{self.path.stem}-{uuid.uuid4().hex[:8]}{self.path.suffix}")
-        try:
-            figure.savefig(new)
-            new.replace(self.path)
-        finally:
-            new.unlink(missing_ok=True)
+        """Draw what is known."""
+        save_picture(_figure(partial), self.path)
 
 
 class _Notebook:
@@ -355,12 +380,7 @@ def _shower(watch: Watch) -> Callable[[PartialResult], None]:
     if not isinstance(watch, str | os.PathLike):
         msg = f"watch must be True, the path of a picture, or a callable that takes a PartialResult, got {watch!r}"
         raise TypeError(msg)
-    # If the path is a link, the file that it points to is written, and the link stays.
-    path = Path(os.path.realpath(watch))
-    if not path.suffix or not path.parent.is_dir() or path.is_symlink() or (path.exists() and not path.is_file()):
-        msg = f"watch={os.fspath(watch)!r} must be a picture such as 'live.png', in a folder that exists"
-        raise ValueError(msg)
-    return _File(path)
+    return LivePicture.of(watch, overwrite=False)
 
 
 @contextmanager
@@ -371,7 +391,8 @@ def watching(watch: Watch, plane: Plane, total: int, unit: str) -> Iterator[Watc
     ----------
     watch : bool, path or callable
         False shows nothing. True shows results in the cell of a notebook, or as a line in a terminal. A path keeps a
-        picture there. A callable is called with each `PartialResult`, in a thread of its own.
+        picture there, which replaces only such a picture. A callable is called with each `PartialResult`, in a thread
+        of its own.
     plane : Plane
         The lags to show.
     total : int
@@ -388,6 +409,8 @@ def watching(watch: Watch, plane: Plane, total: int, unit: str) -> Iterator[Watc
     ------
     TypeError
         If `watch` is none of these.
+    FileExistsError
+        If there is a file that this package did not draw.
     ValueError
         If the path is not that of a picture in a folder that exists.
     """

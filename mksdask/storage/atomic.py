@@ -3,9 +3,9 @@
 A new store is written beside its place and moved there at the end. One task writes one whole shard. Readers use the
 consolidated metadata of the group, which is written last.
 
-The attribute ``mksdask`` is the mark of a store: it says what the store is. A user may have named a store, or its name
-may be the same in each call. Such a store is replaced or removed only if it has the right mark, and if it holds nothing
-that the package did not write.
+The attribute ``mksdask`` is the mark of a store: it says what the store is. The attribute ``members`` lists its arrays.
+A user may have named a store, or its name may be the same in each call. Such a store is replaced or removed only if it
+has the right mark, and if it holds nothing that the package did not write.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ SCRATCH: Kinds = ("scratch",)
 
 # A task that is killed while it writes an object leaves a file with such a name.
 _LEFTOVER = r"\.[0-9a-f]+\.partial"
+# A URL that was made into a path has lost a slash. One letter is a drive of Windows.
+_CUT_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _METADATA = re.compile(rf"zarr\.json|zarr{_LEFTOVER}")
-_CHUNK = re.compile(rf"c((?:/\d+)*)({_LEFTOVER})?")
+_CHUNK = re.compile(rf"c((?:/[0-9]+)*)({_LEFTOVER})?")
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,19 @@ class Location:
         ------
         FileNotFoundError
             If the path is a link into a folder that does not exist, so that nothing can be written through it.
+        ValueError
+            If it looks like a URL, but is none.
         """
-        fs, path = fsspec.core.url_to_fs(os.fspath(url))
+        text = os.fspath(url)
+        if "://" not in text:
+            if _CUT_URL.match(text) or "::" in text:
+                msg = f"{text} looks like a URL, but has no '://'; give a path, or a URL as a text such as 's3://…'"
+                raise ValueError(msg)
+            # A path means what it says, and only in a text does ~ mean the home folder.
+            text = os.path.abspath(os.path.expanduser(url) if isinstance(url, str) else text)  # noqa: PTH100, PTH111
+            fs, path = fsspec.filesystem("file"), Path(text).as_posix()
+        else:
+            fs, path = fsspec.core.url_to_fs(text)
         protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
         path = path.rstrip("/") or path
         if "file" in protocols and os.path.islink(path):  # noqa: PTH114
@@ -163,10 +176,11 @@ def _found_instead(location: Location, kinds: Kinds) -> str | None:
     if metadata.get("node_type") == "array":
         ranks = {"": len(metadata["shape"])}
     else:
-        known = (metadata.get("consolidated_metadata") or {}).get("metadata")
-        folders = [name for name, is_folder in contents if is_folder and "/" not in name]
-        members = {name: metadata_of(location, name) or {} for name in folders if known is None or name in known}
-        ranks = {name: len(found["shape"]) for name, found in members.items() if found.get("node_type") == "array"}
+        # The mark and the list may have been copied to the store of a user, who gave other names to its arrays.
+        members = attributes_of(location).get("members")
+        known = map(str, members) if isinstance(members, list) else ()
+        arrays = {name: metadata_of(location, name) or {} for name in known}
+        ranks = {name: len(found["shape"]) for name, found in arrays.items() if found.get("node_type") == "array"}
     strange = [name for name, is_folder in contents if not _is_of_arrays(name, is_folder, ranks)]
     return f"holds {strange[0]}, which this package did not write" if strange else None
 
@@ -187,7 +201,7 @@ def _contents(location: Location) -> list[tuple[str, bool]]:
 def remove_leftovers(location: Location) -> None:
     """Remove the unfinished objects of tasks that were killed."""
     for name in location.fs.find(location.path):
-        if re.search(rf"/(zarr|c|\d+){_LEFTOVER}$", name):
+        if re.search(rf"/(zarr|c|[0-9]+){_LEFTOVER}$", name):
             location.fs.rm(name)
 
 
@@ -271,7 +285,8 @@ def check_outside(location: Location) -> None:
     ValueError
         If the location lies inside a store. The message names the store.
     """
-    path = location.path
+    # A folder on the way may be a link into a store.
+    path = os.path.realpath(location.path) if location.is_local else location.path
     while "/" in path.strip("/"):
         path = path.rpartition("/")[0]
         try:

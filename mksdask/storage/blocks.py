@@ -210,7 +210,8 @@ class Blocks:
             }
             self.coords.drop_attrs(deep=False).to_zarr(new.store, mode="w-", consolidated=False, encoding=encoding)
             group = zarr.open_group(new.store, mode="a")
-            group.attrs.update({"mksdask": f"partial {self.kind}", "fingerprint": record})
+            members = sorted(map(str, (*self.variables, *self.coords.variables)))
+            group.attrs.update({"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record})
             for name, variable in self.variables.items():
                 variable.create(group, name)
             new.replace(self.location)

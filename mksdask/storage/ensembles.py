@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import xarray as xr
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, is_lazy, unwrap
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
 from mksdask.samples import Grid
-from mksdask.storage.atomic import Location, Url, consolidate
+from mksdask.storage.atomic import Location, Url, consolidate, is_marked
 from mksdask.storage.blocks import Variable, Writing, write_blocks
 from mksdask.storage.microstructures import (
     create_store,
@@ -217,7 +218,7 @@ def append_ensemble(
     BlockingIOError
         If another call changes the ensemble. Only one call at a time may append to it, and a second one is refused.
     ValueError
-        If the new samples do not fit the stored ones.
+        If the new samples do not fit the stored ones, or if another program wrote the store.
 
     Notes
     -----
@@ -236,6 +237,9 @@ def append_ensemble(
     # A place without an ensemble gets no lock.
     open_ensemble(url)
     location = Location.of(url)
+    if not is_marked(location, ("ensemble",)):
+        msg = f"{os.fspath(url)} was not written by create_ensemble, so it stays as it is; copy it with create_ensemble"
+        raise ValueError(msg)
     given = {"microstructure": X, "response": y, "phase": phase, "confidence_index": confidence_index}
     with location.locked() as check_lock:
         _append(location, given, check_lock)

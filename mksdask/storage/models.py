@@ -136,7 +136,8 @@ def write_state(value: Any, url: Url, kind: str = "model") -> None:
             )
             stored[...] = array
         digest = hashlib.sha256(description).hexdigest()
-        group.attrs.update({"mksdask": kind, "format": FORMAT, "model": encoded, "sha256": digest})
+        members = [str(number) for number in range(len(writer.arrays))]
+        group.attrs.update({"mksdask": kind, "members": members, "format": FORMAT, "model": encoded, "sha256": digest})
 
 
 def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:

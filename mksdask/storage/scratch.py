@@ -126,7 +126,7 @@ def spill(
         blocks = Blocks(location, "scratch", {NAME: variable})
         with nullcontext() if known is None else location.locked():
             # If a call was killed while it removed a copy, the metadata of the copy may be gone.
-            if location.exists() and not attributes_of(location) and holds_only(location, {NAME: 2}):
+            if location.fs.isdir(location.path) and not attributes_of(location) and holds_only(location, {NAME: 2}):
                 location.remove()
             check_ours(location, SCRATCH)
             try:

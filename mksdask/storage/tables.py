@@ -93,7 +93,7 @@ def write_table(values: xr.Dataset, path: Path, *, overwrite: bool) -> None:
     """
     if path.suffix != ".csv":
         with staged(path, "w" if overwrite else "w-", RESULTS) as location:
-            marked = values.assign_attrs(mksdask="result")
+            marked = values.assign_attrs(mksdask="result", members=sorted(map(str, values.variables)))
             marked.to_zarr(location.store, mode="w-", consolidated=False, zarr_format=3)
             consolidate(location)
         return
