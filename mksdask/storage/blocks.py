@@ -208,7 +208,8 @@ class Blocks:
             encoding = {
                 name: {"_FillValue": None} for name, values in self.coords.variables.items() if values.dtype.kind == "f"
             }
-            self.coords.drop_attrs(deep=False).to_zarr(new.store, mode="w-", consolidated=False, encoding=encoding)
+            if self.coords.variables:
+                self.coords.drop_attrs(deep=False).to_zarr(new.store, mode="w-", consolidated=False, encoding=encoding)
             group = zarr.open_group(new.store, mode="a")
             members = sorted(map(str, (*self.variables, *self.coords.variables)))
             group.attrs.update({"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record})
