@@ -335,6 +335,10 @@ def test_import__refuses_coordinates_that_are_pickled(tmp_path, marker):
         ({"dtype": [["a", "|O"], ["b", "<f8"]]}, "the dtype"),
         ({"filters": [{"id": "astype", "encode_dtype": "|O", "decode_dtype": "<f8"}]}, "encode_dtype '|O'"),
         ({"dtype": "nonsense"}, "the dtype 'nonsense'"),
+        ({"compressor": {"id": "zlib"}, "filters": [{"id": "gzip"}]}, "2 compressors one after the other (zlib, gzip)"),
+        ({"filters": [{"id": "packbits"}, {"id": "packbits"}]}, "the same filter twice (packbits, packbits)"),
+        ({"chunks": [4, 0]}, "in chunks of shape [4, 0]"),
+        ({"shape": [10**9, 5], "chunks": [1, 5]}, "1000000000 chunks"),
     ],
 )
 def test_import__refuses_codecs_that_are_not_listed(tmp_path, marker, change, told):

@@ -184,6 +184,6 @@ def _zarr_of_group(location: Location, dataset: str | None, path: Path) -> Sourc
     steps, units = {}, None
     for dim in dims:
         if dim in arrays and arrays[dim]["shape"][0] > 1:
-            steps[dim] = mean_step(np.asarray(open_foreign(location, dim)[:]))
+            steps[dim] = mean_step(np.asarray(open_foreign(location, dim, is_label=True)[:]))
             units = unit_text(arrays[dim].get("attributes", {}).get("units", units))
     return Source(data, "".join(dims), steps, units)

@@ -2,11 +2,14 @@
 
 The metadata of an array name its codecs and its data type, and the author of a store chooses them. Some codecs, such as
 pickle, run code that is in the chunks, and data types of objects need such codecs. Stores of this package and images do
-not use them.
+not use them. Metadata of a few bytes can also ask for gigabytes. There are limits to that, which no honest store
+reaches.
 """
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -19,13 +22,25 @@ from mksdask.storage.atomic import Location, metadata_of
 _INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 NUMBERS = ("bool", *_INTEGERS, "float16", "float32", "float64", "complex64", "complex128")
 TEXTS = ("string", "fixed_length_utf32", "null_terminated_bytes")
+COMPRESSORS = ("blosc", "zlib", "gzip", "zstd", "lz4", "bz2", "lzma")
 CODECS = ("bytes", "transpose", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "vlen-utf8")
 # Codecs of numcodecs that turn numbers into numbers, or pack bytes.
 PLAIN = (
-    *("blosc", "zlib", "gzip", "zstd", "lz4", "bz2", "lzma"),
+    *COMPRESSORS,
     *("shuffle", "delta", "fixedscaleoffset", "quantize", "bitround", "packbits", "astype"),
     *("crc32", "crc32c", "adler32", "fletcher32"),
 )
+
+# The index of a shard is read whole, and its size must follow from the number of chunks.
+INDEX_CODECS = ("bytes", "crc32c")
+# Dask keeps a few bytes for each chunk, even of an array that is not read.
+MOST_CHUNKS = 10**7
+# What is read on opening: 8 million numbers, as labels of so many samples or voxels along one axis.
+LABEL_BYTES = 2**26
+MOST_LABEL_CHUNKS = 10**4
+TEXT_BYTES = 2**16
+# Saved models nest about 20 lists. Python walks about 1000.
+DEEPEST = 100
 
 Mode = Literal["r", "r+"]
 
@@ -38,12 +53,13 @@ def check_store(location: Location) -> dict[str, Any]:
     FileNotFoundError
         If there is no zarr group or array.
     ValueError
-        If the store or a member of it is of zarr format 2, or if an array has a codec or a data type that the package
-        does not write. The message names the array and what was found.
+        If the store or a member of it is of zarr format 2; if an array has a codec or a data type that the package
+        does not write, or several compressors; or if it has chunks of size 0, too many chunks, or labels that are too
+        large to be read on opening. The message names the array and what was found.
     """
     location.fs.invalidate_cache()
     for name, metadata in _members(location):
-        _refuse(location, name, _objection(metadata, CODECS))
+        _refuse(location, name, _objection(name, metadata, CODECS))
     return metadata_of(location) or {}
 
 
@@ -59,7 +75,7 @@ def open_array(location: Location, name: str = "", mode: Mode = "r") -> zarr.Arr
     if metadata is None or metadata.get("node_type") == "group":
         msg = f"{location.path} has no array {name!r}"
         raise FileNotFoundError(msg)
-    _refuse(location, name, _objection(metadata, CODECS))
+    _refuse(location, name, _objection(name, metadata, CODECS))
     return zarr.open_array(location.store, path=name, mode=mode, zarr_format=3)
 
 
@@ -83,6 +99,17 @@ def foreign_metadata(location: Location, name: str = "") -> dict[str, Any] | Non
 
     Metadata of zarr format 2 are returned with the main keys of format 3.
     """
+    try:
+        found = _any_metadata(location, name)
+    except RecursionError:
+        is_deep = True
+    else:
+        is_deep = _is_deep(found)
+    _refuse(location, name, f"has metadata that are nested more than {DEEPEST} levels deep" if is_deep else None)
+    return found
+
+
+def _any_metadata(location: Location, name: str) -> dict[str, Any] | None:
     found = metadata_of(location, name)
     if found is not None:
         return found
@@ -93,15 +120,30 @@ def foreign_metadata(location: Location, name: str = "") -> dict[str, Any] | Non
     return None
 
 
-def open_foreign(location: Location, name: str = "") -> zarr.Array[Any]:
+def _is_deep(found: Any) -> bool:
+    """Whether lists and dictionaries lie in each other more than `DEEPEST` levels deep."""
+    level = [found]
+    for _ in range(DEEPEST):
+        level = [
+            child
+            for each in level
+            if isinstance(each, dict | list)
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, dict | list) for each in level)
+
+
+def open_foreign(location: Location, name: str = "", *, is_label: bool = False) -> zarr.Array[Any]:
     """Open an array that another program wrote in zarr format 2 or 3, if it holds numbers in plain codecs.
+
+    With `is_label`, the array is to be read whole, and refused if it is too large for that.
 
     Raises
     ------
     FileNotFoundError
         If there is no array.
     ValueError
-        If it has another codec or data type.
+        If it has another codec or data type, or fails another check of `check_store`.
     """
     metadata = foreign_metadata(location, name)
     if metadata is None or metadata.get("node_type") != "array":
@@ -109,7 +151,12 @@ def open_foreign(location: Location, name: str = "") -> zarr.Array[Any]:
         raise FileNotFoundError(msg)
     is_old = metadata.get("zarr_format") == 2
     allowed = (*CODECS, "endian", *(f"numcodecs.{codec}" for codec in PLAIN))
-    _refuse(location, name, _old_objection(metadata) if is_old else _objection(metadata, allowed))
+    objection = (
+        _old_objection(metadata, is_label=is_label)
+        if is_old
+        else _objection(name, metadata, allowed, is_label=is_label)
+    )
+    _refuse(location, name, objection)
     return zarr.open_array(location.store, path=name, mode="r", zarr_format=2 if is_old else 3)
 
 
@@ -151,36 +198,115 @@ def _refuse(location: Location, name: str, objection: str | None) -> None:
         raise ValueError(msg)
 
 
-def _objection(metadata: Any, codecs: tuple[str, ...]) -> str | None:
+def _objection(name: str, metadata: Any, codecs: tuple[str, ...], *, is_label: bool = False) -> str | None:
     """Say why an array of format 3 with these metadata must not be decoded. Return None if it may be."""
     if not isinstance(metadata, dict) or metadata.get("zarr_format") != 3:
         of_format = metadata.get("zarr_format") if isinstance(metadata, dict) else None
         return f"is of zarr format {of_format}, not 3 (mksdask import reads images of format 2)"
     if metadata.get("node_type") == "group":
         return None
-    kind = metadata.get("data_type")
-    kind = kind.get("name") if isinstance(kind, dict) else kind
+    data_type = metadata.get("data_type")
+    kind = data_type.get("name") if isinstance(data_type, dict) else data_type
     if kind not in (*NUMBERS, *TEXTS):
         return f"has the data type {kind!r}, which is neither a number nor a text"
-    return _strange_codec(metadata.get("codecs"), codecs)
+    options = data_type.get("configuration") if isinstance(data_type, dict) else None
+    # Texts of any length are kept as objects of 16 bytes or more.
+    item_bytes = np.dtype(kind).itemsize if kind in NUMBERS else _option(options, "length_bytes", 16)
+    if not isinstance(item_bytes, int) or not 0 <= item_bytes <= TEXT_BYTES:
+        return f"has texts of {item_bytes!r} bytes, and the longest that are read have {TEXT_BYTES}"
+    shape, chunks = metadata.get("shape"), _option(_option(metadata, "chunk_grid"), "configuration")
+    chunks = _option(chunks, "chunk_shape")
+    # xarray reads an array on opening if it has the name of its only dimension.
+    is_label = is_label or metadata.get("dimension_names") == [name.rpartition("/")[2]]
+    return (
+        _strange_codec(metadata.get("codecs"), codecs, chunks)
+        or _strange_chunks(shape, chunks)
+        or (_large_label(shape, chunks, item_bytes) if is_label else None)
+    )
 
 
-def _strange_codec(found: Any, allowed: tuple[str, ...]) -> str | None:
-    """Say which codec of a list is not allowed. Return None if all are allowed."""
+def _option(options: Any, key: str, default: Any = None) -> Any:
+    return options.get(key, default) if isinstance(options, dict) else default
+
+
+def _strange_chunks(shape: Any, chunks: Any) -> str | None:
+    """Say why an array cannot be cut into these chunks. Return None if it can be."""
+    is_whole = all(
+        isinstance(sizes, list) and all(isinstance(size, int) and size >= least for size in sizes)
+        for sizes, least in ((shape, 0), (chunks, 1))
+    )
+    if not is_whole or len(shape) != len(chunks):
+        return (
+            f"has the shape {reprlib.repr(shape)} in chunks of shape {reprlib.repr(chunks)}, where chunks need a whole "
+            "number of at least 1 for each axis"
+        )
+    if (n_chunks := _count(shape, chunks)) > MOST_CHUNKS:
+        return (
+            f"has {n_chunks} chunks of shape {chunks}, more than {MOST_CHUNKS}, which do not fit in memory even "
+            "unread; rechunk it to larger chunks"
+        )
+    return None
+
+
+def _count(shape: list[int], chunks: list[int]) -> int:
+    return math.prod(-(-n // size) for n, size in zip(shape, chunks, strict=True))
+
+
+def _large_label(shape: Any, chunks: Any, item_bytes: int) -> str | None:
+    """Say why labels of an axis are too large to be read on opening. Return None if they are not."""
+    n_chunks, n_bytes = _count(shape, chunks), max(math.prod(shape), math.prod(chunks)) * item_bytes
+    if n_bytes <= LABEL_BYTES and n_chunks <= MOST_LABEL_CHUNKS:
+        return None
+    return (
+        f"labels an axis, so it would be read on opening, but it has {n_bytes} bytes in {n_chunks} chunks, more than "
+        f"{LABEL_BYTES} bytes or {MOST_LABEL_CHUNKS} chunks; remove these labels, or store them in one chunk"
+    )
+
+
+def _strange_codec(found: Any, allowed: tuple[str, ...], shape: Any) -> str | None:
+    """Say which codec of a list is not allowed for chunks of a shape. Return None if all are allowed."""
     if not isinstance(found, list):
         return f"names no list of codecs but {found!r}"
     for codec in found:
-        name = codec.get("name") if isinstance(codec, dict) else codec
+        name, options = _option(codec, "name", codec), _option(codec, "configuration", {})
         if name not in allowed:
             return f"has the codec {name!r}, which is not one of {', '.join(allowed)}"
-        options = codec.get("configuration") if isinstance(codec, dict) else {}
         if name == "sharding_indexed":
-            inner = options if isinstance(options, dict) else {}
-            for key in ("codecs", "index_codecs"):
-                if strange := _strange_codec(inner.get(key, []), allowed):
-                    return strange
+            inner = _option(options, "chunk_shape")
+            if strange := (
+                _strange_codec(_option(options, "codecs", []), allowed, inner)
+                or _strange_codec(_option(options, "index_codecs", []), INDEX_CODECS, inner)
+                or _strange_chunks(shape, inner)
+            ):
+                return strange
         elif strange := _strange_options(name, options):
             return strange
+    return _repeated(_names(found))
+
+
+def _names(codecs: list[Any]) -> list[str]:
+    """Names of codecs, and of those inside shards, through all of which the same bytes go."""
+    names = []
+    for codec in codecs:
+        name = _option(codec, "name", codec)
+        names.append(name.removeprefix("numcodecs."))
+        if name == "sharding_indexed":
+            names += _names(_option(_option(codec, "configuration"), "codecs", []))
+    return names
+
+
+def _repeated(names: list[str]) -> str | None:
+    """Say which codecs, one after the other, can make gigabytes of a few bytes. Return None if there are none.
+
+    One compressor makes at most some thousand bytes of one, but each further one does it again. So do filters that
+    widen numbers.
+    """
+    compressors = [name for name in names if name in COMPRESSORS]
+    widening = [name for name in names if name in ("packbits", "fixedscaleoffset", "quantize", "astype")]
+    if len(compressors) > 1:
+        return f"has {len(compressors)} compressors one after the other ({', '.join(compressors)}), where one is enough"
+    if len(set(widening)) < len(widening):
+        return f"has the same filter twice ({', '.join(widening)}), where one is enough"
     return None
 
 
@@ -192,19 +318,26 @@ def _strange_options(name: str, options: Any) -> str | None:
     return None
 
 
-def _old_objection(metadata: Mapping[str, Any]) -> str | None:
+def _old_objection(metadata: Mapping[str, Any], *, is_label: bool) -> str | None:
     """Say why an array of format 2 must not be decoded. Return None if it may be."""
-    if not _is_number(metadata.get("dtype")):
-        return f"has the dtype {metadata.get('dtype')!r}, which is not a number"
+    dtype, shape, chunks = (metadata.get(key) for key in ("dtype", "shape", "chunks"))
+    if not _is_number(dtype):
+        return f"has the dtype {dtype!r}, which is not a number"
+    names = []
     for codec in (metadata.get("compressor"), *(metadata.get("filters") or ())):
         if codec is None:
             continue
-        name = codec.get("id") if isinstance(codec, dict) else codec
+        name = _option(codec, "id", codec)
         if name not in PLAIN:
             return f"has the codec {name!r}, which is not one of {', '.join(PLAIN)}"
         if strange := _strange_options(name, codec):
             return strange
-    return None
+        names.append(name)
+    return (
+        _repeated(names)
+        or _strange_chunks(shape, chunks)
+        or (_large_label(shape, chunks, np.dtype(dtype).itemsize) if is_label else None)
+    )
 
 
 def _is_number(dtype: Any) -> bool:
