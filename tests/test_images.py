@@ -3,10 +3,12 @@
 import base64
 import struct
 import zlib
+from types import SimpleNamespace
 
 import dask
 import h5py
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import xarray as xr
@@ -316,6 +318,54 @@ def test_import__bad_arguments(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         import_images(tmp_path / "a.npy", tmp_path / "a.zarr", **options)
     assert not (tmp_path / "a.zarr").exists()
+
+
+def external(file, secret):
+    file.create_dataset("image", VOLUME.shape, "u1", external=[(secret, 0, VOLUME.size)])
+
+
+def virtual(file, secret):
+    layout = h5py.VirtualLayout(VOLUME.shape, "u1")
+    layout[...] = h5py.VirtualSource(secret, "image", VOLUME.shape)
+    file.create_virtual_dataset("image", layout)
+
+
+def linked_spacing(file, secret):
+    file["Volume/CellData/image"] = FILE
+    file["Volume/_SIMPL_GEOMETRY"] = h5py.ExternalLink(secret, "Volume/_SIMPL_GEOMETRY")
+
+
+def external_scale(file, secret):
+    file["image"] = VOLUME
+    file.create_dataset("x", (5,), "f8", external=[(secret, 0, 40)]).make_scale("x")
+    file["image"].dims[0].attach_scale(file["x"])
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (external, "image is stored in another file, .*secret.h5, and only values in the file itself are read"),
+        (virtual, "image is a virtual dataset"),
+        (linked_spacing, "SPACING is linked from another file, .*secret.h5"),
+        (external_scale, "x is stored in another file"),
+    ],
+)
+def test_import__hdf5_that_reads_other_files(tmp_path, write, message):
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["image"], file["Volume/_SIMPL_GEOMETRY/SPACING"] = VOLUME, [1.0, 1.0, 1.0]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        write(file, str(tmp_path / "secret.h5"))
+    with pytest.raises(ValueError, match=f"a.h5: .*{message}"):
+        import_images(tmp_path / "a.h5", tmp_path / "out.zarr")
+
+
+def test_import__npz_larger_than_memory(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", np.zeros((100, 100, 100), dtype="u1"))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
+    with pytest.raises(
+        ValueError, match=r"a.npz: arr_0 is unpacked as a whole, from \d+ to 1000128 bytes, .*\.npy file"
+    ):
+        import_images(tmp_path / "a.npz", tmp_path / "out.zarr", crop={"x": (0, 4)})
 
 
 def test_import__bad_files(tmp_path):

@@ -272,6 +272,19 @@ def broken_hdf5(change):
     return write
 
 
+def elsewhere(name):
+    """Replace a dataset by one with the same values, which are in another file."""
+
+    def change(data):
+        values = data[name][()]
+        secret = data.file.filename + ".secret"
+        values.tofile(secret)
+        del data[name]
+        data.create_dataset(name, values.shape, values.dtype, external=[(secret, 0, values.nbytes)])
+
+    return change
+
+
 def last_line(text):
     return text.rstrip(b"\n").rfind(b"\n") + 1
 
@@ -323,6 +336,8 @@ def replaced(name, value):
         (broken(".h5", lambda b: b[:100]), "not an HDF5 file"),
         (broken_hdf5(shortened), "holds 34 records of CI, expected 35"),
         (broken_hdf5(lambda data: data.__delitem__("Data/Phi")), "has no Phi"),
+        (broken_hdf5(elsewhere("Data/Phi1")), "Phi1 is stored in another file, .*secret"),
+        (broken_hdf5(elsewhere("Header/nRows")), "nRows is stored in another file, .*secret"),
         (broken_hdf5(replaced("Header/nRows", 0)), "expected positive numbers"),
         (broken_hdf5(replaced("Header/Grid Type", b"HexGrid")), "square grid"),
     ],

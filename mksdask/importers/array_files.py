@@ -9,10 +9,19 @@ from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 from scipy.io import netcdf_file
 
 from mksdask.arrays import Array, as_lazy
-from mksdask.importers.sources import Source, array_axes, chosen_dataset, lazy_slabs, mean_step, unit_text
+from mksdask.importers.sources import (
+    Source,
+    array_axes,
+    check_inside,
+    chosen_dataset,
+    lazy_slabs,
+    mean_step,
+    unit_text,
+)
 from mksdask.storage.atomic import Location
 from mksdask.storage.opening import foreign_metadata, open_foreign
 
@@ -46,12 +55,25 @@ def open_numpy(path: Path, dataset: str | None) -> Source:
         raise ValueError(msg)
     with np.load(path, allow_pickle=False) as arrays:
         name = chosen_dataset(dataset, arrays.files, path)
+        _check_size(path, name, arrays.zip)
         try:
             array = arrays[name]
         except ValueError as error:
             msg = f"{path}: {name} cannot be read as an array of numbers ({error}); nothing is unpickled"
             raise ValueError(msg) from error
     return Source(as_lazy(array), array_axes(array.ndim), {})
+
+
+def _check_size(path: Path, name: str, archive: zipfile.ZipFile) -> None:
+    """Refuse an array of an `.npz` file that does not fit in memory, where it would be unpacked as a whole."""
+    member = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
+    free = int(psutil.virtual_memory().available)
+    if member.file_size > free:
+        msg = (
+            f"{path}: {name} is unpacked as a whole, from {member.compress_size} to {member.file_size} bytes, more "
+            f"than the {free} bytes of memory that are free; save it as a .npy file, which is read in slabs"
+        )
+        raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,9 @@ class _Hdf5:
 
     def __call__(self, first: int, last: int) -> Array:
         with h5py.File(self.path, "r") as file:
-            rows = np.asarray(file[self.name][first:last])
+            array = file[self.name]
+            check_inside(array, self.path)
+            rows = np.asarray(array[first:last])
         return rows[..., 0] if self.squeeze else rows
 
 
@@ -83,10 +107,13 @@ def open_hdf5(path: Path, dataset: str | None) -> Source:
         matches = [name for name in images if wanted is not None and (name == wanted or name.endswith("/" + wanted))]
         name = matches[0] if len(matches) == 1 else chosen_dataset(wanted, images, path)
         array = file[name]
+        check_inside(array, path)
         container = "/".join(name.split("/")[:-2])
         geometry = file.get(f"{container}/_SIMPL_GEOMETRY") if container else None
         if geometry is not None:
-            steps = dict(zip("xyz", (float(step) for step in geometry["SPACING"][:]), strict=True))
+            spacing = geometry["SPACING"]
+            check_inside(spacing, path)
+            steps = dict(zip("xyz", (float(step) for step in spacing[:]), strict=True))
             squeeze = array.ndim == 4 and array.shape[-1] == 1
             shape = array.shape[:-1] if squeeze else array.shape
             if len(shape) != 3:
@@ -94,14 +121,15 @@ def open_hdf5(path: Path, dataset: str | None) -> Source:
                 raise ValueError(msg)
             return Source(lazy_slabs(_Hdf5(path, name, squeeze), shape, array.dtype), "zyx", steps)
         axes, steps, units = array_axes(array.ndim), {}, None
-        scales = [(dim[0][()], dim[0]) if len(dim) else None for dim in array.dims]
-        names = "".join(scale[1].name.split("/")[-1].lower() if scale else "?" for scale in scales)
+        scales = [dim[0] if len(dim) else None for dim in array.dims]
+        names = "".join(scale.name.split("/")[-1].lower() if scale else "?" for scale in scales)
         if len(names) == array.ndim and set(names) <= set("xyz"):
             axes = names
         for axis, scale in zip(axes, scales, strict=True):
-            if scale is not None and len(scale[0]) > 1:
-                steps[axis] = mean_step(scale[0])
-                units = unit_text(scale[1].attrs.get("units", units))
+            if scale is not None and len(scale) > 1:
+                check_inside(scale, path)
+                steps[axis] = mean_step(scale[()])
+                units = unit_text(scale.attrs.get("units", units))
         return Source(lazy_slabs(_Hdf5(path, name), array.shape, array.dtype), axes, steps, units)
 
 

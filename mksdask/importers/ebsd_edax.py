@@ -23,6 +23,7 @@ from mksdask.importers.ebsd_maps import (
     refuse_grid,
 )
 from mksdask.importers.ebsd_text import TextFile, text_lines
+from mksdask.importers.sources import check_inside
 
 # Directions of the sample axes A1 and A2 of OIM Analysis, by the number of its setting, on a map whose x runs to the
 # right and whose y runs down. The schematics in its HDF5 files show them.
@@ -97,17 +98,19 @@ class EdaxHdf5(EbsdFile):
                 msg = f"{path}: scan must be one of the scans in the file, {scans}, got scan={scan!r}"
                 raise ValueError(msg)
             entries = file[f"{scan}/EBSD/Header"]
-            header = {name: _text(entries[name]) for name in entries if hasattr(entries[name], "dtype")}
+            header = {name: _text(path, entries[name]) for name in entries if hasattr(entries[name], "dtype")}
             if "Grid Type" in header and not header["Grid Type"].lower().startswith("sqr"):
                 refuse_grid(path, header["Grid Type"])
             shape, step = header_grid(path, header, ("nColumns", "nRows", "Step X", "Step Y"))
             phases = []
             for number, entry in sorted(((int(k), v) for k, v in entries.get("Phase", {}).items()), key=lambda e: e[0]):
-                facts = {name: _text(entry[name]) for name in ("MaterialName", "Symmetry") if name in entry}
+                facts = {name: _text(path, entry[name]) for name in ("MaterialName", "Symmetry") if name in entry}
                 name = facts.get("MaterialName") or f"phase {number}"
                 group = header_value(path, facts, "Symmetry", int)
                 phases.append(Phase(number, name, laue_group(path, name, group, EDAX_GROUPS)))
             stated = entries.get("Coordinate System/ID")
+            if stated is not None:
+                check_inside(stated, path)
             axes, frame = _frame(path, setting, None if stated is None else int(stated[0]))
         return cls(path, shape, step, tuple(phases), axes, frame, str(scan))
 
@@ -126,6 +129,7 @@ class EdaxHdf5(EbsdFile):
                     raise ValueError(msg)
             for name in ("Phi1", "Phi", "Phi2", "Phase", "CI", "Fit", "X Position", "Y Position"):
                 if name in data:
+                    check_inside(data[name], self.path)
                     check_count(self.path, f"records of {name}", int(data[name].shape[0]), self.n_points, self.shape)
         return self
 
@@ -152,8 +156,9 @@ def _hdf5(path: str) -> Any:
         raise ValueError(msg) from None
 
 
-def _text(entry: Any) -> str:
+def _text(path: str, entry: Any) -> str:
     """Return the first value of a header entry as text."""
+    check_inside(entry, path)
     value = np.asarray(entry[()]).ravel()
     if not value.size:
         return ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -97,6 +98,30 @@ def chosen_dataset(
         return names[0]
     listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "") if names else none
     msg = f"{path} " + (f"has no dataset {dataset!r}" if dataset else "needs dataset=") + f"; there are: {listed}"
+    raise ValueError(msg)
+
+
+def check_inside(item: Any, path: Path | str) -> None:
+    """Refuse a member of an HDF5 file whose values lie in another file, such as a private one of who imports it.
+
+    Raises
+    ------
+    ValueError
+        If it was reached by an external link, or if it is stored in external files, or is a virtual dataset.
+    """
+    is_dataset = isinstance(item, h5py.Dataset)
+    if item.file.filename != str(path):
+        how = f"is linked from another file, {item.file.filename}"
+    elif is_dataset and item.external:
+        how = f"is stored in another file, {item.external[0][0]}"
+    elif is_dataset and item.is_virtual:
+        how = "is a virtual dataset, which shows values of other datasets or files"
+    else:
+        return
+    msg = (
+        f"{path}: {item.name.strip('/')} {how}, and only values in the file itself are read; copy them into a file of "
+        "their own by h5py, and import that"
+    )
     raise ValueError(msg)
 
 

@@ -33,7 +33,7 @@ PLAIN = (
 
 # The index of a shard is read whole, and its size must follow from the number of chunks.
 INDEX_CODECS = ("bytes", "crc32c")
-# Dask keeps a few bytes for each chunk, even of an array that is not read.
+# Dask keeps about 50 bytes for each chunk of an array, even if it is not read.
 MOST_CHUNKS = 10**7
 # What is read on opening: 8 million numbers, as labels of so many samples or voxels along one axis.
 LABEL_BYTES = 2**26
