@@ -131,7 +131,7 @@ def metadata_of(location: Location, name: str = "", key: str = "zarr.json") -> d
         found = json.loads(location.fs.cat_file(path))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
-    except (ValueError, RecursionError):
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
