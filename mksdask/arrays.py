@@ -93,6 +93,11 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
     return data, None
 
 
+def dims_of(labels: xr.DataArray | None) -> tuple[Any, ...]:
+    """Names of the axes of a labelled array. Without labels, there are none."""
+    return () if labels is None else labels.dims
+
+
 def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | None]:
     """Split an ensemble as `unwrap` does, after a check that each chunk holds whole samples along the first axis.
 
@@ -104,13 +109,13 @@ def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataAr
         If a chunk cuts through samples, or the dims of a DataArray say that samples do not lie along its first axis.
     """
     data, labels = unwrap(array, name=name)
-    if labels is not None and "sample" in labels.dims[1:]:
-        msg = f"{name} must have 'sample' as its first dim, got {labels.dims}; use {name}.transpose('sample', ...)"
+    dims = dims_of(labels)
+    if "sample" in dims[1:]:
+        msg = f"{name} must have 'sample' as its first dim, got {dims}; use {name}.transpose('sample', ...)"
         raise ValueError(msg)
-    if labels is not None and labels.dims[:1] == SPATIAL_DIMS[:1]:
+    if dims[:1] == SPATIAL_DIMS[:1]:
         msg = (
-            f"{name} has no axis of samples, its dims are {labels.dims}; use {name}.expand_dims('sample') if it is "
-            "one sample"
+            f"{name} has no axis of samples, its dims are {dims}; use {name}.expand_dims('sample') if it is one sample"
         )
         raise ValueError(msg)
     check_whole_samples(data, name=name, labels=labels)
@@ -128,8 +133,8 @@ def unwrap_volume(array: ArrayLike, *, name: str = "volume") -> tuple[Any, xr.Da
         If the dims of a DataArray say that it is an ensemble, or chunks have unknown sizes.
     """
     data, labels = unwrap(array, name=name)
-    if labels is not None and "sample" in labels.dims:
-        msg = f"{name} must be one volume, got the dims {labels.dims} of an ensemble; select one of its samples"
+    if "sample" in dims_of(labels):
+        msg = f"{name} must be one volume, got the dims {dims_of(labels)} of an ensemble; select one of its samples"
         raise ValueError(msg)
     if any(np.isnan(n) for n in data.shape):
         msg = f"{name} has chunks of unknown sizes; call {name}.compute_chunk_sizes() first"
@@ -168,6 +173,33 @@ def label(
     sample = str(labels.dims[0])
     kept = {key: value for key, value in labels.coords.items() if value.dims in ((sample,), ())}
     return xr.DataArray(data, dims=(sample, *dims), coords={**kept, **coords}, name=name, attrs=dict(attrs or {}))
+
+
+def label_alike(
+    data: Any,
+    labels: xr.DataArray | None,
+    n_spatial: int,
+    *,
+    name: str,
+    dims: Sequence[str] = (),
+    coords: Mapping[str, Any] | None = None,
+) -> Any:
+    """Label a result of shape (n_samples, *spatial, ...) that has the samples, spatial axes and attributes of `labels`.
+
+    Parameters
+    ----------
+    data, labels, name
+        As in `label`.
+    n_spatial : int
+        Number of spatial axes.
+    dims, coords
+        Names and coordinates of the axes after the spatial ones.
+    """
+    if labels is None:
+        return data
+    spatial = tuple(map(str, labels.dims[1 : 1 + n_spatial]))
+    kept = {dim: labels.coords[dim] for dim in spatial if dim in labels.coords}
+    return label(data, labels, dims=(*spatial, *dims), coords={**kept, **(coords or {})}, name=name, attrs=labels.attrs)
 
 
 def names(values: Sequence[str]) -> NDArray[Any]:

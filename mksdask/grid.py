@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -101,14 +101,13 @@ class Grid:
             If a periodic axis does not exist.
         """
         n = len(shape)
-        axes = tuple(_axis_of(labels, first + axis, SPATIAL_DIMS[axis]) for axis in range(n))
-        attrs: Mapping[str, Any] = {} if labels is None else labels.attrs
-        said = None
-        if labels is not None and "periodic_axes" in attrs:
-            said = axes_argument(_periodic_axes(labels, first), n)
+        if labels is None:
+            labels, first = xr.DataArray(np.broadcast_to(np.int8(0), shape), dims=SPATIAL_DIMS[:n]), 0
+        axes = tuple(_axis_of(labels, first + axis) for axis in range(n))
+        said = axes_argument(_periodic_axes(labels, first), n) if "periodic_axes" in labels.attrs else None
         periodic = axes_argument(periodic_axes, n) if periodic_axes is not None or said is None else said
-        phases = tuple(map(str, attrs.get("phases") or ()))
-        is_measured = labels is not None and all(str(dim) in labels.coords for dim in labels.dims[first : first + n])
+        phases = tuple(map(str, labels.attrs.get("phases") or ()))
+        is_measured = all(str(dim) in labels.coords for dim in labels.dims[first : first + n])
         return cls(axes, tuple(map(int, shape)), periodic, phases, is_measured, said)
 
     @property
@@ -181,10 +180,8 @@ class Grid:
             )
 
 
-def _axis_of(labels: xr.DataArray | None, position: int, name: str) -> Axis:
+def _axis_of(labels: xr.DataArray, position: int) -> Axis:
     """Read an axis from its coordinate. If there is no coordinate, the step is 1 voxel."""
-    if labels is None:
-        return Axis(name, 1.0, "voxel")
     name = str(labels.dims[position])
     if name not in labels.coords or labels.coords[name].ndim != 1:
         return Axis(name, 1.0, "voxel")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, label, unwrap, unwrap_samples, unwrap_volume
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, label, unwrap, unwrap_samples, unwrap_volume
 from mksdask.bases.base import Basis
 from mksdask.bases.given import local_states, trailing_axes
 from mksdask.compute.blocks import check_whole_samples
@@ -307,9 +307,9 @@ def check_confidence(confidence: Array) -> None:
 
 def _laid_along(array: ArrayLike, labels: xr.DataArray | None) -> ArrayLike:
     """Transpose a labelled array, so that the dims that it shares with X have the same order. Other dims come last."""
-    if not isinstance(array, xr.DataArray) or labels is None:
+    if not isinstance(array, xr.DataArray):
         return array
-    shared = [dim for dim in labels.dims if dim in array.dims]
+    shared = [dim for dim in dims_of(labels) if dim in array.dims]
     return array.transpose(*shared, *(dim for dim in array.dims if dim not in shared))
 
 

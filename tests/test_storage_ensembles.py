@@ -54,6 +54,7 @@ def test_ensemble__round_trip_with_everything(tmp_path):
     plain = xr.open_zarr(url).load()
     # By its stamp a store is known, whatever stood in its place before.
     assert len(plain.attrs.pop("stamp")) == 32
+    assert plain.attrs.pop("members") == ["confidence_index", "microstructure", "response", "x", "y"]
     xr.testing.assert_identical(plain, ds.load())
     assert zarr.open_group(url)["microstructure"].shards == (4, 6, 5)
     assert os.listdir(tmp_path) == ["e.zarr"]
@@ -400,13 +401,14 @@ def test_store__labelled_arrays_are_laid_along_x_y_z(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The specified chunks separate the stored chunks")
 def test_append__to_variables_in_shards_of_different_length(tmp_path):
-    # Of another writer: microstructures four to a chunk, responses six.
+    # As a writer with other blocks makes it: microstructures four to a chunk, responses six.
     data = xr.Dataset(
         {
             "microstructure": (("sample", "x", "y"), np.zeros((6, 3, 3), dtype="uint8")),
             "response": ("sample", np.zeros(6)),
         },
         coords={"x": np.arange(3.0), "y": np.arange(3.0)},
+        attrs={"mksdask": "ensemble", "members": ["microstructure", "response", "x", "y"]},
     )
     encoding = {"microstructure": {"chunks": (4, 3, 3)}, "response": {"chunks": (6,)}}
     data.to_zarr(tmp_path / "e.zarr", encoding=encoding, consolidated=False, zarr_format=3)

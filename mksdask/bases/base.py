@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import Tags
 
-from mksdask.arrays import Array, ArrayLike, label, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, label_alike, unwrap_samples
 from mksdask.compute.blocks import map_samples
 from mksdask.display.cards import WithCard, card, curves
 from mksdask.schema import NOTHING, Kind, Listed, Number, Record, Whole
@@ -165,19 +165,8 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
             dtype=self.result_dtype(dtype),
             name="discretize",
         )
-        if labels is None:
-            return result
-        dims = labels.dims[1 : 1 + len(spatial)]
-        coords: dict[str, Any] = {str(d): labels.coords[d] for d in dims if d in labels.coords}
-        coords["state"] = list(self.states)
-        return label(
-            result,
-            labels,
-            dims=(*map(str, dims), "state"),
-            coords=coords,
-            name="microstructure_function",
-            attrs=labels.attrs,
-        )
+        coords = {"state": list(self.states)}
+        return label_alike(result, labels, len(spatial), name="microstructure_function", dims=("state",), coords=coords)
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Do nothing, because a basis has nothing to learn.

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import DTypeLike, NDArray
 
-from mksdask.arrays import Array, ArrayLike, is_number, label, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, is_number, label, label_alike, unwrap_samples
 from mksdask.compute.blocks import map_samples
 
 # Small samples are advanced together in batches of about this many voxels, so that a batch stays in cache.
@@ -230,11 +230,7 @@ class CahnHilliardSimulation:
         data, labels = unwrap_samples(X)
         kernel = _Evolution(self._spacing(data), *self._parameters(), int(n_steps))
         result = map_samples(kernel, data, tail=data.shape[1:], dtype=_precision(data.dtype), name="cahn-hilliard")
-        if labels is not None:
-            dims = tuple(map(str, labels.dims[1:]))
-            coords = {dim: labels.coords[dim] for dim in dims if dim in labels.coords}
-            result = label(result, labels, dims=dims, coords=coords, name="concentration", attrs=labels.attrs)
-        self.response = result
+        self.response = label_alike(result, labels, data.ndim - 1, name="concentration")
         return self
 
     def free_energy(self, X: ArrayLike) -> Any:

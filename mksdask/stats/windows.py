@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array, ArrayLike, sizes_argument, unwrap_volume
+from mksdask.arrays import Array, ArrayLike, dims_of, sizes_argument, unwrap_volume
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.graph import stored_array
 from mksdask.compute.plans import samples_per_chunk
@@ -101,7 +101,7 @@ def sample_windows(
     (100, 2, 2)
     """
     data, labels = unwrap_volume(volume)
-    n_spatial = data.ndim - (labels is not None and labels.dims[-1] == "angle") if np.ndim(size) == 0 else np.size(size)
+    n_spatial = data.ndim - (dims_of(labels)[-1:] == ("angle",)) if np.ndim(size) == 0 else np.size(size)
     wanted = sizes_argument(np.broadcast_to(np.asarray(size), n_spatial))
     spatial = tuple(int(m) for m in data.shape[:n_spatial])
     if n_spatial > data.ndim or any(w > m for w, m in zip(wanted, spatial, strict=True)):

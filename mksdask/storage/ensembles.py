@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, is_lazy, unwrap
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, is_lazy, unwrap
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
 from mksdask.samples import Grid
 from mksdask.storage.atomic import Location, Url, consolidate, is_marked
@@ -99,11 +99,9 @@ def create_ensemble(
     >>> dict(open_ensemble(url).sizes)
     {'sample': 4, 'x': 8, 'y': 8}
     """
-    labels = unwrap(X)[1]
-    if labels is not None and labels.dims[:1] == SPATIAL_DIMS[:1] and "sample" not in labels.dims:
-        msg = (
-            f"X must have an axis of samples, got the dims {labels.dims}; use create_volume, or X.expand_dims('sample')"
-        )
+    dims = dims_of(unwrap(X)[1])
+    if dims[:1] == SPATIAL_DIMS[:1] and "sample" not in dims:
+        msg = f"X must have an axis of samples, got the dims {dims}; use create_volume, or X.expand_dims('sample')"
         raise ValueError(msg)
     X = in_order(X)
     data, labels = unwrap(X)

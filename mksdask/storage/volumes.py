@@ -75,7 +75,7 @@ def create_volume(
     """
     volume = in_order(volume)
     data, labels = unwrap(volume, name="volume")
-    angles = has_angles(volume if labels is not None else data[None], data[None], spacing)
+    angles = has_angles(volume, data[None], spacing)
     spatial = tuple(int(n) for n in data.shape[: data.ndim - angles])
     if not 1 <= len(spatial) <= 3 or 0 in spatial:
         msg = f"volume must have 1 to 3 axes, none of them empty, got shape {spatial}"

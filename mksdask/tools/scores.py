@@ -85,7 +85,7 @@ def draw_components_scatter(
         panel.view_init(*(view_angles or (22.0, -55.0)))
     if title:
         panel.set_title(title)
-    if labels is not None:
+    if any(names):
         fig.legend(loc="outside right upper") if legend_outside else panel.legend()
     return fig
 
@@ -160,7 +160,7 @@ def draw_evolution(
         panel.set(xlabel=time_label, ylabel=name)
     if title:
         fig.suptitle(title)
-    if labels is not None:
+    if any(names):
         fig.legend(loc="outside right upper") if legend_outside else panels[0].legend()
     return fig
 
