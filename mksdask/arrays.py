@@ -20,6 +20,7 @@ import xarray as xr
 import zarr
 from numpy.typing import DTypeLike, NDArray
 
+from mksdask.compute.alignment import aligned
 from mksdask.compute.blocks import check_whole_samples
 from mksdask.types import Array as Array
 from mksdask.types import ArrayLike as ArrayLike
@@ -272,7 +273,7 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def to_numpy(array: ArrayLike) -> NDArray[Any]:
-    """Convert any array to NumPy. A lazy array is computed.
+    """Convert any array to an aligned one of NumPy. A lazy array is computed.
 
     Raises
     ------
@@ -283,4 +284,4 @@ def to_numpy(array: ArrayLike) -> NDArray[Any]:
         msg = f"got an xarray.Dataset; pass one of its variables: {', '.join(map(str, array.data_vars))}"
         raise TypeError(msg)
     data = array.data if isinstance(array, xr.DataArray) else array
-    return np.asarray(data.compute() if isinstance(data, da.Array) else data)
+    return aligned(np.asarray(data.compute() if isinstance(data, da.Array) else data))

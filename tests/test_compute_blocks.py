@@ -180,8 +180,49 @@ def test_fold_samples__two_folds_of_the_same_data_in_one_computation():
 
 def test_fold_samples__on_a_cluster(client):
     values = [sums(x, y) for x, y in zip(cut(X, (2, 3, 4)), cut(Y, (2, 3, 4)), strict=True)]
-    found = computed(fold_samples(partial(sums), operator.add, chunked(X, (2, 3, 4)), Y, name="sums"))
+    with client.as_current():
+        found = computed(fold_samples(partial(sums), operator.add, chunked(X, (2, 3, 4)), Y, name="sums"))
     assert_array_equal(found, tree(values, np.add))
+
+
+class Holder:
+    """An object that holds an array, as an estimator does."""
+
+    def __init__(self, values):
+        self.values = values
+
+
+def count_aligned(*arguments, holder=None):
+    """Count the arrays that are aligned, and all arrays, in the same shape as the first argument."""
+    arrays = [*arguments, *([] if holder is None else [holder.values])]
+    found = [sum(array.flags.aligned for array in arrays), len(arrays)]
+    return np.full((len(arguments[0]), 2), found, dtype=np.float64)
+
+
+def test_aligned__what_workers_and_the_client_compute_with(client):
+    sent = client.submit(np.ones, (3, 7))
+    assert not sent.result().flags.aligned, "distributed aligns arrays now, so compute.alignment is not needed any more"
+    rows = da.from_array(np.arange(45.0).reshape(9, 5), chunks=(1, -1))
+    options = {"holder": Holder(np.ones(1001))}
+    with client.as_current():
+        mapped = map_samples(
+            count_aligned, rows, tail=(2,), dtype=float, name="aligned", shared=(np.ones((3, 7)),), options=options
+        ).compute()
+        folded = computed(
+            fold_samples(count_aligned, merge_counts, rows, name="aligned", shared=(np.ones((3, 7)),), options=options)
+        )
+        parts = computed(map_parts(count_aligned, [(np.ones(n),) for n in range(1, 9)], name="aligned"))
+    assert_array_equal(mapped, np.full((9, 2), 3.0))
+    assert folded.flags.aligned
+    assert_array_equal(folded[0], [9 * 3 + 8 * 2, 9 * 3 + 8 * 2])
+    for part in parts:
+        assert part.flags.aligned
+        assert_array_equal(part[:, 0], part[:, 1])
+
+
+def merge_counts(a, b):
+    """Add counts, and count whether both are aligned."""
+    return a + b + [a.flags.aligned + b.flags.aligned, 2]
 
 
 @given(sample_chunks(9), sample_chunks(9))

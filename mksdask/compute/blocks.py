@@ -18,10 +18,11 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask import delayed
-from dask.base import normalize_token, tokenize
+from dask.base import tokenize
 from dask.utils import key_split
 from numpy.typing import DTypeLike
 
+from mksdask.compute.alignment import AlignedTask, aligned
 from mksdask.compute.graph import optimized_together, renamed
 
 Merge = Callable[[Any, Any], Any]
@@ -56,17 +57,11 @@ def _whole(block: Any) -> Any:
     return block
 
 
-class _BlockTask:
-    """Call a kernel on blocks that `blockwise` may have wrapped in lists."""
-
-    def __init__(self, kernel: Callable[..., Any]) -> None:
-        self.kernel = kernel
+class _BlockTask(AlignedTask):
+    """A task on blocks that `blockwise` may have wrapped in lists."""
 
     def __call__(self, *blocks: Any, **options: Any) -> Any:
-        return self.kernel(*(_whole(block) for block in blocks), **options)
-
-    def __dask_tokenize__(self) -> object:
-        return normalize_token(self.kernel)
+        return super().__call__(*map(_whole, blocks), **options)
 
 
 # Names of the stages that `map_samples` has made.
@@ -111,7 +106,7 @@ def map_samples(
     """
     _stages.add(name)
     if not _any_lazy(arrays):
-        return kernel(*arrays, *map(np.asarray, shared), **(options or {}))
+        return kernel(*map(aligned, (*arrays, *map(np.asarray, shared))), **(options or {}))
     # They are pure, so their names depend on their values alone, and a run that was killed is recognized.
     constants = {key: delayed(value, pure=True) for key, value in (options or {}).items()}
     return _for_each_chunk(kernel, arrays, shared, constants, tail, dtype, token=name)
@@ -150,7 +145,7 @@ def fold_samples(
     """
     start = () if chains is None else (None,)
     if not _any_lazy(arrays):
-        return kernel(*arrays, *map(np.asarray, shared), *start, **(options or {}))
+        return kernel(*map(aligned, (*arrays, *map(np.asarray, shared))), *start, **(options or {}))
     token = uuid.uuid4().hex
     whole = delayed(partial(kernel, **options), name=f"{name}-kernel-{token}") if options else kernel
     if chains is None:
@@ -161,7 +156,7 @@ def fold_samples(
     # One task packs the blocks of a chunk, so that tasks on which several arrays depend run once.
     packed = _for_each_chunk(_packed, arrays, shared, {}, (), object, name=f"{name}-data-{token}")
     chunks, values = list(optimized_together(packed).values()), []
-    absorb = delayed(_absorbed, name=f"{name}-absorb-kernel-{token}")
+    absorb = delayed(AlignedTask(_absorbed), name=f"{name}-absorb-kernel-{token}")
     for chain in np.array_split(np.arange(len(chunks)), min(chains, len(chunks))):
         value = None
         for number in chain:
@@ -195,7 +190,7 @@ def map_parts(
         tasks have equal names in each call. Default: the tasks have new names in each call.
     """
     token = uuid.uuid4().hex if of is None else tokenize(kernel, parts, *of)
-    task = delayed(kernel, name=f"{name}-kernel-{token}")
+    task = delayed(AlignedTask(kernel), name=f"{name}-kernel-{token}")
     constants = [
         None if value is None else delayed(value, name=f"shared-{name}-{token}-{number}", traverse=False)
         for number, value in enumerate(shared)
@@ -235,13 +230,14 @@ def array_of(
     """
     token = tokenize(function, value)
     if function is not None:
-        value = delayed(function, name=f"{name}-kernel-{token}")(value, dask_key_name=f"{name}-{token}")
+        task = delayed(AlignedTask(function), name=f"{name}-kernel-{token}")
+        value = task(value, dask_key_name=f"{name}-{token}")
     return da.from_delayed(value, tuple(shape), dtype=np.dtype(dtype), name=f"{name}-array-{token}")
 
 
 def computed(value: Any) -> Any:
     """Compute all lazy parts of a value together, and return the value with the results in their places."""
-    return dask.compute(value)[0]
+    return aligned(dask.compute(value)[0])
 
 
 def in_chunks_of(lazy: da.Array, array: Any) -> Any:
@@ -323,7 +319,7 @@ def _absorbed(kernel: Callable[..., Any], blocks: tuple[Any, ...], value: Any) -
 
 def _merged(values: Sequence[Any], merge: Merge, name: str) -> Any:
     """Merge delayed values in pairs. No other values may have the same name."""
-    task, level = delayed(merge, name=f"merge-{name}-kernel"), 0
+    task, level = delayed(AlignedTask(merge), name=f"merge-{name}-kernel"), 0
     while len(values) > 1:
         values = [
             task(*pair, dask_key_name=f"merge-{name}-{level}-{i}") if len(pair) > 1 else pair[0]

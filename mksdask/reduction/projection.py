@@ -12,6 +12,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mksdask.arrays import LABELLED, Array, ArrayLike, unwrap
+from mksdask.compute.alignment import AlignedTask
 from mksdask.compute.blocks import map_samples
 from mksdask.display.cards import WithCard, bars, card, centre_of, picture, points
 from mksdask.reduction.missing import coefficients_of, refuse_infinite
@@ -125,7 +126,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         dtype = np.result_type(data.dtype, self.components_.dtype)
         if isinstance(data, da.Array) and data.numblocks[1] > 1:
             parts = da.blockwise(
-                _part_of_scores,
+                AlignedTask(_part_of_scores),
                 "ijk",
                 data,
                 "ij",
