@@ -21,17 +21,19 @@ def _flatten_block(block: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Preparation:
-    """The kernel that turns rows of statistics into features.
+    """The kernel that turns statistics into rows of features.
 
     It refuses gaps or leaves them to the reducer, subtracts means, and multiplies pairs by their weights.
     """
 
+    dtype: np.dtype[Any]
     may_have_gaps: bool
     mean_center: bool
     weights: NDArray[np.float64] | None
     watched: FeatureChannel | None = None
 
     def __call__(self, block: Array, numbers: NDArray[np.intp] | None = None) -> Array:
+        block = _flatten_block(block).astype(self.dtype, copy=False)
         if self.watched is not None and numbers is not None:
             self.watched.publish(block, int(numbers[0]))
         if not self.may_have_gaps and not np.isfinite(block).all():
@@ -125,12 +127,11 @@ class FeatureMap:
         watched : FeatureChannel, optional
             Channel on which each block is published.
         """
-        flat = flat_features(statistics)
-        if flat.dtype.kind != "f":
-            flat = flat.astype(dtype)
-        kernel = _Preparation(may_have_gaps, mean_center, self.checked_weights(), watched)
-        numbers = None if watched is None else np.arange(len(flat))
-        return map_samples(kernel, flat, numbers, tail=flat.shape[1:], dtype=flat.dtype, name="features")
+        real = np.empty(0, self.dtype).real.dtype
+        dtype = real if real.kind == "f" else dtype
+        kernel = _Preparation(dtype, may_have_gaps, mean_center, self.checked_weights(), watched)
+        numbers = None if watched is None else np.arange(len(statistics))
+        return map_samples(kernel, statistics, numbers, tail=(self.n_features,), dtype=dtype, name="features")
 
     def unflatten(self, rows: Any) -> Any:
         """Turn rows of features back into statistics, (n, *shape). Weights are divided out."""
