@@ -135,7 +135,9 @@ def spill(
                 blocks.finish()
                 yield rows
             except BaseException:
-                if known is None:
+                if known is None and scratch is not None:
                     remove_store(url, SCRATCH)
                 raise
-            remove_store(url, SCRATCH)
+            # The temporary folder goes with all that it holds.
+            if scratch is not None:
+                remove_store(url, SCRATCH)
