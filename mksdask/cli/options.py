@@ -72,6 +72,12 @@ def open_client(scheduler: str | None, workers: int, memory_limit: int) -> Itera
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout="10s")
+        except TypeError as error:
+            msg = (
+                f"the scheduler at {scheduler} asks for certificates; name their files in the configuration of dask, "
+                "under distributed.comm.tls"
+            )
+            raise click.ClickException(msg) from error
         except (OSError, ValueError) as error:
             msg = f"no dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`"
             raise click.ClickException(msg) from error
