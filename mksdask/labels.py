@@ -89,14 +89,21 @@ def matched(
     return xr.DataArray(data, dims=array.dims, coords=coords, name=array.name, attrs=array.attrs)
 
 
-def matched_values(array: ArrayLike, like: pd.Index | None, *, name: str, of: str = "X") -> Array:
-    """Compute an array, and put its samples into the order of other samples, as `matched` does."""
-    rows = _rows(array, like, name, of)
+def matched_values(
+    array: ArrayLike, like: pd.Index | None, *, name: str, of: str = "X", remedy: str | None = None
+) -> Array:
+    """Compute an array, and put its samples into the order of other samples, as `matched` does.
+
+    `remedy` is the end of the message for other labels.
+    """
+    rows = _rows(array, like, name, of, remedy)
     values = to_numpy(array)
     return values if rows is None else values[rows]
 
 
-def _rows(array: ArrayLike, like: pd.Index | None, name: str, of: str) -> NDArray[np.intp] | None:
+def _rows(
+    array: ArrayLike, like: pd.Index | None, name: str, of: str, remedy: str | None = None
+) -> NDArray[np.intp] | None:
     """Find the row of each label. Return None if the samples stay in their order."""
     own = sample_index(array)
     if own is None or like is None or own.equals(like):
@@ -110,9 +117,12 @@ def _rows(array: ArrayLike, like: pd.Index | None, name: str, of: str) -> NDArra
     faults += [f"{of} lacks {_some(further.unique())}"] * bool(len(further))
     if faults:
         values = f"{name}.data" if isinstance(array, xr.DataArray) else f"{name}.to_numpy()"
+        default = (
+            f"select the same samples of both, or pass {values} if its samples stand in the order of those of {of}"
+        )
         msg = (
-            f"{name} must have the sample labels of {of}, in any order, but {', and '.join(faults)}; select the same "
-            f"samples of both, or pass {values} if its samples stand in the order of those of {of}"
+            f"{name} must have the sample labels of {of}, in any order, but {', and '.join(faults)}; "
+            f"{remedy or default}"
         )
         raise ValueError(msg)
     return np.asarray(own.get_indexer(like))
