@@ -171,9 +171,11 @@ def label(
     """
     if labels is None:
         return data
-    sample = str(labels.dims[0])
-    kept = {key: value for key, value in labels.coords.items() if value.dims in ((sample,), ())}
-    return xr.DataArray(data, dims=(sample, *dims), coords={**kept, **coords}, name=name, attrs=dict(attrs or {}))
+    sample = labels.dims[0]
+    others = [key for key, value in labels.coords.items() if value.dims not in ((sample,), ())]
+    # A Dataset keeps the indexes too.
+    kept = labels.coords.to_dataset().drop_vars(others).assign_coords(coords).coords
+    return xr.DataArray(data, dims=(str(sample), *dims), coords=kept, name=name, attrs=dict(attrs or {}))
 
 
 def label_alike(

@@ -166,7 +166,7 @@ class Grid:
         self.check_phases(seen)
         if len(self.axes) != len(seen.axes):
             return
-        if self.is_measured and seen.is_measured and not all(map(_is_alike, self.axes, seen.axes)):
+        if self._has_other_voxels(seen):
             warn_caller(
                 f"X has voxels of {self.voxel_text}, fit saw {seen.voxel_text}: a lag of as many voxels is another "
                 "distance; resample X, or fit to samples with such voxels"
@@ -178,6 +178,28 @@ class Grid:
                 "samples of fit; fit to samples that are periodic along the same axes, or remove the attribute "
                 "'periodic_axes' of X"
             )
+
+    def check_beside(self, beside: Grid, name: str) -> None:
+        """Compare this grid with that of another array, whose voxels are paired with those of this grid.
+
+        Another voxel size, another unit or another direction of an axis gives a warning.
+
+        Parameters
+        ----------
+        beside : Grid
+            Grid of the other array.
+        name : str
+            Name of the other array.
+        """
+        if self._has_other_voxels(beside):
+            warn_caller(
+                f"{name} has voxels of {beside.voxel_text}, X has {self.voxel_text}, and they are paired by position; "
+                f"give {name} on the voxels of X"
+            )
+
+    def _has_other_voxels(self, other: Grid) -> bool:
+        """Whether both grids know the sizes of their voxels, and these differ."""
+        return self.is_measured and other.is_measured and not all(map(_is_alike, self.axes, other.axes))
 
 
 def _axis_of(labels: xr.DataArray, position: int) -> Axis:

@@ -21,6 +21,7 @@ from mksdask.bases.base import Basis
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
+from mksdask.labels import matched_values, sample_index
 from mksdask.reduction.fit import Fit
 from mksdask.reduction.reducers import require_methods, set_parameter
 from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
@@ -195,7 +196,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             As in `MKSStructureAnalysis.fit`.
         y : array, shape (n_samples,) or (n_samples, n_properties)
             Effective properties, or classes. NaN marks a sample without known properties. The reducer is fitted to all
-            samples, the linker to those with properties.
+            samples, the linker to those with properties. If the samples of X and y have labels, a property belongs to
+            the sample with its label, and so do entries of `groups` and `confidence_index`.
         groups : array, shape (n_samples,), optional
             The group of each sample, such as its grain shape, for linkers that take groups. With groups, the spread
             that `KernelRegressor` predicts holds for samples of groups that it has not seen.
@@ -205,13 +207,14 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         TypeError
             If the reducer or the linker lacks a method or parameter, or the reducer would load lazy X whole.
         ValueError
-            As in `MKSStructureAnalysis.fit`, or if y does not hold one entry for each sample.
+            As in `MKSStructureAnalysis.fit`, or if y does not hold one entry for each sample, with its label.
         """
         if y is None:
             msg = "y is missing; pass a property for each sample, or use MKSStructureAnalysis, which needs none"
             raise ValueError(msg)
         statistics = self._statistics(X, size, confidence_index, resume=resume)
-        target = to_numpy(y)
+        index = sample_index(y) if statistics.index is None else statistics.index
+        target = matched_values(y, index, name="y")
         if target.ndim == 0 or len(target) != len(statistics):
             msg = f"y must have one entry for each of the {len(statistics)} samples of X, got shape {target.shape}"
             raise ValueError(msg)
@@ -220,7 +223,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             if not _takes(linker.fit, "groups"):
                 msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"
                 raise TypeError(msg)
-            options["groups"] = to_numpy(groups)[measured]
+            options["groups"] = matched_values(groups, index, name="groups")[measured]
         return _FitLinkage(self, statistics, target, watch, resume, "fit", linker, measured, options)
 
     def _try_linker(self) -> None:
@@ -350,15 +353,25 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         y : array, shape (n_samples,) or (n_samples, n_properties)
             True properties or classes.
         sample_weight : array, shape (n_samples,), optional
-            Weight of each sample.
+            Weight of each sample. Labels of samples count as in `fit`.
+
+        Raises
+        ------
+        ValueError
+            If y or `sample_weight` has other samples than X.
         """
         check_is_fitted(self, "property_linker_")
-        weights = {} if sample_weight is None else {"sample_weight": to_numpy(sample_weight)}
-        scores = to_numpy(self.transform(X, size, confidence_index)).astype(np.float64)
+        found, index = self._transformed(X, size, confidence_index)
+        index = sample_index(y) if index is None else index
+        truth = matched_values(y, index, name="y")
+        weights = {}
+        if sample_weight is not None:
+            weights["sample_weight"] = matched_values(sample_weight, index, name="sample_weight")
+        scores = to_numpy(found).astype(np.float64)
         linker = self.property_linker_
         if callable(getattr(linker, "score", None)):
-            return float(linker.score(scores, to_numpy(y), **weights))
-        return float(r2_score(to_numpy(y), linker.predict(scores), **weights))
+            return float(linker.score(scores, truth, **weights))
+        return float(r2_score(truth, linker.predict(scores), **weights))
 
     @property
     def coef_(self) -> Array:

@@ -12,14 +12,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, label, unwrap, unwrap_samples, unwrap_volume
+from mksdask.arrays import (
+    SPATIAL_DIMS,
+    Array,
+    ArrayLike,
+    dims_of,
+    is_lazy,
+    label,
+    unwrap,
+    unwrap_samples,
+    unwrap_volume,
+)
 from mksdask.bases.base import Basis
 from mksdask.bases.given import local_states, trailing_axes
 from mksdask.compute.blocks import check_whole_samples
 from mksdask.compute.graph import stored_array
 from mksdask.grid import Grid as Grid
+from mksdask.labels import first_index, matched, sample_index
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class Samples:
         Confidence of each voxel, of shape (n_samples, *spatial), or (*spatial,) if all samples share one mask.
     is_flat : bool
         Whether the caller gave flat samples.
+    index : Index or None
+        Labels of the samples. They are those of the data, or else those of the confidence.
     """
 
     data: Any
@@ -48,6 +62,7 @@ class Samples:
     labels: xr.DataArray | None = None
     confidence: Any = None
     is_flat: bool = False
+    index: pd.Index | None = None
 
     @classmethod
     def of(
@@ -72,7 +87,7 @@ class Samples:
             Spatial shape of flat samples. Default: that of `like`.
         confidence_index : array, optional
             Confidence of each voxel, of shape (n_samples, *spatial), flat, or (*spatial,) if all samples share one
-            mask. A DataArray may have its dims in another order than X.
+            mask. A DataArray may have its dims in another order than X, and its samples too if both are labelled.
         periodic_axes : int or sequence of int, optional
             Numbers of the periodic axes. Default: those that the labels of X name.
         like : Grid, optional
@@ -83,7 +98,8 @@ class Samples:
         TypeError
             If X is not an array, or `basis` is not a basis.
         ValueError
-            If shapes do not fit, a chunk cuts through samples, or X has other phases than `like`.
+            If shapes do not fit, a chunk cuts through samples, X has other phases than `like`, or `confidence_index`
+            has other samples than X.
         """
         n_trailing = trailing_axes(basis)
         given, _ = unwrap(X)
@@ -103,8 +119,10 @@ class Samples:
             # Samples with other axes are refused by the model, which knows what it needs.
             if len(grid.shape) == len(like.shape):
                 grid = replace(grid, periodic=like.periodic)
-        confidence = _confidence(confidence_index, labels, data.shape[0], spatial)
-        return cls(data, states, grid, labels, confidence, is_flat)
+        given = _beside(confidence_index, labels, data, grid)
+        confidence = _confidence(given, labels, data.shape[0], spatial)
+        own = given if confidence is not None and confidence.ndim > len(spatial) else None
+        return cls(data, states, grid, labels, confidence, is_flat, first_index(labels, own))
 
     def __len__(self) -> int:
         return int(self.data.shape[0])
@@ -219,10 +237,13 @@ class Volume:
         grid = Grid.of(labels, spatial, periodic_axes, first=0)
         confidence = None
         if confidence_index is not None:
-            confidence, _ = unwrap_volume(_laid_along(confidence_index, labels), name="confidence_index")
+            given = _laid_along(confidence_index, labels)
+            confidence, _ = unwrap_volume(given, name="confidence_index")
             if tuple(confidence.shape) != spatial:
                 msg = f"confidence_index must have the shape of the volume, {spatial}, got {confidence.shape}"
                 raise ValueError(msg)
+            if isinstance(given, xr.DataArray):
+                grid.check_beside(Grid.of(given, spatial, first=0), "confidence_index")
         return cls(data, states, grid, labels, confidence)
 
     @property
@@ -313,13 +334,27 @@ def _laid_along(array: ArrayLike, labels: xr.DataArray | None) -> ArrayLike:
     return array.transpose(*shared, *(dim for dim in array.dims if dim not in shared))
 
 
+def _beside(array: ArrayLike | None, labels: xr.DataArray | None, data: Any, grid: Grid) -> Any:
+    """Lay a mask along X, and put its samples into the order of those of X. Compare its voxels with those of X."""
+    given, n_spatial = _laid_along(array, labels), len(grid.shape)
+    if not isinstance(given, xr.DataArray):
+        return given
+    # A mask with as many axes as a sample is shared by all samples, unless its first axis is that of the samples.
+    if given.ndim > n_spatial or given.dims[:1] == dims_of(labels)[:1]:
+        cuts = data.chunks[0] if is_lazy(data) else None
+        given = matched(given, sample_index(labels), name="confidence_index", cuts=cuts)
+    if given.shape[-n_spatial:] == grid.shape:
+        grid.check_beside(Grid.of(given, grid.shape, first=given.ndim - n_spatial), "confidence_index")
+    return given
+
+
 def _confidence(
     confidence_index: ArrayLike | None, labels: xr.DataArray | None, n_samples: int, spatial: tuple[int, ...]
 ) -> Any:
     """Check the confidence of the samples, or the mask that all of them share."""
     if confidence_index is None:
         return None
-    given = _laid_along(confidence_index, labels)
+    given = confidence_index
     data, _ = unwrap(given, name="confidence_index")
     if len(spatial) > 1 and tuple(data.shape) == (n_samples, int(np.prod(spatial))):
         given = unfold(given, spatial, name="confidence_index")

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import DTypeLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, is_lazy, to_numpy, unwrap
+from mksdask.arrays import Array, ArrayLike, is_lazy, unwrap
 from mksdask.bases.base import Basis
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
 from mksdask.display.cards import WithCard, card
+from mksdask.labels import matched_values
 from mksdask.reduction.ensemble import EnsembleStatistics, Reducible, StatisticsOptions
 from mksdask.reduction.fit import Fit, FitTransform, label_scores
 from mksdask.reduction.nearest import NearestMixin
@@ -177,7 +179,8 @@ class MKSStructureAnalysis(
         X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
             Local state of each voxel, as NumPy, dask, zarr or xarray; or the result of `share`.
         y : array, optional
-            Targets for a supervised reducer.
+            Targets for a supervised reducer. Samples of y and of `confidence_index` that have labels are put into the
+            order of those of X, if X has labels too.
         size : tuple of int, optional
             Spatial shape of flat samples.
         confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
@@ -195,9 +198,11 @@ class MKSStructureAnalysis(
         TypeError
             If the reducer lacks a method, or would load lazy X whole.
         ValueError
-            If shapes do not fit, if no pair of voxels observes a lag, or if `resume` has no `scratch`.
+            If shapes or the labels of samples do not fit, if no pair of voxels observes a lag, or if `resume` has no
+            `scratch`.
         """
-        return Fit(self, self._statistics(X, size, confidence_index, resume=resume), _target(y), watch, resume)
+        statistics = self._statistics(X, size, confidence_index, resume=resume)
+        return Fit(self, statistics, _target(y, statistics), watch, resume)
 
     @operation
     def fit_transform(
@@ -223,7 +228,7 @@ class MKSStructureAnalysis(
             `reduced_fit_data`. Its values are in memory already.
         """
         statistics = self._statistics(X, size, confidence_index, resume=resume)
-        return FitTransform(self, statistics, _target(y), watch, resume, "fit_transform", X)
+        return FitTransform(self, statistics, _target(y, statistics), watch, resume, "fit_transform", X)
 
     def _fit(self, statistics: Reducible, y: Array | None, *, watch: Watch, resume: bool) -> None:
         """Reduce statistics, and remember their grid and how they stand in a row of features."""
@@ -280,6 +285,12 @@ class MKSStructureAnalysis(
         -------
         array of the kind of `X`, shape (n_samples, n_components)
         """
+        return self._transformed(X, size, confidence_index)[0]
+
+    def _transformed(
+        self, X: ArrayLike, size: Sequence[int] | None, confidence_index: ArrayLike | None
+    ) -> tuple[Any, pd.Index | None]:
+        """Compute scores. Also return the labels of the samples."""
         check_is_fitted(self, "dimension_reducer_")
         statistics = self._statistics(X, size, confidence_index, like=self.grid_)
         if statistics.map.shape != self._map.shape:
@@ -292,7 +303,7 @@ class MKSStructureAnalysis(
             self.transform_correlations = statistics.values
         fitted = self.reduced_fit_data
         scores = statistics.scores(self.dimension_reducer_, n_components=fitted.shape[1], dtype=fitted.dtype)
-        return label_scores(scores, X)
+        return label_scores(scores, X), statistics.index
 
     def inverse_transform(self, X: ArrayLike) -> Any:
         """Compute the 2-point statistics that belong to scores, by Eq. 2.
@@ -375,5 +386,5 @@ class MKSStructureAnalysis(
         return new_reducer(self.dimension_reducer, self.n_components, most=most, scratch=self.scratch)
 
 
-def _target(y: ArrayLike | None) -> Array | None:
-    return None if y is None else to_numpy(y)
+def _target(y: ArrayLike | None, statistics: Reducible) -> Array | None:
+    return None if y is None else matched_values(y, statistics.index, name="y")

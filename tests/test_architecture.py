@@ -14,6 +14,7 @@ ORDER = (
     "display",
     "compute",
     "arrays",
+    "labels",
     "schema",
     "grid",
     "bases",

@@ -26,6 +26,7 @@ from mksdask.cli.options import (
 from mksdask.compute.blocks import computed
 from mksdask.compute.watching import LivePicture
 from mksdask.homogenization import MKSHomogenizationModel
+from mksdask.labels import sample_index
 from mksdask.localization import MKSLocalizationModel
 from mksdask.storage.atomic import RESULTS
 from mksdask.storage.ensembles import open_ensemble
@@ -36,7 +37,10 @@ from mksdask.storage.tables import read_table, write_table
 
 
 def _response(dataset: xr.Dataset, response: str) -> Any:
-    """Take a variable of the store, or read a table of one row for each sample: .csv with a header, or .npy."""
+    """Take a variable of the store, or read a table of one row for each sample: .csv with a header, or .npy.
+
+    If the store has labels of samples, a column ``sample`` of a .csv file may hold them in any order.
+    """
     if response in dataset:
         return dataset[response]
     path = Path(response)
@@ -47,7 +51,7 @@ def _response(dataset: xr.Dataset, response: str) -> Any:
             f"variables {known}, or a file"
         )
         raise ValueError(msg)
-    return read_table(path)
+    return read_table(path, sample_index(dataset["microstructure"]))
 
 
 @click.command()

@@ -20,10 +20,10 @@ import xarray as xr
 from dask import delayed
 from dask.base import tokenize
 from dask.utils import key_split
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from mksdask.compute.alignment import AlignedTask, aligned
-from mksdask.compute.graph import optimized_together, renamed
+from mksdask.compute.graph import optimized_together, renamed, stored_array
 
 Merge = Callable[[Any, Any], Any]
 
@@ -246,6 +246,60 @@ def in_chunks_of(lazy: da.Array, array: Any) -> Any:
     if not isinstance(array, da.Array):
         return da.from_array(array, chunks=(rows, *array.shape[1:]))
     return array if array.chunks[0] == rows else array.rechunk({0: rows})
+
+
+def take_samples(array: Any, rows: NDArray[np.intp], cuts: Sequence[int] | None = None) -> Any:
+    """Put the samples of an array into another order: lazily for a lazy array, of which nothing is computed here.
+
+    Parameters
+    ----------
+    array : ndarray or dask array, shape (n_samples, ...)
+        The samples.
+    rows : ndarray of int, shape (n_samples,)
+        Number of each sample, in the new order.
+    cuts : sequence of int, optional
+        Number of samples in each chunk of the result, if `array` is a view of a store. Default: as in `array`.
+
+    Returns
+    -------
+    array of the same kind, shape (n_samples, ...)
+        It has one task for each chunk if `array` is a view of a store, or if the new order only moves chunks and the
+        samples inside them. Otherwise, samples move between chunks.
+    """
+    if not isinstance(array, da.Array):
+        return array[rows]
+    tail, dtype, source = array.shape[1:], array.dtype, stored_array(array)
+    if source is not None:
+        numbers = da.from_array(rows, chunks=(tuple(array.chunks[0] if cuts is None else cuts),))
+        options = {"source": _Named(source, str(array.name))}
+        return map_samples(_read_rows, numbers, tail=tail, dtype=dtype, name="take-samples", options=options)
+    edges = np.cumsum((0, *array.chunks[0]))
+    chunk = np.searchsorted(edges, rows, side="right") - 1
+    moves = np.flatnonzero(np.diff(chunk, prepend=-1))
+    if len(moves) != len(np.unique(chunk)) or any(len(sizes) > 1 for sizes in array.chunks[1:]):
+        return array[rows]
+    moved = array.blocks[chunk[moves]]
+    return map_samples(_rows_of, moved, rows - edges[chunk], tail=tail, dtype=dtype, name="take-samples")
+
+
+class _Named:
+    """A stored array, under the name of the dask array that views it."""
+
+    def __init__(self, array: Any, name: str) -> None:
+        self.array, self.name = array, name
+
+    def __dask_tokenize__(self) -> str:
+        return self.name
+
+
+def _read_rows(rows: NDArray[np.intp], *, source: _Named) -> NDArray[Any]:
+    # Stores read rows in rising order, and each one once.
+    rising, places = np.unique(rows, return_inverse=True)
+    return np.asarray(source.array[rising])[places]
+
+
+def _rows_of(block: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
+    return block[rows]
 
 
 def _renamed(array: Any) -> Any:

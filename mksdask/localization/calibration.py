@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import ArrayLike, is_lazy, unwrap_samples
+from mksdask.arrays import ArrayLike, dims_of, is_lazy, unwrap_samples
 from mksdask.compute.blocks import computed, fold_samples
 from mksdask.compute.operation import Operation
 from mksdask.compute.plans import Limit, Plan, Stage, chunk_layout, fft_operations
+from mksdask.labels import matched
 from mksdask.localization.expansion import Expansion
 from mksdask.localization.influence import Calibration, calibrate, influence_kernels
-from mksdask.samples import Samples
+from mksdask.samples import Grid, Samples
 
 # Each chain of chunks has one factor, so the number of factors does not grow with the number of samples.
 MOST_CHAINS = 128
@@ -45,11 +46,12 @@ class Responses:
         Raises
         ------
         ValueError
-            If the shape or the labels of y do not agree with the samples, or a chunk cuts through samples.
+            If the shape, the dims or the labels of y do not agree with the samples, or a chunk cuts through samples.
         """
         _check_same_axes(samples, y)
         n_samples, spatial = len(samples), samples.spatial
-        data, _ = unwrap_samples(y, name="y")
+        cuts = samples.data.chunks[0] if is_lazy(samples.data) else None
+        data, own = unwrap_samples(matched(y, samples.index, name="y", cuts=cuts), name="y")
         shape, n_voxels = tuple(data.shape), int(np.prod(spatial))
         components: tuple[int, ...] | None = None
         if shape[1 : 1 + len(spatial)] == spatial:
@@ -65,6 +67,8 @@ class Responses:
                 f"its components if it is not a scalar; got {shape}"
             )
             raise ValueError(msg)
+        if own is not None and own.ndim > len(spatial) and not samples.is_flat:
+            samples.grid.check_beside(Grid.of(own, spatial), "y")
         data = data.reshape(n_samples, *spatial, int(np.prod(components)))
         return cls(data, components, _component_labels(y, len(spatial), components))
 
@@ -80,22 +84,13 @@ class Responses:
 
 
 def _check_same_axes(samples: Samples, y: ArrayLike) -> None:
-    """Refuse y if its labels contradict those of X."""
-    labels, n_spatial = samples.labels, len(samples.spatial)
-    if labels is None or not isinstance(y, xr.DataArray) or y.ndim < labels.ndim:
+    """Refuse y if its dims contradict those of X."""
+    own, n_spatial = dims_of(samples.labels), len(samples.spatial)
+    if not own or not isinstance(y, xr.DataArray) or y.ndim < len(own):
         return
-    dims, others = labels.dims[1 : 1 + n_spatial], y.dims[1 : 1 + n_spatial]
+    dims, others = own[1 : 1 + n_spatial], y.dims[1 : 1 + n_spatial]
     if dims != others:
-        msg = f"X has the dims {labels.dims} and y {y.dims}; use y.transpose({str(labels.dims[0])!r}, *{dims}, ...)"
-        raise ValueError(msg)
-    sample = labels.dims[0]
-    if (
-        sample == y.dims[0]
-        and sample in labels.coords
-        and sample in y.coords
-        and not np.array_equal(labels.coords[sample], y.coords[sample])
-    ):
-        msg = f"X and y differ in their {sample!r} coordinates; select the same samples of both, in the same order"
+        msg = f"X has the dims {own} and y {y.dims}; use y.transpose({str(own[0])!r}, *{dims}, ...)"
         raise ValueError(msg)
 
 

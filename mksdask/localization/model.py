@@ -17,6 +17,7 @@ from mksdask.bases.base import Basis
 from mksdask.bases.given import GivenStates
 from mksdask.compute.operation import Operation, operation
 from mksdask.display.cards import WithCard, card, centre_of, picture
+from mksdask.labels import first_index, matched_values
 from mksdask.localization.calibration import Calibrate, Kind, Responses
 from mksdask.localization.expansion import Expansion, FieldFFT
 from mksdask.localization.influence import Calibration, kernels_argument, resized
@@ -171,14 +172,16 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         X : array, shape (n_samples, *spatial), or (n_samples, n_voxels) with `size`
             Local state of each voxel, as NumPy, dask, zarr or xarray.
         y : array, shape (n_samples, *spatial) or (n_samples, *spatial, *components), or flat
-            Response of each voxel: a scalar, or the components of a vector or tensor.
+            Response of each voxel: a scalar, or the components of a vector or tensor. If the samples of both X and y
+            have labels, they are paired by them.
         size : tuple of int, optional
             Spatial shape of flat samples.
 
         Raises
         ------
         ValueError
-            If shapes do not fit, a chunk cuts through samples, or a value is NaN or outside the domain of the basis.
+            If shapes or the labels of samples do not fit, a chunk cuts through samples, or a value is NaN or outside
+            the domain of the basis.
         """
         return self._calibrate(X, y, size, None)
 
@@ -293,15 +296,19 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If shapes do not fit, if weights are negative or all 0, or if y or the prediction is not finite.
+            If shapes or the labels of samples do not fit, if weights are negative or all 0, or if y or the prediction
+            is not finite.
         """
         predicted, _ = unwrap(self.predict(X, size), name="prediction")
         n_samples = int(predicted.shape[0])
-        responses = Responses.of(y, self._samples(X, size))
+        samples = self._samples(X, size)
+        responses = Responses.of(y, samples)
         if responses.components != self._components:
             msg = f"y has components of shape {responses.components}, fit saw {self._components}"
             raise ValueError(msg)
-        weights = np.ones(n_samples) if sample_weight is None else to_numpy(sample_weight)
+        weights = np.ones(n_samples)
+        if sample_weight is not None:
+            weights = matched_values(sample_weight, first_index(samples, y), name="sample_weight")
         if weights.shape != (n_samples,) or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
             msg = (
                 "sample_weight must hold one weight from 0 for each of the samples, not all of them 0, and X must hold "

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 from numpy.typing import DTypeLike
 
 from mksdask.arrays import Array, is_lazy
@@ -37,6 +38,10 @@ class Reducible(Protocol):
     @property
     def values(self) -> Any:
         """Statistics, shape (n_samples, *lags, n_pairs)."""
+
+    @property
+    def index(self) -> pd.Index | None:
+        """Labels of the samples, or None if they have none."""
 
     def __len__(self) -> int: ...
 
@@ -101,6 +106,11 @@ class EnsembleStatistics:
     def grid(self) -> Grid:
         """Geometry of the samples."""
         return self.samples.grid
+
+    @property
+    def index(self) -> pd.Index | None:
+        """Labels of the samples, or None if they have none."""
+        return self.samples.index
 
     @cached_property
     def values(self) -> Any:

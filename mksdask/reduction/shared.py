@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from sklearn.base import clone
 
 from mksdask.arrays import Array, ArrayLike
@@ -81,6 +82,7 @@ class _Ensemble:
     statistics: Statistics
     reducer: PCA
     scores: Array
+    index: pd.Index | None
 
 
 class SharedStatistics:
@@ -110,20 +112,26 @@ class SharedStatistics:
         self._ensemble, self._rows = ensemble, rows
 
     @classmethod
-    def of(cls, statistics: Statistics, reducer: PCA, scores: Array) -> Self:
-        """Make shared statistics from the PCA of an ensemble and its scores."""
+    def of(cls, statistics: Statistics, reducer: PCA, scores: Array, index: pd.Index | None = None) -> Self:
+        """Make shared statistics from the PCA of an ensemble, its scores, and the labels of its samples."""
         rounding = _ROUNDING[reducer.components_.dtype.char] * len(scores)
         kept = max(1, int(np.count_nonzero(reducer.explained_variance_ > rounding * reducer.explained_variance_[0])))
         for name in ("components_", "singular_values_", "explained_variance_", "explained_variance_ratio_"):
             setattr(reducer, name, getattr(reducer, name)[:kept])
         reducer.n_components_ = kept
         scores = scores[:, :kept].astype(np.float64)
-        return cls(_Ensemble(uuid.uuid4().hex, statistics, reducer, scores), np.arange(len(scores)))
+        return cls(_Ensemble(uuid.uuid4().hex, statistics, reducer, scores, index), np.arange(len(scores)))
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n_samples, n_directions)."""
         return len(self._rows), self._ensemble.scores.shape[1]
+
+    @property
+    def index(self) -> pd.Index | None:
+        """Labels of the samples, or None if they have none."""
+        index = self._ensemble.index
+        return None if index is None else index[self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -330,7 +338,7 @@ class _Share(Fit):
             )
             raise ValueError(msg)
         statistics = Statistics(self.parameters, model.grid_, self.statistics.map)
-        return SharedStatistics.of(statistics, reducer, model.reduced_fit_data)
+        return SharedStatistics.of(statistics, reducer, model.reduced_fit_data, self.statistics.index)
 
 
 class SharingMixin:

@@ -17,6 +17,7 @@ from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, 
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, Stage
 from mksdask.display.cards import WithCard, card
+from mksdask.labels import first_index, matched
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
 from mksdask.regression.exact import ExactFit
 from mksdask.regression.kernels import KERNELS, CovarianceKernel
@@ -177,7 +178,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         X : array, shape (n_samples, n_components)
             Scores; NumPy, or dask with whole rows in each chunk.
         y : array, shape (n_samples,) or (n_samples, n_outputs)
-            Targets; NumPy or dask.
+            Targets; NumPy or dask. Samples that have labels in both X and y are paired by them, and so are `groups`.
         groups : array, shape (n_samples,), optional
             Group of each sample, such as its grain shape. The spread is then calibrated by leaving out whole groups, so
             that it holds for samples of a group that training has not seen. Only an exact fit takes groups.
@@ -187,7 +188,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         ValueError
             If a parameter is not valid, if the arrays do not fit together, or if they hold NaN.
         """
-        return _Fit(self, X, y, groups)
+        index = first_index(X, y)
+        return _Fit(self, X, matched(y, index, name="y"), matched(groups, index, name="groups"))
 
     def _fit_checked(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None) -> None:
         self._check_parameters()

@@ -12,6 +12,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from mksdask.arrays import Array, ArrayLike
+from mksdask.labels import first_index, matched
 from mksdask.schema import (
     FLAG,
     POSITIVE,
@@ -168,6 +169,8 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         sample_weight : array, shape (n_samples,), optional
             Weights of the samples. The spread then is that of a sample of unit weight.
         """
+        index = first_index(X, y)
+        y, sample_weight = matched(y, index, name="y"), matched(sample_weight, index, name="sample_weight")
         X, target = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
         total, targets = weights.sum(), target.reshape(len(target), -1).astype(np.float64)

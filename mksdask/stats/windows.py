@@ -78,8 +78,8 @@ def sample_windows(
     -------
     dask array or DataArray, shape (n_windows, *size) or (n_windows, *size, n_components)
         A DataArray if the volume is labelled. Its spatial coordinates start at the corner of the window. The
-        coordinates ``corner_x``, … along ``sample`` say where this corner lies in the volume. Windows of a periodic
-        volume are not periodic.
+        coordinates ``corner_x``, … along ``sample`` say where this corner lies in the volume. If the volume is a sample
+        of an ensemble, ``volume`` is its label. Windows of a periodic volume are not periodic.
 
     Raises
     ------
@@ -138,7 +138,12 @@ def _windows(data: Any, corners: NDArray[np.int64], size: tuple[int, ...], rows:
 def _labelled(
     windows: da.Array, labels: xr.DataArray, corners: NDArray[np.int64], size: tuple[int, ...]
 ) -> xr.DataArray:
-    coords: dict[str, Any] = {str(k): v for k, v in labels.coords.items() if v.dims == labels.dims[len(size) :]}
+    # What is said of the whole volume is said of each window, but the name "sample" is that of the windows now.
+    coords: dict[str, Any] = {
+        str(k): v for k, v in labels.coords.items() if v.dims in (labels.dims[len(size) :], ()) and k != "sample"
+    }
+    if "sample" in labels.coords:
+        coords["volume"] = labels.coords["sample"].drop_vars("sample")
     for axis, (dim, step, units) in enumerate(Grid.of(labels, labels.shape[: len(size)], first=0).axes):
         origin = float(labels.coords[dim][0]) if dim in labels.coords else 0.0
         coords[dim] = (dim, np.arange(size[axis]) * step, {"units": units, "spacing": step})

@@ -30,6 +30,7 @@ from mksdask.compute.blocks import stage_of
 from mksdask.compute.client import distributed_client, settled
 from mksdask.compute.graph import optimized_together
 from mksdask.storage.atomic import Kinds, Location, attributes_of, check_outside, consolidate
+from mksdask.storage.coordinates import storable, write_coords
 from mksdask.storage.opening import open_group
 
 # Position of a block, or of an object, along each axis.
@@ -205,11 +206,8 @@ class Blocks:
         """Make an empty store with its record beside the place, and move it there."""
         new = self.location.sibling("partial")
         try:
-            encoding = {
-                name: {"_FillValue": None} for name, values in self.coords.variables.items() if values.dtype.kind == "f"
-            }
             if self.coords.variables:
-                self.coords.drop_attrs(deep=False).to_zarr(new.store, mode="w-", consolidated=False, encoding=encoding)
+                write_coords(storable(self.coords.drop_attrs(deep=False)), new)
             group = zarr.open_group(new.store, mode="a")
             members = sorted(map(str, (*self.variables, *self.coords.variables)))
             group.attrs.update({"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record})

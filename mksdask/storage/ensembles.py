@@ -12,9 +12,11 @@ import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, is_lazy, unwrap
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
+from mksdask.labels import matched, sample_index
 from mksdask.samples import Grid
 from mksdask.storage.atomic import Location, Url, consolidate, is_marked
 from mksdask.storage.blocks import Variable, Writing, write_blocks
+from mksdask.storage.coordinates import append_coordinates, check_appended, encoded, sample_coordinates
 from mksdask.storage.microstructures import (
     create_store,
     description,
@@ -26,6 +28,8 @@ from mksdask.storage.microstructures import (
 from mksdask.storage.opening import open_array
 
 READ_BYTES = 2**20
+# The variables of an ensemble.
+NAMES = ("microstructure", "response", "phase", "confidence_index")
 
 
 def create_ensemble(
@@ -58,7 +62,8 @@ def create_ensemble(
     phase : array, shape (n_samples, *spatial), optional
         Phase number of each voxel. Use it if X holds something else, such as orientations.
     confidence_index : array, shape (n_samples, *spatial), optional
-        Confidence in the measurement of each voxel, in [0, 1].
+        Confidence in the measurement of each voxel, in [0, 1]. Samples that have labels in X and in another array are
+        paired by them. All coordinates along the samples are stored: numbers, texts and datetime64.
     spacing : float or sequence of float
         Voxel size along each spatial axis, in `units`.
     units : str
@@ -84,7 +89,8 @@ def create_ensemble(
         If the store exists and `mode` is "w-"; or if something else is at `url`, such as an empty folder, or a store
         that holds files which this package did not write. Nothing there is changed.
     ValueError
-        If shapes do not agree, if an option is out of range, or if `url` lies inside a store.
+        If shapes or the labels of samples do not agree, if a coordinate has a dtype that a store does not hold, if an
+        option is out of range, or if `url` lies inside a store.
 
     Notes
     -----
@@ -103,7 +109,7 @@ def create_ensemble(
     if dims[:1] == SPATIAL_DIMS[:1] and "sample" not in dims:
         msg = f"X must have an axis of samples, got the dims {dims}; use create_volume, or X.expand_dims('sample')"
         raise ValueError(msg)
-    X = in_order(X)
+    X, y, phase, confidence_index = _aligned(X, y, phase, confidence_index)
     data, labels = unwrap(X)
     angles = has_angles(X, data, spacing)
     spatial = tuple(int(n) for n in data.shape[1 : data.ndim - angles])
@@ -132,7 +138,7 @@ def create_ensemble(
     for name, array in {"phase": phase, "confidence_index": confidence_index}.items():
         if array is None:
             continue
-        beside = _beside(in_order(array), name, n_samples)
+        beside = _beside(array, name, n_samples)
         if beside.shape[1:] != spatial:
             msg = f"{name} must have shape {(n_samples, *spatial)}, got {beside.shape}"
             raise ValueError(msg)
@@ -145,7 +151,21 @@ def create_ensemble(
                 if dim in y.coords and str(dim) not in coords and y.coords[dim].dtype.kind in "iuf"
             }
         )
-    create_store(url, variables, coords, mode, "ensemble", resume=resume)
+    own = sample_coordinates((X, y, phase, confidence_index))
+    if taken := sorted(set(map(str, own.variables)) & {*coords.variables, *NAMES, *dims[1:]}):
+        msg = f"the coordinates {taken} of samples have names that the store uses for something else; rename them"
+        raise ValueError(msg)
+    create_store(url, variables, coords.assign_coords(own.coords), mode, "ensemble", resume=resume)
+
+
+def _aligned(*arrays: ArrayLike | None) -> list[Any]:
+    """Transpose the variables of an ensemble to the order of a store, and pair their samples by label."""
+    turned = dict(zip(NAMES, map(in_order, arrays), strict=True))
+    index, of = next(
+        ((index, name) for name, array in turned.items() if (index := sample_index(array)) is not None), (None, "X")
+    )
+    words = {"microstructure": "X", "response": "y"}
+    return [matched(array, index, name=words.get(name, name), of=words.get(of, of)) for name, array in turned.items()]
 
 
 def _rows(chunks: int | str, data: Any, n_samples: int, n_voxels: int) -> int:
@@ -209,7 +229,8 @@ def append_ensemble(
     X : array, shape (n_new, *spatial)
         New samples, with the same axes and the same kind of numbers as the stored ones.
     y, phase, confidence_index : array, optional
-        As in `create_ensemble`. Give exactly those that the store has.
+        As in `create_ensemble`. Give exactly those that the store has. The coordinates along the samples must be those
+        that the store has, too.
 
     Raises
     ------
@@ -238,7 +259,7 @@ def append_ensemble(
     if not is_marked(location, ("ensemble",)):
         msg = f"{os.fspath(url)} was not written by create_ensemble, so it stays as it is; copy it with create_ensemble"
         raise ValueError(msg)
-    given = {"microstructure": X, "response": y, "phase": phase, "confidence_index": confidence_index}
+    given = dict(zip(NAMES, _aligned(X, y, phase, confidence_index), strict=True))
     with location.locked() as check_lock:
         _append(location, given, check_lock)
 
@@ -269,6 +290,9 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
                 f"shape {have.shape[1:]} and dtype {have.dtype}; give samples of this shape and kind"
             )
             raise ValueError(msg)
+    own = sample_coordinates(given.values())
+    check_appended(stored, own)
+    coords = encoded(location, own)
     n_old = stored.sizes["sample"]
     n_new = n_old + counts["microstructure"]
     parts = []
@@ -287,6 +311,7 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
         part = Writing(_checked_cast(joined, target.dtype, name), target, start)
         parts.append((part, part.blocks()))
     write_blocks(parts, in_memory=not any(is_lazy(data) for data in new.values()))
+    append_coordinates(location, coords, n_old)
     check_lock()
     consolidate(location)
 
@@ -324,7 +349,8 @@ def open_ensemble(url: Url) -> xr.Dataset:
     xarray.Dataset
         The variable ``microstructure``, and those of ``response``, ``phase`` and ``confidence_index`` that are stored.
         They are dask arrays, and each chunk is one shard. The dims are ``sample, x, y, z``, and ``angle`` for
-        orientations. The coordinates are in physical units.
+        orientations. The coordinates of voxels are in physical units. Those of samples, such as their names, are what
+        `create_ensemble` was given.
 
     Raises
     ------

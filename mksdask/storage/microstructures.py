@@ -21,7 +21,7 @@ from mksdask.compute.graph import token_of
 from mksdask.samples import Grid
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers, staged
 from mksdask.storage.blocks import Blocks, Variable
-from mksdask.storage.opening import open_dataset
+from mksdask.storage.opening import open_dataset, small_coords
 
 
 def create_store(
@@ -186,7 +186,8 @@ def open_microstructures(url: Url, kind: Literal["ensemble", "volume"] | None) -
     chunks = {dim: sizes.get(str(dim), -1) for dim in dataset.dims}
     if "stamp" not in dataset.attrs:
         return open_dataset(location, chunks=chunks)
+    coords = small_coords(dataset)
     # The stamp is part of the names in the graph. A result of an earlier store at this place thus has another name.
     token = token_of(location.path, dataset.attrs["stamp"], {dim: int(n) for dim, n in dataset.sizes.items()})
-    lazy: xr.Dataset = dataset.drop_attrs(deep=False).assign_attrs(mksdask=dataset.attrs["mksdask"])
-    return lazy.chunk(chunks, name_prefix="open_dataset-", token=token)
+    lazy: xr.Dataset = dataset.drop_vars(coords).drop_attrs(deep=False).assign_attrs(mksdask=dataset.attrs["mksdask"])
+    return lazy.chunk(chunks, name_prefix="open_dataset-", token=token).assign_coords(coords)

@@ -10,20 +10,24 @@ import pandas as pd
 import xarray as xr
 
 from mksdask.arrays import Array
+from mksdask.labels import matched_values
 from mksdask.storage.atomic import RESULTS, consolidate, staged, staged_file
+from mksdask.storage.coordinates import storable
 
-# The column with the number of each sample, which `write_table` adds.
+# The column with the label or the number of each sample, which `write_table` adds.
 INDEX = "sample"
 
 
-def read_table(path: Path) -> Array:
+def read_table(path: Path, like: pd.Index | None = None) -> Array:
     """Read the numbers of a .csv file with a header, or of a .npy file.
 
     Parameters
     ----------
     path : Path
         A file with one row for each sample. A .csv file may count its rows 0, 1, … in a column ``sample``, which is
-        left out.
+        left out, or hold the labels of the samples there.
+    like : Index, optional
+        Labels of the samples in the order in which their rows are returned. A file without labels has this order.
 
     Returns
     -------
@@ -35,26 +39,27 @@ def read_table(path: Path) -> Array:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file holds something other than numbers, or no header. Nothing is unpickled.
+        If the file holds something other than numbers, no header, or other labels. Nothing is unpickled.
     """
     if not path.exists():
         msg = f"{str(path)!r}: there is no such file; name a .csv or .npy file that exists"
         raise FileNotFoundError(msg)
-    values: Array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _read_csv(path)
+    values: Array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _read_csv(path, like)
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
-def _read_csv(path: Path) -> Array:
-    table = pd.read_csv(path)
+def _read_csv(path: Path, like: pd.Index | None) -> Array:
+    table = pd.read_csv(path, dtype=None if like is None else {INDEX: str})
     how = "write a header, then one row of numbers for each sample, with commas between them and decimal points"
     if not isinstance(table.index, pd.RangeIndex):
         msg = f"{path} has rows of more values than its header {list(table.columns)}; {how}"
         raise ValueError(msg)
+    labels = None if like is None else table.pop(INDEX) if INDEX in table.columns else None
     strange = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
     if strange:
         msg = f"{path} holds text in the columns {strange}; {how}"
         raise ValueError(msg)
-    if all(_is_number(name) for name in table.columns):
+    if len(table.columns) and all(_is_number(name) for name in table.columns):
         msg = f"{path} has no header, its first row is {list(table.columns)}; {how}"
         raise ValueError(msg)
     if INDEX in table.columns and (table[INDEX].to_numpy() == np.arange(len(table))).all():
@@ -62,7 +67,21 @@ def _read_csv(path: Path) -> Array:
     if not table.shape[1]:
         msg = f"{path} has no column of properties; {how}"
         raise ValueError(msg)
-    return np.asarray(table.to_numpy(dtype=float))
+    values = np.asarray(table.to_numpy(dtype=float))
+    is_counted = labels is not None and labels.tolist() == list(map(str, range(len(labels))))
+    if like is None or labels is None or (is_counted and not pd.api.types.is_integer_dtype(like)):
+        return values
+    named = pd.DataFrame(values, index=_labels(labels, like))
+    remedy = f"write the label of each sample into the column {INDEX!r}, or leave out this column"
+    return matched_values(named, like, name=str(path), of="the store", remedy=remedy)
+
+
+def _labels(texts: pd.Series[str], like: pd.Index) -> pd.Index:
+    """Read labels in the dtype of others. They stay texts if they are no such values."""
+    try:
+        return pd.Index(texts.astype(like.dtype))
+    except ValueError:
+        return pd.Index(texts)
 
 
 def _is_number(text: object) -> bool:
@@ -80,7 +99,8 @@ def write_table(values: xr.Dataset, path: Path, *, overwrite: bool) -> None:
     ----------
     values : Dataset
         Variables whose first axis is the sample. A variable with more numbers for each sample takes several columns of
-        a .csv file, ``name_0``, ``name_1``, ….
+        a .csv file, ``name_0``, ``name_1``, …. A .csv file holds the labels of the samples, or counts them, and leaves
+        out all other coordinates.
     path : Path
         A name that ends in .csv, or in .zarr.
     overwrite : bool
@@ -94,6 +114,7 @@ def write_table(values: xr.Dataset, path: Path, *, overwrite: bool) -> None:
     if path.suffix != ".csv":
         with staged(path, "w" if overwrite else "w-", RESULTS) as location:
             marked = values.assign_attrs(mksdask="result", members=sorted(map(str, values.variables)))
+            marked = marked.assign_coords(storable(marked.coords.to_dataset()).coords)
             marked.to_zarr(location.store, mode="w-", consolidated=False, zarr_format=3)
             consolidate(location)
         return
@@ -103,4 +124,4 @@ def write_table(values: xr.Dataset, path: Path, *, overwrite: bool) -> None:
         for i, column in enumerate(array.to_numpy().reshape(len(array), -1).T)
     }
     with staged_file(path, overwrite=overwrite) as new:
-        pd.DataFrame(columns).to_csv(new, index_label=INDEX)
+        pd.DataFrame(columns, index=values.indexes.get(INDEX)).to_csv(new, index_label=INDEX)

@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 
 from mksdask.arrays import Array, ArrayLike, to_numpy, unwrap
 from mksdask.samples import Grid
-from mksdask.tools.panels import Extent, Panels, check_panels, lag_extent, maps_figure, phase_colours, scale_of
+from mksdask.tools.panels import (
+    Extent,
+    Panels,
+    check_panels,
+    lag_extent,
+    maps_figure,
+    phase_colours,
+    scale_of,
+    titles_of,
+)
 
 MOST_PHASES = 12
 
@@ -79,7 +88,7 @@ def draw_microstructures(
     if template is not None and phases is None:
         phases = template.attrs.get("phases")
     scale, name, ticks = _microstructure_scale(values, phases)
-    titles = [f"sample {j}" for j in range(len(values))] if labels is None else list(labels)
+    titles = titles_of(labels, [f"sample {j}" for j in range(len(values))])
     extent = _voxel_extent(template, values.shape[1:])
     n = len(values)
     return maps_figure(list(values), titles, extent, [scale] * n, [name], figsize=figsize, ax=ax, ticks=[ticks])
@@ -189,7 +198,7 @@ def _draw_responses(
             "one list"
         )
         raise ValueError(msg)
-    names = [f"sample {j}" for j in range(len(values))] if titles is None else list(titles)
+    names = titles_of(titles, [f"sample {j}" for j in range(len(values))])
     scale = scale_of(values, diverging=diverging)
     extent = _voxel_extent(template, values.shape[1:])
     return maps_figure(list(values), names, extent, [scale] * len(values), [bar_label], figsize=figsize, ax=ax)
@@ -412,7 +421,7 @@ def draw_coeff(
     values = to_numpy(coeff)
     _check_real(values, "coeff")
     spatial, n_states = values.shape[:-1], values.shape[-1]
-    titles = [f"$h = {state}$" for state in range(n_states)] if labels is None else list(labels)
+    titles = titles_of(labels, [f"$h = {state}$" for state in range(n_states)])
     check_panels(n_states)
     extent = lag_extent(unwrap(coeff, name="coeff")[1], spatial)
     scale = scale_of(values, diverging=True)

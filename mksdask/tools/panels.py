@@ -102,6 +102,11 @@ def check_panels(number: int) -> None:
         raise ValueError(msg)
 
 
+def titles_of(titles: Sequence[str] | None, defaults: list[str]) -> list[str]:
+    """Return the titles that the caller gave, or the defaults if there are none."""
+    return defaults if titles is None else list(titles)
+
+
 def names_of_sets(sets: Sequence[Any], labels: Sequence[str] | None, what: str) -> list[str]:
     """Return one name for each set of data. The names are empty if there are no labels.
 
@@ -110,12 +115,11 @@ def names_of_sets(sets: Sequence[Any], labels: Sequence[str] | None, what: str) 
     ValueError
         If the numbers of sets and labels differ.
     """
-    if labels is None:
-        return [""] * len(sets)
-    if len(labels) != len(sets):
-        msg = f"labels must name each of the {len(sets)} {what}, got {len(labels)}: {list(labels)!r}"
+    names = titles_of(labels, [""] * len(sets))
+    if len(names) != len(sets):
+        msg = f"labels must name each of the {len(sets)} {what}, got {len(names)}: {names!r}"
         raise ValueError(msg)
-    return list(labels)
+    return names
 
 
 def style_of(index: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.model_selection import learning_curve
 
 from mksdask.arrays import Array, ArrayLike, to_numpy
+from mksdask.labels import matched_values, sample_index
 from mksdask.reduction.shared import SharedStatistics
 from mksdask.tools.panels import names_of_sets, new_figure, one_panel, scale_of, style_of
 
@@ -277,13 +278,13 @@ def draw_learning_curves(
     >>> x = np.linspace(0, 1, 40)[:, None]
     >>> fig = draw_learning_curves(LinearRegression(), x, x[:, 0])
     """
-    shared = isinstance(X, SharedStatistics)
+    shared, targets = isinstance(X, SharedStatistics), matched_values(y, sample_index(X), name="y")
     curves: list[tuple[str, Any, Any]] = []
     for label, each in estimator.items() if isinstance(estimator, Mapping) else (("", estimator),):
         sizes, training, validation = learning_curve(
             each,
             X if shared else to_numpy(X),
-            to_numpy(y),
+            targets,
             cv=cv,
             train_sizes=np.asarray(train_sizes),
             scoring=scoring,

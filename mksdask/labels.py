@@ -1,0 +1,135 @@
+"""Labels of samples. Two arrays that both carry them are paired by label, and results keep them.
+
+A DataArray carries labels if it has an index along its samples. A Series or a DataFrame of pandas always carries them.
+Where one of two arrays carries no labels, the order of the samples counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from mksdask.arrays import Array, ArrayLike, is_lazy, to_numpy
+from mksdask.compute.blocks import take_samples
+
+# A message names so many labels.
+MOST_NAMED = 3
+
+
+def sample_dim(array: xr.DataArray) -> Hashable:
+    """Name of the axis of samples: "sample" if there is one, and otherwise the first axis."""
+    return "sample" if "sample" in array.dims else array.dims[0]
+
+
+def sample_index(array: Any) -> pd.Index | None:
+    """Find the labels of the samples of an array. Return None if there are none.
+
+    Parameters
+    ----------
+    array : array, or object with an attribute ``index``
+        An array whose first axis is that of the samples.
+    """
+    if not isinstance(array, xr.DataArray):
+        index = getattr(array, "index", None)
+        return index if isinstance(index, pd.Index) else None
+    if not array.ndim:
+        return None
+    dim = sample_dim(array)
+    found = {name: index for name, index in array.xindexes.items() if array.coords[name].dims == (dim,)}
+    first = found.get(dim, next(iter(found.values()), None))
+    return None if first is None else first.to_pandas_index()
+
+
+def first_index(*arrays: Any) -> pd.Index | None:
+    """Find the labels of the first array that carries labels."""
+    return next((index for index in map(sample_index, arrays) if index is not None), None)
+
+
+def matched(
+    array: ArrayLike, like: pd.Index | None, *, name: str, of: str = "X", cuts: Sequence[int] | None = None
+) -> Any:
+    """Put the samples of an array into the order of other samples, by their labels. Nothing is computed.
+
+    Parameters
+    ----------
+    array : array or None
+        An array whose first axis is that of the samples.
+    like : Index or None
+        Labels of the other samples.
+    name, of : str
+        Name of `array`, and of the array that has the labels `like`, in errors.
+    cuts : sequence of int, optional
+        Number of samples in each chunk of the other array.
+
+    Returns
+    -------
+    array
+        The argument itself if it has the same order, or if one of the two has no labels.
+
+    Raises
+    ------
+    ValueError
+        If the labels are not the same.
+    """
+    rows = _rows(array, like, name, of)
+    if rows is None:
+        return array
+    if not isinstance(array, xr.DataArray):
+        return array.iloc[rows]
+    dim = sample_dim(array)
+    if array.dims[0] != dim or not is_lazy(array):
+        return array.isel({dim: rows})
+    coords = array.coords.to_dataset().isel({dim: rows}).coords
+    data = take_samples(array.data, rows, cuts)
+    return xr.DataArray(data, dims=array.dims, coords=coords, name=array.name, attrs=array.attrs)
+
+
+def matched_values(
+    array: ArrayLike, like: pd.Index | None, *, name: str, of: str = "X", remedy: str | None = None
+) -> Array:
+    """Compute an array, and put its samples into the order of other samples, as `matched` does.
+
+    `remedy` is the end of the message for other labels.
+    """
+    rows = _rows(array, like, name, of, remedy)
+    values = to_numpy(array)
+    return values if rows is None else values[rows]
+
+
+def _rows(
+    array: ArrayLike, like: pd.Index | None, name: str, of: str, remedy: str | None = None
+) -> NDArray[np.intp] | None:
+    """Find the row of each label. Return None if the samples stay in their order."""
+    own = sample_index(array)
+    if own is None or like is None or own.equals(like):
+        return None
+    faults = []
+    for whose, index in ((name, own), (of, like)):
+        if not index.is_unique:
+            faults.append(f"{whose} has {_some(index[index.duplicated()].unique())} more than once")
+    lacking, further = like[~like.isin(own)], own[~own.isin(like)]
+    faults += [f"{name} lacks {_some(lacking.unique())}"] * bool(len(lacking))
+    faults += [f"{of} lacks {_some(further.unique())}"] * bool(len(further))
+    if faults:
+        values = f"{name}.data" if isinstance(array, xr.DataArray) else f"{name}.to_numpy()"
+        default = (
+            f"select the same samples of both, or pass {values} if its samples stand in the order of those of {of}"
+        )
+        msg = (
+            f"{name} must have the sample labels of {of}, in any order, but {', and '.join(faults)}; "
+            f"{remedy or default}"
+        )
+        raise ValueError(msg)
+    return np.asarray(own.get_indexer(like))
+
+
+def _some(labels: pd.Index) -> str:
+    """Name the first of some labels, and say how many there are."""
+    first = ", ".join(str(label) if isinstance(label, pd.Timestamp) else repr(label) for label in labels[:MOST_NAMED])
+    count = f"{len(labels)} label{'s' if len(labels) > 1 else ''}"
+    return f"{count} ({first}{', …' if len(labels) > MOST_NAMED else ''})"

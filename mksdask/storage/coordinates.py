@@ -1,0 +1,168 @@
+"""Coordinates in stores, such as the names of samples, or the temperature at which each was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mksdask.arrays import Array, ArrayLike
+from mksdask.labels import sample_dim, sample_index
+from mksdask.storage.atomic import Location
+from mksdask.storage.opening import open_array
+
+# A chunk of a coordinate holds so many samples, and the appended ones too while there is room.
+SAMPLES = 2**16
+# Units of time in a store, and the resolution of datetime64 that each stands for.
+_UNITS = {"seconds": "s", "milliseconds": "ms", "microseconds": "us", "nanoseconds": "ns"}
+
+
+def sample_coordinates(arrays: Iterable[ArrayLike | None]) -> xr.Dataset:
+    """Collect the coordinates of samples. The index along the samples is called ``sample``.
+
+    Parameters
+    ----------
+    arrays : iterable of arrays
+        Arrays whose samples are in the same order. If two have a coordinate of one name, the first counts.
+
+    Raises
+    ------
+    ValueError
+        If a store cannot hold a coordinate.
+    """
+    found: dict[str, Any] = {}
+    for array in arrays:
+        if not isinstance(array, xr.DataArray):
+            continue
+        dim = sample_dim(array)
+        if getattr(sample_index(array), "nlevels", 1) > 1:
+            msg = (
+                f"the samples have a MultiIndex, which a store cannot hold; use reset_index({str(dim)!r}), and its "
+                "levels are stored as coordinates"
+            )
+            raise ValueError(msg)
+        for key, values in array.coords.items():
+            name = "sample" if key == dim else str(key)
+            if values.dims == (dim,) and name not in found:
+                found[name] = (("sample",), values.data, values.attrs)
+    return storable(xr.Dataset(coords=found))
+
+
+def storable(coords: xr.Dataset) -> xr.Dataset:
+    """Load coordinates, in the dtypes in which a store holds them: numbers, texts and dates.
+
+    Raises
+    ------
+    ValueError
+        If a coordinate has another dtype or, in its name, a space.
+    """
+    found = {}
+    for name, values in coords.variables.items():
+        data = values.to_numpy()
+        kind = data.dtype.kind
+        if kind == "U" or (kind == "O" and all(isinstance(value, str) for value in data.flat)):
+            data, kind = data.astype(np.dtypes.StringDType()), "T"
+        if kind not in "biufcTM" or " " in str(name):
+            what = "a space in its name" if " " in str(name) else f"values of dtype {data.dtype}"
+            msg = (
+                f"the coordinate {str(name)!r} has {what}, and a store holds numbers, texts and datetime64 under names "
+                f"without spaces; change it, or leave it out by drop_vars({str(name)!r})"
+            )
+            raise ValueError(msg)
+        found[name] = (values.dims, data, values.attrs)
+    return xr.Dataset(coords=found, attrs=coords.attrs)
+
+
+def write_coords(coords: xr.Dataset, location: Location) -> None:
+    """Make a store of coordinates. Samples can be appended to those along them."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, values in coords.variables.items():
+        options: dict[str, Any] = {"chunks": (SAMPLES,)} if values.dims == ("sample",) else {}
+        if values.dtype.kind == "f":
+            options["_FillValue"] = None
+        if values.dtype.kind == "M":
+            unit = next(word for word, short in _UNITS.items() if short == np.datetime_data(values.dtype)[0])
+            options |= {"units": f"{unit} since 1970-01-01", "dtype": "int64"}
+        found[str(name)] = options
+    coords.to_zarr(location.store, mode="w-", consolidated=False, zarr_format=3, encoding=found)
+
+
+def check_appended(stored: xr.Dataset, new: xr.Dataset) -> None:
+    """Refuse new samples whose coordinates are not those of the stored samples.
+
+    Raises
+    ------
+    ValueError
+        If coordinates are missing or additional, if they are of another kind, or if a label is there already.
+    """
+    have = {str(name): values for name, values in stored.coords.items() if values.dims == ("sample",)}
+    missing, further = sorted(set(have) - set(new.variables)), sorted(set(map(str, new.variables)) - set(have))
+    if missing:
+        msg = (
+            f"X lacks the coordinates {missing} of samples, which the ensemble has; add them, such as by "
+            f"X.assign_coords({missing[0]}=('sample', values))"
+        )
+        raise ValueError(msg)
+    if further:
+        msg = (
+            f"X has the coordinates {further} of samples, which the ensemble lacks; leave them out by "
+            f"X.drop_vars({further})"
+        )
+        raise ValueError(msg)
+    for name, values in have.items():
+        if not _fits(new[name].dtype, values.dtype):
+            msg = (
+                f"the coordinate {name!r} of X has dtype {new[name].dtype}, which does not fit the stored "
+                f"{values.dtype}; give values of this kind"
+            )
+            raise ValueError(msg)
+    if "sample" in have:
+        old, added = have["sample"].to_index(), new["sample"].to_index()
+        twice = added[added.isin(old) | added.duplicated()]
+        if old.is_unique and len(twice):
+            msg = (
+                f"X has {len(twice)} samples whose label is in the ensemble already, such as {twice[0]!r}; give each "
+                "sample a label of its own in the coordinate 'sample'"
+            )
+            raise ValueError(msg)
+
+
+def append_coordinates(location: Location, new: Mapping[str, Array], n_old: int) -> None:
+    """Write coordinates of new samples, in the numbers of the store, behind those of the stored samples."""
+    for name, data in new.items():
+        target = open_array(location, name, mode="r+")
+        # An append that was killed may have left samples behind.
+        target.resize((n_old,))
+        target.resize((n_old + len(data),))
+        target[n_old:] = data
+
+
+def encoded(location: Location, coords: xr.Dataset) -> dict[str, Array]:
+    """Write coordinates in the numbers of the store: integers of the same size, and dates in the same unit.
+
+    Raises
+    ------
+    ValueError
+        If a value does not fit.
+    """
+    found = {}
+    for name, values in coords.variables.items():
+        target, data = open_array(location, str(name)), values.to_numpy()
+        kind = f"{target.dtype}"
+        if data.dtype.kind == "M":
+            kind = f"datetime64[{_UNITS[str(target.attrs['units']).split()[0]]}]"
+        cast = data.astype(kind) if data.dtype.kind != "T" else data
+        if data.dtype.kind in "iuM" and (cast != data)[~np.isnat(data) if data.dtype.kind == "M" else ...].any():
+            msg = f"the coordinate {str(name)!r} of X has values that the stored {kind} cannot hold; round them first"
+            raise ValueError(msg)
+        found[str(name)] = cast.astype(np.int64) if data.dtype.kind == "M" else cast
+    return found
+
+
+def _fits(new: np.dtype[Any], stored: np.dtype[Any]) -> bool:
+    """Whether numbers of a dtype can be cast to the stored one. Texts and dates stay what they are."""
+    if set("MT") & {new.kind, stored.kind}:
+        return new.kind == stored.kind
+    return (new.kind in "iu" and stored.kind in "iu") or bool(np.can_cast(new, stored, casting="same_kind"))
