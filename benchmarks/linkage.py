@@ -1,7 +1,8 @@
 """Linkages: model search with shared statistics, kernel regression out of core, and what suggested samples save.
 
 search   section 5.1 of the paper behind PyMKS, 30 candidates and five folds, over the same search of a pipeline of
-         transformers that shares nothing; `--limit` is the largest ratio of times that passes
+         transformers that shares nothing; `--limit` is the largest ratio of times that passes; and the search as the
+         paper prints it, over that of shared statistics, with `--printed` as the largest ratio that passes
 kernel   a million samples of 60 components on two workers of 1 GiB: time, peak memory, error
 coverage how many of the samples of a grain shape that training never saw lie within their 90% intervals
 suggest  test errors of 100 samples that were suggested in rounds and of random ones, by contrast and components
@@ -22,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from timing import ratio
 
 from mksdask import MKSHomogenizationModel, PrimitiveBasis, plan
+from mksdask.compute.recent import RECENT
 from mksdask.datasets.responses import make_elastic_stress_random
 from mksdask.reduction import PCA
 from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
@@ -49,7 +51,7 @@ def section_51(
     return (X[order], y[order], shapes[order]) if with_shapes else (X[order], y[order])
 
 
-def search(n_samples: int, rounds: int, limit: float) -> None:
+def search(n_samples: int, rounds: int, limit: float, printed_limit: float) -> None:
     X, y = section_51(n_samples)
     degrees, components = [1, 2, 3], list(range(2, 12))
     options = {"periodic_axes": [0, 1], "correlations": PAIRS}
@@ -71,9 +73,15 @@ def search(n_samples: int, rounds: int, limit: float) -> None:
         grid = {"reduction__n_components": components, "linkage__monomials__degree": degrees}
         found["apart"] = GridSearchCV(apart, grid).fit(X, y)
 
-    # BLAS in one thread: with more, the threads of such small matrices wait for one another, in both.
+    def printed() -> None:
+        RECENT.clear()
+        grid = {"n_components": components, "degree": degrees}
+        found["printed"] = GridSearchCV(model, grid).fit(X.reshape(len(X), -1), y, size=X[0].shape)
+
+    # BLAS in one thread: with more, the threads of such small matrices wait for one another, in all.
     with threadpool_limits(1, user_api="blas"):
         ours, theirs, of_times = ratio(shared, one_by_one, rounds=rounds)
+        as_printed, _, of_printed = ratio(printed, shared, rounds=rounds)
     # Candidates with more monomials than samples are left out: what they say is rounding.
     scores = [np.sort(result.cv_results_["mean_test_score"]) for result in found.values()]
     scores = [each[each > 0.9] for each in scores]
@@ -81,8 +89,10 @@ def search(n_samples: int, rounds: int, limit: float) -> None:
         f"{len(X)} samples, 30 candidates, 5 folds: {ours:.1f} s shared, {theirs:.1f} s one by one, ratio "
         f"{of_times:.3f}; scores differ by {np.abs(scores[0] - scores[1]).max():.1e}, best R² {scores[0][-1]:.5f}"
     )
-    assert np.allclose(*scores, atol=1e-4), "searches disagree"
+    print(f"as the paper prints it: {as_printed:.1f} s, ratio to shared statistics {of_printed:.2f}")
+    assert all(np.allclose(scores[0], each, atol=1e-4) for each in scores[1:]), "searches disagree"
     assert of_times <= limit, f"ratio {of_times:.3f} exceeds {limit}"
+    assert of_printed <= printed_limit, f"ratio {of_printed:.2f} exceeds {printed_limit}"
 
 
 def components_of_samples(block: np.ndarray) -> np.ndarray:
@@ -209,9 +219,10 @@ if __name__ == "__main__":
     parser.add_argument("--pool", type=int, default=2000, help="samples to choose from")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=0.2, help="largest ratio of times of the search that passes")
+    parser.add_argument("--printed", type=float, default=2.0, help="the same for the search as the paper prints it")
     arguments = parser.parse_args()
     if "search" in arguments.parts:
-        search(arguments.samples, arguments.rounds, arguments.limit)
+        search(arguments.samples, arguments.rounds, arguments.limit, arguments.printed)
     if "kernel" in arguments.parts:
         kernel(arguments.many)
     if "coverage" in arguments.parts:

@@ -91,6 +91,13 @@ class MKSStructureAnalysis(
     On lazy X, `fit` with the default reducer computes three times: statistics to scratch, Gram matrix, components. If
     there are no more features than samples, it computes twice: moments, scores. `transform` computes nothing.
 
+    *Searches.* The statistics and eigenvectors of the last samples in memory are kept, so that `GridSearchCV` and the
+    like compute them once for each fold and not for each candidate. A result is used again only for samples that equal
+    a copy of those that gave it, under the same basis and options. Up to ``mksdask.cache-limit`` bytes (512 MiB) are
+    kept, and those least recently used are dropped first; ``dask.config.set({"mksdask.cache-limit": 0})`` keeps
+    nothing. Each process keeps its own: with ``n_jobs``, each worker of joblib computes the statistics of a fold once.
+    Nothing is kept of lazy X. `share` computes statistics once for all folds and takes less memory.
+
     With a mask, some samples may not observe all lags. `mksdask.reduction.PCA` fills these missing values if its solver
     is "auto" or "gram". Other reducers refuse them. A lag that no sample observes is always refused.
 

@@ -59,8 +59,8 @@ def test_example__linkage_out_of_core(tmp_path):
 
 
 def test_benchmark__linkage(tmp_path):
-    options = ("search", "coverage", "suggest", "--samples", "60", "--pool", "240", "--rounds", "1", "--limit", "1e9")
-    out = run("benchmarks/linkage.py", *options, cwd=tmp_path)
+    options = ("search", "coverage", "suggest", "--samples", "60", "--pool", "240", "--rounds", "1")
+    out = run("benchmarks/linkage.py", *options, "--limit", "1e9", "--printed", "1e9", cwd=tmp_path)
     assert "30 candidates, 5 folds" in out
     assert len(re.findall(r"left out of training: 90% intervals hold [\d.]+% of 10", out)) == 6
     rows = re.findall(r"[\d.]+ +\d+ +([\d.e-]+) +([\d.e-]+) +[\d.e-]+ +[\d.e-]+\n", out)

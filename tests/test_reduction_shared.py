@@ -3,6 +3,7 @@
 import pickle
 import warnings
 
+import dask
 import dask.array as da
 import dask_ml.model_selection
 import joblib
@@ -16,9 +17,9 @@ from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, cross_val_
 from sklearn.pipeline import Pipeline
 
 from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, plan
+from mksdask.compute.recent import RECENT
 from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.reduction import PCA
-from mksdask.reduction import shared as module
 from mksdask.reduction.shared import RotatedPCA
 from mksdask.regression import KernelRegressor
 from mksdask.stats.correlation import Correlation
@@ -33,12 +34,12 @@ def ensemble():
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Numbers of samples of each computation of statistics, and of each PCA of a fold."""
+    """Numbers of samples of each computation of statistics, and of each PCA of a fold, which nothing has shortened."""
+    RECENT.clear()
     statistics, folds = [], []
     compute, fit = Correlation.compute, PCA.fit
     monkeypatch.setattr(Correlation, "compute", lambda found: statistics.append(len(found.samples)) or compute(found))
     monkeypatch.setattr(PCA, "fit", lambda pca, X, y=None: folds.append(len(X)) or fit(pca, X, y))
-    monkeypatch.setattr(module, "_folds", module._Folds())
     return statistics, folds
 
 
@@ -205,11 +206,12 @@ def test_share__rows_are_views_that_know_who_they_are(ensemble):
 def test_share__the_cache_of_folds_is_limited(ensemble, counted, monkeypatch):
     X, y = ensemble
     shared = model().share(X)
-    monkeypatch.setattr(module, "CACHE_BYTES", 2 * 40 * 60 * 8)
-    for start in (0, 5, 10, 0, 10):
-        model().fit(shared[start : start + 40], y[start : start + 40])
+    RECENT.clear()
+    with dask.config.set({"mksdask.cache-limit": 2 * 40 * 61 * 8}):
+        for start in (0, 5, 10, 0, 10):
+            model().fit(shared[start : start + 40], y[start : start + 40])
     assert len(counted[1]) == 4
-    assert len(module._folds) == 2
+    assert len(RECENT) == 2
 
 
 @pytest.mark.parametrize(

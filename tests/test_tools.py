@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
-from mksdask import MKSHomogenizationModel, PrimitiveBasis, tools
+from mksdask import LegendreBasis, MKSHomogenizationModel, PrimitiveBasis, tools
 from mksdask.datasets import make_microstructure
 from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.stats import correlate
@@ -102,6 +102,19 @@ def test_components__diverging_scale_about_zero():
     assert len(images(tools.draw_components(np.random.default_rng(0).normal(size=(1, 5, 5, 5, 2))))) == 6
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        (np.zeros((9, 2)),),
+        ([np.zeros((9, 2)), np.zeros((5, 2))], ["Training Data", "Testing Data"]),
+        ([np.zeros((9, 3)), np.zeros((9, 3))],),
+    ],
+)
+def test_components__of_scores_names_the_figure_of_scores(given):
+    with pytest.raises(ValueError, match="use draw_components_scatter for scores of samples"):
+        tools.draw_components(*given)
+
+
 def test_components_scatter__2d_and_3d():
     rng = np.random.default_rng(0)
     sets = [rng.normal(size=(9, 2)), da.from_array(rng.normal(size=(4, 2)))]
@@ -135,6 +148,36 @@ def test_gridscores__one_sorted_curve_for_each_value():
     assert_allclose(lines[1].get_xydata(), [[2, 0.8], [4, 0.9]])
     with pytest.raises(ValueError, match="did not vary 'alpha'"):
         tools.draw_gridscores(RESULTS, "alpha")
+
+
+def test_gridscores__finds_the_second_parameter():
+    lines = tools.draw_gridscores(RESULTS, "n_components").axes[0].lines
+    assert [line.get_label() for line in lines] == ["degree = 1", "degree = 2"]
+    lines = tools.draw_gridscores(RESULTS, "degree", data_labels=["few", "many"]).axes[0].lines
+    assert [line.get_label() for line in lines] == ["few", "many"]
+    assert_allclose(lines[1].get_xydata(), [[1, 0.7], [2, 0.9]])
+    # A parameter with one value is not drawn.
+    alone = RESULTS | {"params": [{"n_components": n, "alpha": 1.0} for n in range(4)]}
+    (line,) = tools.draw_gridscores(alone, "n_components").axes[0].lines
+    assert len(line.get_xydata()) == 4
+
+
+def test_gridscores__curves_of_values_without_an_order():
+    bases = [PrimitiveBasis(2), LegendreBasis(2)]
+    results = RESULTS | {"params": [{"cutoff": n, "basis": basis} for basis in bases for n in (4, 2)]}
+    lines = tools.draw_gridscores(results, "cutoff", data_labels=["Primitive", "Legendre"]).axes[0].lines
+    assert_allclose(lines[0].get_xydata(), [[2, 0.8], [4, 0.9]])
+    assert_allclose(lines[1].get_xydata(), [[2, 0.6], [4, 0.7]])
+
+
+def test_gridscores__says_what_to_do_with_more_parameters():
+    params = [{"n": n, "degree": degree, "cutoff": cutoff} for n in (1, 2) for degree in (1, 2) for cutoff in (3, 4)]
+    results = {"params": params, "mean_test_score": np.ones(8), "std_test_score": np.ones(8)}
+    match = r"\['n', 'degree', 'cutoff'\], but .* two .* one value of {0}, such as search\.best_params_\['{0}'\]"
+    with pytest.raises(ValueError, match=match.format("cutoff")):
+        tools.draw_gridscores(results, "n")
+    with pytest.raises(ValueError, match=match.format("degree")):
+        tools.draw_gridscores(results, "n", by="cutoff")
 
 
 def test_gridscores_matrix__scores_where_they_belong():

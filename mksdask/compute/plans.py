@@ -26,8 +26,10 @@ LEAST_CHUNKS = 8
 BUSY = 0.8
 # Memory of a worker without its tasks: the interpreter, the libraries, and the compiler of kernels after its first use.
 PROCESS_BYTES = 384 * 2**20
-# Key of the limit in dask's configuration.
+# Keys of the limits in dask's configuration: memory of a worker, and bytes of results that a process keeps.
 MEMORY_LIMIT_KEY = "mksdask.memory-limit"
+CACHE_LIMIT_KEY = "mksdask.cache-limit"
+CACHE_LIMIT = "512MiB"
 
 _SINGLE = ("sync", "synchronous", "single-threaded")
 
@@ -125,22 +127,33 @@ class Limit:
         )
 
 
-def bytes_argument(memory_limit: int | str) -> int:
+def bytes_argument(limit: int | str, *, name: str = "memory_limit", least: int = 1) -> int:
     """Read a number of bytes, which may be a text such as "2GiB".
 
     Raises
     ------
     ValueError
-        If it is not a positive number of bytes.
+        If it is no number of bytes, or less than `least`.
     """
     try:
-        given = int(parse_bytes(memory_limit))
+        given = int(parse_bytes(limit))
     except (TypeError, ValueError):
-        given = 0
-    if given <= 0:
-        msg = f"memory_limit must be a number of bytes, such as 2**31 or '2GiB', got {memory_limit!r}"
+        given = -1
+    if given < least:
+        msg = f"{name} must be a number of bytes, such as 2**31 or '2GiB', got {limit!r}"
         raise ValueError(msg)
     return given
+
+
+def cache_limit() -> int:
+    """Bytes of results that a process keeps for later calls. 0 keeps none.
+
+    Raises
+    ------
+    ValueError
+        If dask's configuration holds no number of bytes.
+    """
+    return bytes_argument(dask.config.get(CACHE_LIMIT_KEY, CACHE_LIMIT), name=CACHE_LIMIT_KEY, least=0)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -12,7 +12,9 @@ import pandas as pd
 from numpy.typing import DTypeLike
 
 from mksdask.arrays import Array, is_lazy
-from mksdask.compute.plans import Limit, Plan, chunk_layout
+from mksdask.compute.graph import token_of
+from mksdask.compute.plans import Limit, Plan, cache_limit, chunk_layout
+from mksdask.compute.recent import RECENT, recalled
 from mksdask.compute.watching import FeatureChannel, Plane, Watch, watching
 from mksdask.reduction.pca import PCA, stages_of_pca
 from mksdask.reduction.reducers import fit_scores, scores_of
@@ -115,7 +117,21 @@ class EnsembleStatistics:
     @cached_property
     def values(self) -> Any:
         """Statistics, shape (n_samples, *lags, n_pairs). They are lazy for lazy samples."""
-        return self.samples.data if self.correlation is None else self.correlation.compute()
+        if self.correlation is None:
+            return self.samples.data
+        if self._known is None:
+            return self.correlation.compute()
+        return recalled((self._known, "statistics"), self.correlation.compute).copy()
+
+    @cached_property
+    def _known(self) -> Hashable:
+        """What the statistics are made of, if they are in memory and can be kept for later calls."""
+        samples = self.samples
+        arrays = [array for array in (samples.data, samples.confidence) if array is not None]
+        n_bytes = sum(array.nbytes for array in arrays) + len(self) * self.map.n_features * self.map.dtype.itemsize
+        if any(map(is_lazy, arrays)) or n_bytes > cache_limit():
+            return None
+        return RECENT.number_of(*map(np.asarray, arrays)), token_of(self.correlation and self.correlation.kernel)
 
     @cached_property
     def map(self) -> FeatureMap:
@@ -169,7 +185,8 @@ class EnsembleStatistics:
             features = self.features(reducer, watched)
             # The name must not depend on the watcher, so that a later call finds the same statistics.
             name = str(self.features(reducer).name) if resume and is_lazy(features) else None
-            scores = fit_scores(reducer, features, y, scratch=scratch, resume=name)
+            known = self._known and (self._known, token_of(self.options))
+            scores = fit_scores(reducer, features, y, scratch=scratch, resume=name, known=known)
             if watcher is not None:
                 mean = None if self.options.mean_center else getattr(reducer, "mean_", None)
                 watcher.finish(None if mean is None else self.map.unflatten(mean[None])[0], scores)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import partial
 from operator import add
 from typing import Any, Self
 
@@ -17,12 +19,14 @@ from mksdask.arrays import Array, ArrayLike, is_lazy, unwrap
 from mksdask.compute.blocks import computed, fold_samples, in_chunks_of
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, Stage
+from mksdask.compute.recent import recalled
 from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
 from mksdask.reduction.by_samples import Moments, moments_of_gappy
 from mksdask.reduction.missing import check_observed
 from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import sketch_rank, sketch_rows
 from mksdask.reduction.slabs import Slabs, slabs_of
+from mksdask.reduction.spectrum import Spectrum, directions, varies, vectors_for
 from mksdask.reduction.strategy import Strategy, result_bytes_of
 from mksdask.schema import FLAG, NOTHING, ArrayOf, Choice, Number, Saved, Whole
 from mksdask.storage.atomic import Url
@@ -31,57 +35,13 @@ from mksdask.storage.scratch import spill
 SOLVERS = ("auto", "gram", "incremental", "randomized")
 # Most passes that fill gaps. They end earlier if the scatter matrix changes by less than TOLERANCE of its trace.
 MOST_PASSES, TOLERANCE = 500, 1e-9
-# Rounding does not affect eigenvalues above this share of the largest one. Below it, components are checked: they are
-# mere rounding if their length, or their product with other components, is wrong by more than `_SKEW`.
+# Rounding does not affect eigenvalues above this share of the largest one. Below it, components are checked.
 _EXACT = {"f": 1e-3, "d": 1e-6}
-_SKEW = 0.05
-_PART_BYTES = 2**26
-
-
-def _leading(matrix: Array, n_components: int | float) -> tuple[Array, Array]:
-    """Compute the largest eigenvalues, in falling order, and their vectors.
-
-    `n_components` is their number, or the fraction of the trace that they must exceed.
-    """
-    n = len(matrix)
-    is_number = isinstance(n_components, int)
-    first = n - int(n_components) if is_number else 0
-    values, vectors = scipy.linalg.eigh(matrix, subset_by_index=[first, n - 1], check_finite=False)
-    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    if not is_number:
-        k = number_that_holds(n_components, values)
-        values, vectors = values[:k], vectors[:, :k]
-    return values, vectors
-
-
-def number_that_holds(fraction: float, variances: Array) -> int:
-    """Count how many variances, which fall, are needed to exceed a fraction of their sum."""
-    held = np.cumsum(variances) / (variances.sum() or 1.0)
-    return min(len(variances), int(np.searchsorted(held, fraction, side="right")) + 1)
-
-
-def _varies(values: Array, size: int) -> Array:
-    """Find the eigenvalues that are more than rounding in double precision."""
-    return values > values[0] * size * np.finfo(float).eps
 
 
 def _less_mean(columns: Array) -> Array:
     """Centre columns, which removes what the rounded means of features have left in them."""
     return np.asarray(columns - columns.mean(axis=0))
-
-
-def _directions(components: Array) -> Array:
-    """Find the rows of unit length that are orthogonal to the rows before. Other rows are rounding of products."""
-    k, n_features = components.shape
-    gram, width = np.zeros((k, k)), max(1, _PART_BYTES // (8 * k))
-    for start in range(0, n_features, width):
-        part = components[:, start : start + width]
-        gram += part @ part.T
-    found = np.zeros(k, dtype=bool)
-    for number in range(k):
-        shared = float(np.square(gram[number, :number][found[:number]]).sum())
-        found[number] = abs(gram[number, number] - 1.0) < _SKEW and shared < _SKEW**2
-    return found
 
 
 class PCA(Projection):
@@ -273,7 +233,7 @@ class PCA(Projection):
         """
         return _FitTransform(self, X)
 
-    def fit_scores(self, X: ArrayLike, *, resume: str | None = None) -> Any:
+    def fit_scores(self, X: ArrayLike, *, resume: str | None = None, known: Hashable = None) -> Any:
         """Find the components and return the scores, in memory if `fit` computes them anyway.
 
         Parameters
@@ -283,6 +243,8 @@ class PCA(Projection):
         resume : str, optional
             A name for what X is. The copy that an earlier call with this name left in `scratch`, because it was killed,
             is completed and used. Only one call at a time may use a name.
+        known : hashable, optional
+            A name for what X in memory is. Eigenvectors that an earlier call with this name has found are used again.
 
         Returns
         -------
@@ -300,10 +262,10 @@ class PCA(Projection):
             )
             return self.transform(data)
         if found.by_samples:
-            self._fit_moments(found.rows_of(data), k)
+            self._fit_moments(found.rows_of(data), k, known)
             return self.transform(data)
         with slabs_of(data, found.width, self.scratch, resume) as slabs:
-            return self._fit_slabs(slabs, k, data.dtype)
+            return self._fit_slabs(slabs, k, data.dtype, known)
 
     def _check(self, data: Any) -> int | float:
         if data.ndim != 2 or 0 in data.shape:
@@ -338,18 +300,16 @@ class PCA(Projection):
         self.n_samples_, self.n_features_in_ = map(int, data.shape)
         return float(k) if is_fraction else int(k)
 
-    def _fit_slabs(self, slabs: Slabs, k: int | float, dtype: np.dtype[Any]) -> Array:
+    def _fit_slabs(self, slabs: Slabs, k: int | float, dtype: np.dtype[Any], known: Hashable) -> Array:
         n = self.n_samples_
-        basis: Array | None = None
         if self.solver_ == "gram":
-            gram = slabs.reduce(gram_of_complete, Gram.merge, n, name="gram")
-            total, basis = self._fill(slabs, gram, k) if gram.gappy else (centred_gram(gram.total), None)
-            values, vectors = _leading(total, k)
-            trace = float(np.trace(total))
+            key = None if known is None else (known, "gram", vectors_for(k, n))
+            spectrum, basis = recalled(key, partial(self._decompose, slabs, k))
         else:
-            values, vectors, trace = self._iterate(slabs, int(k))
-        varies, singular = _varies(values, n), np.sqrt(values)
-        left = vectors * np.divide(1.0, singular, out=np.zeros_like(values), where=varies)
+            spectrum, basis = self._iterate(slabs, int(k)), None
+        values, vectors = spectrum.leading(k)
+        varied, singular = varies(values, n), np.sqrt(values)
+        left = vectors * np.divide(1.0, singular, out=np.zeros_like(values), where=varied)
         parts = slabs.each(components_of, left, basis, dtype, name="components")
         components, self.mean_, start = np.empty((len(values), self.n_features_in_), dtype), np.empty(0), 0
         means = []
@@ -361,11 +321,17 @@ class PCA(Projection):
             start += len(mean)
         self.mean_ = np.concatenate(means)
         if values[-1] < _EXACT[dtype.char] * values[0]:
-            varies &= _directions(components)
-        self._set_spectrum(np.where(varies, values, 0.0), trace, (n, self.n_features_in_))
-        signs = self._set_components(components, varies)
-        scores = vectors * np.where(varies, self.singular_values_, 0.0) * signs
+            varied &= directions(components)
+        self._set_spectrum(np.where(varied, values, 0.0), spectrum.trace, (n, self.n_features_in_))
+        signs = self._set_components(components, varied)
+        scores = vectors * np.where(varied, self.singular_values_, 0.0) * signs
         return np.asarray(scores / self._scale()).astype(dtype)
+
+    def _decompose(self, slabs: Slabs, k: int | float) -> tuple[Spectrum, Array | None]:
+        """Decompose the Gram matrix. If there are gaps, return the left singular vectors that fill them too."""
+        gram = slabs.reduce(gram_of_complete, Gram.merge, self.n_samples_, name="gram")
+        total, basis = self._fill(slabs, gram, k) if gram.gappy else (centred_gram(gram.total), None)
+        return Spectrum.of(total, k), basis
 
     def _fill(self, slabs: Slabs, gram: Gram, k: int | float) -> tuple[Array, Array]:
         """Fill gaps, and return the Gram matrix and the left singular vectors by which gaps were filled."""
@@ -376,7 +342,7 @@ class PCA(Projection):
             gappy = slabs.reduce(gram_of_gappy, add, n, basis, name="gram-of-gappy", only=gram.gappy)
             total = centred_gram(gram.total + gappy)
             self.n_iter_ += 1
-            basis = _leading(total, int(k))[1]
+            basis = Spectrum.of(total, k).leading(k)[1]
             if np.linalg.norm(total - before) <= TOLERANCE * np.trace(total):
                 return total, basis
             before = total
@@ -384,8 +350,8 @@ class PCA(Projection):
         assert basis is not None
         return total, basis
 
-    def _iterate(self, slabs: Slabs, k: int) -> tuple[Array, Array, float]:
-        """Compute the leading eigenvalues and vectors of F Fᵀ, and its trace, by subspace iteration."""
+    def _iterate(self, slabs: Slabs, k: int) -> Spectrum:
+        """Decompose F Fᵀ by subspace iteration."""
         seed = check_random_state(0 if self.random_state is None else self.random_state)
         size = min(self.n_samples_, self.n_features_in_, sketch_rank(k, self.oversampling))
         basis = scipy.linalg.qr(seed.normal(size=(self.n_samples_, size)), mode="economic")[0]
@@ -393,10 +359,21 @@ class PCA(Projection):
             product = slabs.reduce(gram_times, add, _less_mean(basis), name="gram-times")
             basis = scipy.linalg.qr(_less_mean(product[:-1]), mode="economic")[0]
         product = slabs.reduce(gram_times, add, _less_mean(basis), name="gram-times")
-        values, vectors = _leading(basis.T @ _less_mean(product[:-1]), k)
-        return values, basis @ vectors, float(product[-1, 0])
+        values, vectors = Spectrum.of(basis.T @ _less_mean(product[:-1]), k).leading(k)
+        return Spectrum(values, basis @ vectors, float(product[-1, 0]))
 
-    def _fit_moments(self, data: Any, k: int | float) -> None:
+    def _fit_moments(self, data: Any, k: int | float, known: Hashable) -> None:
+        key = None if known is None else (known, "moments", vectors_for(k, self.n_features_in_))
+        spectrum, mean = recalled(key, partial(self._decompose_moments, data, k))
+        values, vectors = spectrum.leading(k)
+        values = np.where(varies(values, len(mean)), values, 0.0)
+        self._set_spectrum(values, spectrum.trace, (self.n_samples_, len(mean)))
+        self.mean_ = mean.copy()
+        # All vectors are orthonormal, also those without variance.
+        self._set_components(np.ascontiguousarray(vectors.T).astype(data.dtype), np.ones(len(values), dtype=bool))
+
+    def _decompose_moments(self, data: Any, k: int | float) -> tuple[Spectrum, Array]:
+        """Decompose the scatter matrix, and return the mean too."""
         moments = computed(fold_samples(Moments.of, Moments.merge, data, name="moments"))
         scatter, mean = moments.scatter, moments.mean
         if moments.count < len(data):
@@ -407,12 +384,7 @@ class PCA(Projection):
                     scatter, mean = self._fill_rows(rows.lazy(), moments, int(k))
             else:
                 scatter, mean = self._fill_rows(data, moments, int(k))
-        values, vectors = _leading(scatter, k)
-        values = np.where(_varies(values, len(scatter)), values, 0.0)
-        self._set_spectrum(values, float(np.trace(scatter)), (self.n_samples_, len(scatter)))
-        self.mean_ = mean
-        # All vectors are orthonormal, also those without variance.
-        self._set_components(np.ascontiguousarray(vectors.T).astype(data.dtype), np.ones(len(values), dtype=bool))
+        return Spectrum.of(scatter, k), mean
 
     def _fill_rows(self, data: Any, complete: Moments, k: int) -> tuple[Array, Array]:
         """Fill gaps, and return the scatter matrix and the mean."""
@@ -422,7 +394,7 @@ class PCA(Projection):
             gappy = fold_samples(moments_of_gappy, Moments.merge, data, name=name, options=options)
             moments = complete.merge(computed(gappy))
             self.n_iter_ += 1
-            components, mean = _leading(moments.scatter, k)[1].T, moments.mean
+            components, mean = Spectrum.of(moments.scatter, k).leading(k)[1].T, moments.mean
             if np.linalg.norm(moments.scatter - before) <= TOLERANCE * np.trace(moments.scatter):
                 break
             before = moments.scatter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,13 @@ def is_out_of_core(reducer: object) -> bool:
 
 
 def fit_scores(
-    reducer: Any, features: Any, y: Array | None = None, *, scratch: Url | None = None, resume: str | None = None
+    reducer: Any,
+    features: Any,
+    y: Array | None = None,
+    *,
+    scratch: Url | None = None,
+    resume: str | None = None,
+    known: Hashable = None,
 ) -> Array:
     """Fit a reducer, and return the scores of the same samples.
 
@@ -43,6 +49,8 @@ def fit_scores(
         Folder that keeps lazy features if they are read more than once.
     resume : str, optional
         A name for what the features are. The copy that an earlier call with this name left in `scratch` is used again.
+    known : hashable, optional
+        A name for what features in memory are. `PCA` uses again what it has found for this name.
 
     Returns
     -------
@@ -54,10 +62,10 @@ def fit_scores(
     TypeError
         If the reducer would load lazy features completely.
     """
+    if isinstance(reducer, PCA):
+        return to_numpy(reducer.fit_scores(features, resume=resume, known=known))
     if not is_lazy(features):
         return np.asarray(reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y))
-    if isinstance(reducer, PCA):
-        return to_numpy(reducer.fit_scores(features, resume=resume))
     if is_out_of_core(reducer):
         return to_numpy(reducer.fit_transform(features))
     if not callable(getattr(reducer, "partial_fit", None)):

@@ -9,9 +9,7 @@ all candidates of a search.
 from __future__ import annotations
 
 import hashlib
-import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,15 +23,15 @@ from mksdask.arrays import Array, ArrayLike
 from mksdask.compute.graph import token_of
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan
+from mksdask.compute.recent import recalled
 from mksdask.compute.watching import Watch
 from mksdask.reduction.fit import Fit
-from mksdask.reduction.pca import PCA, number_that_holds
+from mksdask.reduction.pca import PCA
+from mksdask.reduction.spectrum import number_that_holds
 from mksdask.samples import Grid
 from mksdask.stats.features import FeatureMap
 from mksdask.storage.atomic import Url
 
-# Bytes of the PCAs of folds that are kept. The last one is always kept.
-CACHE_BYTES = 512 * 2**20
 # Directions with a smaller share of the largest variance are rounding of the statistics.
 _ROUNDING = {"f": 1e-14, "d": 1e-28}
 
@@ -101,8 +99,9 @@ class SharedStatistics:
 
     Notes
     -----
-    The scores take 8 bytes each. The components of all directions are kept too. Up to 512 MiB of PCAs of folds are
-    kept, and the least recently used are dropped first. Each process keeps its own.
+    The scores take 8 bytes each. The components of all directions are kept too. PCAs of folds are kept up to
+    ``mksdask.cache-limit`` bytes of dask's configuration (512 MiB), and the least recently used are dropped first. Each
+    process keeps its own.
     """
 
     ndim = 2
@@ -192,8 +191,9 @@ class SharedStatistics:
         `scratch`, `watch` and `resume` have no effect, because the statistics are already computed.
         """
         if type(reducer) is PCA and reducer.solver in ("auto", "gram"):
-            fitted = RotatedPCA.of(reducer, self._ensemble, _folds.pca_of(self))
-            return fitted, fitted.rotate(self._ensemble.scores[self._rows])
+            scores = self._ensemble.scores[self._rows]
+            fitted = RotatedPCA.of(reducer, self._ensemble, recalled(self._key, lambda: PCA(solver="gram").fit(scores)))
+            return fitted, fitted.rotate(scores)
         features = self.features()
         scores = reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y)
         return reducer, np.asarray(scores)
@@ -295,31 +295,6 @@ class RotatedPCA(PCA):
         assert self.mean_ is not None
         state: dict[str, Any] = super().__getstate__()
         return state | {"_ensemble": None, "_rotation": None}
-
-
-class _Folds:
-    """Keeps PCAs of rows of shared statistics, with all components. The most recently used is the last one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str], PCA] = OrderedDict()
-
-    def pca_of(self, shared: SharedStatistics) -> PCA:
-        # The lock keeps the threads of a search from computing the same PCA several times.
-        with self._lock:
-            if shared._key not in self._kept:
-                rows = shared._ensemble.scores[shared._rows]
-                self._kept[shared._key] = PCA(solver="gram").fit(rows)
-            self._kept.move_to_end(shared._key)
-            while len(self._kept) > 1 and sum(pca.components_.nbytes for pca in self._kept.values()) > CACHE_BYTES:
-                self._kept.popitem(last=False)
-            return self._kept[shared._key]
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-
-_folds = _Folds()
 
 
 @dataclass(frozen=True)

@@ -178,11 +178,26 @@ def draw_components(
     -------
     matplotlib.figure.Figure
 
+    Raises
+    ------
+    ValueError
+        If `components` holds scores of samples, which `draw_components_scatter` draws.
+
     Examples
     --------
     >>> import numpy as np
     >>> fig = draw_components(np.random.default_rng(0).normal(size=(2, 9, 9, 2)), [(0, 0), (0, 1)])
     """
+    is_list = isinstance(components, list | tuple)
+    n_axes = 1 + np.ndim(components[0]) if is_list else np.ndim(components)
+    has_pairs = correlations is not None and not any(isinstance(pair, str) for pair in correlations)
+    # A list of matrices holds scores of several sets of samples, or maps of one axis.
+    if n_axes < 3 or (is_list and n_axes == 3 and not has_pairs):
+        msg = (
+            "components must have shape (n_components, *lags, n_pairs), as components_ of a model has; use "
+            "draw_components_scatter for scores of samples, such as reduced_fit_data[:, :2]"
+        )
+        raise ValueError(msg)
     template = unwrap(components, name="components")[1]
     values = np.real(to_numpy(components))
     n_pairs = values.shape[-1]

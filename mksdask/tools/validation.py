@@ -17,13 +17,40 @@ from mksdask.reduction.shared import SharedStatistics
 from mksdask.tools.panels import names_of_sets, new_figure, one_panel, scale_of, style_of
 
 
-def _parameter(results: Mapping[str, Any], name: str) -> Array:
+def _parameter(results: Mapping[str, Any], name: str) -> list[Any]:
     values = [params.get(name) for params in results["params"]]
     if any(value is None for value in values):
         known = sorted({key for params in results["params"] for key in params})
         msg = f"the search did not vary {name!r}; it varied {known}"
         raise ValueError(msg)
-    return np.array(values)
+    return values
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    """Return each value once: in rising order, or as they come if they have no order, such as bases."""
+    found = {repr(value): value for value in values}.values()
+    try:
+        return sorted(found)
+    except TypeError:
+        return list(found)
+
+
+def _second_parameter(results: Mapping[str, Any], param: str, by: str | None) -> str | None:
+    """Find the parameter that the search varied beside `param`. None if there is none."""
+    names = {name: None for params in results["params"] for name in params if name != param}
+    varied = [name for name in names if len(_distinct([params.get(name) for params in results["params"]])) > 1]
+    if set(varied) <= {by}:
+        return by
+    if by is None and len(varied) == 1:
+        return varied[0]
+    others = [name for name in varied if name != by]
+    if by is None:
+        others = others[1:]
+    msg = (
+        f"the search varied {[param, *varied]}, but a figure shows two parameters; draw a search with one value of "
+        f"{' and '.join(others)}, such as search.best_params_[{others[0]!r}]"
+    )
+    raise ValueError(msg)
 
 
 def _curve(
@@ -55,7 +82,7 @@ def draw_gridscores(
     param : str
         Parameter along the horizontal axis.
     by : str, optional
-        Parameter with one curve for each of its values.
+        Parameter with one curve for each of its values. Default: the other parameter, if the search varied two.
     score_label, param_label : str
         Axis labels.
     data_labels, colors : sequence of str, optional
@@ -73,22 +100,23 @@ def draw_gridscores(
     Raises
     ------
     ValueError
-        If the search did not vary `param` or `by`.
+        If the search did not vary `param` or `by`, or varied further parameters.
 
     Examples
     --------
     >>> results = {
-    ...     "params": [{"n": 1}, {"n": 2}],
-    ...     "mean_test_score": [0.8, 0.9],
-    ...     "std_test_score": [0.02, 0.01],
+    ...     "params": [{"n": n, "degree": d} for n in (1, 2) for d in (1, 2)],
+    ...     "mean_test_score": [0.8, 0.9, 0.85, 0.95],
+    ...     "std_test_score": [0.02, 0.01, 0.02, 0.01],
     ... }
-    >>> fig = draw_gridscores(results, "n")
+    >>> fig = draw_gridscores(results, "n")  # one curve for each degree
     """
     cv_results = getattr(cv_results, "cv_results_", cv_results)
-    positions = _parameter(cv_results, param)
-    curves = np.zeros(len(positions)) if by is None else _parameter(cv_results, by)
+    positions = np.array(_parameter(cv_results, param))
+    by = _second_parameter(cv_results, param, by)
+    curves = [""] * len(positions) if by is None else _parameter(cv_results, by)
     mean, std = np.asarray(cv_results["mean_test_score"]), np.asarray(cv_results["std_test_score"])
-    values = np.unique(curves)
+    values = _distinct(curves)
     names = (
         names_of_sets(list(values), data_labels, "curves")
         if data_labels
@@ -97,7 +125,7 @@ def draw_gridscores(
     palette = list(colors) if colors else [style_of(index)["color"] for index in range(len(values))]
     fig, ax = one_panel(ax, figsize, (4.6, 3.4))
     for value, name, colour in zip(values, names, palette, strict=True):
-        chosen = np.flatnonzero(curves == value)
+        chosen = np.flatnonzero([repr(each) == repr(value) for each in curves])
         chosen = chosen[np.argsort(positions[chosen])]
         low, high = (mean - std)[chosen], (mean + std)[chosen]
         _curve(ax, positions[chosen], mean[chosen], low, high, name or None, colour)
@@ -150,7 +178,7 @@ def draw_gridscores_matrix(
     >>> fig = draw_gridscores_matrix(results, ("n", "degree"))
     """
     results: Mapping[str, Any] = getattr(cv_results, "cv_results_", cv_results)
-    across, up = (_parameter(results, name) for name in params)
+    across, up = (np.array(_parameter(results, name)) for name in params)
     columns, rows = np.unique(across), np.unique(up)
     names = list(param_labels or [name.replace("_", " ") for name in params])
     fig = new_figure(*(figsize or (max(6.5, 1.1 * len(columns)), 1.6 + 0.55 * len(rows))))
