@@ -11,6 +11,7 @@
 import argparse
 import itertools
 import time
+import warnings
 from pathlib import Path
 
 import dask.array as da
@@ -18,7 +19,14 @@ import numpy as np
 from distributed import Client, LocalCluster
 from matplotlib.figure import Figure
 
-from mksdask import MKSHomogenizationModel, PrimitiveBasis, create_ensemble, open_ensemble, plan
+from mksdask import (
+    MissingPropertyWarning,
+    MKSHomogenizationModel,
+    PrimitiveBasis,
+    create_ensemble,
+    open_ensemble,
+    plan,
+)
 from mksdask.datasets import effective_stiffness, make_microstructure
 from mksdask.tools import draw_goodness_of_fit, draw_microstructures
 
@@ -108,6 +116,8 @@ def main(samples, edge, cutoff, runs, held_out, memory_limit, out):
 
         truth = stiffness(test)
         done(f"finite elements of {held_out} samples that are held out")
+        # Samples that are not simulated yet have no property, on purpose.
+        warnings.simplefilter("ignore", MissingPropertyWarning)
         y = np.full((len(shared), len(ROWS)), np.nan)
         chosen = np.sort(rng.choice(pool, runs // 5, replace=False))
         while True:

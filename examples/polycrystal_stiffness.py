@@ -103,5 +103,5 @@ draw_components_scatter([group[:, :2] for group in groups], ["fibre", "component
     arguments.out / "components.png"
 )
 grains = correlate(X[:1].compute(), basis, periodic_axes=[0, 1, 2], correlations=[(1, 1), (5, 5)])
-draw_correlations(grains[0].real, [(1, 1), (5, 5)]).savefig(arguments.out / "correlations.png")
+draw_correlations(grains[0].real, [(1, 1), (5, 5)], n_spatial=3).savefig(arguments.out / "correlations.png")
 print(f"figures in {arguments.out}")

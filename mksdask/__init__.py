@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import Any
 
 import mksdask.accessor  # noqa: F401  the import registers .mks with xarray
-from mksdask.bases import FourierBasis, GSHBasis, LegendreBasis, PrimitiveBasis, ProductBasis
+from mksdask.bases import FourierBasis, GivenStates, GSHBasis, LegendreBasis, PrimitiveBasis, ProductBasis
 from mksdask.compute.operation import plan
 from mksdask.compute.plans import Plan
 from mksdask.compute.progress import progress
 from mksdask.compute.watching import PartialResult, draw_with
 from mksdask.compute.workers import configure_workers
-from mksdask.homogenization import MKSHomogenizationModel
+from mksdask.homogenization import MissingPropertyWarning, MKSHomogenizationModel
 from mksdask.localization import MKSLocalizationModel
 from mksdask.stats.windows import sample_windows
 from mksdask.storage.ensembles import append_ensemble, create_ensemble, open_ensemble
@@ -30,10 +30,12 @@ draw_with(_draw_partial)
 __all__ = [
     "FourierBasis",
     "GSHBasis",
+    "GivenStates",
     "LegendreBasis",
     "MKSHomogenizationModel",
     "MKSLocalizationModel",
     "MKSStructureAnalysis",
+    "MissingPropertyWarning",
     "PartialResult",
     "Plan",
     "PrimitiveBasis",

@@ -177,8 +177,19 @@ class MKSAccessor:
             Basis of the local state. Default: `MKSAccessor.basis`.
         **options
             Options of these functions. A volume needs ``cutoff``.
+
+        Raises
+        ------
+        ValueError
+            If no dim is ``sample``, ``x``, ``y`` or ``z``, so that nothing tells an ensemble from a volume.
         """
         X = self._array()
+        if not {"sample", *SPATIAL_DIMS} & set(X.dims):
+            msg = (
+                f"the dims {X.dims} do not say whether this is an ensemble or a volume; name them 'sample', 'x', 'y', "
+                "'z', such as with .rename(dim_0='sample')"
+            )
+            raise ValueError(msg)
         if isinstance(self._labelled, xr.Dataset) and "confidence_index" in self._labelled:
             options.setdefault("confidence_index", self._labelled["confidence_index"])
         function = correlate if "sample" in X.dims else correlate_volume

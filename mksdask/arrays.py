@@ -6,6 +6,7 @@ A result has the kind of the argument: `label` wraps it again if the argument wa
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -14,6 +15,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import scipy.sparse
 import sklearn
 import xarray as xr
@@ -69,12 +71,12 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
     Raises
     ------
     TypeError
-        If `array` is a Dataset, a masked or a sparse array, or not numeric.
+        If `array` is a Dataset, a masked or a sparse array, a path, or not numeric.
+    ValueError
+        If `array` is a list of arrays of different shapes.
     """
     if isinstance(array, xr.Dataset):
-        variables = ", ".join(map(str, array.data_vars))
-        msg = f"{name} is an xarray.Dataset; pass one of its variables ({variables}), such as {name}['microstructure']"
-        raise TypeError(msg)
+        raise TypeError(_dataset_message(array, name))
     if isinstance(array, xr.DataArray):
         return array.data, array
     if isinstance(array, da.Array):
@@ -87,11 +89,81 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
     if scipy.sparse.issparse(array):
         msg = f"{name} is sparse, which is not supported; pass {name}.toarray()"
         raise TypeError(msg)
-    data = np.asarray(array)
+    refuse_path(array, name=name)
+    data = in_memory(array, name=name)
     if data.dtype.kind not in "biufc":
         msg = f"{name} must be numeric, got {type(array).__name__} of dtype {data.dtype}"
         raise TypeError(msg)
     return data, None
+
+
+def refuse_path(array: Any, *, name: str) -> None:
+    """Refuse a path in place of an array.
+
+    Raises
+    ------
+    TypeError
+        If `array` is a path, or a text.
+    """
+    if isinstance(array, str | os.PathLike):
+        msg = (
+            f"{name} is the path {os.fspath(array)!r}, not an array; read the file first, such as with "
+            "mksdask.open_ensemble for a store, mksdask.importers.import_images for images, or pandas.read_csv for a "
+            "table"
+        )
+        raise TypeError(msg)
+
+
+def in_memory(array: Any, *, name: str) -> NDArray[Any]:
+    """Do what `numpy.asarray` does, with errors that name the argument.
+
+    Raises
+    ------
+    TypeError
+        If `array` is a table with some columns that are not numeric, or refuses to become a NumPy array.
+    ValueError
+        If `array` is a list of arrays of different shapes, or cannot be converted for another reason.
+    """
+    if isinstance(array, pd.DataFrame):
+        texts = [str(column) for column, dtype in array.dtypes.items() if dtype.kind not in "biufc"]
+        if 0 < len(texts) < len(array.columns):
+            msg = f"{name} is a DataFrame whose columns {texts} are not numeric; select the columns that are"
+            raise TypeError(msg)
+    try:
+        return np.asarray(array)
+    except ValueError as error:
+        msg = f"{name} cannot be converted to a NumPy array: {error}"
+        if isinstance(array, list | tuple) and (other := _first_of_another_shape(array)):
+            msg = (
+                f"{name} must be a list of arrays of one shape, but {name}[0] has the shape {np.shape(array[0])} and "
+                f"{name}[{other}] the shape {np.shape(array[other])}; cut all to one size, or pass each size by itself"
+            )
+        raise ValueError(msg) from error
+    except (TypeError, RuntimeError) as error:
+        # Tensors of other libraries tell in this way that they are on a GPU, or part of a gradient.
+        msg = f"{name} of type {type(array).__name__} cannot be converted to a NumPy array: {error}"
+        raise TypeError(msg) from error
+
+
+def _first_of_another_shape(arrays: Sequence[Any]) -> int | None:
+    """Return the position of the first array of a list whose shape is not that of the first. None if there is none."""
+    try:
+        return next((i for i, array in enumerate(arrays) if np.shape(array) != np.shape(arrays[0])), None)
+    except ValueError:
+        return None
+
+
+def _dataset_message(dataset: xr.Dataset, name: str) -> str:
+    variables = [str(variable) for variable in dataset.data_vars]
+    usual = "response" if name == "y" else "microstructure"
+    example = usual if usual in variables else next(iter(variables), None)
+    if example is None:
+        return f"{name} is an xarray.Dataset without variables; pass an array"
+    lacks = "" if usual in variables else f", and none of them is {usual!r}"
+    return (
+        f"{name} is an xarray.Dataset; pass one of its variables, such as {name}[{example!r}]. It holds "
+        f"{', '.join(variables)}{lacks}"
+    )
 
 
 def dims_of(labels: xr.DataArray | None) -> tuple[Any, ...]:
@@ -274,16 +346,17 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
-def to_numpy(array: ArrayLike) -> NDArray[Any]:
+def to_numpy(array: ArrayLike, *, name: str = "the array") -> NDArray[Any]:
     """Convert any array to an aligned one of NumPy. A lazy array is computed.
 
     Raises
     ------
     TypeError
-        If `array` is a Dataset.
+        If `array` is a Dataset, or as in `in_memory`.
+    ValueError
+        As in `in_memory`.
     """
     if isinstance(array, xr.Dataset):
-        msg = f"got an xarray.Dataset; pass one of its variables: {', '.join(map(str, array.data_vars))}"
-        raise TypeError(msg)
+        raise TypeError(_dataset_message(array, name))
     data = array.data if isinstance(array, xr.DataArray) else array
-    return aligned(np.asarray(data.compute() if isinstance(data, da.Array) else data))
+    return aligned(data.compute() if isinstance(data, da.Array) else in_memory(data, name=name))

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import RegressorMixin, clone
 from sklearn.metrics import r2_score
@@ -16,7 +17,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, label, to_numpy, unwrap, warn_caller
+from mksdask.arrays import Array, ArrayLike, label, refuse_path, to_numpy, unwrap, warn_caller
 from mksdask.bases.base import Basis
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
@@ -29,6 +30,11 @@ from mksdask.schema import NOTHING, Choice, Part, Saved, Whole
 from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
 from mksdask.structure import MKSStructureAnalysis
+
+
+class MissingPropertyWarning(UserWarning):
+    """Some samples of a fit have no property. The category of the warning that `MKSHomogenizationModel.fit` gives."""
+
 
 LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
 
@@ -44,6 +50,17 @@ def _predict_block_with_spread(scores: Array, *, linker: Any, dtype: np.dtype[An
 
 def _takes(method: Callable[..., Any], parameter: str) -> bool:
     return parameter in inspect.signature(method).parameters
+
+
+def _properties(y: ArrayLike, index: pd.Index | None, n_samples: int) -> Array:
+    """Load the properties of samples in the order of their labels, after a check that there is one for each sample."""
+    refuse_path(y, name="y")
+    target = matched_values(y, index, name="y")
+    if target.ndim == 0 or len(target) != n_samples:
+        turned = "; pass y.T" if target.ndim == 2 and target.shape[1] == n_samples else ""
+        msg = f"y must have one entry for each of the {n_samples} samples of X, got shape {target.shape}{turned}"
+        raise ValueError(msg)
+    return target
 
 
 def _measured(y: Array) -> NDArray[np.bool_]:
@@ -71,6 +88,7 @@ class _FitLinkage(Fit):
     options: Any = None
 
     def run(self) -> Any:
+        self._warn_of_gaps()
         model, linker, measured = super().run(), self.linker, self.measured
         assert self.y is not None
         scores = model.reduced_fit_data.astype(np.float64)
@@ -78,6 +96,16 @@ class _FitLinkage(Fit):
         model.property_linker_ = linker
         model._try_linker()
         return model
+
+    def _warn_of_gaps(self) -> None:
+        n_missing = int((~self.measured).sum())
+        if n_missing:
+            msg = (
+                f"{n_missing} of {len(self.measured)} samples have no property (NaN in y). The reducer is fitted to "
+                "all samples, the linker to the others. If this is intended, ignore warnings of the category "
+                "mksdask.MissingPropertyWarning"
+            )
+            warn_caller(msg, MissingPropertyWarning)
 
 
 class MKSHomogenizationModel(MKSStructureAnalysis):
@@ -195,9 +223,10 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         X, size, confidence_index, watch, resume
             As in `MKSStructureAnalysis.fit`.
         y : array, shape (n_samples,) or (n_samples, n_properties)
-            Effective properties, or classes. NaN marks a sample without known properties. The reducer is fitted to all
-            samples, the linker to those with properties. If the samples of X and y have labels, a property belongs to
-            the sample with its label, and so do entries of `groups` and `confidence_index`.
+            Effective properties, or classes, as an array or a table of pandas. NaN marks a sample without known
+            properties. The reducer is fitted to all samples, the linker to those with properties. If the samples of X
+            and y have labels, a property belongs to the sample with its label, and so do entries of `groups` and
+            `confidence_index`. Otherwise the order counts.
         groups : array, shape (n_samples,), optional
             The group of each sample, such as its grain shape, for linkers that take groups. With groups, the spread
             that `KernelRegressor` predicts holds for samples of groups that it has not seen.
@@ -208,16 +237,19 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             If the reducer or the linker lacks a method or parameter, or the reducer would load lazy X whole.
         ValueError
             As in `MKSStructureAnalysis.fit`, or if y does not hold one entry for each sample, with its label.
+
+        Warns
+        -----
+        mksdask.MissingPropertyWarning
+            If y holds NaN. Whoever leaves out properties on purpose can ignore this category:
+            ``warnings.simplefilter("ignore", mksdask.MissingPropertyWarning)``.
         """
         if y is None:
             msg = "y is missing; pass a property for each sample, or use MKSStructureAnalysis, which needs none"
             raise ValueError(msg)
         statistics = self._statistics(X, size, confidence_index, resume=resume)
         index = sample_index(y) if statistics.index is None else statistics.index
-        target = matched_values(y, index, name="y")
-        if target.ndim == 0 or len(target) != len(statistics):
-            msg = f"y must have one entry for each of the {len(statistics)} samples of X, got shape {target.shape}"
-            raise ValueError(msg)
+        target = _properties(y, index, len(statistics))
         measured, linker, options = _measured(target), self._linker(), {}
         if groups is not None:
             if not _takes(linker.fit, "groups"):
@@ -322,10 +354,12 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
 
         Examples
         --------
-        >>> from mksdask import PrimitiveBasis
+        >>> import warnings
+        >>> from mksdask import MissingPropertyWarning, PrimitiveBasis
         >>> from mksdask.datasets.responses import make_elastic_stiffness
         >>> X, y = make_elastic_stiffness(n_samples=(40, 40), grain_size=((3, 3), (9, 9)))
-        >>> y[8:] = float("nan")  # not simulated yet
+        >>> y[8:] = float("nan")  # not simulated yet, on purpose
+        >>> warnings.simplefilter("ignore", MissingPropertyWarning)
         >>> model = MKSHomogenizationModel(PrimitiveBasis(2), property_linker="kernel", periodic_axes=[0, 1])
         >>> next_ones = 8 + model.fit(X, y).suggest(X[8:], 4)
         >>> next_ones.shape

@@ -97,7 +97,7 @@ def matched_values(
     `remedy` is the end of the message for other labels.
     """
     rows = _rows(array, like, name, of, remedy)
-    values = to_numpy(array)
+    values = to_numpy(array, name=name)
     return values if rows is None else values[rows]
 
 

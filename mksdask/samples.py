@@ -33,6 +33,9 @@ from mksdask.compute.graph import stored_array
 from mksdask.grid import Grid as Grid
 from mksdask.labels import first_index, matched, sample_index
 
+# Samples with one axis of more voxels than this are refused if nothing says that they are no images or flat samples.
+LONGEST_LINE = 10
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -80,11 +83,13 @@ class Samples:
         Parameters
         ----------
         X : array, shape (n_samples, *spatial, ...), or flat with `size`
-            Local state of each voxel, as NumPy, dask, zarr or xarray.
+            Local state of each voxel, as NumPy, dask, zarr or xarray, or a DataFrame with `size`.
         basis : Basis or None
             Basis of the local state. None if X holds m[h; s] itself.
         size : sequence of int, optional
-            Spatial shape of flat samples. Default: that of `like`.
+            Spatial shape of a sample. It is required for flat samples, and for samples with one axis of more than
+            `LONGEST_LINE` voxels whose dims do not name this axis "x", because X could also be flat, or one image.
+            Default: that of `like`.
         confidence_index : array, optional
             Confidence of each voxel, of shape (n_samples, *spatial), flat, or (*spatial,) if all samples share one
             mask. A DataArray may have its dims in another order than X, and its samples too if both are labelled.
@@ -98,21 +103,25 @@ class Samples:
         TypeError
             If X is not an array, or `basis` is not a basis.
         ValueError
-            If shapes do not fit, a chunk cuts through samples, X has other phases than `like`, or `confidence_index`
-            has other samples than X.
+            If shapes do not fit or can be read in two ways, a chunk cuts through samples, X has other phases than
+            `like`, or `confidence_index` has other samples than X.
         """
         n_trailing = trailing_axes(basis)
         given, _ = unwrap(X)
+        refuse_one_sample(X, given.shape, None if like is None else like.shape, size, n_trailing)
         # A matrix may also hold whole samples: those with one spatial axis, and one number in each voxel.
-        is_flat = given.ndim == 2 and (size is not None if like is None else len(like.shape) + n_trailing > 1)
+        wanted = size if size is not None or like is None else like.shape
+        is_flat = given.ndim == 2 and wanted is not None and np.size(wanted) + n_trailing > 1
         if size is None and like is not None and is_flat:
             size = like.shape
         data, labels = unwrap_samples(unfold(X, size, n_trailing=n_trailing))
-        states = local_states(basis, data)
+        states = local_states(basis, data, labels)
         spatial = tuple(int(n) for n in data.shape[1 : data.ndim - states.state_axes])
         if 0 in spatial:
             msg = f"X must have voxels along each axis, got shape {tuple(data.shape)}"
             raise ValueError(msg)
+        if size is None and like is None:
+            refuse_ambiguous_lines(X, spatial, labels, basis)
         grid = Grid.of(labels, spatial, periodic_axes)
         if like is not None:
             grid.check_like(like)
@@ -232,7 +241,7 @@ class Volume:
         if 0 in data.shape:
             msg = f"volume must have voxels along each axis, got shape {tuple(data.shape)}"
             raise ValueError(msg)
-        states = local_states(basis, data[None])
+        states = local_states(basis, data[None], labels)
         spatial = tuple(int(n) for n in data.shape[: data.ndim - states.state_axes])
         grid = Grid.of(labels, spatial, periodic_axes, first=0)
         confidence = None
@@ -309,6 +318,65 @@ def unfold(X: ArrayLike, size: Sequence[int] | None, *, name: str = "X", n_trail
         f"{name} of shape {shape} does not hold samples of size={size}; expected (n_samples, "
         f"{', '.join(map(str, size))}) or flat samples of {n_voxels} values"
     )
+    raise ValueError(msg)
+
+
+def refuse_one_sample(
+    X: ArrayLike, shape: Sequence[int], seen: Sequence[int] | None, size: Any, n_trailing: int
+) -> None:
+    """Refuse X that has the shape of one sample, where the shape of a sample is known.
+
+    Raises
+    ------
+    ValueError
+        If X has the shape `size`, or `seen` if there is no `size`, and cannot be flat.
+    """
+    wanted = seen if size is None else np.atleast_1d(size)
+    if wanted is None or len(shape) != len(wanted) + n_trailing or tuple(shape[: len(wanted)]) != tuple(wanted):
+        return
+    if len(shape) == 2 and shape[1] % int(np.prod(wanted)) == 0:
+        return
+    add = "X.expand_dims('sample')" if isinstance(X, xr.DataArray) else "X[None]"
+    msg = f"X of shape {tuple(shape)} is one sample, without an axis of samples; add the axis: {add}"
+    raise ValueError(msg)
+
+
+def refuse_ambiguous_lines(
+    X: ArrayLike, spatial: Sequence[int], labels: xr.DataArray | None, basis: Any = None, *, takes_size: bool = True
+) -> None:
+    """Refuse samples that seem to have one long axis, where nothing says that they do.
+
+    `takes_size` tells whether the caller takes flat samples with `size`. If not, few rows cannot be an image.
+
+    Raises
+    ------
+    ValueError
+        If X can also be flat samples, one image, or a table whose columns have names.
+    """
+    if isinstance(X, pd.DataFrame) and any(isinstance(column, str) for column in X.columns):
+        msg = (
+            f"X is a DataFrame with the columns {[*map(str, X.columns[:4])]}; if each row is a flat sample, pass its "
+            "spatial shape as size=. If each row is a voxel, make an array of shape (n_samples, *spatial)"
+        )
+        raise ValueError(msg)
+    if len(spatial) != 1 or spatial[0] <= LONGEST_LINE or dims_of(labels)[1:2] == SPATIAL_DIMS[:1]:
+        return
+    n, shape = spatial[0], tuple(unwrap(X)[0].shape)
+    if not takes_size and shape[0] <= LONGEST_LINE:
+        return
+    sides = [(power, round(n ** (1 / power))) for power in (2, 3)]
+    guess = next(((side,) * power for power, side in sides if side**power == n), ("n_x", "n_y"))
+    text = f"({', '.join(map(str, guess))})"
+    ways = ["If it is one image, add an axis of samples: X[None]"]
+    if len(shape) == 2:
+        remedy = f"pass size={text}" if takes_size else f"reshape them to (n_samples, {text[1:]}"
+        ways.append(f"If it holds flat samples, {remedy}")
+    if basis is None and takes_size:
+        ways.append("If it holds phases, pass their basis, such as PrimitiveBasis(2)")
+    ways.append(
+        f"If samples have one axis, pass {f'size=({n},), or ' * takes_size}a DataArray with the dims 'sample' and 'x'"
+    )
+    msg = f"X of shape {shape} can be read in several ways; say which. {'. '.join(ways)}"
     raise ValueError(msg)
 
 

@@ -22,6 +22,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures
 
 from mksdask import (
+    MissingPropertyWarning,
     MKSHomogenizationModel,
     MKSStructureAnalysis,
     PrimitiveBasis,
@@ -230,7 +231,9 @@ def test_model__groups_widen_the_spread_of_a_kernel_linkage(ensemble):
 def test_model__samples_without_a_property_shape_the_components_alone(ensemble):
     X, y = ensemble
     partly = np.where(np.arange(len(X)) % 3 == 0, y, np.nan)
-    fitted = model(degree=1).fit(X, partly)
+    with pytest.warns(MissingPropertyWarning, match=r"32 of 48 samples have no property \(NaN in y\)") as caught:
+        fitted = model(degree=1).fit(X, partly)
+    assert [warning.filename for warning in caught] == [__file__]
     analysis = MKSStructureAnalysis(BASIS, n_components=4, periodic_axes=[0, 1]).fit(X)
     linkage = LinearRegression().fit(analysis.reduced_fit_data[::3].astype(float), y[::3])
     assert_allclose(fitted.predict(X), linkage.predict(analysis.reduced_fit_data.astype(float)), rtol=1e-6)

@@ -20,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from mksdask import (
     FourierBasis,
+    GivenStates,
     GSHBasis,
     LegendreBasis,
     MKSLocalizationModel,
@@ -78,10 +79,14 @@ def test_fit__matches_dense_least_squares_for_any_chunks(data):
     rows = data.draw(sample_chunks(n_samples))
     tolerance = 1e-8 * abs(expected).max()
     model = MKSLocalizationModel(basis, lstsq_rcond=1e-11)
-    assert_allclose(model.fit(chunked(X, rows), chunked(y, rows)).coef_, expected.real, rtol=0, atol=tolerance)
-    assert_allclose(model.fit(X, y).coef_, expected.real, rtol=0, atol=tolerance)
+    assert_allclose(
+        model.fit(chunked(X, rows), chunked(y, rows), size=spatial).coef_, expected.real, rtol=0, atol=tolerance
+    )
+    assert_allclose(model.fit(X, y, size=spatial).coef_, expected.real, rtol=0, atol=tolerance)
     # The same field of probabilities, of which the model does not know that it is complete.
-    assert_allclose(clone(model).set_params(basis=None).fit(m, y).coef_, expected.real, rtol=0, atol=tolerance)
+    assert_allclose(
+        clone(model).set_params(basis=None).fit(m, y, size=spatial).coef_, expected.real, rtol=0, atol=tolerance
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
@@ -119,9 +124,10 @@ def test_fit__recovers_known_kernels(spatial):
     # The data determine the kernels up to a term that all states share, but for its sum.
     shared = known.mean(axis=-2, keepdims=True) - known.mean(axis=(*range(len(spatial)), -2), keepdims=True)
     assert_allclose(model.coef_, known - shared, atol=1e-10)
-    free = MKSLocalizationModel(None).fit(rng.normal(size=m.shape), convolve(m := rng.normal(size=m.shape), known))
+    free = MKSLocalizationModel(GivenStates(3))
+    free.fit(rng.normal(size=m.shape), convolve(m := rng.normal(size=m.shape), known))
     assert free.coef_.shape == known.shape
-    assert_allclose(MKSLocalizationModel(None).fit(m, convolve(m, known)).coef_, known, atol=1e-10)
+    assert_allclose(MKSLocalizationModel(GivenStates(3)).fit(m, convolve(m, known)).coef_, known, atol=1e-10)
 
 
 def test_predict__is_the_convolution_for_kernels_set_by_hand():
@@ -525,13 +531,13 @@ def test_fit__many_samples_in_single_precision_keep_a_rare_state():
 def test_fit__large_values_in_single_precision():
     rng = np.random.default_rng(23)
     X = 1e16 * (1 + 0.3 * rng.random((20, 32, 32, 1)))
-    known = MKSLocalizationModel()
+    known = MKSLocalizationModel(GivenStates(1))
     kernels = np.zeros((32, 32, 1))
     kernels[16, 16], kernels[15, 16] = 1e-16, 5e-17
     known.coef_ = kernels
     y = known.predict(X)
-    assert MKSLocalizationModel().fit(X, y.astype(np.float32)).score(X, y) > 0.9999
-    tiny = MKSLocalizationModel().fit(X * 1e-156, y)
+    assert MKSLocalizationModel(GivenStates(1)).fit(X, y.astype(np.float32)).score(X, y) > 0.9999
+    tiny = MKSLocalizationModel(GivenStates(1)).fit(X * 1e-156, y)
     assert tiny.score(X * 1e-156, y) == pytest.approx(1.0)
 
 
@@ -589,7 +595,7 @@ def test_fit__what_both_inputs_come_from_is_computed_once():
     [
         (lambda m, X, y: m.fit(X[:0], y[:0]), "X holds no samples"),
         (lambda m, X, y: m.fit(X, np.ones((8, 20, 24))), "a response of each voxel"),
-        (lambda m, X, y: m.fit(X.reshape(8, -1), np.ones((8, 60))), "a response of each voxel"),
+        (lambda m, X, y: m.fit(X.reshape(8, -1), np.ones((8, 60)), size=(30,)), "a response of each voxel"),
         (lambda m, X, y: m.fit(da.from_array(X)[da.from_array(y)[:, 0, 0] > 0], y), "compute_chunk_sizes"),
         (lambda m, X, y: m.set_params(alpha="a").fit(X, y), "alpha must be a number"),
         (lambda m, X, y: m.set_params(lstsq_rcond="warn").fit(X, y), "lstsq_rcond must lie"),
@@ -610,10 +616,10 @@ def test_model__raises_and_says_what_mends_it(call, message):
 
 def test_model__raises_on_other_states_and_kinds():
     rng = np.random.default_rng(28)
-    model = MKSLocalizationModel().fit(rng.normal(size=(6, 5, 6, 3)), rng.normal(size=(6, 5, 6)))
+    model = MKSLocalizationModel().fit(rng.dirichlet(np.ones(3), size=(6, 5, 6)), rng.normal(size=(6, 5, 6)))
     for n_states in (2, 4):
         with pytest.raises(ValueError, match=f"X holds {n_states} local states"):
-            model.predict(rng.normal(size=(2, 5, 6, n_states)))
+            model.predict(rng.dirichlet(np.ones(n_states), size=(2, 5, 6)))
     with pytest.raises(TypeError, match="X must be real"):
         MKSLocalizationModel(PrimitiveBasis(2)).fit(np.zeros((2, 3, 3), complex), np.zeros((2, 3, 3)))
 

@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, cross_val_score, learning_curve
 from sklearn.pipeline import Pipeline
 
-from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, plan
+from mksdask import MissingPropertyWarning, MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, plan
 from mksdask.compute.recent import RECENT
 from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.reduction import PCA
@@ -166,6 +166,7 @@ def test_share__samples_without_a_property_and_suggestions(ensemble):
     partly = np.where(np.arange(60) % 3 == 0, y, np.nan)
     linkage = model(property_linker="kernel")
     shared = linkage.share(X)
+    warnings.simplefilter("ignore", MissingPropertyWarning)
     fitted, plain = linkage.fit(shared, partly), clone(linkage).fit(X, partly)
     assert_allclose(fitted.predict(shared), plain.predict(X), rtol=1e-5)
     # The sixth is as good as another one.

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
-from mksdask import PrimitiveBasis, create_ensemble, open_ensemble
+from mksdask import GivenStates, PrimitiveBasis, create_ensemble, open_ensemble
 from mksdask.reduction import PCA
 from mksdask.stats import TwoPointStatistics, autocorrelate, correlate, crosscorrelate
 from tests.conftest import real_data
@@ -97,8 +97,8 @@ def _n_pairs(X, periodic, reach):
 def test_correlate__matches_bruteforce_for_given_field():
     rng = np.random.default_rng(3)
     m = rng.normal(size=(2, 4, 5, 2)) + 1j * rng.normal(size=(2, 4, 5, 2))
-    for field in (m.real, m):
-        f = correlate(field, None, periodic_axes=[0], correlations=[(0, 1), (1, 1)], dtype="float64")
+    for field, basis in ((m.real, GivenStates(2)), (m, None)):
+        f = correlate(field, basis, periodic_axes=[0], correlations=[(0, 1), (1, 1)], dtype="float64")
         expected = [
             statistics_bruteforce(x, [(0, 1), (1, 1)], periodic=(True, False), reach=[(2, 1), (2, 2)]) for x in field
         ]

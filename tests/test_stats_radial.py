@@ -40,7 +40,7 @@ def test_radial__matches_a_loop_over_lags():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(7, 9, 2))
     values[3, 5] = np.nan
-    radial = radial_average(values, spacing=(1.0, 0.5), width=0.8)
+    radial = radial_average(values, spacing=(1.0, 0.5), width=0.8, n_spatial=2)
     sums, counts = np.zeros((len(radial), 2)), np.zeros((len(radial), 2))
     for i in range(7):
         for j in range(9):
@@ -61,7 +61,7 @@ def test_radial__ensembles_complex_and_lazy():
     with computes(0):
         lazy = radial_average(da.from_array(values, chunks=(2, 5, 5, 3)), n_spatial=2)
     assert_allclose(lazy, expected)
-    assert_allclose(expected[2], radial_average(values[2]))
+    assert_allclose(expected[2], radial_average(values[2], n_spatial=2))
     assert_allclose(expected.real, radial_average(values.real, n_spatial=2))
 
 
@@ -99,7 +99,7 @@ def test_specific_surface__of_balls(spacing):
     f = correlate_volume(
         ball, PrimitiveBasis(2), cutoff=1, correlations=[(1, 1)], periodic_axes=[0, 1, 2], dtype="float64"
     )
-    area = float(specific_surface(f, spacing=spacing)[0]) * ball.size * np.prod(spacing)
+    area = float(specific_surface(f, spacing=spacing, n_spatial=3)[0]) * ball.size * np.prod(spacing)
     assert area == pytest.approx(4 * np.pi * radius**2, rel=0.02)
 
 
@@ -113,9 +113,9 @@ def test_specific_surface__in_one_and_two_dimensions():
     f = correlate_volume(
         disc, PrimitiveBasis(2), cutoff=1, correlations=[(1, 1)], periodic_axes=[0, 1], dtype="float64"
     )
-    assert float(specific_surface(f)[0]) * 1e4 == pytest.approx(2 * np.pi * 30, rel=0.02)
+    assert float(specific_surface(f, n_spatial=2)[0]) * 1e4 == pytest.approx(2 * np.pi * 30, rel=0.02)
     with pytest.raises(ValueError, match="lags of one voxel"):
-        specific_surface(correlate_volume(disc, PrimitiveBasis(2), cutoff=0))
+        specific_surface(correlate_volume(disc, PrimitiveBasis(2), cutoff=0), n_spatial=2)
 
 
 def test_integral_range__tells_the_spread_of_volume_fractions():
@@ -123,8 +123,8 @@ def test_integral_range__tells_the_spread_of_volume_fractions():
     # Squares of 5 × 5 voxels at places of their own: independent pieces of 25 voxels.
     X = np.kron(rng.integers(0, 2, (200, 200)), np.ones((5, 5), int))
     f = correlate_volume(X, PrimitiveBasis(2), cutoff=6, correlations=[(1, 1)])
-    assert integral_range(f).values == pytest.approx([25.0], rel=0.15)
-    assert integral_range(f, spacing=0.5).values == pytest.approx([25.0 / 4], rel=0.15)
+    assert integral_range(f, n_spatial=2).values == pytest.approx([25.0], rel=0.15)
+    assert integral_range(f, spacing=0.5, n_spatial=2).values == pytest.approx([25.0 / 4], rel=0.15)
     means = X.reshape(10, 100, 10, 100).mean(axis=(1, 3))
     assert means.var() == pytest.approx(0.25 * 25 / 1e4, rel=0.3)
 
@@ -133,8 +133,8 @@ def test_integral_range__tells_the_spread_of_volume_fractions():
     ("call", "message"),
     [
         (lambda f: radial_average(f, n_spatial=3), "statistics must be"),
-        (lambda f: radial_average(f, spacing=(1, 2, 3)), "spacing must be"),
-        (lambda f: radial_average(f, width=0), "width must be"),
+        (lambda f: radial_average(f, spacing=(1, 2, 3), n_spatial=2), "spacing must be"),
+        (lambda f: radial_average(f, width=0, n_spatial=2), "width must be"),
         (lambda f: radial_average(xr.DataArray(f, dims=("a", "b", "c"))), "dims lag_x"),
     ],
 )

@@ -351,7 +351,9 @@ def test_draw_learning_curves__several_linkages_and_shared_statistics():
 
 @pytest.mark.parametrize("edge", [5, 6, 11, 12, 41])
 def test_maps__labels_stay_off_their_neighbours(edge):
-    fig = tools.draw_correlations(10.0 * np.random.default_rng(0).random((edge, edge, edge, 2)) - 1.3, [(1, 1), (5, 5)])
+    fig = tools.draw_correlations(
+        10.0 * np.random.default_rng(0).random((edge, edge, edge, 2)) - 1.3, [(1, 1), (5, 5)], n_spatial=3
+    )
     fig.savefig(io.BytesIO(), format="png")
     panels = fig.axes[:3]
     for left, right in itertools.pairwise(panels):

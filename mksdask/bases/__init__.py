@@ -2,9 +2,10 @@
 
 from mksdask.bases.base import Basis
 from mksdask.bases.fourier import FourierBasis
+from mksdask.bases.given import GivenStates
 from mksdask.bases.gsh import GSHBasis
 from mksdask.bases.legendre import LegendreBasis
 from mksdask.bases.primitive import PrimitiveBasis
 from mksdask.bases.product import ProductBasis
 
-__all__ = ["Basis", "FourierBasis", "GSHBasis", "LegendreBasis", "PrimitiveBasis", "ProductBasis"]
+__all__ = ["Basis", "FourierBasis", "GSHBasis", "GivenStates", "LegendreBasis", "PrimitiveBasis", "ProductBasis"]

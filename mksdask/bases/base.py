@@ -19,6 +19,8 @@ from mksdask.schema import NOTHING, Kind, Listed, Number, Record, Whole
 
 # The picture of a basis shows at most this many of its functions.
 MOST_DRAWN = 7
+# Larger numbers than this are not taken for phases by an error.
+MOST_PHASES = 32
 
 
 class Basis(WithCard, TransformerMixin, BaseEstimator):
@@ -317,9 +319,27 @@ class ScalarBasis(Basis):
         if not self.periodic_domain and (smallest < low or high < largest):
             msg = (
                 f"X holds values from {smallest} to {largest}, outside the domain [{low:g}, {high:g}] of {self!r}; "
-                "rescale X, or give the basis the domain or the n_states of your data"
+                f"{self._remedy(values)}"
             )
             raise ValueError(msg)
+
+    def _remedy(self, values: Array) -> str:
+        """Say how to mend values outside the domain."""
+        whole, found = "rescale X, or give the basis the domain or the n_states of your data", np.unique(values)
+        if values.dtype == np.uint8 and values.shape[-1:] in ((3,), (4,)):
+            return (
+                f"the last axis of X has the length {values.shape[-1]}: if it holds the colours of an image, make one "
+                "number of them, such as X[..., :3].mean(axis=-1), and find the phases"
+            )
+        if not (self.states_are_phases and self.domain is None and (found == np.rint(found)).all()):
+            return whole
+        n_phases = int(found[-1]) + 1
+        if len(found) == 2:
+            return f"if these are two phases, number them 0 and 1, such as X == {found[-1]}"
+        if found[0] >= 0 and n_phases <= MOST_PHASES:
+            start = f", or number the phases from 0, such as X - {found[0]}" if found[0] > 0 else ""
+            return f"if these are phase numbers, use {type(self).__name__}({n_phases}){start}"
+        return whole
 
 
 def check_finite(*extremes: float) -> None:

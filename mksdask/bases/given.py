@@ -6,37 +6,57 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 from sklearn.base import clone
 
-from mksdask.arrays import Array
+from mksdask.arrays import SPATIAL_DIMS, Array, dims_of, is_number
 from mksdask.bases.base import Basis
 from mksdask.schema import FLAG, Saved, Whole
 
+# How much the sum of states may differ from 1, for each number of bytes of a value.
+TOLERANCE = {2: 1e-2, 4: 1e-4, 8: 1e-6}
+# So many values are checked at once.
+CHECKED_VALUES = 2**18
+
 
 class GivenStates(Basis):
-    """The basis that stands for ``basis=None``: the last axis of X holds m[h; s] itself.
+    """The basis of X whose last axis already holds m[h; s].
+
+    With ``basis=None``, the values of X must show that they are m[h; s]: a probability for each state, so that the
+    states sum to 1 in each voxel; an expansion of `LegendreBasis`, whose first state is 1/2 in each voxel; or complex
+    numbers, as `FourierBasis` and `GSHBasis` make them. Integers and bool must be 1 for one state of each voxel and 0
+    for all others. Anything else is refused, because X may hold phases, grey values or colours, and miss its basis.
+    Voxels with a confidence of 0 may hold anything.
+
+    Pass ``basis=GivenStates(n_states)`` for other fields m[h; s], such as some of the states of a basis. Then the
+    values are free. A DataArray whose last dim is "state", such as `discretize` returns, may also hold any values.
 
     Parameters
     ----------
     n_states : int
-        Number of local states.
+        Number of local states, which is the length of the last axis of X.
     is_complex : bool, default False
         Whether the values are complex.
+    is_checked : bool, default False
+        Whether the values must show that they are m[h; s], as with ``basis=None``.
 
     Examples
     --------
-    >>> GivenStates(3).states
-    (0, 1, 2)
+    >>> import numpy as np
+    >>> from mksdask.stats import correlate
+    >>> height = np.random.default_rng(0).normal(size=(3, 8, 8, 1))
+    >>> correlate(height, GivenStates(1)).shape
+    (3, 8, 8, 1)
     """
 
     state_axes = 1
 
-    _saved = Saved({"n_states": Whole(1, sized=True), "is_complex": FLAG})
+    _saved = Saved({"n_states": Whole(1, sized=True), "is_complex": FLAG, "is_checked": FLAG})
 
-    def __init__(self, n_states: int = 1, *, is_complex: bool = False) -> None:
+    def __init__(self, n_states: int = 1, *, is_complex: bool = False, is_checked: bool = False) -> None:
         self.n_states = n_states
         self.is_complex = is_complex
+        self.is_checked = is_checked
 
     @property
     def states(self) -> tuple[int, ...]:
@@ -49,9 +69,9 @@ class GivenStates(Basis):
         return int(self.n_states)
 
     @property
-    def placeholder(self) -> float:
-        """Zero in each state."""
-        return 0.0
+    def placeholder(self) -> NDArray[np.int8]:
+        """One in the first state, and zero in all others."""
+        return (np.arange(self.n_states) == 0).astype(np.int8)
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -70,10 +90,62 @@ class GivenStates(Basis):
             yield field
 
     def _check(self, values: Array) -> None:
-        """Accept everything here: `_functions` checks only the states that are used."""
+        """Check what values show. `_functions` refuses NaN, but only in the states that are used."""
+        if values.dtype.kind == "c" and not self.is_complex:
+            msg = f"X is complex, but {self!r} takes real values; use GivenStates({self.n_states}, is_complex=True)"
+            raise TypeError(msg)
+        if self.is_checked:
+            step = max(1, CHECKED_VALUES // max(1, int(np.prod(values.shape[1:]))))
+            for start in range(0, len(values), step):
+                check_are_states(values[start : start + step])
 
 
-def local_states(basis: Any, X: Any) -> Basis:
+def check_are_states(values: Array) -> None:
+    """Refuse values that do not show that they are m[h; s]. `GivenStates` says which do.
+
+    Parameters
+    ----------
+    values : ndarray, shape (..., n_states)
+        Values. A voxel with NaN is not checked.
+
+    Raises
+    ------
+    ValueError
+        If a voxel fits none of the rules.
+    """
+    kind, n_states = values.dtype.kind, values.shape[-1]
+    if kind == "c" or not values.size:
+        return
+    remedy = (
+        f"If X holds phases, pass their basis, such as PrimitiveBasis(2). If X holds other fields m[h; s], pass "
+        f"basis=GivenStates({n_states})"
+    )
+    if kind in "biu":
+        if (values.min() >= 0) and (values.sum(axis=-1, dtype=np.int64) == 1).all():
+            return
+        if values.dtype == np.uint8 and n_states in (3, 4):
+            msg = (
+                f"X holds integers up to {values.max()}, and its last axis has the length {n_states}, as in an image "
+                f"with {n_states} colour channels; with basis=None it must be m[h; s]. Make one number of the colours, "
+                "such as X[..., :3].mean(axis=-1), find the phases, and pass their basis, such as PrimitiveBasis(2)"
+            )
+            raise ValueError(msg)
+        msg = (
+            f"X holds {values.dtype} values from {values.min()} to {values.max()}; with basis=None it must be m[h; s], "
+            f"which is 1 for one of the {n_states} states along the last axis, and 0 for all others. {remedy}"
+        )
+        raise ValueError(msg)
+    total = values.sum(axis=-1, dtype=np.float64)
+    wrong = (abs(total - 1.0) > TOLERANCE.get(values.dtype.itemsize, 1e-6)) & (values[..., 0] != 0.5)
+    if wrong.any():
+        msg = (
+            f"with basis=None, X must be m[h; s], which sums to 1 over the {n_states} states along its last axis; got "
+            f"the sum {total[wrong].flat[0]:.6g} in a voxel. {remedy}. Give voxels without data a confidence_index of 0"
+        )
+        raise ValueError(msg)
+
+
+def local_states(basis: Any, X: Any, labels: Any = None) -> Basis:
     """The basis to work with: a copy of the one that is given, or `GivenStates` for ``basis=None``.
 
     Parameters
@@ -82,21 +154,35 @@ def local_states(basis: Any, X: Any) -> Basis:
         As a public function gets it.
     X : array, shape (n_samples, *spatial, ...)
         Samples.
+    labels : DataArray, optional
+        The DataArray that holds X. Its last dim "state" says that X is m[h; s].
 
     Raises
     ------
     TypeError
         If `basis` is no basis.
     ValueError
-        If X has too few or too many axes for samples with 1 to 3 spatial axes.
+        If X has too few or too many axes for samples with 1 to 3 spatial axes, or its dims say that it has no states.
     """
     n_trailing = trailing_axes(basis)
     is_given = basis is None
     if not 1 <= X.ndim - 1 - n_trailing <= 3 or (not is_given and n_trailing and X.shape[-1] != basis.state_size):
         tail = ", n_states" if is_given else f", {basis.state_size}" * n_trailing
-        msg = f"X must be (n_samples, *spatial{tail}) with 1 to 3 spatial axes, got shape {tuple(X.shape)}"
+        msg = (
+            f"X must be (n_samples, *spatial{tail}) with 1 to 3 spatial axes, got shape {tuple(X.shape)}; if X is one "
+            "sample, add an axis of samples: X[None]"
+        )
         raise ValueError(msg)
-    return GivenStates(int(X.shape[-1]), is_complex=X.dtype.kind == "c") if is_given else clone(basis)
+    if not is_given:
+        return clone(basis)
+    last = dims_of(labels)[-1:]
+    if last and last[0] in SPATIAL_DIMS:
+        msg = (
+            f"X has the dims {labels.dims} and no axis of states; pass the basis of its local state, such as "
+            "PrimitiveBasis(2), or X that is m[h; s] with a last dim 'state'"
+        )
+        raise ValueError(msg)
+    return GivenStates(int(X.shape[-1]), is_complex=X.dtype.kind == "c", is_checked=last != ("state",))
 
 
 def trailing_axes(basis: Any) -> int:
@@ -110,6 +196,11 @@ def trailing_axes(basis: Any) -> int:
     if basis is None:
         return GivenStates.state_axes
     if not isinstance(basis, Basis):
-        msg = f"basis must be a basis such as PrimitiveBasis(2), or None for X that is m[h; s]; got {basis!r}"
+        got = f"{basis!r}"
+        if isinstance(basis, type):
+            got = f"the class {basis.__name__}; make an instance of it, such as {basis.__name__}(2)"
+        elif is_number(basis):
+            got = f"the number {basis!r}; if it is the number of phases, pass PrimitiveBasis({basis!r})"
+        msg = f"basis must be a basis such as PrimitiveBasis(2), or None for X that is m[h; s]; got {got}"
         raise TypeError(msg)
     return int(basis.state_axes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mksdask.cli.options import (
 )
 from mksdask.compute.blocks import computed
 from mksdask.compute.watching import LivePicture
-from mksdask.homogenization import MKSHomogenizationModel
+from mksdask.homogenization import MissingPropertyWarning, MKSHomogenizationModel
 from mksdask.labels import sample_index
 from mksdask.localization import MKSLocalizationModel
 from mksdask.storage.atomic import RESULTS
@@ -160,7 +161,9 @@ def fit(
                 periodic_axes=periodic,
                 scratch=target.parent,
             )
-        with timed_step("fit", timings):
+        with timed_step("fit", timings), warnings.catch_warnings():
+            # The report counts the samples without a response.
+            warnings.simplefilter("ignore", MissingPropertyWarning)
             live = False if watch is None else LivePicture.of(watch, overwrite=overwrite)
             fitted.fit(*rows["train"], **({} if is_field else {"watch": live, "resume": resume}))
         result: dict[str, Any] = {"model": str(model), "kind": type(fitted).__name__, "samples": len(known) - n_test}

@@ -265,7 +265,8 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     def _samples(self, X: ArrayLike, size: Sequence[int] | None) -> Samples:
         """Take samples to predict, in the basis with which the model was fitted."""
         check_is_fitted(self, "size_")
-        basis = None if isinstance(self._basis, GivenStates) else self._basis
+        fitted = self._basis
+        basis = None if isinstance(fitted, GivenStates) and fitted.is_checked else fitted
         return Samples.of(X, basis, size=size, like=replace(self.grid_, shape=self.size_))
 
     def score(
@@ -384,7 +385,9 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
             self._has_real_response = values.dtype.kind != "c"
         n_spatial = values.ndim - 1 - len(self._components)
         spatial, n_states = values.shape[:n_spatial], values.shape[n_spatial]
-        basis = GivenStates(n_states, is_complex=values.dtype.kind == "c") if self.basis is None else clone(self.basis)
+        is_complex = values.dtype.kind == "c"
+        given = GivenStates(n_states, is_complex=is_complex, is_checked=True)
+        basis = given if self.basis is None else clone(self.basis)
         grid = replace(self.grid_, shape=spatial) if is_fitted else Grid.of(None, spatial)
         self._set_kernels(values.reshape(*spatial, n_states, -1), basis, self._components, grid)
         # The samples that the model has seen do not belong to these kernels.

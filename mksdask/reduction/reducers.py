@@ -108,8 +108,11 @@ def require_methods(estimator: object, methods: Sequence[str], name: str) -> Non
     Raises
     ------
     TypeError
-        If a method is missing. The message names the argument and the methods.
+        If it is a class, or a method is missing. The message names the argument and the methods.
     """
+    if isinstance(estimator, type):
+        msg = f"{name} is the class {estimator.__name__}; pass an instance, {estimator.__name__}()"
+        raise TypeError(msg)
     missing = [method for method in methods if not callable(getattr(estimator, method, None))]
     if missing:
         msg = (

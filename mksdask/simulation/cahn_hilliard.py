@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from mksdask.arrays import Array, ArrayLike, is_number, label, label_alike, unwrap_samples
 from mksdask.compute.blocks import map_samples
+from mksdask.samples import refuse_ambiguous_lines
 
 # Small samples are advanced together in batches of about this many voxels, so that a batch stays in cache.
 BATCH_VOXELS = 2**16
@@ -221,13 +222,14 @@ class CahnHilliardSimulation:
         TypeError
             If `X` is complex.
         ValueError
-            If `X` does not have 1 to 3 spatial axes, or a parameter is out of range. When a block is computed: if it
-            holds NaN or infinite values, or the steps diverge.
+            If `X` does not have 1 to 3 spatial axes, or may be one image without an axis of samples, or a parameter is
+            out of range. When a block is computed: if it holds NaN or infinite values, or the steps diverge.
         """
         if not isinstance(n_steps, int | np.integer) or n_steps < 0:
             msg = f"n_steps must be an integer from 0 on, got {n_steps!r}"
             raise ValueError(msg)
         data, labels = unwrap_samples(X)
+        refuse_ambiguous_lines(X, data.shape[1:], labels, takes_size=False)
         kernel = _Evolution(self._spacing(data), *self._parameters(), int(n_steps))
         result = map_samples(kernel, data, tail=data.shape[1:], dtype=_precision(data.dtype), name="cahn-hilliard")
         self.response = label_alike(result, labels, data.ndim - 1, name="concentration")
@@ -252,6 +254,7 @@ class CahnHilliardSimulation:
             As `run`.
         """
         data, labels = unwrap_samples(X)
+        refuse_ambiguous_lines(X, data.shape[1:], labels, takes_size=False)
         kernel = partial(_free_energy, dx=self._spacing(data), gamma=self._parameters()[0])
         result = map_samples(kernel, data, tail=(), dtype=np.float64, name="free_energy")
         return label(result, labels, dims=(), coords={}, name="free_energy")

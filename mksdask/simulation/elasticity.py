@@ -121,7 +121,7 @@ class _Solve(Operation[Any]):
             kind = " of Bunge angles" * solver.trailing
             msg = (
                 f"X must be an array{kind} of shape (n_samples, nx, ny{tail}) or (n_samples, nx, ny, nz{tail}), got "
-                f"shape {tuple(data.shape)}"
+                f"shape {tuple(data.shape)}; if X is one sample, add an axis of samples: X[None]"
             )
             raise ValueError(msg)
         grid = Grid.of(labels, data.shape[1 : 1 + dim])

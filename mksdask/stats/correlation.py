@@ -9,9 +9,8 @@ from typing import Any
 
 from numpy.typing import DTypeLike
 
-from mksdask.arrays import ArrayLike, precision_argument, unwrap
+from mksdask.arrays import ArrayLike, precision_argument
 from mksdask.bases.base import Basis
-from mksdask.bases.given import local_states
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, fft_operations
@@ -116,6 +115,7 @@ def correlate(
     X: ArrayLike,
     basis: Basis | None,
     *,
+    size: Sequence[int] | None = None,
     periodic_axes: int | Sequence[int] | None = None,
     confidence_index: ArrayLike | None = None,
     correlations: Pairs | None = None,
@@ -133,9 +133,12 @@ def correlate(
     ----------
     X : array, shape (n_samples, *spatial)
         Local state of each voxel, as NumPy, dask, zarr or xarray, with 1 to 3 spatial axes. With ``basis=None``, X
-        holds the microstructure function m itself, of shape (n_samples, *spatial, n_states).
+        holds the microstructure function m itself, of shape (n_samples, *spatial, n_states); see `GivenStates`.
     basis : Basis or None
         Basis of the local state.
+    size : tuple of int, optional
+        Spatial shape of a sample. It is required for flat samples (n_samples, n_voxels), and for samples with one axis
+        of more than 10 voxels, unless X is a DataArray with the dims ``sample`` and ``x``.
     periodic_axes : sequence of int, optional
         Numbers of the periodic spatial axes. Default: those in the attribute ``periodic_axes`` of a DataArray, or none.
     confidence_index : array, shape (n_samples, *spatial) or (*spatial,), optional
@@ -160,8 +163,9 @@ def correlate(
     Raises
     ------
     ValueError
-        If an axis, a pair or a cutoff does not exist, or a chunk cuts through samples. When a block is computed: if a
-        value is NaN or outside the domain.
+        If an axis, a pair or a cutoff does not exist, a chunk cuts through samples, or the shape of X can be read in
+        several ways. When a block is computed: if a value is NaN or outside the domain, or, with ``basis=None``, X is
+        not m[h; s].
 
     Notes
     -----
@@ -184,7 +188,7 @@ def correlate(
     >>> f[0, :, 0].tolist()  # lags -2, -1, 0, 1
     [0.0, 0.25, 0.5, 0.25]
     """
-    samples = Samples.of(X, basis, confidence_index=confidence_index, periodic_axes=periodic_axes)
+    samples = Samples.of(X, basis, size=size, confidence_index=confidence_index, periodic_axes=periodic_axes)
     return Correlation.of(samples, correlations, cutoff, dtype)
 
 
@@ -200,7 +204,7 @@ def autocorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | No
     correlations : list of (int, int), optional
         Pairs (h, h). Default: one for each state.
     **options
-        `periodic_axes`, `confidence_index`, `cutoff` and `dtype` of `correlate`.
+        `size`, `periodic_axes`, `confidence_index`, `cutoff` and `dtype` of `correlate`.
 
     Returns
     -------
@@ -213,7 +217,7 @@ def autocorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | No
     >>> autocorrelate(np.array([[0, 0, 1, 1]]), PrimitiveBasis(2), periodic_axes=0)[0, 2].tolist()
     [0.5, 0.5]
     """
-    states = local_states(basis, unwrap(X)[0]).states
+    states = Samples.of(X, basis, size=options.get("size")).basis.states
     pairs = [(h, h) for h in states] if correlations is None else correlations
     if any(a != b for a, b in pairs):
         msg = f"autocorrelate takes pairs (h, h), got {pairs!r}; use correlate or crosscorrelate"
@@ -235,7 +239,7 @@ def crosscorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | N
     correlations : list of (int, int), optional
         Pairs (h, h'). Default: all pairs with h before h'.
     **options
-        `periodic_axes`, `confidence_index`, `cutoff` and `dtype` of `correlate`.
+        `size`, `periodic_axes`, `confidence_index`, `cutoff` and `dtype` of `correlate`.
 
     Returns
     -------
@@ -248,7 +252,7 @@ def crosscorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | N
     >>> crosscorrelate(np.array([[0, 0, 1, 1]]), PrimitiveBasis(2), periodic_axes=0)[0, :, 0].tolist()
     [0.5, 0.25, 0.0, 0.25]
     """
-    states = local_states(basis, unwrap(X)[0]).states
+    states = Samples.of(X, basis, size=options.get("size")).basis.states
     pairs = list(itertools.combinations(states, 2)) if correlations is None else correlations
     if any(a == b for a, b in pairs):
         msg = f"crosscorrelate takes pairs of different states, got {pairs!r}; use correlate or autocorrelate"

@@ -19,19 +19,48 @@ from mksdask.compute.blocks import array_of, fold_parts
 AREA_OF_CROSSINGS = {1: 1.0, 2: np.pi / 2.0, 3: 2.0}
 
 
+def n_lag_axes(shape: Sequence[int], n_spatial: int | None, *, name: str = "statistics") -> int:
+    """Return the number of lag axes of statistics without labels, (*lags, n_pairs) or (n_samples, *lags, n_pairs).
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Shape of the statistics.
+    n_spatial : int or None
+        The number, if the caller gave it.
+    name : str
+        Name of the argument in errors.
+
+    Raises
+    ------
+    ValueError
+        If the shape does not fit to `n_spatial`, or can be read in two ways without it.
+    """
+    n_axes = len(shape)
+    possible = [n for n in (1, 2, 3) if n_axes - n in (1, 2)]
+    if n_spatial is None and len(possible) == 2:
+        fewer, more = possible
+        msg = (
+            f"{name} of shape {tuple(shape)} can be read in two ways; pass n_spatial={more} if it is (*lags, n_pairs) "
+            f"of one sample with {more} axes of lags, or n_spatial={fewer} if it is (n_samples, *lags, n_pairs)"
+        )
+        raise ValueError(msg)
+    if not possible or n_spatial not in (None, *possible):
+        msg = (
+            f"{name} must be (*lags, n_pairs) or (n_samples, *lags, n_pairs) with 1 to 3 axes of lags; got shape "
+            f"{tuple(shape)} and n_spatial={n_spatial!r}"
+        )
+        raise ValueError(msg)
+    return possible[0] if n_spatial is None else int(n_spatial)
+
+
 def _as_statistics(
     statistics: ArrayLike, spacing: float | Sequence[float] | None, n_spatial: int | None
 ) -> tuple[xr.DataArray, list[str], list[Array], str]:
     """Label statistics if they are not labelled. Return them with their lag dims, their lags and the unit of lags."""
     data, labels = unwrap(statistics, name="statistics")
     if labels is None:
-        n_lags = data.ndim - 1 if n_spatial is None else n_spatial
-        if not 1 <= n_lags <= 3 or data.ndim - n_lags not in (1, 2):
-            msg = (
-                f"statistics must be (*lags, n_pairs), or (n_samples, *lags, n_pairs) with n_spatial; got shape "
-                f"{tuple(data.shape)} and n_spatial={n_spatial!r}"
-            )
-            raise ValueError(msg)
+        n_lags = n_lag_axes(data.shape, n_spatial)
         dims = [f"lag_{dim}" for dim in SPATIAL_DIMS[:n_lags]]
         labels = xr.DataArray(data, dims=[*(("sample",) if data.ndim - n_lags == 2 else ()), *dims, "pair"])
     lag_dims = [str(dim) for dim in labels.dims if str(dim).startswith("lag_")]
@@ -139,7 +168,8 @@ def radial_average(
     spacing : float or sequence of float, optional
         Voxel size along each axis. Default: that of the coordinates of a DataArray, or 1.
     n_spatial : int, optional
-        Number of lag axes. It is needed for unlabelled statistics of several samples.
+        Number of lag axes. It is required for statistics without labels that have three or four axes, because these
+        may be of one sample or of several.
 
     Returns
     -------
@@ -151,7 +181,8 @@ def radial_average(
     Raises
     ------
     ValueError
-        If the shape of `statistics` does not fit to `n_spatial`, or if `width` or `spacing` is not positive.
+        If the shape of `statistics` does not fit to `n_spatial` or can be read in two ways, or if `width` or `spacing`
+        is not positive.
 
     Examples
     --------
@@ -159,7 +190,7 @@ def radial_average(
     >>> from mksdask import PrimitiveBasis
     >>> from mksdask.stats import correlate_volume
     >>> f = correlate_volume(np.indices((40, 40)).sum(axis=0) % 2, PrimitiveBasis(2), cutoff=3)
-    >>> radial_average(f).radius.values.round(2).tolist()
+    >>> radial_average(f, n_spatial=2).radius.values.round(2).tolist()
     [0.0, 1.21, 2.16, 3.04]
     """
     labelled, lag_dims, lags, units = _as_statistics(statistics, spacing, n_spatial)
@@ -224,7 +255,7 @@ def pair_correlation(
     >>> from mksdask import PrimitiveBasis
     >>> from mksdask.stats import correlate_volume
     >>> X = np.random.default_rng(0).integers(0, 2, (60, 60, 60))
-    >>> g = pair_correlation(correlate_volume(X, PrimitiveBasis(2), cutoff=3, correlations=[(1, 1)]))
+    >>> g = pair_correlation(correlate_volume(X, PrimitiveBasis(2), cutoff=3, correlations=[(1, 1)]), n_spatial=3)
     >>> bool(abs(g[2:] - 1).max() < 0.01)
     True
     """
@@ -285,7 +316,7 @@ def specific_surface(
     >>> from mksdask.stats import correlate_volume
     >>> ball = (np.sum((np.indices((64,) * 3) - 31.5) ** 2, axis=0) < 20**2).astype(int)
     >>> f = correlate_volume(ball, PrimitiveBasis(2), cutoff=1, correlations=[(1, 1)], periodic_axes=[0, 1, 2])
-    >>> round(float(specific_surface(f)[0]) * 64**3 / (4 * np.pi * 20**2), 1)
+    >>> round(float(specific_surface(f, n_spatial=3)[0]) * 64**3 / (4 * np.pi * 20**2), 1)
     1.0
     """
     labelled, lag_dims, lags, units = _as_statistics(statistics, spacing, n_spatial)

@@ -13,7 +13,7 @@ import xarray as xr
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, is_lazy, unwrap
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
 from mksdask.labels import matched, sample_index
-from mksdask.samples import Grid
+from mksdask.samples import Grid, refuse_ambiguous_lines
 from mksdask.storage.atomic import Location, Url, consolidate, is_marked
 from mksdask.storage.blocks import Variable, Writing, write_blocks
 from mksdask.storage.coordinates import append_coordinates, check_appended, encoded, sample_coordinates
@@ -30,6 +30,8 @@ from mksdask.storage.opening import open_array
 READ_BYTES = 2**20
 # The variables of an ensemble.
 NAMES = ("microstructure", "response", "phase", "confidence_index")
+# Values of uint8 from here on are not taken for phases, if the last axis may hold colours.
+MOST_PHASES = 16
 
 
 def create_ensemble(
@@ -90,7 +92,8 @@ def create_ensemble(
         that holds files which this package did not write. Nothing there is changed.
     ValueError
         If shapes or the labels of samples do not agree, if a coordinate has a dtype that a store does not hold, if an
-        option is out of range, or if `url` lies inside a store.
+        option is out of range, or if `url` lies inside a store. Also if X may be one image without an axis of samples,
+        or may have colours along its last axis; the dims of a DataArray say what it is.
 
     Notes
     -----
@@ -116,10 +119,12 @@ def create_ensemble(
     if not 1 <= len(spatial) <= 3 or not data.shape[0]:
         msg = (
             "X must be (n_samples, *spatial) with at least one sample and 1 to 3 spatial axes, got shape "
-            f"{tuple(data.shape)}"
+            f"{tuple(data.shape)}; if X is one sample, add an axis of samples: X[None]"
         )
         raise ValueError(msg)
     n_samples, names = int(data.shape[0]), SPATIAL_DIMS[: len(spatial)]
+    refuse_ambiguous_lines(X, spatial, labels, takes_size=False)
+    _refuse_colours(data, labels)
     rows = _rows(chunks, data, n_samples, int(np.prod(spatial)))
     attrs, coords = description(
         X,
@@ -166,6 +171,19 @@ def _aligned(*arrays: ArrayLike | None) -> list[Any]:
     )
     words = {"microstructure": "X", "response": "y"}
     return [matched(array, index, name=words.get(name, name), of=words.get(of, of)) for name, array in turned.items()]
+
+
+def _refuse_colours(data: Any, labels: xr.DataArray | None) -> None:
+    """Refuse images with colours in memory, whose last axis would be stored as a third axis of space."""
+    if labels is not None or is_lazy(data) or data.dtype != np.uint8 or data.ndim < 3 or data.shape[-1] not in (3, 4):
+        return
+    if data.max() >= MOST_PHASES:
+        msg = (
+            f"X of shape {data.shape} holds uint8 values up to {data.max()}, and its last axis may be the colours of "
+            "an image; make one number of them, such as X[..., :3].mean(axis=-1), and find the phases. If it is an "
+            "axis of space, pass a DataArray with the dims 'sample', 'x', 'y', 'z'"
+        )
+        raise ValueError(msg)
 
 
 def _rows(chunks: int | str, data: Any, n_samples: int, n_voxels: int) -> int:

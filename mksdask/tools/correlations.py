@@ -30,10 +30,28 @@ def _pair_names(
     return [f"pair {p}" for p in range(n_pairs)]
 
 
+def _check_one_sample(shape: Sequence[int], n_spatial: int | None) -> None:
+    """Refuse statistics without labels that are of several samples, or may be."""
+    n_lags = len(shape) - 1
+    if n_spatial is None and n_lags == 3:
+        msg = (
+            f"X_corr of shape {tuple(shape)} can be read in two ways; pass n_spatial=3 if it is (*lags, n_pairs) of "
+            "one sample with three axes of lags, or one sample, X_corr[0], if it is (n_samples, *lags, n_pairs)"
+        )
+        raise ValueError(msg)
+    if not 1 <= n_lags <= 3 or n_spatial not in (None, n_lags):
+        msg = (
+            f"X_corr must be the statistics of one sample, (*lags, n_pairs) with 1 to 3 axes of lags; got shape "
+            f"{tuple(shape)} and n_spatial={n_spatial!r}; of several samples, pass one, such as X_corr[0]"
+        )
+        raise ValueError(msg)
+
+
 def draw_correlations(
     X_corr: ArrayLike,
     correlations: Sequence[tuple[int, int]] | None = None,
     *,
+    n_spatial: int | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
@@ -47,6 +65,9 @@ def draw_correlations(
         Statistics of one sample, as `correlate` returns them. Of complex statistics the real part is drawn.
     correlations : list of (int, int), optional
         The pairs of states, for the titles. Default: the pairs that a DataArray names.
+    n_spatial : int, optional
+        Number of lag axes. It is required for statistics without labels that have three axes of lags, because these
+        may also be two-dimensional statistics of several samples.
     figsize : (float, float), optional
         Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
@@ -60,7 +81,7 @@ def draw_correlations(
     Raises
     ------
     ValueError
-        If `correlations` does not name each pair, or `X_corr` holds more than one sample.
+        If `correlations` does not name each pair, or `X_corr` holds more than one sample or may do so.
 
     Examples
     --------
@@ -76,7 +97,9 @@ def draw_correlations(
             f"X_corr must be the statistics of one sample, got dims {template.dims}; pass one sample, such as X_corr[0]"
         )
         raise ValueError(msg)
-    values = np.real(to_numpy(X_corr))
+    values = np.real(to_numpy(X_corr, name="X_corr"))
+    if template is None:
+        _check_one_sample(values.shape, n_spatial)
     titles = _pair_names(template, values.shape[-1], correlations)
     maps = list(np.moveaxis(values, -1, 0))
     extent = lag_extent(template, values.shape[:-1])
@@ -89,6 +112,7 @@ def draw_autocorrelations(
     X_auto: ArrayLike,
     correlations: Sequence[tuple[int, int]] | None = None,
     *,
+    n_spatial: int | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
@@ -100,6 +124,9 @@ def draw_autocorrelations(
         Statistics of one sample, as `autocorrelate` returns them.
     correlations : list of (int, int), optional
         The pairs of states. Default: the pairs that a DataArray names, or (0, 0), (1, 1), ….
+    n_spatial : int, optional
+        Number of lag axes. It is required for statistics without labels that have three axes of lags, because these
+        may also be two-dimensional statistics of several samples.
     figsize : (float, float), optional
         Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
@@ -115,15 +142,17 @@ def draw_autocorrelations(
     >>> import numpy as np
     >>> fig = draw_autocorrelations(np.random.default_rng(0).random((9, 9, 2)))
     """
-    if correlations is None and unwrap(X_auto)[1] is None:
-        correlations = [(h, h) for h in range(X_auto.shape[-1])]
-    return draw_correlations(X_auto, correlations, figsize=figsize, ax=ax)
+    data, template = unwrap(X_auto, name="X_auto")
+    if correlations is None and template is None:
+        correlations = [(h, h) for h in range(data.shape[-1])]
+    return draw_correlations(X_auto, correlations, n_spatial=n_spatial, figsize=figsize, ax=ax)
 
 
 def draw_crosscorrelations(
     X_cross: ArrayLike,
     correlations: Sequence[tuple[int, int]] | None = None,
     *,
+    n_spatial: int | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
@@ -135,6 +164,9 @@ def draw_crosscorrelations(
         Statistics of one sample, as `crosscorrelate` returns them.
     correlations : list of (int, int), optional
         The pairs of states, for the titles. Default: the pairs that a DataArray names.
+    n_spatial : int, optional
+        Number of lag axes. It is required for statistics without labels that have three axes of lags, because these
+        may also be two-dimensional statistics of several samples.
     figsize : (float, float), optional
         Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
@@ -150,7 +182,7 @@ def draw_crosscorrelations(
     >>> import numpy as np
     >>> fig = draw_crosscorrelations(np.random.default_rng(0).random((9, 9, 1)), [(0, 1)])
     """
-    return draw_correlations(X_cross, correlations, figsize=figsize, ax=ax)
+    return draw_correlations(X_cross, correlations, n_spatial=n_spatial, figsize=figsize, ax=ax)
 
 
 def draw_components(

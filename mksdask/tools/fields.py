@@ -9,8 +9,8 @@ import xarray as xr
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
-from mksdask.arrays import Array, ArrayLike, to_numpy, unwrap
-from mksdask.samples import Grid
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, to_numpy, unwrap
+from mksdask.samples import LONGEST_LINE, Grid
 from mksdask.tools.panels import (
     Extent,
     Panels,
@@ -83,8 +83,10 @@ def draw_microstructures(
     4
     """
     data, template = unwrap(microstructures, name="microstructures")
+    if not isinstance(microstructures, list | tuple):
+        _refuse_one_field(data.shape, template, "microstructures")
     check_panels(data.shape[0])
-    values = to_numpy(microstructures)
+    values = to_numpy(microstructures, name="microstructures")
     if template is not None and phases is None:
         phases = template.attrs.get("phases")
     scale, name, ticks = _microstructure_scale(values, phases)
@@ -170,8 +172,19 @@ def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[Array,
     if data.ndim < 2:
         msg = f"{name} must have shape (n_samples, *spatial) or be a list of fields, got shape {data.shape}"
         raise ValueError(msg)
+    _refuse_one_field(data.shape, template, name)
     check_panels(data.shape[0])
     return to_numpy(fields), template
+
+
+def _refuse_one_field(shape: Sequence[int], template: xr.DataArray | None, name: str) -> None:
+    """Refuse a matrix that may be one field. Dims of a DataArray, or a list of fields, say that it is several."""
+    if len(shape) == 2 and shape[1] > LONGEST_LINE and dims_of(template)[1:] != SPATIAL_DIMS[:1]:
+        msg = (
+            f"{name} of shape {tuple(shape)} may be one field in 2D, or several in 1D; pass {name}[None] if it is one, "
+            f"or list({name}) if it is several"
+        )
+        raise ValueError(msg)
 
 
 def _check_real(values: Array, name: str) -> None:

@@ -1,0 +1,490 @@
+"""Typical mistakes: each is refused at the door with words that mend it, or is right."""
+
+import warnings
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.decomposition import PCA
+
+from mksdask import (
+    FourierBasis,
+    GivenStates,
+    GSHBasis,
+    LegendreBasis,
+    MissingPropertyWarning,
+    MKSHomogenizationModel,
+    MKSLocalizationModel,
+    MKSStructureAnalysis,
+    PrimitiveBasis,
+    create_ensemble,
+    open_ensemble,
+    tools,
+)
+from mksdask.datasets import CahnHilliardSimulation, effective_stiffness
+from mksdask.descriptors import ShapeDescriptors
+from mksdask.regression import KernelRegressor
+from mksdask.stats import (
+    TwoPointStatistics,
+    autocorrelate,
+    correlate,
+    correlate_volume,
+    crosscorrelate,
+    integral_range,
+    pair_correlation,
+    radial_average,
+    specific_surface,
+)
+
+RNG = np.random.default_rng(0)
+X = RNG.integers(0, 2, (20, 12, 14))
+Y = X.mean(axis=(1, 2))
+BASIS = PrimitiveBasis(2)
+PROBABILITIES = RNG.dirichlet(np.ones(3), (4, 6, 7))
+
+
+def homogenize(samples, y=Y, basis=BASIS, **options):
+    return MKSHomogenizationModel(basis, n_components=2).fit(samples, y, **options)
+
+
+def localize(samples, basis=BASIS):
+    return MKSLocalizationModel(basis).fit(samples, np.ones(getattr(samples, "shape", 1)))
+
+
+# Doors at which a newcomer gives samples. They take a temporary folder too.
+DOORS = {
+    "homogenization": lambda samples, folder: homogenize(samples),
+    "analysis": lambda samples, folder: MKSStructureAnalysis(BASIS, n_components=2).fit(samples),
+    "localization": lambda samples, folder: localize(samples),
+    "correlate": lambda samples, folder: correlate(samples, BASIS),
+    "autocorrelate": lambda samples, folder: autocorrelate(samples, BASIS),
+    "transformer": lambda samples, folder: TwoPointStatistics(BASIS).fit_transform(samples),
+    "descriptors": lambda samples, folder: ShapeDescriptors(2).fit(samples),
+    "create_ensemble": lambda samples, folder: create_ensemble(folder / "e.zarr", samples),
+}
+ALL = pytest.mark.parametrize("door", DOORS)
+# Doors that look at values, not only at shapes.
+READERS = pytest.mark.parametrize("door", ["homogenization", "analysis", "localization", "correlate", "transformer"])
+
+
+# Ten mistakes
+
+
+@READERS
+def test_values__0_and_255_as_phases(door, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"from 0 to 255, outside the domain.*two phases, number them 0 and 1.*X == 255"
+    ):
+        DOORS[door]((255 * X).astype(np.uint8), tmp_path)
+
+
+@READERS
+def test_values__more_phases_than_states(door, tmp_path):
+    with pytest.raises(ValueError, match=r"from 0 to 2, outside.*phase numbers, use PrimitiveBasis\(3\)$"):
+        DOORS[door](RNG.integers(0, 3, (20, 12, 14)), tmp_path)
+    with pytest.raises(ValueError, match=r"use PrimitiveBasis\(4\), or number the phases from 0, such as X - 1"):
+        DOORS[door](RNG.integers(1, 4, (20, 12, 14)), tmp_path)
+    with pytest.raises(ValueError, match="rescale X, or give the basis the domain"):
+        DOORS[door](RNG.normal(size=(20, 12, 14)), tmp_path)
+
+
+@READERS
+def test_values__nan(door, tmp_path):
+    with pytest.raises(ValueError, match="X holds NaN or infinite values; leave out the samples"):
+        DOORS[door](np.where(X == 3, 0.0, np.where(np.arange(14) == 5, np.nan, X)), tmp_path)
+
+
+@READERS
+def test_values__an_image_with_colours(door, tmp_path):
+    colours = RNG.integers(0, 256, (20, 12, 14, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match=r"last axis of X has the length 3: if it holds the colours of an image"):
+        DOORS[door](colours, tmp_path)
+    with pytest.raises(ValueError, match="an image with 4 colour channels; with basis=None"):
+        correlate(RNG.integers(0, 256, (2, 12, 14, 4), dtype=np.uint8), None)
+    with pytest.raises(ValueError, match="its last axis may be the colours of an image"):
+        create_ensemble(tmp_path / "e.zarr", colours)
+    # A film of three voxels is no image, and an axis of space may be named.
+    create_ensemble(tmp_path / "film.zarr", (colours > 128).astype(np.uint8))
+    create_ensemble(tmp_path / "named.zarr", xr.DataArray(colours, dims=("sample", "x", "y", "z")))
+    assert open_ensemble(tmp_path / "named.zarr").sizes["z"] == 3
+
+
+@ALL
+@pytest.mark.parametrize("path", ["e.zarr", Path("scans") / "a.tif"])
+def test_path__in_place_of_an_array(door, path, tmp_path):
+    with pytest.raises(TypeError, match=r"X is the path '.*', not an array; read the file first, .*open_ensemble"):
+        DOORS[door](path, tmp_path)
+
+
+@pytest.mark.parametrize("path", ["y.csv", Path("y.csv")])
+def test_path__in_place_of_properties(path, tmp_path):
+    with pytest.raises(TypeError, match=r"y is the path 'y\.csv', not an array.*pandas\.read_csv"):
+        MKSHomogenizationModel(BASIS).fit(X, path)
+    with pytest.raises(TypeError, match=r"y is the path 'y\.csv'"):
+        MKSLocalizationModel(BASIS).fit(X, path)
+    with pytest.raises(TypeError, match=r"y is the path 'y\.csv'"):
+        create_ensemble(tmp_path / "e.zarr", X, path)
+
+
+def test_properties__of_another_length(tmp_path):
+    with pytest.raises(ValueError, match=r"y must have one entry for each of the 20 samples of X, got shape \(19,\)$"):
+        MKSHomogenizationModel(BASIS).fit(X, Y[1:])
+    with pytest.raises(ValueError, match=r"got shape \(2, 20\); pass y\.T"):
+        MKSHomogenizationModel(BASIS).fit(X, np.stack([Y, Y]))
+    with pytest.raises(ValueError, match=r"y must hold a response of each voxel, shape \(20, 12, 14\)"):
+        MKSLocalizationModel(BASIS).fit(X, Y)
+    with pytest.raises(ValueError, match="y must have one entry for each of the 20 samples"):
+        create_ensemble(tmp_path / "e.zarr", X, Y[1:])
+
+
+@ALL
+def test_shape__one_image_without_an_axis_of_samples(door, tmp_path):
+    image = RNG.integers(0, 2, (64, 48))
+    with pytest.raises(ValueError, match=r"If it is one image, add an axis of samples: X\[None\]"):
+        DOORS[door](image, tmp_path)
+
+
+@ALL
+def test_shape__lists_of_unequal_arrays(door, tmp_path):
+    samples = [np.zeros((12, 14), int)] * 3 + [np.zeros((12, 13), int)]
+    with pytest.raises(ValueError, match=r"X\[0\] has the shape \(12, 14\) and X\[3\] the shape \(12, 13\); cut"):
+        DOORS[door](samples, tmp_path)
+    with pytest.raises(ValueError, match=r"y\[0\] has the shape \(2,\) and y\[1\] the shape \(3,\)"):
+        MKSHomogenizationModel(BASIS).fit(X, [[1.0, 2.0], [1.0, 2.0, 3.0]])
+
+
+class Tensor:
+    """Stands for torch.Tensor, which has its own data types, and does not convert itself where it would copy."""
+
+    def __init__(self, values, *, requires_grad=False, device="cpu"):
+        self.values, self.requires_grad, self.device = np.asarray(values), requires_grad, device
+        self.shape, self.ndim, self.dtype = self.values.shape, self.values.ndim, "torch.float32"
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, index):
+        return Tensor(self.values[index], requires_grad=self.requires_grad, device=self.device)
+
+    def numpy(self):
+        if self.device != "cpu":
+            msg = f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor first."
+            raise TypeError(msg)
+        if self.requires_grad:
+            msg = "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+            raise RuntimeError(msg)
+        return self.values
+
+    def __array__(self, dtype=None):
+        return self.numpy() if dtype is None else self.numpy().astype(dtype, copy=False)
+
+
+def test_tensor__of_another_library_works(tmp_path):
+    f = correlate(X, BASIS)
+    assert_array_equal(correlate(Tensor(X), BASIS), f)
+    fitted = MKSHomogenizationModel(BASIS, n_components=2).fit(Tensor(X), Tensor(Y))
+    assert_array_equal(fitted.predict(Tensor(X)), homogenize(X).predict(X))
+    MKSLocalizationModel(BASIS).fit(Tensor(X), Tensor(X)).predict(Tensor(X))
+    create_ensemble(tmp_path / "e.zarr", Tensor(X), Tensor(Y))
+    assert_array_equal(open_ensemble(tmp_path / "e.zarr").microstructure, X)
+
+
+@ALL
+def test_tensor__that_cannot_be_converted_says_what_to_do(door, tmp_path):
+    with pytest.raises(TypeError, match=r"X of type Tensor cannot be converted.*Use tensor\.detach\(\)\.numpy\(\)"):
+        DOORS[door](Tensor(X, requires_grad=True), tmp_path)
+    with pytest.raises(TypeError, match=r"X of type Tensor cannot be converted.*Use Tensor\.cpu\(\)"):
+        DOORS[door](Tensor(X, device="cuda:0"), tmp_path)
+    with pytest.raises(TypeError, match=r"y of type Tensor cannot be converted"):
+        MKSHomogenizationModel(BASIS).fit(X, Tensor(Y, requires_grad=True))
+
+
+# Tables
+
+
+def test_table__of_flat_samples_needs_their_size():
+    table = pd.DataFrame(X.reshape(20, -1), columns=[f"pixel {i}" for i in range(168)])
+    with pytest.raises(
+        ValueError, match=r"X is a DataFrame with the columns \['pixel 0'.*pass its spatial shape as size="
+    ):
+        homogenize(table)
+    fitted = homogenize(table, size=(12, 14))
+    assert_array_equal(fitted.predict(table), homogenize(X).predict(X))
+    voxels = pd.DataFrame({"x": [0, 1], "y": [0, 0], "phase": [0, 1]})
+    with pytest.raises(ValueError, match="If each row is a voxel, make an array"):
+        correlate(voxels, BASIS)
+
+
+def test_table__of_properties():
+    table = pd.DataFrame({"C11": Y, "C12": 2.0 * Y})
+    expected = homogenize(X, np.stack([Y, 2.0 * Y], axis=1)).predict(X)
+    assert_array_equal(homogenize(X, table).predict(X), expected)
+    assert homogenize(X, table["C11"]).predict(X).shape == (20,)
+    with pytest.raises(TypeError, match=r"y is a DataFrame whose columns \['batch'\] are not numeric; select"):
+        homogenize(X, table.assign(batch="a"))
+
+
+# Samples without a property
+
+
+def test_gaps__are_said_once_and_can_be_ignored():
+    partly = np.where(np.arange(20) < 3, np.nan, Y)
+    with pytest.warns(MissingPropertyWarning, match=r"^3 of 20 samples have no property \(NaN in y\)\.") as caught:
+        homogenize(X, partly)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", MissingPropertyWarning)
+        homogenize(X, partly)
+        homogenize(X, Y)
+
+
+# Bases
+
+
+@pytest.mark.parametrize("call", [correlate, autocorrelate, crosscorrelate, lambda X, basis: localize(X, basis)])
+def test_basis__that_is_none(call):
+    for cls in (PrimitiveBasis, FourierBasis):
+        with pytest.raises(
+            TypeError, match=rf"got the class {cls.__name__}; make an instance of it, .*{cls.__name__}\(2\)"
+        ):
+            call(X, cls)
+    with pytest.raises(TypeError, match=r"got the number 3; if it is the number of phases, pass PrimitiveBasis\(3\)"):
+        call(X, 3)
+    with pytest.raises(TypeError, match=r"basis must be a basis such as PrimitiveBasis.*got 'primitive'"):
+        call(X, "primitive")
+
+
+def test_classes__in_place_of_reducers_and_linkers():
+    with pytest.raises(TypeError, match=r"dimension_reducer is the class PCA; pass an instance, PCA\(\)"):
+        MKSStructureAnalysis(BASIS, dimension_reducer=PCA).fit(X)
+    with pytest.raises(TypeError, match=r"property_linker is the class KernelRegressor; pass an instance"):
+        MKSHomogenizationModel(BASIS, property_linker=KernelRegressor).fit(X, Y)
+
+
+@ALL
+def test_dataset__in_place_of_a_variable(door, tmp_path):
+    dataset = xr.Dataset({"microstructure": (("sample", "x", "y"), X), "response": ("sample", Y)})
+    with pytest.raises(
+        TypeError, match=r"X is an xarray.Dataset; pass one of its variables, such as X\['microstructure'\]"
+    ):
+        DOORS[door](dataset, tmp_path)
+    with pytest.raises(TypeError, match=r"such as X\['grey'\].*none of them is 'microstructure'"):
+        DOORS[door](xr.Dataset({"grey": (("sample", "x", "y"), X)}), tmp_path)
+    with pytest.raises(TypeError, match=r"y is an xarray.Dataset; pass one of its variables, such as y\['response'\]"):
+        MKSHomogenizationModel(BASIS).fit(X, dataset)
+
+
+# basis=None
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (X, r"several ways.*If it holds phases, pass their basis, such as PrimitiveBasis\(2\)"),
+        (X[:, :8], r"X holds int64 values from 0 to 1; with basis=None it must be m\[h; s\]"),
+        (X[:, :8].astype(bool), "X holds bool values"),
+        (X[:, :8].astype(float), "sums to 1 over the 14 states along its last axis; got the sum"),
+        (np.stack([X] * 3, axis=1), "such as PrimitiveBasis"),
+        (RNG.random((3, 9, 9, 2)), r"pass basis=GivenStates\(2\)"),
+        (1.01 * PROBABILITIES, r"got the sum 1\.01 in a voxel"),
+    ],
+)
+def test_given_states__refuse_what_is_none(fields, message, lazy):
+    given = da.from_array(fields, chunks=(2, *fields.shape[1:])) if lazy else fields
+
+    def analysis():
+        return MKSStructureAnalysis(None, n_components=2).fit(given)
+
+    for call in (lambda: np.asarray(correlate(given, None)), analysis):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_given_states__are_refused_in_volumes_and_localization():
+    with pytest.raises(ValueError, match="PrimitiveBasis"):
+        np.asarray(correlate_volume(X, None, cutoff=2))
+    with pytest.raises(ValueError, match="sums to 1"):
+        MKSLocalizationModel().fit(RNG.random((4, 6, 7, 2)), RNG.random((4, 6, 7)))
+    fitted = MKSLocalizationModel().fit(PROBABILITIES, RNG.random((4, 6, 7)))
+    with pytest.raises(ValueError, match="sums to 1"):
+        fitted.predict(2.0 * PROBABILITIES)
+    with pytest.raises(ValueError, match=r"X has the dims \('sample', 'x', 'y'\) and no axis of states"):
+        correlate(xr.DataArray(X, dims=("sample", "x", "y")), None)
+
+
+@pytest.mark.parametrize(
+    "basis",
+    [
+        PrimitiveBasis(3, domain=(0, 1)),
+        LegendreBasis(3, domain=(0, 1)),
+        FourierBasis(3, domain=(0, 1)),
+        GSHBasis(4),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_given_states__take_what_discretize_makes(basis, dtype):
+    values = RNG.random((3, 6, 7, *(3,) * basis.state_axes))
+    m = basis.discretize(values, dtype=dtype)
+    expected = correlate(values, basis, correlations=[(0, 1)], dtype="float64")
+    assert_allclose(correlate(m, None, correlations=[(0, 1)], dtype="float64"), expected, atol=1e-6)
+    labelled = xr.DataArray(values, dims=("sample", "x", "y", *("angle",) * basis.state_axes))
+    some = type(basis)([1, 2]).discretize(labelled, dtype=dtype)
+    assert correlate(some, None, correlations=[(0, 1)]).shape == (3, 6, 7, 1)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float32"])
+def test_given_states__take_indicators_and_probabilities(dtype):
+    expected = correlate(X, BASIS)
+    indicators = np.stack([1 - X, X], axis=-1).astype(dtype)
+    assert_allclose(correlate(indicators, None), expected, atol=1e-6)
+    if dtype.startswith("float"):
+        assert correlate(PROBABILITIES.astype(dtype), None).shape == (4, 6, 7, 3)
+
+
+@pytest.mark.parametrize("hole", [np.nan, 0.0, 7.0])
+def test_given_states__may_be_anything_where_nothing_was_measured(hole):
+    seen = RNG.random((4, 6, 7)) > 0.3
+    m = np.where(seen[..., None], PROBABILITIES, hole)
+    expected = correlate(PROBABILITIES, None, confidence_index=seen, dtype="float64")
+    assert_allclose(correlate(m, None, confidence_index=seen, dtype="float64"), expected, atol=1e-12)
+    found = correlate_volume(m[0], None, confidence_index=seen[0], cutoff=2, dtype="float64")
+    assert_allclose(
+        found, correlate_volume(PROBABILITIES[0], None, confidence_index=seen[0], cutoff=2, dtype="float64"), atol=1e-12
+    )
+
+
+def test_given_states__that_are_named_take_any_field():
+    height = RNG.normal(size=(4, 6, 7, 1))
+    f = correlate(height, GivenStates(1), periodic_axes=[0, 1], dtype="float64")
+    assert_allclose(f[:, 3, 3, 0], (height[..., 0] ** 2).mean(axis=(1, 2)))
+    assert_array_equal(
+        f,
+        correlate(
+            xr.DataArray(height, dims=("sample", "x", "y", "state")),
+            None,
+            periodic_axes=[0, 1],
+            dtype="float64",
+        ),
+    )
+    with pytest.raises(ValueError, match=r"X must be \(n_samples, \*spatial, 2\)"):
+        correlate(height, GivenStates(2))
+    with pytest.raises(TypeError, match=r"use GivenStates\(1, is_complex=True\)"):
+        correlate(height * 1j, GivenStates(1))
+    model = MKSLocalizationModel(GivenStates(1)).fit(height, height[..., 0])
+    assert_allclose(model.predict(height), height[..., 0], atol=1e-10)
+
+
+# Shapes that can be read in several ways
+
+
+@pytest.mark.parametrize(
+    ("n_voxels", "guess"), [(441, r"size=\(21, 21\)"), (1331, r"size=\(11, 11, 11\)"), (168, r"size=\(n_x, n_y\)")]
+)
+def test_flat__needs_its_size(n_voxels, guess):
+    flat = RNG.integers(0, 2, (5, n_voxels))
+    with pytest.raises(ValueError, match=rf"If it holds flat samples, pass {guess}.*pass size=\({n_voxels},\), or"):
+        correlate(flat, BASIS)
+    line = correlate(flat, BASIS, size=(n_voxels,), cutoff=2)
+    assert line.shape == (5, 5, 2)
+    named = xr.DataArray(flat, dims=("sample", "x"))
+    assert_array_equal(correlate(named, BASIS, cutoff=2), line)
+    with pytest.raises(ValueError, match="can be read in several ways"):
+        correlate(named.rename(x="voxel"), BASIS)
+    analysis = MKSStructureAnalysis(BASIS, n_components=2, cutoff=2).fit(flat, size=(n_voxels,))
+    assert analysis.transform(flat).shape == (5, 2)
+
+
+def test_flat__is_unfolded_by_correlate():
+    for call in (correlate, autocorrelate, crosscorrelate):
+        assert_array_equal(call(X.reshape(20, -1), BASIS, size=(12, 14)), call(X, BASIS))
+    m = BASIS.discretize(X)
+    assert_array_equal(autocorrelate(m.reshape(20, -1), None, size=(12, 14)), autocorrelate(m, None))
+
+
+def test_one_sample__where_the_shape_of_a_sample_is_known():
+    fitted = homogenize(X)
+    for call in (fitted.predict, localize(X).predict, ShapeDescriptors(2).fit(X).transform):
+        with pytest.raises(ValueError, match=r"X of shape \(12, 14\) is one sample.*add the axis: X\[None\]"):
+            call(X[0])
+    with pytest.raises(ValueError, match=r"X of shape \(12, 14\) is one sample"):
+        correlate(X[0], BASIS, size=(12, 14))
+    with pytest.raises(ValueError, match=r"add an axis of samples: X\[None\]"):
+        correlate(X[0, 0], BASIS)
+    with pytest.raises(ValueError, match=r"add an axis of samples: X\[None\]"):
+        effective_stiffness(X[0], elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3))
+    with pytest.raises(ValueError, match=r"X\[None\]"):
+        CahnHilliardSimulation().run(X[0] - 0.5)
+
+
+@pytest.mark.parametrize("function", [radial_average, specific_surface, integral_range, pair_correlation])
+@pytest.mark.parametrize("fewer", [1, 2])
+def test_statistics__of_one_or_several_samples(function, fewer):
+    samples = RNG.integers(0, 2, (3, 8, 9)[: 1 + fewer])
+    f = autocorrelate(samples, BASIS, periodic_axes=list(range(fewer)))
+    with pytest.raises(ValueError, match=rf"pass n_spatial={fewer + 1} if .* one sample.*or n_spatial={fewer} if"):
+        function(f)
+    found = function(f, n_spatial=fewer)
+    assert found.shape[0] == 3
+    assert_allclose(
+        found,
+        function(
+            autocorrelate(
+                xr.DataArray(samples, dims=("sample", "x", "y")[: 1 + fewer]), BASIS, periodic_axes=list(range(fewer))
+            )
+        ),
+    )
+    # As one sample with one axis more, it is another thing.
+    assert function(f, n_spatial=fewer + 1).shape != found.shape
+
+
+def test_statistics__that_can_be_read_in_one_way_only():
+    line = autocorrelate(RNG.integers(0, 2, (1, 9)), BASIS)[0]
+    assert_array_equal(radial_average(line), radial_average(line, n_spatial=1))
+    volumes = autocorrelate(RNG.integers(0, 2, (2, 5, 6, 7)), BASIS)
+    assert_array_equal(specific_surface(volumes), specific_surface(volumes, n_spatial=3))
+    with pytest.raises(ValueError, match="statistics must be"):
+        radial_average(volumes[None])
+
+
+@pytest.mark.parametrize("draw", [tools.draw_correlations, tools.draw_autocorrelations, tools.draw_crosscorrelations])
+def test_figures__of_statistics_of_several_samples(draw):
+    f = autocorrelate(X, BASIS)
+    draw(f[0])
+    with pytest.raises(ValueError, match=r"pass n_spatial=3 if it is .*or one sample, X_corr\[0\]"):
+        draw(f[:3])
+    with pytest.raises(ValueError, match=r"statistics of one sample.*n_spatial=2; of several samples, pass one"):
+        draw(f[:3], n_spatial=2)
+    volume = autocorrelate(RNG.integers(0, 2, (1, 5, 6, 7)), BASIS)
+    draw(volume[0], n_spatial=3)
+    draw(autocorrelate(xr.DataArray(RNG.integers(0, 2, (1, 5, 6, 7)), dims=("sample", "x", "y", "z")), BASIS)[0])
+    with pytest.raises(ValueError, match="of several samples, pass one"):
+        draw(volume)
+
+
+def test_figures__of_one_image():
+    with pytest.raises(ValueError, match=r"may be one field in 2D, or several in 1D; pass microstructures\[None\]"):
+        tools.draw_microstructures(X[0])
+    with pytest.raises(ValueError, match=r"pass strains\[None\] if it is one, or list\(strains\)"):
+        tools.draw_strains(X[0] * 1.0)
+    tools.draw_microstructures(X[0][None])
+    tools.draw_microstructures(list(X[0, :3]))
+    tools.draw_microstructures(xr.DataArray(X[0, :3], dims=("sample", "x")))
+
+
+def test_accessor__of_dims_without_names():
+    with pytest.raises(ValueError, match=r"dims \('dim_0', 'dim_1', 'dim_2'\).*name them 'sample', 'x', 'y', 'z'"):
+        xr.DataArray(X).mks.correlate(BASIS)
+
+
+def test_zarr__and_lazy_arrays_are_looked_at_alike():
+    flat = X.reshape(20, -1)
+    for given in (zarr.array(flat), da.from_array(flat, chunks=(5, 168))):
+        with pytest.raises(ValueError, match=r"X of shape \(20, 168\) can be read in several ways"):
+            correlate(given, BASIS)
