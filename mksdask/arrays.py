@@ -49,6 +49,18 @@ def concatenate_samples(parts: Sequence[Any]) -> Any:
     return da.concatenate(parts) if is_lazy(parts[0]) else np.concatenate(parts)
 
 
+def _of_dataset(dataset: xr.Dataset, name: str) -> TypeError:
+    """Make the error for a Dataset in place of an array. It names the variables that the Dataset has."""
+    variables = [str(variable) for variable in dataset.data_vars]
+    if not variables:
+        return TypeError(f"{name} is an xarray.Dataset without variables; pass an array")
+    usual = {"X": "microstructure", "y": "response"}.get(name)
+    listed = ", ".join(variables)
+    if usual not in variables:
+        return TypeError(f"{name} is an xarray.Dataset; pass the variable that holds {name}, one of {listed}")
+    return TypeError(f"{name} is an xarray.Dataset; pass one of its variables ({listed}), such as {name}[{usual!r}]")
+
+
 def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | None]:
     """Split an argument into its NumPy or dask data and its labels.
 
@@ -72,9 +84,7 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
         If `array` is a Dataset, a masked or a sparse array, or not numeric.
     """
     if isinstance(array, xr.Dataset):
-        variables = ", ".join(map(str, array.data_vars))
-        msg = f"{name} is an xarray.Dataset; pass one of its variables ({variables}), such as {name}['microstructure']"
-        raise TypeError(msg)
+        raise _of_dataset(array, name)
     if isinstance(array, xr.DataArray):
         return array.data, array
     if isinstance(array, da.Array):
@@ -272,8 +282,8 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
-def to_numpy(array: ArrayLike) -> NDArray[Any]:
-    """Convert any array to an aligned one of NumPy. A lazy array is computed.
+def to_numpy(array: ArrayLike, *, name: str = "array") -> NDArray[Any]:
+    """Convert any array to an aligned one of NumPy. A lazy array is computed. `name` is its name in errors.
 
     Raises
     ------
@@ -281,7 +291,6 @@ def to_numpy(array: ArrayLike) -> NDArray[Any]:
         If `array` is a Dataset.
     """
     if isinstance(array, xr.Dataset):
-        msg = f"got an xarray.Dataset; pass one of its variables: {', '.join(map(str, array.data_vars))}"
-        raise TypeError(msg)
+        raise _of_dataset(array, name)
     data = array.data if isinstance(array, xr.DataArray) else array
     return aligned(np.asarray(data.compute() if isinstance(data, da.Array) else data))

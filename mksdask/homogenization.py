@@ -211,7 +211,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             msg = "y is missing; pass a property for each sample, or use MKSStructureAnalysis, which needs none"
             raise ValueError(msg)
         statistics = self._statistics(X, size, confidence_index, resume=resume)
-        target = to_numpy(y)
+        target = to_numpy(y, name="y")
         if target.ndim == 0 or len(target) != len(statistics):
             msg = f"y must have one entry for each of the {len(statistics)} samples of X, got shape {target.shape}"
             raise ValueError(msg)
@@ -220,7 +220,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             if not _takes(linker.fit, "groups"):
                 msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"
                 raise TypeError(msg)
-            options["groups"] = to_numpy(groups)[measured]
+            options["groups"] = to_numpy(groups, name="groups")[measured]
         return _FitLinkage(self, statistics, target, watch, resume, "fit", linker, measured, options)
 
     def _try_linker(self) -> None:
@@ -394,7 +394,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
                 raise ValueError(msg)
             linker = LINKERS[linker or "polynomial"]()
         else:
-            require_methods(linker, ["fit", "predict"], "property_linker")
+            remedy = f"pass a regressor or classifier, such as Ridge(), or one of {', '.join(LINKERS)}"
+            require_methods(linker, ["fit", "predict"], "property_linker", remedy)
             linker = clone(linker, safe=False)
         if self.degree is not None:
             set_parameter(linker, "degree", self.degree, "property_linker")
@@ -406,7 +407,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         linker = self.property_linker
         if linker is None or isinstance(linker, str):
             linker = LINKERS.get(linker or "polynomial", polynomial_regression)()
-        if not hasattr(linker, "__sklearn_tags__"):
+        if isinstance(linker, type) or not hasattr(linker, "__sklearn_tags__"):
             return tags
         linker_tags = get_tags(linker)
         tags.estimator_type = linker_tags.estimator_type

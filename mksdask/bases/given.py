@@ -31,6 +31,7 @@ class GivenStates(Basis):
     """
 
     state_axes = 1
+    is_non_negative = None
 
     _saved = Saved({"n_states": Whole(1, sized=True), "is_complex": FLAG})
 
@@ -109,6 +110,9 @@ def trailing_axes(basis: Any) -> int:
     """
     if basis is None:
         return GivenStates.state_axes
+    if isinstance(basis, type):
+        msg = f"basis must be an instance, got the class {basis.__name__}; pass {basis.__name__}() with its n_states"
+        raise TypeError(msg)
     if not isinstance(basis, Basis):
         msg = f"basis must be a basis such as PrimitiveBasis(2), or None for X that is m[h; s]; got {basis!r}"
         raise TypeError(msg)

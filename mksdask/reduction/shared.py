@@ -27,8 +27,9 @@ from mksdask.compute.plans import Limit, Plan
 from mksdask.compute.watching import Watch
 from mksdask.reduction.fit import Fit
 from mksdask.reduction.pca import PCA, number_that_holds
+from mksdask.reduction.reducers import fit_scores, takes_no_negatives
 from mksdask.samples import Grid
-from mksdask.stats.features import FeatureMap
+from mksdask.stats.features import FeatureMap, rounding_of, without_negatives
 from mksdask.storage.atomic import Url
 
 # Bytes of the PCAs of folds that are kept. The last one is always kept.
@@ -186,9 +187,7 @@ class SharedStatistics:
         if type(reducer) is PCA and reducer.solver in ("auto", "gram"):
             fitted = RotatedPCA.of(reducer, self._ensemble, _folds.pca_of(self))
             return fitted, fitted.rotate(self._ensemble.scores[self._rows])
-        features = self.features()
-        scores = reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y)
-        return reducer, np.asarray(scores)
+        return reducer, fit_scores(reducer, self._features_for(reducer), y)
 
     def plan(self, name: str, reducer: Any, limit: Limit) -> Plan:
         """Refuse to plan, because the statistics are in memory.
@@ -205,7 +204,17 @@ class SharedStatistics:
         """Compute the scores of these samples by a fitted reducer."""
         if isinstance(reducer, RotatedPCA) and reducer.is_of(self._ensemble):
             return reducer.rotate(self._ensemble.scores[self._rows])
-        return np.asarray(reducer.transform(self.features()))
+        return np.asarray(reducer.transform(self._features_for(reducer)))
+
+    def _features_for(self, reducer: Any) -> Array:
+        """Compute the features. They are not negative if the reducer takes no negative numbers."""
+        if not takes_no_negatives(reducer):
+            return self.features()
+        parameters = self._ensemble.statistics.parameters
+        basis = parameters["basis"] if parameters["compute_correlations"] else None
+        sign = False if parameters["mean_center"] else None if basis is None else basis.is_non_negative
+        features = self.features()
+        return without_negatives(features, rounding_of(features.dtype, is_non_negative=sign))
 
 
 class RotatedPCA(PCA):
