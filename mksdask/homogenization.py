@@ -5,27 +5,27 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import DTypeLike, NDArray
-from sklearn.base import RegressorMixin, clone
+from sklearn.base import clone
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, label, refuse_path, to_numpy, unwrap, warn_caller
+from mksdask.arrays import Array, ArrayLike, label, refuse_path, to_numpy, warn_caller
 from mksdask.bases.base import Basis
-from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
 from mksdask.labels import matched_values, sample_index
 from mksdask.reduction.fit import Fit
-from mksdask.reduction.reducers import require_methods, set_parameter
-from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
+from mksdask.reduction.reducers import needs_targets, require_methods, set_parameter
+from mksdask.regression import KernelRegressor, borrowed, next_samples, polynomial_regression
+from mksdask.regression.responses import ResponsesMixin, respond_block, respond_block_with_spread
+from mksdask.regression.targets import known_targets
 from mksdask.schema import NOTHING, Choice, Part, Saved, Whole
 from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
@@ -37,15 +37,6 @@ class MissingPropertyWarning(UserWarning):
 
 
 LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
-
-
-def _predict_block(scores: Array, *, linker: Any, dtype: np.dtype[Any]) -> Array:
-    return np.asarray(linker.predict(scores.astype(np.float64))).astype(dtype, copy=False)
-
-
-def _predict_block_with_spread(scores: Array, *, linker: Any, dtype: np.dtype[Any]) -> Array:
-    found = linker.predict(scores.astype(np.float64), return_std=True)
-    return np.stack([np.asarray(part) for part in found], axis=1).astype(dtype, copy=False)
 
 
 def _takes(method: Callable[..., Any], parameter: str) -> bool:
@@ -63,52 +54,36 @@ def _properties(y: ArrayLike, index: pd.Index | None, n_samples: int) -> Array:
     return target
 
 
-def _measured(y: Array) -> NDArray[np.bool_]:
-    """Find the samples that have a property. The others have NaN. Refuse samples with only some of their properties."""
-    if y.dtype.kind not in "fc":
-        return np.ones(len(y), dtype=bool)
-    missing = np.isnan(y).reshape(len(y), -1)
-    some = missing.any(axis=1)
-    if (some != missing.all(axis=1)).any():
-        row = int(np.flatnonzero(some != missing.all(axis=1))[0])
-        msg = f"y must hold all properties of a sample or none (NaN), got {y[row]} for sample {row}"
-        raise ValueError(msg)
-    if some.all():
-        msg = "y is NaN for all samples; at least one sample must have a property"
-        raise ValueError(msg)
-    return np.asarray(~some)
-
-
 @dataclass(frozen=True)
 class _FitLinkage(Fit):
     """The checked arguments of `fit`, with the linker to fit."""
 
     linker: Any = None
-    measured: Any = None
+    is_known: Any = None
+    targets: Any = None
     options: Any = None
 
     def run(self) -> Any:
         self._warn_of_gaps()
-        model, linker, measured = super().run(), self.linker, self.measured
-        assert self.y is not None
+        model, linker = super().run(), self.linker
         scores = model.reduced_fit_data.astype(np.float64)
-        linker.fit(scores[measured], self.y[measured], **self.options)
+        linker.fit(scores[self.is_known], self.targets, **self.options)
         model.property_linker_ = linker
         model._try_linker()
         return model
 
     def _warn_of_gaps(self) -> None:
-        n_missing = int((~self.measured).sum())
+        n_missing = int((~self.is_known).sum())
         if n_missing:
             msg = (
-                f"{n_missing} of {len(self.measured)} samples have no property (NaN in y). The reducer is fitted to "
+                f"{n_missing} of {len(self.is_known)} samples have no property (NaN in y). The reducer is fitted to "
                 "all samples, the linker to the others. If this is intended, ignore warnings of the category "
                 "mksdask.MissingPropertyWarning"
             )
             warn_caller(msg, MissingPropertyWarning)
 
 
-class MKSHomogenizationModel(MKSStructureAnalysis):
+class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
     r"""Predict effective properties of samples, such as their stiffness, from their microstructure.
 
     The model computes the scores μ of each sample as `MKSStructureAnalysis` does. It fits a function F, the linker, to
@@ -122,7 +97,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         As in `MKSStructureAnalysis`.
     property_linker : {"polynomial", "kernel"} or estimator, default "polynomial"
         `mksdask.regression.polynomial_regression` of `degree`, `mksdask.regression.KernelRegressor`, or any regressor
-        or classifier with `fit` and `predict`.
+        or classifier with `fit` and `predict`. With a classifier, the model is a classifier too.
     degree : int, optional
         Degree of the polynomial, which `fit` sets on a clone of the linker. Default: 1 for the polynomial. Any other
         linker keeps its own degree.
@@ -137,6 +112,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         The fitted linker.
     coef_, intercept_ : ndarray
         Coefficients and intercept of the linker, if it has them.
+    classes_ : ndarray, shape (n_classes,)
+        Classes, if the linker is a classifier.
     components_, dimension_reducer_, grid_, size_, periodic_axes_, phases_
         As in `MKSStructureAnalysis`.
 
@@ -162,10 +139,10 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
     _saved = Saved(
         MKSStructureAnalysis._saved.parameters
         | {
-            "property_linker": Choice(*LINKERS) | Part(Pipeline, RegressorMixin) | NOTHING,
+            "property_linker": Choice(*LINKERS) | Part(*borrowed.LINKERS) | NOTHING,
             "degree": Whole() | NOTHING,
         },
-        fitted=MKSStructureAnalysis._saved.fitted | {"property_linker_": Part(Pipeline, RegressorMixin, fitted=True)},
+        fitted=MKSStructureAnalysis._saved.fitted | {"property_linker_": Part(*borrowed.LINKERS, fitted=True)},
         is_model=True,
     )
 
@@ -223,10 +200,10 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         X, size, confidence_index, watch, resume
             As in `MKSStructureAnalysis.fit`.
         y : array, shape (n_samples,) or (n_samples, n_properties)
-            Effective properties, or classes, as an array or a table of pandas. NaN marks a sample without known
-            properties. The reducer is fitted to all samples, the linker to those with properties. If the samples of X
-            and y have labels, a property belongs to the sample with its label, and so do entries of `groups` and
-            `confidence_index`. Otherwise the order counts.
+            Effective properties, or classes as numbers or text, as an array or a table of pandas. NaN, or None among
+            text, marks a sample without known properties. The reducer is fitted to all samples, the linker to those
+            with properties. If the samples of X and y have labels, a property belongs to the sample with its label,
+            and so do entries of `groups` and `confidence_index`. Otherwise the order counts.
         groups : array, shape (n_samples,), optional
             The group of each sample, such as its grain shape, for linkers that take groups. With groups, the spread
             that `KernelRegressor` predicts holds for samples of groups that it has not seen.
@@ -234,7 +211,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         Raises
         ------
         TypeError
-            If the reducer or the linker lacks a method or parameter, or the reducer would load lazy X whole.
+            If the reducer or the linker lacks a method or parameter or is a class, if the reducer would load lazy X
+            whole, or if y mixes numbers and text.
         ValueError
             As in `MKSStructureAnalysis.fit`, or if y does not hold one entry for each sample, with its label.
 
@@ -250,18 +228,28 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         statistics = self._statistics(X, size, confidence_index, resume=resume)
         index = sample_index(y) if statistics.index is None else statistics.index
         target = _properties(y, index, len(statistics))
-        measured, linker, options = _measured(target), self._linker(), {}
+        is_known, targets = known_targets(target)
+        linker, options = self._linker(), {}
         if groups is not None:
             if not _takes(linker.fit, "groups"):
                 msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"
                 raise TypeError(msg)
-            options["groups"] = matched_values(groups, index, name="groups")[measured]
-        return _FitLinkage(self, statistics, target, watch, resume, "fit", linker, measured, options)
+            options["groups"] = matched_values(groups, index, name="groups")[is_known]
+        if not is_known.all() and needs_targets(self.dimension_reducer):
+            msg = f"dimension_reducer {self.dimension_reducer!r} needs y of all samples; leave out those without"
+            raise ValueError(msg)
+        given = targets if is_known.all() else target
+        return _FitLinkage(self, statistics, given, watch, resume, "fit", linker, is_known, targets, options)
 
     def _try_linker(self) -> None:
         """See what it predicts."""
         trial = np.asarray(self.property_linker_.predict(self.reduced_fit_data[:1].astype(np.float64)))
         self._target_shape, self._target_dtype = trial.shape[1:], trial.dtype
+        if trial.dtype.kind == "U":
+            # The label of one sample may be shorter than others, which must not be cut.
+            classes = getattr(self.property_linker_, "classes_", None)
+            labels = classes if isinstance(classes, list) else [classes]
+            self._target_dtype = np.dtype(object) if classes is None else np.result_type(*labels)
 
     def _restored(self, most: int) -> None:
         super()._restored(most)
@@ -288,7 +276,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         Returns
         -------
         array of the kind of `X`, shape (n_samples,) or (n_samples, n_properties)
-            Predicted properties. With `return_std`, a pair of such arrays: properties and standard deviations.
+            Predicted properties or classes. With `return_std`, a pair of such arrays: properties and standard
+            deviations.
 
         Raises
         ------
@@ -300,17 +289,9 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         if return_std and not _takes(self._last_step.predict, "return_std"):
             msg = f"property_linker {linker!r} does not know how sure it is; use 'kernel' or 'polynomial'"
             raise TypeError(msg)
-        scores = self.transform(X, size, confidence_index)
-        self.reduced_predict_data = scores
-        data, labels = unwrap(scores, name="scores")
-        predicted = map_samples(
-            partial(_predict_block_with_spread if return_std else _predict_block, dtype=self._target_dtype),
-            data,
-            tail=(2, *shape) if return_std else shape,
-            dtype=self._target_dtype,
-            name="predict",
-            options={"linker": linker},
-        )
+        kernel = respond_block_with_spread if return_std else respond_block
+        self.reduced_predict_data = self.transform(X, size, confidence_index)
+        predicted, labels = self._respond(kernel, (2, *shape) if return_std else shape, self._target_dtype, "predict")
         dims = tuple(f"property_{axis}" for axis in range(len(shape)))
         named = {"prediction": predicted[:, 0], "spread": predicted[:, 1]} if return_std else {"prediction": predicted}
         parts = tuple(label(part, labels, dims=dims, coords={}, name=name) for name, part in named.items())
@@ -397,12 +378,14 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         check_is_fitted(self, "property_linker_")
         found, index = self._transformed(X, size, confidence_index)
         index = sample_index(y) if index is None else index
-        truth = matched_values(y, index, name="y")
+        is_known, truth = known_targets(matched_values(y, index, name="y"))
+        if not is_known.all():
+            msg = f"y must hold a property for each sample that is scored, but {np.sum(~is_known)} have NaN"
+            raise ValueError(msg)
         weights = {}
         if sample_weight is not None:
             weights["sample_weight"] = matched_values(sample_weight, index, name="sample_weight")
-        scores = to_numpy(found).astype(np.float64)
-        linker = self.property_linker_
+        scores, linker = to_numpy(found).astype(np.float64), self.property_linker_
         if callable(getattr(linker, "score", None)):
             return float(linker.score(scores, truth, **weights))
         return float(r2_score(truth, linker.predict(scores), **weights))
@@ -441,7 +424,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
                 raise ValueError(msg)
             linker = LINKERS[linker or "polynomial"]()
         else:
-            require_methods(linker, ["fit", "predict"], "property_linker")
+            remedy = f"pass a regressor or classifier, such as Ridge(), or one of {', '.join(LINKERS)}"
+            require_methods(linker, ["fit", "predict"], "property_linker", remedy)
             linker = clone(linker, safe=False)
         if self.degree is not None:
             set_parameter(linker, "degree", self.degree, "property_linker")
@@ -453,7 +437,7 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
         linker = self.property_linker
         if linker is None or isinstance(linker, str):
             linker = LINKERS.get(linker or "polynomial", polynomial_regression)()
-        if not hasattr(linker, "__sklearn_tags__"):
+        if isinstance(linker, type) or not hasattr(linker, "__sklearn_tags__"):
             return tags
         linker_tags = get_tags(linker)
         tags.estimator_type = linker_tags.estimator_type

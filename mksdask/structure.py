@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import Array, ArrayLike, is_lazy, unwrap
 from mksdask.bases.base import Basis
+from mksdask.bases.given import trailing_axes
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
 from mksdask.display.cards import WithCard, card
@@ -52,7 +53,8 @@ class MKSStructureAnalysis(
     basis : Basis or None
         Basis of the local state. None if X already holds m[h; s].
     dimension_reducer : transformer, optional
-        Any object with `fit_transform` and `transform`. Lazy X needs one with `partial_fit`, or one from dask-ml.
+        Any object with `fit_transform` and `transform`. Lazy X needs one with `partial_fit`, or one from dask-ml. A
+        reducer that takes no negative numbers, such as NMF, gets 0 for values that only rounding has made negative.
         Default: `mksdask.reduction.PCA`, which works out of core.
     n_components : int, optional
         Number of components, which `fit` sets on a clone of the reducer. Default: 5 for the default reducer. Any other
@@ -203,7 +205,7 @@ class MKSStructureAnalysis(
         Raises
         ------
         TypeError
-            If the reducer lacks a method, or would load lazy X whole.
+            If the reducer lacks a method, is a class, or would load lazy X whole, or if the basis is none.
         ValueError
             If shapes or the labels of samples do not fit, if no pair of voxels observes a lag, or if `resume` has no
             `scratch`.
@@ -326,7 +328,8 @@ class MKSStructureAnalysis(
             With `mean_center`, the mean of each sample is missing, because scores do not hold it.
         """
         check_is_fitted(self, "dimension_reducer_")
-        require_methods(self.dimension_reducer_, ["inverse_transform"], "dimension_reducer")
+        remedy = "use one that has, such as PCA()"
+        require_methods(self.dimension_reducer_, ["inverse_transform"], "dimension_reducer", remedy)
         scores, _ = unwrap(X, name="scores")
         rows = self.dimension_reducer_.inverse_transform(scores)
         return self._map.unflatten(rows)
@@ -384,8 +387,10 @@ class MKSStructureAnalysis(
         return {name: getattr(self, name) for name in names} | {"dtype": np.dtype(self.dtype)}
 
     def _check_arguments(self) -> None:
+        trailing_axes(self.basis)
         if self.dimension_reducer is not None:
-            require_methods(self.dimension_reducer, ["fit_transform", "transform"], "dimension_reducer")
+            remedy = "pass a transformer that also takes new samples, such as PCA(), KernelPCA() or Isomap()"
+            require_methods(self.dimension_reducer, ["fit_transform", "transform"], "dimension_reducer", remedy)
 
     def _reducer(self, statistics: Reducible) -> Any:
         """Make the reducer to fit."""

@@ -7,19 +7,32 @@ import warnings
 import dask.array as da
 import dask_ml.model_selection
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.decomposition import FastICA
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures
+from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, StandardScaler
+from sklearn.svm import SVC, SVR
 
 from mksdask import (
     MissingPropertyWarning,
@@ -27,8 +40,10 @@ from mksdask import (
     MKSStructureAnalysis,
     PrimitiveBasis,
     create_ensemble,
+    load_model,
     open_ensemble,
     plan,
+    save_model,
 )
 from mksdask.datasets import make_microstructure
 from mksdask.regression import KernelRegressor, next_samples
@@ -39,7 +54,7 @@ BASIS = PrimitiveBasis(2, domain=[0, 1])
 
 
 def model(**options):
-    return MKSHomogenizationModel(BASIS, **{"periodic_axes": [0, 1], "n_components": 4} | options)
+    return MKSHomogenizationModel(**{"basis": BASIS, "periodic_axes": [0, 1], "n_components": 4} | options)
 
 
 def test_model__equals_its_parts_written_out(ensemble):
@@ -294,6 +309,282 @@ def test_model__classification():
     assert_array_equal(lazy, classifier.predict(X))
 
 
+def classifier(linker=None, **options):
+    linker = make_pipeline(StandardScaler(), LogisticRegression()) if linker is None else linker
+    return model(property_linker=linker, n_components=3, **options)
+
+
+@pytest.fixture(scope="module")
+def textures():
+    """Samples of three kinds, with names of different lengths."""
+    kinds = enumerate([(8, 2), (2, 8), (4, 4)])
+    parts = [make_microstructure(n_samples=18, size=(12, 12), grain_size=g, seed=i) for i, g in kinds]
+    return np.concatenate(parts), np.repeat(["along x", "y", "even"], 18)
+
+
+def labels_of(y, kind):
+    return {
+        "text": lambda: y,
+        "list": y.tolist,
+        "objects": lambda: y.astype(object),
+        "strings": lambda: y.astype(np.dtypes.StringDType()),
+        "Categorical": lambda: pd.Categorical(y),
+        "Series": lambda: pd.Series(y, dtype="category"),
+        "lazy": lambda: da.from_array(y, chunks=5),
+        "numbers": lambda: np.unique(y, return_inverse=True)[1],
+        "booleans": lambda: y == "y",
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind", ["text", "list", "objects", "strings", "Categorical", "Series", "lazy", "numbers", "booleans"]
+)
+def test_classification__labels_of_any_kind(textures, kind):
+    X, y = textures
+    labels = labels_of(y, kind)
+    fitted = classifier().fit(X, labels)
+    expected = fitted.predict(X)
+    assert expected.dtype.kind == {"numbers": "i", "booleans": "b"}.get(kind, "U")
+    assert fitted.score(X, labels) == np.mean(expected == np.asarray(labels).astype(expected.dtype)) > 0.9
+    assert_array_equal(fitted.classes_, np.unique(expected))
+    # The first chunk holds the longest label alone, the second one the shortest alone.
+    for chunks in ((18, 18, 18), (54,), (1,) * 54):
+        lazy = fitted.predict(da.from_array(X[::-1], chunks=(chunks, 12, 12)))
+        assert lazy.dtype == lazy.compute().dtype == expected.dtype
+        assert_array_equal(lazy, expected[::-1])
+
+
+def test_classification__responses_exist_where_the_linker_has_them(textures):
+    X, y = textures
+    lazy = da.from_array(X, chunks=(7, 12, 12))
+    labelled = xr.DataArray(lazy, dims=("sample", "x", "y"), coords={"sample": np.arange(len(X))})
+    fitted = classifier().fit(X, y)
+    scores = fitted.reduced_fit_data.astype(float)
+    for name in ("predict_proba", "predict_log_proba", "decision_function"):
+        respond = getattr(fitted, name)
+        expected = getattr(fitted.property_linker_, name)(scores)
+        assert_allclose(respond(X), expected, rtol=1e-5)
+        with computes(0):
+            later = respond(lazy)
+        assert later.chunks == ((7,) * 7 + (5,), (3,))
+        assert later.dtype == expected.dtype
+        assert_allclose(later, expected, rtol=1e-3)
+        assert_allclose(respond(labelled), later)
+        assert respond(labelled).dims == ("sample", "output" if name == "decision_function" else "class")
+    assert fitted.predict_proba(labelled).coords["class"].to_numpy().tolist() == ["along x", "even", "y"]
+    assert_array_equal(fitted.reduced_predict_data, fitted.transform(labelled))
+    binary = classifier(SVC()).fit(X, y == "y")
+    assert binary.decision_function(labelled).dims == ("sample",)
+    assert_array_equal(binary.decision_function(X) > 0, binary.predict(X))
+    for linker, missing in (
+        (SVC(), ["predict_proba", "predict_log_proba"]),
+        (KNeighborsClassifier(), ["predict_log_proba", "decision_function"]),
+        ("kernel", ["predict_proba", "predict_log_proba", "decision_function", "classes_"]),
+        (Ridge(), ["predict_proba", "predict_log_proba", "decision_function", "classes_"]),
+    ):
+        for estimator in (classifier(linker), classifier(linker).fit(X, labels_of(y, "numbers"))):
+            for name in ("predict_proba", "predict_log_proba", "decision_function"):
+                assert hasattr(estimator, name) == (name not in missing)
+        assert hasattr(estimator, "classes_") == ("classes_" not in missing)
+    with pytest.raises(AttributeError, match="has no attribute 'predict_proba'"):
+        _ = classifier(SVC()).predict_proba
+    for name in ("predict_proba", "decision_function"):
+        with pytest.raises(NotFittedError):
+            getattr(classifier(), name)(X)
+    assert not hasattr(classifier(), "classes_")
+
+
+def test_classification__several_outputs(textures):
+    X, y = textures
+    both = np.stack([y, np.where(y == "y", "yes", "no")], axis=1)
+    fitted = classifier(RandomForestClassifier(5, random_state=0)).fit(X, both)
+    lazy = da.from_array(X, chunks=(7, 12, 12))
+    assert fitted.predict(lazy).dtype == "<U7"
+    assert_array_equal(fitted.predict(lazy), fitted.predict(X))
+    labelled = fitted.predict_proba(xr.DataArray(lazy, dims=("sample", "x", "y")))
+    assert [part.coords["class"].to_numpy().tolist() for part in labelled] == [["along x", "even", "y"], ["no", "yes"]]
+    for part, expected in zip(labelled, fitted.predict_proba(X), strict=True):
+        assert_allclose(part, expected)
+
+
+class Guess:
+    """A classifier of one's own, with lists of text and without `classes_`."""
+
+    def fit(self, X, y):
+        return self
+
+    def predict(self, X):
+        return ["a" if row[0] < 0 else "longer" for row in X]
+
+
+def test_classification__text_of_a_linker_without_classes_is_not_cut(textures):
+    X, y = textures
+    fitted = classifier(Guess()).fit(X, y)
+    lazy = fitted.predict(da.from_array(X, chunks=(1, 12, 12)))
+    assert lazy.dtype == object
+    assert set(lazy.compute()) == {"a", "longer"}
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize(
+    ("n_classes", "scoring"),
+    [(2, name) for name in ("accuracy", "f1_macro", "roc_auc", "neg_log_loss")]
+    + [(3, name) for name in ("accuracy", "f1_macro", "roc_auc_ovr", "neg_log_loss")],
+)
+def test_classification__scorers(textures, n_classes, scoring, is_shared):
+    X, y = (part[: 18 * n_classes] for part in textures)
+    estimator = classifier()
+    given = estimator.share(X) if is_shared else X
+    found = cross_val_score(estimator, given, y.astype(object), cv=3, scoring=scoring, error_score="raise")
+    # An int cv of a classifier is stratified. Without that, a fold of sorted labels would be one whole class.
+    folds = StratifiedKFold(3).split(X, y)
+    expected = [get_scorer(scoring)(clone(estimator).fit(X[a], y[a]), X[b], y[b]) for a, b in folds]
+    assert_allclose(found, expected, atol=1e-4)
+    assert min(found) > (-0.6 if scoring == "neg_log_loss" else 0.7)
+    if scoring != "neg_log_loss":
+        search = GridSearchCV(estimator, {"n_components": [2, 3]}, cv=3, scoring=scoring, error_score="raise")
+        assert search.fit(given, pd.Categorical(y)).best_score_ >= np.mean(found) - 1e-6
+        assert_array_equal(search.classes_, np.unique(y))
+        assert search.predict_proba(given).shape == (len(y), n_classes)
+
+
+def test_classification__f1_of_numbers(textures):
+    X, y = textures
+    assert cross_val_score(classifier(), X, y == "y", cv=3, scoring="f1").min() > 0.7
+
+
+@pytest.mark.parametrize("linker", [None, SVC()])
+def test_classification__calibration(textures, linker):
+    X, y = textures
+    calibrated = CalibratedClassifierCV(classifier(linker), cv=3, ensemble=False).fit(X, y)
+    assert_allclose(calibrated.predict_proba(X).sum(axis=1), 1.0)
+    assert calibrated.score(X, y) > 0.9
+    inside = classifier(CalibratedClassifierCV(SVC(), cv=3)).fit(X, y)
+    assert_allclose(inside.predict_proba(da.from_array(X, chunks=(7, 12, 12))).sum(axis=1), 1.0)
+    assert cross_val_predict(classifier(), X, y, cv=3, method="predict_proba").shape == (54, 3)
+
+
+@pytest.mark.parametrize("unknown", [None, np.nan, pd.NA])
+def test_classification__samples_of_unknown_class_shape_the_components_alone(textures, unknown):
+    X, y = textures
+    is_known = np.arange(len(X)) % 3 == 0
+    partly = y.astype(object)
+    partly[~is_known] = unknown
+    fitted = classifier().fit(X, partly)
+    analysis = MKSStructureAnalysis(BASIS, n_components=3, periodic_axes=[0, 1]).fit(X)
+    linkage = clone(classifier().property_linker).fit(analysis.reduced_fit_data[is_known].astype(float), y[is_known])
+    assert_array_equal(fitted.predict(X), linkage.predict(analysis.reduced_fit_data.astype(float)))
+    with pytest.raises(ValueError, match="y must hold a property for each sample that is scored, but 36 have NaN"):
+        fitted.score(X, partly)
+    with pytest.raises(ValueError, match=r"dimension_reducer LinearDiscriminantAnalysis\(\) needs y of all samples"):
+        model(dimension_reducer=LinearDiscriminantAnalysis(), n_components=None).fit(X, partly)
+    numbers = np.where(is_known, labels_of(y, "numbers"), None)
+    assert classifier().fit(X, numbers).predict(X).dtype.kind == "i"
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        (["a", 1], TypeError, "y must hold numbers alone, or text alone, got objects of the types int, str"),
+        ([{}, {}], TypeError, "got objects of the types dict"),
+        ([None, None], ValueError, "y is NaN for all samples"),
+        ([["a", None], ["b", "c"]], ValueError, r"all properties of a sample or none .*sample 0"),
+    ],
+)
+def test_classification__refuses_labels_that_are_none(textures, values, error, message):
+    y = np.array([values[i % 2] for i in range(54)], dtype=object)
+    with pytest.raises(error, match=message):
+        classifier().fit(textures[0], y)
+
+
+def test_classification__refuses_text_that_was_nan(textures):
+    X, y = textures
+    with pytest.raises(ValueError, match=r"y holds the text 'nan', which NumPy makes of NaN.* mark .* by None"):
+        classifier().fit(X, [*y[:-1], np.nan])
+
+
+@pytest.mark.parametrize(
+    "linker",
+    [
+        LogisticRegression(class_weight="balanced", C=3),
+        make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky")),
+        make_pipeline(StandardScaler(with_std=False), PolynomialFeatures(2), LogisticRegression(max_iter=1000)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["text", "numbers", "booleans"])
+def test_classification__saves_and_loads(textures, linker, kind, tmp_path):
+    X, y = textures
+    y = labels_of(y, kind)
+    fitted = classifier(linker).fit(X, y)
+    save_model(fitted, tmp_path / "model.zarr")
+    loaded = load_model(tmp_path / "model.zarr")
+    assert is_classifier(loaded)
+    assert_array_equal(loaded.classes_, fitted.classes_)
+    for name in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
+        lazy = da.from_array(X, chunks=(7, 12, 12))
+        for given in (X, lazy):
+            assert_array_equal(np.asarray(getattr(loaded, name)(given)), np.asarray(getattr(fitted, name)(given)))
+    assert loaded.predict(lazy).dtype == fitted.predict(lazy).dtype
+    assert loaded.fit(X, y).score(X, y) > 0.8
+
+
+def test_classification__saving_refuses_other_linkers(textures, tmp_path):
+    X, y = textures
+    for linker, message in (
+        (
+            RandomForestClassifier(3),
+            r"expected 'polynomial' or 'kernel' or .*KernelRegressor.*LogisticRegression.*Pipe",
+        ),
+        (
+            make_pipeline(StandardScaler(), SVC()),
+            r"steps\[1\]\[1\] is of sklearn\.svm.*expected a .*LogisticRegression",
+        ),
+        (LogisticRegression(intercept_scaling=2), "intercept_scaling is 2, .*expected 1, its default"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            save_model(classifier(linker).fit(X, y), tmp_path / "model.zarr")
+
+
+LINKERS = [
+    Ridge(),
+    RandomForestRegressor(5, random_state=0),
+    GaussianProcessRegressor(alpha=1e-3, normalize_y=True),
+    SVR(C=100.0),
+    MLPRegressor(hidden_layer_sizes=(5,), solver="lbfgs", max_iter=200, random_state=0),
+    KNeighborsRegressor(),
+    HistGradientBoostingRegressor(max_iter=5),
+    GridSearchCV(Ridge(), {"alpha": [1e-3, 1.0]}, cv=2),
+    LogisticRegression(),
+    RandomForestClassifier(5, random_state=0),
+    GaussianProcessClassifier(),
+    SVC(),
+    MLPClassifier(hidden_layer_sizes=(5,), solver="lbfgs", max_iter=50, random_state=0),
+    KNeighborsClassifier(),
+    HistGradientBoostingClassifier(max_iter=5),
+    LinearDiscriminantAnalysis(),
+]
+
+
+@pytest.mark.parametrize("linker", LINKERS, ids=lambda linker: type(linker).__name__)
+def test_linkers__of_scikit_learn(ensemble, linker):
+    X, y = ensemble
+    if is_classifier(linker):
+        y = np.where(y > np.median(y), "stiff", "softer")
+    fitted = model(property_linker=linker).fit(da.from_array(X, chunks=(12, 11, 11)), y)
+    scores = fitted.reduced_fit_data.astype(float)
+    expected = clone(linker).fit(scores, y).predict(fitted.transform(X).astype(float))
+    if is_classifier(linker):
+        assert_array_equal(fitted.predict(X), expected)
+    else:
+        assert_allclose(fitted.predict(X), expected, rtol=1e-9)
+    lazy = fitted.predict(da.from_array(X, chunks=(13, 11, 11)))
+    assert lazy.dtype == lazy.compute().dtype
+    assert fitted.score(X, y) > (0.8 if is_classifier(linker) else 0.0)
+    assert is_classifier(fitted) == is_classifier(linker)
+    assert is_regressor(fitted) == is_regressor(linker)
+    assert type(linker).__name__ in fitted._repr_html_()
+
+
 def test_model__several_properties_at_once(ensemble):
     X, y = ensemble
     both = np.stack([y, 2 * y + 1], axis=1)
@@ -329,7 +620,18 @@ class OnlyFit:
             TypeError,
             "dimension_reducer must have the methods fit_transform and transform",
         ),
-        ({"property_linker": OnlyFit()}, TypeError, "property_linker must have the methods fit and predict"),
+        ({"property_linker": OnlyFit()}, TypeError, "property_linker must have .* fit and predict.*such as Ridge()"),
+        (
+            {"property_linker": Ridge},
+            TypeError,
+            r"property_linker must be an instance, got the class Ridge; pass Ridge\(\)",
+        ),
+        ({"property_linker": 2}, TypeError, "property_linker must have the methods .* 2 has no fit.*such as Ridge()"),
+        ({"property_linker": LogisticRegression}, TypeError, r"pass LogisticRegression\(\)"),
+        ({"dimension_reducer": SklearnPCA}, TypeError, r"dimension_reducer must be an instance.* pass PCA\(\)"),
+        ({"dimension_reducer": 3}, TypeError, "dimension_reducer must have .* 3 has no fit_transform.* such as PCA"),
+        ({"basis": PrimitiveBasis}, TypeError, r"basis must be an instance.* PrimitiveBasis; pass PrimitiveBasis\(\)"),
+        ({"basis": 2}, TypeError, r"basis must be a basis such as PrimitiveBasis\(2\), .* got 2"),
         ({"property_linker": LinearRegression(), "degree": 2}, ValueError, "has no parameter degree"),
         ({"dimension_reducer": FunctionTransformer()}, ValueError, "has no parameter n_components"),
         ({"n_components": 500}, ValueError, "n_components=500"),
@@ -338,6 +640,27 @@ class OnlyFit:
 def test_model__raises_on_what_does_not_fit_in(ensemble, options, error, message):
     with pytest.raises(error, match=message):
         model(**options).fit(*ensemble)
+    with pytest.raises(error, match=message):
+        model(**options).fit(da.from_array(ensemble[0], chunks=(12, 11, 11)), ensemble[1])
+    assert is_classifier(model(**options)) is False
+
+
+def test_model__refuses_a_dataset_in_place_of_its_variable(ensemble):
+    X, y = ensemble
+    own = xr.Dataset({"image": (("sample", "x", "y"), X), "modulus": ("sample", y)})
+    usual = own.rename(image="microstructure", modulus="response")
+    fitted = model().fit(X, y)
+    for given, of_X, of_y in (
+        (own, "It holds image, modulus, and none of them is 'microstructure'", "none of them is 'response'"),
+        (usual, r"pass one of its variables .*, such as X\['microstructure'\]", r"such as y\['response'\]"),
+        (xr.Dataset(), "X is an xarray.Dataset without variables", "y is an xarray.Dataset without variables"),
+    ):
+        for call in (lambda X: model().fit(X, y), fitted.predict, fitted.transform):
+            with pytest.raises(TypeError, match=of_X):
+                call(given)
+        for call in (lambda y: model().fit(X, y), lambda y: fitted.score(X, y)):
+            with pytest.raises(TypeError, match=of_y):
+                call(given)
 
 
 def test_model__raises_on_missing_or_short_y(ensemble):

@@ -261,9 +261,9 @@ def test_basis__that_is_none(call):
 
 
 def test_classes__in_place_of_reducers_and_linkers():
-    with pytest.raises(TypeError, match=r"dimension_reducer is the class PCA; pass an instance, PCA\(\)"):
+    with pytest.raises(TypeError, match=r"dimension_reducer must be an instance, got the class PCA; pass PCA\(\)"):
         MKSStructureAnalysis(BASIS, dimension_reducer=PCA).fit(X)
-    with pytest.raises(TypeError, match=r"property_linker is the class KernelRegressor; pass an instance"):
+    with pytest.raises(TypeError, match=r"property_linker must be an instance, got the class KernelRegressor"):
         MKSHomogenizationModel(BASIS, property_linker=KernelRegressor).fit(X, Y)
 
 

@@ -11,10 +11,24 @@ import pytest
 import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import subspace_angles
+from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.decomposition import (
+    NMF,
+    FactorAnalysis,
+    FastICA,
+    IncrementalPCA,
+    KernelPCA,
+    MiniBatchNMF,
+    TruncatedSVD,
+)
 from sklearn.decomposition import PCA as SklearnPCA
-from sklearn.decomposition import IncrementalPCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.manifold import TSNE, Isomap
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from mksdask import FourierBasis, MKSStructureAnalysis, PrimitiveBasis
+from mksdask import FourierBasis, LegendreBasis, MKSStructureAnalysis, PrimitiveBasis, ProductBasis
 from mksdask.datasets import make_microstructure
 from mksdask.reduction import PCA
 from mksdask.reduction.nearest import nearest_rows
@@ -136,6 +150,146 @@ def test_analysis__lazy_input_is_never_loaded_whole(ensemble):
     lazy = da.from_array(X, chunks=(12, 11, 11))
     with pytest.raises(TypeError, match="would load lazy X whole"):
         MKSStructureAnalysis(BASIS, dimension_reducer=SklearnPCA(2)).fit(lazy)
+
+
+REDUCERS = [
+    NMF(3, max_iter=300, tol=1e-5),
+    MiniBatchNMF(3, max_iter=20, random_state=0),
+    Isomap(n_components=3, n_neighbors=20),
+    KernelPCA(3, kernel="rbf"),
+    FastICA(3, random_state=0),
+    TruncatedSVD(3),
+    FactorAnalysis(3),
+    make_pipeline(StandardScaler(), SklearnPCA(3)),
+    make_pipeline("passthrough", NMF(3, max_iter=300, tol=1e-5), StandardScaler()),
+]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("options", [{}, {"periodic_axes": (), "cutoff": 8}], ids=["periodic", "not periodic"])
+@pytest.mark.parametrize("reducer", REDUCERS, ids=lambda reducer: repr(reducer)[:24])
+def test_analysis__reducers_of_scikit_learn(ensemble, reducer, options):
+    X, _ = ensemble
+    lazy = da.from_array(X, chunks=(13, 11, 11))
+    options = {"periodic_axes": [0, 1], "dtype": "float64"} | options
+    analysis = MKSStructureAnalysis(BASIS, dimension_reducer=reducer, **options).fit(X)
+    f = correlate(X, BASIS, **options).reshape(len(X), -1)
+    f = f.clip(0) if "NMF" in repr(reducer) else f
+    oracle = clone(reducer).fit(f)
+    assert_allclose(analysis.transform(X), oracle.transform(f), atol=1e-6)
+    scores = analysis.transform(lazy)
+    assert scores.dtype == scores.compute().dtype == analysis.transform(X).dtype == analysis.reduced_fit_data.dtype
+    # NMF decides from all rows that it gets when to stop.
+    assert_allclose(scores, analysis.transform(X), atol=0.05 if "NMF" in repr(reducer) else 1e-6)
+    if hasattr(oracle, "components_"):
+        assert analysis.components_.shape == (3, *analysis._map.shape)
+    assert type(reducer).__name__ in analysis._repr_html_()
+    shared = analysis.share(X)
+    assert clone(analysis).fit(shared).transform(shared[:5]).shape == (5, 3)
+    if not hasattr(reducer, "partial_fit"):
+        with pytest.raises(TypeError, match="would load lazy X whole"):
+            clone(analysis).fit(lazy)
+    else:
+        assert clone(analysis).fit(lazy).transform(lazy).compute().shape == (len(X), 3)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_analysis__negative_values_by_rounding_alone_are_set_to_0(ensemble, is_lazy):
+    X, _ = ensemble
+    X = da.from_array(X, chunks=(13, 11, 11)) if is_lazy else X
+
+    class Seen(TransformerMixin, BaseEstimator):
+        """Takes no negative numbers, and keeps the smallest number that it gets."""
+
+        least = 0.0
+
+        def partial_fit(self, X, y=None):
+            return self
+
+        fit = partial_fit
+
+        def transform(self, X):
+            Seen.least = min(Seen.least, X.min())
+            return X[:, :2]
+
+        def __sklearn_tags__(self):
+            tags = super().__sklearn_tags__()
+            tags.input_tags.positive_only = True
+            return tags
+
+    def fit(basis=BASIS, X=X, **options):
+        options = {"periodic_axes": [0, 1], "cutoff": 4} | options
+        return MKSStructureAnalysis(basis, dimension_reducer=Seen(), **options).fit(X)
+
+    f = np.asarray(correlate(X, BASIS, periodic_axes=[0, 1], cutoff=4))
+    assert f.min() < 0  # Rounding.
+    whole = np.asarray(X)
+    product = np.stack([whole, 1 - whole], axis=-1)
+    fit()
+    fit(ProductBasis(BASIS, BASIS), product)
+    fit(None, BASIS.discretize(X))
+    fit(None, f, compute_correlations=False)
+    fit(weights=[2.0, 1.0])
+    assert Seen.least == 0.0
+    refused = "dimension_reducer takes no negative numbers, but .* use PrimitiveBasis and mean_center=False"
+    real = f.copy()
+    real[3, 0, 0, 0] = -1e-3
+    for basis, values, options in (
+        (LegendreBasis(2, domain=[0, 1]), X, {}),
+        (ProductBasis(BASIS, LegendreBasis(2, domain=[0, 1])), product, {}),
+        (FourierBasis(2, domain=[0, 2]), X, {}),
+        (BASIS, X, {"mean_center": True}),
+        (None, real, {"compute_correlations": False}),
+        (None, BASIS.discretize(X) - 0.5, {}),
+    ):
+        with pytest.raises(ValueError, match=refused):
+            fit(basis, values, **options)
+    assert Seen.least == 0.0
+
+
+@pytest.mark.parametrize("reducer", [LinearDiscriminantAnalysis(n_components=1), PLSRegression(2)])
+def test_analysis__supervised_reducers_take_y(ensemble, reducer):
+    X, y = ensemble
+    y = np.where(y > np.median(y), "stiff", "softer").astype(object) if is_classifier(reducer) else y
+    analysis = MKSStructureAnalysis(BASIS, dimension_reducer=reducer, periodic_axes=[0, 1]).fit(X, y)
+    assert analysis.reduced_fit_data.shape == (48, reducer.n_components)
+    assert_allclose(analysis.transform(X), analysis.reduced_fit_data, atol=1e-4)
+    assert clone(analysis).fit(analysis.share(X), y).reduced_fit_data.shape == (48, reducer.n_components)
+
+
+@pytest.mark.parametrize("is_lazy", [False, True])
+@pytest.mark.parametrize(
+    ("reducer", "message"),
+    [
+        (
+            TSNE(),
+            r"dimension_reducer must have .*but TSNE\(\) has no transform; pass a transformer that also takes new",
+        ),
+        (SklearnPCA, r"dimension_reducer must be an instance, got the class PCA; pass PCA\(\)"),
+        (3, "but 3 has no fit_transform and no transform; pass a transformer"),
+        ("pca", "but 'pca' has no fit_transform and no transform"),
+    ],
+)
+def test_analysis__refuses_what_is_no_reducer(ensemble, reducer, message, is_lazy):
+    X, _ = ensemble
+    X = da.from_array(X, chunks=(13, 11, 11)) if is_lazy else X
+    for call in ("fit", "fit_transform"):
+        with pytest.raises(TypeError, match=message):
+            getattr(MKSStructureAnalysis(BASIS, dimension_reducer=reducer), call)(X)
+
+
+@pytest.mark.parametrize("compute_correlations", [False, True])
+def test_analysis__refuses_what_is_no_basis(ensemble, compute_correlations):
+    X, _ = ensemble
+    for basis, message in (
+        (PrimitiveBasis, r"basis must be an instance, got the class PrimitiveBasis; pass PrimitiveBasis\(\)"),
+        (2, r"basis must be a basis such as PrimitiveBasis\(2\).*; got 2"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            MKSStructureAnalysis(basis, compute_correlations=compute_correlations).fit(X)
+        with pytest.raises(TypeError, match=message):
+            correlate(X, basis)
 
 
 def test_analysis__inverse_transform_is_equation_2(ensemble):

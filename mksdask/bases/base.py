@@ -38,6 +38,8 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
     state_size = 1
     #: Whether m[h; s] is complex.
     is_complex: bool = False
+    #: Whether no m[h; s] is ever negative. None if this depends on the samples.
+    is_non_negative: bool | None = False
     #: Whether the local states are phases, so that the names of phases name them.
     states_are_phases = False
 

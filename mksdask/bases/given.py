@@ -50,6 +50,7 @@ class GivenStates(Basis):
     """
 
     state_axes = 1
+    is_non_negative = None
 
     _saved = Saved({"n_states": Whole(1, sized=True), "is_complex": FLAG, "is_checked": FLAG})
 
@@ -195,6 +196,9 @@ def trailing_axes(basis: Any) -> int:
     """
     if basis is None:
         return GivenStates.state_axes
+    if isinstance(basis, type):
+        msg = f"basis must be an instance, got the class {basis.__name__}; pass {basis.__name__}() with its n_states"
+        raise TypeError(msg)
     if not isinstance(basis, Basis):
         got = f"{basis!r}"
         if isinstance(basis, type):

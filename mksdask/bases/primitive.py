@@ -40,6 +40,7 @@ class PrimitiveBasis(ScalarBasis):
     """
 
     states_are_phases = True
+    is_non_negative = True
     _saved = Saved(ScalarBasis._parameters)
 
     @property

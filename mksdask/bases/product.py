@@ -93,6 +93,11 @@ class ProductBasis(Basis):
         return any(basis.is_complex for basis in self.bases)
 
     @property
+    def is_non_negative(self) -> bool:  # type: ignore[override]
+        """Whether no function of a factor is ever negative."""
+        return all(basis.is_non_negative for basis in self.bases)
+
+    @property
     def unity(self) -> NDArray[np.float64] | None:
         """Products of the weights of the factors. None if a factor has no weights."""
         weights = [basis.unity for basis in self.bases]

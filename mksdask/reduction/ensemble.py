@@ -17,11 +17,11 @@ from mksdask.compute.plans import Limit, Plan, cache_limit, chunk_layout
 from mksdask.compute.recent import RECENT, recalled
 from mksdask.compute.watching import FeatureChannel, Plane, Watch, watching
 from mksdask.reduction.pca import PCA, stages_of_pca
-from mksdask.reduction.reducers import fit_scores, scores_of
+from mksdask.reduction.reducers import fit_scores, scores_of, takes_no_negatives
 from mksdask.reduction.strategy import result_bytes_of
 from mksdask.samples import Grid, Samples
 from mksdask.stats.correlation import Correlation
-from mksdask.stats.features import FeatureMap
+from mksdask.stats.features import FeatureMap, rounding_of
 from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
 
@@ -143,12 +143,18 @@ class EnsembleStatistics:
     def features(self, reducer: Any, watched: FeatureChannel | None = None) -> Any:
         """Make rows for a reducer, shape (n_samples, n_features)."""
         fills_gaps = isinstance(reducer, PCA) and reducer.solver in ("auto", "gram")
+        rounding = None
+        if takes_no_negatives(reducer):
+            # Statistics that the user gives may be those of any basis. Their mean makes parts of all negative.
+            sign = False if self.options.mean_center else self.samples.basis.is_non_negative
+            rounding = rounding_of(self.map.dtype, is_non_negative=sign)
         return self.map.rows(
             self.values,
             may_have_gaps=fills_gaps,
             mean_center=self.options.mean_center,
             dtype=np.dtype(self.options.dtype),
             watched=watched,
+            rounding=rounding,
         )
 
     def reduce(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
 
-from mksdask.arrays import Array, is_lazy, to_numpy
+from mksdask.arrays import Array, is_lazy, is_number, to_numpy
 from mksdask.compute.blocks import map_samples
 from mksdask.reduction.pca import PCA
 from mksdask.storage.atomic import Url
@@ -17,13 +20,25 @@ from mksdask.storage.scratch import spill
 DEFAULT_COMPONENTS = 5
 
 
-def _reduce_block(block: Array, *, reducer: Any) -> Array:
-    return np.asarray(reducer.transform(block))
+def _reduce_block(block: Array, *, reducer: Any, dtype: np.dtype[Any]) -> Array:
+    return np.asarray(reducer.transform(block)).astype(dtype, copy=False)
 
 
 def is_out_of_core(reducer: object) -> bool:
     """Whether a reducer takes dask arrays without loading them completely."""
     return isinstance(reducer, PCA) or type(reducer).__module__.partition(".")[0] == "dask_ml"
+
+
+def takes_no_negatives(reducer: Any) -> bool:
+    """Whether a reducer, or the first step of a pipeline, takes only numbers that are not negative, as `NMF` does."""
+    while isinstance(reducer, Pipeline):
+        reducer = next((step for _, step in reducer.steps if step not in (None, "passthrough")), None)
+    return hasattr(reducer, "__sklearn_tags__") and bool(get_tags(reducer).input_tags.positive_only)
+
+
+def needs_targets(reducer: Any) -> bool:
+    """Whether a reducer is supervised."""
+    return hasattr(reducer, "__sklearn_tags__") and bool(get_tags(reducer).target_tags.required)
 
 
 def fit_scores(
@@ -65,7 +80,9 @@ def fit_scores(
     if isinstance(reducer, PCA):
         return to_numpy(reducer.fit_scores(features, resume=resume, known=known))
     if not is_lazy(features):
-        return np.asarray(reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y))
+        found = reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y)
+        # Partial least squares returns scores of the targets too.
+        return np.asarray(found[0] if isinstance(found, tuple) else found)
     if is_out_of_core(reducer):
         return to_numpy(reducer.fit_transform(features))
     if not callable(getattr(reducer, "partial_fit", None)):
@@ -75,7 +92,8 @@ def fit_scores(
         )
         raise TypeError(msg)
     with spill(features, scratch, resume=resume) as rows:
-        least = int(getattr(reducer, "n_components", None) or 1)
+        wanted: Any = getattr(reducer, "n_components", None)
+        least = int(wanted) if is_number(wanted) else 1
         for batch in _batches(rows.blocks(), rows.n_samples, least):
             reducer.partial_fit(batch)
         return np.concatenate([np.asarray(reducer.transform(block)) for block in rows.blocks()])
@@ -95,28 +113,28 @@ def _batches(blocks: Iterator[Array], n_samples: int, least: int) -> Iterator[Ar
 
 def scores_of(reducer: Any, features: Any, *, n_components: int, dtype: np.dtype[Any]) -> Any:
     """Compute scores of features by a fitted reducer, shape (n_samples, n_components), lazily for lazy features."""
-    if not is_lazy(features) or is_out_of_core(reducer):
+    if is_out_of_core(reducer):
         return reducer.transform(features)
-    return map_samples(
-        _reduce_block, features, tail=(n_components,), dtype=dtype, name="reduce", options={"reducer": reducer}
-    )
+    kernel = partial(_reduce_block, dtype=dtype)
+    return map_samples(kernel, features, tail=(n_components,), dtype=dtype, name="reduce", options={"reducer": reducer})
 
 
-def require_methods(estimator: object, methods: Sequence[str], name: str) -> None:
-    """Refuse an estimator that lacks a method.
+def require_methods(estimator: object, methods: Sequence[str], name: str, remedy: str) -> None:
+    """Refuse an estimator that lacks a method, and a class in place of an estimator.
 
     Raises
     ------
     TypeError
-        If it is a class, or a method is missing. The message names the argument and the methods.
+        If a method is missing, or the class is given. The message names the argument, the methods and the remedy.
     """
     if isinstance(estimator, type):
-        msg = f"{name} is the class {estimator.__name__}; pass an instance, {estimator.__name__}()"
+        msg = f"{name} must be an instance, got the class {estimator.__name__}; pass {estimator.__name__}()"
         raise TypeError(msg)
     missing = [method for method in methods if not callable(getattr(estimator, method, None))]
     if missing:
         msg = (
-            f"{name} must have the methods {' and '.join(methods)}, but {estimator!r} has no {' and no '.join(missing)}"
+            f"{name} must have the methods {' and '.join(methods)}, but {estimator!r} has no "
+            f"{' and no '.join(missing)}; {remedy}"
         )
         raise TypeError(msg)
 

@@ -27,9 +27,10 @@ from mksdask.compute.recent import recalled
 from mksdask.compute.watching import Watch
 from mksdask.reduction.fit import Fit
 from mksdask.reduction.pca import PCA
+from mksdask.reduction.reducers import fit_scores, takes_no_negatives
 from mksdask.reduction.spectrum import number_that_holds
 from mksdask.samples import Grid
-from mksdask.stats.features import FeatureMap
+from mksdask.stats.features import FeatureMap, rounding_of, without_negatives
 from mksdask.storage.atomic import Url
 
 # Directions with a smaller share of the largest variance are rounding of the statistics.
@@ -194,9 +195,7 @@ class SharedStatistics:
             scores = self._ensemble.scores[self._rows]
             fitted = RotatedPCA.of(reducer, self._ensemble, recalled(self._key, lambda: PCA(solver="gram").fit(scores)))
             return fitted, fitted.rotate(scores)
-        features = self.features()
-        scores = reducer.fit_transform(features) if y is None else reducer.fit_transform(features, y)
-        return reducer, np.asarray(scores)
+        return reducer, fit_scores(reducer, self._features_for(reducer), y)
 
     def plan(self, name: str, reducer: Any, limit: Limit) -> Plan:
         """Refuse to plan, because the statistics are in memory.
@@ -213,7 +212,17 @@ class SharedStatistics:
         """Compute the scores of these samples by a fitted reducer."""
         if isinstance(reducer, RotatedPCA) and reducer.is_of(self._ensemble):
             return reducer.rotate(self._ensemble.scores[self._rows])
-        return np.asarray(reducer.transform(self.features()))
+        return np.asarray(reducer.transform(self._features_for(reducer)))
+
+    def _features_for(self, reducer: Any) -> Array:
+        """Compute the features. They are not negative if the reducer takes no negative numbers."""
+        if not takes_no_negatives(reducer):
+            return self.features()
+        parameters = self._ensemble.statistics.parameters
+        basis = parameters["basis"] if parameters["compute_correlations"] else None
+        sign = False if parameters["mean_center"] else None if basis is None else basis.is_non_negative
+        features = self.features()
+        return without_negatives(features, rounding_of(features.dtype, is_non_negative=sign))
 
 
 class RotatedPCA(PCA):

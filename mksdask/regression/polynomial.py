@@ -13,23 +13,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from mksdask.arrays import Array, ArrayLike
 from mksdask.labels import first_index, matched
-from mksdask.schema import (
-    FLAG,
-    POSITIVE,
-    TEXT,
-    ArrayOf,
-    Choice,
-    Listed,
-    Number,
-    Part,
-    Record,
-    Saved,
-    Whole,
-    agree,
-)
-
-# Of polynomials that are read from a file.
-MOST_DEGREE = 1000
+from mksdask.schema import POSITIVE, ArrayOf, Number, Saved, Whole, agree
 
 
 def polynomial_regression(degree: int = 1) -> Pipeline:
@@ -256,27 +240,3 @@ def _orthonormalize(rows: Array) -> tuple[Array, Array]:
     left, values, right = scipy.linalg.svd(rows, full_matrices=False, check_finite=False)
     kept = values > values[0] * max(rows.shape) * np.finfo(float).eps
     return left[:, kept], right[kept].T / values[kept]
-
-
-def _refit(monomials: PolynomialFeatures, most: int) -> None:
-    """Fit anew: what a fit finds is the number of monomials alone."""
-    monomials.fit(np.zeros((1, monomials.n_features_in_)))
-    if monomials.n_output_features_ > most:
-        msg = f"{monomials.n_output_features_} monomials are more than the {most} bytes of the store"
-        raise ValueError(msg)
-
-
-# What scikit-learn's own classes save. A pipeline's folder of cached steps is none of it.
-Saved(
-    {
-        "degree": Whole(0, MOST_DEGREE) | Record(Whole(0, MOST_DEGREE), Whole(0, MOST_DEGREE)),
-        "interaction_only": FLAG,
-        "include_bias": FLAG,
-        "order": Choice("C", "F"),
-    },
-    fitted={"n_features_in_": Whole(1, sized=True)},
-    restore=_refit,
-).of(PolynomialFeatures)
-Saved({"steps": Listed(Record(TEXT, Part(TransformerMixin, RegressorMixin, fitted=None)), 1), "verbose": FLAG}).of(
-    Pipeline
-)

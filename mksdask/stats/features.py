@@ -19,11 +19,51 @@ def _flatten_block(block: Array) -> Array:
     return flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat
 
 
+# Rounding of statistics, in units of the last place of the largest value of a sample.
+_ROUNDING = 32
+
+
+def rounding_of(dtype: np.dtype[Any], *, is_non_negative: bool | None) -> float:
+    """How far below 0 rounding can take statistics that are not negative, relative to the largest of a sample.
+
+    Parameters
+    ----------
+    dtype : dtype
+        dtype of the statistics.
+    is_non_negative : bool or None
+        Whether m[h; s] is never negative. Then every negative value comes from rounding. None if this is not known.
+    """
+    if is_non_negative is None:
+        return float(_ROUNDING * np.finfo(dtype).eps)
+    return np.inf if is_non_negative else 0.0
+
+
+def without_negatives(rows: Array, rounding: float) -> Array:
+    """Set to 0 what is negative by rounding alone, and refuse other negative values.
+
+    Raises
+    ------
+    ValueError
+        If a value is more negative than `rounding` times the largest of its row.
+    """
+    negative = rows < 0
+    if not negative.any():
+        return rows
+    if np.isfinite(rounding) and (negative & (rows < -rounding * rows.max(axis=1, keepdims=True))).any():
+        msg = (
+            f"dimension_reducer takes no negative numbers, but the 2-point statistics go down to {rows.min():.3g}; use "
+            "PrimitiveBasis and mean_center=False, or a reducer that takes them, such as PCA()"
+        )
+        raise ValueError(msg)
+    return np.where(negative, 0, rows).astype(rows.dtype, copy=False)
+
+
 @dataclass(frozen=True)
 class _Preparation:
     """The kernel that turns statistics into rows of features.
 
-    It refuses gaps or leaves them to the reducer, subtracts means, and multiplies pairs by their weights.
+    It refuses gaps or leaves them to the reducer, subtracts means, and multiplies pairs by their weights. If `rounding`
+    is given, the features have no negative values.
     """
 
     dtype: np.dtype[Any]
@@ -31,6 +71,7 @@ class _Preparation:
     mean_center: bool
     weights: NDArray[np.float64] | None
     watched: FeatureChannel | None = None
+    rounding: float | None = None
 
     def __call__(self, block: Array, numbers: NDArray[np.intp] | None = None) -> Array:
         block = _flatten_block(block).astype(self.dtype, copy=False)
@@ -48,7 +89,7 @@ class _Preparation:
         if self.weights is not None:
             by_pair = block.reshape(len(block), -1, len(self.weights))
             block = (by_pair * self.weights.astype(block.dtype)).reshape(block.shape)
-        return block
+        return block if self.rounding is None else without_negatives(block, self.rounding)
 
 
 @dataclass(frozen=True)
@@ -111,6 +152,7 @@ class FeatureMap:
         mean_center: bool,
         dtype: np.dtype[Any],
         watched: FeatureChannel | None = None,
+        rounding: float | None = None,
     ) -> Any:
         """Make the features of samples, (n_samples, n_features), lazily for lazy statistics.
 
@@ -126,10 +168,12 @@ class FeatureMap:
             dtype of the features if statistics are integers.
         watched : FeatureChannel, optional
             Channel on which each block is published.
+        rounding : float, optional
+            For reducers that take no negative numbers; see `without_negatives`.
         """
         real = np.empty(0, self.dtype).real.dtype
         dtype = real if real.kind == "f" else dtype
-        kernel = _Preparation(dtype, may_have_gaps, mean_center, self.checked_weights(), watched)
+        kernel = _Preparation(dtype, may_have_gaps, mean_center, self.checked_weights(), watched, rounding)
         numbers = None if watched is None else np.arange(len(statistics))
         return map_samples(kernel, statistics, numbers, tail=(self.n_features,), dtype=dtype, name="features")
 

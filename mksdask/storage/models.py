@@ -34,7 +34,8 @@ def save_model(model: Any, url: Url) -> None:
     Parameters
     ----------
     model : MKSStructureAnalysis, MKSHomogenizationModel or MKSLocalizationModel
-        A fitted model, with reducers and linkers of this package.
+        A fitted model, with reducers and linkers of this package, or pipelines of them with `StandardScaler`,
+        `PolynomialFeatures` and `LogisticRegression` of scikit-learn.
     url : str or path
         A path, or any URL that fsspec knows. An earlier model there is replaced.
 
