@@ -464,6 +464,7 @@ def test_classification__calibration(textures, linker):
     assert cross_val_predict(classifier(), X, y, cv=3, method="predict_proba").shape == (54, 3)
 
 
+@pytest.mark.filterwarnings("ignore::mksdask.MissingPropertyWarning")
 @pytest.mark.parametrize("unknown", [None, np.nan, pd.NA])
 def test_classification__samples_of_unknown_class_shape_the_components_alone(textures, unknown):
     X, y = textures

@@ -14,7 +14,9 @@ from mksdask.compute.operation import Operation
 from mksdask.compute.plans import Limit, Plan, Stage, chunk_layout, fft_operations
 from mksdask.labels import matched
 from mksdask.localization.expansion import Expansion
-from mksdask.localization.influence import Calibration, calibrate, influence_kernels
+from mksdask.localization.influence import Calibration, Spectra, calibrate, gather, influence_kernels
+from mksdask.localization.linear_models import FACTORED, ridge_of, takes_factors
+from mksdask.localization.ridge import FILTER_BYTES
 from mksdask.samples import Grid, Samples
 
 # Each chain of chunks has one factor, so the number of factors does not grow with the number of samples.
@@ -113,12 +115,14 @@ class Kind:
     spatial: tuple[int, ...]
     components: tuple[int, ...]
     dtype: str
+    kept: str
 
     @classmethod
-    def of(cls, expansion: Expansion, components: tuple[int, ...]) -> Kind:
-        """Read the kind from the expansion of samples, and from the shape of the response of a voxel."""
+    def of(cls, expansion: Expansion, components: tuple[int, ...], linear_model: Any) -> Kind:
+        """Read the kind from the expansion of samples, the shape of the response of a voxel, and the linear model."""
         spatial, dtype = expansion.transform.spatial, str(expansion.field_dtype)
-        return cls(expansion.basis.identity, expansion.n_states, spatial, components, dtype)
+        kept = "factors" if takes_factors(linear_model) else "spectra"
+        return cls(expansion.basis.identity, expansion.n_states, spatial, components, dtype, kept)
 
     def refuse_other(self, seen: Kind) -> None:
         """Refuse samples of another kind than those seen before.
@@ -131,7 +135,12 @@ class Kind:
         for field in fields(self):
             got, before = getattr(self, field.name), getattr(seen, field.name)
             if got != before:
-                what = {"components": "components of shape", "dtype": "fields of", "spatial": "samples of shape"}
+                what = {
+                    "components": "components of shape",
+                    "dtype": "fields of",
+                    "spatial": "samples of shape",
+                    "kept": "a linear_model that needs",
+                }
                 msg = (
                     f"partial_fit got {what.get(field.name, field.name)} {got}, but saw {before} before; use fit to "
                     "start anew"
@@ -148,7 +157,7 @@ class Calibrate(Operation[Any]):
     responses: Responses
     expansion: Expansion
     kind: Kind
-    seen: Calibration | None
+    seen: Calibration | Spectra | None
 
     @property
     def chunked(self) -> Any:
@@ -159,25 +168,62 @@ class Calibrate(Operation[Any]):
         """Plan a task for each chunk, and the tasks that merge factors."""
         stages, expansion, n_components = self.stages(limit), self.expansion, self.responses.n_components
         n_factors = min(MOST_CHAINS, stages[0].n_tasks)
-        layout = chunk_layout(self.chunked, stages[0]) | {"chains": n_factors, "components": n_components}
+        parts = {"spectra of samples": self.n_kept} if self.keeps_spectra else {"chains": n_factors}
+        layout = chunk_layout(self.chunked, stages[0]) | parts | {"components": n_components}
         n_states, n_frequencies = len(expansion.transformed), int(np.prod(expansion.transform.frequencies))
-        # The factor, the solution at each frequency, and the kernels are held at the same time.
-        entries = n_states * (n_states + n_components) + (n_states + 2 * expansion.n_states) * n_components
-        result_bytes = entries * n_frequencies * expansion.spectral_dtype.itemsize
+        itemsize, is_ridge = expansion.spectral_dtype.itemsize, ridge_of(self.model.linear_model, 0.0) is not None
+        # The solution at each frequency and the kernels are held at the same time, beside the factor.
+        solution = ((n_states if is_ridge else expansion.n_states) + 2 * expansion.n_states) * n_components * itemsize
+        if self.model.alpha == "gcv":
+            solution = max(solution, FILTER_BYTES * n_states)
+        rows = self.n_kept if self.keeps_spectra else n_states
+        result_bytes = (rows * (n_states + n_components) * itemsize + solution) * n_frequencies
         return Plan("MKSLocalizationModel.fit", layout, stages, limit, result_bytes=result_bytes)
 
     def run(self) -> Any:
         """Calibrate the model."""
-        model, expansion = self.model, self.expansion
-        if is_lazy(self.chunked):
+        model = self.model
+        if is_lazy(self.chunked) or self.keeps_spectra:
             self.stages(Limit.of())
-        calibration = _calibrate_chunks(self.samples.data, self.responses.data, self.seen, expansion)
-        kernels = influence_kernels(calibration, expansion, ridge=float(model.alpha), rcond=model.lstsq_rcond)
+        calibration = self._calibrated()
+        kernels, ridge = influence_kernels(
+            calibration,
+            self.expansion,
+            ridge=model.alpha if model.alpha == "gcv" else float(model.alpha),
+            rcond=model.lstsq_rcond,
+            linear_model=model.linear_model,
+        )
         model._set_kernels(kernels, self.samples.basis, self.kind.components, self.samples.grid)
         model._calibration, model._kind = calibration, self.kind
         model._response_labels, model._has_real_response = self.responses.labels, self.responses.is_real
-        model.n_samples_seen_ = calibration.n_samples
+        model.n_samples_seen_, model.alpha_ = calibration.n_samples, ridge
         return model
+
+    @property
+    def keeps_spectra(self) -> bool:
+        """Whether the linear model needs the rows of all samples."""
+        return self.kind.kept == "spectra"
+
+    @property
+    def n_kept(self) -> int:
+        """Number of samples whose rows are kept then."""
+        return len(self.samples) + (self.seen.n_samples if self.seen is not None else 0)
+
+    def _calibrated(self) -> Any:
+        """Compute the factors of all chunks in one computation: along chains of chunks, then merged in a tree.
+
+        The rows of chunks are merged in a tree as well.
+        """
+        samples, responses, seen = self.samples.data, self.responses.data, self.seen
+        kernel: Any = gather if self.keeps_spectra else calibrate
+        if not is_lazy(self.chunked):
+            return kernel(samples, responses, seen, expansion=self.expansion)
+        merge: Any = Spectra.merge if self.keeps_spectra else Calibration.merge
+        chains, options = None if self.keeps_spectra else MOST_CHAINS, {"expansion": self.expansion}
+        found = computed(
+            fold_samples(kernel, merge, samples, responses, name="calibrate", options=options, chains=chains)
+        )
+        return found if seen is None else seen.merge(found)
 
     def stages(self, limit: Limit) -> tuple[Stage, ...]:
         """Compute what the tasks of `fit` need.
@@ -199,29 +245,28 @@ class Calibrate(Operation[Any]):
         # In the tree of merges, finished factors are held in memory until their partners are ready.
         waiting = int(np.ceil(np.log2(chains))) - 1 if chains > 1 else 0
         batch = min(max(chunks), transform.batch)
-        work = batch * ((width + 1) * n_frequencies * itemsize + transform.field_bytes(itemsize))
-        leaf = max(chunks) * sample + (2 + waiting) * factor + work
+        work = max(chunks) * sample + batch * ((width + 1) * n_frequencies * itemsize + transform.field_bytes(itemsize))
+        if self.keeps_spectra:
+            row = width * n_frequencies * itemsize
+            leaf, merge = work + (self.n_kept + max(chunks)) * row, 2 * self.n_kept * row
+        else:
+            left = 8 * n_frequencies
+            leaf, merge = work + (2 + waiting) * factor + left, (3 + waiting) * factor + left
         n = len(self.samples)
         operations = width * fft_operations(transform.spatial, real=transform.real)
-        absorbing = 8.0 * n_states * width * n_frequencies
+        absorbing = 0.0 if self.keeps_spectra else 8.0 * n_states * width * n_frequencies
+        merges = (len(chunks) if self.keeps_spectra else chains) - 1
         stages = (
             Stage("calibrate", len(chunks), leaf, float(n * sample), 0.0, n * (operations + absorbing)),
-            Stage("merge", max(0, chains - 1), (3 + waiting) * factor, 0.0, 0.0, chains * absorbing * n_states),
+            Stage("merge", merges, merge, 0.0, 0.0, chains * absorbing * n_states),
         )
         needed = max(stage.task_bytes for stage in stages)
+        if needed > limit.task_bytes and self.keeps_spectra:
+            what = f"{self.model.linear_model!r}, which needs the spectra of all {self.n_kept} samples at once,"
+            remedy = f"use {' or '.join(FACTORED)}, or calibrate on fewer or smaller samples"
+            raise limit.refusal(needed, what, remedy)
         if needed > limit.task_bytes and is_lazy(lazy):
             what = f"calibration of kernels of {transform.spatial} voxels in chunks of {max(chunks)} samples"
             remedy = "calibrate on smaller samples, from which resize_coeff goes to larger ones, or in smaller chunks"
             raise limit.refusal(needed, what, remedy)
         return stages
-
-
-def _calibrate_chunks(samples: Any, responses: Any, seen: Calibration | None, expansion: Expansion) -> Calibration:
-    """Compute the factors of all chunks in one computation: along chains of chunks, then merged in a tree."""
-    if not is_lazy(samples) and not is_lazy(responses):
-        return calibrate(samples, responses, seen, expansion=expansion)
-    options, merge = {"expansion": expansion}, Calibration.merge
-    found: Calibration = computed(
-        fold_samples(calibrate, merge, samples, responses, name="calibrate", options=options, chains=MOST_CHAINS)
-    )
-    return found if seen is None else seen.merge(found)

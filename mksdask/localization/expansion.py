@@ -40,9 +40,20 @@ class FieldFFT:
         return (*leading, last // 2 + 1 if self.real else last)
 
     @property
+    def multiplicity(self) -> Array:
+        """How many frequencies of the full spectrum each kept one stands for, by its index along the last axis."""
+        n_last = self.frequencies[-1]
+        halved = np.arange(n_last) % (self.spatial[-1] / 2) > 0 if self.real else np.zeros(n_last)
+        return np.where(halved, 2.0, 1.0)
+
+    @property
     def batch(self) -> int:
         """Number of samples that are transformed together."""
         return min(BATCH_SAMPLES, max(1, BATCH_VOXELS // int(np.prod(self.spatial))))
+
+    def batches(self, n_samples: int) -> list[slice]:
+        """Cut samples into batches."""
+        return [slice(start, start + self.batch) for start in range(0, n_samples, self.batch)]
 
     def field_bytes(self, spectral_itemsize: int) -> int:
         """Bytes of one field of a sample, for the bytes of one number of its spectrum."""

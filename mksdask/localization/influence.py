@@ -7,7 +7,7 @@ computes the response p of a block. All three work in Fourier space, where the c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ import scipy.fft
 import scipy.linalg
 
 from mksdask.arrays import Array
-from mksdask.localization.expansion import Expansion
+from mksdask.localization.expansion import Expansion, FieldFFT
 from mksdask.localization.least_squares import absorb, empty_factor, solve
+from mksdask.localization.linear_models import ridge_of, solve_with
+from mksdask.localization.ridge import Filters
 
 
 def _sums(spectra: Array, n_spatial: int) -> Array:
@@ -43,18 +45,82 @@ class Calibration:
     waves: Array  # (n_transformed, n_transformed + n_components, n_frequencies)
     mean: Array  # (n_states, n_states + n_components, 1)
     n_samples: int
+    transform: FieldFFT
+    # Σ |P|² of what no kernels explain, over samples, components and all frequencies of the full spectrum.
+    outside: float = 0.0
+
+    @classmethod
+    def empty(cls, expansion: Expansion, n_components: int) -> Calibration:
+        """Make the factors of no samples."""
+        transform, n_states, n_transformed = expansion.transform, expansion.n_states, len(expansion.transformed)
+        n_frequencies = int(np.prod(transform.frequencies))
+        waves = empty_factor(n_transformed, n_components, n_frequencies, expansion.spectral_dtype)
+        # The zero frequency needs double precision, which costs little there.
+        return cls(waves, empty_factor(n_states, n_components, 1, np.complex128), 0, transform)
 
     def copy(self) -> Calibration:
         """Copy the factors, so that samples can be added to the copy."""
-        return Calibration(self.waves.copy(), self.mean.copy(), self.n_samples)
+        return replace(self, waves=self.waves.copy(), mean=self.mean.copy())
+
+    def absorb(self, waves: Array, mean: Array, n_samples: int) -> None:
+        """Update the factors in place with further rows, or with other factors."""
+        left, left_of_mean = np.zeros(waves.shape[-1]), np.zeros(1)
+        absorb(self.mean, mean, left_of_mean)
+        absorb(self.waves, waves, left)
+        left[0] = 0.0  # `mean` holds the zero frequency.
+        multiplicity = self.transform.multiplicity
+        left = left.reshape(-1, len(multiplicity)).sum(axis=0)
+        self.outside += float((left * multiplicity).sum() + left_of_mean[0])
+        self.n_samples += n_samples
 
     def merge(self, other: Calibration) -> Calibration:
         """Combine the factors of two sets of samples."""
         merged = self.copy()
-        absorb(merged.waves, other.waves)
-        absorb(merged.mean, other.mean)
-        merged.n_samples += other.n_samples
+        merged.absorb(other.waves, other.mean, other.n_samples)
+        merged.outside += other.outside
         return merged
+
+
+@dataclass
+class Spectra:
+    """The rows of all samples seen so far, for linear models that need more than their factors."""
+
+    waves: Array  # (n_samples, n_transformed + n_components, n_frequencies)
+    mean: Array  # (n_samples, n_states + n_components, 1)
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples."""
+        return len(self.mean)
+
+    def merge(self, other: Spectra) -> Spectra:
+        """Combine the rows of two sets of samples."""
+        return Spectra(np.concatenate([self.waves, other.waves]), np.concatenate([self.mean, other.mean]))
+
+
+def _rows(samples: Array, responses: Array, expansion: Expansion) -> tuple[Array, Array]:
+    """Compute the rows [M | P] of a batch of samples: at all frequencies, and at the zero frequency with all states.
+
+    Their shapes are those of `Spectra`.
+    """
+    transform, n_states, n_transformed = expansion.transform, expansion.n_states, len(expansion.transformed)
+    (n_rows, *_, n_components), n_spatial = responses.shape, len(transform.spatial)
+    n_voxels = int(np.prod(transform.spatial))
+    width = n_transformed + n_components
+    rows = np.empty((n_rows, width, *transform.frequencies), dtype=expansion.spectral_dtype)
+    for state, spectrum in enumerate(expansion.spectra(samples)):
+        rows[:, state] = spectrum
+    for component in range(n_components):
+        field = responses[..., component].astype(expansion.field_dtype)
+        rows[:, n_transformed + component] = _finite(transform.forward(field), "y", n_spatial)
+    sums = _sums(rows, n_spatial).astype(np.complex128)
+    means = np.empty((n_rows, n_states + n_components, 1), dtype=np.complex128)
+    means[:, expansion.transformed, 0] = sums[:, :n_transformed]
+    means[:, n_states:, 0] = sums[:, n_transformed:]
+    if expansion.unity is not None:
+        others = sums[:, :n_transformed] @ expansion.unity[expansion.transformed]
+        means[:, expansion.derived, 0] = (n_voxels - others) / expansion.unity[expansion.derived]
+    return rows.reshape(n_rows, width, -1), means
 
 
 def calibrate(
@@ -83,57 +149,68 @@ def calibrate(
     ValueError
         If a value is not finite, or lies outside the domain of the basis.
     """
-    transform, n_states, n_transformed = expansion.transform, expansion.n_states, len(expansion.transformed)
-    n_components, n_spatial = responses.shape[-1], len(transform.spatial)
-    n_voxels = int(np.prod(transform.spatial))
-    dtype, width = expansion.spectral_dtype, n_transformed + n_components
-    if seen is None:
-        waves = empty_factor(n_transformed, n_components, int(np.prod(transform.frequencies)), dtype)
-        # The zero frequency needs double precision, which costs little there.
-        factors = Calibration(waves, empty_factor(n_states, n_components, 1, np.complex128), 0)
-    else:
-        factors = seen.copy()
-    for start in range(0, len(samples), transform.batch):
-        batch = slice(start, start + transform.batch)
-        n_rows = len(samples[batch])
-        rows = np.empty((n_rows, width, *transform.frequencies), dtype=dtype)
-        for state, spectrum in enumerate(expansion.spectra(samples[batch])):
-            rows[:, state] = spectrum
-        for component in range(n_components):
-            field = responses[batch][..., component].astype(expansion.field_dtype)
-            rows[:, n_transformed + component] = _finite(transform.forward(field), "y", n_spatial)
-        sums = _sums(rows, n_spatial).astype(np.complex128)
-        means = np.empty((n_rows, n_states + n_components, 1), dtype=np.complex128)
-        means[:, expansion.transformed, 0] = sums[:, :n_transformed]
-        means[:, n_states:, 0] = sums[:, n_transformed:]
-        if expansion.unity is not None:
-            others = sums[:, :n_transformed] @ expansion.unity[expansion.transformed]
-            means[:, expansion.derived, 0] = (n_voxels - others) / expansion.unity[expansion.derived]
-        absorb(factors.mean, means)
-        absorb(factors.waves, rows.reshape(n_rows, width, -1))
-        factors.n_samples += n_rows
+    factors = Calibration.empty(expansion, responses.shape[-1]) if seen is None else seen.copy()
+    for batch in expansion.transform.batches(len(samples)):
+        factors.absorb(*_rows(samples[batch], responses[batch], expansion), len(samples[batch]))
     return factors
 
 
-def influence_kernels(calibration: Calibration, expansion: Expansion, *, ridge: float, rcond: float | None) -> Array:
-    """Solve the least-squares problems for the influence kernels α[h; r] of least norm.
+def gather(samples: Array, responses: Array, seen: Spectra | None = None, *, expansion: Expansion) -> Spectra:
+    """Compute the rows of a block of samples, together with those `seen` before. The arguments are as in `calibrate`.
+
+    Raises
+    ------
+    ValueError
+        As in `calibrate`.
+    """
+    batches = expansion.transform.batches(len(samples)) or [slice(0)]
+    found = [Spectra(*_rows(samples[batch], responses[batch], expansion)) for batch in batches]
+    found = found if seen is None else [seen, *found]
+    return Spectra(np.concatenate([part.waves for part in found]), np.concatenate([part.mean for part in found]))
+
+
+def _chosen_ridge(calibration: Calibration, coordinates: Array, *, rcond: float, floor: float, epsilon: float) -> float:
+    """Choose one ridge for all frequencies by generalized cross-validation."""
+    transform, n_frequencies = calibration.transform, calibration.waves.shape[-1]
+    multiplicity = transform.multiplicity
+    weights = np.tile(multiplicity, n_frequencies // len(multiplicity))
+    filters = Filters(calibration.outside, float(calibration.n_samples * np.prod(transform.spatial)))
+    # `mean` holds the zero frequency.
+    filters.add(calibration.waves[..., 1:], coordinates, weights[1:], rcond=rcond, floor=floor)
+    filters.add(calibration.mean, np.eye(len(calibration.mean)), np.ones(1), rcond=rcond, floor=0.0)
+    return filters.choose(epsilon)
+
+
+def influence_kernels(
+    calibration: Calibration | Spectra,
+    expansion: Expansion,
+    *,
+    ridge: float | str,
+    rcond: float | None,
+    linear_model: Any = None,
+) -> tuple[Array, float | None]:
+    """Solve the problems at all frequencies for the influence kernels α[h; r]: by least squares, or by a linear model.
 
     Parameters
     ----------
-    calibration : Calibration
-        Factors of all samples.
+    calibration : Calibration or Spectra
+        Factors of all samples, or their rows if the linear model needs these.
     expansion : Expansion
         The expansion that made them.
-    ridge : float
-        Weight of Σ_h Σ_r α[h; r]² beside the squared error.
+    ridge : float or "gcv"
+        Weight of Σ_h Σ_r α[h; r]² beside the squared error. "gcv" chooses it, see `Filters`.
     rcond : float or None
         Singular values below `rcond` times the largest of their frequency count as zero. Default: 10 n_states times
         the rounding unit.
+    linear_model : estimator, optional
+        A linear model of scikit-learn. Default: the least-squares solution of least norm.
 
     Returns
     -------
-    ndarray, shape (*spatial, n_states, n_components)
+    kernels : ndarray, shape (*spatial, n_states, n_components)
         Kernels with lag 0 in the centre.
+    ridge : float or None
+        The ridge with which they were solved. None if the linear model has another penalty.
 
     Raises
     ------
@@ -154,8 +231,17 @@ def influence_kernels(calibration: Calibration, expansion: Expansion, *, ridge: 
         raise ValueError(msg)
     # The columns are orthonormal and span Σ_h w_h α_h = 0, so the norm of coordinates is the norm of the kernels.
     span = np.eye(n_states) if expansion.unity is None else scipy.linalg.null_space(expansion.unity[None])
-    waves = solve(calibration.waves, expansion.reduce(span), rcond=rcond, floor=floor, ridge=ridge)
-    mean = solve(calibration.mean, np.eye(n_states), rcond=rcond, floor=0.0, ridge=ridge)
+    found = ridge_of(linear_model, ridge)
+    if isinstance(found, str):
+        assert isinstance(calibration, Calibration)
+        found = _chosen_ridge(calibration, expansion.reduce(span), rcond=rcond, floor=floor, epsilon=epsilon)
+    if found is None:
+        span, n_rows = np.eye(n_states), calibration.n_samples
+        waves = solve_with(linear_model, calibration.waves, expansion.reduce(span), n_rows=n_rows, floor=floor)
+        mean = solve_with(linear_model, calibration.mean, span, n_rows=n_rows, floor=0.0)
+    else:
+        waves = solve(calibration.waves, expansion.reduce(span), rcond=rcond, floor=floor, ridge=found)
+        mean = solve(calibration.mean, np.eye(n_states), rcond=rcond, floor=0.0, ridge=found)
     kernels = np.empty((*transform.spatial, n_states, n_components), dtype=expansion.field_dtype)
     for h, c in np.ndindex(n_states, n_components):
         spectrum = np.tensordot(span[h], waves[:, c], axes=1).astype(expansion.spectral_dtype)
@@ -164,7 +250,7 @@ def influence_kernels(calibration: Calibration, expansion: Expansion, *, ridge: 
     if not np.isfinite(kernels).all():
         msg = "the kernels overflow: X and y differ by too many orders of magnitude; scale one of them"
         raise ValueError(msg)
-    return kernels
+    return kernels, found
 
 
 def kernels_argument(

@@ -29,7 +29,7 @@ def empty_factor(n_unknowns: int, n_targets: int, n_problems: int, dtype: DTypeL
     return np.zeros((n_unknowns, n_unknowns + n_targets, n_problems), dtype=dtype)
 
 
-def absorb(factor: Array, rows: Array) -> Array:
+def absorb(factor: Array, rows: Array, left: Array | None = None) -> Array:
     """Update a factor in place with further rows.
 
     Parameters
@@ -38,6 +38,9 @@ def absorb(factor: Array, rows: Array) -> Array:
         complex64 or complex128. The arithmetic is in double precision.
     rows : ndarray, shape (n_rows, n_unknowns + n_targets, n_problems)
         Rows [M | p] of each problem, or another factor.
+    left : ndarray, shape (n_problems,), optional
+        Array of float64. To each entry is added what the reflections leave of the targets in the rows: the squared
+        norm of their part outside the range of M, summed over targets.
 
     Returns
     -------
@@ -46,19 +49,21 @@ def absorb(factor: Array, rows: Array) -> Array:
 
     Notes
     -----
-    The rows are absorbed by Householder reflections, which keep the diagonal real and not negative.
+    The rows are absorbed by Householder reflections, which keep the diagonal real and not negative. They keep norms, so
+    ``|p|²`` of all rows is ``|Qᴴp|²`` of the factor and what is left.
 
     References
     ----------
     Golub, G. H., Van Loan, C. F. Matrix Computations (4th ed., 2013), section 5.1.
     """
+    left = np.empty(0) if left is None else left
     for start in range(0, len(rows), _MOST_ROWS):
-        _absorb(factor, rows[start : start + _MOST_ROWS])
+        _absorb(factor, rows[start : start + _MOST_ROWS], left)
     return factor
 
 
 @_jit
-def _absorb(factor, rows):  # type: ignore[no-untyped-def]
+def _absorb(factor, rows, left):  # type: ignore[no-untyped-def]
     n_unknowns, width, n_problems = factor.shape
     n_rows = rows.shape[0]
     re, im = np.zeros((n_rows, width, _TILE)), np.zeros((n_rows, width, _TILE))
@@ -112,6 +117,14 @@ def _absorb(factor, rows):  # type: ignore[no-untyped-def]
             for k in range(j, width):
                 for t in range(size):
                     factor[j, k, start + t] = complex(top_re[k, t], top_im[k, t])
+        if left.size:
+            squares[:] = 0.0
+            for i in range(n_rows):
+                for k in range(n_unknowns, width):
+                    for t in range(_TILE):
+                        squares[t] += re[i, k, t] * re[i, k, t] + im[i, k, t] * im[i, k, t]
+            for t in range(size):
+                left[start + t] += squares[t]
 
 
 def solve(factor: Array, coordinates: Array, *, rcond: float, floor: float, ridge: float = 0.0) -> Array:

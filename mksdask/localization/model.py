@@ -20,7 +20,8 @@ from mksdask.display.cards import WithCard, card, centre_of, picture
 from mksdask.labels import first_index, matched_values
 from mksdask.localization.calibration import Calibrate, Kind, Responses
 from mksdask.localization.expansion import Expansion, FieldFFT
-from mksdask.localization.influence import Calibration, kernels_argument, resized
+from mksdask.localization.influence import Calibration, Spectra, kernels_argument, resized
+from mksdask.localization.linear_models import LinearModelKind, check_linear_model
 from mksdask.localization.prediction import Predict, r2_of_fields
 from mksdask.samples import Grid, Samples
 from mksdask.schema import (
@@ -30,6 +31,7 @@ from mksdask.schema import (
     NUMBERS,
     TEXT,
     ArrayOf,
+    Choice,
     Listed,
     Named,
     Number,
@@ -61,12 +63,15 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     ----------
     basis : Basis or None
         Basis of the local state. None if X already holds m[h; s].
-    alpha : float, default 0
-        Ridge parameter. It adds ``alpha · Σ_h Σ_r α[h; r]²`` to the squared error, which is summed over samples and
-        voxels.
+    alpha : float or "gcv", default 0
+        Ridge parameter λ. It adds ``λ · Σ_h Σ_r α[h; r]²`` to the squared error, which is summed over samples and
+        voxels. "gcv" chooses λ by generalized cross-validation, in the same pass over the samples.
     lstsq_rcond : float, optional
         Singular values below `lstsq_rcond` times the largest at their frequency count as zero. Default: 10 n_states
         times the rounding unit, for any number of samples.
+    linear_model : estimator, optional
+        Linear model of scikit-learn that is fitted at each frequency, such as ``Lasso(0.1, fit_intercept=False)``. Then
+        `alpha` must be 0. Default: least squares with the ridge `alpha`.
 
     Attributes
     ----------
@@ -82,14 +87,33 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         Names of the phases of `grid_`.
     n_samples_seen_ : int
         Number of samples seen by `fit` and `partial_fit`. It is 0 after `coef_` was assigned.
+    alpha_ : float or None
+        λ of the kernels. None if they were assigned, or if the penalty of `linear_model` is no ridge.
 
     Notes
     -----
     **What the data do not determine.** Where the samples do not determine the kernels at a frequency, the model takes
     the solution of least norm. The states of a primitive basis sum to one, so ``Σ_h M[h; k] = 0`` at all frequencies
     except zero. There, the kernels are determined up to a term that all states share, and the solution of least norm
-    satisfies ``Σ_h A[h; k] = 0``. Where the samples hold nothing at a frequency, their transforms are rounding errors,
-    which count as zero.
+    satisfies ``Σ_h A[h; k] = 0``. So does that of any ridge, which penalizes ``Σ_h |A[h; k]|²`` over all states. Where
+    the samples hold nothing at a frequency, their transforms are rounding errors, which count as zero.
+
+    **Choice of the ridge.** ``alpha="gcv"`` chooses λ among 0 and 10^(j/16), with whole numbers j, and minimizes
+
+    .. math:: GCV(\lambda) = \frac{1}{n} \|(I - H_\lambda)\, y\|^2 \; / \; (1 - \mathrm{tr}\, H_\lambda / n)^2
+
+    Here y holds the responses in all n voxels of all samples, and :math:`H_\lambda` turns y into the fitted responses.
+    The squared norm is summed over components, and all frequencies and components share one λ. By Parseval's theorem,
+    norm and trace are sums over frequencies, which the factors give for any λ. This λ is good if the errors of
+    different voxels are independent.
+
+    **Linear models.** At each frequency, `linear_model` solves ``M A = P`` for all states, as the real problem
+    ``[[Re M, -Im M], [Im M, Re M]] [Re A; Im A] = [Re P; Im P]``, with transforms as `scipy.fft` computes them.
+    `LinearRegression`, `Ridge`, `Lasso`, `ElasticNet`, `MultiTaskLasso` and `MultiTaskElasticNet` are fitted to the
+    factors, with the result of a fit to all rows. The first two are solved as ``alpha=0`` and ``alpha=λ`` are, so the
+    options of their solvers do nothing. The others take about a millisecond for each frequency. Models of other
+    classes, such as `HuberRegressor`, are fitted to the spectra of all samples, which must fit into memory. A model is
+    refused if it has an intercept or ``positive=True``, or if it splits rows to choose its parameters.
 
     **Streaming.** Samples are absorbed into triangular factors, one for each frequency, along at most 128 chains of
     chunks. The factors of the chains are merged in a tree. Normal equations are never formed, because they square the
@@ -101,7 +125,9 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     voxels, two states and a scalar response. A task of `fit` holds its chunk, two factors, and D + C + 2 transforms of
     one small batch of samples. About eight factors, and some for each worker, wait for the merge. A task of `predict`
     holds its result, C + 3 transforms of a batch, and D·C spectra, which the model keeps if X is in memory. A fitted
-    model, and its pickle, holds one factor beside its kernels, so that `partial_fit` can continue.
+    model, and its pickle, holds one factor beside its kernels, so that `partial_fit` can continue. The choice of a
+    ridge takes ``64 D F`` bytes. Spectra, if a `linear_model` needs them, take ``16 (D + C) F`` bytes for each sample.
+    The model keeps them in place of the factor, and `fit` holds them twice.
 
     **Precision.** float32 responses are fitted with float32 transforms, all others in double precision. Predictions
     have the precision of `coef_`.
@@ -115,6 +141,8 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     ----------
     Brough, D. B., Wheeler, D., Kalidindi, S. R. Materials Knowledge Systems in Python: a data science framework
     for accelerated development of hierarchical materials. Integr. Mater. Manuf. Innov. 6 (2017) 36, Eq. 4.
+    Golub, G. H., Heath, M., Wahba, G. Generalized cross-validation as a method for choosing a good ridge parameter.
+    Technometrics 21 (1979) 215.
     Landi, G., Niezgoda, S. R., Kalidindi, S. R. Multi-scale modeling of elastic response of three-dimensional
     voxel-based microstructure datasets using novel DFT-based knowledge systems. Acta Mater. 58 (2010) 2716.
 
@@ -132,7 +160,8 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
 
     grid_: Grid
     size_: tuple[int, ...]
-    _calibration: Calibration | None
+    alpha_: float | None
+    _calibration: Calibration | Spectra | None
     _kind: Kind
     _components: tuple[int, ...]
     _response_labels: tuple[tuple[str, ...], dict[str, Any]]
@@ -142,7 +171,12 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     _kept_transfer: tuple[tuple[FieldFFT, int], Array] | None
 
     _saved = Saved(
-        {"basis": Part(Basis) | NOTHING, "alpha": Number(), "lstsq_rcond": Number() | NOTHING},
+        {
+            "basis": Part(Basis) | NOTHING,
+            "alpha": Number() | Choice("gcv"),
+            "lstsq_rcond": Number() | NOTHING,
+            "linear_model": NOTHING | LinearModelKind(),
+        },
         fitted={
             "_kernels": ArrayOf(FIELDS, "x", "state", "component")
             | ArrayOf(FIELDS, "x", "y", "state", "component")
@@ -154,14 +188,23 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
             "size_": Listed(Whole(1), 1, 3),
             "grid_": Part(Grid),
             "n_samples_seen_": Whole(0),
+            "alpha_": Number(0) | NOTHING,
         },
         is_model=True,
     )
 
-    def __init__(self, basis: Basis | None = None, *, alpha: float = 0.0, lstsq_rcond: float | None = None) -> None:
+    def __init__(
+        self,
+        basis: Basis | None = None,
+        *,
+        alpha: float | str = 0.0,
+        lstsq_rcond: float | None = None,
+        linear_model: Any = None,
+    ) -> None:
         self.basis = basis
         self.alpha = alpha
         self.lstsq_rcond = lstsq_rcond
+        self.linear_model = linear_model
 
     @operation
     def fit(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None = None) -> Operation[Self]:
@@ -206,13 +249,15 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         """
         return self._calibrate(X, y, size, getattr(self, "_calibration", None))
 
-    def _calibrate(self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, seen: Calibration | None) -> Any:
+    def _calibrate(
+        self, X: ArrayLike, y: ArrayLike, size: Sequence[int] | None, seen: Calibration | Spectra | None
+    ) -> Any:
         """Check the arguments of `fit`, or of `partial_fit` if samples were seen before."""
         self._check_parameters()
         samples = Samples.of(X, self.basis, size=size).require(1 if seen is None else 0)
         responses = Responses.of(y, samples)
         expansion = Expansion.of(samples.basis, samples.spatial, responses.data.dtype)
-        kind = Kind.of(expansion, responses.components)
+        kind = Kind.of(expansion, responses.components, self.linear_model)
         if seen is not None:
             kind.refuse_other(self._kind)
             samples.grid.check_like(self.grid_)
@@ -225,6 +270,8 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         facts = {"size": self.size_, "states": states, "response": self._components or "one number for each voxel"}
         if self.n_samples_seen_:
             facts["samples seen"] = self.n_samples_seen_
+        if self.alpha_:
+            facts["alpha"] = f"{self.alpha_:.3g}"
         pictures = [
             picture(centre_of(first[..., state], n_spatial), f"α[{state}; r]", diverging=True)
             for state in range(min(MOST_DRAWN, states))
@@ -391,7 +438,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         grid = replace(self.grid_, shape=spatial) if is_fitted else Grid.of(None, spatial)
         self._set_kernels(values.reshape(*spatial, n_states, -1), basis, self._components, grid)
         # The samples that the model has seen do not belong to these kernels.
-        self._calibration, self.n_samples_seen_ = None, 0
+        self._calibration, self.n_samples_seen_, self.alpha_ = None, 0, None
 
     def _set_kernels(self, kernels: Array, basis: Basis, components: tuple[int, ...], grid: Grid) -> None:
         """Use kernels of shape (*spatial, n_states, n_components), which belong to samples on a grid."""
@@ -421,9 +468,15 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         raise ValueError(msg)
 
     def _check_parameters(self) -> None:
-        if not (is_number(self.alpha) and self.alpha >= 0):
-            msg = f"alpha must be a number from 0, got {self.alpha!r}"
+        is_chosen = isinstance(self.alpha, str) and self.alpha == "gcv"
+        if not is_chosen and not (is_number(self.alpha) and float(self.alpha) >= 0):
+            msg = f"alpha must be a number from 0, got {self.alpha!r}; alpha='gcv' chooses it"
             raise ValueError(msg)
+        if self.linear_model is not None:
+            check_linear_model(self.linear_model)
+            if self.alpha != 0:
+                msg = f"linear_model has a penalty of its own, so alpha must be 0, got {self.alpha!r}"
+                raise ValueError(msg)
         if self.lstsq_rcond is not None and not (is_number(self.lstsq_rcond) and 0 <= self.lstsq_rcond < 1):
             msg = f"lstsq_rcond must lie in [0, 1), or be None, got {self.lstsq_rcond!r}"
             raise ValueError(msg)
