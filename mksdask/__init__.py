@@ -1,5 +1,9 @@
 """Materials Knowledge Systems on dask: structure–property linkages for ensembles larger than memory."""
 
+import mksdask.startup  # it handles signals while the rest is imported
+
+# isort: split
+
 from importlib import import_module
 from typing import Any
 

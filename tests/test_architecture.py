@@ -10,6 +10,7 @@ import mksdask
 ROOT = Path(mksdask.__file__).parent
 # Rooms and modules in the order in which they may import: each only from those that stand before it, or from itself.
 ORDER = (
+    "startup",
     "types",
     "display",
     "compute",

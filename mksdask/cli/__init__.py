@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
+from distributed import KilledWorker
 
 from mksdask.cli.analysis import plan_group, stats
 from mksdask.cli.demo import demo
 from mksdask.cli.linkage import fit, localize, predict
+from mksdask.cli.options import asks_for_json
+from mksdask.cli.stopping import PATIENCE, Stop, stoppable
 from mksdask.cli.stores import import_command, info
 from mksdask.compute.plans import DoesNotFitError
+from mksdask.startup import stopped_by
+
+# Errors whose message says what was wrong with an input. The message of any other error needs its name.
+_TOLD = (OSError, ValueError, TypeError, ImportError)
 
 
 class _DoesNotFit(click.ClickException):
@@ -19,16 +33,103 @@ class _DoesNotFit(click.ClickException):
 
 
 class _Group(click.Group):
-    """Prints an error of bad input in one line, and ends with an exit code that says what kind of error it was."""
+    """Prints an error in one line, and ends with an exit code that says what kind of error it was."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (OSError, ValueError, TypeError) as error:
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt as error:
+            raise click.Abort from error
+        except Exception as error:
             if ctx.find_root().params.get("traceback"):
                 raise
             failure = _DoesNotFit if isinstance(error, DoesNotFitError) else click.ClickException
-            raise failure(str(error) or repr(error)) from error
+            raise failure(_message_of(error)) from error
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **options)
+        except KeyboardInterrupt as error:
+            raise click.Abort from error
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,  # noqa: FBT001, FBT002
+        windows_expand_args: bool = True,  # noqa: FBT001, FBT002
+        **extra: Any,
+    ) -> Any:
+        options = {"complete_var": complete_var, "windows_expand_args": windows_expand_args, **extra}
+        if not standalone_mode:
+            return super().main(args, prog_name, standalone_mode=False, **options)
+        given = list(sys.argv[1:] if args is None else args)
+        as_json = asks_for_json(given)
+        with warnings.catch_warnings(), stoppable() as stop:
+            warnings.showwarning = _Warn(as_json)
+            try:
+                # `--help` and `--version` return their exit code, and commands return nothing.
+                code = super().main(args, prog_name, standalone_mode=False, **options) or 0
+            except click.ClickException as error:
+                code = _report_error(error, stop, given, as_json=as_json)
+            except click.Abort:
+                code = _report_error(click.ClickException("aborted"), stop, given, as_json=as_json)
+            if stop.number is not None and args is None:
+                stop.is_last = True
+                _end_soon(code)
+        sys.exit(code)
+
+
+def _message_of(error: Exception) -> str:
+    """Say in one line what went wrong."""
+    text = " ".join(str(error).split())
+    if isinstance(error, KilledWorker):
+        return (
+            "workers died several times in the same task, most likely because they ran out of memory; give each more "
+            f"by --memory-limit, such as 4GiB, or use fewer --workers ({text})"
+        )
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory ({text or 'MemoryError'}); use a smaller input, or a larger machine"
+    if isinstance(error, _TOLD):
+        return text or type(error).__name__
+    return f"{type(error).__name__}: {text}; mksdask --traceback shows the place in the code"
+
+
+def _report_error(error: click.ClickException, stop: Stop, given: list[str], *, as_json: bool) -> int:
+    """Print an error on the standard error stream, and return the exit code."""
+    if stop.number is not None:
+        more = "; what is done is kept, and the same call continues with it" if "--resume" in given else ""
+        click.echo(stopped_by(stop.number, more, as_json=as_json), err=True)
+        return 128 + stop.number
+    if as_json:
+        text = " ".join(error.format_message().split())
+        click.echo(json.dumps({"error": text, "exit_code": error.exit_code}, ensure_ascii=False), err=True)
+    else:
+        error.show()
+    return error.exit_code
+
+
+def _end_soon(code: int) -> None:
+    """End the other processes of the command, and also this one if its threads do not let it end."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    watchdog = threading.Timer(PATIENCE, os._exit, [code])
+    watchdog.daemon = True
+    watchdog.start()
+
+
+class _Warn:
+    """Prints a warning in one line, without the place in the code."""
+
+    def __init__(self, as_json: bool) -> None:  # noqa: FBT001
+        self.as_json = as_json
+
+    def __call__(self, message: Warning | str, *place: Any, **more: Any) -> None:
+        text = " ".join(str(message).split())
+        click.echo(json.dumps({"warning": text}, ensure_ascii=False) if self.as_json else f"Warning: {text}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,8 +145,12 @@ def main(traceback: bool) -> None:  # noqa: FBT001
       mksdask info rock.zarr
       mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png
 
+    STORE, MODEL and OUT of the commands are paths, or URLs that fsspec knows, such as s3://bucket/rock.zarr, which
+    needs the package s3fs. An output is written beside its place, and moved there when it is complete.
+
     Exit codes: 0 if all went well, 1 if an input or an output is wrong, 2 if the command line is wrong, 3 if the
-    computation does not fit into the memory of the workers.
+    computation does not fit into the memory of the workers, 130 if Ctrl-C stopped it, 143 if it was terminated. With
+    --json, an error is one line of JSON on the standard error stream: {"error": "...", "exit_code": 1}.
     """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 import dask
@@ -14,14 +14,13 @@ import xarray as xr
 
 from mksdask import tools
 from mksdask.bases import PrimitiveBasis
+from mksdask.cli.arguments import Axes, Bytes, Cutoff, LocalFile, Pairs, Place
 from mksdask.cli.options import (
-    Axes,
-    Bytes,
-    Pairs,
     check_pictures,
     cluster_options,
     json_option,
     open_client,
+    overwrite_option,
     report,
     resume_option,
     save_figure,
@@ -32,10 +31,15 @@ from mksdask.compute.graph import token_of
 from mksdask.compute.operation import plan
 from mksdask.compute.watching import LivePicture
 from mksdask.stats import correlate, correlate_volume, integral_range, specific_surface
-from mksdask.storage.atomic import RESULTS, SCRATCH
+from mksdask.stats.all_lags import PASSES
+from mksdask.storage.atomic import RESULTS, SCRATCH, Url
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.outputs import Output
 from mksdask.structure import MKSStructureAnalysis
+
+# More phases than this without names are grey levels, or numbers of grains.
+MOST_UNNAMED = 32
+LagLimit: TypeAlias = int | tuple[int, ...] | None
 
 
 def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,14 +48,25 @@ def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--periodic", type=Axes(), help="Periodic axes, such as x,y, or none. Default: as the store says."
         ),
-        click.option("--cutoff", type=click.IntRange(min=0), help="Largest lag, in voxels. Default: half the size."),
         click.option(
-            "--pairs", type=Pairs(), help="Pairs of phases, such as 0-0,0-1. Default: the first phase with each phase."
+            "--cutoff",
+            type=Cutoff(),
+            metavar="LAG[,LAG,LAG]",
+            help="Largest lag in voxels, such as 40, or one for each axis, such as 40,40,20. Default: all lags from "
+            "-n//2 to (n-1)//2 along an axis of n voxels.",
         ),
         click.option(
-            "--states", type=click.IntRange(min=1), help="Number of phases. Default: as many as the store names."
+            "--pairs",
+            type=Pairs(),
+            help="Pairs of phases by their numbers, such as 0-0,0-1. Default: the first phase with each phase.",
         ),
-        click.argument("store", type=click.Path(path_type=Path, exists=True)),
+        click.option(
+            "--states",
+            type=click.IntRange(min=1),
+            help="Number of phases, such as 2. Default: as many as the store names, or one more than its largest "
+            "number.",
+        ),
+        click.argument("store", type=Place(exists=True)),
     ):
         command = option(command)
     return command
@@ -64,42 +79,54 @@ def basis_of(dataset: xr.Dataset, states: int | None) -> PrimitiveBasis:
         if X.dtype.kind not in "biu":
             msg = f"the store holds {X.dtype} numbers, not phases; import it with --phases, --thresholds or --otsu"
             raise ValueError(msg)
-        states = len(X.attrs.get("phases", ())) or int(X.max()) + 1
+        states = len(X.attrs.get("phases", ()))
+        if not states:
+            states = int(X.max()) + 1
+            if states > MOST_UNNAMED:
+                msg = (
+                    f"the store holds numbers up to {states - 1} without names, which are hardly phases; import it "
+                    f"with --phases, --thresholds or --otsu, or give --states {states} if they are"
+                )
+                raise ValueError(msg)
     return PrimitiveBasis(states)
 
 
+def confidence_of(dataset: xr.Dataset) -> dict[str, Any]:
+    """Return the confidence index of a store as an option, if it has one."""
+    return {"confidence_index": dataset.confidence_index} if "confidence_index" in dataset else {}
+
+
 def _call(
-    store: Path,
+    store: Url,
     states: int | None,
     pairs: list[tuple[int, int]] | None,
-    cutoff: int | None,
+    cutoff: LagLimit,
     periodic: list[int] | None,
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Choose `correlate` or `correlate_volume`, and collect its arguments."""
     dataset = open_store(store)
     X = dataset.microstructure
     options: dict[str, Any] = {"cutoff": cutoff, "correlations": pairs, "periodic_axes": periodic}
-    if "confidence_index" in dataset:
-        options["confidence_index"] = dataset.confidence_index
+    options |= confidence_of(dataset)
     return (correlate if "sample" in X.dims else correlate_volume), (X, basis_of(dataset, states)), options
 
 
 @click.command()
 @statistics_options
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Place())
 @click.option(
     "--figure",
-    type=click.Path(path_type=Path),
+    type=LocalFile(),
     help="Draw the statistics into a file, such as S2.png. For an ensemble, draw their mean.",
 )
 @watch_option
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace an earlier result when the new one is complete.")
+@overwrite_option("an earlier result")
 @cluster_options
 @json_option
 def stats(
-    store: Path,
-    out: Path,
+    store: Url,
+    out: Url,
     figure: Path | None,
     watch: Path | None,
     resume: bool,  # noqa: FBT001
@@ -107,16 +134,19 @@ def stats(
     as_json: bool,  # noqa: FBT001
     states: int | None,
     pairs: list[tuple[int, int]] | None,
-    cutoff: int | None,
+    cutoff: LagLimit,
     periodic: list[int] | None,
     **cluster: Any,
 ) -> None:
     """Compute the 2-point statistics of a volume, or of each sample of an ensemble, and write them to a zarr store.
 
+    STORE is a volume or an ensemble, as mksdask import writes them, and OUT is the zarr store of the statistics.
+
     \b
     Examples:
       mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png
       mksdask stats samples.zarr f.zarr --pairs 0-0,0-1 --periodic x,y,z
+      mksdask stats rock.zarr S2.zarr --cutoff 40,40,20 --scheduler scheduler.json
     """
     output = Output.of(out, RESULTS, store, overwrite=overwrite, resume=resume)
     check_pictures(figure, watch, store, output.path, overwrite=overwrite, resume=resume)
@@ -129,17 +159,20 @@ def stats(
                 "shows the mean of an ensemble"
             )
             raise ValueError(msg)
+        live: dict[str, Any] = {} if watch is None else {"watch": LivePicture.of(watch, overwrite=overwrite)}
         step = token_of("volume" if operation is correlate_volume else "ensemble", arguments, options)
-        with output.intermediate("sums", SCRATCH, resume=resume) as sums:
+        if not output.is_done(step):
+            # What is wrong with the arguments, or does not fit, is found before anything is written or removed.
+            plan(operation, *arguments, **options, **live)
+        with output.intermediate("sums", SCRATCH, resume=resume, beside=PASSES) as sums:
             if not output.is_done(step):
                 with timed_step("statistics", timings):
                     if operation is correlate_volume:
                         options["scratch"] = sums
-                        if watch is not None:
-                            live = LivePicture.of(watch, overwrite=overwrite)
-                            correlate_volume(*arguments, watch=live, **options)
+                        if live:
+                            operation(*arguments, **live, **options)
                     output.write(operation(*arguments, **options).rename("correlations"), step)
-            found = output.open("correlations")
+        found = output.open("correlations")
         mean = found if operation is correlate_volume else found.mean("sample", keep_attrs=True)
         mean = mean.compute()
         if figure is not None:
@@ -190,7 +223,11 @@ def _print_plan(
 
 
 memory_option = click.option(
-    "--memory-limit", type=Bytes(), default="2GiB", show_default=True, help="Memory of each worker."
+    "--memory-limit",
+    type=Bytes(),
+    default="2GiB",
+    show_default=True,
+    help="Memory of each worker, such as 2GiB or 512MiB.",
 )
 
 
@@ -198,8 +235,8 @@ memory_option = click.option(
 @statistics_options
 @memory_option
 @json_option
-def plan_stats(store: Path, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
-    """Show what `mksdask stats` would need.
+def plan_stats(store: Url, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
+    """Show what `mksdask stats` would need. STORE is a volume or an ensemble.
 
     Example: mksdask plan stats rock.zarr --cutoff 40 --memory-limit 1GiB
     """
@@ -210,12 +247,16 @@ def plan_stats(store: Path, memory_limit: int, as_json: bool, **which: Any) -> N
 @plan_group.command("fit")
 @statistics_options
 @click.option(
-    "--components", type=click.IntRange(min=1), default=5, show_default=True, help="Number of principal components."
+    "--components",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Number of principal components, such as 8.",
 )
 @memory_option
 @json_option
-def plan_fit(store: Path, components: int, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
-    """Show what the statistics and components of `mksdask fit` would need.
+def plan_fit(store: Url, components: int, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
+    """Show what the statistics and components of `mksdask fit` would need. STORE is an ensemble.
 
     Example: mksdask plan fit samples.zarr --components 20
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 from mksdask import tools
 from mksdask.arrays import concatenate_samples, to_numpy
 from mksdask.bases import PrimitiveBasis
-from mksdask.cli.options import Size, cluster_options, open_client, save_figure, timed_step
+from mksdask.cli.arguments import Size
+from mksdask.cli.options import cluster_options, open_client, overwrite_option, save_figure, timed_step
 from mksdask.compute.plans import samples_per_chunk
 from mksdask.datasets import MicrostructureGenerator, mean_stress
 from mksdask.homogenization import MKSHomogenizationModel
@@ -29,19 +31,31 @@ FIGURES = ("microstructures", "correlations", "components", "component_variance"
     type=click.Path(path_type=Path),
     default=Path("mksdask-demo"),
     show_default=True,
-    help="Folder for the ensemble and the figures.",
+    help="Folder for the ensemble and the figures, such as quick.",
 )
 @click.option(
-    "--samples", type=click.IntRange(min=40), default=480, show_default=True, help="Number of samples in the ensemble."
+    "--samples",
+    type=click.IntRange(min=40),
+    default=480,
+    show_default=True,
+    help="Number of samples in the ensemble, such as 200.",
 )
 @click.option(
-    "--size", type=Size(), default="24x24x24", show_default=True, help="Voxels of a sample, such as 24x24x24 or 64x64."
+    "--size",
+    type=Size((1, 2, 3), 4),
+    default="24x24x24",
+    show_default=True,
+    help="Voxels of a sample, such as 24x24x24, 64x64, or 24 for a cube.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random microstructures."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the random microstructures, such as 3.",
 )
 @cluster_options
-@click.option("--overwrite", is_flag=True, help="Replace the ensemble and the figures in the folder --out.")
+@overwrite_option("the ensemble and the figures in the folder --out")
 def demo(
     out: Path,
     samples: int,
@@ -62,14 +76,17 @@ def demo(
         raise click.ClickException(msg)
     location = Location.of(out)
     check_outside(location)
-    out = Path(location.path)
+    out = Path(location.path).resolve()
     _check_demo(out)
     timings: dict[str, float] = {}
     start = time.perf_counter()
     with open_client(**cluster) as client:
-        out.mkdir(parents=True, exist_ok=True)
         click.echo(f"dashboard: {client.dashboard_link}")
-        _run_demo(out.resolve(), samples, size, seed, timings)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{out.name}.partial-", dir=out.parent) as folder:
+            found = _run_demo(Path(folder), samples, size * 3 if len(size) == 1 else size, seed, timings)
+            _replace(out, Path(folder))
+    click.echo(f"{found}\nensemble and figures: {out}")
     click.echo(f"  {'all':<34} {time.perf_counter() - start:7.1f} s")
 
 
@@ -85,7 +102,17 @@ def _check_demo(out: Path) -> None:
         raise FileExistsError(msg)
 
 
-def _run_demo(out: Path, samples: int, size: tuple[int, ...], seed: int, timings: dict[str, float]) -> None:
+def _replace(out: Path, new: Path) -> None:
+    """Move the ensemble and the figures of a new folder to the places of earlier ones."""
+    out.mkdir(exist_ok=True)
+    _check_demo(out)
+    Location.of(new / "ensemble.zarr").replace(Location.of(out / "ensemble.zarr"), MICROSTRUCTURES)
+    for name in FIGURES:
+        (new / f"{name}.png").replace(Path(Location.of(out / f"{name}.png").path))
+
+
+def _run_demo(out: Path, samples: int, size: tuple[int, ...], seed: int, timings: dict[str, float]) -> str:
+    """Write the ensemble and the figures to a folder, and say how good the predictions are."""
     dim = len(size)
     axes = list(range(dim))
     small, large = 0.08 * size[0], 0.2 * size[0]
@@ -108,7 +135,7 @@ def _run_demo(out: Path, samples: int, size: tuple[int, ...], seed: int, timings
     click.echo(f"{samples} samples of {'×'.join(map(str, size))} voxels, moduli {moduli[0]:g} and {moduli[1]:g} GPa")
     url = out / "ensemble.zarr"
     with timed_step("generate, and solve by FE → zarr", timings, err=False):
-        create_ensemble(url, X, stiffness, phases=("stiff", "soft"), periodic_axes=axes, mode="w")
+        create_ensemble(url, X, stiffness, phases=("stiff", "soft"), periodic_axes=axes)
     ensemble = open_ensemble(url)
     is_unseen = np.arange(samples) % 4 == 0
     training, unseen = (ensemble.isel(sample=np.flatnonzero(chosen)) for chosen in (~is_unseen, is_unseen))
@@ -123,11 +150,10 @@ def _run_demo(out: Path, samples: int, size: tuple[int, ...], seed: int, timings
     r2 = 1.0 - np.sum(error**2) / np.sum((truth - truth.mean()) ** 2)
     with timed_step("figures", timings, err=False):
         _draw_demo(out, ensemble, model, (to_numpy(training.response), fitted), (truth, predicted))
-    click.echo(
+    return (
         f"C11 of {len(truth)} unseen samples: R² = {r2:.4f}, mean error {np.abs(error).mean():.3g} GPa, "
         f"standard deviation of C11 {truth.std():.3g} GPa"
     )
-    click.echo(f"ensemble and figures: {out}")
 
 
 def _draw_demo(

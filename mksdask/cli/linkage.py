@@ -9,15 +9,18 @@ from typing import Any
 import click
 import numpy as np
 import xarray as xr
+from click.core import ParameterSource
 
 from mksdask import tools
 from mksdask.arrays import to_numpy
-from mksdask.cli.analysis import basis_of, statistics_options
+from mksdask.cli.analysis import LagLimit, basis_of, confidence_of, statistics_options
+from mksdask.cli.arguments import LocalFile, Place
 from mksdask.cli.options import (
     check_pictures,
     cluster_options,
     json_option,
     open_client,
+    overwrite_option,
     report,
     resume_option,
     save_figure,
@@ -25,11 +28,13 @@ from mksdask.cli.options import (
     watch_option,
 )
 from mksdask.compute.blocks import computed
+from mksdask.compute.graph import token_of
+from mksdask.compute.operation import plan
 from mksdask.compute.watching import LivePicture
 from mksdask.homogenization import MissingPropertyWarning, MKSHomogenizationModel
 from mksdask.labels import sample_index
 from mksdask.localization import MKSLocalizationModel
-from mksdask.storage.atomic import RESULTS
+from mksdask.storage.atomic import RESULTS, Location, Url
 from mksdask.storage.ensembles import open_ensemble
 from mksdask.storage.models import load_model, save_model
 from mksdask.storage.outputs import Output
@@ -57,15 +62,20 @@ def _response(dataset: xr.Dataset, response: str) -> Any:
 
 @click.command()
 @statistics_options
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=Place())
 @click.option(
     "--response",
     default="response",
     show_default=True,
-    help="Response: a variable of the store, or a .csv or .npy file.",
+    help="Response: a variable of the store, such as response, or a file of one row for each sample, such as "
+    "strain.npy or stiffness.csv.",
 )
 @click.option(
-    "--components", type=click.IntRange(min=1), default=5, show_default=True, help="Number of principal components."
+    "--components",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Number of principal components, such as 8.",
 )
 @click.option(
     "--linker",
@@ -74,25 +84,27 @@ def _response(dataset: xr.Dataset, response: str) -> Any:
     show_default=True,
     help="Regression from scores to the response.",
 )
-@click.option("--degree", type=click.IntRange(min=1), help="Degree of the polynomial. Default: 1.")
+@click.option("--degree", type=click.IntRange(min=1), help="Degree of the polynomial, such as 2. Default: 1.")
 @click.option(
     "--hold-out",
     type=click.FloatRange(0, 0.9),
     default=0.2,
     show_default=True,
-    help="Fraction of the samples that only tests the fit.",
+    help="Fraction of the samples that only tests the fit, such as 0.25.",
 )
 @click.option(
-    "--figure", type=click.Path(path_type=Path), help="Draw predictions over responses into a file, such as fit.png."
+    "--figure",
+    type=LocalFile(),
+    help="Draw predictions over responses into a file, such as fit.png.",
 )
 @watch_option
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace an earlier model when the new one is complete.")
+@overwrite_option("an earlier model")
 @cluster_options
 @json_option
 def fit(
-    store: Path,
-    model: Path,
+    store: Url,
+    model: Url,
     response: str,
     components: int,
     linker: str,
@@ -105,15 +117,16 @@ def fit(
     as_json: bool,  # noqa: FBT001
     states: int | None,
     pairs: list[tuple[int, int]] | None,
-    cutoff: int | None,
+    cutoff: LagLimit,
     periodic: list[int] | None,
     **cluster: Any,
 ) -> None:
     """Fit a linkage from the samples of an ensemble to their response, and save it.
 
-    If the response has a few numbers for each sample, the linkage is a homogenization model. If it has a number for
-    each voxel, the linkage is a localization model of influence kernels, and of the options for statistics only
-    --states applies. Test samples are drawn with a fixed seed, and are not used in the fit.
+    STORE is an ensemble, and MODEL is the zarr store of the model. If the response has a few numbers for each sample,
+    the linkage is a homogenization model. If it has a number for each voxel, the linkage is a localization model of
+    influence kernels, and of the options for statistics only --states applies. Test samples are drawn with a fixed
+    seed, and are not used in the fit.
 
     \b
     Examples:
@@ -121,8 +134,8 @@ def fit(
       mksdask fit samples.zarr strain.model --response strain.npy
     """
     inputs = (store, *((Path(response),) if Path(response).is_file() else ()))
-    target = Output.of(model, ("model",), *inputs, overwrite=overwrite).path
-    check_pictures(figure, watch, *inputs, target, overwrite=overwrite, resume=resume)
+    output = Output.of(model, ("model",), *inputs, overwrite=overwrite)
+    check_pictures(figure, watch, *inputs, output.path, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
         dataset = open_ensemble(store)
@@ -132,22 +145,17 @@ def fit(
             msg = f"--response has {len(y)} rows, the store {n} samples; give one row for each sample"
             raise ValueError(msg)
         is_field = y.ndim > 1 and y.shape[1 : X.ndim] == X.shape[1:]
-        given = {"--figure": figure, "--watch": watch, "--degree": degree, "--cutoff": cutoff, "--pairs": pairs}
-        useless = [
-            name
-            for name, value in given.items()
-            if value is not None and (is_field or (name, linker) == ("--degree", "kernel"))
-        ]
-        if useless:
-            what = "a localization model" if is_field else "the kernel linker"
-            msg = f"{', '.join(useless)} means nothing to {what}; leave it out"
-            raise ValueError(msg)
+        _refuse_useless(is_field=is_field, linker=linker)
         # A response of NaN marks a sample that was not simulated. It shapes the components, but cannot test the fit.
         known = np.arange(n) if is_field else np.flatnonzero(~np.isnan(to_numpy(y).reshape(n, -1)).any(axis=1))
         n_test = round(hold_out * len(known))
         test = np.sort(np.random.default_rng(0).permutation(known)[:n_test])
         train = np.setdiff1d(np.arange(n), test)
-        rows = {"train": (X[train], y[train]), "test": (X[test], y[test])}
+        weights = {} if is_field else confidence_of(dataset)
+        rows = {
+            name: (X[chosen], y[chosen], {key: value[chosen] for key, value in weights.items()})
+            for name, chosen in (("train", train), ("test", test))
+        }
         if is_field:
             fitted: Any = MKSLocalizationModel(basis)
         else:
@@ -159,20 +167,27 @@ def fit(
                 correlations=pairs,
                 cutoff=cutoff,
                 periodic_axes=periodic,
-                scratch=target.parent,
+                scratch=output.folder,
             )
+        X_train, y_train, options = rows["train"]
+        if not is_field:
+            live = False if watch is None else LivePicture.of(watch, overwrite=overwrite)
+            options = options | {"watch": live, "resume": resume}
         with timed_step("fit", timings), warnings.catch_warnings():
             # The report counts the samples without a response.
             warnings.simplefilter("ignore", MissingPropertyWarning)
-            live = False if watch is None else LivePicture.of(watch, overwrite=overwrite)
-            fitted.fit(*rows["train"], **({} if is_field else {"watch": live, "resume": resume}))
+            fitted.fit(X_train, y_train, **options)
         result: dict[str, Any] = {"model": str(model), "kind": type(fitted).__name__, "samples": len(known) - n_test}
         if len(known) < n:
             result["without a response"] = n - len(known)
         if n_test:
+            X_test, y_test, options = rows["test"]
             with timed_step("test", timings):
-                result |= {"test samples": n_test, "test R²": fitted.score(*rows["test"])}
-        save_model(fitted, target)
+                result |= {"test samples": n_test, "test R²": fitted.score(X_test, y_test, **options)}
+        if not overwrite and Location.of(output.path).exists():
+            msg = f"{model} was made by another program meanwhile; choose another output, or pass --overwrite"
+            raise FileExistsError(msg)
+        save_model(fitted, output.path)
         if figure is not None and not is_field:
             with timed_step("figure", timings):
                 _draw(fitted, rows, figure)
@@ -180,27 +195,43 @@ def fit(
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
 
-def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any]], figure: Path) -> None:
+def _refuse_useless(*, is_field: bool, linker: str) -> None:
+    """Refuse options that the user gave, but that the kind of model does not have."""
+    context = click.get_current_context()
+    of_scores = ("pairs", "cutoff", "periodic", "components", "linker", "degree", "figure", "watch")
+    names = of_scores if is_field else ("degree",) if linker == "kernel" else ()
+    useless = [
+        f"--{name}"
+        for name in names
+        if context.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    ]
+    if useless:
+        what = "a localization model" if is_field else "the kernel linker"
+        msg = f"{', '.join(useless)} means nothing to {what}; leave it out"
+        raise ValueError(msg)
+
+
+def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any, Any]], figure: Path) -> None:
     data = []
-    for X, y in rows.values():
-        truth, found = to_numpy(y), to_numpy(fitted.predict(X))
+    for X, y, options in rows.values():
+        truth, found = to_numpy(y), to_numpy(fitted.predict(X, **options))
         data.append(np.array([part.reshape(len(y), -1)[:, 0] for part in (truth, found)]))
     save_figure(tools.draw_goodness_of_fit(data[0], data[1] if data[1].size else None), figure)
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path, exists=True))
-@click.argument("store", type=click.Path(path_type=Path, exists=True))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("model", type=Place(exists=True))
+@click.argument("store", type=Place(exists=True))
+@click.argument("out", type=Place())
 @click.option("--std", is_flag=True, help="Write the standard deviation of each prediction too.")
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace an earlier result when the new one is complete.")
+@overwrite_option("an earlier result")
 @cluster_options
 @json_option
 def predict(
-    model: Path,
-    store: Path,
-    out: Path,
+    model: Url,
+    store: Url,
+    out: Url,
     std: bool,  # noqa: FBT001
     resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
@@ -209,27 +240,42 @@ def predict(
 ) -> None:
     """Predict the effective properties of the samples of an ensemble by a homogenization model.
 
-    The predictions go to OUT, which is a .csv file or a .zarr store.
+    MODEL is a model that mksdask fit saved, and STORE is an ensemble. The predictions go to OUT, which is a .csv file
+    or a .zarr store.
 
-    Example: mksdask predict stiffness.model other.zarr stiffness.csv --std
+    \b
+    Examples:
+      mksdask predict stiffness.model other.zarr stiffness.csv --std
+      mksdask predict stiffness.model other.zarr stiffness.zarr --resume
     """
     fitted = load_model(model)
     if not isinstance(fitted, MKSHomogenizationModel):
         msg = f"{model} is a {type(fitted).__name__}, but predict takes a homogenization model; use mksdask localize"
         raise ValueError(msg)
-    if out.suffix not in (".csv", ".zarr"):
+    suffix = Path(str(out)).suffix
+    if suffix not in (".csv", ".zarr"):
         msg = f"{out} must be a .csv file or a .zarr store; choose a name with one of these endings"
         raise ValueError(msg)
-    output = Output.of(out, None if out.suffix == ".csv" else RESULTS, model, store, overwrite=overwrite)
+    is_store = suffix == ".zarr"
+    # A .csv file does not say of what it is the result, so that --resume cannot accept it.
+    output = Output.of(
+        out, RESULTS if is_store else None, model, store, overwrite=overwrite, resume=resume and is_store
+    )
     timings: dict[str, float] = {}
-    with open_client(**cluster), output.intermediate("predictions", RESULTS, resume=resume) as kept:
-        X = open_ensemble(store).microstructure
-        with timed_step("predict", timings):
-            found = fitted.predict(X, return_std=std)
-            parts = xr.concat(found if std else (found,), "part").rename("predictions")
-            stored = materialize(parts, kept, progress=False).compute()
-        values = xr.Dataset(dict(zip(("prediction", "spread"), stored, strict=False)))
-        write_table(values, output.path, overwrite=overwrite)
+    with open_client(**cluster):
+        dataset = open_ensemble(store)
+        X = dataset.microstructure
+        found = fitted.predict(X, return_std=std, **confidence_of(dataset))
+        parts = xr.concat(found if std else (found,), "part").rename("predictions")
+        step = token_of(parts.data.name)
+        with output.intermediate("predictions", RESULTS, resume=resume) as kept:
+            if is_store and output.is_done(step):
+                values = output.open_all().compute()
+            else:
+                with timed_step("predict", timings):
+                    stored = materialize(parts, kept, progress=False).compute()
+                values = xr.Dataset(dict(zip(("prediction", "spread"), stored, strict=False)))
+                write_table(values, output.path, overwrite=overwrite, step=step)
     summary = {"result": str(out), "samples": X.sizes["sample"]}
     mean = values.prediction.to_numpy()
     summary |= {"lowest": float(mean.min()), "mean": float(mean.mean()), "highest": float(mean.max())}
@@ -237,17 +283,17 @@ def predict(
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path, exists=True))
-@click.argument("store", type=click.Path(path_type=Path, exists=True))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("model", type=Place(exists=True))
+@click.argument("store", type=Place(exists=True))
+@click.argument("out", type=Place())
 @resume_option
-@click.option("--overwrite", is_flag=True, help="Replace an earlier result when the new one is complete.")
+@overwrite_option("an earlier result")
 @cluster_options
 @json_option
 def localize(
-    model: Path,
-    store: Path,
-    out: Path,
+    model: Url,
+    store: Url,
+    out: Url,
     resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
@@ -255,9 +301,13 @@ def localize(
 ) -> None:
     """Predict the local field of each sample by a localization model, and write the fields to a zarr store.
 
-    Influence kernels that were calibrated on samples of another size are resized to the size of these samples.
+    MODEL is a model that mksdask fit saved, STORE is an ensemble, and OUT is the zarr store of the fields. Influence
+    kernels that were calibrated on samples of another size are resized to the size of these samples.
 
-    Example: mksdask localize strain.model large.zarr strain.zarr
+    \b
+    Examples:
+      mksdask localize strain.model large.zarr strain.zarr
+      mksdask localize strain.model large.zarr strain.zarr --resume
     """
     fitted = load_model(model)
     if not isinstance(fitted, MKSLocalizationModel):
@@ -270,6 +320,7 @@ def localize(
         size = tuple(X.sizes[dim] for dim in ("x", "y", "z") if dim in X.dims)
         if size != tuple(fitted.size_):
             fitted.resize_coeff(size)
+        plan(fitted.predict, X)
         with timed_step("localize", timings):
             field = output.write(fitted.predict(X).rename("field"))
         extremes = computed((field.data.min(), field.data.mean(), field.data.max()))

@@ -1,11 +1,12 @@
-"""What the subcommands share: types of options, the cluster, progress and reports."""
+"""What the subcommands share: options, the cluster, progress and reports."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,153 +16,126 @@ import numpy as np
 from distributed import Client, LocalCluster
 from matplotlib.backend_bases import FigureCanvasBase
 
-from mksdask.compute.plans import bytes_argument
+from mksdask.cli.arguments import Bytes, LocalFile
+from mksdask.cli.stopping import STOP, blocked
 from mksdask.compute.progress import progress
 from mksdask.display.cards import value_text
 from mksdask.display.pictures import is_our_picture, save_picture
-from mksdask.storage.atomic import Location, check_apart, check_file, check_outside
+from mksdask.storage.atomic import Location, Url, check_apart, check_file, check_outside
+
+# The smallest worker: one with less memory would be full before it computes anything.
+LEAST_BYTES = 2**28
+# Seconds to wait for a scheduler that does not answer, for the file of a scheduler that starts, and for workers.
+ANSWER, FILE, WORKERS = 10, 30, 60
+
+
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether the arguments of the command contain --json."""
+    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
 
 
 @contextmanager
 def timed_step(title: str, timings: dict[str, float], *, err: bool = True) -> Iterator[None]:
-    """Show the progress of a step of a command, and then print the time that it took."""
+    """Show the progress of a step of a command, and then print the time that it took. With --json, print nothing."""
     start = time.perf_counter()
     try:
         with progress(title):
             yield
     finally:
         timings[title] = time.perf_counter() - start
-    click.echo(f"  {title:<34} {timings[title]:7.1f} s", err=err)
-
-
-class Size(click.ParamType[tuple[int, ...]]):
-    """Voxels along each axis: 24x24x24, 64x64, or one number for a cube."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Parse, or fail with how to write it."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            size = tuple(int(n) for n in str(value).lower().split("x"))
-        except ValueError:
-            self.fail(f"{value!r} is not a size; write 24x24x24, 64x64, or 24 for a cube", param, ctx)
-        size = size * 3 if len(size) == 1 else size
-        if len(size) not in (2, 3) or min(size) < 4:
-            self.fail(f"{value!r} must have 2 or 3 axes of at least 4 voxels; write 24x24x24 or 64x64", param, ctx)
-        return size
-
-
-class Bytes(click.ParamType[int]):
-    """A number of bytes: 2GiB, 512MiB."""
-
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse, or fail with how to write it."""
-        try:
-            return bytes_argument(value)
-        except ValueError:
-            self.fail(f"{value!r} is not an amount of memory; write 2GiB or 512MiB", param, ctx)
+    context = click.get_current_context(silent=True)
+    if context is None or not context.params.get("as_json"):
+        click.echo(f"  {title:<34} {timings[title]:7.1f} s", err=err)
 
 
 @contextmanager
 def open_client(scheduler: str | None, workers: int, memory_limit: int) -> Iterator[Client]:
     """Yield a client of a running scheduler, or of a local cluster that is closed at the end."""
     if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout="10s")
-        except TypeError as error:
-            msg = (
-                f"the scheduler at {scheduler} asks for certificates; name their files in the configuration of dask, "
-                "under distributed.comm.tls"
-            )
-            raise click.ClickException(msg) from error
-        except (OSError, ValueError) as error:
-            msg = f"no dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`"
-            raise click.ClickException(msg) from error
-        with client:
+        with _connected(scheduler) as client:
             yield client
         return
-    cluster = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        memory_limit=memory_limit,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        # The command prints an error once, in one line, so the workers do not log it too.
-        silence_logs=logging.CRITICAL,
-    )
-    with cluster, Client(cluster) as client:
-        yield client
-
-
-class Pairs(click.ParamType[list[tuple[int, int]]]):
-    """Pairs of local states: 0-0,0-1."""
-
-    name = "pairs"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[tuple[int, int]]:
-        """Parse, or fail with how to write it."""
-        if isinstance(value, list):
-            return value
-        try:
-            pairs = [tuple(int(state) for state in pair.split("-")) for pair in str(value).split(",")]
-        except ValueError:
-            pairs = [()]
-        if any(len(pair) != 2 for pair in pairs):
-            self.fail(f"{value!r} is not a list of pairs of local states; write 0-0,0-1", param, ctx)
-        return [(pair[0], pair[1]) for pair in pairs]
-
-
-class Axes(click.ParamType[list[int]]):
-    """Names of axes, such as x,y, or none."""
-
-    name = "axes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        """Parse, or fail with how to write it."""
-        if isinstance(value, list):
-            return value
-        names = [] if value in ("", "none") else str(value).split(",")
-        if not set(names) <= set("xyz"):
-            self.fail(f"{value!r} does not name axes; write x,y,z, or none", param, ctx)
-        return ["xyz".index(name) for name in names]
-
-
-class Numbers(click.ParamType[tuple[float, ...]]):
-    """One or more numbers: 1.5 or 1.5,2."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Parse, or fail with how to write it."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(number) for number in str(value).split(","))
-        except ValueError:
-            self.fail(
-                f"{value!r} is not a number, and not numbers with commas between them; write 1.5 or 1.5,2", param, ctx
+    # The command prints an error once, in one line, so that the cluster does not log it too.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        STOP.defer()
+        with blocked():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=memory_limit,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
             )
+            client = Client(cluster)
+        with cluster, client, STOP.ending(cluster):
+            yield client
+    finally:
+        logging.disable(disabled)
+
+
+def _connected(scheduler: str) -> Client:
+    """Connect to a running scheduler that has workers."""
+    address = scheduler
+    if "://" not in scheduler and scheduler.endswith(".json"):
+        address = _address_in(Path(scheduler))
+    try:
+        client = Client(address, timeout=ANSWER)
+    except TypeError as error:
+        msg = (
+            f"the scheduler at {address} asks for certificates; name their files in the configuration of dask, under "
+            "distributed.comm.tls"
+        )
+        raise click.ClickException(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"no dask scheduler answers at {address} ({error}); start one with `dask scheduler`"
+        raise click.ClickException(msg) from error
+    try:
+        client.wait_for_workers(1, timeout=WORKERS)
+    except TimeoutError as error:
+        client.close()
+        msg = f"the dask scheduler at {address} has no workers; start some with `dask worker {scheduler}`"
+        raise click.ClickException(msg) from error
+    return client
+
+
+def _address_in(path: Path) -> str:
+    """Read the address of a scheduler from the file that it writes when it starts."""
+    until = time.monotonic() + FILE
+    while not path.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    try:
+        return str(json.loads(path.read_text())["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = "does not exist" if not path.exists() else "does not hold the address of a scheduler"
+        msg = f"--scheduler {path} {what}; start one with `dask scheduler --scheduler-file {path}`"
+        raise click.ClickException(msg) from error
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --workers, --memory-limit and --scheduler, which `open_client` takes."""
     for option in (
         click.option(
-            "--scheduler", metavar="ADDRESS", help="Use a running dask scheduler. Its workers must see the same files."
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Use a running dask scheduler instead of local workers: its address, such as tcp://10.0.0.1:8786, or "
+            "the file that it writes, such as scheduler.json. Its workers must see the same files.",
         ),
         click.option(
-            "--memory-limit", type=Bytes(), default="2GiB", show_default=True, help="Memory of each local worker."
+            "--memory-limit",
+            type=Bytes(LEAST_BYTES),
+            default="2GiB",
+            show_default=True,
+            help="Memory of each local worker, such as 2GiB or 512MiB.",
         ),
         click.option(
             "--workers",
             type=click.IntRange(min=1),
             default=2,
             show_default=True,
-            help="Number of workers of the local cluster. Each has one thread.",
+            help="Number of local workers, such as 4. Each has one thread.",
         ),
     ):
         command = option(command)
@@ -179,11 +153,21 @@ def resume_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
+def overwrite_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --overwrite, which replaces an earlier result."""
+    option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+        "--overwrite",
+        is_flag=True,
+        help=f"Replace {what} when the new one is complete. If the run fails or is killed, the old one stays.",
+    )
+    return option
+
+
 def watch_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --watch, which keeps a picture of the partial result."""
     option = click.option(
         "--watch",
-        type=click.Path(path_type=Path),
+        type=LocalFile(),
         help="Draw the partial result into a file, such as live.png, while the command runs.",
     )
     decorated: Callable[..., Any] = option(command)
@@ -192,13 +176,18 @@ def watch_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --json, which prints the report for scripts."""
-    option = click.option("--json", "as_json", is_flag=True, help="Print only the report, as JSON.")
+    option = click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print only the report, as one line of JSON. An error is one line of JSON on the standard error stream.",
+    )
     decorated: Callable[..., Any] = option(command)
     return decorated
 
 
 def check_pictures(
-    figure: Path | None, watch: Path | None, *others: Path, overwrite: bool, resume: bool = False
+    figure: Path | None, watch: Path | None, *others: Url, overwrite: bool, resume: bool = False
 ) -> None:
     """Check before the computation that pictures can be drawn, and that they replace nothing.
 
@@ -208,21 +197,22 @@ def check_pictures(
         If there is a file and `overwrite` is not set, or something other than a file. With `resume`, a picture of this
         package may be there.
     ValueError
-        If there is no such format of figures (the message lists the formats); if a picture is an input or the
-        output; or if it lies in a store.
+        If there is no such format of figures (the message lists the formats); if a picture is an input, the output or
+        the other picture; or if it lies in a store.
     """
     formats = sorted(FigureCanvasBase.get_supported_filetypes())
-    if figure is not None and figure.suffix.removeprefix(".").lower() not in formats:
-        msg = f"--figure {figure} must end with one of {', '.join(formats)}; choose another name"
-        raise ValueError(msg)
-    for picture in (figure, watch):
-        if picture is not None:
-            if picture.exists() and not (overwrite or (resume and is_our_picture(picture))):
-                msg = f"{picture} exists; choose another output, or pass --overwrite"
-                raise FileExistsError(msg)
-            check_apart(picture, *others)
-            check_outside(Location.of(picture))
-            check_file(picture)
+    for option, picture in (("--figure", figure), ("--watch", watch)):
+        if picture is None:
+            continue
+        if picture.suffix.removeprefix(".").lower() not in formats:
+            msg = f"{option} {picture} must end with one of {', '.join(formats)}; choose another name"
+            raise ValueError(msg)
+        if picture.exists() and not (overwrite or (resume and is_our_picture(picture))):
+            msg = f"{picture} exists; choose another output, or pass --overwrite"
+            raise FileExistsError(msg)
+        check_apart(picture, *others, *((figure,) if option == "--watch" and figure is not None else ()))
+        check_outside(Location.of(picture))
+        check_file(picture)
 
 
 def save_figure(figure: Any, path: Path) -> None:
@@ -235,11 +225,20 @@ def save_figure(figure: Any, path: Path) -> None:
 def report(result: dict[str, Any], *, as_json: bool) -> None:
     """Print a result as one line for each entry, or as JSON."""
     if as_json:
-        click.echo(json.dumps(result, default=_plain, ensure_ascii=False))
+        click.echo(json.dumps(_known(result), default=_plain, ensure_ascii=False))
         return
     width = max(map(len, result), default=0)
     for name, value in result.items():
         click.echo(f"{name:<{width}}  {value_text(value)}")
+
+
+def _known(value: Any) -> Any:
+    """Replace numbers that JSON does not have, such as NaN, by null."""
+    if isinstance(value, dict):
+        return {name: _known(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -7,91 +7,59 @@ from typing import Any
 
 import click
 
+from mksdask.cli.arguments import Axes, Crop, Numbers, Phases, Place, Size
 from mksdask.cli.options import (
-    Axes,
-    Numbers,
-    Size,
     cluster_options,
     json_option,
     open_client,
+    overwrite_option,
     report,
     resume_option,
     timed_step,
 )
 from mksdask.importers import import_images
 from mksdask.importers.image_files import input_files
-from mksdask.storage.atomic import MICROSTRUCTURES, Location, attributes_of
+from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, attributes_of
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.models import load_model
 from mksdask.storage.opening import check_store, open_dataset, open_group
 from mksdask.storage.outputs import Output
 
 
-class _Phases(click.ParamType[dict[float, Any]]):
-    """Values and the names of their phases: 0:pore,255:grain."""
-
-    name = "phases"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[float, Any]:
-        if isinstance(value, dict):
-            return value
-        try:
-            pairs = [pair.split(":") for pair in str(value).split(",")]
-            return {float(level): int(phase) if phase.isdigit() else phase for level, phase in pairs}
-        except ValueError:
-            self.fail(f"{value!r} is not a list of values and phases; write 0:pore,255:grain", param, ctx)
-
-
-class _Crop(click.ParamType[dict[str, Any]]):
-    """Ranges of axes: x=0:200,z=50:."""
-
-    name = "crop"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return value
-        crop = {}
-        try:
-            for part in str(value).split(","):
-                axis, bounds = part.split("=")
-                low, high = bounds.split(":")
-                crop[axis] = (int(low) if low else None, int(high) if high else None)
-        except ValueError:
-            self.fail(f"{value!r} is not a list of ranges; write x=0:200,z=50:", param, ctx)
-        return crop
-
-
 @click.command("import")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.argument("store", type=click.Path(path_type=Path))
-@click.option("--phases", type=_Phases(), help="Phase of each value in the image, such as 0:pore,255:grain.")
+@click.argument("store", type=Place())
+@click.option("--phases", type=Phases(), help="Phase of each value in the image, such as 0:pore,255:grain.")
 @click.option("--thresholds", type=Numbers(), help="Grey levels at which the next phase begins, such as 80,160.")
 @click.option(
-    "--otsu", type=click.IntRange(2, 6), help="Number of phases. Otsu's method finds the thresholds between them."
+    "--otsu",
+    type=click.IntRange(2, 6),
+    help="Number of phases, such as 2. Otsu's method finds the thresholds between them.",
 )
 @click.option("--names", help="Names of the phases between thresholds, such as pore,grain.")
-@click.option("--spacing", type=Numbers(), help="Voxel size, or sizes along x,y,z. Default: as the file says.")
+@click.option(
+    "--spacing",
+    type=Numbers(),
+    help="Voxel size, such as 3, or sizes along x,y,z, such as 3,3,5. Default: as the file says.",
+)
 @click.option("--units", help="Unit of the spacing, such as um.")
-@click.option("--crop", type=_Crop(), help="Part of the image to import, such as x=0:200,z=50:.")
+@click.option("--crop", type=Crop(), help="Part of the image to import, such as x=0:200,z=50:.")
 @click.option(
     "--window",
-    type=Size(),
-    help="Cut the image into windows of this many voxels, such as 64 or 64x64x32. A remainder at the ends is left out.",
+    type=Size((1, 2, 3), 1),
+    help="Cut the image into windows of this many voxels, such as 64 along each axis, or 64x64x32 along x, y and z. A "
+    "remainder at the ends is left out.",
 )
-@click.option("--dataset", help="Name of the array, if the file holds several.")
+@click.option("--dataset", help="Name of the array, such as CellData/FeatureIds, if the file holds several.")
 @click.option("--axes", help="Order of the axes in the file, such as zyx. The letter s stands for samples.")
 @click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes, such as x,y.")
 @resume_option
-@click.option(
-    "--overwrite",
-    is_flag=True,
-    help="Replace an earlier store of a volume or an ensemble when the new one is complete.",
-)
+@overwrite_option("an earlier store of a volume or an ensemble")
 @cluster_options
 @json_option
 def import_command(
     sources: tuple[str, ...],
-    store: Path,
+    store: Url,
     phases: dict[float, Any] | None,
     thresholds: tuple[float, ...] | None,
     otsu: int | None,
@@ -111,7 +79,8 @@ def import_command(
     """Import images into a store of one volume. With --window, import them into a store of an ensemble.
 
     SOURCE is a TIFF stack, a folder or a pattern of TIFF, PNG or JPEG slices, or a file of NumPy, HDF5, DREAM.3D,
-    netCDF, VTK or zarr. Several SOURCEs are slices of one image, in the order in which they are given.
+    netCDF, VTK or zarr. Several SOURCEs are slices of one image, in the order in which they are given. STORE is the
+    zarr store to make.
 
     \b
     Examples:
@@ -119,7 +88,7 @@ def import_command(
       mksdask import 'slices/*.png' rock.zarr --otsu 2 --names pore,grain
       mksdask import scan.h5 cells.zarr --dataset CellData/FeatureIds --window 64
     """
-    paths = [Path(source).absolute() for source in sources]
+    paths = [_source(source) for source in sources]
     inputs = input_files(paths if len(paths) > 1 else paths[0])
     target = Output.of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite).path
     timings: dict[str, float] = {}
@@ -136,7 +105,7 @@ def import_command(
             spacing=None if spacing is None else spacing if len(spacing) > 1 else spacing[0],
             units=units,
             crop=crop,
-            window=window,
+            window=window if window is None or len(window) > 1 else window[0],
             periodic_axes=periodic,
             mode="w" if overwrite else "w-",
             resume=resume,
@@ -145,11 +114,22 @@ def import_command(
     report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
 
+def _source(text: str) -> Path:
+    """Take the path of an image, also from a URL of this machine."""
+    if "://" not in text:
+        return Path(text).absolute()
+    location = Location.of(text)
+    if not location.is_local:
+        msg = f"{text} is not on this machine, and images are read from files; copy it to a file first"
+        raise ValueError(msg)
+    return Path(location.path)
+
+
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path, exists=True))
+@click.argument("store", type=Place(exists=True))
 @click.option("--fractions", is_flag=True, help="Compute the volume fractions of the phases, which reads all voxels.")
 @json_option
-def info(store: Path, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
+def info(store: Url, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
     """Describe what a store holds: a volume, an ensemble, a model or a result.
 
     Example: mksdask info rock.zarr --fractions

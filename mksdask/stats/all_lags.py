@@ -38,6 +38,8 @@ Span: TypeAlias = tuple[int, int]  # the first position along an axis, and the f
 LEAST_PARTS = 8  # a pass has at least so many tasks, if the volume has so many planes, so that all workers have some
 # A task holds its result twice: as the block that it writes, and as the object in the store. Compression adds one more.
 WRITTEN = 2
+# What the names of the stores that are kept beside the scratch store end with.
+PASSES = ("planes", "lines")
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,7 @@ class _Opening:
 
 def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Url) -> Any:
     """Write the statistics to `scratch`. Continue with the pass in which an earlier call stopped."""
-    urls = [f"{str(scratch).rstrip('/')}.{name}" for name in ("planes", "lines")]
+    urls = [f"{str(scratch).rstrip('/')}.{name}" for name in PASSES]
     for url in urls:
         check_ours(Location.of(url), SCRATCH)
     planes = _planes(passes, sizes, problem)

@@ -48,6 +48,7 @@ class Location:
     fs: Any
     path: str
     is_local: bool
+    inside: str = ""  # what holds the path, such as the URL of a zip file
 
     @classmethod
     def of(cls, url: Url) -> Location:
@@ -58,7 +59,7 @@ class Location:
         FileNotFoundError
             If the path is a link into a folder that does not exist, so that nothing can be written through it.
         ValueError
-            If it looks like a URL, but is none.
+            If it looks like a URL, but is none; or if it needs a package that is not installed.
         """
         text = os.fspath(url)
         if "://" not in text:
@@ -69,7 +70,12 @@ class Location:
             text = os.path.abspath(os.path.expanduser(url) if isinstance(url, str) else text)  # noqa: PTH100, PTH111
             fs, path = fsspec.filesystem("file"), Path(text).as_posix()
         else:
-            fs, path = fsspec.core.url_to_fs(text)
+            try:
+                fs, path = fsspec.core.url_to_fs(text)
+            except ImportError as error:
+                protocol, told = text.partition("://")[0], " ".join(str(error).split())
+                msg = f"{text} needs a package for {protocol}:// that is not installed: {told}; or give a path"
+                raise ValueError(msg) from error
         protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
         path = path.rstrip("/") or path
         if "file" in protocols and os.path.islink(path):  # noqa: PTH114
@@ -77,12 +83,12 @@ class Location:
             if not Path(path).parent.is_dir() or os.path.islink(path):  # noqa: PTH114
                 msg = f"{link} is a link to {path}, and there is no such folder; make the folder, or remove the link"
                 raise FileNotFoundError(msg)
-        return cls(fs, path, "file" in protocols)
+        return cls(fs, path, "file" in protocols, "::" * ("::" in text) + text.partition("::")[2])
 
     @property
     def store(self) -> Any:
         """The path or URL, as zarr and xarray accept it."""
-        return self.path if self.is_local else self.fs.unstrip_protocol(self.path)
+        return self.path if self.is_local else self.fs.unstrip_protocol(self.path) + self.inside
 
     def sibling(self, tag: str) -> Location:
         """Choose a new name beside this one."""

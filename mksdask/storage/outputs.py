@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import xarray as xr
 from mksdask.storage.atomic import (
     Kinds,
     Location,
+    Url,
     attributes_of,
     check_apart,
     check_file,
@@ -30,30 +32,31 @@ class Output:
 
     Parameters
     ----------
-    path : Path
-        The place. If the user named a link, it is the place to which the link leads.
+    path : Path or str
+        The place: a path or, if it is not on this machine, a URL. If the user named a link, it is the place to which
+        the link leads.
     overwrite : bool
         Whether the new result, once it is complete, replaces what an earlier step wrote there.
     resume : bool, default False
         Whether the step accepts this same result at the place, and completes it if a part of it is missing.
     """
 
-    path: Path
+    path: Url
     overwrite: bool
     resume: bool = False
 
     @classmethod
-    def of(cls, path: Path, kinds: Kinds | None, *inputs: Path, overwrite: bool, resume: bool = False) -> Output:
-        """Check that a step may write to a place, and make the folder around it.
+    def of(cls, path: Url, kinds: Kinds | None, *inputs: Url, overwrite: bool, resume: bool = False) -> Output:
+        """Check that a step may write to a place.
 
         Parameters
         ----------
-        path : Path
-            The place, as the user named it.
+        path : Path or str
+            The place, as the user named it: a path or a URL.
         kinds : tuple of str or None
             Marks of the stores that `overwrite` may replace. None means that the output is a file, which replaces only
             a file.
-        *inputs : Path
+        *inputs : Path or str
             The inputs of the step. The output may not be an input, lie in one, or hold one.
         overwrite, resume
             As in the class.
@@ -63,25 +66,35 @@ class Output:
         FileExistsError
             If something is there, and neither `overwrite` nor `resume` is set; or if it is something that the step may
             not replace.
+        NotADirectoryError, PermissionError
+            If nothing can be written there.
         ValueError
-            If the output is an input, or lies in a store.
+            If the output is an input, or lies in a store; or if it is a file that is not on this machine.
         """
         location = Location.of(path)
-        target = Path(location.path)
         check_apart(path, *inputs)
-        if path.exists() and not (overwrite or resume):
+        if location.exists() and not (overwrite or resume):
             msg = f"{path} exists; choose another output, or pass --overwrite"
             raise FileExistsError(msg)
         check_outside(location)
+        if location.is_local:
+            _check_folder(Path(location.path).parent)
         if kinds is None:
-            check_file(target)
+            if not location.is_local:
+                msg = f"{path} is not a file of this machine; give a path, or a .zarr store"
+                raise ValueError(msg)
+            check_file(Path(location.path))
         elif overwrite:
             check_ours(location, kinds)
         elif resume and location.exists() and not is_marked(location, kinds):
             msg = f"{path} exists and is not a {' or '.join(kinds)} that --resume can complete; choose another output"
             raise FileExistsError(msg)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return cls(target, overwrite, resume)
+        return cls(Path(location.path) if location.is_local else location.store, overwrite, resume)
+
+    @property
+    def folder(self) -> Url:
+        """The folder in which the place lies."""
+        return self.path.parent if isinstance(self.path, Path) else os.fspath(self.path).rpartition("/")[0]
 
     def is_done(self, step: str) -> bool:
         """Whether the place holds the complete result of a step, and the step need not run again.
@@ -117,27 +130,70 @@ class Output:
 
     def open(self, name: str) -> xr.DataArray:
         """Open a result lazily, by its name in the store."""
-        return open_dataset(Location.of(self.path), chunks={})[name]
+        return self.open_all()[name]
+
+    def open_all(self) -> xr.Dataset:
+        """Open all results of the store lazily."""
+        return open_dataset(Location.of(self.path), chunks={})
 
     @contextmanager
-    def intermediate(self, name: str, kinds: Kinds, *, resume: bool) -> Iterator[Path]:
-        """Keep a store for intermediate results beside the output until the step succeeds.
+    def intermediate(self, name: str, kinds: Kinds, *, resume: bool, beside: Sequence[str] = ()) -> Iterator[Url]:
+        """Keep a store for intermediate results beside the output until the step ends.
 
-        If the step fails or is killed, the store stays, and the next call continues with it. With `overwrite` and
-        without `resume`, the step starts from nothing.
+        With `resume`, the store stays if the step fails or is killed, and the next call with `resume` continues with
+        it. Without `resume`, the step starts from nothing and leaves nothing.
+
+        Parameters
+        ----------
+        name, kinds
+            What the name of the store ends with, and the marks that it may have.
+        resume : bool
+            Whether to continue with the store of an earlier call, and to keep it if the step fails.
+        beside : sequence of str
+            What the names of further stores end with, which the step makes beside this one.
 
         Raises
         ------
         BlockingIOError
             If another step uses the store.
         FileExistsError
-            If something is there that is not a store of one of `kinds`.
+            If something is there that is not a store of one of `kinds`; or if an earlier call left a store, and neither
+            `resume` nor `overwrite` is set.
         """
-        beside = self.path.with_name(f"{self.path.name}.{name}")
-        location = Location.of(beside)
-        with location.locked():
-            check_ours(location, kinds)
-            if self.overwrite and not resume:
-                remove_store(location, kinds)
-            yield beside
+        place = f"{os.fspath(self.path)}.{name}"
+        locations = [Location.of(each) for each in (place, *(f"{place}.{end}" for end in beside))]
+        with locations[0].locked():
+            for location in locations:
+                check_ours(location, kinds)
+            if not resume:
+                if not self.overwrite and locations[0].exists():
+                    msg = (
+                        f"{place} holds what an earlier run has done; pass --resume to continue with it, or "
+                        "--overwrite to start from nothing"
+                    )
+                    raise FileExistsError(msg)
+                self._remove(locations, kinds)
+            try:
+                yield Path(place) if isinstance(self.path, Path) else place
+            except BaseException:
+                if not resume:
+                    self._remove(locations, kinds)
+                raise
+            self._remove(locations, kinds)
+
+    @staticmethod
+    def _remove(locations: Sequence[Location], kinds: Kinds) -> None:
+        for location in locations:
             remove_store(location, kinds)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made, or in which nothing can be written."""
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        msg = f"{folder} is a file and not a folder, so nothing can be written in it; choose another output"
+        raise NotADirectoryError(msg)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        msg = f"{folder} does not allow you to write in it; choose another output"
+        raise PermissionError(msg)

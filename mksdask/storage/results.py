@@ -33,7 +33,8 @@ def materialize(
     url : str or path
         A path, or any URL that fsspec knows.
     resume : bool, default True
-        Continue with what an earlier call left at `url`. False refuses a store that is not complete.
+        Continue with what an earlier call left at `url`. False refuses a store that is not complete, and leaves nothing
+        if the call fails.
     overwrite : bool, default False
         Replace another result at `url`. The old result stays until the new one is complete. With `resume`, blocks of
         the new result are kept in ``{url}.partial`` until then. If `url` holds this same result already, `resume`
@@ -161,9 +162,10 @@ class Result:
         """
         blocks = self.blocks
         state = blocks.state()
-        is_replaced = state == "other" or (state != "absent" and not resume)
-        if overwrite and is_replaced:
-            with staged(blocks.location.store, "w", (blocks.kind,), resume=resume) as beside:
+        is_replaced = overwrite and (state == "other" or not resume)
+        if is_replaced or (state == "absent" and not resume):
+            mode = "w" if overwrite else "w-"
+            with staged(blocks.location.store, mode, (blocks.kind,), resume=resume) as beside:
                 _complete(replace(blocks, location=beside), self.name if progress else None, attributes or {})
         elif state == "partial" and not resume:
             msg = f"{blocks.location.path} holds a part of this result; pass resume=True to complete it, or remove it"

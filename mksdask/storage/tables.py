@@ -11,7 +11,7 @@ import xarray as xr
 
 from mksdask.arrays import Array
 from mksdask.labels import matched_values
-from mksdask.storage.atomic import RESULTS, consolidate, staged, staged_file
+from mksdask.storage.atomic import RESULTS, Url, consolidate, staged, staged_file
 from mksdask.storage.coordinates import storable
 
 # The column with the label or the number of each sample, which `write_table` adds.
@@ -92,7 +92,7 @@ def _is_number(text: object) -> bool:
     return True
 
 
-def write_table(values: xr.Dataset, path: Path, *, overwrite: bool) -> None:
+def write_table(values: xr.Dataset, path: Url, *, overwrite: bool, step: str | None = None) -> None:
     """Write values of samples to a .csv file or a zarr store, completely or not at all.
 
     Parameters
@@ -101,20 +101,23 @@ def write_table(values: xr.Dataset, path: Path, *, overwrite: bool) -> None:
         Variables whose first axis is the sample. A variable with more numbers for each sample takes several columns of
         a .csv file, ``name_0``, ``name_1``, …. A .csv file holds the labels of the samples, or counts them, and leaves
         out all other coordinates.
-    path : Path
-        A name that ends in .csv, or in .zarr.
+    path : Path or str
+        A name that ends in .csv, or in .zarr. The second may be a URL.
     overwrite : bool
         Replace an earlier table.
+    step : str, optional
+        A token of what the values were computed from, which a store keeps.
 
     Raises
     ------
     FileExistsError
         If something is there that may not be replaced.
     """
-    if path.suffix != ".csv":
+    if not str(path).endswith(".csv"):
         with staged(path, "w" if overwrite else "w-", RESULTS) as location:
             marked = values.assign_attrs(mksdask="result", members=sorted(map(str, values.variables)))
             marked = marked.assign_coords(storable(marked.coords.to_dataset()).coords)
+            marked = marked if step is None else marked.assign_attrs(step=step)
             marked.to_zarr(location.store, mode="w-", consolidated=False, zarr_format=3)
             consolidate(location)
         return
@@ -123,5 +126,6 @@ def write_table(values: xr.Dataset, path: Path, *, overwrite: bool) -> None:
         for name, array in values.data_vars.items()
         for i, column in enumerate(array.to_numpy().reshape(len(array), -1).T)
     }
-    with staged_file(path, overwrite=overwrite) as new:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with staged_file(Path(path), overwrite=overwrite) as new:
         pd.DataFrame(columns, index=values.indexes.get(INDEX)).to_csv(new, index_label=INDEX)

@@ -1,0 +1,235 @@
+"""Types of the arguments and options: how each is written, and what is said if it is written otherwise."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+from fsspec.implementations.memory import MemoryFileSystem
+
+from mksdask.compute.plans import bytes_argument
+from mksdask.storage.atomic import Location, Url
+
+
+class _Named(click.ParamType[Any]):
+    """What paths and URLs have in common: shells complete paths."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete paths."""
+        return click.Path().shell_complete(ctx, param, incomplete)
+
+
+class Place(_Named):
+    """A path or a URL of a store. A URL of this machine, such as file:///data/rock.zarr, becomes a path."""
+
+    name = "path or URL"
+
+    def __init__(self, *, exists: bool = False) -> None:
+        self.exists = exists
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Url:
+        """Parse, or fail with what is wrong."""
+        text = os.fspath(value)
+        is_url = "://" in text
+        try:
+            location = Location.of(text if is_url else Path(text))
+            found = location.exists() if self.exists else True
+        except Exception as error:
+            # Clients of remote file systems raise errors of any kind if they may not read, or cannot connect.
+            told = " ".join(str(error).split())
+            self.fail(f"{text!r} cannot be reached: {told}" if is_url else told, param, ctx)
+        if isinstance(location.fs, MemoryFileSystem):
+            self.fail(
+                f"{text!r} lies in the memory of one process, but other processes compute; give a path, or a URL that "
+                "all workers reach",
+                param,
+                ctx,
+            )
+        if not found:
+            self.fail(f"{text!r} does not exist", param, ctx)
+        if not is_url:
+            return Path(text)
+        return Path(location.path) if location.is_local else text
+
+
+class LocalFile(_Named):
+    """A file of this machine, as a path or as a URL such as file:///data/S2.png."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Parse, or fail with what is wrong."""
+        found = Place().convert(value, param, ctx)
+        if not isinstance(found, Path):
+            self.fail(f"{value!r} is not a file of this machine; give a path", param, ctx)
+        return found
+
+
+class Size(click.ParamType[tuple[int, ...]]):
+    """Voxels along each axis: 24x24x24, 64x64, or one number, which the option explains.
+
+    Parameters
+    ----------
+    axes : tuple of int
+        How many numbers there may be.
+    least : int
+        The smallest number of voxels along an axis.
+    """
+
+    name = "size"
+
+    def __init__(self, axes: tuple[int, ...], least: int) -> None:
+        self.axes, self.least = axes, least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            size = tuple(int(n) for n in str(value).lower().split("x"))
+        except ValueError:
+            self.fail(f"{value!r} is not a size; write 24x24x24, 64x64, or one number", param, ctx)
+        if len(size) not in self.axes or min(size) < self.least:
+            self.fail(
+                f"{value!r} must have {' or '.join(map(str, self.axes))} axes of at least {self.least} voxels; write "
+                "24x24x24 or 64x64",
+                param,
+                ctx,
+            )
+        return size
+
+
+class Bytes(click.ParamType[int]):
+    """A number of bytes: 2GiB, 512MiB."""
+
+    name = "bytes"
+
+    def __init__(self, least: int = 1) -> None:
+        self.least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse, or fail with how to write it."""
+        try:
+            found = bytes_argument(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not an amount of memory; write 2GiB or 512MiB", param, ctx)
+        if found < self.least:
+            self.fail(
+                f"{value!r} is less than a worker needs by itself; give {self.least >> 20}MiB or more", param, ctx
+            )
+        return found
+
+
+class Cutoff(click.ParamType[Any]):
+    """A largest lag for all axes, or one for each axis: 40 or 40,40,20."""
+
+    name = "cutoff"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, ...]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, int | tuple):
+            return value
+        try:
+            found = tuple(int(lag) for lag in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a number of voxels, or one for each axis; write 40 or 40,40,20", param, ctx)
+        if min(found) < 0 or len(found) > 3:
+            self.fail(f"{value!r} must be one number from 0, or one for each of up to 3 axes; write 40", param, ctx)
+        return found if len(found) > 1 else found[0]
+
+
+class Pairs(click.ParamType[list[tuple[int, int]]]):
+    """Pairs of local states: 0-0,0-1."""
+
+    name = "pairs"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[tuple[int, int]]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, list):
+            return value
+        try:
+            pairs = [tuple(int(state) for state in pair.split("-")) for pair in str(value).split(",")]
+        except ValueError:
+            pairs = [()]
+        if any(len(pair) != 2 for pair in pairs):
+            self.fail(f"{value!r} is not a list of pairs of local states; write 0-0,0-1", param, ctx)
+        return [(pair[0], pair[1]) for pair in pairs]
+
+
+class Axes(click.ParamType[list[int]]):
+    """Names of axes, such as x,y, or none."""
+
+    name = "axes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, list):
+            return value
+        names = [] if value in ("", "none") else [name.strip() for name in str(value).split(",")]
+        if not set(names) <= set("xyz") or len(set(names)) < len(names):
+            self.fail(f"{value!r} does not name axes; write x,y,z, or none", param, ctx)
+        return ["xyz".index(name) for name in names]
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """One or more numbers: 1.5 or 1.5,2."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(number) for number in str(value).split(","))
+        except ValueError:
+            self.fail(
+                f"{value!r} is not a number, and not numbers with commas between them; write 1.5 or 1.5,2", param, ctx
+            )
+
+
+class Phases(click.ParamType[dict[float, Any]]):
+    """Values and the names of their phases: 0:pore,255:grain."""
+
+    name = "phases"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[float, Any]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, dict):
+            return value
+        try:
+            pairs = [pair.split(":") for pair in str(value).split(",")]
+            phases = {float(level): int(phase) if phase.isdigit() else phase.strip() for level, phase in pairs}
+        except ValueError:
+            phases, pairs = {}, []
+        if not phases or "" in phases.values():
+            self.fail(f"{value!r} is not a list of values and phases; write 0:pore,255:grain", param, ctx)
+        if len(phases) < len(pairs):
+            self.fail(f"{value!r} gives two phases to one value; name each value once", param, ctx)
+        return phases
+
+
+class Crop(click.ParamType[dict[str, Any]]):
+    """Ranges of axes: x=0:200,z=50:."""
+
+    name = "crop"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, dict):
+            return value
+        crop: dict[str, Any] = {}
+        parts = str(value).split(",")
+        try:
+            for part in parts:
+                axis, bounds = part.split("=")
+                low, high = bounds.split(":")
+                crop[axis.strip()] = (int(low) if low else None, int(high) if high else None)
+        except ValueError:
+            self.fail(f"{value!r} is not a list of ranges; write x=0:200,z=50:", param, ctx)
+        if len(crop) < len(parts):
+            self.fail(f"{value!r} gives two ranges to one axis; name each axis once", param, ctx)
+        return crop
