@@ -10,7 +10,7 @@ from click.shell_completion import get_completion_class
 from mksdask.cli.analysis import plan_group, stats
 from mksdask.cli.demo import demo
 from mksdask.cli.linkage import fit, localize, predict
-from mksdask.cli.stores import import_command, info
+from mksdask.cli.stores import import_command, info, verify
 from mksdask.compute.plans import DoesNotFitError
 
 
@@ -61,5 +61,5 @@ def completion(shell: str) -> None:
     click.echo(found(main, {}, "mksdask", "_MKSDASK_COMPLETE").source())
 
 
-for command in (demo, import_command, info, stats, fit, predict, localize, plan_group):
+for command in (demo, import_command, info, verify, stats, fit, predict, localize, plan_group):
     main.add_command(command)

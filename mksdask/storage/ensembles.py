@@ -13,7 +13,7 @@ import xarray as xr
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, is_lazy, unwrap
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
 from mksdask.samples import Grid
-from mksdask.storage.atomic import Location, Url, consolidate, is_marked
+from mksdask.storage.atomic import Location, Url, attributes_of, is_marked, is_sealed, metadata_of, seal
 from mksdask.storage.blocks import Variable, Writing, write_blocks
 from mksdask.storage.microstructures import (
     create_store,
@@ -235,7 +235,7 @@ def append_ensemble(
     # A place without an ensemble gets no lock.
     open_ensemble(url)
     location = Location.of(url)
-    if not is_marked(location, ("ensemble",)):
+    if not is_marked(location, ("ensemble",)) or not is_sealed(metadata_of(location) or {}):
         msg = f"{os.fspath(url)} was not written by create_ensemble, so it stays as it is; copy it with create_ensemble"
         raise ValueError(msg)
     given = {"microstructure": X, "response": y, "phase": phase, "confidence_index": confidence_index}
@@ -288,7 +288,7 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
         parts.append((part, part.blocks()))
     write_blocks(parts, in_memory=not any(is_lazy(data) for data in new.values()))
     check_lock()
-    consolidate(location)
+    seal(location, attributes_of(location), members=True)
 
 
 def _like(array: ArrayLike, stored: xr.DataArray | None) -> ArrayLike:
@@ -311,13 +311,16 @@ def _cast_block(block: Array, *, to: np.dtype[Any], of: str) -> Array:
     return cast
 
 
-def open_ensemble(url: Url) -> xr.Dataset:
+def open_ensemble(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     """Open an ensemble lazily.
 
     Parameters
     ----------
     url : str or path
         A path, or any URL that fsspec knows.
+    allow_missing : bool, default False
+        Whether chunks that another program did not write are taken as the fill value. A warning counts them. Chunks of
+        stores of this package are never missing.
 
     Returns
     -------
@@ -332,7 +335,8 @@ def open_ensemble(url: Url) -> xr.Dataset:
         If there is no store.
     ValueError
         If the store is not an ensemble; or if one of its arrays has a codec or a data type that the package does not
-        write, such as pickle. Then nothing is decoded.
+        write, such as pickle. Then nothing is decoded. Also if chunks are missing, or if the store was damaged. Damage
+        of a chunk is found when the chunk is read.
 
     Examples
     --------
@@ -342,4 +346,4 @@ def open_ensemble(url: Url) -> xr.Dataset:
     >>> open_ensemble(url).microstructure.chunks
     ((2, 2), (8,), (8,))
     """
-    return open_microstructures(url, "ensemble")
+    return open_microstructures(url, "ensemble", allow_missing=allow_missing)

@@ -10,7 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from mksdask.arrays import Array
-from mksdask.storage.atomic import RESULTS, consolidate, staged, staged_file
+from mksdask.storage.arrays import write_dataset
+from mksdask.storage.atomic import RESULTS, attributes_of, seal, staged, staged_file
 
 # The column with the number of each sample, which `write_table` adds.
 INDEX = "sample"
@@ -93,9 +94,9 @@ def write_table(values: xr.Dataset, path: Path, *, overwrite: bool) -> None:
     """
     if path.suffix != ".csv":
         with staged(path, "w" if overwrite else "w-", RESULTS) as location:
-            marked = values.assign_attrs(mksdask="result", members=sorted(map(str, values.variables)))
-            marked.to_zarr(location.store, mode="w-", consolidated=False, zarr_format=3)
-            consolidate(location)
+            write_dataset(values, location)
+            members = sorted(map(str, values.variables))
+            seal(location, attributes_of(location) | {"mksdask": "result", "members": members}, members=True)
         return
     columns: dict[str, Any] = {
         f"{name}_{i}" if array.ndim > 1 else str(name): column
