@@ -19,6 +19,7 @@ from mksdask.localization import MKSLocalizationModel
 from mksdask.stats.windows import sample_windows
 from mksdask.storage.ensembles import append_ensemble, create_ensemble, open_ensemble
 from mksdask.storage.models import load_model, save_model
+from mksdask.storage.verification import verify
 from mksdask.storage.volumes import create_volume, open_volume
 from mksdask.structure import MKSStructureAnalysis
 
@@ -54,5 +55,6 @@ __all__ = [
     "progress",
     "sample_windows",
     "save_model",
+    "verify",
 ]
 __version__ = "0.1.0"

@@ -22,6 +22,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from mksdask import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
 from mksdask.datasets import make_microstructure
+from mksdask.storage.blocks import Variable
+from mksdask.storage.microstructures import create_store
 from tests.helpers import computes
 
 X = np.random.default_rng(0).integers(0, 2, (10, 6, 5)).astype("uint8")
@@ -54,6 +56,8 @@ def test_ensemble__round_trip_with_everything(tmp_path):
     plain = xr.open_zarr(url).load()
     # By its stamp a store is known, whatever stood in its place before.
     assert len(plain.attrs.pop("stamp")) == 32
+    assert len(plain.attrs.pop("metadata_sha256")) == 64
+    assert plain.attrs.pop("format") == 3
     assert plain.attrs.pop("members") == ["confidence_index", "microstructure", "response", "x", "y"]
     xr.testing.assert_identical(plain, ds.load())
     assert zarr.open_group(url)["microstructure"].shards == (4, 6, 5)
@@ -402,16 +406,12 @@ def test_store__labelled_arrays_are_laid_along_x_y_z(tmp_path):
 @pytest.mark.filterwarnings("ignore:The specified chunks separate the stored chunks")
 def test_append__to_variables_in_shards_of_different_length(tmp_path):
     # As a writer with other blocks makes it: microstructures four to a chunk, responses six.
-    data = xr.Dataset(
-        {
-            "microstructure": (("sample", "x", "y"), np.zeros((6, 3, 3), dtype="uint8")),
-            "response": ("sample", np.zeros(6)),
-        },
-        coords={"x": np.arange(3.0), "y": np.arange(3.0)},
-        attrs={"mksdask": "ensemble", "members": ["microstructure", "response", "x", "y"]},
-    )
-    encoding = {"microstructure": {"chunks": (4, 3, 3)}, "response": {"chunks": (6,)}}
-    data.to_zarr(tmp_path / "e.zarr", encoding=encoding, consolidated=False, zarr_format=3)
+    variables = {
+        "microstructure": Variable(np.zeros((6, 3, 3), dtype="uint8"), ("sample", "x", "y"), (4, 3, 3)),
+        "response": Variable(np.zeros(6), ("sample",), (6,)),
+    }
+    coords = xr.Dataset(coords={"x": np.arange(3.0), "y": np.arange(3.0)})
+    create_store(tmp_path / "e.zarr", variables, coords, "w-", "ensemble", resume=False)
     append_ensemble(tmp_path / "e.zarr", np.ones((3, 3, 3), dtype="uint8"), np.ones(3))
     stored = open_ensemble(tmp_path / "e.zarr")
     assert_array_equal(stored.microstructure.mean(("x", "y")), [0] * 6 + [1] * 3)

@@ -1,7 +1,6 @@
 """Models on zarr: predictions to the last bit, nothing but what classes declare, and no file that is obeyed."""
 
 import copy
-import hashlib
 import json
 import pickle
 import random
@@ -39,6 +38,7 @@ from mksdask.datasets.responses import make_elastic_FE_strain_delta, make_elasti
 from mksdask.reduction import PCA, IncrementalPCA
 from mksdask.regression import KernelRegressor, LeadingScaler, LeastSquares
 from mksdask.storage import models as storage_models
+from mksdask.storage.atomic import SEAL, Location, attributes_of, seal, sha256_of
 
 BASIS = PrimitiveBasis(2, domain=[0, 1])
 PERIODIC = {"basis": BASIS, "periodic_axes": [0, 1]}
@@ -284,11 +284,12 @@ def test_load__refuses_what_is_no_model(ensemble, tmp_path):
         load_model(tmp_path / "other.zarr")
     url = saved_analysis(ensemble, tmp_path)
     attrs = zarr.open_group(url).attrs
-    for old in (1, 3, None, "2"):
+    for old in (1, 2, None, "3"):
         attrs["format"] = old
-        with pytest.raises(ValueError, match=f"model.zarr holds a model of format {old!r}, and .* reads only format 2"):
+        with pytest.raises(ValueError, match=f"model.zarr holds a model of format {old!r}, and .* reads only format 3"):
             load_model(url)
-    attrs["mksdask"] = "results"
+    location = Location.of(url)
+    seal(location, attributes_of(location) | {"mksdask": "results"})
     with pytest.raises(ValueError, match="holds no saved model, but something else of this package"):
         load_model(url)
     IncrementalPCA(2).fit(np.eye(4)).save(tmp_path / "sketch.zarr")
@@ -302,11 +303,15 @@ def saved_analysis(ensemble, folder, **options):
     return url
 
 
-def signed(model):
-    """Attributes of a store, with the right sha256 of a description."""
-    text = json.dumps(model, sort_keys=True, separators=(",", ":"))
+def signed(url, model):
+    """Metadata of a store with another description, and with the right sha256."""
     kind = "incremental-pca" if model["class"] == "IncrementalPCA" else "model"
-    return {"mksdask": kind, "format": 2, "model": model, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    whole = json.loads((Path(url) / "zarr.json").read_text())
+    members = {path.parent.name: json.loads(path.read_text()) for path in Path(url).glob("*/zarr.json")}
+    whole["consolidated_metadata"]["metadata"] = members
+    whole["attributes"] |= {"mksdask": kind, "model": model}
+    whole["attributes"][SEAL] = sha256_of(whole)
+    return whole
 
 
 def described(url):
@@ -315,8 +320,7 @@ def described(url):
 
 def describe(url, model):
     """Change the description of a saved model, as somebody would who knows the format."""
-    whole = {"attributes": signed(model), "zarr_format": 3, "node_type": "group"}
-    (Path(url) / "zarr.json").write_text(json.dumps(whole))
+    (Path(url) / "zarr.json").write_text(json.dumps(signed(url, model)))
 
 
 def changed(model, path, value):
@@ -451,6 +455,7 @@ def test_load__refuses_arrays_that_are_stored_otherwise(ensemble, tmp_path):
     # Zeros that are compressed would take memory beyond the size of the file.
     for options in ({}, {"compressors": None}, {"chunks": (1, 162)}, {"shards": (5, 162), "chunks": (5, 162)}):
         group.create_array(str(number), data=values, overwrite=True, **options)
+        describe(url, described(url))
         with pytest.raises(ValueError, match=rf"components_: (chunk {number}/c/0/0 is|array {number} is stored in)"):
             load_model(url)
     for broken in (np.full_like(values, np.nan), np.full_like(values, -np.inf)):
@@ -464,7 +469,7 @@ def test_load__refuses_arrays_that_are_stored_otherwise(ensemble, tmp_path):
 def test_load__refuses_what_is_nested_too_deep(ensemble, nested, tmp_path):
     url = saved_analysis(ensemble, tmp_path)
     model, mark = described(url), "here"
-    text = json.dumps({"attributes": signed(changed(model, BASIS_OF, mark)), "zarr_format": 3, "node_type": "group"})
+    text = json.dumps(signed(url, changed(model, BASIS_OF, mark)))
     opened = '{"class":"ProductBasis","parameters":{"bases":['
     innermost = json.dumps(model["parameters"]["basis"])
     (url / "zarr.json").write_text(text.replace(f'"{mark}"', opened * nested + innermost + "]}}" * nested))

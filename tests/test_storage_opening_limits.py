@@ -101,7 +101,10 @@ def test_open__passes_many_labels_and_one_compressor(tmp_path):
         dimension_names=["sample", "x"],
     )
     image[:4] = 1
-    opened = open_ensemble(tmp_path / "e.zarr")
+    with pytest.raises(ValueError, match=r"e.zarr lacks 9999 of 10000 chunks of its array 'microstructure'"):
+        open_ensemble(tmp_path / "e.zarr")
+    with pytest.warns(UserWarning, match=r"lacks 9999 of 10000 chunks .*; they are read as 0"):
+        opened = open_ensemble(tmp_path / "e.zarr", allow_missing=True)
     assert opened.sample[-1] == n - 1
     assert_array_equal(opened.microstructure[2:6, 0], [1, 1, 0, 0])
 

@@ -20,7 +20,7 @@ from mksdask.cli.demo import demo
 from mksdask.cli.linkage import fit, localize, predict
 from mksdask.cli.options import asks_for_json
 from mksdask.cli.stopping import PATIENCE, Stop, stoppable
-from mksdask.cli.stores import import_command, info
+from mksdask.cli.stores import import_command, info, verify
 from mksdask.compute.plans import DoesNotFitError
 from mksdask.startup import stopped_by
 
@@ -166,5 +166,5 @@ def completion(shell: str) -> None:
     click.echo(found(main, {}, "mksdask", "_MKSDASK_COMPLETE").source())
 
 
-for command in (demo, import_command, info, stats, fit, predict, localize, plan_group):
+for command in (demo, import_command, info, verify, stats, fit, predict, localize, plan_group):
     main.add_command(command)

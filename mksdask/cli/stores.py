@@ -24,6 +24,7 @@ from mksdask.storage.microstructures import open_store
 from mksdask.storage.models import load_model
 from mksdask.storage.opening import check_store, open_dataset, open_group
 from mksdask.storage.outputs import Output
+from mksdask.storage.verification import verify as verify_store
 
 
 @click.command("import")
@@ -53,6 +54,7 @@ from mksdask.storage.outputs import Output
 @click.option("--dataset", help="Name of the array, such as CellData/FeatureIds, if the file holds several.")
 @click.option("--axes", help="Order of the axes in the file, such as zyx. The letter s stands for samples.")
 @click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes, such as x,y.")
+@click.option("--allow-missing", is_flag=True, help="Take chunks that a zarr store lacks as its fill value.")
 @resume_option
 @overwrite_option("an earlier store of a volume or an ensemble")
 @cluster_options
@@ -71,6 +73,7 @@ def import_command(
     dataset: str | None,
     axes: str | None,
     periodic: list[int],
+    allow_missing: bool,  # noqa: FBT001
     resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
@@ -109,6 +112,7 @@ def import_command(
             periodic_axes=periodic,
             mode="w" if overwrite else "w-",
             resume=resume,
+            allow_missing=allow_missing,
         )
         described = open_store(target).mks.describe(fractions=True)
     report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
@@ -150,6 +154,33 @@ def info(store: Url, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
     except ValueError:
         found = _describe_result(location)
     report(found, as_json=as_json)
+
+
+@click.command()
+@click.argument("store", type=click.Path(path_type=Path, exists=True))
+@cluster_options
+@json_option
+def verify(store: Path, as_json: bool, **cluster: Any) -> None:  # noqa: FBT001
+    """Read all chunks of a store, compare them with their checksums, and list what is damaged.
+
+    The exit code is 1 if anything is damaged. Chunks that another program wrote without checksums are counted.
+
+    Example: mksdask verify rock.zarr
+    """
+    with open_client(**cluster):
+        found = verify_store(store)
+    report(
+        {
+            "store": str(store),
+            "chunks": found.n_chunks,
+            "without checksum": found.n_unchecked,
+            "damaged": [f"{each.array or 'store'}: {each.chunk} {each.kind}" for each in found.damage],
+        },
+        as_json=as_json,
+    )
+    if not found.is_sound:
+        msg = f"{store} is damaged in {len(found.damage)} places; make it again, or restore it from a copy"
+        raise ValueError(msg)
 
 
 def _describe_result(location: Location) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def open_netcdf3(path: Path, dataset: str | None) -> Source:
     return Source(lazy_slabs(_NetCdf3(path, name), shape, dtype), axes, steps, units)
 
 
-def open_zarr(path: Path, dataset: str | None) -> Source:
+def open_zarr(path: Path, dataset: str | None, *, allow_missing: bool = False) -> Source:
     """Open a zarr array, one array of a zarr group, or the finest level of an OME-Zarr image."""
     location = Location.of(path)
     node = foreign_metadata(location)
@@ -178,16 +178,18 @@ def open_zarr(path: Path, dataset: str | None) -> Source:
         msg = "there is no array and no group of zarr"
         raise FileNotFoundError(msg)
     if node.get("node_type") == "array":
-        array = open_foreign(location)
+        array = open_foreign(location, allow_missing=allow_missing)
         return Source(as_lazy(array), array_axes(array.ndim), {})
     attrs = node.get("attributes", {})
     images = attrs.get("ome", attrs).get("multiscales")
-    return _ome_zarr(location, images[0]) if images and dataset is None else _zarr_of_group(location, dataset, path)
+    if images and dataset is None:
+        return _ome_zarr(location, images[0], allow_missing=allow_missing)
+    return _zarr_of_group(location, dataset, path, allow_missing=allow_missing)
 
 
-def _ome_zarr(location: Location, image: Any) -> Source:
+def _ome_zarr(location: Location, image: Any, *, allow_missing: bool) -> Source:
     level = image["datasets"][0]
-    data = as_lazy(open_foreign(location, level["path"]))
+    data = as_lazy(open_foreign(location, level["path"], allow_missing=allow_missing))
     named = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", ())]
     if not named:
         return Source(data, "tczyx"[-data.ndim :].replace("t", "").replace("c", ""), {})
@@ -200,12 +202,12 @@ def _ome_zarr(location: Location, image: Any) -> Source:
     return Source(data, "".join(named[i]["name"] for i in keep), steps, units)
 
 
-def _zarr_of_group(location: Location, dataset: str | None, path: Path) -> Source:
+def _zarr_of_group(location: Location, dataset: str | None, path: Path, *, allow_missing: bool) -> Source:
     names = sorted(folder.name for folder in Path(location.path).iterdir() if folder.is_dir())
     members = {name: foreign_metadata(location, name) or {} for name in names}
     arrays = {name: found for name, found in members.items() if found.get("node_type") == "array"}
     name = chosen_dataset(dataset, [name for name, found in arrays.items() if len(found["shape"]) >= 2], path)
-    data = as_lazy(open_foreign(location, name))
+    data = as_lazy(open_foreign(location, name, allow_missing=allow_missing))
     dims = arrays[name].get("dimension_names") or arrays[name]["attributes"].get("_ARRAY_DIMENSIONS")
     if not dims or not all(dim and dim in "xyz" for dim in dims):
         return Source(data, array_axes(data.ndim), {})

@@ -21,7 +21,9 @@ from mksdask.importers.vtk_files import open_vtk
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
-def open_source(path: Any, *, dataset: str | None = None, axes: str | None = None) -> Source:
+def open_source(
+    path: Any, *, dataset: str | None = None, axes: str | None = None, allow_missing: bool = False
+) -> Source:
     """Open an image of any known format.
 
     Parameters
@@ -33,6 +35,8 @@ def open_source(path: Any, *, dataset: str | None = None, axes: str | None = Non
     axes : str, optional
         Names of the axes in the order of the file. By default they are read from the file, or follow the custom of its
         format: "zyx" for images and VTK, "xyz" for arrays.
+    allow_missing : bool, default False
+        Whether chunks that a zarr store lacks are taken as its fill value.
 
     Returns
     -------
@@ -48,7 +52,7 @@ def open_source(path: Any, *, dataset: str | None = None, axes: str | None = Non
     """
     files = [file.absolute() for file in _files(path)]
     try:
-        found = _open(files, dataset)
+        found = _open(files, dataset, allow_missing=allow_missing)
     except (OSError, tifffile.TiffFileError, KeyError, zarr.errors.BaseZarrError) as error:
         msg = f"{files[0]} cannot be read as a {files[0].suffix.lower() or 'zarr'} file: {error}"
         raise ValueError(msg) from error
@@ -71,7 +75,7 @@ def input_files(path: Any) -> list[Path]:
     return folder + [file for file in _files(path) if file not in folder]
 
 
-def _open(files: Sequence[Path], dataset: str | None) -> Source:
+def _open(files: Sequence[Path], dataset: str | None, *, allow_missing: bool) -> Source:
     """Choose the reader of a file by its suffix."""
     first = files[0]
     suffix = first.suffix.lower()
@@ -86,7 +90,7 @@ def _open(files: Sequence[Path], dataset: str | None) -> Source:
     if suffix in (".vti", ".vtk"):
         return open_vtk(first, dataset)
     if suffix == ".zarr" or first.is_dir():
-        return open_zarr(first, dataset)
+        return open_zarr(first, dataset, allow_missing=allow_missing)
     msg = (
         f"path {str(first)!r} has a format that is not known; the known formats are .tif, .png, .jpg, .bmp, .npy, "
         ".npz, .h5, .hdf5, .dream3d, .nc, .vti, .vtk and .zarr"

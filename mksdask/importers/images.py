@@ -39,6 +39,7 @@ def import_images(
     periodic_axes: int | Sequence[int] = (),
     mode: Any = "w-",
     resume: bool = False,
+    allow_missing: bool = False,
 ) -> xr.Dataset:
     """Import images into a store: one volume, or an ensemble of windows or samples.
 
@@ -81,6 +82,9 @@ def import_images(
         "w-" refuses to overwrite anything, and "w" overwrites an ensemble or a volume.
     resume : bool, default False
         Continue from what a killed call has written; see `create_volume`.
+    allow_missing : bool, default False
+        Whether chunks that a zarr store lacks are taken as its fill value. A warning counts them. By default the store
+        is refused, because chunks that were left out cannot be told from chunks that were lost.
 
     Returns
     -------
@@ -95,8 +99,7 @@ def import_images(
         If the store exists and `mode` is "w-".
     ValueError
         If the format is not known, or an argument does not fit the image. Values of the image that `phases` does not
-        list are named. Also if `url` is an
-        input, lies in one, or holds one.
+        list are named. Also if `url` is an input, lies in one, or holds one; or if chunks of a zarr store are missing.
 
     Notes
     -----
@@ -120,7 +123,7 @@ def import_images(
         msg = f"phases, thresholds and otsu exclude each other, got {' and '.join(given)}; give only one of them"
         raise ValueError(msg)
     check_apart(url, *input_files(path))
-    source = open_source(path, dataset=dataset, axes=axes)
+    source = open_source(path, dataset=dataset, axes=axes, allow_missing=allow_missing)
     data, spatial = _cropped(source, crop)
     is_in_slabs = data.ndim == len(spatial) > 1 and all(n == 1 for n in data.numblocks[1:])
     thickness = slab_thickness(data.shape, data.dtype)

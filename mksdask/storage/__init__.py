@@ -3,6 +3,7 @@
 from mksdask.storage.ensembles import append_ensemble, create_ensemble, open_ensemble
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.results import materialize
+from mksdask.storage.verification import verify
 from mksdask.storage.volumes import create_volume, open_volume
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "open_ensemble",
     "open_store",
     "open_volume",
+    "verify",
 ]

@@ -4,17 +4,18 @@ A new store is written beside its place and moved there at the end. One task wri
 consolidated metadata of the group, which is written last.
 
 The attribute ``mksdask`` is the mark of a store: it says what the store is. The attribute ``members`` lists its arrays.
+The attribute ``metadata_sha256`` is the seal: it covers all other metadata of the group and of its arrays.
 A user may have named a store, or its name may be the same in each call. Such a store is replaced or removed only if it
 has the right mark, and if it holds nothing that the package did not write.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import fsspec
-import zarr
 
 from mksdask.storage.locks import locked
 
@@ -32,6 +32,10 @@ Kinds: TypeAlias = tuple[str, ...]
 MICROSTRUCTURES: Kinds = ("ensemble", "volume")
 RESULTS: Kinds = ("result",)
 SCRATCH: Kinds = ("scratch",)
+
+# The format of all stores. It changes when stores that were written before cannot be read any more.
+FORMAT = 3
+SEAL = "metadata_sha256"
 
 # A task that is killed while it writes an object leaves a file with such a name.
 _LEFTOVER = r"\.[0-9a-f]+\.partial"
@@ -102,10 +106,27 @@ class Location:
         """Whether there is anything at this location."""
         return bool(self.fs.exists(self.path))
 
+    def modified(self) -> str:
+        """When the files here changed, as far as the file system tells. It stands for stores that have no stamp."""
+        return str(Path(self.path).stat().st_mtime_ns) if self.is_local else ""
+
     def remove(self) -> None:
         """Remove what is there, if anything. Use it only for what the same call has made under a new name."""
         if self.exists():
             self.fs.rm(self.path, recursive=True)
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write an object in one step."""
+        path = f"{self.path}/{key}"
+        if not self.is_local:
+            self.fs.pipe_file(path, content)
+            return
+        new = Path(path).with_suffix(f".{uuid.uuid4().hex}.partial")
+        try:
+            new.write_bytes(content)
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
 
     def replace(self, other: Location, kinds: Kinds = ()) -> None:
         """Move to the place of `other`, and replace a store of one of `kinds` there. On failure, restore the store."""
@@ -146,6 +167,42 @@ def attributes_of(location: Location) -> dict[str, Any]:
     """Read the attributes of the group or array at a location. Return {} if there is none."""
     found = (metadata_of(location) or {}).get("attributes")
     return found if isinstance(found, dict) else {}
+
+
+def seal(location: Location, attributes: Mapping[str, Any], *, members: bool = False) -> None:
+    """Write the attributes of a group in one step, together with a sha256 of all its metadata.
+
+    Parameters
+    ----------
+    location : Location
+        The store.
+    attributes : mapping
+        The attributes. ``members`` lists the arrays. A new ``stamp`` is added if there is none: it distinguishes the
+        store from an earlier one at the same place.
+    members : bool, default False
+        Whether to read the metadata of the arrays. Default: the group keeps what it has of them.
+    """
+    metadata = metadata_of(location) or {}
+    if members:
+        arrays = {name: found for name in attributes["members"] if (found := metadata_of(location, name))}
+        metadata["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    metadata["attributes"] = {"stamp": uuid.uuid4().hex} | dict(attributes) | {"format": FORMAT}
+    # A round trip through JSON makes the metadata equal to those that are read.
+    metadata["attributes"][SEAL] = sha256_of(json.loads(json.dumps(metadata)))
+    location.write("zarr.json", json.dumps(metadata, indent=2).encode())
+
+
+def sha256_of(metadata: Mapping[str, Any]) -> str:
+    """Compute the sha256 of the metadata of a group and its arrays, without the seal."""
+    attributes = {name: value for name, value in metadata["attributes"].items() if name != SEAL}
+    text = json.dumps(dict(metadata) | {"attributes": attributes}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_sealed(metadata: Mapping[str, Any]) -> bool:
+    """Whether metadata are those of a store of this package. One changed byte does not make them those of another."""
+    attributes = metadata.get("attributes")
+    return isinstance(attributes, dict) and (SEAL in attributes or {"mksdask", "format"} <= attributes.keys())
 
 
 def check_ours(location: Location, kinds: Kinds) -> None:
@@ -251,7 +308,7 @@ def remove_store(url: Url | Location, kinds: Kinds) -> None:
     # The mark is changed first, and the metadata are removed last. If the removal is killed, what remains is still
     # marked as a part of a store.
     if not mark.startswith("partial ") and (metadata_of(location) or {}).get("node_type") == "group":
-        zarr.open_group(location.store, mode="r+", zarr_format=3).attrs["mksdask"] = f"partial {mark}"
+        seal(location, attributes_of(location) | {"mksdask": f"partial {mark}"})
     chunks = [name for name in location.fs.find(location.path) if not name.endswith("/zarr.json")]
     if chunks:
         location.fs.rm(chunks)
@@ -303,13 +360,6 @@ def check_outside(location: Location) -> None:
         if found is not None:
             msg = f"{location.path} lies inside the store {path}; choose a place outside of it"
             raise ValueError(msg)
-
-
-def consolidate(location: Location) -> None:
-    """Write the consolidated metadata of a group, so that readers see the present state of its arrays."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        zarr.consolidate_metadata(location.store)
 
 
 @contextmanager

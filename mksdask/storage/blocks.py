@@ -23,15 +23,15 @@ import numpy as np
 import xarray as xr
 import zarr
 from distributed import as_completed
-from zarr.codecs import BloscCodec
 
 from mksdask.arrays import is_lazy
 from mksdask.compute.blocks import stage_of
 from mksdask.compute.client import distributed_client, settled
 from mksdask.compute.graph import optimized_together
-from mksdask.storage.atomic import Kinds, Location, attributes_of, check_outside, consolidate
+from mksdask.storage.arrays import create_array
+from mksdask.storage.atomic import Kinds, Location, attributes_of, check_outside, seal
 from mksdask.storage.coordinates import storable, write_coords
-from mksdask.storage.opening import open_group
+from mksdask.storage.opening import open_array
 
 # Position of a block, or of an object, along each axis.
 Block: TypeAlias = tuple[int, ...]
@@ -89,19 +89,16 @@ class Variable:
 
     def create(self, group: zarr.Group, name: str) -> None:
         """Make an empty array in a group."""
-        dtype = np.dtype(self.data.dtype)
-        shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if dtype.itemsize == 1 else "shuffle"
-        compressor = BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=dtype.itemsize)
-        group.create_array(
+        create_array(
+            group,
             name,
             shape=self.data.shape,
-            dtype=dtype,
-            chunks=self.objects if self.parts is None else self.parts,
-            shards=None if self.parts is None else self.objects,
-            compressors=compressor if self.is_compressed else None,
-            fill_value=0,
-            dimension_names=self.dims,
-            attributes=dict(self.attrs),
+            dtype=np.dtype(self.data.dtype),
+            objects=self.objects,
+            parts=self.parts,
+            dims=self.dims,
+            attrs=self.attrs,
+            is_compressed=self.is_compressed,
         )
 
     @cached_property
@@ -209,20 +206,21 @@ class Blocks:
             if self.coords.variables:
                 write_coords(storable(self.coords.drop_attrs(deep=False)), new)
             group = zarr.open_group(new.store, mode="a")
-            members = sorted(map(str, (*self.variables, *self.coords.variables)))
-            group.attrs.update({"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record})
             for name, variable in self.variables.items():
                 variable.create(group, name)
+            members = sorted(map(str, (*self.variables, *self.coords.variables)))
+            marks = {"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record}
+            seal(new, attributes_of(new) | marks, members=True)
             new.replace(self.location)
         finally:
             new.remove()
 
     def write(self) -> None:
         """Compute the blocks that are missing in the store, all together, and write them."""
-        # The arrays take this option to the workers, so that a block of zeros becomes an object of the store too.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            group = open_group(self.location, mode="r+")
-            parts = [Writing(variable.blocks, group[name]) for name, variable in self.variables.items()]  # type: ignore[arg-type]
+        parts = [
+            Writing(variable.blocks, open_array(self.location, name, mode="r+"))
+            for name, variable in self.variables.items()
+        ]
         missing = [(part, self._missing(name, part)) for name, part in zip(self.variables, parts, strict=True)]
         if any(blocks for _, blocks in missing):
             write_blocks(missing, in_memory=not any(is_lazy(variable.data) for variable in self.variables.values()))
@@ -240,13 +238,12 @@ class Blocks:
 
     def finish(self, *, keep_record: bool = True, **attributes: Any) -> None:
         """Mark the store as complete, and add attributes. A store that has the mark already stays as it is."""
-        if attributes_of(self.location).get("mksdask") == self.kind:
+        attrs = attributes_of(self.location)
+        if attrs.get("mksdask") == self.kind:
             return
-        consolidate(self.location)
-        attrs = zarr.open_group(self.location.store, mode="r+").attrs
         known = {name: value for name, value in attrs.items() if keep_record or name != "fingerprint"}
         # The mark is written last, because it records that the store is complete.
-        attrs.put(known | attributes | {"mksdask": self.kind})
+        seal(self.location, known | attributes | {"mksdask": self.kind})
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:

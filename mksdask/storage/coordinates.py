@@ -10,6 +10,7 @@ import xarray as xr
 
 from mksdask.arrays import Array, ArrayLike
 from mksdask.labels import sample_dim, sample_index
+from mksdask.storage.arrays import write_dataset
 from mksdask.storage.atomic import Location
 from mksdask.storage.opening import open_array
 
@@ -77,16 +78,14 @@ def storable(coords: xr.Dataset) -> xr.Dataset:
 
 def write_coords(coords: xr.Dataset, location: Location) -> None:
     """Make a store of coordinates. Samples can be appended to those along them."""
-    found: dict[str, dict[str, Any]] = {}
+    coords, chunks = coords.copy(), {}
     for name, values in coords.variables.items():
-        options: dict[str, Any] = {"chunks": (SAMPLES,)} if values.dims == ("sample",) else {}
-        if values.dtype.kind == "f":
-            options["_FillValue"] = None
+        if values.dims == ("sample",):
+            chunks[name] = (SAMPLES,)
         if values.dtype.kind == "M":
             unit = next(word for word, short in _UNITS.items() if short == np.datetime_data(values.dtype)[0])
-            options |= {"units": f"{unit} since 1970-01-01", "dtype": "int64"}
-        found[str(name)] = options
-    coords.to_zarr(location.store, mode="w-", consolidated=False, zarr_format=3, encoding=found)
+            coords[name].encoding = {"units": f"{unit} since 1970-01-01", "dtype": "int64"}
+    write_dataset(coords, location, chunks)
 
 
 def check_appended(stored: xr.Dataset, new: xr.Dataset) -> None:

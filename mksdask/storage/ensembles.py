@@ -14,7 +14,7 @@ from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, is_lazy, unw
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
 from mksdask.labels import matched, sample_index
 from mksdask.samples import Grid, refuse_ambiguous_lines
-from mksdask.storage.atomic import Location, Url, consolidate, is_marked
+from mksdask.storage.atomic import Location, Url, attributes_of, is_marked, is_sealed, metadata_of, seal
 from mksdask.storage.blocks import Variable, Writing, write_blocks
 from mksdask.storage.coordinates import append_coordinates, check_appended, encoded, sample_coordinates
 from mksdask.storage.microstructures import (
@@ -274,7 +274,7 @@ def append_ensemble(
     # A place without an ensemble gets no lock.
     open_ensemble(url)
     location = Location.of(url)
-    if not is_marked(location, ("ensemble",)):
+    if not is_marked(location, ("ensemble",)) or not is_sealed(metadata_of(location) or {}):
         msg = f"{os.fspath(url)} was not written by create_ensemble, so it stays as it is; copy it with create_ensemble"
         raise ValueError(msg)
     given = dict(zip(NAMES, _aligned(X, y, phase, confidence_index), strict=True))
@@ -331,7 +331,7 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
     write_blocks(parts, in_memory=not any(is_lazy(data) for data in new.values()))
     append_coordinates(location, coords, n_old)
     check_lock()
-    consolidate(location)
+    seal(location, attributes_of(location), members=True)
 
 
 def _like(array: ArrayLike, stored: xr.DataArray | None) -> ArrayLike:
@@ -354,13 +354,16 @@ def _cast_block(block: Array, *, to: np.dtype[Any], of: str) -> Array:
     return cast
 
 
-def open_ensemble(url: Url) -> xr.Dataset:
+def open_ensemble(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     """Open an ensemble lazily.
 
     Parameters
     ----------
     url : str or path
         A path, or any URL that fsspec knows.
+    allow_missing : bool, default False
+        Whether chunks that another program did not write are taken as the fill value. A warning counts them. Chunks of
+        stores of this package are never missing.
 
     Returns
     -------
@@ -376,7 +379,8 @@ def open_ensemble(url: Url) -> xr.Dataset:
         If there is no store.
     ValueError
         If the store is not an ensemble; or if one of its arrays has a codec or a data type that the package does not
-        write, such as pickle. Then nothing is decoded.
+        write, such as pickle. Then nothing is decoded. Also if chunks are missing, or if the store was damaged. Damage
+        of a chunk is found when the chunk is read.
 
     Examples
     --------
@@ -386,4 +390,4 @@ def open_ensemble(url: Url) -> xr.Dataset:
     >>> open_ensemble(url).microstructure.chunks
     ((2, 2), (8,), (8,))
     """
-    return open_microstructures(url, "ensemble")
+    return open_microstructures(url, "ensemble", allow_missing=allow_missing)

@@ -8,7 +8,6 @@ of the group, which is written last. A store or an append is therefore either co
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -37,8 +36,7 @@ def create_store(
         check_ours(location, MICROSTRUCTURES)
         blocks.write()
         remove_leftovers(location)
-        # The stamp distinguishes this store from an earlier one at the same place.
-        blocks.finish(keep_record=False, stamp=uuid.uuid4().hex)
+        blocks.finish(keep_record=False)
 
 
 def description(
@@ -134,13 +132,15 @@ def has_angles(X: ArrayLike, data: Any, spacing: float | Sequence[float]) -> boo
     return data.ndim >= 4 and data.shape[-1] == 3 and data.dtype.kind == "f"
 
 
-def open_store(url: Url) -> xr.Dataset:
+def open_store(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     """Open a store lazily that holds an ensemble or a volume.
 
     Parameters
     ----------
     url : str or path
         A path, or any URL that fsspec knows.
+    allow_missing : bool, default False
+        As in `open_ensemble`.
 
     Returns
     -------
@@ -152,15 +152,17 @@ def open_store(url: Url) -> xr.Dataset:
     FileNotFoundError, ValueError
         As in `open_ensemble` and `open_volume`.
     """
-    return open_microstructures(url, None)
+    return open_microstructures(url, None, allow_missing=allow_missing)
 
 
-def open_microstructures(url: Url, kind: Literal["ensemble", "volume"] | None) -> xr.Dataset:
+def open_microstructures(
+    url: Url, kind: Literal["ensemble", "volume"] | None, *, allow_missing: bool = False
+) -> xr.Dataset:
     """Open a store lazily, in chunks of one shard. With `kind`, refuse a store of the other kind."""
     location = Location.of(url)
     maker = (f"create_{kind}" if kind else "create_ensemble or create_volume") + ", or by mksdask import"
     try:
-        dataset = open_dataset(location, chunks=None)
+        dataset = open_dataset(location, chunks=None, allow_missing=allow_missing)
     except FileNotFoundError as error:
         msg = f"{os.fspath(url)} is not a zarr v3 group; make one with {maker}"
         raise FileNotFoundError(msg) from error
@@ -184,10 +186,11 @@ def open_microstructures(url: Url, kind: Literal["ensemble", "volume"] | None) -
     blocks = encoding.get("shards") or encoding["chunks"]
     sizes = dict(zip(map(str, dataset["microstructure"].dims), blocks, strict=True))
     chunks = {dim: sizes.get(str(dim), -1) for dim in dataset.dims}
-    if "stamp" not in dataset.attrs:
-        return open_dataset(location, chunks=chunks)
-    coords = small_coords(dataset)
     # The stamp is part of the names in the graph. A result of an earlier store at this place thus has another name.
-    token = token_of(location.path, dataset.attrs["stamp"], {dim: int(n) for dim, n in dataset.sizes.items()})
-    lazy: xr.Dataset = dataset.drop_vars(coords).drop_attrs(deep=False).assign_attrs(mksdask=dataset.attrs["mksdask"])
-    return lazy.chunk(chunks, name_prefix="open_dataset-", token=token).assign_coords(coords)
+    stamp = dataset.attrs.get("stamp") or location.modified()
+    token = token_of(location.path, stamp, {dim: int(n) for dim, n in dataset.sizes.items()})
+    if "stamp" in dataset.attrs:
+        dataset = dataset.drop_attrs(deep=False).assign_attrs(mksdask=dataset.attrs["mksdask"])
+    coords = small_coords(dataset)
+    lazy: xr.Dataset = dataset.drop_vars(coords).chunk(chunks, name_prefix="open_dataset-", token=token)
+    return lazy.assign_coords(coords)

@@ -1,12 +1,11 @@
 """Fitted models on zarr: only the numbers and names that the tables of their classes list. Nothing is unpickled.
 
-The description of a model is JSON in the attributes of the store, together with its sha256. The arrays are stored
+The description of a model is JSON in the attributes of the store, which are sealed by a sha256. The arrays are stored
 beside it. They are not compressed, so that their sizes are known before they are read. Each chunk has a checksum.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import reprlib
@@ -15,16 +14,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 import zarr
-from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.codecs import BytesCodec
 
 from mksdask.arrays import Array
 from mksdask.schema import Part, Place, Reader, Writer, models
-from mksdask.storage.atomic import Location, Url, staged
+from mksdask.storage.arrays import create_array
+from mksdask.storage.atomic import Location, Url, seal, staged
+from mksdask.storage.checksums import CHECKSUM_BYTES, DamageError
 from mksdask.storage.opening import open_group
 
-FORMAT = 2
 CHUNK_BYTES = 2**24
-_CHECKSUM_BYTES = 4
 T = TypeVar("T")
 
 
@@ -125,20 +124,17 @@ def write_state(value: Any, url: Url, kind: str = "model") -> None:
     with staged(url, "w", (kind,)) as location:
         group = zarr.open_group(location.store, mode="w")
         for number, array in enumerate(writer.arrays):
-            stored = group.create_array(
+            stored = create_array(
+                group,
                 str(number),
                 shape=array.shape,
                 dtype=array.dtype.newbyteorder("="),
-                chunks=_chunks(array.shape, array.dtype),
-                compressors=Crc32cCodec(),
-                filters=None,
-                fill_value=0,
-                config={"write_empty_chunks": True},
+                objects=_chunks(array.shape, array.dtype),
+                is_compressed=False,
             )
             stored[...] = array
-        digest = hashlib.sha256(description).hexdigest()
         members = [str(number) for number in range(len(writer.arrays))]
-        group.attrs.update({"mksdask": kind, "members": members, "format": FORMAT, "model": encoded, "sha256": digest})
+        seal(location, {"mksdask": kind, "members": members, "model": encoded}, members=True)
 
 
 def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
@@ -160,6 +156,8 @@ def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
             for key, found in location.fs.find(location.path, detail=True).items()
         }
         description = _canonical(attrs.get("model"))
+    except DamageError:
+        raise
     except Exception as error:
         if not _is_of_store(error):
             raise
@@ -168,15 +166,6 @@ def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
     if attrs.get("mksdask") != kind:
         other = ", but something else of this package" if "mksdask" in attrs else ""
         msg = f"{url} holds no saved {what}{other}; make one with save_model, or mksdask fit"
-        raise ValueError(msg)
-    if attrs.get("format") != FORMAT:
-        msg = (
-            f"{url} holds a model of format {attrs.get('format')!r}, and this version of mksdask reads only format "
-            f"{FORMAT}; fit the model and save it again"
-        )
-        raise ValueError(msg)
-    if attrs.get("sha256") != hashlib.sha256(description).hexdigest():
-        msg = f"{complaint}: the sha256 of its description is not the stored one. {remedy}"
         raise ValueError(msg)
     encoded = attrs["model"]
     found = encoded.get("class") if isinstance(encoded, dict) else encoded
@@ -224,7 +213,7 @@ def _read_array(
         If the array is not stored in the way in which `write_state` wrote it. Then no memory is allocated for it.
     """
     chunks = _chunks(shape, dtype)
-    size = math.prod(chunks) * dtype.itemsize + _CHECKSUM_BYTES
+    size = math.prod(chunks) * dtype.itemsize + CHECKSUM_BYTES
     counts = [-(-n // step) for n, step in zip(shape, chunks, strict=True)]
     if math.prod(counts) > len(sizes):
         msg = f"array {number} of shape {shape} needs {math.prod(counts)} chunks, more than the store has"
@@ -235,15 +224,12 @@ def _read_array(
             got = "missing" if key not in sizes else f"of {sizes[key]} bytes"
             msg = f"chunk {key} is {got}, expected {size} bytes"
             raise ValueError(msg)
+    # The checksums have been taken off by the store through which the group is read.
     try:
         stored: Any = group[str(number)]
         found = stored.shape, stored.chunks, stored.dtype, stored.compressors, stored.filters, stored.shards
         is_plain = isinstance(stored.serializer, BytesCodec)
-        values = (
-            np.asarray(stored[...])
-            if is_plain and found == (shape, chunks, dtype, (Crc32cCodec(),), (), None)
-            else None
-        )
+        values = np.asarray(stored[...]) if is_plain and found == (shape, chunks, dtype, (), (), None) else None
     except Exception as error:
         if not _is_of_store(error):
             raise

@@ -4,6 +4,10 @@ The metadata of an array name its codecs and its data type, and the author of a 
 pickle, run code that is in the chunks, and data types of objects need such codecs. Stores of this package and images do
 not use them. Metadata of a few bytes can also ask for gigabytes. There are limits to that, which no honest store
 reaches.
+
+Metadata of stores of this package must be what their seal says, and their chunks are checked when they are read. Other
+programs leave out chunks of one value, and these cannot be told from chunks that were lost. So they are counted when a
+store of others is opened, and the user says whether they are right.
 """
 
 from __future__ import annotations
@@ -16,8 +20,20 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.storage import FsspecStore, LocalStore
 
-from mksdask.storage.atomic import Location, metadata_of
+from mksdask.arrays import warn_caller
+from mksdask.storage.arrays import writing_all_chunks
+from mksdask.storage.atomic import FORMAT, SEAL, Location, is_sealed, metadata_of, sha256_of
+from mksdask.storage.checksums import (
+    CHANGED_METADATA,
+    INDEX_CHANGED,
+    MISSING,
+    CheckedStore,
+    DamageError,
+    Layout,
+    fault,
+)
 
 _INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 NUMBERS = ("bool", *_INTEGERS, "float16", "float32", "float64", "complex64", "complex128")
@@ -50,42 +66,167 @@ def check_store(location: Location) -> dict[str, Any]:
 
     Raises
     ------
+    DamageError
+        If the metadata were changed after this package wrote them.
     FileNotFoundError
         If there is no zarr group or array.
     ValueError
         If the store or a member of it is of zarr format 2; if an array has a codec or a data type that the package
         does not write, or several compressors; or if it has chunks of size 0, too many chunks, or labels that are too
-        large to be read on opening. The message names the array and what was found.
+        large to be read on opening. The message names the array and what was found. Also if another version of the
+        package wrote the store.
     """
+    metadata, damage = checked_metadata(location)
+    if damage:
+        raise damage[0]
+    return metadata
+
+
+def checked_metadata(location: Location) -> tuple[dict[str, Any], list[DamageError]]:
+    """Read the metadata of a store, and list their damage. Refuse everything else that `check_store` refuses."""
     location.fs.invalidate_cache()
-    for name, metadata in _members(location):
-        _refuse(location, name, _objection(name, metadata, CODECS))
-    return metadata_of(location) or {}
+    members = list(members_of(location))
+    for name, found in members:
+        _refuse(location, name, _objection(name, found, CODECS))
+    metadata: dict[str, Any] = members[0][1]
+    if not is_sealed(metadata):
+        return metadata, []
+    attributes = metadata["attributes"]
+    if attributes.get("format") != FORMAT:
+        msg = (
+            f"{location.path} holds a {attributes.get('mksdask')} of format {attributes.get('format')!r}, and this "
+            f"version of mksdask reads only format {FORMAT}; make it again"
+        )
+        raise ValueError(msg)
+    url = str(location.store)
+    if attributes.get(SEAL) != sha256_of(metadata):
+        remedy = (
+            "make the store again, or restore it from a copy. If you copied the attributes of a store of mksdask to "
+            f"another one, remove {SEAL!r} and 'format' there"
+        )
+        return metadata, [DamageError(url, "", "zarr.json", CHANGED_METADATA, remedy)]
+    # An append that was killed may have left a larger number of samples.
+    free = 1 if str(attributes.get("mksdask")).endswith("ensemble") else 0
+    damage = []
+    for name, known in metadata["consolidated_metadata"]["metadata"].items():
+        copies = [_but_shape(found, free) for each, found in members if each == name]
+        if len(copies) < 2:
+            damage.append(DamageError(url, name, "zarr.json", MISSING))
+        elif any(copy != _but_shape(known, free) for copy in copies):
+            damage.append(DamageError(url, name, "zarr.json", CHANGED_METADATA))
+    return metadata, damage
 
 
-def open_group(location: Location, mode: Mode = "r") -> zarr.Group:
-    """Open the group of a store, after `check_store`."""
-    _check_group(location)
-    return zarr.open_group(location.store, mode=mode, zarr_format=3)
+def _but_shape(metadata: dict[str, Any], first: int) -> tuple[Any, ...]:
+    return metadata | {"shape": None}, len(metadata["shape"]), metadata["shape"][first:]
+
+
+def checked_store(
+    location: Location, metadata: Mapping[str, Any], name: str | None = None, *, allow_missing: bool = False
+) -> CheckedStore:
+    """Open a store for reading, after a check of its metadata, so that all its chunks are checked when they are read.
+
+    Parameters
+    ----------
+    location, metadata
+        The store, and its metadata.
+    name : str, optional
+        The only array that will be read. Default: all.
+    allow_missing : bool, default False
+        Whether chunks that another program did not write are taken as the fill value.
+
+    Raises
+    ------
+    ValueError
+        If another program wrote the store, chunks are missing, and `allow_missing` is not set.
+    """
+    url, remedy = str(location.store), ""
+    inner = (
+        LocalStore(location.path, read_only=True) if location.is_local else FsspecStore.from_url(url, read_only=True)
+    )
+    if is_sealed(metadata):
+        attributes = metadata["attributes"]
+        if str(attributes.get("mksdask")).startswith("partial "):
+            remedy = "the store is not complete; repeat the call that writes it"
+        layouts = {key: Layout.of(found) for key, found in metadata["consolidated_metadata"]["metadata"].items()}
+        return CheckedStore(inner, url, layouts, attributes[SEAL], remedy=remedy)
+    names = [name] if name is not None else sorted({key for key, _ in members_of(location)})
+    arrays = {
+        key: found for key in names if (found := foreign_metadata(location, key) or {}).get("node_type") == "array"
+    }
+    layouts = {key: Layout.of(found) for key, found in arrays.items()}
+    for key, layout in layouts.items():
+        n_missing, n_chunks = count_missing(location, key, layout)
+        if n_missing:
+            told = f"{url} lacks {n_missing} of {n_chunks} chunks of its array {key!r}"
+            fill = arrays[key].get("fill_value")
+            if not allow_missing:
+                msg = (
+                    f"{told}. If its author left them out because they hold nothing but {fill}, pass "
+                    "allow_missing=True, or --allow-missing to mksdask import. Otherwise get a whole copy of it"
+                )
+                raise ValueError(msg)
+            warn_caller(f"{told}; they are read as {fill}")
+    return CheckedStore(inner, url, layouts, location.modified(), allow_missing=allow_missing)
+
+
+def count_missing(location: Location, name: str, layout: Layout) -> tuple[int, int]:
+    """Count the chunks of an array that are not in a store, and all of them, without reading them.
+
+    If an object holds several chunks, its index is read.
+
+    Raises
+    ------
+    DamageError
+        If such an index is damaged.
+    """
+    folder = "/".join(part for part in (location.path, name) if part) + "/"
+    paths = {
+        block: path
+        for path in location.fs.find(folder)
+        if (block := layout.block(path.removeprefix(folder))) is not None
+    }
+    n_objects = math.prod(layout.counts)
+    if layout.parts is None:
+        return n_objects - len(paths), n_objects
+    n_chunks = math.prod(-(-n // part) for n, part in zip(layout.shape, layout.parts, strict=True))
+    n_there, size = 0, layout.index_bytes
+    found = location.fs.cat_ranges(list(paths.values()), [-size] * len(paths), [None] * len(paths))
+    for (block, path), content in zip(paths.items(), found, strict=True):
+        index = layout.index(np.frombuffer(content, dtype=np.uint8))
+        if index is None:
+            raise fault(str(location.store), name, path.removeprefix(folder), None, INDEX_CHANGED)
+        n_there += math.prod(along.stop for along in layout.held(block)) - len(layout.absent(index, block))
+    return n_chunks - n_there, n_chunks
+
+
+def open_group(location: Location) -> zarr.Group:
+    """Open the group of a store for reading, after `check_store`."""
+    return zarr.open_group(checked_store(location, _check_group(location)), mode="r", zarr_format=3)
 
 
 def open_array(location: Location, name: str = "", mode: Mode = "r") -> zarr.Array[Any]:
     """Open one array of a store of this package, or a store that is itself an array, after the same check."""
-    metadata = foreign_metadata(location, name)
-    if metadata is None or metadata.get("node_type") == "group":
+    metadata = check_store(location)
+    found = foreign_metadata(location, name)
+    if found is None or found.get("node_type") == "group":
         msg = f"{location.path} has no array {name!r}"
         raise FileNotFoundError(msg)
-    _refuse(location, name, _objection(name, metadata, CODECS))
-    return zarr.open_array(location.store, path=name, mode=mode, zarr_format=3)
+    if mode == "r":
+        return zarr.open_array(checked_store(location, metadata, name), path=name, mode=mode, zarr_format=3)
+    with writing_all_chunks():
+        return zarr.open_array(location.store, path=name, mode=mode, zarr_format=3)
 
 
-def open_dataset(location: Location, chunks: Any) -> xr.Dataset:
+def open_dataset(location: Location, chunks: Any, *, allow_missing: bool = False) -> xr.Dataset:
     """Open a store lazily by xarray, after `check_store`. Coordinates are read at once, unless they are large."""
-    is_consolidated = _check_group(location).get("consolidated_metadata") is not None
-    dataset: xr.Dataset = xr.open_zarr(location.store, chunks=chunks, consolidated=is_consolidated, zarr_format=3)
+    metadata = _check_group(location)
+    store = checked_store(location, metadata, allow_missing=allow_missing)
+    is_consolidated = metadata.get("consolidated_metadata") is not None
+    dataset: xr.Dataset = xr.open_zarr(store, chunks=chunks, consolidated=is_consolidated, zarr_format=3)
     if all(values.chunks is None for values in dataset.coords.values()):
         return dataset
-    return dataset.assign_coords(small_coords(open_dataset(location, None)))
+    return dataset.assign_coords(small_coords(open_dataset(location, None, allow_missing=allow_missing)))
 
 
 def small_coords(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
@@ -145,18 +286,25 @@ def _is_deep(found: Any) -> bool:
     return any(isinstance(each, dict | list) for each in level)
 
 
-def open_foreign(location: Location, name: str = "", *, is_label: bool = False) -> zarr.Array[Any]:
+def open_foreign(
+    location: Location, name: str = "", *, is_label: bool = False, allow_missing: bool = False
+) -> zarr.Array[Any]:
     """Open an array that another program wrote in zarr format 2 or 3, if it holds numbers in plain codecs.
 
-    With `is_label`, the array is to be read whole, and refused if it is too large for that.
+    With `is_label`, the array is to be read whole, and refused if it is too large for that. With `allow_missing`,
+    chunks that are not in the store are taken as the fill value, and a warning counts them.
 
     Raises
     ------
     FileNotFoundError
         If there is no array.
     ValueError
-        If it has another codec or data type, or fails another check of `check_store`.
+        If it has another codec or data type, or fails another check of `check_store`; or if chunks are missing, and
+        `allow_missing` is not set.
     """
+    root = foreign_metadata(location) or {}
+    if is_sealed(root):
+        check_store(location)
     metadata = foreign_metadata(location, name)
     if metadata is None or metadata.get("node_type") != "array":
         msg = f"{location.path} has no array {name!r}"
@@ -169,10 +317,11 @@ def open_foreign(location: Location, name: str = "", *, is_label: bool = False) 
         else _objection(name, metadata, allowed, is_label=is_label)
     )
     _refuse(location, name, objection)
-    return zarr.open_array(location.store, path=name, mode="r", zarr_format=2 if is_old else 3)
+    store = checked_store(location, root, name, allow_missing=allow_missing)
+    return zarr.open_array(store, path=name, mode="r", zarr_format=2 if is_old else 3)
 
 
-def _members(location: Location, name: str = "") -> Iterator[tuple[str, Any]]:
+def members_of(location: Location, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the metadata of a node and of everything below it, both from files and from consolidated metadata."""
     metadata = foreign_metadata(location, name)
     if metadata is None:
@@ -185,7 +334,7 @@ def _members(location: Location, name: str = "") -> Iterator[tuple[str, Any]]:
         return
     for info in location.fs.ls("/".join(part for part in (location.path, name) if part), detail=True):
         if info["type"] != "file":
-            yield from _members(location, f"{name}/{info['name'].rstrip('/').rpartition('/')[2]}".lstrip("/"))
+            yield from members_of(location, f"{name}/{info['name'].rstrip('/').rpartition('/')[2]}".lstrip("/"))
 
 
 def _consolidated(name: str, metadata: Any) -> Iterator[tuple[str, Any]]:
@@ -216,7 +365,8 @@ def _objection(name: str, metadata: Any, codecs: tuple[str, ...], *, is_label: b
         of_format = metadata.get("zarr_format") if isinstance(metadata, dict) else None
         return f"is of zarr format {of_format}, not 3 (mksdask import reads images of format 2)"
     if metadata.get("node_type") == "group":
-        return None
+        strange = sorted(set(metadata) - {"zarr_format", "node_type", "attributes", "consolidated_metadata"})
+        return f"has the metadata {strange}, which zarr does not know" if strange else None
     data_type = metadata.get("data_type")
     kind = data_type.get("name") if isinstance(data_type, dict) else data_type
     if kind not in (*NUMBERS, *TEXTS):

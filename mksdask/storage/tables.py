@@ -11,7 +11,8 @@ import xarray as xr
 
 from mksdask.arrays import Array
 from mksdask.labels import matched_values
-from mksdask.storage.atomic import RESULTS, Url, consolidate, staged, staged_file
+from mksdask.storage.arrays import write_dataset
+from mksdask.storage.atomic import RESULTS, Url, attributes_of, seal, staged, staged_file
 from mksdask.storage.coordinates import storable
 
 # The column with the label or the number of each sample, which `write_table` adds.
@@ -115,11 +116,10 @@ def write_table(values: xr.Dataset, path: Url, *, overwrite: bool, step: str | N
     """
     if not str(path).endswith(".csv"):
         with staged(path, "w" if overwrite else "w-", RESULTS) as location:
-            marked = values.assign_attrs(mksdask="result", members=sorted(map(str, values.variables)))
-            marked = marked.assign_coords(storable(marked.coords.to_dataset()).coords)
-            marked = marked if step is None else marked.assign_attrs(step=step)
-            marked.to_zarr(location.store, mode="w-", consolidated=False, zarr_format=3)
-            consolidate(location)
+            marked = values.assign_coords(storable(values.coords.to_dataset()).coords)
+            write_dataset(marked if step is None else marked.assign_attrs(step=step), location)
+            members = sorted(map(str, values.variables))
+            seal(location, attributes_of(location) | {"mksdask": "result", "members": members}, members=True)
         return
     columns: dict[str, Any] = {
         f"{name}_{i}" if array.ndim > 1 else str(name): column

@@ -113,13 +113,16 @@ def create_volume(
     create_store(url, variables, coords, mode, "volume", resume=resume)
 
 
-def open_volume(url: Url) -> xr.Dataset:
+def open_volume(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     """Open a volume lazily.
 
     Parameters
     ----------
     url : str or path
         A path, or any URL that fsspec knows.
+    allow_missing : bool, default False
+        Whether chunks that another program did not write are taken as the fill value. A warning counts them. Chunks of
+        stores of this package are never missing.
 
     Returns
     -------
@@ -133,7 +136,8 @@ def open_volume(url: Url) -> xr.Dataset:
         If there is no store.
     ValueError
         If the store is not a volume; or if one of its arrays has a codec or a data type that the package does not
-        write, such as pickle. Then nothing is decoded.
+        write, such as pickle. Then nothing is decoded. Also if chunks are missing, or if the store was damaged. Damage
+        of a chunk is found when the chunk is read.
 
     Examples
     --------
@@ -143,4 +147,4 @@ def open_volume(url: Url) -> xr.Dataset:
     >>> open_volume(url).x.values.tolist()
     [0.0, 2.0, 4.0, 6.0]
     """
-    return open_microstructures(url, "volume")
+    return open_microstructures(url, "volume", allow_missing=allow_missing)

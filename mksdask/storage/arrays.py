@@ -1,0 +1,97 @@
+"""The one place that makes arrays in stores: codecs, chunks and checksums are chosen here.
+
+Each chunk ends with a checksum (crc32c), and so does the index of a shard. All chunks are written, also those that hold
+nothing but the fill value. A chunk that is missing is therefore always damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+
+from mksdask.storage.atomic import Location
+
+# What xarray remembers of the array in the store from which a coordinate was read.
+_LAYOUT = (
+    *("chunks", "preferred_chunks", "shards", "compressor", "compressors", "filters", "serializer"),
+    *("chunk_key_encoding", "write_empty_chunks", "cache_metadata", "order", "original_shape", "source"),
+)
+
+
+def writing_all_chunks() -> AbstractContextManager[Any]:
+    """Let arrays that are made or opened in this context write chunks of zeros too, on workers as well."""
+    config: AbstractContextManager[Any] = zarr.config.set({"array.write_empty_chunks": True})
+    return config
+
+
+def create_array(
+    group: zarr.Group,
+    name: str,
+    *,
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    objects: Sequence[int],
+    parts: Sequence[int] | None = None,
+    dims: Sequence[str] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+    is_compressed: bool = True,
+) -> zarr.Array[Any]:
+    """Make an empty array in a group.
+
+    Parameters
+    ----------
+    group, name
+        Where the array is made.
+    shape, dtype
+        Shape and data type of the array.
+    objects : sequence of int
+        Shape of an object of the store.
+    parts : sequence of int, optional
+        Shape of the parts of an object that can be read separately. Default: an object is read as a whole.
+    dims : sequence of str, optional
+        Names of the axes.
+    attrs : mapping, optional
+        Attributes, of types that JSON has.
+    is_compressed : bool, default True
+        Whether to compress the chunks.
+    """
+    shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if dtype.itemsize == 1 else "shuffle"
+    compressor = BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=dtype.itemsize)
+    with writing_all_chunks():
+        return group.create_array(
+            name,
+            shape=tuple(shape),
+            dtype=dtype,
+            chunks=tuple(objects if parts is None else parts),
+            shards=None if parts is None else tuple(objects),
+            filters=None,
+            compressors=(*((compressor,) if is_compressed else ()), Crc32cCodec()),
+            fill_value=0,
+            dimension_names=dims,
+            attributes=dict(attrs or {}),
+        )
+
+
+def write_dataset(
+    dataset: xr.Dataset, location: Location, chunks: Mapping[Hashable, tuple[int, ...]] | None = None
+) -> None:
+    """Write labels or a table into a new group. xarray chooses how texts and times become numbers.
+
+    `chunks` holds the shapes of the chunks of variables. All others have one chunk, or those of dask.
+    """
+    encoding: dict[Any, dict[str, Any]] = {}
+    for name, variable in dataset.variables.items():
+        encoding[name] = {key: value for key, value in variable.encoding.items() if key not in _LAYOUT}
+        if chunks is not None and name in chunks:
+            encoding[name]["chunks"] = chunks[name]
+        encoding[name]["compressors"] = (ZstdCodec(), Crc32cCodec())
+        if variable.dtype.kind == "f":
+            encoding[name]["_FillValue"] = None
+    with writing_all_chunks():
+        dataset.to_zarr(location.store, mode="w-", consolidated=False, encoding=encoding, zarr_format=3)
