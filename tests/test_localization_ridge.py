@@ -153,6 +153,8 @@ def test_other_models__are_fitted_to_all_rows_in_memory(linear_model):
         assert_allclose(found.coef_, expected, rtol=0, atol=1e-10)
         assert found.n_samples_seen_ == 12
         assert found.alpha_ is None
+        found.partial_fit(X[:0], y[:0])
+        assert_allclose(found.coef_, expected, rtol=0, atol=1e-10)
 
 
 def test_other_models__are_planned_and_refused_above_the_limit():

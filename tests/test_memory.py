@@ -149,6 +149,15 @@ OPERATIONS = {
         function, finish, options = MKSLocalizationModel(PrimitiveBasis(3)).fit, id, {}
         arguments, warm = (ensemble(48, 72, 1, n_states=3), y), (ensemble(2, 8, 1), ensemble(2, 8, 1))
     """,
+    "localization, fit to spectra": """
+        from mksdask import MKSLocalizationModel
+        from sklearn.linear_model import OrthogonalMatchingPursuit
+        shape = (480, 24, 24, 24)
+        y = da.random.default_rng(1).normal(size=shape, chunks=(20, *shape[1:]))
+        pursuit = OrthogonalMatchingPursuit(n_nonzero_coefs=1, fit_intercept=False)
+        function, finish, options = MKSLocalizationModel(PrimitiveBasis(2), linear_model=pursuit).fit, id, {}
+        arguments, warm = (ensemble(480, 24, 20), y), (ensemble(4, 8, 2), 1.0 * ensemble(4, 8, 2))
+    """,
     "localization, predict": """
         from mksdask import MKSLocalizationModel
         model = MKSLocalizationModel(PrimitiveBasis(2))

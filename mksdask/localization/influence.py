@@ -1,7 +1,8 @@
 """NumPy kernels that fit and apply influence kernels: p[s] = Σ_h Σ_r α[h; r] m[h; s - r].
 
-`calibrate` turns blocks of samples into least-squares factors, `influence_kernels` solves these for α, and `localize`
-computes the response p of a block. All three work in Fourier space, where the convolution is a product.
+`calibrate` turns blocks of samples into least-squares factors, and `gather` into the rows that these replace.
+`influence_kernels` solves either for α, and `localize` computes the response p of a block. All work in Fourier space,
+where the convolution is a product.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from mksdask.localization.ridge import Filters
 
 def _sums(spectra: Array, n_spatial: int) -> Array:
     """Select the zero frequency of spectra (..., *frequencies). It holds the sums of the fields."""
-    return spectra.reshape(*spectra.shape[: spectra.ndim - n_spatial], -1)[..., 0]
+    zero: tuple[Any, ...] = (..., *(0,) * n_spatial)
+    return np.asarray(spectra[zero])
 
 
 def _finite(spectra: Array, name: str, n_spatial: int) -> Array:
@@ -120,7 +122,7 @@ def _rows(samples: Array, responses: Array, expansion: Expansion) -> tuple[Array
     if expansion.unity is not None:
         others = sums[:, :n_transformed] @ expansion.unity[expansion.transformed]
         means[:, expansion.derived, 0] = (n_voxels - others) / expansion.unity[expansion.derived]
-    return rows.reshape(n_rows, width, -1), means
+    return rows.reshape(n_rows, width, int(np.prod(transform.frequencies))), means
 
 
 def calibrate(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import sklearn
 from sklearn.base import BaseEstimator, clone, is_regressor
 from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, MultiTaskElasticNet, MultiTaskLasso, Ridge
 from sklearn.utils import get_tags
@@ -88,11 +87,11 @@ def solve_with(model: Any, rows: Array, coordinates: Array, *, n_rows: int, floo
     rows : ndarray, shape (n, n_unknowns + n_targets, n_problems)
         Rows [M | p] of each problem, or the factor of such rows.
     coordinates : ndarray, shape (n_unknowns, n_coordinates)
-        M x = p is solved for c with x = coordinates · c, and the penalty is that of c.
+        M · coordinates · c = p is solved for c.
     n_rows : int
         Number of rows that M has, or had before it was factored.
     floor : float
-        Problems whose M has a norm below it have the solution 0. Only rounding has left something there.
+        Problems whose M · coordinates has a norm up to it get the solution 0. Their rows are rounding errors.
 
     Returns
     -------
@@ -108,9 +107,10 @@ def solve_with(model: Any, rows: Array, coordinates: Array, *, n_rows: int, floo
 
     Notes
     -----
-    M c = p is the real problem ``[[Re M, -Im M], [Im M, Re M]] [Re c; Im c] = [Re p; Im p]``. The model sees M and p of
-    a factor in place of those of all rows because ``|p - M c|² = |Qᴴp - R c|² + const``. If it divides this by the
-    number of rows, factors are scaled by the root of the ratio of the numbers of rows.
+    M c = p is the real problem ``[[Re M, -Im M], [Im M, Re M]] [Re c; Im c] = [Re p; Im p]``. A factor holds R and Qᴴp
+    in place of M and p, and ``|p - M c|² = |Qᴴp - R c|² + const``. A model that divides the squared error by the number
+    of rows would divide that of a factor by too few. Therefore the factor is scaled by the root of the ratio of both
+    numbers. Its targets are smaller than p, so a tolerance relative to them is stricter than on all rows.
     """
     model = clone(model)
     if "warm_start" in model.get_params():
@@ -136,8 +136,7 @@ def solve_with(model: Any, rows: Array, coordinates: Array, *, n_rows: int, floo
         for problem in np.flatnonzero(is_there):
             for group in groups:
                 wanted = target[problem][:, group]
-                with sklearn.config_context(assume_finite=True):
-                    model.fit(design[problem], wanted if together else wanted[:, 0])
+                model.fit(design[problem], wanted if together else wanted[:, 0])
                 found = _coefficients(model, 2 * n_coordinates)
                 solution[:, group, start + problem] = (found[:, :n_coordinates] + 1j * found[:, n_coordinates:]).T
     return solution

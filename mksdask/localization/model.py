@@ -104,16 +104,15 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
 
     Here y holds the responses in all n voxels of all samples, and :math:`H_\lambda` turns y into the fitted responses.
     The squared norm is summed over components, and all frequencies and components share one λ. By Parseval's theorem,
-    norm and trace are sums over frequencies, which the factors give for any λ. This λ is good if the errors of
-    different voxels are independent.
+    norm and trace are sums over frequencies, which the factors give for any λ. Errors of voxels should be independent.
 
     **Linear models.** At each frequency, `linear_model` solves ``M A = P`` for all states, as the real problem
     ``[[Re M, -Im M], [Im M, Re M]] [Re A; Im A] = [Re P; Im P]``, with transforms as `scipy.fft` computes them.
     `LinearRegression`, `Ridge`, `Lasso`, `ElasticNet`, `MultiTaskLasso` and `MultiTaskElasticNet` are fitted to the
     factors, with the result of a fit to all rows. The first two are solved as ``alpha=0`` and ``alpha=λ`` are, so the
-    options of their solvers do nothing. The others take about a millisecond for each frequency. Models of other
-    classes, such as `HuberRegressor`, are fitted to the spectra of all samples, which must fit into memory. A model is
-    refused if it has an intercept or ``positive=True``, or if it splits rows to choose its parameters.
+    options of their solvers do nothing. The others take about a millisecond for each frequency. Other classes, such as
+    `HuberRegressor`, are fitted to the spectra of all samples, which must fit into memory. A model is refused if it has
+    an intercept or ``positive=True``, or if it splits rows to choose its parameters.
 
     **Streaming.** Samples are absorbed into triangular factors, one for each frequency, along at most 128 chains of
     chunks. The factors of the chains are merged in a tree. Normal equations are never formed, because they square the
@@ -126,8 +125,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     one small batch of samples. About eight factors, and some for each worker, wait for the merge. A task of `predict`
     holds its result, C + 3 transforms of a batch, and D·C spectra, which the model keeps if X is in memory. A fitted
     model, and its pickle, holds one factor beside its kernels, so that `partial_fit` can continue. The choice of a
-    ridge takes ``64 D F`` bytes. Spectra, if a `linear_model` needs them, take ``16 (D + C) F`` bytes for each sample.
-    The model keeps them in place of the factor, and `fit` holds them twice.
+    ridge takes ``64 D F`` bytes. Spectra, which some linear models need, take ``16 (D + C) F`` bytes a sample, twice.
 
     **Precision.** float32 responses are fitted with float32 transforms, all others in double precision. Predictions
     have the precision of `coef_`.
@@ -222,9 +220,11 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
 
         Raises
         ------
+        TypeError
+            If `linear_model` is no linear model.
         ValueError
-            If shapes or the labels of samples do not fit, a chunk cuts through samples, or a value is NaN or outside
-            the domain of the basis.
+            If shapes or the labels of samples do not fit, a chunk cuts through samples, a value is NaN or outside the
+            domain of the basis, `linear_model` is refused, or memory does not suffice.
         """
         return self._calibrate(X, y, size, None)
 

@@ -93,9 +93,9 @@ class Filters:
         squares, powers, weights = np.concatenate([np.empty((3, 0)), *self._parts], axis=1)
         unfitted = self.n_rows - float(weights.sum())
 
-        def criterion(ridge: float) -> float:
+        def criterion(step: int) -> float:
             """GCV(λ), up to a factor that does not depend on λ."""
-            kept_powers, kept_weights = _kept(squares, powers, weights, ridge)
+            kept_powers, kept_weights = _kept(squares, powers, weights, 10.0 ** (step / _STEPS))
             return float((self.outside + kept_powers) * self.n_rows / (unfitted + kept_weights) ** 2)
 
         if not squares.size:
@@ -103,11 +103,9 @@ class Filters:
         # Below the smallest σ² by ε, kernels are those without a ridge.
         ends = np.log10(np.clip([squares.min() * epsilon, squares.max() * _BEYOND], 1e-290, 1e290))
         steps = range(int(np.floor(_STEPS * ends[0])), int(np.ceil(_STEPS * ends[1])) + 1)
-        found: dict[int, float] = {}
-        for tried in (steps[::_COARSE], None):
-            around = min(found, key=found.__getitem__) if tried is None else 0
-            for step in tried or range(around - _COARSE + 1, around + _COARSE):
-                found.setdefault(step, criterion(10.0 ** (step / _STEPS)))
+        found = {step: criterion(step) for step in steps[::_COARSE]}
+        best = min(found, key=found.__getitem__)
+        found |= {step: criterion(step) for step in range(best - _COARSE + 1, best + _COARSE)}
         best = min(found, key=found.__getitem__)
         # Residuals below it are rounding errors.
         rounding = (10.0 * epsilon) ** 2 * (self.outside + float(powers.sum())) / self.n_rows
