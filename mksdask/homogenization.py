@@ -134,6 +134,17 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
     >>> model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=4, degree=2, periodic_axes=[0, 1])
     >>> bool(model.fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.99)
     True
+
+    With a classifier as the linker, y holds classes, and `predict_proba` and the like exist if the classifier has them:
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> names = ["fine"] * 40 + ["coarse"] * 40
+    >>> linker = LogisticRegression()
+    >>> classifier = MKSHomogenizationModel(PrimitiveBasis(2), property_linker=linker, periodic_axes=[0, 1])
+    >>> classifier.fit(X[::2], names[::2]).score(X[1::2], names[1::2]) > 0.9
+    True
+    >>> classifier.classes_.tolist(), classifier.predict_proba(X[:3]).shape
+    (['coarse', 'fine'], (3, 2))
     """
 
     _saved = Saved(

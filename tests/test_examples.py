@@ -44,6 +44,18 @@ def test_example__real_sandstone(tmp_path):
     assert len(list((tmp_path / "rock").glob("*.png"))) == 3
 
 
+@pytest.mark.parametrize("is_real", [False, True])
+def test_example__classify_micrographs(tmp_path, is_real):
+    folder = (real_data("micrographs"),) if is_real else ()
+    out = run("examples/classify_micrographs.py", *folder, "--quick", "--out", "figures", cwd=tmp_path)
+    accuracy = float(re.search(r"held-out windows: accuracy ([\d.]+)", out).group(1))
+    by_fraction = float(re.search(r"from the volume fraction alone: accuracy ([\d.]+)", out).group(1))
+    assert 0.7 < accuracy < 0.95
+    assert accuracy > by_fraction + 0.03
+    assert "held-out parts by the mean probability of their windows: 7 of 7 right" in out
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 2
+
+
 def test_example__linkage_out_of_core(tmp_path):
     out = run("examples/linkage_out_of_core.py", "--quick", "--out", "linkage", cwd=tmp_path)
     scores = [float(value) for value in re.findall(r"R² = ([\d.]+)", out)]

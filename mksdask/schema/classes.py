@@ -28,7 +28,9 @@ class Part(Kind):
         self._bases, self._fitted = bases, fitted
 
     def __str__(self) -> str:
-        known = sorted(saved.name for saved in _BY_NAME.values() if issubclass(saved.cls, self._bases))
+        # A model is named only where a model is meant, although it may be a regressor too.
+        found = [saved for saved in _BY_NAME.values() if issubclass(saved.cls, self._bases)]
+        known = sorted(saved.name for saved in found if not saved.is_model or saved.cls in self._bases)
         return f"{'a fitted' if self._fitted else 'a'} {' or '.join(known)}"
 
     def _takes(self, value: Any) -> bool:
