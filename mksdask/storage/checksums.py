@@ -354,9 +354,8 @@ class CheckedStore(WrapperStore[Store]):
             index = layout.index(data)
             if index is None:
                 self._refuse(name, key, None, INDEX_CHANGED if len(data) else EMPTY)
-            elif not self.allow_missing:
-                for part in layout.absent(index, block):
-                    self._refuse(name, key, part, MISSING)
+            elif not self.allow_missing and (absent := layout.absent(index, block)):
+                self._refuse(name, key, absent[0], MISSING)
             return layout.without_checksums(data)
         for part, kind in layout.faults(data, block):
             if kind != MISSING or not self.allow_missing:
@@ -396,6 +395,6 @@ def _read(path: Path, span: ByteRequest | None) -> Array | None:
                 first = span.offset
             file.seek(first)
             data = np.empty(max(0, last - first), dtype=np.uint8)
-            return data[: file.readinto(memoryview(data))]
+            return data[: file.readinto(data.data)]
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None

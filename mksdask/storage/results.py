@@ -64,6 +64,9 @@ def materialize(
     that the block is done, however many writers there are. The attributes of the store hold the shape of the blocks and
     a token of the computation. The call needs as much memory as the tasks that compute the blocks.
 
+    Each chunk of the store has a checksum. `verify` lists chunks that are damaged. If you remove these files, the same
+    call with `resume` computes them again.
+
     Examples
     --------
     >>> import dask.array as da, tempfile
