@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.model_selection import cross_val_score
 
 from mksdask import (
     MKSHomogenizationModel,
@@ -419,6 +420,25 @@ def test_labels__are_equal_whatever_holds_them(labels, others):
     assert found.values.tolist() == [0, 1, 2]
 
 
+def test_labels__of_several_levels_are_no_others():
+    levels = pd.MultiIndex.from_product([["a"], range(N)])
+    y = pd.Series(VALUES["number"], index=levels)
+    with pytest.raises(ValueError, match=r"y lacks 12 labels \('specimen 0'.*, and X lacks 12 labels \(\('a', 0\)"):
+        matched(y, pd.Index(NAMES), name="y")
+    with pytest.raises(ValueError, match=r"y lacks 12 labels \(\('a', 0\).*, and X lacks 12 labels \('specimen 0'"):
+        matched(labelled("number"), levels, name="y")
+
+
+def test_labels__are_kept_apart_by_the_folds_of_scikit_learn():
+    X, y, model = labelled("X"), labelled("number"), homogenization()
+    scores = cross_val_score(model, X, y, cv=3)
+    assert_array_equal(cross_val_score(model, X, y.to_pandas(), cv=3), scores)
+    for samples in (X, model.share(X)):
+        # Folds are drawn by position, so the rows of a fold are other samples here.
+        with pytest.raises(ValueError, match="y must have the sample labels of X"):
+            cross_val_score(model, samples, y[::-1], cv=3, error_score="raise")
+
+
 def test_labels__are_an_index_along_the_samples():
     array = labelled("mask")
     assert sample_index(array).tolist() == NAMES
@@ -633,7 +653,10 @@ def test_coordinates__of_an_append_that_was_killed_are_not_seen(tmp_path):
     [
         (lambda X: X.drop_vars(["batch", "made"]), r"X lacks the coordinates \['batch', 'made'\] of samples"),
         (lambda X: X.drop_vars("sample"), r"X lacks the coordinates \['sample'\] of samples"),
-        (lambda X: X.data, r"X lacks the coordinates \['batch', 'is_heated', .* of samples, .*add them"),
+        (
+            lambda X: X.data,
+            r"X lacks the coordinates \['batch', 'is_heated', .* of samples, .*as a DataArray with them",
+        ),
         (
             lambda X: X.assign_coords(colour=("sample", ["red", "blue"])),
             r"X has the coordinates \['colour'\] of samples, .*X\.drop_vars\(\['colour'\]\)",

@@ -61,11 +61,11 @@ def storable(coords: xr.Dataset) -> xr.Dataset:
     found = {}
     for name, values in coords.variables.items():
         data = values.to_numpy()
-        kind = data.dtype.kind
+        kind, has_space = data.dtype.kind, " " in str(name) and values.dims != (name,)
         if kind == "U" or (kind == "O" and all(isinstance(value, str) for value in data.flat)):
             data, kind = data.astype(np.dtypes.StringDType()), "T"
-        if kind not in "biufcTM" or " " in str(name):
-            what = "a space in its name" if " " in str(name) else f"values of dtype {data.dtype}"
+        if kind not in "biufcTM" or has_space:
+            what = "a space in its name" if has_space else f"values of dtype {data.dtype}"
             msg = (
                 f"the coordinate {str(name)!r} has {what}, and a store holds numbers, texts and datetime64 under names "
                 f"without spaces; change it, or leave it out by drop_vars({str(name)!r})"
@@ -101,8 +101,8 @@ def check_appended(stored: xr.Dataset, new: xr.Dataset) -> None:
     missing, further = sorted(set(have) - set(new.variables)), sorted(set(map(str, new.variables)) - set(have))
     if missing:
         msg = (
-            f"X lacks the coordinates {missing} of samples, which the ensemble has; add them, such as by "
-            f"X.assign_coords({missing[0]}=('sample', values))"
+            f"X lacks the coordinates {missing} of samples, which the ensemble has; give X as a DataArray with them, "
+            f"such as X.assign_coords({missing[0]}=('sample', values))"
         )
         raise ValueError(msg)
     if further:
