@@ -40,7 +40,7 @@ from mksdask.regression import KernelRegressor, LeastSquares
 from mksdask.samples import Samples
 from mksdask.simulation import effective_stiffness, mean_stress, solve_fields
 from mksdask.stats import TwoPointStatistics, autocorrelate, correlate, correlate_volume, crosscorrelate, radial_average
-from mksdask.storage import materialize
+from mksdask.storage import coordinates, materialize, opening
 from mksdask.storage.atomic import Location
 from mksdask.storage.coordinates import append_coordinates
 from mksdask.storage.tables import read_table, write_table
@@ -393,6 +393,17 @@ def test_doors__learning_curves_pair_samples_by_label():
     assert_array_equal(first, second)
 
 
+def test_doors__rows_of_a_table_are_paired_by_label():
+    X = pd.DataFrame(VALUES["X"].reshape(N, -1), index=NAMES)
+    y, mask, field = (labelled(what) for what in ("number", "mask", "field"))
+    expected = homogenization().fit(VALUES["X"], VALUES["number"]).predict(VALUES["X"])
+    for other in (y[::-1], y[::-1].to_pandas()):
+        assert_array_equal(homogenization().fit(X, other, size=(6, 5)).predict(VALUES["X"]), expected)
+    assert_array_equal(Samples.of(X, BASIS, size=(6, 5), confidence_index=mask[::-1]).confidence, VALUES["mask"])
+    expected = MKSLocalizationModel(BASIS).fit(VALUES["X"], VALUES["field"]).coef_
+    assert_array_equal(MKSLocalizationModel(BASIS).fit(X, field[::-1], size=(6, 5)).coef_, expected)
+
+
 # What a label is.
 
 
@@ -716,6 +727,26 @@ def test_coordinates__that_a_store_cannot_hold_are_refused(coords, message, tmp_
     with pytest.raises(ValueError, match=message):
         create_ensemble(tmp_path / "e.zarr", X)
     assert not (tmp_path / "e.zarr").exists()
+
+
+def test_coordinates__more_labels_than_can_be_read_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(coordinates, "LABEL_BYTES", 16 * 10)
+    message = "12 labels of samples take more than the 160 bytes that are read when a store is opened; leave out"
+    with pytest.raises(ValueError, match=message):
+        create_ensemble(tmp_path / "e.zarr", with_coords())
+    create_ensemble(tmp_path / "e.zarr", with_coords(rows=slice(0, 10)))
+    with pytest.raises(ValueError, match=message):
+        append_ensemble(tmp_path / "e.zarr", with_coords(rows=slice(10, N)))
+
+
+def test_coordinates__as_large_as_data_stay_in_the_store(tmp_path, monkeypatch):
+    create_ensemble(tmp_path / "e.zarr", with_coords().drop_vars("sample"))
+    # A chunk has room for 2**16 numbers.
+    monkeypatch.setattr(opening, "LABEL_BYTES", 2**18)
+    found = open_ensemble(tmp_path / "e.zarr")
+    assert found.temperature.chunks
+    assert not found.batch.chunks
+    assert_array_equal(found.temperature, COORDS["temperature"][1])
 
 
 RESULTS = {

@@ -11,7 +11,7 @@ import xarray as xr
 from mksdask.arrays import Array, ArrayLike
 from mksdask.labels import sample_dim, sample_index
 from mksdask.storage.atomic import Location
-from mksdask.storage.opening import open_array
+from mksdask.storage.opening import LABEL_BYTES, open_array
 
 # A chunk of a coordinate holds so many samples, and the appended ones too while there is room.
 SAMPLES = 2**16
@@ -47,7 +47,20 @@ def sample_coordinates(arrays: Iterable[ArrayLike | None]) -> xr.Dataset:
             name = "sample" if key == dim else str(key)
             if values.dims == (dim,) and name not in found:
                 found[name] = (("sample",), values.data, values.attrs)
-    return storable(xr.Dataset(coords=found))
+    coords = storable(xr.Dataset(coords=found))
+    if "sample" in coords:
+        _check_size(coords.sizes["sample"], coords["sample"].dtype)
+    return coords
+
+
+def _check_size(n_samples: int, dtype: np.dtype[Any]) -> None:
+    """Refuse so many labels of samples that the store could not be opened, as they are read then."""
+    if n_samples * dtype.itemsize > LABEL_BYTES:
+        msg = (
+            f"{n_samples} labels of samples take more than the {LABEL_BYTES} bytes that are read when a store is "
+            "opened; leave out the labels by X.drop_vars('sample')"
+        )
+        raise ValueError(msg)
 
 
 def storable(coords: xr.Dataset) -> xr.Dataset:
@@ -119,6 +132,7 @@ def check_appended(stored: xr.Dataset, new: xr.Dataset) -> None:
             )
             raise ValueError(msg)
     if "sample" in have:
+        _check_size(stored.sizes["sample"] + new.sizes["sample"], have["sample"].dtype)
         old, added = have["sample"].to_index(), new["sample"].to_index()
         twice = added[added.isin(old) | added.duplicated()]
         if old.is_unique and len(twice):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -82,16 +83,17 @@ def open_array(location: Location, name: str = "", mode: Mode = "r") -> zarr.Arr
 def open_dataset(location: Location, chunks: Any) -> xr.Dataset:
     """Open a store lazily by xarray, after `check_store`. Coordinates are read at once, unless they are large."""
     is_consolidated = _check_group(location).get("consolidated_metadata") is not None
-    dataset: xr.Dataset = xr.open_zarr(location.store, chunks=chunks, consolidated=is_consolidated, zarr_format=3)
+    opened = partial(xr.open_zarr, location.store, consolidated=is_consolidated, zarr_format=3)
+    dataset: xr.Dataset = opened(chunks=chunks)
     if all(values.chunks is None for values in dataset.coords.values()):
         return dataset
-    return dataset.assign_coords(small_coords(open_dataset(location, None)))
+    return dataset.assign_coords(small_coords(opened(chunks=None)))
 
 
-def small_coords(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+def small_coords(dataset: xr.Dataset) -> dict[str, xr.Variable]:
     """Read the coordinates of a store that xarray does not read on opening, unless they are as large as data."""
     return {
-        str(name): values.load()
+        str(name): values.variable.load()
         for name, values in dataset.coords.items()
         if name not in dataset.xindexes
         and not _large_label([*values.shape], [*values.encoding.get("chunks", values.shape)], values.dtype.itemsize)
