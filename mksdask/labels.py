@@ -69,7 +69,8 @@ def matched(
     Returns
     -------
     array
-        The argument itself if it has the same order, or if one of the two has no labels.
+        The argument itself if it has the same order, or if one of the two has no labels. Labels may repeat if both
+        arrays have the same ones in the same order, as they have after samples were drawn with repetition.
 
     Raises
     ------
@@ -108,6 +109,9 @@ def _rows(
     own = sample_index(array)
     if own is None or like is None or own.equals(like):
         return None
+    if own.nlevels != like.nlevels:
+        # Labels of several levels are tuples, which equal no other labels.
+        own, like = (pd.Index(index.to_numpy(), dtype=object, tupleize_cols=False) for index in (own, like))
     faults = []
     for whose, index in ((name, own), (of, like)):
         if not index.is_unique:

@@ -128,10 +128,10 @@ class Samples:
             # Samples with other axes are refused by the model, which knows what it needs.
             if len(grid.shape) == len(like.shape):
                 grid = replace(grid, periodic=like.periodic)
-        given = _beside(confidence_index, labels, data, grid)
+        given = _beside(confidence_index, sample_index(X), labels, data, grid)
         confidence = _confidence(given, labels, data.shape[0], spatial)
         own = given if confidence is not None and confidence.ndim > len(spatial) else None
-        return cls(data, states, grid, labels, confidence, is_flat, first_index(labels, own))
+        return cls(data, states, grid, labels, confidence, is_flat, first_index(X, own))
 
     def __len__(self) -> int:
         return int(self.data.shape[0])
@@ -402,7 +402,7 @@ def _laid_along(array: ArrayLike, labels: xr.DataArray | None) -> ArrayLike:
     return array.transpose(*shared, *(dim for dim in array.dims if dim not in shared))
 
 
-def _beside(array: ArrayLike | None, labels: xr.DataArray | None, data: Any, grid: Grid) -> Any:
+def _beside(array: ArrayLike | None, like: pd.Index | None, labels: xr.DataArray | None, data: Any, grid: Grid) -> Any:
     """Lay a mask along X, and put its samples into the order of those of X. Compare its voxels with those of X."""
     given, n_spatial = _laid_along(array, labels), len(grid.shape)
     if not isinstance(given, xr.DataArray):
@@ -410,7 +410,7 @@ def _beside(array: ArrayLike | None, labels: xr.DataArray | None, data: Any, gri
     # A mask with as many axes as a sample is shared by all samples, unless its first axis is that of the samples.
     if given.ndim > n_spatial or given.dims[:1] == dims_of(labels)[:1]:
         cuts = data.chunks[0] if is_lazy(data) else None
-        given = matched(given, sample_index(labels), name="confidence_index", cuts=cuts)
+        given = matched(given, like, name="confidence_index", cuts=cuts)
     if given.shape[-n_spatial:] == grid.shape:
         grid.check_beside(Grid.of(given, grid.shape, first=given.ndim - n_spatial), "confidence_index")
     return given

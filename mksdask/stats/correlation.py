@@ -143,7 +143,8 @@ def correlate(
         Numbers of the periodic spatial axes. Default: those in the attribute ``periodic_axes`` of a DataArray, or none.
     confidence_index : array, shape (n_samples, *spatial) or (*spatial,), optional
         Weight c[s] in [0, 1] of each voxel. m is multiplied by c, and ``Ω[r] = Σ_s c[s] c[s + r]``. A lag that no
-        pair of voxels observes is NaN. Where c is 0, X may hold any value, also NaN.
+        pair of voxels observes is NaN. Where c is 0, X may hold any value, also NaN. If X and the masks of samples have
+        labels of samples, they are paired by them.
     correlations : list of (int, int), optional
         Pairs (h, h') of state labels. Default: (0, 0), (0, 1), …, (0, n - 1). With a primitive basis on a periodic
         domain, these determine all others. If the first state is constant, as in the other bases, its pairs are only
@@ -163,9 +164,9 @@ def correlate(
     Raises
     ------
     ValueError
-        If an axis, a pair or a cutoff does not exist, a chunk cuts through samples, or the shape of X can be read in
-        several ways. When a block is computed: if a value is NaN or outside the domain, or, with ``basis=None``, X is
-        not m[h; s].
+        If an axis, a pair or a cutoff does not exist, a chunk cuts through samples, the shape of X can be read in
+        several ways, or `confidence_index` has other samples than X. When a block is computed: if a value is NaN or
+        outside the domain, or, with ``basis=None``, X is not m[h; s].
 
     Notes
     -----

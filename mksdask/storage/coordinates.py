@@ -12,7 +12,7 @@ from mksdask.arrays import Array, ArrayLike
 from mksdask.labels import sample_dim, sample_index
 from mksdask.storage.arrays import write_dataset
 from mksdask.storage.atomic import Location
-from mksdask.storage.opening import open_array
+from mksdask.storage.opening import LABEL_BYTES, open_array
 
 # A chunk of a coordinate holds so many samples, and the appended ones too while there is room.
 SAMPLES = 2**16
@@ -48,7 +48,20 @@ def sample_coordinates(arrays: Iterable[ArrayLike | None]) -> xr.Dataset:
             name = "sample" if key == dim else str(key)
             if values.dims == (dim,) and name not in found:
                 found[name] = (("sample",), values.data, values.attrs)
-    return storable(xr.Dataset(coords=found))
+    coords = storable(xr.Dataset(coords=found))
+    if "sample" in coords:
+        _check_size(coords.sizes["sample"], coords["sample"].dtype)
+    return coords
+
+
+def _check_size(n_samples: int, dtype: np.dtype[Any]) -> None:
+    """Refuse so many labels of samples that the store could not be opened, as they are read then."""
+    if n_samples * dtype.itemsize > LABEL_BYTES:
+        msg = (
+            f"{n_samples} labels of samples take more than the {LABEL_BYTES} bytes that are read when a store is "
+            "opened; leave out the labels by X.drop_vars('sample')"
+        )
+        raise ValueError(msg)
 
 
 def storable(coords: xr.Dataset) -> xr.Dataset:
@@ -62,11 +75,11 @@ def storable(coords: xr.Dataset) -> xr.Dataset:
     found = {}
     for name, values in coords.variables.items():
         data = values.to_numpy()
-        kind = data.dtype.kind
+        kind, has_space = data.dtype.kind, " " in str(name) and values.dims != (name,)
         if kind == "U" or (kind == "O" and all(isinstance(value, str) for value in data.flat)):
             data, kind = data.astype(np.dtypes.StringDType()), "T"
-        if kind not in "biufcTM" or " " in str(name):
-            what = "a space in its name" if " " in str(name) else f"values of dtype {data.dtype}"
+        if kind not in "biufcTM" or has_space:
+            what = "a space in its name" if has_space else f"values of dtype {data.dtype}"
             msg = (
                 f"the coordinate {str(name)!r} has {what}, and a store holds numbers, texts and datetime64 under names "
                 f"without spaces; change it, or leave it out by drop_vars({str(name)!r})"
@@ -100,8 +113,8 @@ def check_appended(stored: xr.Dataset, new: xr.Dataset) -> None:
     missing, further = sorted(set(have) - set(new.variables)), sorted(set(map(str, new.variables)) - set(have))
     if missing:
         msg = (
-            f"X lacks the coordinates {missing} of samples, which the ensemble has; add them, such as by "
-            f"X.assign_coords({missing[0]}=('sample', values))"
+            f"X lacks the coordinates {missing} of samples, which the ensemble has; give X as a DataArray with them, "
+            f"such as X.assign_coords({missing[0]}=('sample', values))"
         )
         raise ValueError(msg)
     if further:
@@ -118,6 +131,7 @@ def check_appended(stored: xr.Dataset, new: xr.Dataset) -> None:
             )
             raise ValueError(msg)
     if "sample" in have:
+        _check_size(stored.sizes["sample"] + new.sizes["sample"], have["sample"].dtype)
         old, added = have["sample"].to_index(), new["sample"].to_index()
         twice = added[added.isin(old) | added.duplicated()]
         if old.is_unique and len(twice):

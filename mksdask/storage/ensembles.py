@@ -165,7 +165,7 @@ def create_ensemble(
 
 def _aligned(*arrays: ArrayLike | None) -> list[Any]:
     """Transpose the variables of an ensemble to the order of a store, and pair their samples by label."""
-    turned = dict(zip(NAMES, map(in_order, arrays), strict=True))
+    turned = {name: in_order(_named(array)) for name, array in zip(NAMES, arrays, strict=True)}
     index, of = next(
         ((index, name) for name, array in turned.items() if (index := sample_index(array)) is not None), (None, "X")
     )
@@ -184,6 +184,14 @@ def _refuse_colours(data: Any, labels: xr.DataArray | None) -> None:
             "axis of space, pass a DataArray with the dims 'sample', 'x', 'y', 'z'"
         )
         raise ValueError(msg)
+
+
+def _named(array: ArrayLike | None) -> Any:
+    """Give the axis of samples of a DataArray its name in a store."""
+    if not isinstance(array, xr.DataArray) or not array.ndim:
+        return array
+    is_named = "sample" in array.dims or array.dims[0] in SPATIAL_DIMS
+    return array if is_named else array.rename({array.dims[0]: "sample"})
 
 
 def _rows(chunks: int | str, data: Any, n_samples: int, n_voxels: int) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -221,18 +222,22 @@ def open_array(location: Location, name: str = "", mode: Mode = "r") -> zarr.Arr
 def open_dataset(location: Location, chunks: Any, *, allow_missing: bool = False) -> xr.Dataset:
     """Open a store lazily by xarray, after `check_store`. Coordinates are read at once, unless they are large."""
     metadata = _check_group(location)
-    store = checked_store(location, metadata, allow_missing=allow_missing)
-    is_consolidated = metadata.get("consolidated_metadata") is not None
-    dataset: xr.Dataset = xr.open_zarr(store, chunks=chunks, consolidated=is_consolidated, zarr_format=3)
+    opened = partial(
+        xr.open_zarr,
+        checked_store(location, metadata, allow_missing=allow_missing),
+        consolidated=metadata.get("consolidated_metadata") is not None,
+        zarr_format=3,
+    )
+    dataset: xr.Dataset = opened(chunks=chunks)
     if all(values.chunks is None for values in dataset.coords.values()):
         return dataset
-    return dataset.assign_coords(small_coords(open_dataset(location, None, allow_missing=allow_missing)))
+    return dataset.assign_coords(small_coords(opened(chunks=None)))
 
 
-def small_coords(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+def small_coords(dataset: xr.Dataset) -> dict[str, xr.Variable]:
     """Read the coordinates of a store that xarray does not read on opening, unless they are as large as data."""
     return {
-        str(name): values.load()
+        str(name): values.variable.load()
         for name, values in dataset.coords.items()
         if name not in dataset.xindexes
         and not _large_label([*values.shape], [*values.encoding.get("chunks", values.shape)], values.dtype.itemsize)
