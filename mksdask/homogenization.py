@@ -50,15 +50,15 @@ def _takes(method: Callable[..., Any], parameter: str) -> bool:
     return parameter in inspect.signature(method).parameters
 
 
-def _properties(y: ArrayLike, n_samples: int) -> Array:
-    """Load the properties of samples, after a check that there is one row for each sample."""
-    refuse_path(y, name="y")
-    target = to_numpy(y, name="y")
-    if target.ndim == 0 or len(target) != n_samples:
-        turned = "; pass y.T" if target.ndim == 2 and target.shape[1] == n_samples else ""
-        msg = f"y must have one entry for each of the {n_samples} samples of X, got shape {target.shape}{turned}"
+def _rows(array: ArrayLike, n_samples: int, name: str) -> Array:
+    """Load an array, after a check that it has one row for each sample."""
+    refuse_path(array, name=name)
+    rows = to_numpy(array, name=name)
+    if rows.ndim == 0 or len(rows) != n_samples:
+        turned = f"; pass {name}.T" if rows.ndim == 2 and rows.shape[1] == n_samples else ""
+        msg = f"{name} must have one entry for each of the {n_samples} samples of X, got shape {rows.shape}{turned}"
         raise ValueError(msg)
-    return target
+    return rows
 
 
 def _measured(y: Array) -> NDArray[np.bool_]:
@@ -245,13 +245,13 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             msg = "y is missing; pass a property for each sample, or use MKSStructureAnalysis, which needs none"
             raise ValueError(msg)
         statistics = self._statistics(X, size, confidence_index, resume=resume)
-        target = _properties(y, len(statistics))
+        target = _rows(y, len(statistics), "y")
         measured, linker, options = _measured(target), self._linker(), {}
         if groups is not None:
             if not _takes(linker.fit, "groups"):
                 msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"
                 raise TypeError(msg)
-            options["groups"] = to_numpy(groups, name="groups")[measured]
+            options["groups"] = _rows(groups, len(statistics), "groups")[measured]
         return _FitLinkage(self, statistics, target, watch, resume, "fit", linker, measured, options)
 
     def _try_linker(self) -> None:

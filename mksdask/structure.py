@@ -48,7 +48,7 @@ class MKSStructureAnalysis(
     Parameters
     ----------
     basis : Basis or None
-        Basis of the local state. None if X already holds m[h; s].
+        Basis of the local state. None if X already holds m[h; s]; see `mksdask.GivenStates`.
     dimension_reducer : transformer, optional
         Any object with `fit_transform` and `transform`. Lazy X needs one with `partial_fit`, or one from dask-ml.
         Default: `mksdask.reduction.PCA`, which works out of core.
@@ -179,7 +179,8 @@ class MKSStructureAnalysis(
         y : array, optional
             Targets for a supervised reducer.
         size : tuple of int, optional
-            Spatial shape of flat samples.
+            Spatial shape of a sample. It is required for flat samples, and for samples with one axis of more than 10
+            voxels, unless X is a DataArray with the dims ``sample`` and ``x``.
         confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
             Confidence in each voxel.
         watch : bool, path or callable, default False
@@ -376,4 +377,4 @@ class MKSStructureAnalysis(
 
 
 def _target(y: ArrayLike | None) -> Array | None:
-    return None if y is None else to_numpy(y)
+    return None if y is None else to_numpy(y, name="y")

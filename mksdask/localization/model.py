@@ -59,7 +59,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     Parameters
     ----------
     basis : Basis or None
-        Basis of the local state. None if X already holds m[h; s].
+        Basis of the local state. None if X already holds m[h; s]; see `mksdask.GivenStates`.
     alpha : float, default 0
         Ridge parameter. It adds ``alpha · Σ_h Σ_r α[h; r]²`` to the squared error, which is summed over samples and
         voxels.
@@ -173,7 +173,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         y : array, shape (n_samples, *spatial) or (n_samples, *spatial, *components), or flat
             Response of each voxel: a scalar, or the components of a vector or tensor.
         size : tuple of int, optional
-            Spatial shape of flat samples.
+            Spatial shape of a sample, as in `MKSStructureAnalysis.fit`.
 
         Raises
         ------
