@@ -43,15 +43,15 @@ def _takes(method: Callable[..., Any], parameter: str) -> bool:
     return parameter in inspect.signature(method).parameters
 
 
-def _properties(y: ArrayLike, index: pd.Index | None, n_samples: int) -> Array:
-    """Load the properties of samples in the order of their labels, after a check that there is one for each sample."""
-    refuse_path(y, name="y")
-    target = matched_values(y, index, name="y")
-    if target.ndim == 0 or len(target) != n_samples:
-        turned = "; pass y.T" if target.ndim == 2 and target.shape[1] == n_samples else ""
-        msg = f"y must have one entry for each of the {n_samples} samples of X, got shape {target.shape}{turned}"
+def _rows(array: ArrayLike, index: pd.Index | None, n_samples: int, name: str) -> Array:
+    """Load an array in the order of the labels of samples, after a check that it has one row for each sample."""
+    refuse_path(array, name=name)
+    rows = matched_values(array, index, name=name)
+    if rows.ndim == 0 or len(rows) != n_samples:
+        turned = f"; pass {name}.T" if rows.ndim == 2 and rows.shape[1] == n_samples else ""
+        msg = f"{name} must have one entry for each of the {n_samples} samples of X, got shape {rows.shape}{turned}"
         raise ValueError(msg)
-    return target
+    return rows
 
 
 @dataclass(frozen=True)
@@ -238,14 +238,14 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
             raise ValueError(msg)
         statistics = self._statistics(X, size, confidence_index, resume=resume)
         index = sample_index(y) if statistics.index is None else statistics.index
-        target = _properties(y, index, len(statistics))
+        target = _rows(y, index, len(statistics), "y")
         is_known, targets = known_targets(target)
         linker, options = self._linker(), {}
         if groups is not None:
             if not _takes(linker.fit, "groups"):
                 msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"
                 raise TypeError(msg)
-            options["groups"] = matched_values(groups, index, name="groups")[is_known]
+            options["groups"] = _rows(groups, index, len(statistics), "groups")[is_known]
         if not is_known.all() and needs_targets(self.dimension_reducer):
             msg = f"dimension_reducer {self.dimension_reducer!r} needs y of all samples; leave out those without"
             raise ValueError(msg)

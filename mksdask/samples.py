@@ -334,7 +334,8 @@ def refuse_one_sample(
     wanted = seen if size is None else np.atleast_1d(size)
     if wanted is None or len(shape) != len(wanted) + n_trailing or tuple(shape[: len(wanted)]) != tuple(wanted):
         return
-    if len(shape) == 2 and shape[1] % int(np.prod(wanted)) == 0:
+    may_be_flat = len(shape) == 2 and shape[1] % int(np.prod(wanted)) == 0
+    if may_be_flat or (isinstance(X, xr.DataArray) and "sample" in X.dims):
         return
     add = "X.expand_dims('sample')" if isinstance(X, xr.DataArray) else "X[None]"
     msg = f"X of shape {tuple(shape)} is one sample, without an axis of samples; add the axis: {add}"

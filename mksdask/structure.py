@@ -51,7 +51,7 @@ class MKSStructureAnalysis(
     Parameters
     ----------
     basis : Basis or None
-        Basis of the local state. None if X already holds m[h; s].
+        Basis of the local state. None if X already holds m[h; s]; see `mksdask.GivenStates`.
     dimension_reducer : transformer, optional
         Any object with `fit_transform` and `transform`. Lazy X needs one with `partial_fit`, or one from dask-ml. A
         reducer that takes no negative numbers, such as NMF, gets 0 for values that only rounding has made negative.
@@ -191,7 +191,8 @@ class MKSStructureAnalysis(
             Targets for a supervised reducer. Samples of y and of `confidence_index` that have labels are put into the
             order of those of X, if X has labels too.
         size : tuple of int, optional
-            Spatial shape of flat samples.
+            Spatial shape of a sample. It is required for flat samples, and for samples with one axis of more than 10
+            voxels, unless X is a DataArray with the dims ``sample`` and ``x``.
         confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
             Confidence in each voxel.
         watch : bool, path or callable, default False

@@ -23,7 +23,9 @@ from mksdask import (
     MKSStructureAnalysis,
     PrimitiveBasis,
     create_ensemble,
+    load_model,
     open_ensemble,
+    save_model,
     tools,
 )
 from mksdask.datasets import CahnHilliardSimulation, effective_stiffness
@@ -132,6 +134,8 @@ def test_path__in_place_of_properties(path, tmp_path):
 
 
 def test_properties__of_another_length(tmp_path):
+    with pytest.raises(ValueError, match="groups must have one entry for each of the 20 samples of X"):
+        MKSHomogenizationModel(BASIS, property_linker="kernel").fit(X, Y, groups=np.zeros(3))
     with pytest.raises(ValueError, match=r"y must have one entry for each of the 20 samples of X, got shape \(19,\)$"):
         MKSHomogenizationModel(BASIS).fit(X, Y[1:])
     with pytest.raises(ValueError, match=r"got shape \(2, 20\); pass y\.T"):
@@ -379,6 +383,15 @@ def test_given_states__that_are_named_take_any_field():
         correlate(height * 1j, GivenStates(1))
     model = MKSLocalizationModel(GivenStates(1)).fit(height, height[..., 0])
     assert_allclose(model.predict(height), height[..., 0], atol=1e-10)
+
+
+def test_given_states__are_saved_with_their_rules(tmp_path):
+    fields, y = RNG.normal(size=(4, 6, 7, 3)), RNG.normal(size=(4, 6, 7))
+    save_model(MKSLocalizationModel(GivenStates(3)).fit(fields, y), tmp_path / "named.zarr")
+    assert load_model(tmp_path / "named.zarr").predict(fields).shape == (4, 6, 7)
+    save_model(MKSLocalizationModel().fit(PROBABILITIES, y), tmp_path / "none.zarr")
+    with pytest.raises(ValueError, match="sums to 1"):
+        load_model(tmp_path / "none.zarr").predict(fields)
 
 
 # Shapes that can be read in several ways

@@ -61,7 +61,12 @@ def test_volume__matches_the_whole_volume_transform(data):
         mask = rng.random(spatial) * (rng.random(spatial) > 0.2) if mask == "weights" else rng.random(spatial) > 0.3
     options = {"periodic_axes": periodic, "cutoff": cutoff, "correlations": pairs}
     expected = correlate(
-        X[None], basis, confidence_index=None if mask is None else mask[None], dtype="float64", **options
+        X[None],
+        basis,
+        size=spatial,
+        confidence_index=None if mask is None else mask[None],
+        dtype="float64",
+        **options,
     )
     volume, masks = X, mask
     if data.draw(st.booleans()):
@@ -90,7 +95,12 @@ def test_volume__all_lags_match_the_transform_in_memory(data):
         mask = rng.random(spatial) * (rng.random(spatial) > 0.2) if mask == "weights" else rng.random(spatial) > 0.3
     options = {"periodic_axes": periodic, "cutoff": None, "correlations": pairs}
     expected = correlate(
-        X[None], basis, confidence_index=None if mask is None else mask[None], dtype="float64", **options
+        X[None],
+        basis,
+        size=spatial,
+        confidence_index=None if mask is None else mask[None],
+        dtype="float64",
+        **options,
     )
     volume, masks = X, mask
     if data.draw(st.booleans()):

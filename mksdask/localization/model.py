@@ -62,7 +62,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     Parameters
     ----------
     basis : Basis or None
-        Basis of the local state. None if X already holds m[h; s].
+        Basis of the local state. None if X already holds m[h; s]; see `mksdask.GivenStates`.
     alpha : float or "gcv", default 0
         Ridge parameter λ. It adds ``λ · Σ_h Σ_r α[h; r]²`` to the squared error, which is summed over samples and
         voxels. "gcv" chooses λ by generalized cross-validation, in the same pass over the samples.
@@ -216,7 +216,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
             Response of each voxel: a scalar, or the components of a vector or tensor. If the samples of both X and y
             have labels, they are paired by them.
         size : tuple of int, optional
-            Spatial shape of flat samples.
+            Spatial shape of a sample, as in `MKSStructureAnalysis.fit`.
 
         Raises
         ------

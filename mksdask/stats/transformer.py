@@ -85,7 +85,7 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         y : None
             Ignored.
         size : tuple of int, optional
-            Spatial shape of flat samples.
+            Spatial shape of a sample, as in `correlate`.
         """
         samples = Samples.of(X, self.basis, size=size, periodic_axes=self.periodic_axes)
         self.grid_ = samples.grid
