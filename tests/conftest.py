@@ -1,10 +1,13 @@
-"""Fixtures: the --slow option, real data, an ensemble with its stiffness, a small cluster."""
+"""Fixtures: the --slow option, real data, an ensemble with its stiffness, a small cluster, the command."""
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from distributed import Client, LocalCluster
 
+from mksdask.cli import main
 from mksdask.datasets import make_elastic_stiffness
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -54,3 +57,17 @@ def client(tmp_path_factory):
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@pytest.fixture
+def run(client, tmp_path, monkeypatch):
+    """Call a command in a folder of its own, on a cluster that runs already; JSON where it gives it."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, code=0, on_cluster=True):
+        more = ("--scheduler", client.scheduler.address, "--json") if on_cluster else ()
+        result = CliRunner().invoke(main, [*map(str, arguments), *more])
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout) if on_cluster and not code else result.output
+
+    return call

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 import dask
 import dask.array as da
+import fsspec
 import numpy as np
 from dask.local import get_sync
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import strategies as st
 
 
@@ -65,3 +67,23 @@ def statistics_bruteforce(m, pairs, *, periodic, reach, confidence=None):
         if omega > 0:
             out[position] = total / omega
     return out
+
+
+class Bucket(LocalFileSystem):
+    """Files that are reached only by URLs such as bucket://folder/rock.zarr, as those of an object store are."""
+
+    protocol = "bucket"
+
+    def __init__(self, **options):
+        super().__init__(**(options | {"auto_mkdir": True}))
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + str(path).removeprefix("bucket://").strip("/")
+
+    def unstrip_protocol(self, name):
+        return f"bucket:/{self._strip_protocol(name)}"
+
+
+def register_bucket():
+    fsspec.register_implementation("bucket", Bucket, clobber=True)

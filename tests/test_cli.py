@@ -98,20 +98,6 @@ def test_command__help_and_version():
 
 
 @pytest.fixture
-def run(client, tmp_path, monkeypatch):
-    """Call a command in a folder of its own, on a cluster that runs already; JSON where it gives it."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, code=0, on_cluster=True):
-        more = ("--scheduler", client.scheduler.address, "--json") if on_cluster else ()
-        result = CliRunner().invoke(main, [*map(str, arguments), *more])
-        assert result.exit_code == code, result.output
-        return json.loads(result.stdout) if on_cluster and not code else result.output
-
-    return call
-
-
-@pytest.fixture
 def scan(tmp_path):
     """A TIFF stack of two phases, 16 x 14 x 12 voxels, and what it shows."""
     phase = make_microstructure(n_samples=1, size=(16, 14, 12), grain_size=3)[0]

@@ -13,7 +13,7 @@ import numpy as np
 from mksdask import tools
 from mksdask.arrays import concatenate_samples, to_numpy
 from mksdask.bases import PrimitiveBasis
-from mksdask.cli.arguments import Size
+from mksdask.cli.arguments import LocalFile, Size
 from mksdask.cli.options import cluster_options, open_client, overwrite_option, save_figure, timed_step
 from mksdask.compute.plans import samples_per_chunk
 from mksdask.datasets import MicrostructureGenerator, mean_stress
@@ -28,7 +28,8 @@ FIGURES = ("microstructures", "correlations", "components", "component_variance"
 @click.command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=LocalFile(),
+    metavar="FOLDER",
     default=Path("mksdask-demo"),
     show_default=True,
     help="Folder for the ensemble and the figures, such as quick.",
@@ -42,7 +43,7 @@ FIGURES = ("microstructures", "correlations", "components", "component_variance"
 )
 @click.option(
     "--size",
-    type=Size((1, 2, 3), 4),
+    type=Size(4),
     default="24x24x24",
     show_default=True,
     help="Voxels of a sample, such as 24x24x24, 64x64, or 24 for a cube.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,9 @@ def fit(
       mksdask fit samples.zarr stiffness.model --components 8 --degree 2
       mksdask fit samples.zarr strain.model --response strain.npy
     """
+    if math.isnan(hold_out):
+        msg = "--hold-out must be a fraction from 0 to 0.9, got nan"
+        raise ValueError(msg)
     inputs = (store, *((Path(response),) if Path(response).is_file() else ()))
     output = Output.of(model, ("model",), *inputs, overwrite=overwrite)
     check_pictures(figure, watch, *inputs, output.path, overwrite=overwrite, resume=resume)

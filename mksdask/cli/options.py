@@ -18,13 +18,12 @@ from matplotlib.backend_bases import FigureCanvasBase
 
 from mksdask.cli.arguments import Bytes, LocalFile
 from mksdask.cli.stopping import STOP, blocked
+from mksdask.compute.plans import PROCESS_BYTES
 from mksdask.compute.progress import progress
 from mksdask.display.cards import value_text
 from mksdask.display.pictures import is_our_picture, save_picture
 from mksdask.storage.atomic import Location, Url, check_apart, check_file, check_outside
 
-# The smallest worker: one with less memory would be full before it computes anything.
-LEAST_BYTES = 2**28
 # Seconds to wait for a scheduler that does not answer, for the file of a scheduler that starts, and for workers.
 ANSWER, FILE, WORKERS = 10, 30, 60
 
@@ -125,7 +124,7 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--memory-limit",
-            type=Bytes(LEAST_BYTES),
+            type=Bytes(PROCESS_BYTES),
             default="2GiB",
             show_default=True,
             help="Memory of each local worker, such as 2GiB or 512MiB.",

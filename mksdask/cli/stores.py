@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from mksdask.cli.analysis import MOST_UNNAMED
 from mksdask.cli.arguments import Axes, Crop, Numbers, Phases, Place, Size
 from mksdask.cli.options import (
     cluster_options,
@@ -47,7 +48,7 @@ from mksdask.storage.verification import verify as verify_store
 @click.option("--crop", type=Crop(), help="Part of the image to import, such as x=0:200,z=50:.")
 @click.option(
     "--window",
-    type=Size((1, 2, 3), 1),
+    type=Size(1),
     help="Cut the image into windows of this many voxels, such as 64 along each axis, or 64x64x32 along x, y and z. A "
     "remainder at the ends is left out.",
 )
@@ -115,6 +116,9 @@ def import_command(
             allow_missing=allow_missing,
         )
         described = open_store(target).mks.describe(fractions=True)
+    if len(described.get("fractions", ())) > MOST_UNNAMED:
+        # These are grey levels, or numbers of grains.
+        del described["fractions"]
     report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
 
@@ -136,7 +140,12 @@ def _source(text: str) -> Path:
 def info(store: Url, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
     """Describe what a store holds: a volume, an ensemble, a model or a result.
 
-    Example: mksdask info rock.zarr --fractions
+    STORE is a path or a URL.
+
+    \b
+    Examples:
+      mksdask info rock.zarr --fractions
+      mksdask info zip://rock.zarr::rock.zip
     """
     location = Location.of(store)
     try:

@@ -79,6 +79,9 @@ def _open(files: Sequence[Path], dataset: str | None, *, allow_missing: bool) ->
     """Choose the reader of a file by its suffix."""
     first = files[0]
     suffix = first.suffix.lower()
+    if dataset is not None and (len(files) > 1 or suffix in (*IMAGES, ".tif", ".tiff", ".npy")):
+        msg = f"dataset={dataset!r} names one of several arrays of a file, but {first} holds one image; leave it out"
+        raise ValueError(msg)
     if len(files) > 1 or suffix in IMAGES:
         return open_sequence(files)
     if suffix in (".tif", ".tiff"):

@@ -96,7 +96,11 @@ class Location:
 
     def sibling(self, tag: str) -> Location:
         """Choose a new name beside this one."""
-        return Location(self.fs, f"{self.path}.{tag}-{uuid.uuid4().hex[:8]}", self.is_local)
+        return self.at(f"{self.path}.{tag}-{uuid.uuid4().hex[:8]}")
+
+    def at(self, path: str) -> Location:
+        """Choose another path of the same file system."""
+        return Location(self.fs, path, self.is_local, self.inside)
 
     def locked(self) -> AbstractContextManager[Callable[[], None]]:
         """Keep other calls from changing the store here in place; see `mksdask.storage.locks.locked`."""
@@ -353,7 +357,7 @@ def check_outside(location: Location) -> None:
     while "/" in path.strip("/"):
         path = path.rpartition("/")[0]
         try:
-            found = attributes_of(Location(location.fs, path, location.is_local)).get("mksdask")
+            found = attributes_of(location.at(path)).get("mksdask")
         except OSError:
             # The user may lack the permission to read a folder above.
             return
@@ -402,7 +406,7 @@ def staged(url: Url, mode: str, kinds: Kinds, *, resume: bool = False) -> Iterat
         # A call that changes the old store is found before the new one is computed.
         with target.locked():
             pass
-    staging = Location(target.fs, f"{target.path}.partial", target.is_local) if resume else target.sibling("partial")
+    staging = target.at(f"{target.path}.partial") if resume else target.sibling("partial")
     with staging.locked() if resume else nullcontext():
         try:
             yield staging

@@ -69,7 +69,8 @@ class Output:
         NotADirectoryError, PermissionError
             If nothing can be written there.
         ValueError
-            If the output is an input, or lies in a store; or if it is a file that is not on this machine.
+            If the output is an input, or lies in a store; if it is a file that is not on this machine; or if it lies
+            inside of another file, such as a zip file.
         """
         location = Location.of(path)
         check_apart(path, *inputs)
@@ -77,6 +78,11 @@ class Output:
             msg = f"{path} exists; choose another output, or pass --overwrite"
             raise FileExistsError(msg)
         check_outside(location)
+        if location.inside:
+            msg = (
+                f"{path} lies inside of {location.inside.removeprefix('::')}, where nothing can be written; give a path"
+            )
+            raise ValueError(msg)
         if location.is_local:
             _check_folder(Path(location.path).parent)
         if kinds is None:
