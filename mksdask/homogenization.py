@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -16,7 +17,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, label, to_numpy, unwrap, warn_caller
+from mksdask.arrays import Array, ArrayLike, is_lazy, label, to_numpy, unwrap, warn_caller
 from mksdask.bases.base import Basis
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
@@ -24,6 +25,7 @@ from mksdask.compute.watching import Watch
 from mksdask.reduction.fit import Fit
 from mksdask.reduction.reducers import require_methods, set_parameter
 from mksdask.regression import KernelRegressor, next_samples, polynomial_regression
+from mksdask.regression.scoring import lazy_score
 from mksdask.schema import NOTHING, Choice, Part, Saved, Whole
 from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
@@ -43,6 +45,10 @@ def _predict_block_with_spread(scores: Array, *, linker: Any, dtype: np.dtype[An
 
 def _takes(method: Callable[..., Any], parameter: str) -> bool:
     return parameter in inspect.signature(method).parameters
+
+
+def _data_of(array: ArrayLike) -> Any:
+    return unwrap(array)[0] if is_lazy(array) else to_numpy(array)
 
 
 def _measured(y: Array) -> NDArray[np.bool_]:
@@ -341,7 +347,8 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
     ) -> float:
         """Score predictions with the score of the linker: R² for regression, accuracy for classification.
 
-        Lazy input is computed once.
+        For lazy X, X and lazy y are computed once, together, and a chunk at a time. A linker with a score of its own
+        gets all scores and y in memory.
 
         Parameters
         ----------
@@ -353,6 +360,13 @@ class MKSHomogenizationModel(MKSStructureAnalysis):
             Weight of each sample.
         """
         check_is_fitted(self, "property_linker_")
+        if is_lazy(X):
+            # A copy predicts, so that `reduced_predict_data` stays that of the last call of predict.
+            predicted = copy(self).predict(X, size, confidence_index)
+            parts = (part if part is None else _data_of(part) for part in (y, predicted, sample_weight))
+            found = lazy_score(self.property_linker_, *parts)
+            if found is not None:
+                return found
         weights = {} if sample_weight is None else {"sample_weight": to_numpy(sample_weight)}
         scores = to_numpy(self.transform(X, size, confidence_index)).astype(np.float64)
         linker = self.property_linker_
