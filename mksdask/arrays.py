@@ -29,6 +29,8 @@ from mksdask.types import ArrayLike as ArrayLike
 
 # Types of arrays that must not go through `numpy.asarray`, which computes them or loses their labels or masks.
 LABELLED = (da.Array, xr.DataArray, xr.Dataset, zarr.Array, np.ma.MaskedArray)
+# The function of dask-ml that tries what an estimator returns.
+DASK_ML_TRIAL = "_get_output_dask_ar_meta_for_estimator"
 SPATIAL_DIMS = ("x", "y", "z")
 # Folders of the packages whose lines mean nothing to a user who gets a warning.
 PACKAGES = tuple(str(Path(module).parent) for module in (__file__, sklearn.__file__))
@@ -344,6 +346,14 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGES):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+def is_trial_of_dask_ml() -> bool:
+    """Whether a wrapper of dask-ml calls, with one row of zeros, to see which kind of result comes back."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != DASK_ML_TRIAL:
+        frame = frame.f_back
+    return frame is not None
 
 
 def to_numpy(array: ArrayLike, *, name: str = "the array") -> NDArray[Any]:

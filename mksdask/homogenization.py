@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,15 +17,16 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, label, refuse_path, to_numpy, warn_caller
+from mksdask.arrays import Array, ArrayLike, is_lazy, label, refuse_path, to_numpy, unwrap, warn_caller
 from mksdask.bases.base import Basis
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
-from mksdask.labels import matched_values, sample_index
+from mksdask.labels import first_index, matched, matched_values, sample_index
 from mksdask.reduction.fit import Fit
 from mksdask.reduction.reducers import needs_targets, require_methods, set_parameter
 from mksdask.regression import KernelRegressor, borrowed, next_samples, polynomial_regression
 from mksdask.regression.responses import ResponsesMixin, respond_block, respond_block_with_spread
+from mksdask.regression.scoring import lazy_score
 from mksdask.regression.targets import known_targets
 from mksdask.schema import NOTHING, Choice, Part, Saved, Whole
 from mksdask.stats.pairs import Pairs
@@ -41,6 +43,10 @@ LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "k
 
 def _takes(method: Callable[..., Any], parameter: str) -> bool:
     return parameter in inspect.signature(method).parameters
+
+
+def _data_of(array: ArrayLike, name: str) -> Any:
+    return unwrap(array)[0] if is_lazy(array) else to_numpy(array, name=name)
 
 
 def _rows(array: ArrayLike, index: pd.Index | None, n_samples: int, name: str) -> Array:
@@ -370,7 +376,8 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
     ) -> float:
         """Score predictions with the score of the linker: R² for regression, accuracy for classification.
 
-        Lazy input is computed once.
+        For lazy X, X and lazy y are computed once, together, and a chunk at a time. A linker with a score of its own
+        gets all scores and y in memory.
 
         Parameters
         ----------
@@ -387,6 +394,18 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
             If y or `sample_weight` has other samples than X.
         """
         check_is_fitted(self, "property_linker_")
+        if is_lazy(X):
+            given = {"y": y, "sample_weight": sample_weight}
+            # A copy predicts, so that `reduced_predict_data` stays that of the last call of predict.
+            predicted = unwrap(copy(self).predict(X, size, confidence_index))[0]
+            index = first_index(X, confidence_index, y)
+            truth, weight = (
+                None if part is None else _data_of(matched(part, index, name=name), name)
+                for name, part in given.items()
+            )
+            score = lazy_score(self.property_linker_, truth, predicted, weight)
+            if score is not None:
+                return score
         found, index = self._transformed(X, size, confidence_index)
         index = sample_index(y) if index is None else index
         is_known, truth = known_targets(matched_values(y, index, name="y"))

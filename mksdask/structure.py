@@ -100,6 +100,10 @@ class MKSStructureAnalysis(
     nothing. Each process keeps its own: with ``n_jobs``, each worker of joblib computes the statistics of a fold once.
     Nothing is kept of lazy X. `share` computes statistics once for all folds and takes less memory.
 
+    *dask-ml.* Its reducers take lazy X in chunks, but `dask_ml.decomposition.PCA` gathers all statistics in one task.
+    Its splitters and `ParallelPostFit` take flat samples, with `size` in `fit`, and `train_test_split` takes a
+    DataArray too. Its searches load lazy X, so give them the result of `share`.
+
     With a mask, some samples may not observe all lags. `mksdask.reduction.PCA` fills these missing values if its solver
     is "auto" or "gram". Other reducers refuse them. A lag that no sample observes is always refused.
 

@@ -22,6 +22,16 @@ def renamed(array: da.Array, name: str) -> da.Array:
     return array.map_blocks(unchanged, dtype=array.dtype, meta=array._meta, name=name)
 
 
+def settled(array: da.Array, name: str) -> da.Array:
+    """Return the same array under a new name, with tasks that are fused already.
+
+    If an array is used in several computations, dask may fuse its tasks in another way in each of them. Then different
+    tasks have the same name, of which dask warns.
+    """
+    fresh = renamed(array, name)
+    return da.Array(da.Array.__dask_optimize__(fresh.dask, fresh.__dask_keys__()), name, fresh.chunks, meta=fresh._meta)
+
+
 def stored_array(data: Any) -> Any:
     """Find the stored array that a dask array only views in chunks.
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import DTypeLike
 
-from mksdask.arrays import Array, is_lazy
+from mksdask.arrays import Array, is_lazy, is_trial_of_dask_ml
 from mksdask.compute.graph import token_of
 from mksdask.compute.plans import Limit, Plan, cache_limit, chunk_layout
 from mksdask.compute.recent import RECENT, recalled
@@ -129,7 +129,7 @@ class EnsembleStatistics:
         samples = self.samples
         arrays = [array for array in (samples.data, samples.confidence) if array is not None]
         n_bytes = sum(array.nbytes for array in arrays) + len(self) * self.map.n_features * self.map.dtype.itemsize
-        if any(map(is_lazy, arrays)) or n_bytes > cache_limit():
+        if any(map(is_lazy, arrays)) or n_bytes > cache_limit() or is_trial_of_dask_ml():
             return None
         return RECENT.number_of(*map(np.asarray, arrays)), token_of(self.correlation and self.correlation.kernel)
 

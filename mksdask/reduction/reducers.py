@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+from sklearn import decomposition
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 
 from mksdask.arrays import Array, is_lazy, is_number, to_numpy
 from mksdask.compute.blocks import map_samples
+from mksdask.compute.graph import settled
 from mksdask.reduction.pca import PCA
 from mksdask.storage.atomic import Url
 from mksdask.storage.scratch import spill
 
 DEFAULT_COMPONENTS = 5
+# The PCA of dask-ml 2025.1 has no such attribute, but scikit-learn 1.8 reads it in transform.
+_LACKING = "power_iteration_normalizer"
 
 
 def _reduce_block(block: Array, *, reducer: Any, dtype: np.dtype[Any]) -> Array:
@@ -84,7 +89,7 @@ def fit_scores(
         # Partial least squares returns scores of the targets too.
         return np.asarray(found[0] if isinstance(found, tuple) else found)
     if is_out_of_core(reducer):
-        return to_numpy(reducer.fit_transform(features))
+        return to_numpy(reducer.fit_transform(settled(features, f"features-{uuid.uuid4().hex}")))
     if not callable(getattr(reducer, "partial_fit", None)):
         msg = (
             f"dimension_reducer {reducer!r} would load lazy X whole; use mksdask.reduction.PCA, a reducer of dask-ml, "
@@ -184,6 +189,8 @@ def new_reducer(given: Any, n_components: int | None, *, most: int, scratch: Url
     if given is None:
         return PCA(min(DEFAULT_COMPONENTS, most) if n_components is None else n_components, scratch=scratch)
     reducer = clone(given, safe=False)
+    if isinstance(reducer, decomposition.PCA) and is_out_of_core(reducer) and not hasattr(reducer, _LACKING):
+        setattr(reducer, _LACKING, "auto")
     if n_components is not None:
         set_parameter(reducer, "n_components", n_components, "dimension_reducer")
     return reducer
