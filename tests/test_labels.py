@@ -40,7 +40,7 @@ from mksdask.regression import KernelRegressor, LeastSquares
 from mksdask.samples import Samples
 from mksdask.simulation import effective_stiffness, mean_stress, solve_fields
 from mksdask.stats import TwoPointStatistics, autocorrelate, correlate, correlate_volume, crosscorrelate, radial_average
-from mksdask.storage import coordinates, materialize, opening
+from mksdask.storage import coordinates, limits, materialize
 from mksdask.storage.atomic import Location
 from mksdask.storage.coordinates import append_coordinates
 from mksdask.storage.tables import read_table, write_table
@@ -742,7 +742,7 @@ def test_coordinates__more_labels_than_can_be_read_are_refused(tmp_path, monkeyp
 def test_coordinates__as_large_as_data_stay_in_the_store(tmp_path, monkeypatch):
     create_ensemble(tmp_path / "e.zarr", with_coords().drop_vars("sample"))
     # A chunk has room for 2**16 numbers.
-    monkeypatch.setattr(opening, "LABEL_BYTES", 2**18)
+    monkeypatch.setattr(limits, "LABEL_BYTES", 2**18)
     found = open_ensemble(tmp_path / "e.zarr")
     assert found.temperature.chunks
     assert not found.batch.chunks

@@ -8,33 +8,16 @@ on which chunks were moved between workers.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 import numpy as np
-from dask.base import normalize_token
 from distributed import get_worker
 
 from mksdask.compute.client import distributed_client
 
 _ALIGNMENT = 16  # bytes: the largest that NumPy asks for
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
-
-
-class AlignedTask:
-    """A task of the graph, which calls a kernel with aligned arrays."""
-
-    def __init__(self, kernel: Callable[..., Any]) -> None:
-        self.kernel = kernel
-
-    def __call__(self, *values: Any, **options: Any) -> Any:
-        """Call the kernel. The kernel itself may hold arrays too, as a partial function or a method does."""
-        options = {key: aligned(value) for key, value in options.items()}
-        return aligned(self.kernel)(*map(aligned, values), **options)
-
-    def __dask_tokenize__(self) -> object:
-        return normalize_token(self.kernel)
 
 
 def aligned(value: Any) -> Any:

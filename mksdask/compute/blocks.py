@@ -18,11 +18,11 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask import delayed
-from dask.base import tokenize
+from dask.base import normalize_token, tokenize
 from dask.utils import key_split
 from numpy.typing import DTypeLike, NDArray
 
-from mksdask.compute.alignment import AlignedTask, aligned
+from mksdask.compute.alignment import aligned
 from mksdask.compute.graph import optimized_together, renamed, stored_array
 
 Merge = Callable[[Any, Any], Any]
@@ -55,6 +55,21 @@ def _whole(block: Any) -> Any:
     while isinstance(block, list):
         (block,) = block
     return block
+
+
+class AlignedTask:
+    """A task of the graph, which calls a kernel with aligned arrays."""
+
+    def __init__(self, kernel: Callable[..., Any]) -> None:
+        self.kernel = kernel
+
+    def __call__(self, *values: Any, **options: Any) -> Any:
+        """Call the kernel. The kernel itself may hold arrays too, as a partial function or a method does."""
+        options = {key: aligned(value) for key, value in options.items()}
+        return aligned(self.kernel)(*map(aligned, values), **options)
+
+    def __dask_tokenize__(self) -> object:
+        return normalize_token(self.kernel)
 
 
 class _BlockTask(AlignedTask):

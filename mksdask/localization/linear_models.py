@@ -27,6 +27,28 @@ def takes_factors(model: Any) -> bool:
     return model is None or type(model) in FACTORED.values()
 
 
+def check_penalty(alpha: Any, linear_model: Any) -> None:
+    """Check the ridge parameter, and the linear model, which has a penalty of its own.
+
+    Raises
+    ------
+    TypeError
+        As `check_linear_model`.
+    ValueError
+        As `check_linear_model`, if alpha is neither a number from 0 nor "gcv", or if there are two penalties.
+    """
+    is_chosen = isinstance(alpha, str) and alpha == "gcv"
+    if not is_chosen and not (is_number(alpha) and float(alpha) >= 0):
+        msg = f"alpha must be a number from 0, got {alpha!r}; alpha='gcv' chooses it"
+        raise ValueError(msg)
+    if linear_model is None:
+        return
+    check_linear_model(linear_model)
+    if alpha != 0:
+        msg = f"linear_model has a penalty of its own, so alpha must be 0, got {alpha!r}"
+        raise ValueError(msg)
+
+
 def check_linear_model(model: Any) -> None:
     """Refuse a linear model that cannot be fitted to the problem at each frequency.
 

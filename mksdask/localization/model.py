@@ -21,7 +21,7 @@ from mksdask.labels import first_index, matched_values
 from mksdask.localization.calibration import Calibrate, Kind, Responses
 from mksdask.localization.expansion import Expansion, FieldFFT
 from mksdask.localization.influence import Calibration, Spectra, kernels_argument, resized
-from mksdask.localization.linear_models import LinearModelKind, check_linear_model
+from mksdask.localization.linear_models import LinearModelKind, check_penalty
 from mksdask.localization.prediction import Predict, r2_of_fields
 from mksdask.samples import Grid, Samples
 from mksdask.schema import (
@@ -468,15 +468,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         raise ValueError(msg)
 
     def _check_parameters(self) -> None:
-        is_chosen = isinstance(self.alpha, str) and self.alpha == "gcv"
-        if not is_chosen and not (is_number(self.alpha) and float(self.alpha) >= 0):
-            msg = f"alpha must be a number from 0, got {self.alpha!r}; alpha='gcv' chooses it"
-            raise ValueError(msg)
-        if self.linear_model is not None:
-            check_linear_model(self.linear_model)
-            if self.alpha != 0:
-                msg = f"linear_model has a penalty of its own, so alpha must be 0, got {self.alpha!r}"
-                raise ValueError(msg)
+        check_penalty(self.alpha, self.linear_model)
         if self.lstsq_rcond is not None and not (is_number(self.lstsq_rcond) and 0 <= self.lstsq_rcond < 1):
             msg = f"lstsq_rcond must lie in [0, 1), or be None, got {self.lstsq_rcond!r}"
             raise ValueError(msg)

@@ -12,8 +12,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mksdask.arrays import LABELLED, Array, ArrayLike, unwrap
-from mksdask.compute.alignment import AlignedTask
-from mksdask.compute.blocks import map_samples
+from mksdask.compute.blocks import AlignedTask, map_samples
 from mksdask.display.cards import WithCard, bars, card, centre_of, picture, points
 from mksdask.reduction.missing import coefficients_of, refuse_infinite
 from mksdask.reduction.sketch import Sketch

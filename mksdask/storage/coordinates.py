@@ -12,7 +12,8 @@ from mksdask.arrays import Array, ArrayLike
 from mksdask.labels import sample_dim, sample_index
 from mksdask.storage.arrays import write_dataset
 from mksdask.storage.atomic import Location
-from mksdask.storage.opening import LABEL_BYTES, open_array
+from mksdask.storage.limits import LABEL_BYTES
+from mksdask.storage.opening import open_array
 
 # A chunk of a coordinate holds so many samples, and the appended ones too while there is room.
 SAMPLES = 2**16
