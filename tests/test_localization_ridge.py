@@ -28,6 +28,7 @@ from sklearn.pipeline import make_pipeline
 
 from mksdask import (
     FourierBasis,
+    GivenStates,
     LegendreBasis,
     MKSLocalizationModel,
     PrimitiveBasis,
@@ -302,7 +303,7 @@ def test_gcv__of_problems_without_data_or_noise_alone(n_states):
     assert np.isfinite(MKSLocalizationModel(basis, alpha="gcv").fit(X, noise).coef_).all()
     nothing = MKSLocalizationModel(basis, alpha="gcv").fit(X, 0 * noise)
     assert_array_equal(nothing.coef_, 0.0)
-    assert MKSLocalizationModel(alpha="gcv").fit(np.zeros((9, 5, 4, 2)), noise).alpha_ == 0.0
+    assert MKSLocalizationModel(GivenStates(2), alpha="gcv").fit(np.zeros((9, 5, 4, 2)), noise).alpha_ == 0.0
     # As many unknowns as rows: without a ridge, the noise would be fitted.
     delta = make_elastic_FE_strain_delta(size=(5, 5))
     assert MKSLocalizationModel(PrimitiveBasis(2), alpha="gcv").fit(*delta).score(*delta) > 0.9

@@ -86,7 +86,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     phases_ : tuple of str
         Names of the phases of `grid_`.
     n_samples_seen_ : int
-        Number of samples seen by `fit` and `partial_fit`. It is 0 after `coef_` was assigned.
+        Number of samples seen by `fit` and `partial_fit`. 0 after `coef_` was assigned.
     alpha_ : float or None
         λ of the kernels. None if they were assigned, or if the penalty of `linear_model` is no ridge.
 
@@ -448,7 +448,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
 
     @property
     def phases_(self) -> tuple[str, ...]:
-        """Names of the phases of the samples seen by `fit`."""
+        """Names of the phases of `grid_`."""
         return self.grid_.phases
 
     def _reaches(self, size: tuple[int, ...]) -> bool:
@@ -480,12 +480,11 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
         agree("size_", self.size_, self.size_ if self._reaches(self.size_) else f"{kernels.shape[:-2]} or more")
         agree("the product of _components", math.prod(self._components), kernels.shape[-1])
         agree("the number of axes of _response_labels", len(dims), len(self._components))
-        sizes = dict(zip(dims, self._components, strict=True))
-        agree(
-            "the sizes of _response_labels",
+        sizes, found = (
+            dict(zip(dims, self._components, strict=True)),
             {dim: len(coord) for dim, coord in coords.items()},
-            {dim: sizes.get(dim) for dim in coords},
         )
+        agree("the sizes of _response_labels", found, {dim: sizes.get(dim) for dim in coords})
         agree("the number of states of _basis", len(self._basis.states), kernels.shape[-2])
         kernels.flags.writeable = False
 
