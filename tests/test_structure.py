@@ -230,6 +230,7 @@ def test_analysis__negative_values_by_rounding_alone_are_set_to_0(ensemble, is_l
     fit(ProductBasis(BASIS, BASIS), product)
     fit(None, BASIS.discretize(X))
     fit(None, f, compute_correlations=False)
+    fit(None, (100 * f.clip(0)).astype(int), compute_correlations=False)
     fit(weights=[2.0, 1.0])
     assert Seen.least == 0.0
     refused = "dimension_reducer takes no negative numbers, but .* use PrimitiveBasis and mean_center=False"

@@ -34,7 +34,7 @@ def rounding_of(dtype: np.dtype[Any], *, is_non_negative: bool | None) -> float:
         Whether m[h; s] is never negative. Then every negative value comes from rounding. None if this is not known.
     """
     if is_non_negative is None:
-        return float(_ROUNDING * np.finfo(dtype).eps)
+        return float(_ROUNDING * np.finfo(dtype).eps) if dtype.kind in "fc" else 0.0
     return np.inf if is_non_negative else 0.0
 
 
