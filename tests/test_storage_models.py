@@ -22,6 +22,7 @@ from sklearn.preprocessing import PolynomialFeatures
 
 from mksdask import (
     FourierBasis,
+    GivenStates,
     GSHBasis,
     LegendreBasis,
     MKSHomogenizationModel,
@@ -123,6 +124,7 @@ def test_save__homogenization_predicts_the_same_bits(ensemble, options, kind, tm
         GSHBasis(None, domain="hexagonal", max_degree=2),
         GSHBasis([0, 3], domain="cubic", sample_symmetry="orthorhombic"),
         ProductBasis(PrimitiveBasis(2), GSHBasis(2, domain="cubic")),
+        GivenStates(3),
         None,
     ],
 )
@@ -130,6 +132,8 @@ def test_save__structure_analysis_of_other_local_states(orientations, basis, tmp
     X = orientations
     if isinstance(basis, ProductBasis):
         X = np.concatenate([(X[..., :1] > 0.5).astype(float), X], axis=-1)
+    if basis is None:
+        X = X / X.sum(axis=-1, keepdims=True)
     model = MKSStructureAnalysis(basis, n_components=3, cutoff=2, dtype="float64").fit(X)
     save_model(model, tmp_path / "model.zarr")
     loaded = load_model(tmp_path / "model.zarr")
