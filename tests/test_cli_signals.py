@@ -66,7 +66,7 @@ def stopped(folder, arguments, moment, number, *, times=1):
         (STATS, "imports", signal.SIGTERM),
         (STATS, "start of the workers", signal.SIGINT),
         (STATS, "computing", signal.SIGINT),
-        (STATS, "computing", signal.SIGTERM),
+        pytest.param(STATS, "computing", signal.SIGTERM, marks=pytest.mark.slow),
         (IMPORT, "writing", signal.SIGINT),
         pytest.param(IMPORT, "writing", signal.SIGTERM, marks=pytest.mark.slow),
     ],

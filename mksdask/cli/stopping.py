@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,10 @@ from distributed import LocalCluster
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # For so many seconds after a signal, further ones are ignored, because the command is removing what is not complete.
-PATIENCE = 10.0
+# Then it is stopped again, in case that something has swallowed the first exception, and after that it ends anyway.
+PATIENCE = 30.0
+# Seconds in which the scheduler notices that killed workers are gone. Nobody would get an answer from them.
+NOTICE = 10.0
 
 
 class Stop:
@@ -23,6 +27,8 @@ class Stop:
     def __init__(self) -> None:
         self.number: int | None = None
         self.is_last = False
+        self.ended = threading.Event()
+        self._is_watched = False
         self._since = 0.0
         self._is_deferred = False
         self._cluster: LocalCluster | None = None
@@ -30,15 +36,26 @@ class Stop:
     def __call__(self, number: int, frame: Any) -> None:
         """Handle a signal: end the workers, and raise KeyboardInterrupt."""
         now = time.monotonic()
-        if self.number is None or now - self._since > PATIENCE:
+        if self.number is None or now - self._since >= PATIENCE:
             self.number, self._since = number, now
             if not self._is_deferred:
                 self._raise()
 
     def _raise(self) -> None:
         if self._cluster is not None:
+            if not self._is_watched:
+                self._is_watched = True
+                threading.Thread(target=self._watch, daemon=True).start()
             end_workers(self._cluster)
         raise KeyboardInterrupt
+
+    def _watch(self) -> None:
+        """Stop the command again if it has not ended, and at last end the process."""
+        if self.ended.wait(PATIENCE + 1) or self.number is None:
+            return
+        os.kill(os.getpid(), self.number)
+        if not self.ended.wait(PATIENCE):
+            os._exit(128 + self.number)
 
     def defer(self) -> None:
         """Stop only when `ending` begins, because what starts now cannot be left half done."""
@@ -76,6 +93,7 @@ def stoppable() -> Iterator[Stop]:
     try:
         yield STOP
     finally:
+        STOP.ended.set()
         for number, handler in handled.items():
             signal.signal(number, signal.SIG_IGN if STOP.is_last else handler)
 
@@ -121,3 +139,6 @@ def end_workers(cluster: LocalCluster) -> None:
         if pid:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+    until = time.monotonic() + NOTICE
+    while cluster.scheduler.workers and time.monotonic() < until:
+        time.sleep(0.02)
