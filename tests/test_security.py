@@ -1,19 +1,23 @@
 """Who is let in: the servers that the package starts, and clusters that ask for certificates."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 
+import h5py
 import numpy as np
 import psutil
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 from distributed import LocalCluster
 from distributed.security import Security
 from numpy.testing import assert_array_equal
 
 from mksdask import PrimitiveBasis, create_volume
+from mksdask.cli import main
 from mksdask.stats import correlate_volume
 
 VOLUME = np.random.default_rng(0).integers(0, 2, (40, 40, 40)).astype(np.uint8)
@@ -73,3 +77,22 @@ def test_scheduler__with_certificates(stats, tmp_path):
         subprocess.run(command, check=True, env=os.environ | certificates, capture_output=True)
     expected = correlate_volume(VOLUME, PrimitiveBasis(2), cutoff=5)
     assert_array_equal(xr.open_zarr(tmp_path / "out.zarr").correlations.values, np.asarray(expected))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_names__of_other_programs_do_not_command_a_terminal(tmp_path, as_json):
+    # The title of a terminal, a colour, a bell, C1 codes, and text from right to left.
+    evil = "\x1b]0;owned\x07\x1b[31mred\x9b2J\u202egnp"
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file[evil] = VOLUME
+        file["other"] = VOLUME
+    create_volume(tmp_path / "rock.zarr", VOLUME, phases=(evil, "pore"))
+    options = ["--json"] if as_json else []
+    for command in (["info", tmp_path / "rock.zarr"], ["import", tmp_path / "scan.h5", tmp_path / "out.zarr"]):
+        result = CliRunner().invoke(main, [*map(str, command), *options])
+        assert "owned" in result.output
+        assert not set(result.output) & set("\x1b\x07\x9b\u202e")
+        if as_json:
+            (line,) = result.output.splitlines()
+            found = json.loads(line)
+            assert evil in [*found.get("phases", []), *found.get("error", "").split("'")]

@@ -18,7 +18,7 @@ from distributed import KilledWorker
 from mksdask.cli.analysis import plan_group, stats
 from mksdask.cli.demo import demo
 from mksdask.cli.linkage import fit, localize, predict
-from mksdask.cli.options import asks_for_json
+from mksdask.cli.options import asks_for_json, say
 from mksdask.cli.stopping import PATIENCE, Stop, stoppable
 from mksdask.cli.stores import import_command, info, verify
 from mksdask.compute.plans import DoesNotFitError
@@ -106,9 +106,12 @@ def _report_error(error: click.ClickException, stop: Stop, given: list[str], *, 
         return 128 + stop.number
     if as_json:
         text = " ".join(error.format_message().split())
-        click.echo(json.dumps({"error": text, "exit_code": error.exit_code}, ensure_ascii=False), err=True)
-    else:
+        say(json.dumps({"error": text, "exit_code": error.exit_code}, ensure_ascii=False), err=True)
+    elif isinstance(error, click.UsageError):
+        # It shows how to use the command too, and holds only what the user typed.
         error.show()
+    else:
+        say(f"Error: {error.format_message()}", err=True)
     return error.exit_code
 
 
@@ -129,7 +132,7 @@ class _Warn:
 
     def __call__(self, message: Warning | str, *place: Any, **more: Any) -> None:
         text = " ".join(str(message).split())
-        click.echo(json.dumps({"warning": text}, ensure_ascii=False) if self.as_json else f"Warning: {text}", err=True)
+        say(json.dumps({"warning": text}, ensure_ascii=False) if self.as_json else f"Warning: {text}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -24,6 +24,7 @@ from mksdask.cli.options import (
     report,
     resume_option,
     save_figure,
+    say,
     timed_step,
     watch_option,
 )
@@ -219,7 +220,7 @@ def _print_plan(
     if as_json:
         report(asdict(found) | {"peak_bytes": found.peak_bytes, "n_tasks": found.n_tasks}, as_json=True)
     else:
-        click.echo(str(found))
+        say(str(found))
 
 
 memory_option = click.option(

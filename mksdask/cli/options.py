@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,15 @@ from mksdask.storage.atomic import Location, Url, check_apart, check_file, check
 ANSWER, FILE, WORKERS = 10, 30, 60
 
 
+# Characters that a terminal obeys, and those that turn the direction of text. Tabs and ends of lines are none of them.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text. A terminal does not obey it, because names in files of others may hold commands for terminals."""
+    click.echo(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text), err=err)
+
+
 def asks_for_json(arguments: Sequence[str]) -> bool:
     """Whether the arguments of the command contain --json."""
     return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
@@ -44,7 +54,7 @@ def timed_step(title: str, timings: dict[str, float], *, err: bool = True) -> It
         timings[title] = time.perf_counter() - start
     context = click.get_current_context(silent=True)
     if context is None or not context.params.get("as_json"):
-        click.echo(f"  {title:<34} {timings[title]:7.1f} s", err=err)
+        say(f"  {title:<34} {timings[title]:7.1f} s", err=err)
 
 
 @contextmanager
@@ -224,11 +234,11 @@ def save_figure(figure: Any, path: Path) -> None:
 def report(result: dict[str, Any], *, as_json: bool) -> None:
     """Print a result as one line for each entry, or as JSON."""
     if as_json:
-        click.echo(json.dumps(_known(result), default=_plain, ensure_ascii=False))
+        say(json.dumps(_known(result), default=_plain, ensure_ascii=False))
         return
     width = max(map(len, result), default=0)
     for name, value in result.items():
-        click.echo(f"{name:<{width}}  {value_text(value)}")
+        say(f"{name:<{width}}  {value_text(value)}")
 
 
 def _known(value: Any) -> Any:
