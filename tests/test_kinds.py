@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 
 import dask.array as da
+import h5py
 import numpy as np
+import pytest
+import tifffile
 import xarray as xr
 import zarr
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -18,8 +22,10 @@ from mksdask import (
     MKSLocalizationModel,
     MKSStructureAnalysis,
     PrimitiveBasis,
+    open_volume,
     sample_windows,
 )
+from mksdask.cli import main
 from mksdask.descriptors import ShapeDescriptors
 from mksdask.stats import (
     TwoPointStatistics,
@@ -207,3 +213,42 @@ def test_descriptors__are_the_same(case):
     case.check_kind(found)
     assert_array_equal(found, expected)
     assert_array_equal(PrimitiveBasis(2).discretize(given), PrimitiveBasis(2).discretize(data))
+
+
+def written(array, folder, kind):
+    """Write a volume (x, y, z) as another program would, and return the path."""
+    path = folder / f"scan.{kind}"
+    if kind == "npy":
+        np.save(path, array)
+    elif kind == "tif":
+        tifffile.imwrite(path, array.transpose(2, 1, 0), metadata={"axes": "ZYX"}, imagej=True)
+    elif kind == "h5":
+        with h5py.File(path, "w") as file:
+            file.create_dataset("scan", data=array, chunks=(4, 4, 4), compression="gzip")
+    elif kind == "nc":
+        xr.DataArray(array, dims=("x", "y", "z"), name="scan").to_netcdf(path, engine="h5netcdf")
+    else:
+        zarr.create_array(path, data=array, chunks=(4, 4, 4))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npy", "tif", "h5", "nc", "zarr"])
+def test_files__through_importers_and_the_command_are_the_same(tmp_path, client, kind):
+    array = np.random.default_rng(5).integers(0, 2, (9, 7, 6)).astype(np.uint8)
+    source, store, out = written(array, tmp_path, kind), tmp_path / "rock.zarr", tmp_path / "out.zarr"
+    axes = () if kind in ("tif", "nc") else ("--axes", "xyz")
+    on = ("--scheduler", client.scheduler.address)
+    for line in (
+        ("import", source, store, "--phases", "0:pore,1:grain", *axes, *on),
+        ("stats", store, out, "--cutoff", "2", "--periodic", "x,z", *on),
+    ):
+        result = CliRunner().invoke(main, [*map(str, line)])
+        assert result.exit_code == 0, result.output
+    imported = open_volume(store).microstructure
+    assert_array_equal(imported, array)
+    # The statistics of a volume are sums over tiles, which the limit of memory decides.
+    options = {"cutoff": 2, "periodic_axes": [0, 2], "correlations": [(0, 0), (0, 1)]}
+    found = xr.open_zarr(out).correlations
+    assert_allclose(found, correlate_volume(array, PrimitiveBasis(2), **options), atol=1e-6)
+    assert_allclose(found, correlate(array[None], PrimitiveBasis(2), **options)[0], atol=1e-6)
+    assert_allclose(found, open_volume(store).mks.correlate(**options), atol=1e-6)

@@ -126,11 +126,16 @@ def open_hdf5(path: Path, dataset: str | None) -> Source:
         if len(names) == array.ndim and set(names) <= set("xyz"):
             axes = names
         for axis, scale in zip(axes, scales, strict=True):
-            if scale is not None and len(scale) > 1:
+            if scale is not None and len(scale) > 1 and not _is_bare(scale):
                 check_inside(scale, path)
                 steps[axis] = mean_step(scale[()])
                 units = unit_text(scale.attrs.get("units", units))
         return Source(lazy_slabs(_Hdf5(path, name), array.shape, array.dtype), axes, steps, units)
+
+
+def _is_bare(scale: h5py.Dataset) -> bool:
+    """Whether a dimension of netCDF 4 has a name and a length, but no coordinates. Its numbers are then zeros."""
+    return np.bytes_(scale.attrs.get("NAME", b"")).startswith(b"This is a netCDF dimension but not a netCDF variable")
 
 
 def is_classic_netcdf(path: Path) -> bool:
