@@ -40,6 +40,8 @@ class Place(_Named):
         except Exception as error:
             # Clients of remote file systems raise errors of any kind if they may not read, or cannot connect.
             told = " ".join(str(error).split())
+            if "credentials" in told:
+                told += "; set them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
             self.fail(f"{text!r} cannot be reached: {told}" if is_url else told, param, ctx)
         if isinstance(location.fs, MemoryFileSystem):
             self.fail(

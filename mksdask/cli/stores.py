@@ -166,10 +166,10 @@ def info(store: Url, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path, exists=True))
+@click.argument("store", type=Place(exists=True))
 @cluster_options
 @json_option
-def verify(store: Path, as_json: bool, **cluster: Any) -> None:  # noqa: FBT001
+def verify(store: Url, as_json: bool, **cluster: Any) -> None:  # noqa: FBT001
     """Read all chunks of a store, compare them with their checksums, and list what is damaged.
 
     The exit code is 1 if anything is damaged. Chunks that another program wrote without checksums are counted.
