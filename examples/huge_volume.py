@@ -115,12 +115,12 @@ def main(size, cutoff, memory_limit, out):
     print(f"peak memory of the processes {processes} GiB, of all together {memory.together:.2f} GiB")
 
     # %%
-    radial = radial_average(S2)
+    radial = radial_average(S2, n_spatial=3)
     origin = (cutoff, cutoff, cutoff, 0)
     print(f"volume fraction {S2[origin]:.4f} ± {error[origin]:.4f}")
-    surface, independent = float(specific_surface(S2)[0]), float(integral_range(S2)[0])
+    surface, independent = float(specific_surface(S2, n_spatial=3)[0]), float(integral_range(S2, n_spatial=3)[0])
     print(f"interface area {surface:.4f} to a voxel, integral range {independent:.0f} voxels")
-    draw_correlations(S2, [(1, 1)]).savefig(out / "S2.png")
+    draw_correlations(S2, [(1, 1)], n_spatial=3).savefig(out / "S2.png")
     fig = Figure(figsize=(4.5, 3.2), layout="constrained", dpi=150)
     axes = fig.subplots()
     axes.plot(radial.radius, radial[:, 0], label="mean over all directions")

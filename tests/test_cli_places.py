@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import click
 import numpy as np
@@ -219,7 +220,9 @@ def test_url__of_this_machine_or_inside_a_zip_file(run, volume, tmp_path):
         ("s3:/bucket/x.zarr", "looks like a URL, but has no '://'"),
     ],
 )
-def test_url__says_what_is_missing(run, volume, url, message):
+def test_url__says_what_is_missing(run, volume, url, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     told = json.loads(run("stats", "v.zarr", url, code=2))
     assert told["exit_code"] == 2
     assert message in told["error"]

@@ -255,7 +255,7 @@ def test_gaps__are_said_once_and_can_be_ignored():
 def test_basis__that_is_none(call):
     for cls in (PrimitiveBasis, FourierBasis):
         with pytest.raises(
-            TypeError, match=rf"got the class {cls.__name__}; make an instance of it, .*{cls.__name__}\(2\)"
+            TypeError, match=rf"got the class {cls.__name__}; pass {cls.__name__}\(\) with its n_states"
         ):
             call(X, cls)
     with pytest.raises(TypeError, match=r"got the number 3; if it is the number of phases, pass PrimitiveBasis\(3\)"):

@@ -28,7 +28,7 @@ from sklearn.manifold import TSNE, Isomap
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mksdask import FourierBasis, LegendreBasis, MKSStructureAnalysis, PrimitiveBasis, ProductBasis
+from mksdask import FourierBasis, GivenStates, LegendreBasis, MKSStructureAnalysis, PrimitiveBasis, ProductBasis
 from mksdask.datasets import make_microstructure
 from mksdask.reduction import PCA
 from mksdask.reduction.nearest import nearest_rows
@@ -242,7 +242,7 @@ def test_analysis__negative_values_by_rounding_alone_are_set_to_0(ensemble, is_l
         (FourierBasis(2, domain=[0, 2]), X, {}),
         (BASIS, X, {"mean_center": True}),
         (None, real, {"compute_correlations": False}),
-        (None, BASIS.discretize(X) - 0.5, {}),
+        (GivenStates(2), BASIS.discretize(X) - 0.5, {}),
     ):
         with pytest.raises(ValueError, match=refused):
             fit(basis, values, **options)
@@ -285,7 +285,7 @@ def test_analysis__refuses_what_is_no_basis(ensemble, compute_correlations):
     X, _ = ensemble
     for basis, message in (
         (PrimitiveBasis, r"basis must be an instance, got the class PrimitiveBasis; pass PrimitiveBasis\(\)"),
-        (2, r"basis must be a basis such as PrimitiveBasis\(2\).*; got 2"),
+        (2, r"basis must be a basis such as PrimitiveBasis\(2\).*; got the number 2"),
     ):
         with pytest.raises(TypeError, match=message):
             MKSStructureAnalysis(basis, compute_correlations=compute_correlations).fit(X)

@@ -16,6 +16,7 @@ from click.shell_completion import get_completion_class
 from distributed import KilledWorker
 
 from mksdask.cli.analysis import plan_group, stats
+from mksdask.cli.arguments import KEYS
 from mksdask.cli.demo import demo
 from mksdask.cli.linkage import fit, localize, predict
 from mksdask.cli.options import asks_for_json, say
@@ -93,6 +94,8 @@ def _message_of(error: Exception) -> str:
         )
     if isinstance(error, MemoryError):
         return f"there is not enough memory ({text or 'MemoryError'}); use a smaller input, or a larger machine"
+    if type(error).__name__ == "NoCredentialsError":
+        return text + KEYS
     if isinstance(error, _TOLD):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text}; mksdask --traceback shows the place in the code"

@@ -13,6 +13,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from mksdask.compute.plans import bytes_argument
 from mksdask.storage.atomic import Location, Url
 
+# What to do if an object store does not know the user.
+KEYS = "; set them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+
 
 class _Named(click.ParamType[Any]):
     """What paths and URLs have in common: shells complete paths."""
@@ -41,7 +44,7 @@ class Place(_Named):
             # Clients of remote file systems raise errors of any kind if they may not read, or cannot connect.
             told = " ".join(str(error).split())
             if "credentials" in told:
-                told += "; set them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+                told += KEYS
             self.fail(f"{text!r} cannot be reached: {told}" if is_url else told, param, ctx)
         if isinstance(location.fs, MemoryFileSystem):
             self.fail(

@@ -172,7 +172,8 @@ def info(store: Url, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
 def verify(store: Url, as_json: bool, **cluster: Any) -> None:  # noqa: FBT001
     """Read all chunks of a store, compare them with their checksums, and list what is damaged.
 
-    The exit code is 1 if anything is damaged. Chunks that another program wrote without checksums are counted.
+    STORE holds an ensemble, a volume, a result or a model, or another program wrote it. The exit code is 1 if anything
+    is damaged. Chunks that another program wrote without checksums are counted.
 
     Example: mksdask verify rock.zarr
     """

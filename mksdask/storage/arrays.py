@@ -7,7 +7,6 @@ nothing but the fill value. A chunk that is missing is therefore always damage.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import numpy as np
@@ -24,10 +23,10 @@ _LAYOUT = (
 )
 
 
-def writing_all_chunks() -> AbstractContextManager[Any]:
-    """Let arrays that are made or opened in this context write chunks of zeros too, on workers as well."""
-    config: AbstractContextManager[Any] = zarr.config.set({"array.write_empty_chunks": True})
-    return config
+def all_chunks_of(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Let an array write chunks of zeros too, on workers as well."""
+    # The configuration of zarr, which says so too, is that of all threads.
+    return array.with_config({"write_empty_chunks": True})
 
 
 def create_array(
@@ -63,19 +62,19 @@ def create_array(
     """
     shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if dtype.itemsize == 1 else "shuffle"
     compressor = BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=dtype.itemsize)
-    with writing_all_chunks():
-        return group.create_array(
-            name,
-            shape=tuple(shape),
-            dtype=dtype,
-            chunks=tuple(objects if parts is None else parts),
-            shards=None if parts is None else tuple(objects),
-            filters=None,
-            compressors=(*((compressor,) if is_compressed else ()), Crc32cCodec()),
-            fill_value=0,
-            dimension_names=dims,
-            attributes=dict(attrs or {}),
-        )
+    array = group.create_array(
+        name,
+        shape=tuple(shape),
+        dtype=dtype,
+        chunks=tuple(objects if parts is None else parts),
+        shards=None if parts is None else tuple(objects),
+        filters=None,
+        compressors=(*((compressor,) if is_compressed else ()), Crc32cCodec()),
+        fill_value=0,
+        dimension_names=dims,
+        attributes=dict(attrs or {}),
+    )
+    return all_chunks_of(array)
 
 
 def write_dataset(
@@ -93,5 +92,6 @@ def write_dataset(
         encoding[name]["compressors"] = (ZstdCodec(), Crc32cCodec())
         if variable.dtype.kind == "f":
             encoding[name]["_FillValue"] = None
-    with writing_all_chunks():
-        dataset.to_zarr(location.store, mode="w-", consolidated=False, encoding=encoding, zarr_format=3)
+    dataset.to_zarr(
+        location.store, mode="w-", consolidated=False, encoding=encoding, zarr_format=3, write_empty_chunks=True
+    )

@@ -18,7 +18,7 @@ import zarr
 from zarr.storage import FsspecStore, LocalStore
 
 from mksdask.arrays import warn_caller
-from mksdask.storage.arrays import writing_all_chunks
+from mksdask.storage.arrays import all_chunks_of
 from mksdask.storage.atomic import FORMAT, SEAL, Location, is_sealed, metadata_of, sha256_of
 from mksdask.storage.checksums import (
     CHANGED_METADATA,
@@ -187,8 +187,7 @@ def open_array(location: Location, name: str = "", mode: Mode = "r") -> zarr.Arr
         raise FileNotFoundError(msg)
     if mode == "r":
         return zarr.open_array(checked_store(location, metadata, name), path=name, mode=mode, zarr_format=3)
-    with writing_all_chunks():
-        return zarr.open_array(location.store, path=name, mode=mode, zarr_format=3)
+    return all_chunks_of(zarr.open_array(location.store, path=name, mode=mode, zarr_format=3))
 
 
 def open_dataset(location: Location, chunks: Any, *, allow_missing: bool = False) -> xr.Dataset:
