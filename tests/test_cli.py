@@ -56,6 +56,7 @@ def test_demo__makes_ensemble_linkage_and_figures(tmp_path):
     assert "--overwrite" in refused.output
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_demo__uses_a_given_scheduler(tmp_path, client):
     address = client.scheduler.address
@@ -85,6 +86,7 @@ def test_demo__raises_on_bad_option(arguments, message):
     assert message in result.output
 
 
+@pytest.mark.slow
 def test_demo__says_when_no_scheduler_answers(tmp_path):
     result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out"), "--scheduler", "tcp://127.0.0.1:9"])
     assert result.exit_code == 1

@@ -163,6 +163,7 @@ def test_overwrite__keeps_the_sums_of_an_earlier_run_if_the_call_is_invalid(made
     assert sorted(path.name for path in tmp_path.iterdir()) == ["S2.zarr", "v.zarr"]
 
 
+@pytest.mark.slow
 def test_overwrite__keeps_the_old_demo_if_the_new_one_fails(made, client, monkeypatch):
     monkeypatch.chdir(made)
     monkeypatch.setattr("mksdask.tools.draw_components", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
@@ -192,6 +193,7 @@ KILLED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", [pytest.param(line, marks=pytest.mark.slow) if slow else line for line, slow in KILLED.items()]
 )

@@ -79,12 +79,14 @@ def test_signal__stops_the_command_without_a_trace(folder, arguments, moment, nu
     assert new == []
 
 
+@pytest.mark.slow
 def test_signal__as_json_and_many_times(folder):
     code, out, err, alive, new = stopped(folder, [*STATS, "--json"], "computing", signal.SIGTERM, times=3)
     assert (code, out, alive, new) == (143, "", [], [])
     assert json.loads(err) == {"error": "stopped by SIGTERM", "exit_code": 143}
 
 
+@pytest.mark.slow
 def test_signal__keeps_what_is_done_only_to_resume(folder):
     code, _, err, alive, new = stopped(folder, [*STATS, "--cutoff", "20", "--resume"], "computing", signal.SIGINT)
     assert (code, alive, new) == (130, [], ["S2.zarr.sums"])

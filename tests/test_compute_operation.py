@@ -144,6 +144,7 @@ def test_plan__says_when_a_volume_should_be_stored_first():
     assert "create_volume" in str(plan(correlate_volume, X[0] + 1, PrimitiveBasis(2), **options))
 
 
+@pytest.mark.slow
 def test_workers__are_started_with_their_allocation_unless_users_configure_another():
     script = """
         import dask

@@ -37,6 +37,7 @@ def test_example__overview(tmp_path):
     assert (ROOT / ".github" / "overview.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_example__real_sandstone(tmp_path):
     out = run("examples/real_sandstone.py", real_data("berea_400.tif"), "--quick", "--out", "rock", cwd=tmp_path)
     assert "porosity 19.65%" in out
@@ -44,6 +45,7 @@ def test_example__real_sandstone(tmp_path):
     assert len(list((tmp_path / "rock").glob("*.png"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_real", [False, True])
 def test_example__classify_micrographs(tmp_path, is_real):
     folder = (real_data("micrographs"),) if is_real else ()
@@ -56,6 +58,7 @@ def test_example__classify_micrographs(tmp_path, is_real):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 2
 
 
+@pytest.mark.slow
 def test_example__linkage_out_of_core(tmp_path):
     out = run("examples/linkage_out_of_core.py", "--quick", "--out", "linkage", cwd=tmp_path)
     scores = [float(value) for value in re.findall(r"R² = ([\d.]+)", out)]
@@ -70,6 +73,7 @@ def test_example__linkage_out_of_core(tmp_path):
     assert len(list((tmp_path / "linkage").glob("*.png"))) == 3
 
 
+@pytest.mark.slow
 def test_benchmark__linkage(tmp_path):
     options = ("search", "coverage", "suggest", "--samples", "60", "--pool", "240", "--rounds", "1")
     out = run("benchmarks/linkage.py", *options, "--limit", "1e9", "--printed", "1e9", cwd=tmp_path)
@@ -86,6 +90,7 @@ def test_benchmark__kernel_regression(tmp_path):
     assert float(re.search(r"error ([\d.]+) beside", out).group(1)) < 0.1
 
 
+@pytest.mark.slow
 def test_benchmark__correlation(tmp_path):
     # Speed is asserted when the benchmark runs by itself, on a machine with nothing else to do.
     options = ("--samples", "1", "--size", "48", "--rounds", "1", "--limit", "1e9")
@@ -97,6 +102,7 @@ def test_benchmark__elasticity(tmp_path):
     assert "120 samples of section 5.1" in run("benchmarks/elasticity.py", "--quick", "--limit", "1e9", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_example__local_strain(tmp_path):
     out = run("examples/local_strain.py", "--quick", "--out", "figures", cwd=tmp_path)
     misfit = float(re.search(r"reproduced to ([\d.e-]+) of the mean strain", out).group(1))
@@ -107,6 +113,7 @@ def test_example__local_strain(tmp_path):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 7
 
 
+@pytest.mark.slow
 def test_example__cahn_hilliard(tmp_path):
     out = run("examples/cahn_hilliard.py", "--quick", "--out", "figures", cwd=tmp_path)
     errors = [float(error) for error in re.findall(r"error +([\d.]+)% of the spread", out)]
@@ -115,6 +122,7 @@ def test_example__cahn_hilliard(tmp_path):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 4
 
 
+@pytest.mark.slow
 def test_example__local_strain_3d(tmp_path):
     out = run("examples/local_strain_3d.py", real_data("berea_400.tif"), "--quick", "--out", "rock", cwd=tmp_path)
     scores = [float(score) for score in re.findall(r"R² = ([\d.-]+)", out)]
@@ -124,12 +132,14 @@ def test_example__local_strain_3d(tmp_path):
     assert len(list((tmp_path / "rock").glob("*.png"))) == 7
 
 
+@pytest.mark.slow
 def test_example__process_structure(tmp_path):
     out = run("examples/process_structure.py", "--quick", "--out", "figures", cwd=tmp_path)
     assert float(re.search(r"hold-out of 10 runs: R² = ([\d.]+)", out).group(1)) > 0.8
     assert len(list((tmp_path / "figures").glob("*.png"))) == 3
 
 
+@pytest.mark.slow
 def test_example__polycrystal_strain(tmp_path):
     out = run("examples/polycrystal_strain.py", "--quick", "--out", "figures", cwd=tmp_path)
     errors = [float(value) for value in re.findall(r"([\d.]+)% +[\d.]+%", out)]
@@ -140,12 +150,14 @@ def test_example__polycrystal_strain(tmp_path):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 3
 
 
+@pytest.mark.slow
 def test_example__polycrystal_stiffness(tmp_path):
     out = run("examples/polycrystal_stiffness.py", "--quick", "--out", "figures", cwd=tmp_path)
     assert float(re.search(r"all 21 components: R² = ([\d.]+)", out).group(1)) > 0.6
     assert len(list((tmp_path / "figures").glob("*.png"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["EdaxAngOnly.h5", "testDataEBSD.cpr"])
 def test_example__ebsd_texture(tmp_path, name):
     path = real_data(f"ebsd/{name}")
@@ -155,6 +167,7 @@ def test_example__ebsd_texture(tmp_path, name):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 4
 
 
+@pytest.mark.slow
 def test_example__huge_volume(tmp_path):
     for _ in range(2):  # the second time everything is there already
         out = run("examples/huge_volume.py", "--quick", "--out", "huge", cwd=tmp_path)
@@ -162,21 +175,25 @@ def test_example__huge_volume(tmp_path):
     assert len(list((tmp_path / "huge").glob("*.png"))) == 2
 
 
+@pytest.mark.slow
 def test_benchmark__bases(tmp_path):
     options = ("--voxels", "2000", "--rounds", "1", "--limit", "1e9")
     assert run("benchmarks/bases.py", *options, cwd=tmp_path).count("ratio") == 10
 
 
+@pytest.mark.slow
 def test_benchmark__localization(tmp_path):
     options = ("fit", "--samples", "8", "--size", "12", "--rounds", "1", "--limit", "1e9")
     assert run("benchmarks/localization.py", *options, cwd=tmp_path).count("ratio") == 2
 
 
+@pytest.mark.slow
 def test_benchmark__volume(tmp_path):
     options = ("--size", "64", "--cutoff", "5", "--rounds", "1", "--limit", "1e9")
     assert "ratio" in run("benchmarks/volume.py", *options, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_benchmark__cahn_hilliard(tmp_path):
     options = ("--size", "24", "--steps", "4", "--rounds", "1", "--limit", "1e9")
     assert run("benchmarks/cahn_hilliard.py", *options, cwd=tmp_path).count("ratio") == 2

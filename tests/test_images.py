@@ -450,6 +450,7 @@ def test_otsu__sees_rare_phases_in_any_dtype(dtype):
     assert between(found) == pytest.approx(best, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_import__any_dtype_equals_numpy(tmp_path):
     rng = np.random.default_rng(0)
     for number, dtype in enumerate(

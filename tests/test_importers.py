@@ -220,6 +220,7 @@ def test_ebsd__windows_are_an_ensemble(tmp_path, suffix):
         import_ebsd(tmp_path / f"map{suffix}", tmp_path / "windows.zarr", window=6, mode="w")
 
 
+@pytest.mark.slow
 def test_ebsd__memory_does_not_grow_with_the_map(tmp_path, monkeypatch):
     monkeypatch.setattr("mksdask.importers.ebsd.BAND_POINTS", 2**14)
     peaks = []

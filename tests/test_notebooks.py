@@ -53,13 +53,8 @@ def run(notebook, folder, **variables):
     return result.stdout
 
 
-@pytest.mark.parametrize(
-    "notebook",
-    [
-        pytest.param(path, id=path.stem, marks=[] if path.stem == "start_here" else pytest.mark.slow)
-        for path in NOTEBOOKS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook__runs_and_draws(notebook, tmp_path):
     out = run(notebook, tmp_path)
     assert int(out.split("figures ")[1]) >= 4

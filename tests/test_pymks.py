@@ -229,6 +229,7 @@ def test_search__threads_compute_statistics_once(section_51, counted, n_jobs):
     assert sorted(counted) == [40] * 3 + [80] * 3 + [120]
 
 
+@pytest.mark.slow
 def test_search__processes(section_51):
     X, y = section_51
     model = MKSHomogenizationModel(PrimitiveBasis(2, domain=[0, 1]), **OPTIONS)

@@ -87,6 +87,7 @@ def losses(f, k, oversampling):
     )
 
 
+@pytest.mark.slow
 def test_incremental__of_real_statistics_loses_little():
     image = (tifffile.imread(real_data("micrographs/binary_986x1376.tif")) > 127).astype("uint8")
     windows = sample_windows(image, size=64, n=400, seed=0, chunks=40)

@@ -161,6 +161,7 @@ def test_kernel_regressor__chunk_invariant(chunks, seed):
         assert_array_equal(found, same)
 
 
+@pytest.mark.slow
 def test_kernel_regressor__nystroem_comes_near_exact():
     X, y = data(1500, noise=0.05)
     new, truth = data(1000, seed=1, noise=0.0)

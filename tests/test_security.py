@@ -43,6 +43,7 @@ def listening(process):
     return found
 
 
+@pytest.mark.slow
 def test_servers__listen_on_loopback_only(stats):
     addresses = set()
     process = psutil.Popen(stats, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -55,6 +56,7 @@ def test_servers__listen_on_loopback_only(stats):
     assert addresses, "the scheduler was not seen"
 
 
+@pytest.mark.slow
 def test_scheduler__with_certificates(stats, tmp_path):
     security = Security.temporary()
     files = {"ca": security.tls_ca_file, "key": security.tls_client_key, "cert": security.tls_client_cert}

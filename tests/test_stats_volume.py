@@ -82,6 +82,7 @@ def test_volume__matches_the_whole_volume_transform(data):
             assert_allclose(f.compute(scheduler="sync"), expected[0], rtol=0, atol=tolerance * scale)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_volume__all_lags_match_the_transform_in_memory(data):
@@ -274,6 +275,7 @@ def test_volume__real_rock_on_workers_smaller_than_its_transform(tmp_path):
     assert_allclose(found, whole_volume_statistics(rock == 0, 40), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_volume__standard_error_is_that_of_independent_volumes(monkeypatch):
     use_tiles(monkeypatch, 18)
     rng = np.random.default_rng(0)

@@ -190,6 +190,7 @@ HOLDS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_reaped", [True, False])
 def test_lock__of_a_killed_process_is_taken_over(tmp_path, is_reaped):
     url = tmp_path / "e.zarr"

@@ -115,6 +115,7 @@ def test_materialize__on_a_cluster(tmp_path, client):
     assert len(list((tmp_path / "r.zarr" / "result" / "c").rglob("*"))) == 20
 
 
+@pytest.mark.slow
 def test_materialize__survives_being_killed(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
