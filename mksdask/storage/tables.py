@@ -55,7 +55,7 @@ def _read_csv(path: Path, like: pd.Index | None) -> Array:
     if not isinstance(table.index, pd.RangeIndex):
         msg = f"{path} has rows of more values than its header {list(table.columns)}; {how}"
         raise ValueError(msg)
-    labels = None if like is None else table.pop(INDEX) if INDEX in table.columns else None
+    texts = None if like is None else table.pop(INDEX) if INDEX in table.columns else None
     strange = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
     if strange:
         msg = f"{path} holds text in the columns {strange}; {how}"
@@ -69,10 +69,10 @@ def _read_csv(path: Path, like: pd.Index | None) -> Array:
         msg = f"{path} has no column of properties; {how}"
         raise ValueError(msg)
     values = np.asarray(table.to_numpy(dtype=float))
-    is_counted = labels is not None and labels.tolist() == list(map(str, range(len(labels))))
-    if like is None or labels is None or (is_counted and not pd.api.types.is_integer_dtype(like)):
+    is_counted = texts is not None and texts.tolist() == list(map(str, range(len(texts))))
+    if like is None or texts is None or (is_counted and not pd.api.types.is_integer_dtype(like)):
         return values
-    named = pd.DataFrame(values, index=_labels(labels, like))
+    named = pd.DataFrame(values, index=_labels(texts, like))
     remedy = f"write the label of each sample into the column {INDEX!r}, or leave out this column"
     return matched_values(named, like, name=str(path), of="the store", remedy=remedy)
 
