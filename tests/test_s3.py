@@ -1,8 +1,10 @@
 """Stores in object storage, by a server of S3 that the tests start."""
 
+import gc
 import os
 import subprocess
 import sys
+import warnings
 
 import dask.array as da
 import numpy as np
@@ -52,9 +54,10 @@ def endpoint():
         patch.setenv(name, value)
     s3fs.S3FileSystem().mkdir("bucket")
     yield f"http://{host}:{port}"
-    fs = s3fs.S3FileSystem()
-    fs.close_session(fs.loop, fs.s3)
-    s3fs.S3FileSystem.clear_instance_cache()
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        # zarr has opened sessions of its own, which nobody closes.
+        s3fs.S3FileSystem.clear_instance_cache()
+        gc.collect()
     patch.undo()
     running.stop()
 

@@ -39,7 +39,11 @@ def settled(compute: Callable[..., Any], *, tag: str, in_memory: bool = False) -
                 return compute(scheduler="threads", pool=pool)
         return compute()
     except BaseException:
-        while client is not None and client.status == "running" and any(client.run(_is_running, tag).values()):
+        n_quiet = 0
+        # A task that the scheduler has just given to a worker may be seen at neither of them, so both are asked twice.
+        while client is not None and client.status == "running" and n_quiet < 2:
+            given = [key for keys in client.processing().values() for key in keys if tag in str(key)]
+            n_quiet = 0 if given or any(client.run(_is_running, tag).values()) else n_quiet + 1
             time.sleep(0.1)
         raise
 
