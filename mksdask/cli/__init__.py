@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import sys
@@ -80,6 +81,8 @@ class _Group(click.Group):
                 code = _report_error(click.ClickException("aborted"), stop, given, as_json=as_json)
             if stop.number is not None and args is None:
                 stop.is_last = True
+                # Python would tell of tasks that were waiting.
+                logging.disable(logging.CRITICAL)
                 _end_soon(code)
         sys.exit(code)
 

@@ -82,7 +82,8 @@ def open_client(scheduler: str | None, workers: int, memory_limit: int) -> Itera
         with cluster, client, STOP.ending(cluster):
             yield client
     finally:
-        logging.disable(disabled)
+        if STOP.number is None:
+            logging.disable(disabled)
 
 
 def _connected(scheduler: str) -> Client:
