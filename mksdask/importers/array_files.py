@@ -14,14 +14,15 @@ from scipy.io import netcdf_file
 
 from mksdask.arrays import Array, as_lazy
 from mksdask.importers.sources import (
+    Choice,
     Source,
     array_axes,
     check_inside,
     chosen_dataset,
     lazy_slabs,
     mean_step,
-    unit_text,
 )
+from mksdask.importers.units import length_unit
 from mksdask.storage.atomic import Location
 from mksdask.storage.opening import foreign_metadata, open_foreign
 
@@ -36,9 +37,10 @@ class _Npy:
         return np.array(np.load(self.path, mmap_mode="r", allow_pickle=False)[first:last])
 
 
-def open_numpy(path: Path, dataset: str | None) -> Source:
+def open_numpy(path: Path, choice: Choice) -> Source:
     """Open a `.npy` file, or one array of an `.npz` file, which is loaded whole."""
-    if path.suffix == ".npy":
+    choice.check(path, *(["dataset"] if path.suffix.lower() == ".npz" else []))
+    if path.suffix.lower() == ".npy":
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
@@ -54,7 +56,7 @@ def open_numpy(path: Path, dataset: str | None) -> Source:
         msg = f"{path} cannot be read as arrays: it is not an .npz file"
         raise ValueError(msg)
     with np.load(path, allow_pickle=False) as arrays:
-        name = chosen_dataset(dataset, arrays.files, path)
+        name = chosen_dataset(choice.dataset, arrays.files, path)
         _check_size(path, name, arrays.zip)
         try:
             array = arrays[name]
@@ -92,8 +94,10 @@ class _Hdf5:
         return rows[..., 0] if self.squeeze else rows
 
 
-def open_hdf5(path: Path, dataset: str | None) -> Source:
+def open_hdf5(path: Path, choice: Choice) -> Source:
     """Open one dataset of an HDF5 file, of DREAM.3D or of netCDF 4, which are HDF5 files."""
+    choice.check(path, "dataset")
+    dataset = choice.dataset
     with h5py.File(path, "r") as file:
         images: list[str] = []
 
@@ -129,7 +133,7 @@ def open_hdf5(path: Path, dataset: str | None) -> Source:
             if scale is not None and len(scale) > 1 and not _is_bare(scale):
                 check_inside(scale, path)
                 steps[axis] = mean_step(scale[()])
-                units = unit_text(scale.attrs.get("units", units))
+                units = length_unit(scale.attrs.get("units", units), where=str(path))
         return Source(lazy_slabs(_Hdf5(path, name), array.shape, array.dtype), axes, steps, units)
 
 
@@ -158,25 +162,28 @@ class _NetCdf3:
         return rows.astype(rows.dtype.newbyteorder("="))
 
 
-def open_netcdf3(path: Path, dataset: str | None) -> Source:
+def open_netcdf3(path: Path, choice: Choice) -> Source:
     """Open one variable of a netCDF 3 file."""
+    choice.check(path, "dataset")
     with netcdf_file(path, "r", mmap=False) as file:
         images = [name for name, item in file.variables.items() if len(item.shape) >= 2]
-        name = chosen_dataset(dataset, images, path)
+        name = chosen_dataset(choice.dataset, images, path)
         array = file.variables[name]
         shape, dtype, dims = array.shape, array.data.dtype.newbyteorder("="), array.dimensions
         steps, units = {}, None
         for dim in dims:
             if dim in file.variables and len(file.variables[dim].data) > 1 and dim.lower() in "xyz":
                 steps[dim.lower()] = mean_step(file.variables[dim].data)
-                units = unit_text(getattr(file.variables[dim], "units", units))
+                units = length_unit(getattr(file.variables[dim], "units", units), where=str(path))
     axes = "".join(dim.lower() for dim in dims)
     axes = axes if len(axes) == len(shape) and set(axes) <= set("xyz") else array_axes(len(shape))
     return Source(lazy_slabs(_NetCdf3(path, name), shape, dtype), axes, steps, units)
 
 
-def open_zarr(path: Path, dataset: str | None, *, allow_missing: bool = False) -> Source:
+def open_zarr(path: Path, choice: Choice) -> Source:
     """Open a zarr array, one array of a zarr group, or the finest level of an OME-Zarr image."""
+    choice.check(path, "dataset")
+    dataset, allow_missing = choice.dataset, choice.allow_missing
     location = Location.of(path)
     node = foreign_metadata(location)
     if node is None:
@@ -203,7 +210,7 @@ def _ome_zarr(location: Location, image: Any, *, allow_missing: bool) -> Source:
     steps = {} if scale is None else {named[i]["name"]: float(scale[i]) for i in keep}
     # Axes other than x, y, z are channels and times; the first channel at the first time is taken.
     data = data[tuple(slice(None) if i in keep else 0 for i in range(data.ndim))]
-    units = unit_text(next((named[i].get("unit") for i in keep), None))
+    units = length_unit(next((named[i].get("unit") for i in keep), None), where=location.path)
     return Source(data, "".join(named[i]["name"] for i in keep), steps, units)
 
 
@@ -220,5 +227,5 @@ def _zarr_of_group(location: Location, dataset: str | None, path: Path, *, allow
     for dim in dims:
         if dim in arrays and arrays[dim]["shape"][0] > 1:
             steps[dim] = mean_step(np.asarray(open_foreign(location, dim, is_label=True)[:]))
-            units = unit_text(arrays[dim].get("attributes", {}).get("units", units))
+            units = length_unit(arrays[dim].get("attributes", {}).get("units", units), where=str(path))
     return Source(data, "".join(dims), steps, units)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,39 @@ import zarr
 from mksdask.compute.graph import renamed, token_of
 from mksdask.importers.array_files import is_classic_netcdf, open_hdf5, open_netcdf3, open_numpy, open_zarr
 from mksdask.importers.raster_files import open_sequence, open_tiff
-from mksdask.importers.sources import Source
+from mksdask.importers.sources import Choice, Source
 from mksdask.importers.vtk_files import open_vtk
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
-def open_source(
-    path: Any, *, dataset: str | None = None, axes: str | None = None, allow_missing: bool = False
-) -> Source:
+def _open_hdf5_or_netcdf(path: Path, choice: Choice) -> Source:
+    """Open a file whose suffix leaves open whether it is of HDF5 or of netCDF 3."""
+    return (open_netcdf3 if is_classic_netcdf(path) else open_hdf5)(path, choice)
+
+
+# The reader for each suffix.
+READERS: dict[str, Callable[[Path, Choice], Source]] = {
+    **dict.fromkeys((".tif", ".tiff"), open_tiff),
+    **dict.fromkeys((".npy", ".npz"), open_numpy),
+    **dict.fromkeys((".h5", ".hdf5", ".hdf", ".dream3d", ".nc", ".nc4", ".cdf"), _open_hdf5_or_netcdf),
+    **dict.fromkeys((".vti", ".vtk"), open_vtk),
+    ".zarr": open_zarr,
+}
+
+
+def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = None) -> Source:
     """Open an image of any known format.
 
     Parameters
     ----------
     path : str, path or sequence of them
         A file, a folder of images, a pattern such as ``slices/*.png``, or files in their order.
-    dataset : str, optional
-        Name of the array, if a file holds several.
+    choice : Choice, optional
+        What to read of a file that holds several images, or that does not describe itself.
     axes : str, optional
         Names of the axes in the order of the file. By default they are read from the file, or follow the custom of its
         format: "zyx" for images and VTK, "xyz" for arrays.
-    allow_missing : bool, default False
-        Whether chunks that a zarr store lacks are taken as its fill value.
 
     Returns
     -------
@@ -52,7 +63,7 @@ def open_source(
     """
     files = [file.absolute() for file in _files(path)]
     try:
-        found = _open(files, dataset, allow_missing=allow_missing)
+        found = _open(files, choice or Choice())
     except (OSError, tifffile.TiffFileError, KeyError, zarr.errors.BaseZarrError) as error:
         msg = f"{files[0]} cannot be read as a {files[0].suffix.lower() or 'zarr'} file: {error}"
         raise ValueError(msg) from error
@@ -75,29 +86,17 @@ def input_files(path: Any) -> list[Path]:
     return folder + [file for file in _files(path) if file not in folder]
 
 
-def _open(files: Sequence[Path], dataset: str | None, *, allow_missing: bool) -> Source:
-    """Choose the reader of a file by its suffix."""
+def _open(files: Sequence[Path], choice: Choice) -> Source:
+    """Open files by the reader for their suffix."""
     first = files[0]
     suffix = first.suffix.lower()
-    if dataset is not None and (len(files) > 1 or suffix in (*IMAGES, ".tif", ".tiff", ".npy")):
-        msg = f"dataset={dataset!r} names one of several arrays of a file, but {first} holds one image; leave it out"
-        raise ValueError(msg)
     if len(files) > 1 or suffix in IMAGES:
-        return open_sequence(files)
-    if suffix in (".tif", ".tiff"):
-        return open_tiff(first)
-    if suffix in (".npy", ".npz"):
-        return open_numpy(first, dataset)
-    if suffix in (".h5", ".hdf5", ".hdf", ".dream3d", ".nc", ".nc4", ".cdf"):
-        return open_netcdf3(first, dataset) if is_classic_netcdf(first) else open_hdf5(first, dataset)
-    if suffix in (".vti", ".vtk"):
-        return open_vtk(first, dataset)
-    if suffix == ".zarr" or first.is_dir():
-        return open_zarr(first, dataset, allow_missing=allow_missing)
-    msg = (
-        f"path {str(first)!r} has a format that is not known; the known formats are .tif, .png, .jpg, .bmp, .npy, "
-        ".npz, .h5, .hdf5, .dream3d, .nc, .vti, .vtk and .zarr"
-    )
+        return open_sequence(files, choice)
+    if suffix in READERS:
+        return READERS[suffix](first, choice)
+    if first.is_dir():
+        return open_zarr(first, choice)
+    msg = f"path {str(first)!r} has a format that is not known; the known ones are {', '.join([*IMAGES, *READERS])}"
     raise ValueError(msg)
 
 

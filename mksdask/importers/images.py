@@ -13,7 +13,7 @@ import xarray as xr
 from mksdask.arrays import SPATIAL_DIMS, Array, concatenate_samples, sizes_argument
 from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
-from mksdask.importers.sources import Source, slab_thickness
+from mksdask.importers.sources import Choice, Source, slab_thickness
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
 from mksdask.storage.volumes import VOLUME_SHARD, create_volume, open_volume
@@ -123,7 +123,7 @@ def import_images(
         msg = f"phases, thresholds and otsu exclude each other, got {' and '.join(given)}; give only one of them"
         raise ValueError(msg)
     check_apart(url, *input_files(path))
-    source = open_source(path, dataset=dataset, axes=axes, allow_missing=allow_missing)
+    source = open_source(path, Choice(dataset=dataset, allow_missing=allow_missing), axes=axes)
     data, spatial = _cropped(source, crop)
     is_in_slabs = data.ndim == len(spatial) > 1 and all(n == 1 for n in data.numblocks[1:])
     thickness = slab_thickness(data.shape, data.dtype)

@@ -13,7 +13,8 @@ import tifffile
 from PIL import Image
 
 from mksdask.arrays import Array, as_lazy
-from mksdask.importers.sources import Source, lazy_slabs, unit_name
+from mksdask.importers.sources import Choice, Source, lazy_slabs
+from mksdask.importers.units import length_unit
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def read_image(path: Path) -> Array:
     return np.asarray(image)
 
 
-def open_sequence(files: Sequence[Path]) -> Source:
+def open_sequence(files: Sequence[Path], choice: Choice) -> Source:
     """Open one image, which is loaded whole, or a sequence of images as slices along z."""
+    choice.check(files[0])
     image = read_image(files[0])
     spacing, units = _tiff_spacing(files[0]) if files[0].suffix.lower() in (".tif", ".tiff") else ({}, None)
     if len(files) == 1:
@@ -88,8 +90,9 @@ class _TiffPages:
         return np.asarray(pages if last - first > 1 else pages[None])
 
 
-def open_tiff(path: Path) -> Source:
+def open_tiff(path: Path, choice: Choice) -> Source:
     """Open a TIFF file of one image, or of a stack of images."""
+    choice.check(path)
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
         shape, names, dtype = series.shape, series.axes, series.dtype
@@ -117,7 +120,7 @@ def _tiff_spacing(path: Path) -> tuple[dict[str, float], str | None]:
             pixels = ET.fromstring(file.ome_metadata).find(".//{*}Pixels")
             found = {} if pixels is None else pixels.attrib
             spacing = {axis: float(found[key]) for axis in "xyz" if (key := f"PhysicalSize{axis.upper()}") in found}
-            return spacing, unit_name(found.get("PhysicalSizeXUnit", "µm")) if spacing else None
+            return spacing, length_unit(found.get("PhysicalSizeXUnit", "µm"), where=str(path)) if spacing else None
         tags = file.pages[0].tags
         steps = {}
         for axis, tag in (("x", "XResolution"), ("y", "YResolution")):
@@ -126,10 +129,10 @@ def _tiff_spacing(path: Path) -> tuple[dict[str, float], str | None]:
                 if dots:
                     steps[axis] = of / dots
         if file.imagej_metadata and file.imagej_metadata.get("unit"):
-            unit = unit_name(str(file.imagej_metadata["unit"]))
+            unit = length_unit(file.imagej_metadata["unit"], where=str(path))
             if "spacing" in file.imagej_metadata:
                 steps["z"] = float(file.imagej_metadata["spacing"])
-            return (steps, unit) if unit not in (None, "pixel", "inch") else ({}, None)
+            return (steps, unit) if unit not in (None, "inch") else ({}, None)
         if steps and "ResolutionUnit" in tags and int(tags["ResolutionUnit"].value) == 3:
             return {axis: 1e4 * step for axis, step in steps.items()}, "um"
     return {}, None

@@ -7,7 +7,7 @@ kernel holds only the path, so that workers open the file themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ from mksdask.arrays import Array
 # Largest number of bytes, and of rows, of a slab that is read at once.
 SLAB_BYTES = 2**27
 MOST_ROWS = 2048
-# Names of units that files use for the names of this package.
-UNITS = {"micron": "um", "microns": "um", "µm": "um", "μm": "um", "\\u00b5m": "um", "micrometer": "um", "": None}
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,68 @@ class Source:
     spacing : dict
         Voxel size along those of x, y, z for which the file states it.
     units : str or None
-        Unit of the spacing.
+        Unit of the spacing, by the name of this package.
+    assumed : tuple of str
+        What the file does not say and the reader assumed, each with the argument that says it otherwise; such as "the
+        axes are x, y, z; give axes= if they are others".
     """
 
     data: da.Array
     axes: str
     spacing: dict[str, float]
     units: str | None = None
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a caller chooses of a file that holds more than one image, or that does not describe itself.
+
+    Parameters
+    ----------
+    dataset : str or None
+        Name of an array.
+    series, channel, time : int or None
+        Number of a series of pages, of a channel, and of a time.
+    shape : tuple of int or None
+        Numbers of voxels along x, y, z of a file of raw values.
+    dtype : str or None
+        dtype of raw values, such as "uint16" or ">u2".
+    offset : int or None
+        Number of bytes before raw values.
+    allow_missing : bool
+        Whether chunks that a zarr store lacks are taken as its fill value.
+    """
+
+    dataset: str | None = None
+    series: int | None = None
+    channel: int | None = None
+    time: int | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+    offset: int | None = None
+    allow_missing: bool = False
+
+    def check(self, path: Path, *allowed: str) -> None:
+        """Refuse options that say nothing of this kind of file.
+
+        Parameters
+        ----------
+        path : path
+            The file, for the message.
+        *allowed : str
+            Names of the options that this kind of file knows.
+
+        Raises
+        ------
+        ValueError
+            If another option is given. `allow_missing` is taken by every file.
+        """
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value is not None and option.name not in (*allowed, "allow_missing"):
+                msg = f"{option.name}={value!r} does not apply to {path}, a file of another kind; leave it out"
+                raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -128,14 +181,3 @@ def check_inside(item: Any, path: Path | str) -> None:
 def mean_step(coordinates: Array) -> float:
     """Compute the mean distance of coordinates along an axis."""
     return float(np.mean(np.diff(coordinates.astype(float))))
-
-
-def unit_name(name: str) -> str | None:
-    """Return the name of a unit in this package, None if it is empty."""
-    name = name.strip()
-    return UNITS.get(name.lower(), name)
-
-
-def unit_text(value: Any) -> str | None:
-    """Return the name of a unit in this package, from an attribute of a file that may be bytes or None."""
-    return unit_name(value.decode() if isinstance(value, bytes) else str(value)) if value is not None else None

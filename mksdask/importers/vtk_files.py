@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.sources import Source, chosen_dataset, lazy_slabs
+from mksdask.importers.sources import Choice, Source, chosen_dataset, lazy_slabs
 
 XML_TYPES = {
     "Int8": "i1",
@@ -84,7 +84,7 @@ class _VtkImage:
         return rows.astype(self.dtype.newbyteorder("="))
 
 
-def open_vtk(path: Path, dataset: str | None) -> Source:
+def open_vtk(path: Path, choice: Choice) -> Source:
     """Open one scalar array of an image in a `.vti` or `.vtk` file.
 
     Raises
@@ -92,7 +92,9 @@ def open_vtk(path: Path, dataset: str | None) -> Source:
     ValueError
         If the file is not image data, or holds no such array. The message lists the arrays.
     """
-    image = _open_xml(path, dataset) if path.suffix.lower() == ".vti" else _open_legacy(path, dataset)
+    choice.check(path, "dataset")
+    opened = _open_xml if path.suffix.lower() == ".vti" else _open_legacy
+    image = opened(path, choice.dataset)
     steps = dict(zip("xyz", image.spacing, strict=True))
     return Source(lazy_slabs(image.read, image.shape, image.dtype), "zyx", steps)
 
