@@ -31,8 +31,6 @@ MOST_DRAWN = 4
 BUNGE_RANGES = (2 * np.pi, np.pi, 2 * np.pi)
 
 
-@xr.register_dataset_accessor("mks")
-@xr.register_dataarray_accessor("mks")
 class MKSAccessor:
     """Functions of the package as methods ``.mks`` of labelled data.
 

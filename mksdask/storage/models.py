@@ -16,8 +16,9 @@ import numpy as np
 import zarr
 from zarr.codecs import BytesCodec
 
+import mksdask
 from mksdask.arrays import Array
-from mksdask.schema import Part, Place, Reader, Writer, models
+from mksdask.schema import Part, Place, Reader, Writer
 from mksdask.storage.arrays import create_array
 from mksdask.storage.atomic import Location, Url, seal, staged
 from mksdask.storage.checksums import CHECKSUM_BYTES, DamageError
@@ -66,7 +67,7 @@ def save_model(model: Any, url: Url) -> None:
     >>> bool((load_model(url).predict(X) == model.predict(X)).all())
     True
     """
-    known = models()
+    known = _models()
     if type(model) not in known:
         msg = f"model must be one of {', '.join(cls.__name__ for cls in known)}, got {model!r}; pickle keeps others"
         raise TypeError(msg)
@@ -96,7 +97,12 @@ def load_model(url: Url) -> Any:
     It is safe to load a store that somebody else made. No code in it runs, no path in it is followed, and the memory
     that it takes is bounded by the size of the store.
     """
-    return read_state(url, *models())
+    return read_state(url, *_models())
+
+
+def _models() -> tuple[type, ...]:
+    # The package imports them here, because this module stands below them.
+    return mksdask.MKSStructureAnalysis, mksdask.MKSHomogenizationModel, mksdask.MKSLocalizationModel
 
 
 def write_state(value: Any, url: Url, kind: str = "model") -> None:

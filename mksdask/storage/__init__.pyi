@@ -1,0 +1,24 @@
+from .ensembles import (
+    append_ensemble as append_ensemble,
+)
+from .ensembles import (
+    create_ensemble as create_ensemble,
+)
+from .ensembles import (
+    open_ensemble as open_ensemble,
+)
+from .microstructures import (
+    open_store as open_store,
+)
+from .results import (
+    materialize as materialize,
+)
+from .verification import (
+    verify as verify,
+)
+from .volumes import (
+    create_volume as create_volume,
+)
+from .volumes import (
+    open_volume as open_volume,
+)
