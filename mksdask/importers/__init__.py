@@ -2,5 +2,6 @@
 
 from mksdask.importers.ebsd import import_ebsd
 from mksdask.importers.images import import_images
+from mksdask.importers.sources import AssumedWarning
 
-__all__ = ["import_ebsd", "import_images"]
+__all__ = ["AssumedWarning", "import_ebsd", "import_images"]
