@@ -21,6 +21,8 @@ from mksdask.stats.windows import sample_windows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Attributes by which importers say where voxels came from.
+ORIGIN = ("source", "format", "source_axes", "assumed")
 # Data with larger values than this do not hold phase numbers.
 MOST_PHASES = 256
 # So many voxels are counted at once.
@@ -103,6 +105,8 @@ class MKSAccessor:
             found["periodic"] = [str(dim) for dim in X.attrs["periodic_axes"]]
         if names := X.attrs.get("phases"):
             found["phases"] = list(names)
+        if not lags:
+            found |= {key.replace("_", " "): X.attrs[key] for key in ORIGIN if X.attrs.get(key)}
         if isinstance(self._labelled, xr.Dataset):
             others = [str(name) for name in self._labelled.data_vars if name != "microstructure"]
             found |= {"also": others} if others else {}

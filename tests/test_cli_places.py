@@ -93,14 +93,15 @@ def test_import__windows_equal_python(run, client, text, window, shape):
     np.save("scan.npy", np.random.default_rng(0).integers(0, 255, shape, dtype="uint8"))
     found = run("import", "scan.npy", "w.zarr", "--thresholds", "100", "--window", text)
     with client.as_current():
-        expected = import_images("scan.npy", "expected.zarr", thresholds=100, window=window)
+        expected = import_images("scan.npy", "expected.zarr", thresholds=100, window=window, axes="xyz"[: len(shape)])
+    assert found["assumed"] == ([f"axes {'xyz'[: len(shape)]} assumed; say --axes"] if len(shape) > 1 else [])
     assert found["size"] == list(np.broadcast_to(window, len(shape)))
     assert_array_equal(open_ensemble("w.zarr").microstructure, expected.microstructure)
 
 
 def test_import__says_which_arrays_a_file_has(run, volume):
     tifffile.imwrite("scan.tif", np.zeros((4, 5), "uint8"))
-    assert "scan.tif holds one image; leave it out" in run("import", "scan.tif", "x.zarr", "--dataset", "a", code=1)
+    assert "dataset='a' does not apply to" in run("import", "scan.tif", "x.zarr", "--dataset", "a", code=1)
     # Grey levels are not listed as if they were phases, and are no states.
     np.save("grey.npy", np.arange(4000, dtype="uint16").reshape(50, 80))
     assert "fractions" not in run("import", "grey.npy", "grey.zarr")

@@ -208,7 +208,9 @@ def write_legacy_ascii(path):
 )
 def test_import__each_format_comes_back(tmp_path, name, write, has_spacing):
     write(tmp_path / name)
-    stored = import_images(tmp_path / name, tmp_path / "store.zarr")
+    # These files do not say which axis is which.
+    axes = "xyz" if name in ("a.npy", "a.npz", "a.h5", "a.zarr") else None
+    stored = import_images(tmp_path / name, tmp_path / "store.zarr", axes=axes)
     assert_array_equal(stored.microstructure, VOLUME)
     steps = [float(stored[axis][1] - stored[axis][0]) for axis in "xyz"]
     assert_allclose(steps, [0.25, 0.5, 1.5] if has_spacing else 1.0)
@@ -216,7 +218,7 @@ def test_import__each_format_comes_back(tmp_path, name, write, has_spacing):
     assert units == (
         "um" if has_spacing and not name.endswith(("vti", "vtk", "dream3d")) else "unit" if has_spacing else "voxel"
     )
-    given = import_images(tmp_path / name, tmp_path / "given.zarr", spacing=(1, 2, 3), units="nm")
+    given = import_images(tmp_path / name, tmp_path / "given.zarr", spacing=(1, 2, 3), units="nm", axes=axes)
     assert_allclose([float(given[axis][1]) - float(given[axis][0]) for axis in "xyz"], [1, 2, 3])
     assert given.x.attrs["units"] == "nm"
 
@@ -241,21 +243,25 @@ def test_import__phases_by_values_thresholds_and_otsu(tmp_path):
     grey = (np.array([40, 120, 200])[phase] + rng.normal(scale=8, size=phase.shape)).astype(np.uint8)
     np.save(tmp_path / "grey.npy", grey)
     np.save(tmp_path / "labels.npy", np.array([7, 0, 255], np.uint8)[phase])
-    named = import_images(tmp_path / "labels.npy", tmp_path / "a.zarr", phases={0: "pore", 7: "clay", 255: "grain"})
+    named = import_images(
+        tmp_path / "labels.npy", tmp_path / "a.zarr", axes="xyz", phases={0: "pore", 7: "clay", 255: "grain"}
+    )
     assert named.microstructure.attrs["phases"] == ["pore", "clay", "grain"]
     assert_array_equal(named.microstructure, np.array([1, 0, 2])[phase])
     merged = import_images(
-        tmp_path / "labels.npy", tmp_path / "b.zarr", phases={0: 0, 7: 1, 255: 1}, names=["pore", "solid"]
+        tmp_path / "labels.npy", tmp_path / "b.zarr", axes="xyz", phases={0: 0, 7: 1, 255: 1}, names=["pore", "solid"]
     )
     assert_array_equal(merged.microstructure, phase != 1)
-    cut = import_images(tmp_path / "grey.npy", tmp_path / "c.zarr", thresholds=[80, 160], names=["a", "b", "c"])
+    cut = import_images(
+        tmp_path / "grey.npy", tmp_path / "c.zarr", axes="xyz", thresholds=[80, 160], names=["a", "b", "c"]
+    )
     assert_array_equal(cut.microstructure, phase)
     for number, dtype in enumerate((np.uint8, np.uint16, np.int32, np.float32)):
         np.save(tmp_path / "typed.npy", (grey.astype(dtype) * 3 if dtype != np.uint8 else grey))
-        found = import_images(tmp_path / "typed.npy", tmp_path / f"otsu{number}.zarr", otsu=3)
+        found = import_images(tmp_path / "typed.npy", tmp_path / f"otsu{number}.zarr", axes="xyz", otsu=3)
         assert_array_equal(found.microstructure, phase)
     with pytest.raises(ValueError, match=r"phases must list every value.*255"):
-        import_images(tmp_path / "labels.npy", tmp_path / "d.zarr", phases={0: "pore", 7: "clay"})
+        import_images(tmp_path / "labels.npy", tmp_path / "d.zarr", axes="xyz", phases={0: "pore", 7: "clay"})
     assert not (tmp_path / "d.zarr").exists()
 
 
@@ -286,7 +292,7 @@ def test_import__crops_and_windows(tmp_path):
     assert cut.microstructure.dims == ("sample", "x", "y", "z")
     assert cut.microstructure.attrs.get("periodic_axes", []) == []
     np.save(tmp_path / "samples.npy", np.stack([VOLUME, VOLUME[::-1]]))
-    ensemble = import_images(tmp_path / "samples.npy", tmp_path / "c.zarr", periodic_axes=[0])
+    ensemble = import_images(tmp_path / "samples.npy", tmp_path / "c.zarr", axes="sxyz", periodic_axes=[0])
     assert_array_equal(ensemble.microstructure, [VOLUME, VOLUME[::-1]])
     np.save(tmp_path / "image.npy", VOLUME[0])
     flat = import_images(tmp_path / "image.npy", tmp_path / "d.zarr", axes="yx", window=3)
@@ -385,7 +391,7 @@ def test_import__bad_files(tmp_path):
     np.savez(tmp_path / "two.npz", a=VOLUME, b=VOLUME)
     with pytest.raises(ValueError, match="needs dataset=; there are: a, b"):
         import_images(tmp_path / "two.npz", url)
-    assert_array_equal(import_images(tmp_path / "two.npz", url, dataset="b").microstructure, VOLUME)
+    assert_array_equal(import_images(tmp_path / "two.npz", url, dataset="b", axes="xyz").microstructure, VOLUME)
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="nothing is unpickled"):
         import_images(tmp_path / "objects.npy", tmp_path / "o.zarr")
@@ -475,7 +481,7 @@ def test_import__any_dtype_equals_numpy(tmp_path):
 def test_import__labels_beyond_the_precision_of_floats(tmp_path):
     labels = np.array([[2**53, 2**53 + 1]] * 3)
     np.save(tmp_path / "l.npy", labels)
-    stored = import_images(tmp_path / "l.npy", tmp_path / "l.zarr", phases={2**53: 0, 2**53 + 1: 1})
+    stored = import_images(tmp_path / "l.npy", tmp_path / "l.zarr", axes="xy", phases={2**53: 0, 2**53 + 1: 1})
     assert_array_equal(stored.microstructure, labels - 2**53)
 
 

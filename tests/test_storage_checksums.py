@@ -371,7 +371,7 @@ def test_import__missing_chunks_of_others_are_counted(tmp_path, options):
     with pytest.raises(ValueError, match=told + r".* nothing but 0, pass allow_missing=True, or --allow-missing"):
         import_images(tmp_path / "a.zarr", tmp_path / "v.zarr")
     with pytest.warns(UserWarning, match=told + "; they are read as 0"):
-        import_images(tmp_path / "a.zarr", tmp_path / "v.zarr", allow_missing=True)
+        import_images(tmp_path / "a.zarr", tmp_path / "v.zarr", axes="xyz", allow_missing=True)
     assert_array_equal(open_volume(tmp_path / "v.zarr").microstructure, image)
     assert CliRunner().invoke(main, ["import", str(tmp_path / "a.zarr"), str(tmp_path / "w.zarr")]).exit_code == 1
     if options.get("zarr_format") != 2:
@@ -382,7 +382,7 @@ def test_import__missing_chunks_of_others_are_counted(tmp_path, options):
 def test_import__whole_stores_of_others_pass(tmp_path):
     for number, options in enumerate(({}, {"zarr_format": 2}, {"shards": (4, 8, 7), "chunks": (2, 4, 7)})):
         zarr.create_array(tmp_path / f"{number}.zarr", data=VOLUME + 1, **options)
-        stored = import_images(tmp_path / f"{number}.zarr", tmp_path / f"v{number}.zarr")
+        stored = import_images(tmp_path / f"{number}.zarr", tmp_path / f"v{number}.zarr", axes="xyz")
         assert_array_equal(stored.microstructure, VOLUME + 1)
 
 

@@ -393,7 +393,7 @@ def test_import__reads_plain_codecs_of_format_2(tmp_path, number):
             filters=filters,
         )
         array[:] = X
-        stored = import_images(tmp_path / name.split("/")[0], tmp_path / f"{number}-{len(name)}.zarr")
+        stored = import_images(tmp_path / name.split("/")[0], tmp_path / f"{number}-{len(name)}.zarr", axes="sxy")
         assert_array_equal(stored.microstructure, X)
 
 
@@ -401,7 +401,7 @@ def test_import__reads_what_stands_beside_other_arrays(tmp_path, marker):
     group = zarr.create_group(tmp_path / "g.zarr", zarr_format=2)
     group.create_array("image", data=X)
     plant(tmp_path / "g.zarr" / "table", old_array([3]), marker)
-    assert_array_equal(import_images(tmp_path / "g.zarr", tmp_path / "out.zarr").microstructure, X)
+    assert_array_equal(import_images(tmp_path / "g.zarr", tmp_path / "out.zarr", axes="sxy").microstructure, X)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
+import numpy as np
 
 from mksdask.cli.analysis import MOST_UNNAMED
 from mksdask.cli.arguments import Axes, Crop, Numbers, Phases, Place, Size
@@ -16,9 +19,10 @@ from mksdask.cli.options import (
     overwrite_option,
     report,
     resume_option,
+    say,
     timed_step,
 )
-from mksdask.importers import import_images
+from mksdask.importers import AssumedWarning, import_images
 from mksdask.importers.image_files import input_files
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, attributes_of
 from mksdask.storage.microstructures import open_store
@@ -26,6 +30,9 @@ from mksdask.storage.models import load_model
 from mksdask.storage.opening import check_store, open_dataset, open_group
 from mksdask.storage.outputs import Output
 from mksdask.storage.verification import verify as verify_store
+
+# An argument of Python in a sentence, such as "axes=".
+_ARGUMENT = re.compile(r"\b([a-z_]+)=")
 
 
 @click.command("import")
@@ -53,7 +60,24 @@ from mksdask.storage.verification import verify as verify_store
     "remainder at the ends is left out.",
 )
 @click.option("--dataset", help="Name of the array, such as CellData/FeatureIds, if the file holds several.")
+@click.option("--series", type=click.IntRange(min=0), help="Number of the series of pages, from 0, such as 1.")
+@click.option("--channel", type=click.IntRange(min=0), help="Number of the channel, from 0, such as 1.")
+@click.option("--time", type=click.IntRange(min=0), help="Number of the time, from 0, such as 1.")
 @click.option("--axes", help="Order of the axes in the file, such as zyx. The letter s stands for samples.")
+@click.option("--shape", type=Size(1), help="Voxels along x, y, z of a file of raw values, such as 1000x1000x1200.")
+@click.option("--dtype", help="Data type of raw values, such as uint16.")
+@click.option("--order", type=click.Choice(["little", "big"]), help="Order of the bytes of raw values, such as big.")
+@click.option("--offset", type=click.IntRange(min=0), help="Bytes before raw values, such as 512.")
+@click.option("--pattern", help="Names of the files to take from a folder, such as 'slice*.tif'.")
+@click.option(
+    "--as",
+    "join",
+    type=click.Choice(["slices", "samples"]),
+    default="slices",
+    show_default=True,
+    help="Whether several files are slices of one image or samples of an ensemble.",
+)
+@click.option("--follow-links", is_flag=True, help="Read values to which a file links in other folders.")
 @click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes, such as x,y.")
 @click.option("--allow-missing", is_flag=True, help="Take chunks that a zarr store lacks as its fill value.")
 @resume_option
@@ -72,7 +96,17 @@ def import_command(
     crop: dict[str, Any] | None,
     window: tuple[int, ...] | None,
     dataset: str | None,
+    series: int | None,
+    channel: int | None,
+    time: int | None,
     axes: str | None,
+    shape: tuple[int, ...] | None,
+    dtype: str | None,
+    order: str | None,
+    offset: int | None,
+    pattern: str | None,
+    join: Literal["slices", "samples"],
+    follow_links: bool,  # noqa: FBT001
     periodic: list[int],
     allow_missing: bool,  # noqa: FBT001
     resume: bool,  # noqa: FBT001
@@ -83,25 +117,41 @@ def import_command(
     """Import images into a store of one volume. With --window, import them into a store of an ensemble.
 
     SOURCE is a TIFF stack, a folder or a pattern of TIFF, PNG or JPEG slices, or a file of NumPy, HDF5, DREAM.3D,
-    netCDF, VTK or zarr. Several SOURCEs are slices of one image, in the order in which they are given. STORE is the
-    zarr store to make.
+    netCDF, VTK, zarr, NRRD, MetaImage or NIfTI, or a file of raw values with --shape and --dtype. Several SOURCEs are
+    slices of one image, in the order in which they are given, or with --as samples the samples of an ensemble. STORE is
+    the zarr store to make. What the files do not say is assumed, and the command prints what.
 
     \b
     Examples:
       mksdask import scan.tif rock.zarr --phases 0:pore,255:grain --spacing 3 --units um
       mksdask import 'slices/*.png' rock.zarr --otsu 2 --names pore,grain
       mksdask import scan.h5 cells.zarr --dataset CellData/FeatureIds --window 64
+      mksdask import scan.raw rock.zarr --shape 1000x1000x1200 --dtype uint16 --order little
     """
     paths = [_source(source) for source in sources]
-    inputs = input_files(paths if len(paths) > 1 else paths[0])
+    inputs = input_files(paths if len(paths) > 1 else paths[0], pattern)
     target = Output.of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite).path
     timings: dict[str, float] = {}
-    with open_client(**cluster), timed_step("read, segment, write", timings):
+    with (
+        open_client(**cluster),
+        timed_step("read, segment, write", timings),
+        warnings.catch_warnings(),
+    ):
+        # The store records what was assumed, and the options are told below.
+        warnings.simplefilter("ignore", AssumedWarning)
         import_images(
             paths if len(paths) > 1 else paths[0],
             target,
             dataset=dataset,
+            series=series,
+            channel=channel,
+            time=time,
             axes=axes,
+            shape=shape,
+            dtype=_data_type(dtype, order),
+            offset=offset,
+            pattern=pattern,
+            join=join,
             phases=phases,
             thresholds=thresholds,
             otsu=otsu,
@@ -114,12 +164,39 @@ def import_command(
             mode="w" if overwrite else "w-",
             resume=resume,
             allow_missing=allow_missing,
+            follow_links=follow_links,
         )
         described = open_store(target).mks.describe(fractions=True)
     if len(described.get("fractions", ())) > MOST_UNNAMED:
         # These are grey levels, or numbers of grains.
         del described["fractions"]
+    assumed = [_ARGUMENT.sub(_as_option, text) for text in described.pop("assumed", [])]
+    for text in () if as_json else assumed:
+        say(f"  {text}", err=True)
+    if as_json:
+        described["assumed"] = assumed
     report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
+
+
+def _as_option(argument: re.Match[str]) -> str:
+    """Write an argument of Python as the option of the command."""
+    name = argument[1]
+    return "--" + {"join": "as"}.get(name, name).replace("_", "-")
+
+
+def _data_type(dtype: str | None, order: str | None) -> str | None:
+    """Join the data type of raw values and the order of their bytes."""
+    if dtype is None:
+        if order is not None:
+            msg = f"--order {order} is for raw values; give their --dtype too, such as uint16"
+            raise ValueError(msg)
+        return None
+    try:
+        found = np.dtype(dtype)
+    except TypeError as error:
+        msg = f"--dtype {dtype} is no data type; the usual ones are uint8, uint16, int16, int32 and float32"
+        raise ValueError(msg) from error
+    return (found if order is None else found.newbyteorder("<" if order == "little" else ">")).str
 
 
 def _source(text: str) -> Path:

@@ -17,6 +17,7 @@ from mksdask.importers.sources import (
     Choice,
     Source,
     array_axes,
+    assumed_axes,
     check_inside,
     chosen_dataset,
     lazy_slabs,
@@ -50,8 +51,15 @@ def open_numpy(path: Path, choice: Choice) -> Source:
             )
             raise ValueError(msg) from error
         if not array.size or not array.ndim:
-            return Source(as_lazy(np.asarray(array)), array_axes(array.ndim), {})
-        return Source(lazy_slabs(_Npy(path), array.shape, array.dtype), array_axes(array.ndim), {})
+            return Source(
+                as_lazy(np.asarray(array)), array_axes(array.ndim), {}, assumed=assumed_axes(array_axes(array.ndim))
+            )
+        return Source(
+            lazy_slabs(_Npy(path), array.shape, array.dtype),
+            array_axes(array.ndim),
+            {},
+            assumed=assumed_axes(array_axes(array.ndim)),
+        )
     if not zipfile.is_zipfile(path):
         msg = f"{path} cannot be read as arrays: it is not an .npz file"
         raise ValueError(msg)
@@ -63,7 +71,7 @@ def open_numpy(path: Path, choice: Choice) -> Source:
         except ValueError as error:
             msg = f"{path}: {name} cannot be read as an array of numbers ({error}); nothing is unpickled"
             raise ValueError(msg) from error
-    return Source(as_lazy(array), array_axes(array.ndim), {})
+    return Source(as_lazy(array), array_axes(array.ndim), {}, assumed=assumed_axes(array_axes(array.ndim)))
 
 
 def _check_size(path: Path, name: str, archive: zipfile.ZipFile) -> None:
@@ -191,7 +199,7 @@ def open_zarr(path: Path, choice: Choice) -> Source:
         raise FileNotFoundError(msg)
     if node.get("node_type") == "array":
         array = open_foreign(location, allow_missing=allow_missing)
-        return Source(as_lazy(array), array_axes(array.ndim), {})
+        return Source(as_lazy(array), array_axes(array.ndim), {}, assumed=assumed_axes(array_axes(array.ndim)))
     attrs = node.get("attributes", {})
     images = attrs.get("ome", attrs).get("multiscales")
     if images and dataset is None:

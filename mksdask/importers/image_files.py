@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tifffile
-import zarr
+import numpy as np
+import psutil
 
 from mksdask.compute.graph import renamed, token_of
 from mksdask.importers.array_files import is_classic_netcdf, open_hdf5, open_netcdf3, open_numpy, open_zarr
 from mksdask.importers.raster_files import open_sequence, open_tiff
-from mksdask.importers.sources import Choice, Source
+from mksdask.importers.raw_files import open_raw
+from mksdask.importers.sources import ANGLES, Choice, Source, reading
 from mksdask.importers.vtk_files import open_vtk
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -61,21 +62,55 @@ def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = N
     ValueError
         If the format is not known, or the array is not an image of 1 to 3 axes.
     """
-    files = [file.absolute() for file in _files(path)]
-    try:
-        found = _open(files, choice or Choice())
-    except (OSError, tifffile.TiffFileError, KeyError, zarr.errors.BaseZarrError) as error:
-        msg = f"{files[0]} cannot be read as a {files[0].suffix.lower() or 'zarr'} file: {error}"
-        raise ValueError(msg) from error
+    choice = choice or Choice()
+    files = [file.absolute() for file in _files(path, choice.pattern)]
+    with reading(files[0]):
+        found = _open(files, choice, axes)
     # The name of the array depends on the paths, sizes and times of the files, so that no import is resumed from files
     # that have changed.
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    stamped = renamed(found.data, f"image-{token_of(found.data.name, stamps)}")
-    return _with_axes(replace(found, data=stamped), axes, str(files[0]))
+    data = renamed(_in_order_of_bytes(found.data), f"image-{token_of(found.data.name, stamps)}")
+    found = replace(found, data=data, format=found.format or files[0].suffix.lower().lstrip(".") or "zarr")
+    named = _with_axes(found, axes, str(files[0]))
+    _check_memory(named, str(files[0]))
+    if choice.join == "samples" and "s" not in named.axes:
+        return replace(named, data=named.data[None], axes="s" + named.axes)
+    return named
 
 
-def input_files(path: Any) -> list[Path]:
+def _in_order_of_bytes(data: Any) -> Any:
+    """Convert numbers to the order of bytes of this machine, and to one name of each data type."""
+    return data.astype(np.dtype(data.dtype.newbyteorder("=").str)) if data.dtype.kind in "biuf" else data
+
+
+def _check_memory(source: Source, path: str) -> None:
+    """Refuse a file whose smallest part that can be read does not fit in memory, however small the file is.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    part = int(np.prod([max(sizes) for sizes in source.data.chunks])) * source.data.dtype.itemsize
+    free = int(psutil.virtual_memory().available)
+    if part > free:
+        msg = (
+            f"{path} says that it holds {source.data.shape} voxels of dtype {source.data.dtype}, and a part of "
+            f"{part} bytes is read at once, more than the {free} bytes of memory that are free; write it anew in "
+            "smaller chunks or slices"
+        )
+        raise ValueError(msg)
+
+
+def input_files(path: Any, pattern: str | None = None) -> list[Path]:
     """List the files that `open_source` reads, and the folder if `path` is one.
+
+    Parameters
+    ----------
+    path : str, path or sequence of them
+        As in `open_source`.
+    pattern : str, optional
+        Pattern of the names of the files to take from a folder.
 
     Raises
     ------
@@ -83,49 +118,84 @@ def input_files(path: Any) -> list[Path]:
         If there is no such file.
     """
     folder = [Path(path)] if isinstance(path, str | os.PathLike) and Path(path).is_dir() else []
-    return folder + [file for file in _files(path) if file not in folder]
+    return folder + [file for file in _files(path, pattern) if file not in folder]
 
 
-def _open(files: Sequence[Path], choice: Choice) -> Source:
+def _open(files: Sequence[Path], choice: Choice, axes: str | None) -> Source:
     """Open files by the reader for their suffix."""
     first = files[0]
     suffix = first.suffix.lower()
+    choice = replace(choice, pattern=None)
+    if len(files) == 1 and choice.shape is not None and suffix not in (*IMAGES, *READERS):
+        return open_raw(first, choice, axes)
     if len(files) > 1 or suffix in IMAGES:
         return open_sequence(files, choice)
     if suffix in READERS:
         return READERS[suffix](first, choice)
     if first.is_dir():
         return open_zarr(first, choice)
-    msg = f"path {str(first)!r} has a format that is not known; the known ones are {', '.join([*IMAGES, *READERS])}"
+    msg = (
+        f"path {str(first)!r} has a format that is not known; the known ones are {', '.join([*IMAGES, *READERS])}. If "
+        "it holds nothing but voxels after an optional header, give shape=, dtype= and offset="
+    )
     raise ValueError(msg)
 
 
 def _with_axes(source: Source, axes: str | None, path: str) -> Source:
-    """Check the dtype, and name the axes.
+    """Check the dtype, name the axes, and let positions rise along each axis.
 
-    If there are more than three axes, and `axes` does not name them, axes of length 1 are removed.
+    If `axes` does not name the axes, those of length 1 are removed.
     """
     data = source.data
     if not data.ndim or 0 in data.shape:
         msg = f"{path} holds no image: its array has shape {data.shape}"
         raise ValueError(msg)
-    if data.dtype.kind not in "biuf":
-        msg = f"{path} holds values of dtype {data.dtype}, expected real numbers"
+    if data.dtype.kind not in "biuf" or data.dtype.itemsize > 8:
+        msg = f"{path} holds values of dtype {data.dtype}, expected real numbers of at most 64 bits; convert them"
         raise ValueError(msg)
     if axes is None:
-        while data.ndim > 3 and 1 in data.shape:
-            data = data[tuple(0 if i == data.shape.index(1) else slice(None) for i in range(data.ndim))]
-        axes = source.axes if len(source.axes) == data.ndim else source.axes[-data.ndim :]
-    if len(axes) != data.ndim or len(set(axes)) != len(axes) or not set(axes) <= set("sxyz"):
+        source = _without_single(source)
+        data, axes = source.data, source.axes
+    elif source.axes.endswith(ANGLES) and not axes.endswith(ANGLES):
+        axes += ANGLES
+    known = set("sxyz") | ({ANGLES} if source.axes.endswith(ANGLES) else set())
+    if len(axes) != data.ndim or len(set(axes)) != len(axes) or not set(axes) <= known:
         msg = (
             f"axes={axes!r} must name the {data.ndim} axes of {path}, of shape {data.shape}, by x, y, z, and s for "
             "samples, each at most once; such as 'zyx'"
         )
         raise ValueError(msg)
-    return replace(source, data=data, axes=axes)
+    backwards = tuple(slice(None, None, -1 if source.spacing.get(axis, 1.0) < 0 else None) for axis in axes)
+    steps = {axis: abs(step) for axis, step in source.spacing.items()}
+    return replace(source, data=data[backwards], axes=axes, spacing=steps)
 
 
-def _files(path: Any) -> list[Path]:
+def _without_single(source: Source) -> Source:
+    """Remove axes of length 1, and call the axes that stay x, y, z in their order."""
+    data, axes = source.data, source.axes
+    n_extra = max(0, data.ndim - len(axes))
+    axes = "?" * n_extra + axes[len(axes) - (data.ndim - n_extra) :]
+    keep = [i for i, (axis, n) in enumerate(zip(axes, data.shape, strict=True)) if n > 1 or axis in ("s", ANGLES)]
+    if data.ndim > 3 and "s" in axes and data.shape[axes.index("s")] == 1 and "say axes=" in " ".join(source.assumed):
+        keep.remove(axes.index("s"))
+    if len(keep) == data.ndim or not {axes[i] for i in keep} & set("xyz"):
+        return source if len(source.axes) == data.ndim else replace(source, axes=axes)
+    gone = "".join(axis for i, axis in enumerate(axes) if i not in keep).replace("?", "")
+    stay = [axes[i] for i in keep]
+    names = dict(zip(sorted({*stay} & set("xyz")), "xyz", strict=False))
+    called = "".join(names.get(axis, axis) for axis in stay)
+    told = f"axes {gone or 'without a name'} of length 1 dropped"
+    told += f", so that {''.join(stay)} are called {called}" if "".join(stay) != called else ""
+    return replace(
+        source,
+        data=data[tuple(slice(None) if i in keep else 0 for i in range(data.ndim))],
+        axes=called,
+        spacing={name: source.spacing[axis] for axis, name in names.items() if axis in source.spacing},
+        assumed=(*source.assumed, f"{told}; say axes="),
+    )
+
+
+def _files(path: Any, pattern: str | None = None) -> list[Path]:
     """List the files that a path, a folder, a pattern or a sequence names."""
     if not isinstance(path, str | os.PathLike):
         files = [Path(each) for each in path]
@@ -133,15 +203,21 @@ def _files(path: Any) -> list[Path]:
         files = sorted(map(Path, glob.glob(str(path), recursive=True)), key=_natural)  # noqa: PTH207
     else:
         files = [Path(path)]
-    if len(files) == 1 and files[0].is_dir() and files[0].suffix != ".zarr" and not (files[0] / "zarr.json").exists():
+    if len(files) == 1 and files[0].is_dir() and (pattern is not None or not _is_zarr(files[0])):
         known = (*IMAGES, ".tif", ".tiff")
-        files = sorted((file for file in files[0].iterdir() if file.suffix.lower() in known), key=_natural)
+        inside = files[0].iterdir() if pattern is None else files[0].glob(pattern)
+        files = sorted((file for file in inside if pattern or file.suffix.lower() in known), key=_natural)
     missing = [str(file) for file in files if not file.exists()]
     if not files or missing:
         found = f"names files that are not there: {missing[:3]}" if missing else "names no image"
         msg = f"path {str(path)!r} {found}"
         raise FileNotFoundError(msg)
     return files
+
+
+def _is_zarr(folder: Path) -> bool:
+    """Whether a folder is a store of zarr, by its name or by its metadata."""
+    return folder.suffix == ".zarr" or any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
 def _natural(path: Path) -> list[Any]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, Array, concatenate_samples, sizes_argument
+from mksdask.arrays import SPATIAL_DIMS, Array, concatenate_samples, sizes_argument, warn_caller
 from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
-from mksdask.importers.sources import Choice, Source, slab_thickness
+from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, Source, slab_thickness
+from mksdask.importers.units import METRES, converted, length_unit
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
 from mksdask.storage.volumes import VOLUME_SHARD, create_volume, open_volume
@@ -27,7 +28,15 @@ def import_images(
     url: Url,
     *,
     dataset: str | None = None,
+    series: int | None = None,
+    channel: int | None = None,
+    time: int | None = None,
     axes: str | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: Any = None,
+    offset: int | None = None,
+    pattern: str | None = None,
+    join: Literal["slices", "samples"] = "slices",
     phases: Mapping[float, str | int] | None = None,
     thresholds: float | Sequence[float] | None = None,
     otsu: int | None = None,
@@ -40,23 +49,39 @@ def import_images(
     mode: Any = "w-",
     resume: bool = False,
     allow_missing: bool = False,
+    follow_links: bool = False,
 ) -> xr.Dataset:
     """Import images into a store: one volume, or an ensemble of windows or samples.
 
-    The files are streamed, so they may be larger than memory. Grey levels can be segmented into phases on the way.
+    The files are streamed, so they may be larger than memory. Grey levels can be segmented into phases on the way. What
+    a file says of its axes, voxel sizes and units is used. What it does not say is assumed, with a warning.
 
     Parameters
     ----------
     path : str, path, or sequence of them
         TIFF, PNG, JPEG or BMP images (one image, a stack, a folder, or a pattern such as ``slices/*.tif``); ``.npy`` or
-        ``.npz``; HDF5 or DREAM.3D; netCDF; ``.vti`` or legacy ``.vtk``; zarr or OME-Zarr.
+        ``.npz``; HDF5, DREAM.3D or MATLAB 7.3; netCDF; ``.vti`` or legacy ``.vtk``; zarr or OME-Zarr; NRRD; MetaImage;
+        NIfTI; or raw voxels in a file of any name.
     url : str or path
         Place of the store: a path, or any URL that fsspec knows.
     dataset : str, optional
         Name of the array, if a file holds several.
+    series, channel, time : int, optional
+        Number of the series of pages, of the channel and of the time, counted from 0, if a file holds several.
     axes : str, optional
         Names of the axes in the order of the file: x, y, z, and s for samples. By default they are read from the file,
-        or are "zyx" for images and VTK, and "xyz" or "sxyz" for arrays.
+        or are "zyx" for images and VTK, and "xyz" or "sxyz" for arrays. Axes of length 1 are dropped by default.
+    shape : sequence of int, optional
+        Numbers of voxels along x, y, z of a file of raw values, in which x changes fastest. If another axis changes
+        fastest, give `axes` too.
+    dtype : dtype, optional
+        Data type of raw values, such as "uint16", or ">u2" for big-endian ones.
+    offset : int, optional
+        Number of bytes of a file before its raw values. Default: 0.
+    pattern : str, optional
+        Pattern of the names of the files to take from a folder, such as "slice*.tif".
+    join : {"slices", "samples"}
+        Whether several files are slices of one image, or samples of an ensemble.
     phases : dict, optional
         Phase of each value, as a name or as a number. Names are numbered in the order in which they first appear.
     thresholds : float or sequence of float, optional
@@ -69,7 +94,7 @@ def import_images(
     spacing : float or sequence of float, optional
         Voxel size along x, y, z. By default it is read from the file, or is 1 voxel.
     units : str, optional
-        Unit of the spacing.
+        Unit of the spacing. Without `spacing`, the voxel size that a file states in another unit is converted to it.
     crop : dict, optional
         For each axis to cut, the first voxel to keep and the one after the last, such as
         ``{"x": (0, 200), "z": (50, None)}``.
@@ -83,13 +108,24 @@ def import_images(
     resume : bool, default False
         Continue from what a killed call has written; see `create_volume`.
     allow_missing : bool, default False
-        Whether chunks that a zarr store lacks are taken as its fill value. A warning counts them. By default the store
-        is refused, because chunks that were left out cannot be told from chunks that were lost.
+        Whether chunks that a zarr store or an HDF5 file lacks are taken as its fill value. A warning counts them. By
+        default it is refused, because chunks that were left out cannot be told from chunks that were lost.
+    follow_links : bool, default False
+        Whether links of an HDF5 file or of a header are followed to files outside its folder. Links to files in its
+        folder are always followed.
 
     Returns
     -------
     xarray.Dataset
-        The store, opened lazily by `open_volume` or, for windows and samples, by `open_ensemble`.
+        The store, opened lazily by `open_volume` or, for windows and samples, by `open_ensemble`. The attributes of
+        ``microstructure`` hold the path, format and axes of the source, and what was assumed. If the file marks voxels
+        that were not measured, their ``confidence_index`` is 0, and 1 elsewhere.
+
+    Warns
+    -----
+    AssumedWarning
+        If something that the file does not say was assumed, such as the order of its axes. The message names the
+        argument that says it.
 
     Raises
     ------
@@ -98,8 +134,9 @@ def import_images(
     FileExistsError
         If the store exists and `mode` is "w-".
     ValueError
-        If the format is not known, or an argument does not fit the image. Values of the image that `phases` does not
-        list are named. Also if `url` is an input, lies in one, or holds one; or if chunks of a zarr store are missing.
+        If the format is not known, the file cannot be read, or an argument does not fit the image. Values of the image
+        that `phases` does not list are named. Also if `url` is an input, lies in one, or holds one; or if chunks of a
+        zarr store or an HDF5 file are missing.
 
     Notes
     -----
@@ -113,7 +150,8 @@ def import_images(
     >>> from pathlib import Path
     >>> folder = Path(tempfile.mkdtemp())
     >>> np.save(folder / "scan.npy", np.random.default_rng(0).integers(0, 255, (20, 20, 20), dtype="uint8"))
-    >>> stored = import_images(folder / "scan.npy", folder / "scan.zarr", thresholds=100, names=("pore", "grain"))
+    >>> options = {"axes": "xyz", "thresholds": 100, "names": ("pore", "grain")}
+    >>> stored = import_images(folder / "scan.npy", folder / "scan.zarr", **options)
     >>> dict(stored.sizes), stored.microstructure.attrs["phases"]
     ({'x': 20, 'y': 20, 'z': 20}, ['pore', 'grain'])
     """
@@ -122,46 +160,128 @@ def import_images(
         given = [name for name, option in segmentation.items() if option is not None]
         msg = f"phases, thresholds and otsu exclude each other, got {' and '.join(given)}; give only one of them"
         raise ValueError(msg)
-    check_apart(url, *input_files(path))
-    source = open_source(path, Choice(dataset=dataset, allow_missing=allow_missing), axes=axes)
+    if join not in ("slices", "samples"):
+        msg = f"join must be 'slices' or 'samples', got {join!r}"
+        raise ValueError(msg)
+    inputs = input_files(path, pattern)
+    check_apart(url, *inputs)
+    choice = Choice(
+        dataset=dataset,
+        series=series,
+        channel=channel,
+        time=time,
+        shape=None if shape is None else sizes_argument(shape, name="shape"),
+        dtype=None if dtype is None else np.dtype(dtype).str,
+        offset=offset,
+        pattern=pattern,
+        join=join,
+        follow_links=follow_links,
+        allow_missing=allow_missing,
+    )
+    source = open_source(path, choice, axes=axes)
     data, spatial = _cropped(source, crop)
-    is_in_slabs = data.ndim == len(spatial) > 1 and all(n == 1 for n in data.numblocks[1:])
+    steps, unit, assumed = _spacing(source, spacing, units, spatial)
+    has_samples, has_angles = "s" in source.axes, ANGLES in source.axes
+    is_in_slabs = not has_samples and len(spatial) > 1 and all(n == 1 for n in data.numblocks[1:])
     thickness = slab_thickness(data.shape, data.dtype)
     if is_in_slabs and window is None:
         data = data.rechunk({0: thickness})
-    mapping, found_names = _segmentation(data, phases, thresholds, otsu)
-    if mapping is not None:
-        data = data.map_blocks(mapping, dtype=np.uint8, meta=np.empty((0,) * data.ndim, np.uint8), token="segment")
-    options = {
-        "spacing": _spacing(source, spacing, spatial),
-        "units": units or source.units or ("voxel" if spacing is None and not source.spacing else "unit"),
-        "phases": _names(names, found_names, mapping),
-        "mode": mode,
-        "resume": resume,
-    }
-    order = source.axes.replace("s", "")
-    has_samples = "s" in source.axes
-    if window is not None:
-        if has_samples:
-            msg = f"window={window!r} cuts one image, but {path} holds samples that are stored whole; leave window out"
-            raise ValueError(msg)
-        create_ensemble(url, _windows(data, order, spatial, window), **options)
-        return open_ensemble(url)
-    data = data.transpose([source.axes.index(axis) for axis in ("s" if has_samples else "") + spatial])
-    if has_samples:
-        create_ensemble(
-            url, data.rechunk(dict.fromkeys(range(1, data.ndim), -1)), periodic_axes=periodic_axes, **options
+    fields = {"microstructure": data}
+    if source.missing is not None:
+        fields["confidence_index"] = data.map_blocks(
+            _Measured(source.missing), dtype=np.uint8, meta=np.empty((0,) * data.ndim, np.uint8), token="measured"
         )
-        return open_ensemble(url)
+    mapping, found = _segmentation(data, phases, thresholds, otsu, has_gaps=source.missing is not None)
+    phase_names = _names(names, found, mapping)
+    if mapping is not None:
+        kernel = mapping if source.missing is None else _Segmented(mapping, source.missing)
+        fields["microstructure"] = data.map_blocks(
+            kernel, dtype=np.uint8, meta=np.empty((0,) * data.ndim, np.uint8), token="segment"
+        )
+    order = source.axes.replace("s", "").replace(ANGLES, "")
+    dims = [*spatial, *(["angle"] if has_angles else [])]
+    if window is not None:
+        if has_samples or has_angles:
+            what = "samples that are stored whole" if has_samples else "orientations, which are stored whole"
+            msg = f"window={window!r} cuts one image, but {path} holds {what}; leave window out"
+            raise ValueError(msg)
+        fields = {name: _windows(field, order, spatial, window) for name, field in fields.items()}
+        has_samples, periodic_axes = True, ()
+    else:
+        letters = ("s" if has_samples else "") + spatial + (ANGLES if has_angles else "")
+        fields = {
+            name: field.transpose([source.axes.index(axis) for axis in letters]) for name, field in fields.items()
+        }
+        if has_samples:
+            fields = {name: field.rechunk(dict.fromkeys(range(1, field.ndim), -1)) for name, field in fields.items()}
     shards = [VOLUME_SHARD[len(spatial)]] * len(spatial)
-    if is_in_slabs:
+    if is_in_slabs and window is None:
         # Shards are as thick as the slab that a task reads, so that no task has to wait for the slabs of others.
         slow = spatial.index(order[0])
         shards[slow] = min(shards[slow], thickness)
         # The method "tasks" splits each slab where it lies, so that workers exchange nothing.
-        data = data.rechunk(tuple(shards), method="tasks")
-    create_volume(url, data, periodic_axes=periodic_axes, chunks=shards, **options)
+        fields = {name: field.rechunk((*shards, *(3,) * has_angles), method="tasks") for name, field in fields.items()}
+    told = [text for text in (*source.assumed, *assumed) if not (axes and "say axes=" in text)]
+    for text in told:
+        warn_caller(f"{inputs[0]}: {text}", AssumedWarning)
+    attrs = _origin(inputs, source, told)
+    dims = (["sample"] if has_samples else []) + dims
+    labelled = {name: xr.DataArray(field, dims=dims, attrs=attrs) for name, field in fields.items()}
+    X, confidence = labelled["microstructure"], labelled.get("confidence_index")
+    options = {
+        "confidence_index": confidence,
+        "spacing": steps,
+        "units": unit,
+        "phases": phase_names,
+        "periodic_axes": periodic_axes,
+        "mode": mode,
+        "resume": resume,
+    }
+    if has_samples:
+        create_ensemble(url, X, **options)
+        return open_ensemble(url)
+    create_volume(url, X, chunks=shards, **options)
     return open_volume(url)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The kernel that gives voxels the confidence 1, or 0 if they have the value of voxels that were not measured."""
+
+    missing: float
+
+    def __call__(self, block: Array) -> Array:
+        return (~is_missing(block, self.missing)).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Segmented:
+    """The kernel that maps values to phases, and voxels that were not measured to phase 0."""
+
+    mapping: Values | Thresholds
+    missing: float
+
+    def __call__(self, block: Array) -> Array:
+        gaps = is_missing(block, self.missing)
+        phases = np.zeros(block.shape, dtype=np.uint8)
+        phases[~gaps] = self.mapping(block[~gaps])
+        return phases
+
+
+def is_missing(block: Array, missing: float) -> Array:
+    """Find the voxels that have the value of voxels that were not measured, which may be NaN."""
+    return np.isnan(block) if np.isnan(missing) else block == missing
+
+
+def _origin(inputs: Sequence[Any], source: Source, told: Sequence[str]) -> dict[str, Any]:
+    """Say in attributes where an image came from, and what was assumed of it."""
+    more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+    attrs: dict[str, Any] = {
+        "source": f"{inputs[0].absolute()}{more}",
+        "format": source.format,
+        "source_axes": source.axes,
+    }
+    return attrs | ({"assumed": list(told)} if told else {})
 
 
 def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] | None) -> tuple[Any, str]:
@@ -176,6 +296,9 @@ def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] |
     cuts = dict(crop or {})
     parts = []
     for axis, length in zip(source.axes, source.data.shape, strict=True):
+        if axis == ANGLES:
+            parts.append(slice(None))
+            continue
         low, high = cuts.pop(axis, (None, None))
         first, last = 0 if low is None else int(low), length if high is None else int(high)
         if not 0 <= first < last <= length:
@@ -193,8 +316,13 @@ def _segmentation(
     phases: Mapping[float, str | int] | None,
     thresholds: float | Sequence[float] | None,
     otsu: int | None,
+    *,
+    has_gaps: bool,
 ) -> tuple[Values | Thresholds | None, list[str] | None]:
     """Choose the mapping of values to phases, and the names of the phases if the mapping holds names."""
+    if otsu is not None and has_gaps:
+        msg = f"otsu={otsu} needs an image without voxels that were not measured; give thresholds= instead"
+        raise ValueError(msg)
     if phases is not None:
         return by_values(phases)
     if thresholds is not None:
@@ -202,28 +330,38 @@ def _segmentation(
     return (None if otsu is None else by_otsu(data, otsu)), None
 
 
-def _spacing(source: Source, spacing: float | Sequence[float] | None, spatial: str) -> tuple[float, ...]:
-    """Choose the voxel size along each spatial axis: from the argument, from the file, or 1.
+def _spacing(
+    source: Source, spacing: float | Sequence[float] | None, units: str | None, spatial: str
+) -> tuple[tuple[float, ...], str, list[str]]:
+    """Choose the voxel size along each spatial axis and its unit: from the arguments, from the file, or 1 voxel.
 
-    If the file states it for some axes only, the others get the same size.
+    If the file states the size along some axes only, the others get the same size, and the third result says so.
     """
+    wanted = None if units is None else length_unit(units, where="units") or "voxel"
     if spacing is not None:
         steps = np.asarray(spacing, dtype=float)
         if steps.shape not in ((), (len(spatial),)):
             msg = f"spacing must be a number, or one for each of the axes {', '.join(spatial)}, got {spacing!r}"
             raise ValueError(msg)
-        return tuple(np.broadcast_to(steps, (len(spatial),)).tolist())
-    known = {axis: step for axis, step in source.spacing.items() if axis in spatial}
-    if known and set(known) != set(spatial):
-        missing = sorted(set(spatial) - set(known))
-        if any(abs(step - next(iter(known.values()))) > 1e-9 * abs(step) for step in known.values()):
+        return tuple(np.broadcast_to(steps, (len(spatial),)).tolist()), wanted or source.units or "unit", []
+    known = {axis: abs(step) for axis, step in source.spacing.items() if axis in spatial}
+    if not known:
+        return (1.0,) * len(spatial), wanted or "voxel", []
+    assumed = []
+    if missing := "".join(sorted(set(spatial) - set(known))):
+        step = next(iter(known.values()))
+        if any(abs(other - step) > 1e-9 * step for other in known.values()):
             msg = (
-                f"the file gives the spacing {known}, but none for the axes {missing}; give spacing= with one number "
-                "for each axis"
+                f"the file gives the spacing {known}, but none for the axes {', '.join(missing)}; give spacing= with "
+                "one number for each axis"
             )
             raise ValueError(msg)
-        known |= dict.fromkeys(missing, next(iter(known.values())))
-    return tuple(abs(known[axis]) for axis in spatial) if known else (1.0,) * len(spatial)
+        assumed = [f"spacing {step:g} along {missing} assumed, as along {''.join(known)}; say spacing="]
+        known |= dict.fromkeys(missing, step)
+    unit = source.units or wanted or "unit"
+    if wanted in METRES and unit in METRES:
+        known, unit = {axis: converted(step, unit, wanted) for axis, step in known.items()}, wanted
+    return tuple(known[axis] for axis in spatial), unit, assumed
 
 
 def _names(

@@ -6,7 +6,8 @@ kernel holds only the path, so that workers open the file themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ SLAB_BYTES = 2**27
 MOST_ROWS = 2048
 
 
+# The letter of the axis of the three Bunge angles of an orientation.
+ANGLES = "a"
+
+
+class AssumedWarning(UserWarning):
+    """Something that a file does not say was assumed. The message names the argument that says it."""
+
+
 @dataclass(frozen=True)
 class Source:
     """An image that is opened but not read.
@@ -32,14 +41,19 @@ class Source:
     data : dask array
         Values, with the axes in the order of the file.
     axes : str
-        One letter for each axis of `data`: x, y, z, or s for samples; such as "zyx".
+        One letter for each axis of `data`: x, y, z, s for samples, or a for the three Bunge angles of orientations, in
+        radians, which are the last axis; such as "zyx".
     spacing : dict
         Voxel size along those of x, y, z for which the file states it.
     units : str or None
         Unit of the spacing, by the name of this package.
     assumed : tuple of str
-        What the file does not say and the reader assumed, each with the argument that says it otherwise; such as "the
-        axes are x, y, z; give axes= if they are others".
+        What the file does not say and the reader assumed, each with the argument that says it, such as "axes zyx
+        assumed; say axes=". If a caller gives this argument, nothing is said.
+    missing : float or None
+        The value of voxels that were not measured, such as NaN. Their confidence is 0. None if all were measured.
+    format : str
+        Kind of file. By default it is the suffix.
     """
 
     data: da.Array
@@ -47,6 +61,8 @@ class Source:
     spacing: dict[str, float]
     units: str | None = None
     assumed: tuple[str, ...] = ()
+    missing: float | None = None
+    format: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,8 +81,14 @@ class Choice:
         dtype of raw values, such as "uint16" or ">u2".
     offset : int or None
         Number of bytes before raw values.
+    pattern : str or None
+        Pattern of the names of the files to take from a folder, such as "slice*.tif".
+    join : {"slices", "samples"}
+        Whether several files are slices of one image, or samples of an ensemble.
+    follow_links : bool
+        Whether values in other files, outside the folder of the file, are read.
     allow_missing : bool
-        Whether chunks that a zarr store lacks are taken as its fill value.
+        Whether chunks that a file lacks are taken as its fill value.
     """
 
     dataset: str | None = None
@@ -76,6 +98,9 @@ class Choice:
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
     offset: int | None = None
+    pattern: str | None = None
+    join: str = "slices"
+    follow_links: bool = False
     allow_missing: bool = False
 
     def check(self, path: Path, *allowed: str) -> None:
@@ -91,13 +116,43 @@ class Choice:
         Raises
         ------
         ValueError
-            If another option is given. `allow_missing` is taken by every file.
+            If another option is given. `join` and `allow_missing` are taken by every file.
         """
         for option in fields(self):
             value = getattr(self, option.name)
-            if value is not None and option.name not in (*allowed, "allow_missing"):
+            if value != option.default and option.name not in (*allowed, "join", "allow_missing"):
                 msg = f"{option.name}={value!r} does not apply to {path}, a file of another kind; leave it out"
                 raise ValueError(msg)
+
+
+@contextmanager
+def reading(path: Path | str, what: str = "") -> Iterator[None]:
+    """Turn any error of a library that reads a file into one that names the file and the remedy.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    what : str
+        The part of the file that is read, such as "rows 3 to 5".
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read. An error that names the file already stays as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError | ImportError) and str(path) in str(error):
+            raise
+        told = " ".join(str(error).split()) or "it gave no reason"
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        msg = (
+            f"{path}: {what or 'it'} cannot be read ({kind}{told}); check that the file is whole, that its suffix says "
+            "what it is, and that all workers see it, or save it again in the program that wrote it"
+        )
+        raise ValueError(msg) from error
 
 
 @dataclass(frozen=True)
@@ -107,7 +162,10 @@ class _Slabs:
     read: Callable[[int, int], Array]
 
     def __call__(self, numbers: NDArray[np.int64]) -> Array:
-        return self.read(int(numbers[0]), int(numbers[-1]) + 1)
+        first, last = int(numbers[0]), int(numbers[-1]) + 1
+        files = getattr(self.read, "files", None)
+        with reading(files[first] if files else getattr(self.read, "path", "the file"), f"rows {first} to {last - 1}"):
+            return self.read(first, last)
 
 
 def slab_thickness(shape: Sequence[int], dtype: Any) -> int:
@@ -181,3 +239,8 @@ def check_inside(item: Any, path: Path | str) -> None:
 def mean_step(coordinates: Array) -> float:
     """Compute the mean distance of coordinates along an axis."""
     return float(np.mean(np.diff(coordinates.astype(float))))
+
+
+def assumed_axes(axes: str) -> tuple[str, ...]:
+    """Say that the order of axes was assumed. There is nothing to assume of one axis."""
+    return (f"axes {axes} assumed; say axes=",) if len(axes) > 1 else ()

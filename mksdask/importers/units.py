@@ -88,8 +88,16 @@ def in_one_unit(steps: Mapping[str, float], units: Mapping[str, str | None]) -> 
         msg = f"the voxel sizes {dict(steps)} have the units {found}; give spacing= and units= for all axes"
         raise ValueError(msg)
     unit = next(iter(known.values()))
+    return {axis: converted(step, known[axis], unit) for axis, step in steps.items()}, unit
+
+
+def converted(length: float, unit: str, wanted: str) -> float:
+    """Convert a length from one unit of `METRES` to another.
+
+    Examples
+    --------
+    >>> converted(2.0, "um", "nm")
+    2000.0
+    """
     # Rounding to 15 digits keeps 2 um at exactly 2000 nm.
-    return {
-        axis: step if known[axis] == unit else float(f"{step * METRES[known[axis]] / METRES[unit]:.15g}")
-        for axis, step in steps.items()
-    }, unit
+    return length if unit == wanted else float(f"{length * METRES[unit] / METRES[wanted]:.15g}")

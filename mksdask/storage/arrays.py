@@ -15,6 +15,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from mksdask.storage.atomic import Location
+from mksdask.storage.limits import NUMBERS
 
 # What xarray remembers of the array in the store from which a coordinate was read.
 _LAYOUT = (
@@ -59,7 +60,19 @@ def create_array(
         Attributes, of types that JSON has.
     is_compressed : bool, default True
         Whether to compress the chunks.
+
+    Raises
+    ------
+    TypeError
+        If a store does not hold numbers of this data type.
     """
+    if np.dtype(dtype).name not in NUMBERS:
+        msg = (
+            f"{name} holds values of dtype {dtype}, which stores do not hold; convert it, such as by astype('float64')"
+        )
+        raise TypeError(msg)
+    # NumPy has several types of the same integers, and zarr knows one of them.
+    dtype = np.dtype(dtype.newbyteorder("=").str)
     shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if dtype.itemsize == 1 else "shuffle"
     compressor = BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=dtype.itemsize)
     array = group.create_array(
