@@ -48,8 +48,8 @@ def open_numpy(path: Path, dataset: str | None) -> Source:
             )
             raise ValueError(msg) from error
         if not array.size or not array.ndim:
-            return Source(as_lazy(np.asarray(array)), array_axes(array.ndim), {})
-        return Source(lazy_slabs(_Npy(path), array.shape, array.dtype), array_axes(array.ndim), {})
+            return Source(as_lazy(np.asarray(array)), "", {})
+        return Source(lazy_slabs(_Npy(path), array.shape, array.dtype), "", {})
     if not zipfile.is_zipfile(path):
         msg = f"{path} cannot be read as arrays: it is not an .npz file"
         raise ValueError(msg)
@@ -61,7 +61,7 @@ def open_numpy(path: Path, dataset: str | None) -> Source:
         except ValueError as error:
             msg = f"{path}: {name} cannot be read as an array of numbers ({error}); nothing is unpickled"
             raise ValueError(msg) from error
-    return Source(as_lazy(array), array_axes(array.ndim), {})
+    return Source(as_lazy(array), "", {})
 
 
 def _check_size(path: Path, name: str, archive: zipfile.ZipFile) -> None:
@@ -120,12 +120,12 @@ def open_hdf5(path: Path, dataset: str | None) -> Source:
                 msg = f"{path}: {name} has {array.shape[-1]} components in each voxel; choose a dataset with one"
                 raise ValueError(msg)
             return Source(lazy_slabs(_Hdf5(path, name, squeeze), shape, array.dtype), "zyx", steps)
-        axes, steps, units = array_axes(array.ndim), {}, None
+        axes, steps, units = "", {}, None
         scales = [dim[0] if len(dim) else None for dim in array.dims]
         names = "".join(scale.name.split("/")[-1].lower() if scale else "?" for scale in scales)
         if len(names) == array.ndim and set(names) <= set("xyz"):
             axes = names
-        for axis, scale in zip(axes, scales, strict=True):
+        for axis, scale in zip(axes or array_axes(array.ndim), scales, strict=True):
             if scale is not None and len(scale) > 1 and not _is_bare(scale):
                 check_inside(scale, path)
                 steps[axis] = mean_step(scale[()])
@@ -171,7 +171,7 @@ def open_netcdf3(path: Path, dataset: str | None) -> Source:
                 steps[dim.lower()] = mean_step(file.variables[dim].data)
                 units = unit_text(getattr(file.variables[dim], "units", units))
     axes = "".join(dim.lower() for dim in dims)
-    axes = axes if len(axes) == len(shape) and set(axes) <= set("xyz") else array_axes(len(shape))
+    axes = axes if len(axes) == len(shape) and set(axes) <= set("xyz") else ""
     return Source(lazy_slabs(_NetCdf3(path, name), shape, dtype), axes, steps, units)
 
 
@@ -184,7 +184,7 @@ def open_zarr(path: Path, dataset: str | None, *, allow_missing: bool = False) -
         raise FileNotFoundError(msg)
     if node.get("node_type") == "array":
         array = open_foreign(location, allow_missing=allow_missing)
-        return Source(as_lazy(array), array_axes(array.ndim), {})
+        return Source(as_lazy(array), "", {})
     attrs = node.get("attributes", {})
     images = attrs.get("ome", attrs).get("multiscales")
     if images and dataset is None:
@@ -215,7 +215,7 @@ def _zarr_of_group(location: Location, dataset: str | None, path: Path, *, allow
     data = as_lazy(open_foreign(location, name, allow_missing=allow_missing))
     dims = arrays[name].get("dimension_names") or arrays[name]["attributes"].get("_ARRAY_DIMENSIONS")
     if not dims or not all(dim and dim in "xyz" for dim in dims):
-        return Source(data, array_axes(data.ndim), {})
+        return Source(data, "", {})
     steps, units = {}, None
     for dim in dims:
         if dim in arrays and arrays[dim]["shape"][0] > 1:

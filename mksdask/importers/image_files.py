@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tifffile
 import zarr
 
 from mksdask.compute.graph import renamed, token_of
 from mksdask.importers.array_files import is_classic_netcdf, open_hdf5, open_netcdf3, open_numpy, open_zarr
 from mksdask.importers.raster_files import open_sequence, open_tiff
-from mksdask.importers.sources import Source
+from mksdask.importers.sources import Source, array_axes
 from mksdask.importers.vtk_files import open_vtk
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -116,7 +117,14 @@ def _with_axes(source: Source, axes: str | None, path: str) -> Source:
     if axes is None:
         while data.ndim > 3 and 1 in data.shape:
             data = data[tuple(0 if i == data.shape.index(1) else slice(None) for i in range(data.ndim))]
-        axes = source.axes if len(source.axes) == data.ndim else source.axes[-data.ndim :]
+        if not source.axes and data.dtype == np.uint8 and data.ndim > 2 and data.shape[-1] in (3, 4):
+            guess = array_axes(data.ndim)
+            msg = (
+                f"{path} holds uint8 values of shape {data.shape} without names of axes, and the last axis may be the "
+                f"colours of an image; convert it to grey levels, or pass axes={guess!r} if it is an axis of space"
+            )
+            raise ValueError(msg)
+        axes = (source.axes or array_axes(data.ndim))[-data.ndim :]
     if len(axes) != data.ndim or len(set(axes)) != len(axes) or not set(axes) <= set("sxyz"):
         msg = (
             f"axes={axes!r} must name the {data.ndim} axes of {path}, of shape {data.shape}, by x, y, z, and s for "

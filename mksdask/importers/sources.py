@@ -34,7 +34,7 @@ class Source:
     data : dask array
         Values, with the axes in the order of the file.
     axes : str
-        One letter for each axis of `data`: x, y, z, or s for samples; such as "zyx".
+        One letter for each axis of `data`: x, y, z, or s for samples; such as "zyx". "" if the file names no axes.
     spacing : dict
         Voxel size along those of x, y, z for which the file states it.
     units : str or None
