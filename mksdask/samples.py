@@ -21,6 +21,7 @@ from mksdask.arrays import (
     ArrayLike,
     dims_of,
     is_lazy,
+    is_trial_of_dask_ml,
     label,
     unwrap,
     unwrap_samples,
@@ -32,9 +33,6 @@ from mksdask.compute.blocks import check_whole_samples
 from mksdask.compute.graph import stored_array
 from mksdask.grid import Grid as Grid
 from mksdask.labels import first_index, matched, sample_index
-
-# Samples with one axis of more voxels than this are refused if nothing says that they are no images or flat samples.
-LONGEST_LINE = 10
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,8 @@ class Samples:
         basis : Basis or None
             Basis of the local state. None if X holds m[h; s] itself.
         size : sequence of int, optional
-            Spatial shape of a sample. It is required for flat samples, and for samples with one axis of more than
-            `LONGEST_LINE` voxels whose dims do not name this axis "x", because X could also be flat, or one image.
-            Default: that of `like`.
+            Spatial shape of a sample. It is required for flat samples, and for samples with one axis whose dims do not
+            name this axis "x", because X could also be flat, or one image. Default: that of `like`.
         confidence_index : array, optional
             Confidence of each voxel, of shape (n_samples, *spatial), flat, or (*spatial,) if all samples share one
             mask. A DataArray may have its dims in another order than X, and its samples too if both are labelled.
@@ -114,6 +111,8 @@ class Samples:
         is_flat = given.ndim == 2 and wanted is not None and np.size(wanted) + n_trailing > 1
         if size is None and like is not None and is_flat:
             size = like.shape
+        if like is not None and given.ndim == 2 and is_trial_of_dask_ml():
+            _check_trial(given.shape[1], like.shape, n_trailing)
         data, labels = unwrap_samples(unfold(X, size, n_trailing=n_trailing))
         states = local_states(basis, data, labels)
         spatial = tuple(int(n) for n in data.shape[1 : data.ndim - states.state_axes])
@@ -343,11 +342,11 @@ def refuse_one_sample(
 
 
 def refuse_ambiguous_lines(
-    X: ArrayLike, spatial: Sequence[int], labels: xr.DataArray | None, basis: Any = None, *, takes_size: bool = True
+    X: ArrayLike, spatial: Sequence[int], labels: xr.DataArray | None, basis: Any = None, *, argument: str = "size"
 ) -> None:
-    """Refuse samples that seem to have one long axis, where nothing says that they do.
+    """Refuse samples that seem to have one axis, where nothing says that they do.
 
-    `takes_size` tells whether the caller takes flat samples with `size`. If not, few rows cannot be an image.
+    `argument` names what says it at this door: "size", or a size of voxels that has one entry for each axis.
 
     Raises
     ------
@@ -360,11 +359,10 @@ def refuse_ambiguous_lines(
             "spatial shape as size=. If each row is a voxel, make an array of shape (n_samples, *spatial)"
         )
         raise ValueError(msg)
-    if len(spatial) != 1 or spatial[0] <= LONGEST_LINE or dims_of(labels)[1:2] == SPATIAL_DIMS[:1]:
+    dims = dims_of(labels)
+    if len(spatial) != 1 or (dims and dims[0] not in SPATIAL_DIMS and dims[1] in SPATIAL_DIMS):
         return
-    n, shape = spatial[0], tuple(unwrap(X)[0].shape)
-    if not takes_size and shape[0] <= LONGEST_LINE:
-        return
+    n, shape, takes_size = spatial[0], tuple(unwrap(X)[0].shape), argument == "size"
     sides = [(power, round(n ** (1 / power))) for power in (2, 3)]
     guess = next(((side,) * power for power, side in sides if side**power == n), ("n_x", "n_y"))
     text = f"({', '.join(map(str, guess))})"
@@ -374,11 +372,24 @@ def refuse_ambiguous_lines(
         ways.append(f"If it holds flat samples, {remedy}")
     if basis is None and takes_size:
         ways.append("If it holds phases, pass their basis, such as PrimitiveBasis(2)")
-    ways.append(
-        f"If samples have one axis, pass {f'size=({n},), or ' * takes_size}a DataArray with the dims 'sample' and 'x'"
-    )
+    line = f"size=({n},)" if takes_size else f"{argument}=[…] with the size of a voxel along this axis"
+    ways.append(f"If samples have one axis, pass {line}, or a DataArray with the dims 'sample' and 'x'")
     msg = f"X of shape {shape} can be read in several ways; say which. {'. '.join(ways)}"
     raise ValueError(msg)
+
+
+def _check_trial(n_values: int, spatial: tuple[int, ...], n_trailing: int) -> None:
+    """Refuse samples that are not flat, where a wrapper of dask-ml tries a model with one row of zeros.
+
+    The row has as many numbers as the second axis of X, so it is no sample if X holds images.
+    """
+    n_voxels = int(np.prod(spatial))
+    if n_values % n_voxels if n_trailing else n_values != n_voxels:
+        msg = (
+            f"dask_ml.wrappers.ParallelPostFit takes flat samples alone, of {n_voxels} voxels, got rows of {n_values} "
+            "numbers; pass X.reshape(len(X), -1), or call the model itself, which is lazy for lazy X"
+        )
+        raise ValueError(msg)
 
 
 def check_confidence(confidence: Array) -> None:

@@ -154,6 +154,8 @@ def _with_axes(source: Source, axes: str | None, path: str) -> Source:
         msg = f"{path} holds values of dtype {data.dtype}, expected real numbers of at most 64 bits; convert them"
         raise ValueError(msg)
     if axes is None:
+        if any(text.startswith("axes ") for text in source.assumed):
+            _refuse_colours(source, path)
         source = _without_single(source)
         data, axes = source.data, source.axes
     elif source.axes.endswith(ANGLES) and not axes.endswith(ANGLES):
@@ -168,6 +170,17 @@ def _with_axes(source: Source, axes: str | None, path: str) -> Source:
     backwards = tuple(slice(None, None, -1 if source.spacing.get(axis, 1.0) < 0 else None) for axis in axes)
     steps = {axis: abs(step) for axis, step in source.spacing.items()}
     return replace(source, data=data[backwards], axes=axes, spacing=steps)
+
+
+def _refuse_colours(source: Source, path: str) -> None:
+    """Refuse an array whose axes have no names and whose last axis may be the colours of an image."""
+    data = source.data
+    if data.dtype == np.uint8 and data.ndim > 2 and data.shape[-1] in (3, 4):
+        msg = (
+            f"{path} holds uint8 values of shape {data.shape} without names of axes, and the last axis may be the "
+            f"colours of an image; convert it to grey levels, or pass axes={source.axes!r} if it is an axis of space"
+        )
+        raise ValueError(msg)
 
 
 def _without_single(source: Source) -> Source:

@@ -10,7 +10,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, to_numpy, unwrap
-from mksdask.samples import LONGEST_LINE, Grid
+from mksdask.grid import Grid
 from mksdask.tools.panels import (
     Extent,
     Panels,
@@ -179,7 +179,7 @@ def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[Array,
 
 def _refuse_one_field(shape: Sequence[int], template: xr.DataArray | None, name: str) -> None:
     """Refuse a matrix that may be one field. Dims of a DataArray, or a list of fields, say that it is several."""
-    if len(shape) == 2 and min(shape) > LONGEST_LINE and dims_of(template)[1:] != SPATIAL_DIMS[:1]:
+    if len(shape) == 2 and dims_of(template)[1:] != SPATIAL_DIMS[:1]:
         msg = (
             f"{name} of shape {tuple(shape)} may be one field in 2D, or several in 1D; pass {name}[None] if it is one, "
             f"or list({name}) if it is several"
