@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mksdask.arrays import Array
+from mksdask.compute.faults import retried, retries, telling
 
 # Largest number of bytes, and of rows, of a slab that is read at once.
 SLAB_BYTES = 2**27
@@ -52,9 +54,23 @@ class _Slabs:
     """The kernel that reads the rows of a file that have the given, consecutive numbers."""
 
     read: Callable[[int, int], Array]
+    n_retries: int
 
     def __call__(self, numbers: NDArray[np.int64]) -> Array:
-        return self.read(int(numbers[0]), int(numbers[-1]) + 1)
+        first, end = int(numbers[0]), int(numbers[-1]) + 1
+        with telling(f"reading planes {first} to {end - 1} of {_file_of(self.read)}", is_last=False):
+            return retried(partial(self.read, first, end), self.n_retries)
+
+
+def _file_of(read: Any) -> str:
+    """Name the file that a function of a reader reads."""
+    owner = getattr(read, "__self__", read)
+    values = [
+        *getattr(read, "args", ()),
+        *getattr(read, "keywords", {}).values(),
+        *getattr(owner, "__dict__", {}).values(),
+    ]
+    return next((str(value) for value in values if isinstance(value, Path)), "the file")
 
 
 def slab_thickness(shape: Sequence[int], dtype: Any) -> int:
@@ -68,7 +84,7 @@ def lazy_slabs(read: Callable[[int, int], Array], shape: Sequence[int], dtype: A
     n, rest = int(shape[0]), tuple(int(size) for size in shape[1:])
     chunks = da.core.normalize_chunks((slab_thickness(shape, dtype),), (n,), dtype=np.int64)
     return da.arange(n, chunks=chunks).map_blocks(
-        _Slabs(read),
+        _Slabs(read, retries()),
         chunks=(chunks[0], *((size,) for size in rest)),
         new_axis=list(range(1, len(shape))),
         dtype=dtype,
