@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mksdask.arrays import Array
+from mksdask.compute.faults import retried, retries
 
 # Largest number of bytes, and of rows, of a slab that is read at once.
 SLAB_BYTES = 2**27
@@ -143,6 +145,8 @@ def reading(path: Path | str, what: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:
         if isinstance(error, ValueError | ImportError) and str(path) in str(error):
             raise
@@ -160,12 +164,13 @@ class _Slabs:
     """The kernel that reads the rows of a file that have the given, consecutive numbers."""
 
     read: Callable[[int, int], Array]
+    n_retries: int
 
     def __call__(self, numbers: NDArray[np.int64]) -> Array:
         first, last = int(numbers[0]), int(numbers[-1]) + 1
         files = getattr(self.read, "files", None)
         with reading(files[first] if files else getattr(self.read, "path", "the file"), f"rows {first} to {last - 1}"):
-            return self.read(first, last)
+            return retried(partial(self.read, first, last), self.n_retries)
 
 
 def slab_thickness(shape: Sequence[int], dtype: Any) -> int:
@@ -179,7 +184,7 @@ def lazy_slabs(read: Callable[[int, int], Array], shape: Sequence[int], dtype: A
     n, rest = int(shape[0]), tuple(int(size) for size in shape[1:])
     chunks = da.core.normalize_chunks((slab_thickness(shape, dtype),), (n,), dtype=np.int64)
     return da.arange(n, chunks=chunks).map_blocks(
-        _Slabs(read),
+        _Slabs(read, retries()),
         chunks=(chunks[0], *((size,) for size in rest)),
         new_axis=list(range(1, len(shape))),
         dtype=dtype,

@@ -138,7 +138,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         dtype = np.result_type(data.dtype, self.components_.dtype)
         if isinstance(data, da.Array) and data.numblocks[1] > 1:
             parts = da.blockwise(
-                AlignedTask(_part_of_scores),
+                AlignedTask(_part_of_scores, "pca-transform"),
                 "ijk",
                 data,
                 "ij",

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
 from mksdask.arrays import Array
+from mksdask.compute.faults import retried_async, retries, telling
 
 CHECKSUM_BYTES = 4
 CHECKSUM = "crc32c"
@@ -49,11 +50,14 @@ class DamageError(ValueError):
         What is wrong.
     remedy : str
         What to do.
+    place : str
+        Which task has found it.
     """
 
-    def __init__(self, store: str, array: str, chunk: str, kind: str, remedy: str = "") -> None:
-        super().__init__(store, array, chunk, kind, remedy)
+    def __init__(self, store: str, array: str, chunk: str, kind: str, remedy: str = "", place: str = "") -> None:
+        super().__init__(store, array, chunk, kind, remedy, place)
         self.store, self.array, self.chunk, self.kind, self.remedy = store, array, chunk, kind, remedy
+        self.place = place
 
     def __str__(self) -> str:
         of = f"of its array {self.array!r} " if self.array else ""
@@ -61,7 +65,12 @@ class DamageError(ValueError):
             f"its numbers cannot be used. List all that is damaged by mksdask verify {self.store}, and make the store "
             "again or restore it from a copy"
         )
-        return f"{self.store} is damaged: {self.chunk} {of}{self.kind}; {remedy}"
+        place = f" ({self.place})" if self.place else ""
+        return f"{self.store} is damaged: {self.chunk} {of}{self.kind}{place}; {remedy}"
+
+    def with_place(self, place: str) -> DamageError:
+        """Return the same error, which says what task has found it."""
+        return DamageError(self.store, self.array, self.chunk, self.kind, self.remedy, place)
 
 
 def has_checksum(data: Array) -> bool:
@@ -266,6 +275,11 @@ class CheckedStore(WrapperStore[Store]):
         What to do if a chunk is missing. Default: the usual words.
     allow_missing : bool, default False
         Whether a missing chunk is taken as the fill value.
+
+    Notes
+    -----
+    A read that fails for a reason that may heal by itself is tried again; see `mksdask.compute.faults`. How often was
+    configured where the store was opened, and holds on all workers.
     """
 
     def __init__(
@@ -280,17 +294,26 @@ class CheckedStore(WrapperStore[Store]):
     ) -> None:
         super().__init__(store)
         self.url, self.layouts, self.token, self.remedy, self.allow_missing = url, layouts, token, remedy, allow_missing
+        self.n_retries = retries()
 
     def _with_store(self, store: Store) -> CheckedStore:
-        return CheckedStore(
+        new = CheckedStore(
             store, self.url, self.layouts, self.token, remedy=self.remedy, allow_missing=self.allow_missing
         )
+        new.n_retries = self.n_retries
+        return new
 
     def __dask_tokenize__(self) -> Any:
         return "mksdask-store", self.url, self.token, self.allow_missing
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read metadata, or a chunk, or a part of it, and check it."""
+        name = self._place(key)[0]
+        what = f"chunk {key.removeprefix(f'{name}/')} of the array {name!r}" if name else key
+        with telling(f"reading {what} of {self.url}", is_last=False, but=(DamageError,)):
+            return await retried_async(partial(self._get, key, prototype, byte_range), self.n_retries)
+
+    async def _get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
         if key.rpartition("/")[2] in _METADATA:
             found = await self._store.get(key, prototype, byte_range)
             if found is None or byte_range is not None or not key.endswith("zarr.json"):
