@@ -17,7 +17,9 @@ from mksdask.importers.array_files import is_classic_netcdf, open_hdf5, open_net
 from mksdask.importers.raster_files import open_sequence, open_tiff
 from mksdask.importers.raw_files import open_raw
 from mksdask.importers.sources import ANGLES, Choice, Source, reading
-from mksdask.importers.vtk_files import open_vtk
+from mksdask.importers.vtk_hdf_files import open_vtkhdf
+from mksdask.importers.vtk_legacy_files import open_vtk
+from mksdask.importers.vtk_xml_files import open_pvti, open_vti
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 
@@ -32,7 +34,10 @@ READERS: dict[str, Callable[[Path, Choice], Source]] = {
     **dict.fromkeys((".tif", ".tiff"), open_tiff),
     **dict.fromkeys((".npy", ".npz"), open_numpy),
     **dict.fromkeys((".h5", ".hdf5", ".hdf", ".dream3d", ".nc", ".nc4", ".cdf"), _open_hdf5_or_netcdf),
-    **dict.fromkeys((".vti", ".vtk"), open_vtk),
+    ".vti": open_vti,
+    ".pvti": open_pvti,
+    ".vtk": open_vtk,
+    ".vtkhdf": open_vtkhdf,
     ".zarr": open_zarr,
 }
 

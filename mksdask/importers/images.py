@@ -60,8 +60,8 @@ def import_images(
     ----------
     path : str, path, or sequence of them
         TIFF, PNG, JPEG or BMP images (one image, a stack, a folder, or a pattern such as ``slices/*.tif``); ``.npy`` or
-        ``.npz``; HDF5, DREAM.3D or MATLAB 7.3; netCDF; ``.vti`` or legacy ``.vtk``; zarr or OME-Zarr; NRRD; MetaImage;
-        NIfTI; or raw voxels in a file of any name.
+        ``.npz``; HDF5, DREAM.3D or MATLAB 7.3; netCDF; ``.vti``, ``.pvti``, legacy ``.vtk`` or ``.vtkhdf``; zarr or
+        OME-Zarr; NRRD; MetaImage; NIfTI; or raw voxels in a file of any name.
     url : str or path
         Place of the store: a path, or any URL that fsspec knows.
     dataset : str, optional
@@ -141,7 +141,7 @@ def import_images(
     Notes
     -----
     A task holds a slab of at most 128 MiB of the file, its phases and a copy of the phases; or a band of windows. The
-    shards of a volume are as thick as a slab. ``.npz`` files, compressed VTK files and single images are loaded whole.
+    shards of a volume are as thick as a slab. ``.npz`` files and single images are loaded whole.
     Files are read once; with `otsu` twice, or three times if their values are not of 8 or 16 bits.
 
     Examples
