@@ -24,8 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from mksdask.compute.alignment import aligned
 from mksdask.compute.blocks import check_whole_samples
-from mksdask.types import Array as Array
-from mksdask.types import ArrayLike as ArrayLike
+from mksdask.types import Array as Array, ArrayLike as ArrayLike
 
 # Types of arrays that must not go through `numpy.asarray`, which computes them or loses their labels or masks.
 LABELLED = (da.Array, xr.DataArray, xr.Dataset, zarr.Array, np.ma.MaskedArray)

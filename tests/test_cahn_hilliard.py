@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from mksdask.datasets import CahnHilliardSimulation, make_cahn_hilliard

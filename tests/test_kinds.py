@@ -10,8 +10,7 @@ import tifffile
 import xarray as xr
 import zarr
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from mksdask import (

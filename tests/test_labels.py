@@ -12,8 +12,7 @@ import xarray as xr
 import zarr
 from click.testing import CliRunner
 from dask.utils import key_split
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA as SomePCA

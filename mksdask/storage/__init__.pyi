@@ -1,10 +1,6 @@
 from .ensembles import (
     append_ensemble as append_ensemble,
-)
-from .ensembles import (
     create_ensemble as create_ensemble,
-)
-from .ensembles import (
     open_ensemble as open_ensemble,
 )
 from .microstructures import (
@@ -18,7 +14,5 @@ from .verification import (
 )
 from .volumes import (
     create_volume as create_volume,
-)
-from .volumes import (
     open_volume as open_volume,
 )
