@@ -41,7 +41,7 @@ class Raw:
         return values.reshape(last - first, *self.shape[1:])
 
 
-def open_raw(path: Path, choice: Choice, axes: str | None = None) -> Source:
+def open_raw(path: Path, choice: Choice) -> Source:
     """Open a file that holds nothing but values, after an optional header of `offset` bytes.
 
     Parameters
@@ -49,9 +49,7 @@ def open_raw(path: Path, choice: Choice, axes: str | None = None) -> Source:
     path : path
         The file.
     choice : Choice
-        Its shape, dtype and offset are used. The shape is along x, y, z.
-    axes : str, optional
-        Axes in the order of the file. By default x changes fastest.
+        Its shape, dtype, offset and axes are used. The shape is along x, y, z. By default x changes fastest.
 
     Raises
     ------
@@ -67,7 +65,7 @@ def open_raw(path: Path, choice: Choice, axes: str | None = None) -> Source:
     if dtype.kind not in "biuf":
         msg = f"dtype={choice.dtype!r} of {path} must be a real number, such as 'uint16'"
         raise ValueError(msg)
-    axes = axes or "xyz"[: len(shape)][::-1]
+    axes = choice.axes or "xyz"[: len(shape)][::-1]
     if sorted(axes) != sorted("xyz"[: len(shape)]):
         msg = f"axes={axes!r} of {path} must name the {len(shape)} axes that shape={shape} names, such as 'zyx'"
         raise ValueError(msg)

@@ -83,6 +83,8 @@ class Choice:
         dtype of raw values, such as "uint16" or ">u2".
     offset : int or None
         Number of bytes before raw values.
+    axes : str or None
+        Axes in the order of the file, if the caller names them.
     pattern : str or None
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
@@ -100,6 +102,7 @@ class Choice:
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
     offset: int | None = None
+    axes: str | None = None
     pattern: str | None = None
     join: str = "slices"
     follow_links: bool = False
@@ -118,11 +121,11 @@ class Choice:
         Raises
         ------
         ValueError
-            If another option is given. `join` and `allow_missing` are taken by every file.
+            If another option is given. `axes`, `join` and `allow_missing` are taken by every file.
         """
         for option in fields(self):
             value = getattr(self, option.name)
-            if value != option.default and option.name not in (*allowed, "join", "allow_missing"):
+            if value != option.default and option.name not in (*allowed, "axes", "join", "allow_missing"):
                 msg = f"{option.name}={value!r} does not apply to {path}, a file of another kind; leave it out"
                 raise ValueError(msg)
 
@@ -191,6 +194,11 @@ def lazy_slabs(read: Callable[[int, int], Array], shape: Sequence[int], dtype: A
         meta=np.empty((0,) * len(shape), dtype=dtype),
         token="read-image",
     )
+
+
+def lazy_view(array: Any, chunks: Sequence[int], name: str) -> da.Array:
+    """Make a lazy array of anything with shape, dtype and an index, in the given chunks."""
+    return da.from_array(array, chunks=tuple(chunks), name=name)
 
 
 def array_axes(n_axes: int) -> str:
