@@ -54,6 +54,8 @@ class Source:
         The value of voxels that were not measured, such as NaN. Their confidence is 0. None if all were measured.
     format : str
         Kind of file. By default it is the suffix.
+    labels : tuple of str
+        Labels of the samples. There are none if samples are numbered.
     """
 
     data: da.Array
@@ -63,6 +65,7 @@ class Source:
     assumed: tuple[str, ...] = ()
     missing: float | None = None
     format: str = ""
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Choice:
         dtype of raw values, such as "uint16" or ">u2".
     offset : int or None
         Number of bytes before raw values.
+    axes : str or None
+        Names of the axes in the order of the file, if the caller gives them.
     pattern : str or None
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
@@ -98,6 +103,7 @@ class Choice:
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
     offset: int | None = None
+    axes: str | None = None
     pattern: str | None = None
     join: str = "slices"
     follow_links: bool = False
@@ -116,11 +122,11 @@ class Choice:
         Raises
         ------
         ValueError
-            If another option is given. `join` and `allow_missing` are taken by every file.
+            If another option is given. `axes`, `join` and `allow_missing` are taken by every file.
         """
         for option in fields(self):
             value = getattr(self, option.name)
-            if value != option.default and option.name not in (*allowed, "join", "allow_missing"):
+            if value != option.default and option.name not in (*allowed, "axes", "join", "allow_missing"):
                 msg = f"{option.name}={value!r} does not apply to {path}, a file of another kind; leave it out"
                 raise ValueError(msg)
 
