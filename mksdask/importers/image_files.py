@@ -72,7 +72,8 @@ def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = N
     files, left_out = _files(path, choice.pattern)
     files = [file.absolute() for file in files]
     if choice.join == "samples" and len(files) > 1:
-        return join_samples([open_source(file, replace(choice, pattern=None), axes=axes) for file in files], files)
+        alone = replace(choice, pattern=None, join="slices")
+        return join_samples([open_source(file, alone, axes=axes) for file in files], files)
     if len(files) > 1:
         found = open_sequence(files, replace(choice, pattern=None))
     else:

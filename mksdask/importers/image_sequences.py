@@ -330,6 +330,7 @@ def join_samples(sources: Sequence[Source], files: Sequence[Path]) -> Source:
                 str(source.data.dtype),
                 tuple(sorted((axis, float(step)) for axis, step in source.spacing.items())),
                 source.units,
+                str(source.missing),
             )
         )
     usual, n = Counter(heads).most_common(1)[0]
