@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,23 @@ import psutil
 
 from mksdask.compute.graph import renamed, token_of
 from mksdask.importers.hdf5_files import open_hdf5
+from mksdask.importers.image_sequences import (
+    PICTURES,
+    TIFFS,
+    folder_pictures,
+    join_samples,
+    natural,
+    open_picture,
+    open_sequence,
+)
 from mksdask.importers.netcdf_files import is_classic_netcdf, open_netcdf3
 from mksdask.importers.numpy_files import open_numpy
-from mksdask.importers.raster_files import open_sequence, open_tiff
 from mksdask.importers.raw_files import open_raw
 from mksdask.importers.sources import ANGLES, Choice, Source, reading
 from mksdask.importers.vtk_hdf_files import open_vtkhdf
 from mksdask.importers.vtk_legacy_files import open_vtk
 from mksdask.importers.vtk_xml_files import open_pvti, open_vti
 from mksdask.importers.zarr_files import open_zarr
-
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 def _open_hdf5_or_netcdf(path: Path, choice: Choice) -> Source:
@@ -38,7 +44,7 @@ def _open_hdf5_or_netcdf(path: Path, choice: Choice) -> Source:
 
 # The reader for each suffix.
 READERS: dict[str, Callable[[Path, Choice], Source]] = {
-    **dict.fromkeys((".tif", ".tiff"), open_tiff),
+    **dict.fromkeys((*PICTURES, *TIFFS), open_picture),
     **dict.fromkeys((".npy", ".npz"), open_numpy),
     **dict.fromkeys(
         (".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".mat", ".dream3d", ".nc", ".nc4", ".cdf"), _open_hdf5_or_netcdf
@@ -77,9 +83,17 @@ def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = N
         If the format is not known, or the array is not an image of 1 to 3 axes.
     """
     choice = replace(choice or Choice(), axes=axes)
-    files = [file.absolute() for file in _files(path, choice.pattern)]
-    with reading(files[0]):
-        found = _open(files, choice)
+    files, left_out = _files(path, choice.pattern)
+    files = [file.absolute() for file in files]
+    if choice.join == "samples" and len(files) > 1:
+        alone = replace(choice, pattern=None, join="slices")
+        return join_samples([open_source(file, alone, axes=axes) for file in files], files)
+    if len(files) > 1:
+        found = open_sequence(files, replace(choice, pattern=None))
+    else:
+        with reading(files[0]):
+            found = _open(files[0], choice)
+    found = replace(found, assumed=(*found.assumed, *left_out))
     # The name of the array depends on the paths, sizes and times of the files, so that no import is resumed from files
     # that have changed.
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -132,25 +146,22 @@ def input_files(path: Any, pattern: str | None = None) -> list[Path]:
         If there is no such file.
     """
     folder = [Path(path)] if isinstance(path, str | os.PathLike) and Path(path).is_dir() else []
-    return folder + [file for file in _files(path, pattern) if file not in folder]
+    return folder + [file for file in _files(path, pattern)[0] if file not in folder]
 
 
-def _open(files: Sequence[Path], choice: Choice) -> Source:
-    """Open files by the reader for their suffix."""
-    first = files[0]
-    suffix = first.suffix.lower()
+def _open(file: Path, choice: Choice) -> Source:
+    """Open a file by the reader for its suffix."""
+    suffix = file.suffix.lower()
     choice = replace(choice, pattern=None)
-    if len(files) == 1 and choice.shape is not None and suffix not in (*IMAGES, *READERS):
-        return open_raw(first, choice)
-    if len(files) > 1 or suffix in IMAGES:
-        return open_sequence(files, choice)
+    if choice.shape is not None and suffix not in READERS:
+        return open_raw(file, choice)
     if suffix in READERS:
-        return READERS[suffix](first, choice)
-    if first.is_dir():
-        return open_zarr(first, choice)
+        return READERS[suffix](file, choice)
+    if file.is_dir():
+        return open_zarr(file, choice)
     msg = (
-        f"path {str(first)!r} has a format that is not known; the known ones are {', '.join([*IMAGES, *READERS])}. If "
-        "it holds nothing but voxels after an optional header, give shape=, dtype= and offset="
+        f"path {str(file)!r} has a format that is not known; the known ones are {', '.join(READERS)}. If it "
+        "holds nothing but voxels after an optional header, give shape=, dtype= and offset="
     )
     raise ValueError(msg)
 
@@ -225,32 +236,25 @@ def _without_single(source: Source) -> Source:
     )
 
 
-def _files(path: Any, pattern: str | None = None) -> list[Path]:
-    """List the files that a path, a folder, a pattern or a sequence names."""
+def _files(path: Any, pattern: str | None = None) -> tuple[list[Path], tuple[str, ...]]:
+    """List the files that a path, a folder, a pattern or a sequence names, and say what was left out of a folder."""
+    left_out: tuple[str, ...] = ()
     if not isinstance(path, str | os.PathLike):
         files = [Path(each) for each in path]
     elif any(sign in str(path) for sign in "*?[") and not Path(path).exists():
-        files = sorted(map(Path, glob.glob(str(path), recursive=True)), key=_natural)  # noqa: PTH207
+        files = sorted(map(Path, glob.glob(str(path), recursive=True)), key=natural)  # noqa: PTH207
     else:
         files = [Path(path)]
     if len(files) == 1 and files[0].is_dir() and (pattern is not None or not _is_zarr(files[0])):
-        known = (*IMAGES, ".tif", ".tiff")
-        inside = files[0].iterdir() if pattern is None else files[0].glob(pattern)
-        files = sorted((file for file in inside if pattern or file.suffix.lower() in known), key=_natural)
+        files, left_out = folder_pictures(files[0], pattern)
     missing = [str(file) for file in files if not file.exists()]
     if not files or missing:
         found = f"names files that are not there: {missing[:3]}" if missing else "names no image"
         msg = f"path {str(path)!r} {found}"
         raise FileNotFoundError(msg)
-    return files
+    return files, left_out
 
 
 def _is_zarr(folder: Path) -> bool:
     """Whether a folder is a store of zarr, by its name or by its metadata."""
     return folder.suffix == ".zarr" or any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
-
-
-def _natural(path: Path) -> list[Any]:
-    """Sort key by which slice2 comes before slice10."""
-    parts = "".join(sign if sign.isdigit() else f" {sign} " for sign in path.name).split()
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]

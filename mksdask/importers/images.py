@@ -221,12 +221,16 @@ def import_images(
         shards[slow] = min(shards[slow], thickness)
         # The method "tasks" splits each slab where it lies, so that workers exchange nothing.
         fields = {name: field.rechunk((*shards, *(3,) * has_angles), method="tasks") for name, field in fields.items()}
-    told = [text for text in (*source.assumed, *assumed) if not (axes and "say axes=" in text)]
+    said = {"say axes=": bool(axes), "say spacing=": spacing is not None}
+    told = [
+        text for text in (*source.assumed, *assumed) if not any(given and word in text for word, given in said.items())
+    ]
     for text in told:
         warn_caller(f"{inputs[0]}: {text}", AssumedWarning)
     attrs = _origin(inputs, source, told)
     dims = (["sample"] if has_samples else []) + dims
-    labelled = {name: xr.DataArray(field, dims=dims, attrs=attrs) for name, field in fields.items()}
+    coords = {"sample": list(source.labels)} if source.labels else None
+    labelled = {name: xr.DataArray(field, coords, dims=dims, attrs=attrs) for name, field in fields.items()}
     X, confidence = labelled["microstructure"], labelled.get("confidence_index")
     options = {
         "confidence_index": confidence,

@@ -56,6 +56,8 @@ class Source:
         The value of voxels that were not measured, such as NaN. Their confidence is 0. None if all were measured.
     format : str
         Kind of file. By default it is the suffix.
+    labels : tuple of str
+        Labels of the samples. There are none if samples are numbered.
     """
 
     data: da.Array
@@ -65,6 +67,7 @@ class Source:
     assumed: tuple[str, ...] = ()
     missing: float | None = None
     format: str = ""
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,222 @@
+"""Sizes of voxels in TIFF files, as OME, ImageJ and the vendors of microscopes write them, and as baseline tags do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import tifffile
+
+from mksdask.importers.pictures import spacing_of_dots
+from mksdask.importers.units import in_one_unit, length_unit
+
+# Sizes, their unit, and what was assumed; None if the file does not say it in this way.
+Sizes = tuple[dict[str, float], str | None, tuple[str, ...]]
+# Centimetres of the tag ResolutionUnit, and dots per inch that printers have in centimetres too.
+CENTIMETRE, INCH, PRINTERS = 3, 2, (72, 96, 150, 200, 300, 600, 1200)
+
+
+def tiff_sizes(file: tifffile.TiffFile, series: int, *, has_depth: bool) -> Sizes:
+    """Read the sizes of voxels.
+
+    Parameters
+    ----------
+    file : TiffFile
+        The open file.
+    series : int
+        Number of the series of pages.
+    has_depth : bool
+        Whether the image has an axis z.
+
+    Returns
+    -------
+    spacing : dict
+        Size along those of x, y, z for which the file states it.
+    units : str or None
+        Unit of the sizes, by the name of this package.
+    assumed : tuple of str
+        What the file does not say.
+
+    Raises
+    ------
+    ValueError
+        If a unit is not known.
+    """
+    for reader in (_ome, _imagej, _tifffile, _vendor):
+        found = reader(file, series, has_depth)
+        if found is not None:
+            return found
+    return _tags(file, series)
+
+
+def ome_images(file: tifffile.TiffFile) -> list[ET.Element]:
+    """List the images that the OME metadata describe. There are none without OME metadata."""
+    return ET.fromstring(file.ome_metadata).findall("{*}Image") if file.ome_metadata else []
+
+
+def _resolution(file: tifffile.TiffFile, series: int) -> tuple[dict[str, float], int]:
+    """Read the dots per unit along x and y, and the number of the unit."""
+    tags = file.series[series].keyframe.tags
+    dots = {}
+    for axis, name in (("x", "XResolution"), ("y", "YResolution")):
+        value = tags.valueof(name)
+        if value is not None:
+            above, below = value if isinstance(value, tuple) else (value, 1)
+            if above and below:
+                dots[axis] = above / below
+    return dots, int(tags.valueof("ResolutionUnit", default=INCH))
+
+
+def _tags(file: tifffile.TiffFile, series: int) -> Sizes:
+    """Read the baseline tags."""
+    dots, unit = _resolution(file, series)
+    if unit == CENTIMETRE:
+        per_inch = {axis: 2.54 * number for axis, number in dots.items()}
+        if any(abs(number - printer) < 0.1 for number in per_inch.values() for printer in PRINTERS):
+            return spacing_of_dots(per_inch)
+        return {axis: float(f"{1e4 / number:.12g}") for axis, number in dots.items()}, "um" if dots else None, ()
+    if unit == INCH:
+        return spacing_of_dots(dots)
+    steps = {axis: 1 / number for axis, number in dots.items()}
+    if len(set(steps.values())) > 1:
+        # A resolution without a unit is the shape of a voxel.
+        return steps, None, ()
+    return {}, None, ()
+
+
+def _ome(file: tifffile.TiffFile, series: int, has_depth: bool) -> Sizes | None:  # noqa: FBT001
+    """Read the metadata of OME. Their default unit is the micrometre."""
+    if not file.ome_metadata:
+        return None
+    images = ome_images(file)
+    pixels = images[series].find("{*}Pixels") if series < len(images) else None
+    if pixels is None:
+        told = "the sizes of voxels are in another file, which the OME metadata name, and are not read; say spacing="
+        return {}, None, (told,)
+    axes = "xyz" if has_depth else "xy"
+    stated = {axis: f"PhysicalSize{axis.upper()}" for axis in axes if f"PhysicalSize{axis.upper()}" in pixels.attrib}
+    where = f"{file.filehandle.path}: PhysicalSize"
+    units = {axis: length_unit(pixels.get(f"{key}Unit", "µm"), where=where) for axis, key in stated.items()}
+    spacing, unit = in_one_unit({axis: float(pixels.attrib[key]) for axis, key in stated.items()}, units)
+    return spacing, unit, ()
+
+
+def _imagej(file: tifffile.TiffFile, series: int, has_depth: bool) -> Sizes | None:  # noqa: FBT001
+    """Read the metadata of ImageJ: dots per unit in the tags, and the distance of slices where it is not 1."""
+    return None if not file.imagej_metadata else _calibrated(file, series, file.imagej_metadata, has_depth=has_depth)
+
+
+def _tifffile(file: tifffile.TiffFile, series: int, has_depth: bool) -> Sizes | None:  # noqa: FBT001
+    """Read the metadata that tifffile writes as JSON, with the words of ImageJ or of OME."""
+    text = file.series[series].keyframe.shaped_description
+    try:
+        stated = json.loads(text) if text else {}
+    except ValueError:
+        return None
+    sizes = {axis: stated[key] for axis in "xyz" if (key := f"PhysicalSize{axis.upper()}") in stated}
+    if sizes:
+        where = f"{file.filehandle.path}: PhysicalSize"
+        units = {axis: length_unit(stated.get(f"PhysicalSize{axis.upper()}Unit", "µm"), where=where) for axis in sizes}
+        return (*in_one_unit({axis: float(size) for axis, size in sizes.items()}, units), ())
+    if isinstance(stated.get("spacing"), int | float) or isinstance(stated.get("unit"), str):
+        return _calibrated(file, series, stated, has_depth=has_depth)
+    return None
+
+
+def _calibrated(file: tifffile.TiffFile, series: int, stated: Mapping[str, Any], *, has_depth: bool) -> Sizes | None:
+    """Read a calibration by the rules of ImageJ."""
+    dots, number = _resolution(file, series)
+    name = stated.get("unit")
+    unit = length_unit(name, where=f"{file.filehandle.path}: unit")
+    steps = {axis: float(f"{1 / each:.12g}") for axis, each in dots.items()}
+    depth = stated.get("spacing")
+    calibration: tuple[str, ...] = ()
+    if has_depth and depth is not None and float(depth):
+        steps["z"] = float(depth)
+    if unit == "inch":
+        found = spacing_of_dots(dots)
+        return {axis: 2.54e4 * step for axis, step in steps.items()} if found[0] else {}, found[1], found[2]
+    if unit is not None:
+        if has_depth and depth is None and dots:
+            # ImageJ writes no distance of slices if it is 1.
+            steps["z"] = 1.0
+            calibration = (f"slices are 1 {unit} apart, because ImageJ writes no spacing if it is 1; say spacing=",)
+        return steps, unit, calibration
+    if number != 1 and name is None:
+        # Without a unit of ImageJ, the tags have one. The distance of slices has none.
+        spacing, unit, assumed = _tags(file, series)
+        if "z" in steps and steps["z"] != 1.0:
+            assumed = (*assumed, f"a distance of slices of {steps['z']:g} without a unit is left out; say spacing=")
+        return spacing, unit, assumed
+    if len(set(steps.values())) > 1 and {"x", "y"} <= set(steps):
+        return steps, None, ()
+    return {}, None, ()
+
+
+def _metres(value: Any) -> float:
+    """Take a number of metres. What is no positive number gives 0."""
+    return float(value) if isinstance(value, int | float) and value > 0 else 0.0
+
+
+def _lsm(found: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Read the metadata of a confocal microscope of Zeiss."""
+    x, y, z = (_metres(found.get(f"VoxelSize{axis}")) for axis in "XYZ")
+    return x, y, z
+
+
+def _fei(found: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Read the metadata of an electron microscope of FEI or Thermo Fisher."""
+    scan = found.get("Scan") or found.get("EScan") or {}
+    return _metres(scan.get("PixelWidth")), _metres(scan.get("PixelHeight")), 0.0
+
+
+def _sem(found: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Read the metadata of an electron microscope of Zeiss: the name, the size, and its unit."""
+    for key in ("ap_image_pixel_size", "ap_pixel_size"):
+        if key in found and len(found[key]) > 2:
+            size = _metres(found[key][1]) * {"pm": 1e-12, "nm": 1e-9, "µm": 1e-6, "um": 1e-6, "mm": 1e-3}.get(
+                str(found[key][2]).strip(), 0.0
+            )
+            return size, size, 0.0
+    return 0.0, 0.0, 0.0
+
+
+def _sis(found: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Read the metadata of a microscope of Olympus."""
+    return _metres(found.get("pixelsizex")), _metres(found.get("pixelsizey")), 0.0
+
+
+def _tvips(found: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Read the metadata of a camera of TVIPS, in nanometres."""
+    return 1e-9 * _metres(found.get("PixelSizeX")), 1e-9 * _metres(found.get("PixelSizeY")), 0.0
+
+
+def _micromanager(found: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Read the summary of Micro-Manager, in micrometres."""
+    summary = found.get("Summary", {})
+    size = 1e-6 * _metres(summary.get("PixelSize_um"))
+    return size, size, 1e-6 * _metres(summary.get("z-step_um"))
+
+
+_VENDORS: dict[str, Callable[[Mapping[str, Any]], tuple[float, float, float]]] = {
+    "lsm_metadata": _lsm,
+    "fei_metadata": _fei,
+    "sem_metadata": _sem,
+    "sis_metadata": _sis,
+    "tvips_metadata": _tvips,
+    "micromanager_metadata": _micromanager,
+}
+
+
+def _vendor(file: tifffile.TiffFile, series: int, has_depth: bool) -> Sizes | None:  # noqa: FBT001
+    """Read the metadata of vendors of microscopes, as tifffile gives them."""
+    for name, sizes_of in _VENDORS.items():
+        found = getattr(file, name)
+        if isinstance(found, Mapping):
+            sizes = dict(zip("xyz" if has_depth else "xy", sizes_of(found), strict=False))
+            steps = {axis: float(f"{1e6 * size:.12g}") for axis, size in sizes.items() if size}
+            if steps:
+                return steps, "um", ()
+    return None
