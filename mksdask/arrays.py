@@ -192,7 +192,8 @@ def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataAr
             f"{name} has no axis of samples, its dims are {dims}; use {name}.expand_dims('sample') if it is one sample"
         )
         raise ValueError(msg)
-    check_whole_samples(data, name=name, labels=labels)
+    if is_lazy(data):
+        check_whole_samples(data, name=name, labels=labels)
     return data, labels
 
 
