@@ -164,7 +164,7 @@ class CahnHilliardSimulation:
     gamma : float, default 1
         Gradient energy γ, in the squared unit of `dx`.
     dt : float, default 0.001
-        Time step. Every time step is stable as long as |φ| ≤ √(5/3) ≈ 1.29, and the phases lie within these limits.
+        Time step. Every time step is stable as long as ``|φ|`` ≤ √(5/3) ≈ 1.29, and the phases lie within these limits.
         Concentrations beyond them may need a small time step. The error is of first order in `dt`.
 
     Attributes
