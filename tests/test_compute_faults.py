@@ -233,7 +233,9 @@ def test_import__error_names_file_and_planes(tmp_path):
             msg = "mmap length is greater than file size"
             raise ValueError(msg)
 
-    with pytest.raises(ValueError, match=rf"^{path}: rows 0 to 3 cannot be read \(mmap length is greater than file size\)"):
+    with pytest.raises(
+        ValueError, match=rf"^{path}: rows 0 to 3 cannot be read \(mmap length is greater than file size\)"
+    ):
         lazy_slabs(Cut(path), (4, 5, 6), float).compute()
 
 

@@ -139,7 +139,7 @@ def test_spacing__of_some_axes_is_said(tmp_path, monkeypatch):
     source = Source(da.from_array(V, chunks=-1), "zyx", {"x": 0.5, "y": 0.5}, "um")
     monkeypatch.setitem(READERS, ".npy", lambda path, choice: source)
     (tmp_path / "a.npy").write_bytes(b"1")
-    with pytest.warns(AssumedWarning, match=r"spacing 0\.5 along z assumed, as along xy; say spacing="):
+    with pytest.warns(AssumedWarning, match=r"spacing 0\.5 along z assumed, as along (xy|yx); say spacing="):
         found = import_images(tmp_path / "a.npy", tmp_path / "a.zarr")
     assert found.z.attrs["spacing"] == 0.5
     with warnings.catch_warnings():
