@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +30,17 @@ from mksdask.compute.blocks import stage_of
 from mksdask.compute.client import distributed_client, settled
 from mksdask.compute.graph import optimized_together
 from mksdask.storage.arrays import create_array
-from mksdask.storage.atomic import Kinds, Location, attributes_of, check_outside, seal
+from mksdask.storage.atomic import (
+    Kinds,
+    Location,
+    attributes_of,
+    check_outside,
+    metadata_of,
+    seal,
+)
 from mksdask.storage.coordinates import storable, write_coords
 from mksdask.storage.opening import open_array
+from mksdask.storage.staging import put, remove_strays, upload
 
 # Position of a block, or of an object, along each axis.
 Block: TypeAlias = tuple[int, ...]
@@ -179,7 +188,9 @@ class Blocks:
             If the store was made from other data or with other options, or lies inside another store.
         """
         location, record = self.location, self.record
-        if not location.exists():
+        remove_strays(location)
+        # On an object store, a store whose objects were not all made has no metadata of its arrays.
+        if not location.exists() or (self.state() == "partial" and not self._is_made()):
             check_outside(location)
             try:
                 self._create(record)
@@ -201,19 +212,32 @@ class Blocks:
 
     def _create(self, record: Mapping[str, Any]) -> None:
         """Make an empty store with its record beside the place, and move it there."""
-        new = self.location.sibling("partial")
-        try:
-            if self.coords.variables:
-                write_coords(storable(self.coords.drop_attrs(deep=False)), new)
-            group = zarr.open_group(new.store, mode="a")
-            for name, variable in self.variables.items():
-                variable.create(group, name)
-            members = sorted(map(str, (*self.variables, *self.coords.variables)))
-            marks = {"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record}
-            seal(new, attributes_of(new) | marks, members=True)
-            new.replace(self.location)
-        finally:
-            new.remove()
+        if self.location.is_local:
+            new = self.location.sibling("new")
+            try:
+                self._make(new, record)
+                put(new, self.location)
+            finally:
+                new.remove()
+            return
+        with tempfile.TemporaryDirectory(prefix="mksdask-") as folder:
+            new = Location.of(f"{folder}/new.zarr")
+            self._make(new, record)
+            upload(new, self.location)
+
+    def _make(self, new: Location, record: Mapping[str, Any]) -> None:
+        """Make an empty store with its record."""
+        if self.coords.variables:
+            write_coords(storable(self.coords.drop_attrs(deep=False)), new)
+        group = zarr.open_group(new.store, mode="a")
+        for name, variable in self.variables.items():
+            variable.create(group, name)
+        members = sorted(map(str, (*self.variables, *self.coords.variables)))
+        marks = {"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record}
+        seal(new, attributes_of(new) | marks, members=True)
+
+    def _is_made(self) -> bool:
+        return "consolidated_metadata" in (metadata_of(self.location) or {})
 
     def write(self) -> None:
         """Compute the blocks that are missing in the store, all together, and write them."""

@@ -18,9 +18,10 @@ import xarray as xr
 from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument
 from mksdask.compute.graph import token_of
 from mksdask.samples import Grid
-from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers, staged
+from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_dataset, small_coords
+from mksdask.storage.staging import staged
 
 
 def create_store(

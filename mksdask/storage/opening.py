@@ -19,7 +19,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from mksdask.arrays import warn_caller
 from mksdask.storage.arrays import all_chunks_of
-from mksdask.storage.atomic import FORMAT, SEAL, Location, is_sealed, metadata_of, sha256_of
+from mksdask.storage.atomic import FORMAT, SEAL, Location, is_generation, is_sealed, metadata_of, sha256_of
 from mksdask.storage.checksums import (
     CHANGED_METADATA,
     INDEX_CHANGED,
@@ -309,8 +309,9 @@ def members_of(location: Location, name: str = "") -> Iterator[tuple[str, Any]]:
     if metadata.get("node_type") == "array":
         return
     for info in location.fs.ls("/".join(part for part in (location.path, name) if part), detail=True):
-        if info["type"] != "file":
-            yield from members_of(location, f"{name}/{info['name'].rstrip('/').rpartition('/')[2]}".lstrip("/"))
+        child = info["name"].rstrip("/").rpartition("/")[2]
+        if info["type"] != "file" and not (is_sealed(metadata) and is_generation(child)):
+            yield from members_of(location, f"{name}/{child}".lstrip("/"))
 
 
 def _consolidated(name: str, metadata: Any) -> Iterator[tuple[str, Any]]:

@@ -12,9 +12,10 @@ import xarray as xr
 
 from mksdask.arrays import ArrayLike, is_lazy
 from mksdask.compute.progress import progress as show_progress
-from mksdask.storage.atomic import Location, Url, staged
+from mksdask.storage.atomic import Location, Url
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_dataset
+from mksdask.storage.staging import staged
 
 DEFAULT_NAME = "result"
 
@@ -49,6 +50,8 @@ def materialize(
 
     Raises
     ------
+    BlockingIOError
+        If another call writes to `url`. The message names it.
     FileExistsError
         If something other than a result is at `url`, even an empty folder; or if a part of this result is there, and
         neither `resume` nor `overwrite` is set.
@@ -61,7 +64,7 @@ def materialize(
     Notes
     -----
     A block is one object of the store. An object appears in the store only when it is complete, so its presence shows
-    that the block is done, however many writers there are. The attributes of the store hold the shape of the blocks and
+    that the block is done, however many workers there are. The attributes of the store hold the shape of the blocks and
     a token of the computation. The call needs as much memory as the tasks that compute the blocks.
 
     Each chunk of the store has a checksum. `verify` lists chunks that are damaged. If you remove these files, the same
@@ -168,14 +171,16 @@ class Result:
         is_replaced = overwrite and (state == "other" or not resume)
         if is_replaced or (state == "absent" and not resume):
             mode = "w" if overwrite else "w-"
-            with staged(blocks.location.store, mode, (blocks.kind,), resume=resume) as beside:
+            with staged(blocks.location.place.store, mode, (blocks.kind,), resume=resume) as beside:
                 _complete(replace(blocks, location=beside), self.name if progress else None, attributes or {})
         elif state == "partial" and not resume:
             msg = f"{blocks.location.path} holds a part of this result; pass resume=True to complete it, or remove it"
             raise FileExistsError(msg)
         else:
-            _complete(blocks, self.name if progress else None, attributes or {})
-        opened = open_dataset(blocks.location, chunks={})[self.name]
+            # A call that would replace the store meanwhile is refused.
+            with blocks.location.locked():
+                _complete(blocks, self.name if progress else None, attributes or {})
+        opened = open_dataset(Location.of(blocks.location.place.store), chunks={})[self.name]
         return opened if self.is_labelled else opened.data
 
 
