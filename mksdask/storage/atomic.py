@@ -33,6 +33,8 @@ SCRATCH: Kinds = ("scratch",)
 # The format of all stores. It changes when stores that were written before cannot be read any more.
 FORMAT = 3
 SEAL = "metadata_sha256"
+# How many files of a store of others are sampled for its stamp, and how many bytes at each of their ends.
+SAMPLES, SAMPLE_BYTES = 32, 4096
 
 # A task that is killed while it writes an object leaves a file with such a name.
 LEFTOVER = r"\.[0-9a-f]+\.partial"
@@ -125,9 +127,32 @@ class Location:
         """Whether there is anything at this location."""
         return bool(self.fs.exists(self.path))
 
+    def stamp(self) -> str:
+        """Read the stamp of a store of this package. For others, make one of sizes, times and samples of all files."""
+        return str(attributes_of(self).get("stamp") or self.modified())
+
     def modified(self) -> str:
-        """When the files here changed, as far as the file system tells. It stands for stores that have no stamp."""
-        return str(Path(self.path).stat().st_mtime_ns) if self.is_local else ""
+        """Make a stamp of the names, sizes and times of all files here, and of samples of some of them."""
+        self.fs.invalidate_cache()
+        is_file = self.fs.isfile(self.path)
+        found = {self.path: self.fs.info(self.path)} if is_file else self.fs.find(self.path, detail=True)
+        times = ("mtime", "ETag", "LastModified", "created")
+        digest = hashlib.sha256()
+        for name, info in sorted(found.items()):
+            known = [name.removeprefix(self.path), info["size"], *(str(info.get(time)) for time in times)]
+            digest.update(json.dumps(known).encode())
+        sampled = [*sorted(found)][:: max(1, len(found) // SAMPLES)]
+        for starts, ends in ((0, SAMPLE_BYTES), (-SAMPLE_BYTES, None)):
+            for content in self.fs.cat_ranges(sampled, [starts] * len(sampled), [ends] * len(sampled)):
+                digest.update(content)
+        return digest.hexdigest()[:32]
+
+    def newest(self) -> int:
+        """When a file here was changed last, in nanoseconds. Return 0 if the file system does not tell."""
+        if not self.is_local:
+            return 0
+        files = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
+        return max((file.stat().st_mtime_ns for file in files), default=0)
 
     def remove(self) -> None:
         """Remove what is there, if anything. Use it only for what the same call has made under a new name."""
@@ -192,7 +217,7 @@ def seal(location: Location, attributes: Mapping[str, Any], *, members: bool = F
         The store.
     attributes : mapping
         The attributes. ``members`` lists the arrays. A new ``stamp`` is added if there is none: it distinguishes the
-        store from an earlier one at the same place.
+        store from an earlier one at the same place. ``writes`` counts how often the metadata were sealed.
     members : bool, default False
         Whether to read the metadata of the arrays. Default: the group keeps what it has of them.
     fresh : bool, default False
@@ -204,6 +229,7 @@ def seal(location: Location, attributes: Mapping[str, Any], *, members: bool = F
         arrays = {name: found for name in attributes["members"] if (found := metadata_of(location, name))}
         metadata["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
     metadata["attributes"] = {"stamp": uuid.uuid4().hex} | dict(attributes) | {"format": FORMAT}
+    metadata["attributes"]["writes"] = int(attributes.get("writes", 0)) + 1
     # A round trip through JSON makes the metadata equal to those that are read.
     metadata["attributes"][SEAL] = sha256_of(json.loads(json.dumps(metadata)))
     location.write("zarr.json", json.dumps(metadata, indent=2).encode())

@@ -40,6 +40,7 @@ from mksdask.storage.atomic import (
 )
 from mksdask.storage.coordinates import storable, write_coords
 from mksdask.storage.opening import open_array
+from mksdask.storage.sources import check_unchanged, sources_of
 from mksdask.storage.staging import put, remove_strays, upload
 
 # Position of a block, or of an object, along each axis.
@@ -135,12 +136,15 @@ class Blocks:
         The arrays. They are computed together.
     coords : Dataset
         Coordinates. They are written when the store is made.
+    reads : sequence of arrays
+        Further arrays that are read, if the graph of the variables does not hold them.
     """
 
     location: Location
     kind: str
     variables: Mapping[str, Variable]
     coords: xr.Dataset = field(default_factory=xr.Dataset)
+    reads: Sequence[Any] = ()
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -160,8 +164,15 @@ class Blocks:
         coords = {name: [values.to_numpy().tolist(), values.attrs] for name, values in self.coords.variables.items()}
         digest = hashlib.sha256(json.dumps(coords, default=str).encode()).hexdigest()
         # A round trip through JSON makes the record equal to the one that is read from a store.
-        known: dict[str, Any] = json.loads(json.dumps({"kind": self.kind, "arrays": found, "coordinates": digest}))
+        known: dict[str, Any] = json.loads(
+            json.dumps({"kind": self.kind, "arrays": found, "coordinates": digest, "sources": self.sources})
+        )
         return known
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """The stores and files that the arrays are read from, and their stamps when the call began."""
+        return sources_of(*(variable.data for variable in self.variables.values()), *self.reads)
 
     def state(self) -> Literal["absent", "partial", "complete", "other"]:
         """Whether the store is absent, holds a part of these arrays, holds all of them, or holds something else."""
@@ -248,6 +259,7 @@ class Blocks:
         missing = [(part, self._missing(name, part)) for name, part in zip(self.variables, parts, strict=True)]
         if any(blocks for _, blocks in missing):
             write_blocks(missing, in_memory=not any(is_lazy(variable.data) for variable in self.variables.values()))
+            check_unchanged(self.sources)
 
     def _missing(self, name: str, part: Writing) -> list[Block]:
         """List the blocks of which at least one object is not in the store."""
@@ -272,6 +284,10 @@ class Blocks:
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Say in words how two records differ."""
+    before, now = found.get("sources", {}), wanted["sources"]
+    yield from (
+        f"{place} was changed or replaced since then" for place in now if before.get(place, now[place]) != now[place]
+    )
     for name, now in wanted.get("arrays", {}).items():
         before = found.get("arrays", {}).get(name)
         if before is None:

@@ -122,7 +122,9 @@ def checked_store(
         if str(attributes.get("mksdask")).startswith("partial "):
             remedy = "the store is not complete; repeat the call that writes it"
         layouts = {key: Layout.of(found) for key, found in metadata["consolidated_metadata"]["metadata"].items()}
-        return CheckedStore(inner, url, layouts, attributes[SEAL], remedy=remedy)
+        return CheckedStore(
+            inner, url, layouts, attributes[SEAL], remedy=remedy, stamp=str(attributes.get("stamp", ""))
+        )
     names = [name] if name is not None else sorted({key for key, _ in members_of(location)})
     arrays = {
         key: found for key in names if (found := foreign_metadata(location, key) or {}).get("node_type") == "array"
@@ -140,7 +142,8 @@ def checked_store(
                 )
                 raise ValueError(msg)
             warn_caller(f"{told}; they are read as {fill}")
-    return CheckedStore(inner, url, layouts, location.modified(), allow_missing=allow_missing)
+    stamp, newest = location.modified(), location.newest()
+    return CheckedStore(inner, url, layouts, stamp, allow_missing=allow_missing, stamp=stamp, newest=newest)
 
 
 def count_missing(location: Location, name: str, layout: Layout) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,6 +108,7 @@ class Result:
         *,
         parts: tuple[int, ...] | None = None,
         is_compressed: bool = True,
+        reads: Sequence[Any] = (),
     ) -> Result:
         """Check a lazy array, and describe how it is stored.
 
@@ -121,6 +122,8 @@ class Result:
             Shape of the parts of a block that readers read. Default: readers read whole blocks.
         is_compressed : bool, default True
             Whether to compress the blocks.
+        reads : sequence of arrays
+            As in `Blocks`.
 
         Raises
         ------
@@ -146,7 +149,7 @@ class Result:
             name = name if lazy.name is None else str(lazy.name)
             dims, attrs, coords = tuple(map(str, lazy.dims)), dict(lazy.attrs), lazy.coords.to_dataset()
         variable = Variable(data, dims, objects, parts, attrs, is_compressed)
-        return cls(Blocks(Location.of(url), kind, {name: variable}, coords), name, is_labelled)
+        return cls(Blocks(Location.of(url), kind, {name: variable}, coords, reads), name, is_labelled)
 
     def write(
         self,
