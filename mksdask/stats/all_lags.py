@@ -287,7 +287,8 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Ur
         Result.of(lazy, url, "scratch", parts=(1, step, sizes.rows, z), is_compressed=False)
         for lazy, url, step in ((planes, urls[0], sizes.slab), (lines, urls[1], sizes.lags))
     )
-    result = Result.of(problem.label(lags, passes.transform.lags, "two_point_statistics"), scratch, "scratch")
+    labelled, given = problem.label(lags, passes.transform.lags, "two_point_statistics"), problem.volume
+    result = Result.of(labelled, scratch, "scratch", reads=(given.data, given.confidence))
     # The passes before are removed at the end, so nobody else may use them.
     with result.blocks.location.locked():
         if result.blocks.state() != "complete":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,9 +34,18 @@ from mksdask.compute.client import distributed_client, settled
 from mksdask.compute.faults import retried, retries, telling
 from mksdask.compute.graph import optimized_together
 from mksdask.storage.arrays import create_array
-from mksdask.storage.atomic import Kinds, Location, attributes_of, check_outside, seal
+from mksdask.storage.atomic import (
+    Kinds,
+    Location,
+    attributes_of,
+    check_outside,
+    metadata_of,
+    seal,
+)
 from mksdask.storage.coordinates import storable, write_coords
 from mksdask.storage.opening import open_array
+from mksdask.storage.sources import check_unchanged, sources_of
+from mksdask.storage.staging import put, remove_strays, upload
 
 # Position of a block, or of an object, along each axis.
 Block: TypeAlias = tuple[int, ...]
@@ -135,12 +145,15 @@ class Blocks:
         The arrays. They are computed together.
     coords : Dataset
         Coordinates. They are written when the store is made.
+    reads : sequence of arrays
+        Further arrays that are read, if the graph of the variables does not hold them.
     """
 
     location: Location
     kind: str
     variables: Mapping[str, Variable]
     coords: xr.Dataset = field(default_factory=xr.Dataset)
+    reads: Sequence[Any] = ()
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -160,8 +173,15 @@ class Blocks:
         coords = {name: [values.to_numpy().tolist(), values.attrs] for name, values in self.coords.variables.items()}
         digest = hashlib.sha256(json.dumps(coords, default=str).encode()).hexdigest()
         # A round trip through JSON makes the record equal to the one that is read from a store.
-        known: dict[str, Any] = json.loads(json.dumps({"kind": self.kind, "arrays": found, "coordinates": digest}))
+        known: dict[str, Any] = json.loads(
+            json.dumps({"kind": self.kind, "arrays": found, "coordinates": digest, "sources": self.sources})
+        )
         return known
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """The stores and files that the arrays are read from, and their stamps when the call began."""
+        return sources_of(*(variable.data for variable in self.variables.values()), *self.reads)
 
     def state(self) -> Literal["absent", "partial", "complete", "other"]:
         """Whether the store is absent, holds a part of these arrays, holds all of them, or holds something else."""
@@ -188,7 +208,9 @@ class Blocks:
             If the store was made from other data or with other options, or lies inside another store.
         """
         location, record = self.location, self.record
-        if not location.exists():
+        remove_strays(location)
+        # On an object store, a store whose objects were not all made has no metadata of its arrays.
+        if not location.exists() or (self.state() == "partial" and not self._is_made()):
             check_outside(location)
             try:
                 self._create(record)
@@ -210,19 +232,32 @@ class Blocks:
 
     def _create(self, record: Mapping[str, Any]) -> None:
         """Make an empty store with its record beside the place, and move it there."""
-        new = self.location.sibling("partial")
-        try:
-            if self.coords.variables:
-                write_coords(storable(self.coords.drop_attrs(deep=False)), new)
-            group = zarr.open_group(new.store, mode="a")
-            for name, variable in self.variables.items():
-                variable.create(group, name)
-            members = sorted(map(str, (*self.variables, *self.coords.variables)))
-            marks = {"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record}
-            seal(new, attributes_of(new) | marks, members=True)
-            new.replace(self.location)
-        finally:
-            new.remove()
+        if self.location.is_local:
+            new = self.location.sibling("new")
+            try:
+                self._make(new, record)
+                put(new, self.location)
+            finally:
+                new.remove()
+            return
+        with tempfile.TemporaryDirectory(prefix="mksdask-") as folder:
+            new = Location.of(f"{folder}/new.zarr")
+            self._make(new, record)
+            upload(new, self.location)
+
+    def _make(self, new: Location, record: Mapping[str, Any]) -> None:
+        """Make an empty store with its record."""
+        if self.coords.variables:
+            write_coords(storable(self.coords.drop_attrs(deep=False)), new)
+        group = zarr.open_group(new.store, mode="a")
+        for name, variable in self.variables.items():
+            variable.create(group, name)
+        members = sorted(map(str, (*self.variables, *self.coords.variables)))
+        marks = {"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record}
+        seal(new, attributes_of(new) | marks, members=True)
+
+    def _is_made(self) -> bool:
+        return "consolidated_metadata" in (metadata_of(self.location) or {})
 
     def write(self, *, is_skipping: bool = False) -> None:
         """Compute the blocks that are missing in the store, or were left out, all together, and write them.
@@ -248,6 +283,7 @@ class Blocks:
         failures: list[Failure] | None = [] if is_skipping else None
         in_memory = not any(is_lazy(variable.data) for variable in self.variables.values())
         write_blocks(missing, in_memory=in_memory, failures=failures)
+        check_unchanged(self.sources)
         if not failures and not known:
             return
         names = list(self.variables)
@@ -286,6 +322,10 @@ class Blocks:
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Say in words how two records differ."""
+    before, now = found.get("sources", {}), wanted["sources"]
+    yield from (
+        f"{place} was changed or replaced since then" for place in now if before.get(place, now[place]) != now[place]
+    )
     for name, now in wanted.get("arrays", {}).items():
         before = found.get("arrays", {}).get(name)
         if before is None:

@@ -18,9 +18,10 @@ import xarray as xr
 from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy
 from mksdask.compute.graph import token_of
 from mksdask.samples import Grid
-from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers, staged
+from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_dataset, small_coords
+from mksdask.storage.staging import staged
 
 # Values of uint8 from here on are not taken for phases, if the last axis may hold colours.
 MOST_PHASES = 16

@@ -20,9 +20,10 @@ import mksdask
 from mksdask.arrays import Array
 from mksdask.schema import Part, Place, Reader, Writer
 from mksdask.storage.arrays import create_array
-from mksdask.storage.atomic import Location, Url, seal, staged
+from mksdask.storage.atomic import Location, Url, seal
 from mksdask.storage.checksums import CHECKSUM_BYTES, DamageError
 from mksdask.storage.opening import open_group
+from mksdask.storage.staging import staged
 
 CHUNK_BYTES = 2**24
 T = TypeVar("T")
@@ -128,7 +129,10 @@ def write_state(value: Any, url: Url, kind: str = "model") -> None:
     )
     Part(cls, fitted=True).read(json.loads(description), Place(cls.__name__, reader))
     with staged(url, "w", (kind,)) as location:
-        group = zarr.open_group(location.store, mode="w")
+        members = [str(number) for number in range(len(writer.arrays))]
+        # What a call that is killed leaves is known as a part of a store of this package.
+        seal(location, {"mksdask": f"partial {kind}", "members": members})
+        group = zarr.open_group(location.store, mode="a")
         for number, array in enumerate(writer.arrays):
             stored = create_array(
                 group,
@@ -139,7 +143,6 @@ def write_state(value: Any, url: Url, kind: str = "model") -> None:
                 is_compressed=False,
             )
             stored[...] = array
-        members = [str(number) for number in range(len(writer.arrays))]
         seal(location, {"mksdask": kind, "members": members, "model": encoded}, members=True)
 
 

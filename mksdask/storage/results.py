@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,9 +13,10 @@ import xarray as xr
 
 from mksdask.arrays import ArrayLike, is_lazy
 from mksdask.compute.progress import progress as show_progress
-from mksdask.storage.atomic import Location, Url, staged
+from mksdask.storage.atomic import Location, Url
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_dataset
+from mksdask.storage.staging import staged
 
 DEFAULT_NAME = "result"
 OnError: TypeAlias = Literal["raise", "skip"]
@@ -62,6 +63,8 @@ def materialize(
 
     Raises
     ------
+    BlockingIOError
+        If another call writes to `url`. The message names it.
     FileExistsError
         If something other than a result is at `url`, even an empty folder; or if a part of this result is there, and
         neither `resume` nor `overwrite` is set.
@@ -74,7 +77,7 @@ def materialize(
     Notes
     -----
     A block is one object of the store. An object appears in the store only when it is complete, so its presence shows
-    that the block is done, however many writers there are. The attributes of the store hold the shape of the blocks and
+    that the block is done, however many workers there are. The attributes of the store hold the shape of the blocks and
     a token of the computation. The call needs as much memory as the tasks that compute the blocks.
 
     Each chunk of the store has a checksum. `verify` lists chunks that are damaged. If you remove these files, the same
@@ -129,6 +132,7 @@ class Result:
         *,
         parts: tuple[int, ...] | None = None,
         is_compressed: bool = True,
+        reads: Sequence[Any] = (),
     ) -> Result:
         """Check a lazy array, and describe how it is stored.
 
@@ -142,6 +146,8 @@ class Result:
             Shape of the parts of a block that readers read. Default: readers read whole blocks.
         is_compressed : bool, default True
             Whether to compress the blocks.
+        reads : sequence of arrays
+            As in `Blocks`.
 
         Raises
         ------
@@ -167,7 +173,7 @@ class Result:
             name = name if lazy.name is None else str(lazy.name)
             dims, attrs, coords = tuple(map(str, lazy.dims)), dict(lazy.attrs), lazy.coords.to_dataset()
         variable = Variable(data, dims, objects, parts, attrs, is_compressed)
-        return cls(Blocks(Location.of(url), kind, {name: variable}, coords), name, is_labelled)
+        return cls(Blocks(Location.of(url), kind, {name: variable}, coords, reads), name, is_labelled)
 
     def write(
         self,
@@ -196,14 +202,16 @@ class Result:
         is_replaced = overwrite and (state == "other" or not resume)
         if is_replaced or (state == "absent" and not resume):
             mode = "w" if overwrite else "w-"
-            with staged(blocks.location.store, mode, (blocks.kind,), resume=resume) as beside:
+            with staged(blocks.location.place.store, mode, (blocks.kind,), resume=resume) as beside:
                 complete(replace(blocks, location=beside), attributes or {})
         elif state == "partial" and not resume:
             msg = f"{blocks.location.path} holds a part of this result; pass resume=True to complete it, or remove it"
             raise FileExistsError(msg)
         else:
-            complete(blocks, attributes or {})
-        opened = open_dataset(blocks.location, chunks={})[self.name]
+            # A call that would replace the store meanwhile is refused.
+            with blocks.location.locked():
+                complete(blocks, attributes or {})
+        opened = open_dataset(Location.of(blocks.location.place.store), chunks={})[self.name]
         return opened if self.is_labelled else opened.data
 
 
