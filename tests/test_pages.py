@@ -112,6 +112,11 @@ def test_reference__names_what_is_public():
     assert [name for name in missing if type(public[name]).__name__ != "module"] == []
 
 
+def test_gallery__names_each_example():
+    settings = (PAGES / "conf.py").read_text(encoding="utf-8")
+    assert [path.stem for path in (ROOT / "examples").glob("*.py") if f'"{path.stem}": (' not in settings] == []
+
+
 @pytest.mark.slow
 def test_pictures__are_drawn(tmp_path):
     run(PAGES / "pictures.py", tmp_path / "drawn", cwd=tmp_path)
