@@ -15,7 +15,10 @@ import psutil
 
 from mksdask.compute.graph import renamed, token_of
 from mksdask.importers.hdf5_files import open_hdf5
+from mksdask.importers.metaimage_files import open_metaimage
 from mksdask.importers.netcdf_files import is_classic_netcdf, open_netcdf3
+from mksdask.importers.nifti_files import open_nifti
+from mksdask.importers.nrrd_files import open_nrrd
 from mksdask.importers.numpy_files import open_numpy
 from mksdask.importers.raster_files import open_sequence, open_tiff
 from mksdask.importers.raw_files import open_raw
@@ -42,6 +45,9 @@ READERS: dict[str, Callable[[Path, Choice], Source]] = {
         (".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".mat", ".dream3d", ".nc", ".nc4", ".cdf"), _open_hdf5_or_netcdf
     ),
     **dict.fromkeys((".vti", ".vtk"), open_vtk),
+    **dict.fromkeys((".nrrd", ".nhdr"), open_nrrd),
+    **dict.fromkeys((".mha", ".mhd"), open_metaimage),
+    **dict.fromkeys((".nii", ".gz"), open_nifti),
     ".zarr": open_zarr,
 }
 
