@@ -347,22 +347,72 @@ def external_scale(file, secret):
     file["image"].dims[0].attach_scale(file["x"])
 
 
+def linked(file, secret):
+    file["image"] = h5py.ExternalLink(secret, "image")
+
+
+def linked_softly(file, secret):
+    file["there"] = h5py.ExternalLink(secret, "/")
+    file["image"] = h5py.SoftLink("/there/image")
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (external, "image is stored in another file, .*secret.h5, and only values in the file itself are read"),
-        (virtual, "image is a virtual dataset"),
+        (
+            external,
+            "image links to .*secret.h5, outside the folder of the file, .* pass follow_links=True, or --follow",
+        ),
+        (virtual, "image links to .*secret.h5, outside the folder of the file"),
+        (linked, "image links to .*secret.h5, outside the folder of the file"),
+        (linked_softly, "there links to .*secret.h5, outside the folder of the file"),
         (linked_spacing, "SPACING is linked from another file, .*secret.h5"),
         (external_scale, "x is stored in another file"),
     ],
 )
 def test_import__hdf5_that_reads_other_files(tmp_path, write, message):
-    with h5py.File(tmp_path / "secret.h5", "w") as file:
+    (tmp_path / "private").mkdir()
+    secret = tmp_path / "private" / "secret.h5"
+    with h5py.File(secret, "w") as file:
         file["image"], file["Volume/_SIMPL_GEOMETRY/SPACING"] = VOLUME, [1.0, 1.0, 1.0]
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        write(file, str(tmp_path / "secret.h5"))
+        file["Volume/_SIMPL_GEOMETRY/DIMENSIONS"] = VOLUME.shape
+    (tmp_path / "mine").mkdir()
+    with h5py.File(tmp_path / "mine" / "a.h5", "w") as file:
+        write(file, str(secret))
+    dataset = None if write in (linked_spacing, external_scale) else "image"
     with pytest.raises(ValueError, match=f"a.h5: .*{message}"):
-        import_images(tmp_path / "a.h5", tmp_path / "out.zarr")
+        import_images(tmp_path / "mine" / "a.h5", tmp_path / "out.zarr", dataset=dataset)
+
+
+@pytest.mark.parametrize("write", [external, virtual, linked, linked_softly])
+def test_import__hdf5_that_reads_files_of_its_folder_or_of_others_by_request(tmp_path, monkeypatch, write):
+    for number, folder in enumerate(("here", "elsewhere")):
+        (tmp_path / folder).mkdir()
+        if write is external:
+            (tmp_path / folder / "more.h5").write_bytes(VOLUME.tobytes())
+        else:
+            with h5py.File(tmp_path / folder / "more.h5", "w") as file:
+                file["image"] = VOLUME
+        name = tmp_path / "here" / f"{number}.h5"
+        with h5py.File(name, "w") as file:
+            write(file, "../elsewhere/more.h5" if number else "more.h5")
+        stored = import_images(name, tmp_path / f"{number}.zarr", dataset="image", axes="xyz", follow_links=number > 0)
+        assert_array_equal(stored.microstructure, VOLUME)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda file: file.create_dataset("a", (9, 9), "u1"), "holds no values of a, only its shape"),
+        (lambda file: file.create_dataset("a", (10**6,) * 3, "u1", chunks=(100,) * 3), "lacks 10{12} of 10{12} chunks"),
+        (lambda file: file.update(a=h5py.SoftLink("/b"), b=h5py.SoftLink("/a")) or file, "over more than 50 others"),
+    ],
+)
+def test_import__hdf5_without_values(tmp_path, write, message):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        write(file)
+    with pytest.raises(ValueError, match=message):
+        import_images(tmp_path / "a.h5", tmp_path / "out.zarr", dataset="a", axes="zyx")
 
 
 def test_import__npz_larger_than_memory(tmp_path, monkeypatch):

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import psutil
 
 from mksdask.compute.graph import renamed, token_of
-from mksdask.importers.array_files import is_classic_netcdf, open_hdf5, open_netcdf3, open_numpy, open_zarr
+from mksdask.importers.hdf5_files import open_hdf5
 from mksdask.importers.image_samples import join_samples, picture_samples
 from mksdask.importers.image_sequences import (
     PICTURES,
@@ -24,13 +25,22 @@ from mksdask.importers.image_sequences import (
     open_picture,
     open_sequence,
 )
+from mksdask.importers.metaimage_files import open_metaimage
+from mksdask.importers.netcdf_files import is_classic_netcdf, open_netcdf3
+from mksdask.importers.nifti_files import open_nifti
+from mksdask.importers.nrrd_files import open_nrrd
+from mksdask.importers.numpy_files import open_numpy
 from mksdask.importers.raw_files import open_raw
 from mksdask.importers.sources import ANGLES, Choice, Source, reading
 from mksdask.importers.vtk_files import open_vtk
+from mksdask.importers.zarr_files import open_zarr
 
 
 def _open_hdf5_or_netcdf(path: Path, choice: Choice) -> Source:
     """Open a file whose suffix leaves open whether it is of HDF5 or of netCDF 3."""
+    if path.suffix.lower() == ".mat" and not h5py.is_hdf5(path):
+        msg = f"{path} is not a file of MATLAB 7.3; save it in MATLAB by save(name, '-v7.3')"
+        raise ValueError(msg)
     return (open_netcdf3 if is_classic_netcdf(path) else open_hdf5)(path, choice)
 
 
@@ -38,8 +48,13 @@ def _open_hdf5_or_netcdf(path: Path, choice: Choice) -> Source:
 READERS: dict[str, Callable[[Path, Choice], Source]] = {
     **dict.fromkeys((*PICTURES, *TIFFS), open_picture),
     **dict.fromkeys((".npy", ".npz"), open_numpy),
-    **dict.fromkeys((".h5", ".hdf5", ".hdf", ".dream3d", ".nc", ".nc4", ".cdf"), _open_hdf5_or_netcdf),
+    **dict.fromkeys(
+        (".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".mat", ".dream3d", ".nc", ".nc4", ".cdf"), _open_hdf5_or_netcdf
+    ),
     **dict.fromkeys((".vti", ".vtk"), open_vtk),
+    **dict.fromkeys((".nrrd", ".nhdr"), open_nrrd),
+    **dict.fromkeys((".mha", ".mhd"), open_metaimage),
+    **dict.fromkeys((".nii", ".gz"), open_nifti),
     ".zarr": open_zarr,
 }
 
@@ -82,7 +97,7 @@ def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = N
         found = open_sequence(files, replace(choice, pattern=None))
     else:
         with reading(files[0]):
-            found = _open(files[0], choice, axes)
+            found = _open(files[0], choice)
     found = replace(found, assumed=(*found.assumed, *left_out))
     found = _stamped(replace(found, data=_in_order_of_bytes(found.data)), files)
     found = replace(found, format=found.format or files[0].suffix.lower().lstrip(".") or "zarr")
@@ -142,12 +157,12 @@ def input_files(path: Any, pattern: str | None = None) -> list[Path]:
     return folder + [file for file in _files(path, pattern)[0] if file not in folder]
 
 
-def _open(file: Path, choice: Choice, axes: str | None) -> Source:
+def _open(file: Path, choice: Choice) -> Source:
     """Open a file by the reader for its suffix."""
     suffix = file.suffix.lower()
     choice = replace(choice, pattern=None)
     if choice.shape is not None and suffix not in READERS:
-        return open_raw(file, choice, axes)
+        return open_raw(file, choice)
     if suffix in READERS:
         return READERS[suffix](file, choice)
     if file.is_dir():
@@ -162,7 +177,7 @@ def _open(file: Path, choice: Choice, axes: str | None) -> Source:
 def _with_axes(source: Source, axes: str | None, path: str) -> Source:
     """Check the dtype, name the axes, and let positions rise along each axis.
 
-    If `axes` does not name the axes, those of length 1 are removed.
+    If `axes` does not name them, axes of length 1 are removed.
     """
     data = source.data
     if not data.ndim or 0 in data.shape:
@@ -171,21 +186,24 @@ def _with_axes(source: Source, axes: str | None, path: str) -> Source:
     if data.dtype.kind not in "biuf" or data.dtype.itemsize > 8:
         msg = f"{path} holds values of dtype {data.dtype}, expected real numbers of at most 64 bits; convert them"
         raise ValueError(msg)
-    if axes is None:
+    has_angles = source.axes.endswith(ANGLES)
+    wanted = axes if axes is None or not has_angles else axes.removesuffix(ANGLES) + ANGLES
+    if wanted is None or len(wanted) == sum(n > 1 for n in data.shape) < data.ndim:
         source = _without_single(source)
-        data, axes = source.data, source.axes
-    elif source.axes.endswith(ANGLES) and not axes.endswith(ANGLES):
-        axes += ANGLES
-    known = set("sxyz") | ({ANGLES} if source.axes.endswith(ANGLES) else set())
-    if len(axes) != data.ndim or len(set(axes)) != len(axes) or not set(axes) <= known:
+        data = source.data
+    wanted = wanted or source.axes
+    known = set("sxyz") | ({ANGLES} if has_angles else set())
+    if len(wanted) != data.ndim or len(set(wanted)) != len(wanted) or not set(wanted) <= known:
         msg = (
-            f"axes={axes!r} must name the {data.ndim} axes of {path}, of shape {data.shape}, by x, y, z, and s for "
+            f"axes={wanted!r} must name the {data.ndim} axes of {path}, of shape {data.shape}, by x, y, z, and s for "
             "samples, each at most once; such as 'zyx'"
         )
         raise ValueError(msg)
-    backwards = tuple(slice(None, None, -1 if source.spacing.get(axis, 1.0) < 0 else None) for axis in axes)
-    steps = {axis: abs(step) for axis, step in source.spacing.items()}
-    return replace(source, data=data[backwards], axes=axes, spacing=steps)
+    # Voxel sizes belong to the axes of the file, whatever these are called.
+    own = source.axes if len(source.axes) == data.ndim else wanted
+    steps = {new: source.spacing[old] for old, new in zip(own, wanted, strict=True) if old in source.spacing}
+    backwards = tuple(slice(None, None, -1 if steps.get(axis, 1.0) < 0 else None) for axis in wanted)
+    return replace(source, data=data[backwards], axes=wanted, spacing={axis: abs(step) for axis, step in steps.items()})
 
 
 def _without_single(source: Source) -> Source:

@@ -188,8 +188,10 @@ def import_images(
         data = data.rechunk({0: thickness})
     fields = {"microstructure": data}
     if source.missing is not None:
-        fields["confidence_index"] = data.map_blocks(
-            _Measured(source.missing), dtype=np.uint8, meta=np.empty((0,) * data.ndim, np.uint8), token="measured"
+        # Orientations that were not measured are NaN in all three angles.
+        of_voxel = data[..., 0] if has_angles else data
+        fields["confidence_index"] = of_voxel.map_blocks(
+            _Measured(source.missing), dtype=np.uint8, meta=np.empty((0,) * of_voxel.ndim, np.uint8), token="measured"
         )
     mapping, found = _segmentation(data, phases, thresholds, otsu, has_gaps=source.missing is not None)
     phase_names = _names(names, found, mapping)
@@ -208,10 +210,8 @@ def import_images(
         fields = {name: _windows(field, order, spatial, window) for name, field in fields.items()}
         has_samples, periodic_axes = True, ()
     else:
-        letters = ("s" if has_samples else "") + spatial + (ANGLES if has_angles else "")
-        fields = {
-            name: field.transpose([source.axes.index(axis) for axis in letters]) for name, field in fields.items()
-        }
+        places = [source.axes.index(axis) for axis in ("s" if has_samples else "") + spatial]
+        fields = {name: field.transpose([*places, *range(len(places), field.ndim)]) for name, field in fields.items()}
         if has_samples:
             fields = {name: field.rechunk(dict.fromkeys(range(1, field.ndim), -1)) for name, field in fields.items()}
     shards = [VOLUME_SHARD[len(spatial)]] * len(spatial)
@@ -220,17 +220,21 @@ def import_images(
         slow = spatial.index(order[0])
         shards[slow] = min(shards[slow], thickness)
         # The method "tasks" splits each slab where it lies, so that workers exchange nothing.
-        fields = {name: field.rechunk((*shards, *(3,) * has_angles), method="tasks") for name, field in fields.items()}
-    said = {"say axes=": bool(axes), "say spacing=": spacing is not None}
-    told = [
-        text for text in (*source.assumed, *assumed) if not any(given and word in text for word, given in said.items())
-    ]
+        fields = {
+            name: field.rechunk((*shards, *field.shape[len(shards) :]), method="tasks")
+            for name, field in fields.items()
+        }
+    answers = {"axes=": axes, "spacing=": spacing, "units=": units}
+    answered = tuple(f"say {name}" for name, value in answers.items() if value is not None)
+    told = [text for text in (*source.assumed, *assumed) if not text.endswith(answered)]
     for text in told:
         warn_caller(f"{inputs[0]}: {text}", AssumedWarning)
     attrs = _origin(inputs, source, told)
     dims = (["sample"] if has_samples else []) + dims
     coords = {"sample": list(source.labels)} if source.labels else None
-    labelled = {name: xr.DataArray(field, coords, dims=dims, attrs=attrs) for name, field in fields.items()}
+    labelled = {
+        name: xr.DataArray(field, coords, dims=dims[: field.ndim], attrs=attrs) for name, field in fields.items()
+    }
     X, confidence = labelled["microstructure"], labelled.get("confidence_index")
     options = {
         "confidence_index": confidence,
@@ -360,7 +364,7 @@ def _spacing(
                 "one number for each axis"
             )
             raise ValueError(msg)
-        assumed = [f"spacing {step:g} along {missing} assumed, as along {''.join(known)}; say spacing="]
+        assumed = [f"spacing {step:g} along {missing} assumed, as along {''.join(sorted(known))}; say spacing="]
         known |= dict.fromkeys(missing, step)
     unit = source.units or wanted or "unit"
     if wanted in METRES and unit in METRES:

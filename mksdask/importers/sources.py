@@ -85,7 +85,7 @@ class Choice:
     offset : int or None
         Number of bytes before raw values.
     axes : str or None
-        Names of the axes in the order of the file, if the caller gives them.
+        Axes in the order of the file, if the caller names them.
     pattern : str or None
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
@@ -194,6 +194,11 @@ def lazy_slabs(read: Callable[[int, int], Array], shape: Sequence[int], dtype: A
     )
 
 
+def lazy_view(array: Any, chunks: Sequence[int], name: str) -> da.Array:
+    """Make a lazy array of anything with shape, dtype and an index, in the given chunks."""
+    return da.from_array(array, chunks=tuple(chunks), name=name)
+
+
 def array_axes(n_axes: int) -> str:
     """Name the axes of an array whose file does not name them."""
     return "sxyz" if n_axes > 3 else "xyz"[:n_axes]
@@ -216,6 +221,27 @@ def chosen_dataset(
     listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "") if names else none
     msg = f"{path} " + (f"has no dataset {dataset!r}" if dataset else "needs dataset=") + f"; there are: {listed}"
     raise ValueError(msg)
+
+
+def checked_place(target: str, path: Path, name: str, home: Path, *, follow_links: bool) -> Path:
+    """Return the path of a file that a member of a file names, if it may be read.
+
+    Raises
+    ------
+    ValueError
+        If it is outside the folder `home` and `follow_links` is not set, or if it is not there.
+    """
+    place = (path.parent / target).resolve()
+    if not follow_links and not place.is_relative_to(home.resolve()):
+        msg = (
+            f"{path}: {name} links to {target}, outside the folder of the file, and such links are followed only by "
+            "request; if you trust the file, pass follow_links=True, or --follow-links to mksdask import"
+        )
+        raise ValueError(msg)
+    if not place.is_file():
+        msg = f"{path}: {name} links to {target}, which is not there; put it into the folder of the file"
+        raise ValueError(msg)
+    return place
 
 
 def check_inside(item: Any, path: Path | str) -> None:

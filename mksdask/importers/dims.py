@@ -1,0 +1,141 @@
+"""Axes by the names that files give them, in any case: space, samples, channels and times. One channel is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mksdask.arrays import Array
+from mksdask.importers.sources import Choice, array_axes, assumed_axes
+
+# Names of axes in lower case, and the letter of each. One channel "c" and one time "t" of a file are read.
+LETTERS = {
+    **{letter: letter for letter in "xyzct"},
+    **dict.fromkeys(("sample", "samples"), "s"),
+    **dict.fromkeys(("channel", "channels"), "c"),
+    **dict.fromkeys(("time", "times"), "t"),
+}
+# Steps between coordinates that differ by more than this share are told.
+UNEVEN = 1e-3
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The part of an array that is read.
+
+    Parameters
+    ----------
+    index : tuple of slice or int
+        The whole axes, and the number along each other axis.
+    axes : str
+        Letters of the axes that are left.
+    shape : tuple of int
+        Shape of the part.
+    assumed : tuple of str
+        What was assumed of the axes.
+    """
+
+    index: tuple[slice | int, ...]
+    axes: str
+    shape: tuple[int, ...]
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def is_first_whole(self) -> bool:
+        """Whether the first axis of the array stays."""
+        return isinstance(self.index[0], slice)
+
+    def read(self, array: Array, first: int, last: int) -> Array:
+        """Read the rows from `first` to `last` along the first axis that stays."""
+        index, is_done = [], False
+        for part in self.index:
+            is_rows = isinstance(part, slice) and not is_done
+            index.append(slice(first, last) if is_rows else part)
+            is_done = is_done or is_rows
+        return np.asarray(array[tuple(index)])
+
+
+def select(
+    names: Sequence[str | None] | None, shape: Sequence[int], choice: Choice, path: Path, *, default: str | None = None
+) -> Selection:
+    """Choose the part of an array that is one image, by the names of its axes.
+
+    Parameters
+    ----------
+    names : sequence of str or None
+        Names of the axes. None if the file does not name them.
+    shape : sequence of int
+        Shape of the array.
+    choice : Choice
+        The channel and the time, and the axes if the caller names them.
+    path : path
+        The file, for messages.
+    default : str, optional
+        The axes that are assumed of a file that does not name them. Default: x, y, z.
+
+    Raises
+    ------
+    ValueError
+        If there are several channels or times, and none is chosen; or if there is no such channel or time.
+    """
+    shape = tuple(int(n) for n in shape)
+    whole = (slice(None),) * len(shape)
+    letters = [LETTERS.get(str(name).lower()) for name in names or ()]
+    is_known = (
+        [letter is not None or n == 1 for letter, n in zip(letters, shape, strict=False)]
+        if len(letters) == len(shape)
+        else []
+    )
+    known = [letter for letter in letters if letter is not None]
+    if not is_known or not all(is_known) or len(set(known)) < len(known) or not {*known} & {*"xyz"}:
+        for name, chosen in (("channel", choice.channel), ("time", choice.time)):
+            if chosen is not None:
+                msg = f"{path} has no axis that is called {name}, so {name}={chosen} says nothing; leave it out"
+                raise ValueError(msg)
+        axes = default or array_axes(len(shape))
+        told = f"the file calls its axes {', '.join(map(str, names))}, and " if names and any(names) else ""
+        return Selection(whole, axes, shape, tuple(told + text for text in assumed_axes(axes)))
+    if choice.axes is not None and len(choice.axes) == len(shape):
+        # The names of the caller may say that channels or times are samples.
+        return Selection(whole, "".join(letter or "?" for letter in letters), shape)
+    index: list[slice | int] = []
+    for letter, n in zip(letters, shape, strict=True):
+        if letter is None:
+            index.append(0)
+        elif letter in "ct":
+            index.append(_chosen(n, "channel" if letter == "c" else "time", choice, path))
+        else:
+            index.append(slice(None))
+    for letter, name, chosen in (("c", "channel", choice.channel), ("t", "time", choice.time)):
+        if chosen is not None and letter not in letters:
+            msg = f"{path} has no axis of {name}s, so {name}={chosen} says nothing; leave it out"
+            raise ValueError(msg)
+    kept = [i for i, part in enumerate(index) if isinstance(part, slice)]
+    return Selection(tuple(index), "".join(str(letters[i]) for i in kept), tuple(shape[i] for i in kept))
+
+
+def _chosen(n: int, name: str, choice: Choice, path: Path) -> int:
+    """Return the number of the channel or of the time that is read."""
+    number = choice.channel if name == "channel" else choice.time
+    if number is None and n > 1:
+        msg = f"{path} holds {n} {name}s; choose one of them by {name}=, from 0 to {n - 1}"
+        raise ValueError(msg)
+    if not 0 <= (number or 0) < n:
+        msg = f"{path} holds {n} {name}s, so {name}={number} must lie within 0 and {n - 1}"
+        raise ValueError(msg)
+    return number or 0
+
+
+def even_step(coordinates: Array, axis: str) -> tuple[float, tuple[str, ...]]:
+    """Compute the step of coordinates along an axis, and say so if it is the mean of steps that differ."""
+    steps = np.diff(np.asarray(coordinates, dtype=float))
+    mean = float(np.mean(steps))
+    if not np.isfinite(mean) or mean == 0:
+        return 1.0, (f"spacing 1 along {axis} assumed, because its coordinates do not rise; say spacing=",)
+    if np.abs(steps - mean).max() > UNEVEN * abs(mean):
+        between = f"the mean of steps from {steps.min():g} to {steps.max():g}"
+        return mean, (f"spacing {mean:g} along {axis} assumed, {between}; say spacing=",)
+    return mean, ()
