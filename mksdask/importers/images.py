@@ -12,7 +12,7 @@ import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, concatenate_samples, sizes_argument, warn_caller
 from mksdask.importers.image_files import input_files, open_source
-from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
+from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
 from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, Source, slab_thickness
 from mksdask.importers.units import METRES, converted, length_unit
 from mksdask.storage.atomic import Url, check_apart
@@ -37,7 +37,7 @@ def import_images(
     offset: int | None = None,
     pattern: str | None = None,
     join: Literal["slices", "samples"] = "slices",
-    phases: Mapping[float, str | int] | None = None,
+    phases: Mapping[float, str | int] | Literal["values"] | None = None,
     thresholds: float | Sequence[float] | None = None,
     otsu: int | None = None,
     names: Sequence[str] | None = None,
@@ -59,9 +59,9 @@ def import_images(
     Parameters
     ----------
     path : str, path, or sequence of them
-        TIFF, PNG, JPEG or BMP images (one image, a stack, a folder, or a pattern such as ``slices/*.tif``); ``.npy`` or
-        ``.npz``; HDF5, DREAM.3D or MATLAB 7.3; netCDF; ``.vti`` or legacy ``.vtk``; zarr or OME-Zarr; NRRD; MetaImage;
-        NIfTI; or raw voxels in a file of any name.
+        TIFF, PNG, JPEG, BMP, GIF or WebP images (one image, a stack, a folder, or a pattern such as
+        ``slices/*.tif``); ``.npy`` or ``.npz``; HDF5, DREAM.3D or MATLAB 7.3; netCDF; ``.vti`` or legacy ``.vtk``; zarr
+        or OME-Zarr; NRRD; MetaImage; NIfTI; or raw voxels in a file of any name.
     url : str or path
         Place of the store: a path, or any URL that fsspec knows.
     dataset : str, optional
@@ -82,8 +82,9 @@ def import_images(
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
         Whether several files are slices of one image, or samples of an ensemble.
-    phases : dict, optional
+    phases : dict or "values", optional
         Phase of each value, as a name or as a number. Names are numbered in the order in which they first appear.
+        "values" stores the values unchanged, whatever they are.
     thresholds : float or sequence of float, optional
         Grey levels that rise. Phase k begins at the k-th threshold.
     otsu : int, optional
@@ -135,14 +136,16 @@ def import_images(
         If the store exists and `mode` is "w-".
     ValueError
         If the format is not known, the file cannot be read, or an argument does not fit the image. Values of the image
-        that `phases` does not list are named. Also if `url` is an input, lies in one, or holds one; or if chunks of a
-        zarr store or an HDF5 file are missing.
+        that `phases` does not list are named. Also if `url` is an input, lies in one, or holds one; if chunks of a
+        zarr store or an HDF5 file are missing; or if an image that is not segmented holds few integers that are not
+        numbered from 0 or 1, such as 0 and 255. The message says how to name these phases.
 
     Notes
     -----
     A task holds a slab of at most 128 MiB of the file, its phases and a copy of the phases; or a band of windows. The
     shards of a volume are as thick as a slab. ``.npz`` files, compressed VTK files and single images are loaded whole.
-    Files are read once; with `otsu` twice, or three times if their values are not of 8 or 16 bits.
+    Files are read once; with `otsu` twice, or three times if their values are not of 8 or 16 bits. Without
+    segmentation, one slab is read twice, or the whole if it seems to hold few integers.
 
     Examples
     --------
@@ -195,6 +198,8 @@ def import_images(
         )
     mapping, found = _segmentation(data, phases, thresholds, otsu, has_gaps=source.missing is not None)
     phase_names = _names(names, found, mapping)
+    if mapping is None and phases is None and not has_angles and source.missing is None:
+        refuse_grey_phases(data, str(inputs[0]))
     if mapping is not None:
         kernel = mapping if source.missing is None else _Segmented(mapping, source.missing)
         fields["microstructure"] = data.map_blocks(
@@ -321,7 +326,7 @@ def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] |
 
 def _segmentation(
     data: Any,
-    phases: Mapping[float, str | int] | None,
+    phases: Mapping[float, str | int] | Literal["values"] | None,
     thresholds: float | Sequence[float] | None,
     otsu: int | None,
     *,
@@ -331,6 +336,8 @@ def _segmentation(
     if otsu is not None and has_gaps:
         msg = f"otsu={otsu} needs an image without voxels that were not measured; give thresholds= instead"
         raise ValueError(msg)
+    if phases == "values":
+        return None, None
     if phases is not None:
         return by_values(phases)
     if thresholds is not None:
