@@ -112,11 +112,14 @@ class MKSAccessor:
             found |= {"also": others} if others else {}
         if fractions and X.size and X.dtype.kind in "biu":
             counts = _counts(as_lazy(X.data))
-            if counts is not None:
-                labels = list(names or ())
+            if counts is None:
+                found["values"] = f"labels or grey levels, of which some are not from 0 to {MOST_PHASES - 1}"
+            else:
                 # Phases without a name are included, so that the fractions sum to 1.
-                labels += range(len(labels), int(np.flatnonzero(counts)[-1]) + 1)
-                found["fractions"] = {str(name): counts[phase] / X.size for phase, name in enumerate(labels)}
+                labels = dict(enumerate(names or ()))
+                found["fractions"] = {
+                    str(labels.get(int(phase), phase)): counts[phase] / X.size for phase in np.flatnonzero(counts)
+                }
         return found
 
     def __repr__(self) -> str:

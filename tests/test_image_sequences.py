@@ -240,7 +240,9 @@ def write_hdf5(path, image):
         ("zarr", lambda path, image: zarr.create_array(str(path), data=image), "xyz"),
     ],
 )
-def test_samples__volumes(tmp_path, suffix, write, axes):
+@pytest.mark.parametrize("most", [1, 2**24])
+def test_samples__volumes(tmp_path, monkeypatch, suffix, write, axes, most):
+    monkeypatch.setattr("mksdask.importers.image_samples.MOST_BYTES", most)
     volumes = [VOLUME, VOLUME[::-1], VOLUME // 2]
     names = ["alpha", "beta", "gamma"]
     files = [tmp_path / f"{name}.{suffix}" for name in names]
@@ -275,11 +277,13 @@ def test_samples__pictures(tmp_path):
 def test_samples__are_read_lazily(tmp_path, monkeypatch):
     path = folder(tmp_path / "a", name="{}.npy", write=np.save)
     files = sorted(path.iterdir())
+    monkeypatch.setattr(sources, "SLAB_BYTES", 500)
     source = open_source(files, Choice(join="samples"), axes="yx")
+    assert source.data.numblocks == (6, 1, 1)
     assert source.axes == "syx"
     assert source.labels == tuple(file.stem for file in files)
     files[0].unlink()
-    assert_array_equal(source.data[1].compute(), np.load(files[1]))
+    assert_array_equal(source.data[2:].compute(), np.stack([np.load(file) for file in files[2:]]))
 
 
 @pytest.mark.parametrize(
@@ -310,7 +314,7 @@ def test_samples__of_other_spacing_or_one_name(tmp_path):
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "a.ome.tif", tmp_path / "other" / "a.tif")
     files = [tmp_path / "a.ome.tif", tmp_path / "other" / "a.tif"]
-    with pytest.raises(ValueError, match="two files are called 'a'"):
+    with pytest.raises(ValueError, match="2 files are called 'a'"):
         import_images(files, tmp_path / "two.zarr", join="samples")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from click.shell_completion import CompletionItem
@@ -191,14 +191,14 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             )
 
 
-class Phases(click.ParamType[dict[float, Any]]):
-    """Values and the names of their phases: 0:pore,255:grain."""
+class Phases(click.ParamType[dict[float, Any] | Literal["values"]]):
+    """Values and the names of their phases: 0:pore,255:grain; or the word values."""
 
     name = "phases"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[float, Any]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse, or fail with how to write it."""
-        if isinstance(value, dict):
+        if isinstance(value, dict) or value == "values":
             return value
         try:
             pairs = [pair.split(":") for pair in str(value).split(",")]

@@ -38,7 +38,11 @@ _ARGUMENT = re.compile(r"\b([a-z_]+)=")
 @click.command("import")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("store", type=Place())
-@click.option("--phases", type=Phases(), help="Phase of each value in the image, such as 0:pore,255:grain.")
+@click.option(
+    "--phases",
+    type=Phases(),
+    help="Phase of each value in the image, such as 0:pore,255:grain. The word values stores the values unchanged.",
+)
 @click.option("--thresholds", type=Numbers(), help="Grey levels at which the next phase begins, such as 80,160.")
 @click.option(
     "--otsu",
@@ -87,7 +91,7 @@ _ARGUMENT = re.compile(r"\b([a-z_]+)=")
 def import_command(
     sources: tuple[str, ...],
     store: Url,
-    phases: dict[float, Any] | None,
+    phases: dict[float, Any] | Literal["values"] | None,
     thresholds: tuple[float, ...] | None,
     otsu: int | None,
     names: str | None,
@@ -168,8 +172,7 @@ def import_command(
         )
         described = open_store(target).mks.describe(fractions=True)
     if len(described.get("fractions", ())) > MOST_UNNAMED:
-        # These are grey levels, or numbers of grains.
-        del described["fractions"]
+        described["values"] = f"{len(described.pop('fractions'))} labels or grey levels"
     assumed = [_ARGUMENT.sub(_as_option, text) for text in described.pop("assumed", [])]
     for text in () if as_json else assumed:
         say(f"  {text}", err=True)

@@ -16,6 +16,7 @@ import h5py
 import psutil
 
 from mksdask.arrays import warn_caller
+from mksdask.importers.sources import checked_place
 
 # This package registers its filters when it is imported. Without it, chunks that need them are refused on opening.
 with suppress(ImportError):
@@ -96,27 +97,6 @@ def followed(path: Path, name: str, *, follow_links: bool) -> tuple[Path, str] |
 
 def _parts(name: str) -> list[str]:
     return [part for part in PurePosixPath(name).parts if part not in ("/", ".")]
-
-
-def checked_place(target: str, path: Path, name: str, home: Path, *, follow_links: bool) -> Path:
-    """Return the path of a file that a member of a file names, if it may be read.
-
-    Raises
-    ------
-    ValueError
-        If it is outside the folder `home` and `follow_links` is not set, or if it is not there.
-    """
-    place = (path.parent / target).resolve()
-    if not follow_links and not place.is_relative_to(home.resolve()):
-        msg = (
-            f"{path}: {name} links to {target}, outside the folder of the file, and such links are followed only by "
-            "request; if you trust the file, pass follow_links=True, or --follow-links to mksdask import"
-        )
-        raise ValueError(msg)
-    if not place.is_file():
-        msg = f"{path}: {name} links to {target}, which is not there; put it into the folder of the file"
-        raise ValueError(msg)
-    return place
 
 
 def check_readable(dataset: h5py.Dataset, path: Path, name: str, *, follow_links: bool, allow_missing: bool) -> None:

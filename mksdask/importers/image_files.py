@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ import psutil
 
 from mksdask.compute.graph import renamed, token_of
 from mksdask.importers.hdf5_files import open_hdf5
+from mksdask.importers.image_samples import join_samples, picture_samples
 from mksdask.importers.image_sequences import (
     PICTURES,
     TIFFS,
     folder_pictures,
-    join_samples,
     natural,
     open_picture,
     open_sequence,
 )
+from mksdask.importers.metaimage_files import open_metaimage
 from mksdask.importers.netcdf_files import is_classic_netcdf, open_netcdf3
+from mksdask.importers.nifti_files import open_nifti
+from mksdask.importers.nrrd_files import open_nrrd
 from mksdask.importers.numpy_files import open_numpy
 from mksdask.importers.raw_files import open_raw
 from mksdask.importers.sources import ANGLES, Choice, Source, reading
@@ -53,6 +57,9 @@ READERS: dict[str, Callable[[Path, Choice], Source]] = {
     ".pvti": open_pvti,
     ".vtk": open_vtk,
     ".vtkhdf": open_vtkhdf,
+    **dict.fromkeys((".nrrd", ".nhdr"), open_nrrd),
+    **dict.fromkeys((".mha", ".mhd"), open_metaimage),
+    **dict.fromkeys((".nii", ".gz"), open_nifti),
     ".zarr": open_zarr,
 }
 
@@ -86,24 +93,30 @@ def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = N
     files, left_out = _files(path, choice.pattern)
     files = [file.absolute() for file in files]
     if choice.join == "samples" and len(files) > 1:
-        alone = replace(choice, pattern=None, join="slices")
-        return join_samples([open_source(file, alone, axes=axes) for file in files], files)
+        if all(file.suffix.lower() in (*PICTURES, *TIFFS) for file in files) and "s" not in (axes or ""):
+            found = picture_samples(files, replace(choice, pattern=None))
+            return _with_axes(_stamped(found, files), None, str(files[0]))
+        alone = partial(open_source, choice=replace(choice, pattern=None, join="slices"), axes=axes)
+        return _stamped(join_samples(alone, files), files)
     if len(files) > 1:
         found = open_sequence(files, replace(choice, pattern=None))
     else:
         with reading(files[0]):
             found = _open(files[0], choice)
     found = replace(found, assumed=(*found.assumed, *left_out))
-    # The name of the array depends on the paths, sizes and times of the files, so that no import is resumed from files
-    # that have changed.
-    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    data = renamed(_in_order_of_bytes(found.data), f"image-{token_of(found.data.name, stamps)}")
-    found = replace(found, data=data, format=found.format or files[0].suffix.lower().lstrip(".") or "zarr")
+    found = _stamped(replace(found, data=_in_order_of_bytes(found.data)), files)
+    found = replace(found, format=found.format or files[0].suffix.lower().lstrip(".") or "zarr")
     named = _with_axes(found, axes, str(files[0]))
     _check_memory(named, str(files[0]))
     if choice.join == "samples" and "s" not in named.axes:
         return replace(named, data=named.data[None], axes="s" + named.axes)
     return named
+
+
+def _stamped(source: Source, files: Sequence[Path]) -> Source:
+    """Name an array after the paths, sizes and times of its files, so that no import of changed files is resumed."""
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return replace(source, data=renamed(source.data, f"image-{token_of(source.data.name, stamps)}"))
 
 
 def _in_order_of_bytes(data: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Many files of pictures as one image, or many files of images as one ensemble."""
+"""Many files of pictures as slices of one image."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.arrays import Array, concatenate_samples
+from mksdask.arrays import Array
 from mksdask.importers.picture_files import pillow_picture
 from mksdask.importers.pictures import Picture
-from mksdask.importers.sources import Choice, Source, lazy_slabs, reading, slab_thickness
+from mksdask.importers.sources import Choice, Source, lazy_slabs, reading
 from mksdask.importers.tiff_files import tiff_picture
 
 TIFFS = (".tif", ".tiff", ".lsm", ".btf", ".tf8", ".stk")
@@ -71,7 +71,7 @@ class _Joined:
 
 def open_picture(path: Path, choice: Choice) -> Source:
     """Open one file of pictures, which may be a stack."""
-    return _picture(path, choice).source()
+    return picture_of(path, choice).source()
 
 
 def open_sequence(files: Sequence[Path], choice: Choice) -> Source:
@@ -95,8 +95,8 @@ def open_sequence(files: Sequence[Path], choice: Choice) -> Source:
         If a file differs from most of the others in size, dtype, format, spacing, or number of slices. It is named.
     """
     _refuse_order_of_shell(files)
-    pictures = [_picture(file, replace(choice, axes=None)) for file in files]
-    _check_alike(pictures)
+    pictures = [picture_of(file, replace(choice, axes=None)) for file in files]
+    check_alike(pictures, "slices")
     first = pictures[0]
     is_flat = len(first.axes) == 2
     counts = [1 if is_flat else picture.shape[0] for picture in pictures]
@@ -119,7 +119,7 @@ def open_sequence(files: Sequence[Path], choice: Choice) -> Source:
     )
 
 
-def _picture(path: Path, choice: Choice) -> Picture:
+def picture_of(path: Path, choice: Choice) -> Picture:
     """Read the header of a picture.
 
     Raises
@@ -135,8 +135,8 @@ def _picture(path: Path, choice: Choice) -> Picture:
         return (tiff_picture if suffix in TIFFS else pillow_picture)(path, choice)
 
 
-def _check_alike(pictures: Sequence[Picture]) -> None:
-    """Refuse pictures that differ from most of the others.
+def check_alike(pictures: Sequence[Picture], what: str) -> None:
+    """Refuse pictures that differ from most of the others, which are `what`.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def _check_alike(pictures: Sequence[Picture]) -> None:
     """
     heads = [
         (
-            picture.shape[-2:],
+            picture.shape if what == "samples" else picture.shape[-2:],
             str(picture.dtype),
             picture.kind,
             len(picture.shape),
@@ -166,7 +166,7 @@ def _check_alike(pictures: Sequence[Picture]) -> None:
     ]
     rest = f", and {len(heads) - n - 1} more differ" if len(heads) - n > 1 else ""
     msg = (
-        f"{pictures[number].path} does not belong to the other slices: {', '.join(differing)}{rest}; all must be "
+        f"{pictures[number].path} does not belong to the other {what}: {', '.join(differing)}{rest}; all must be "
         "alike; take it out of the folder, or choose files by a pattern (--pattern)"
     )
     raise ValueError(msg)
@@ -299,70 +299,3 @@ def _some(files: Sequence[Path]) -> str:
     """Name the first files and the last one."""
     names = [file.name for file in files]
     return ", ".join(names if len(names) <= 3 else [*names[:2], "…", names[-1]])
-
-
-def join_samples(sources: Sequence[Source], files: Sequence[Path]) -> Source:
-    """Join images of equal shape to an ensemble, of which each is one sample.
-
-    Parameters
-    ----------
-    sources : sequence of Source
-        One image of each file. If it has an axis of samples itself, its samples follow each other.
-    files : sequence of path
-        The files. Their names without the suffix are the labels of samples.
-
-    Returns
-    -------
-    Source
-        The ensemble, with the axis s first. Nothing is read.
-
-    Raises
-    ------
-    ValueError
-        If an image differs from most of the others in shape, dtype, axes, spacing or units. It is named.
-    """
-    heads = []
-    for source in sources:
-        sizes = {axis: n for axis, n in zip(source.axes, source.data.shape, strict=True) if axis != "s"}
-        heads.append(
-            (
-                tuple(sorted(sizes.items())),
-                str(source.data.dtype),
-                tuple(sorted((axis, float(step)) for axis, step in source.spacing.items())),
-                source.units,
-                str(source.missing),
-            )
-        )
-    usual, n = Counter(heads).most_common(1)[0]
-    if n < len(heads):
-        number = next(i for i, head in enumerate(heads) if head != usual)
-        differing = [
-            f"{name} {dict(got) if isinstance(got, tuple) else got} instead of "
-            f"{dict(most) if isinstance(most, tuple) else most}"
-            for name, got, most in zip(
-                ("size", "dtype", "spacing", "units", "value of voxels without data"), heads[number], usual, strict=True
-            )
-            if got != most
-        ]
-        msg = (
-            f"{files[number]} does not belong to the other samples: {', '.join(differing)}; samples of an ensemble are "
-            "alike. Leave it out, or crop= to one size"
-        )
-        raise ValueError(msg)
-    axes = "s" + next(source.axes.replace("s", "") for source in sources)
-    parts, labels = [], []
-    for source, file in zip(sources, files, strict=True):
-        has_samples = "s" in source.axes
-        data = source.data.transpose([source.axes.index(axis) for axis in (axes if has_samples else axes[1:])])
-        data = data if has_samples else data[None]
-        parts.append(data.rechunk((slab_thickness(data.shape, data.dtype), *(-1,) * (data.ndim - 1))))
-        stem = file.name.removesuffix(file.suffix).removesuffix(".ome")
-        labels += [f"{stem}/{i}" for i in range(data.shape[0])] if has_samples else [stem]
-    if len(set(labels)) < len(labels):
-        twice = Counter(labels).most_common(1)[0][0]
-        msg = f"two files are called {twice!r}, and the names of files are the labels of samples; rename one of them"
-        raise ValueError(msg)
-    told = list(dict.fromkeys(each for source in sources for each in source.assumed))
-    return replace(
-        sources[0], data=concatenate_samples(parts), axes=axes, assumed=tuple(told[:6]), labels=tuple(labels)
-    )

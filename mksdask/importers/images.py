@@ -12,7 +12,7 @@ import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, concatenate_samples, sizes_argument, warn_caller
 from mksdask.importers.image_files import input_files, open_source
-from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values
+from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
 from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, Source, slab_thickness
 from mksdask.importers.units import METRES, converted, length_unit
 from mksdask.storage.atomic import Url, check_apart
@@ -37,7 +37,7 @@ def import_images(
     offset: int | None = None,
     pattern: str | None = None,
     join: Literal["slices", "samples"] = "slices",
-    phases: Mapping[float, str | int] | None = None,
+    phases: Mapping[float, str | int] | Literal["values"] | None = None,
     thresholds: float | Sequence[float] | None = None,
     otsu: int | None = None,
     names: Sequence[str] | None = None,
@@ -59,9 +59,9 @@ def import_images(
     Parameters
     ----------
     path : str, path, or sequence of them
-        TIFF, PNG, JPEG or BMP images (one image, a stack, a folder, or a pattern such as ``slices/*.tif``); ``.npy`` or
-        ``.npz``; HDF5, DREAM.3D or MATLAB 7.3; netCDF; ``.vti``, ``.pvti``, legacy ``.vtk`` or ``.vtkhdf``; zarr or
-        OME-Zarr; NRRD; MetaImage; NIfTI; or raw voxels in a file of any name.
+        TIFF, PNG, JPEG, BMP, GIF or WebP images (one image, a stack, a folder, or a pattern such as
+        ``slices/*.tif``); ``.npy`` or ``.npz``; HDF5, DREAM.3D or MATLAB 7.3; netCDF; ``.vti``, ``.pvti``, legacy
+        ``.vtk`` or ``.vtkhdf``; zarr or OME-Zarr; NRRD; MetaImage; NIfTI; or raw voxels in a file of any name.
     url : str or path
         Place of the store: a path, or any URL that fsspec knows.
     dataset : str, optional
@@ -82,8 +82,9 @@ def import_images(
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
         Whether several files are slices of one image, or samples of an ensemble.
-    phases : dict, optional
+    phases : dict or "values", optional
         Phase of each value, as a name or as a number. Names are numbered in the order in which they first appear.
+        "values" stores the values unchanged, whatever they are.
     thresholds : float or sequence of float, optional
         Grey levels that rise. Phase k begins at the k-th threshold.
     otsu : int, optional
@@ -135,14 +136,16 @@ def import_images(
         If the store exists and `mode` is "w-".
     ValueError
         If the format is not known, the file cannot be read, or an argument does not fit the image. Values of the image
-        that `phases` does not list are named. Also if `url` is an input, lies in one, or holds one; or if chunks of a
-        zarr store or an HDF5 file are missing.
+        that `phases` does not list are named. Also if `url` is an input, lies in one, or holds one; if chunks of a
+        zarr store or an HDF5 file are missing; or if an image that is not segmented holds few integers that are not
+        numbered from 0 or 1, such as 0 and 255. The message says how to name these phases.
 
     Notes
     -----
     A task holds a slab of at most 128 MiB of the file, its phases and a copy of the phases; or a band of windows. The
     shards of a volume are as thick as a slab. ``.npz`` files and single images are loaded whole.
-    Files are read once; with `otsu` twice, or three times if their values are not of 8 or 16 bits.
+    Files are read once; with `otsu` twice, or three times if their values are not of 8 or 16 bits. Without
+    segmentation, one slab is read twice, or the whole if it seems to hold few integers.
 
     Examples
     --------
@@ -188,11 +191,15 @@ def import_images(
         data = data.rechunk({0: thickness})
     fields = {"microstructure": data}
     if source.missing is not None:
-        fields["confidence_index"] = data.map_blocks(
-            _Measured(source.missing), dtype=np.uint8, meta=np.empty((0,) * data.ndim, np.uint8), token="measured"
+        # Orientations that were not measured are NaN in all three angles.
+        of_voxel = data[..., 0] if has_angles else data
+        fields["confidence_index"] = of_voxel.map_blocks(
+            _Measured(source.missing), dtype=np.uint8, meta=np.empty((0,) * of_voxel.ndim, np.uint8), token="measured"
         )
     mapping, found = _segmentation(data, phases, thresholds, otsu, has_gaps=source.missing is not None)
     phase_names = _names(names, found, mapping)
+    if mapping is None and phases is None and not has_angles and source.missing is None:
+        refuse_grey_phases(data, str(inputs[0]))
     if mapping is not None:
         kernel = mapping if source.missing is None else _Segmented(mapping, source.missing)
         fields["microstructure"] = data.map_blocks(
@@ -208,10 +215,8 @@ def import_images(
         fields = {name: _windows(field, order, spatial, window) for name, field in fields.items()}
         has_samples, periodic_axes = True, ()
     else:
-        letters = ("s" if has_samples else "") + spatial + (ANGLES if has_angles else "")
-        fields = {
-            name: field.transpose([source.axes.index(axis) for axis in letters]) for name, field in fields.items()
-        }
+        places = [source.axes.index(axis) for axis in ("s" if has_samples else "") + spatial]
+        fields = {name: field.transpose([*places, *range(len(places), field.ndim)]) for name, field in fields.items()}
         if has_samples:
             fields = {name: field.rechunk(dict.fromkeys(range(1, field.ndim), -1)) for name, field in fields.items()}
     shards = [VOLUME_SHARD[len(spatial)]] * len(spatial)
@@ -220,17 +225,21 @@ def import_images(
         slow = spatial.index(order[0])
         shards[slow] = min(shards[slow], thickness)
         # The method "tasks" splits each slab where it lies, so that workers exchange nothing.
-        fields = {name: field.rechunk((*shards, *(3,) * has_angles), method="tasks") for name, field in fields.items()}
-    said = {"say axes=": bool(axes), "say spacing=": spacing is not None}
-    told = [
-        text for text in (*source.assumed, *assumed) if not any(given and word in text for word, given in said.items())
-    ]
+        fields = {
+            name: field.rechunk((*shards, *field.shape[len(shards) :]), method="tasks")
+            for name, field in fields.items()
+        }
+    answers = {"axes=": axes, "spacing=": spacing, "units=": units}
+    answered = tuple(f"say {name}" for name, value in answers.items() if value is not None)
+    told = [text for text in (*source.assumed, *assumed) if not text.endswith(answered)]
     for text in told:
         warn_caller(f"{inputs[0]}: {text}", AssumedWarning)
     attrs = _origin(inputs, source, told)
     dims = (["sample"] if has_samples else []) + dims
     coords = {"sample": list(source.labels)} if source.labels else None
-    labelled = {name: xr.DataArray(field, coords, dims=dims, attrs=attrs) for name, field in fields.items()}
+    labelled = {
+        name: xr.DataArray(field, coords, dims=dims[: field.ndim], attrs=attrs) for name, field in fields.items()
+    }
     X, confidence = labelled["microstructure"], labelled.get("confidence_index")
     options = {
         "confidence_index": confidence,
@@ -317,7 +326,7 @@ def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] |
 
 def _segmentation(
     data: Any,
-    phases: Mapping[float, str | int] | None,
+    phases: Mapping[float, str | int] | Literal["values"] | None,
     thresholds: float | Sequence[float] | None,
     otsu: int | None,
     *,
@@ -327,6 +336,8 @@ def _segmentation(
     if otsu is not None and has_gaps:
         msg = f"otsu={otsu} needs an image without voxels that were not measured; give thresholds= instead"
         raise ValueError(msg)
+    if phases == "values":
+        return None, None
     if phases is not None:
         return by_values(phases)
     if thresholds is not None:
@@ -360,7 +371,7 @@ def _spacing(
                 "one number for each axis"
             )
             raise ValueError(msg)
-        assumed = [f"spacing {step:g} along {missing} assumed, as along {''.join(known)}; say spacing="]
+        assumed = [f"spacing {step:g} along {missing} assumed, as along {''.join(sorted(known))}; say spacing="]
         known |= dict.fromkeys(missing, step)
     unit = source.units or wanted or "unit"
     if wanted in METRES and unit in METRES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +46,8 @@ class Packing:
         )
         if stored.kind not in "iuf":
             return cls(stored.str, stored.str)
-        values = [np.atleast_1d(attrs[key]) for key in ("_FillValue", "missing_value") if attrs.get(key) is not None]
-        fills = tuple(dict.fromkeys(value.astype(stored).item() for value in values for value in value))
+        stated = [attrs[key] for key in ("_FillValue", "missing_value") if attrs.get(key) is not None]
+        fills = tuple(dict.fromkeys(fill for each in stated for fill in _fills(each, stored)))
         unpacked = stored
         if scale is not None or offset is not None:
             is_narrow = stored.itemsize <= 2 or (stored.kind == "f" and stored.itemsize == 4)
@@ -79,6 +80,17 @@ class Packing:
         for fill in self.fills:
             out[values == fill] = np.nan
         return out
+
+
+def _fills(stated: Any, dtype: np.dtype[Any]) -> list[Any]:
+    """Read numbers that stand for what was not measured. In zarr, xarray writes their bytes as text."""
+    text = _text(stated)
+    if isinstance(text, str):
+        try:
+            return [np.dtype(dtype).type(text).item()]
+        except ValueError:
+            return np.frombuffer(base64.b64decode(text), dtype=dtype).tolist()
+    return np.atleast_1d(stated).astype(dtype).tolist()
 
 
 def _number(value: Any) -> float:

@@ -119,7 +119,7 @@ def pillow_picture(path: Path, choice: Choice) -> Picture:
         if is_stack:
             shape = (n_frames, *shape)
             axes = axes if len(axes) == 3 else "zyx"
-            assumed.append(f"{n_frames} frames of an animation are taken for slices along z; say axes= or time=")
+            assumed.append(f"{n_frames} frames of an animation are taken for slices, and time= takes one; say axes=")
     if n > 1 and choice.channel is None:
         if n in (2, 4):
             assumed.append("the transparency is left out; say channel=")

@@ -17,6 +17,11 @@ from mksdask.compute.blocks import computed
 BINS = 2**16
 # Number of voxels that are mapped at once.
 PIECE = 2**18
+# An image of so many values or fewer seems to hold phases, if it has so many voxels or more for each.
+MOST_PHASES = 16
+VOXELS_PER_PHASE = 8
+# Share of the variance of grey levels that lies between two phases, from which on the rest is taken for noise.
+SHARE_OF_TWO = 0.99
 
 
 def _like(levels: Array, values: Array) -> Array:
@@ -133,6 +138,103 @@ class Thresholds:
         return np.searchsorted(_like(np.asarray(self.thresholds), values), values, side="right").astype(np.uint8)
 
 
+def refuse_grey_phases(data: Any, path: str) -> None:
+    """Refuse integers that seem to be the grey levels of a few phases, and say which option names the phases.
+
+    Parameters
+    ----------
+    data : dask array
+        Values of an image.
+    path : str
+        The file, for the message.
+
+    Raises
+    ------
+    ValueError
+        If the image holds at most 16 integers, and they are not numbers of phases that begin with 0 or 1; or if it
+        holds two grey levels with the noise of a lossy compression.
+
+    Notes
+    -----
+    One chunk in the middle of the image is read first. The others are read too only if this one has few values or two
+    grey levels with noise, so that the decision holds for all voxels.
+    """
+    if data.dtype.kind not in "iu" or data.size < 2 * VOXELS_PER_PHASE:
+        return
+    middle = data.blocks[tuple(n // 2 for n in data.numblocks)]
+    if _values_of(middle) is not None:
+        values = _values_of(data)
+        if values is not None and data.size >= VOXELS_PER_PHASE * len(values):
+            _refuse_values(values, path)
+    elif data.dtype.itemsize == 1 and _two_levels(middle) is not None:
+        levels = _two_levels(data)
+        if levels is not None:
+            msg = (
+                f"{path} holds many values, but nearly all lie close to {levels[0]} and {levels[1]}, as of two phases "
+                "after a lossy compression; say otsu=2 (--otsu 2) to tell the phases apart, or phases='values' "
+                "(--phases values) to keep the grey levels"
+            )
+            raise ValueError(msg)
+
+
+def _refuse_values(values: list[int], path: str) -> None:
+    """Refuse values that are not 0, 1, 2, … or 1, 2, …."""
+    if values[0] in (0, 1) and values == list(range(values[0], values[0] + len(values))):
+        return
+    names = dict(zip(values, "abcdefghijklmnop", strict=False))
+    listed = ",".join(f"{value}:{name}" for value, name in names.items())
+    msg = (
+        f"{path} holds only the values {', '.join(map(str, values))}, which seem to be {len(values)} phases; name them "
+        f"by phases={names} (--phases {listed}), or keep the values as they are by phases='values' (--phases values)"
+    )
+    raise ValueError(msg)
+
+
+def _values_of(data: Any) -> list[int] | None:
+    """Find all values of an image, in rising order. Return None if there are more than `MOST_PHASES`."""
+    parts = data.map_blocks(
+        _first_values,
+        chunks=(*((1,) * n for n in data.numblocks), (MOST_PHASES + 1,)),
+        new_axis=data.ndim,
+        dtype=data.dtype,
+        meta=np.empty((0,) * (data.ndim + 1), dtype=data.dtype),
+        token="values",
+    )
+    values = np.unique(computed(parts))
+    return None if len(values) > MOST_PHASES else [int(value) for value in values]
+
+
+def _first_values(block: Array) -> Array:
+    """Find up to `MOST_PHASES` + 1 values of a block, (1, ..., 1, n). The first is repeated if there are fewer."""
+    found = block.reshape(-1)[:1]
+    for _, values in _pieces(block):
+        if block.dtype.itemsize == 1:
+            lowest = int(np.iinfo(block.dtype).min)
+            present = (np.flatnonzero(_counts(values, lowest, 256)) + lowest).astype(block.dtype)
+        else:
+            present = np.unique(values)
+        found = np.union1d(found, present)[: MOST_PHASES + 1]
+        if len(found) > MOST_PHASES:
+            break
+    return np.pad(found, (0, MOST_PHASES + 1 - len(found)), mode="edge").reshape(*(1,) * block.ndim, -1)
+
+
+def _two_levels(data: Any) -> tuple[int, int] | None:
+    """Find the mean grey levels of two phases, or return None if the grey levels are not those of two phases."""
+    lowest = float(np.iinfo(data.dtype).min)
+    counts = _histogram_of(data, lowest, 1.0, 256).astype(np.float64)
+    levels = np.arange(256) + lowest
+    if np.count_nonzero(counts) < 2:
+        return None
+    (cut,) = _best_cuts(counts, 2)
+    means = [float(np.average(levels[part], weights=counts[part])) for part in (slice(cut), slice(cut, None))]
+    mean = float(np.average(levels, weights=counts))
+    whole = float(np.sum(counts * (levels - mean) ** 2))
+    below = float(counts[:cut].sum())
+    between = below * (means[0] - mean) ** 2 + float(counts[cut:].sum()) * (means[1] - mean) ** 2
+    return (round(means[0]), round(means[1])) if between >= SHARE_OF_TWO * whole else None
+
+
 def by_values(phases: Mapping[float, str | int]) -> tuple[Values, list[str] | None]:
     """Make phases from a mapping of values to names or to phase numbers.
 
@@ -220,6 +322,19 @@ def by_otsu(data: Any, n_phases: int) -> Thresholds:
             raise ValueError(msg)
         n_bins = BINS
         width = (high - low) / n_bins or 1.0
+    counts = _histogram_of(data, low, width, n_bins)
+    if np.count_nonzero(counts) < n_phases:
+        msg = (
+            f"otsu={n_phases} needs at least as many grey levels, but the image has only {np.count_nonzero(counts)}; "
+            "ask for fewer phases"
+        )
+        raise ValueError(msg)
+    cuts = _best_cuts(counts.astype(np.float64), n_phases)
+    return Thresholds(tuple(low + width * cut for cut in cuts))
+
+
+def _histogram_of(data: Any, low: float, width: float, n_bins: int) -> Array:
+    """Count the values of an image in bins of one width."""
     parts = data.map_blocks(
         _histogram,
         low,
@@ -231,15 +346,7 @@ def by_otsu(data: Any, n_phases: int) -> Thresholds:
         meta=np.empty((0,) * (data.ndim + 1), dtype=np.int64),
         token="histogram",
     )
-    counts = parts.sum(axis=tuple(range(data.ndim)), split_every=4).compute()
-    if np.count_nonzero(counts) < n_phases:
-        msg = (
-            f"otsu={n_phases} needs at least as many grey levels, but the image has only {np.count_nonzero(counts)}; "
-            "ask for fewer phases"
-        )
-        raise ValueError(msg)
-    cuts = _best_cuts(counts.astype(np.float64), n_phases)
-    return Thresholds(tuple(low + width * cut for cut in cuts))
+    return np.asarray(parts.sum(axis=tuple(range(data.ndim)), split_every=4).compute())
 
 
 def _histogram(block: Array, low: float, width: float, n_bins: int) -> Array:

@@ -228,6 +228,27 @@ def chosen_dataset(
     raise ValueError(msg)
 
 
+def checked_place(target: str, path: Path, name: str, home: Path, *, follow_links: bool) -> Path:
+    """Return the path of a file that a member of a file names, if it may be read.
+
+    Raises
+    ------
+    ValueError
+        If it is outside the folder `home` and `follow_links` is not set, or if it is not there.
+    """
+    place = (path.parent / target).resolve()
+    if not follow_links and not place.is_relative_to(home.resolve()):
+        msg = (
+            f"{path}: {name} links to {target}, outside the folder of the file, and such links are followed only by "
+            "request; if you trust the file, pass follow_links=True, or --follow-links to mksdask import"
+        )
+        raise ValueError(msg)
+    if not place.is_file():
+        msg = f"{path}: {name} links to {target}, which is not there; put it into the folder of the file"
+        raise ValueError(msg)
+    return place
+
+
 def check_inside(item: Any, path: Path | str) -> None:
     """Refuse a member of an HDF5 file whose values lie in another file, such as a private one of who imports it.
 

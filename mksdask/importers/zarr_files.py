@@ -186,6 +186,9 @@ def _array(location: Location, node: Mapping[str, Any], choice: Choice, path: Pa
             told += more
             units[axis] = length_unit(beside.get("attributes", {}).get("units"), where=f"{path}: {label}")
     steps, unit = in_one_unit(steps, units)
+    if names and metadata.get("zarr_format") == 2 and metadata.get("fill_value"):
+        # In format 2, xarray writes the value of what was not measured in this place.
+        attrs = {"_FillValue": metadata["fill_value"]} | attrs
     packing = Packing.of(attrs, _dtype(metadata))
     data = _opened(location, name, selection, packing, choice)
     return Source(data, selection.axes, steps, unit, (*selection.assumed, *told), packing.missing, format="zarr")

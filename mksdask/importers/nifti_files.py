@@ -1,0 +1,50 @@
+"""Images in NIfTI files, whose headers the package nibabel reads."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mksdask.arrays import as_lazy
+from mksdask.importers.dims import select
+from mksdask.importers.headers import turned
+from mksdask.importers.packing import Packing
+from mksdask.importers.raw_files import Raw, described, loaded
+from mksdask.importers.sources import Choice, Source
+from mksdask.importers.units import length_unit
+
+# Without this package, NIfTI files are refused.
+with suppress(ImportError):
+    import nibabel
+
+
+def open_nifti(path: Path, choice: Choice) -> Source:
+    """Open a NIfTI file, which may be packed by gzip."""
+    choice.check(path, "channel", "time")
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        msg = f"{path} is packed by gzip, which is read here only of .nii.gz; unpack it first, by gunzip -k"
+        raise ValueError(msg)
+    if "nibabel" not in globals():
+        msg = f"{path} needs the package nibabel, which is not installed: pip install 'mksdask[nifti]'"
+        raise ImportError(msg)
+    image: Any = nibabel.load(path)
+    header, proxy = image.header, image.dataobj
+    shape = tuple(int(n) for n in proxy.shape[::-1])
+    selection = select([*"xyztc"][: len(shape)][::-1], shape, choice, path)
+    steps = {axis: float(step) for axis, step in zip("xyz", header.get_zooms(), strict=False) if axis in selection.axes}
+    unit = length_unit(header.get_xyzt_units()[0], where=str(path))
+    told = (*selection.assumed, *turned(image.affine[:3, :3].T, selection.axes))
+    scale, offset = float(proxy.slope), float(proxy.inter)
+    packing = Packing.of(
+        {} if (scale, offset) == (1, 0) else {"scale_factor": scale, "add_offset": offset}, proxy.dtype
+    )
+    raw = Raw(path, shape, np.dtype(proxy.dtype).str, int(proxy.offset))
+    if path.suffix.lower() != ".gz":
+        return Source(described(raw, selection, packing), selection.axes, steps, unit, told, format="nifti")
+    # Unpacked, the header precedes the values.
+    whole = Raw(path, (raw.offset + shape[0] * raw.row_bytes,), "u1")
+    values = loaded(whole, "gzip")[raw.offset :].view(raw.dtype).reshape(shape)[selection.index]
+    return Source(as_lazy(packing.unpack(values)), selection.axes, steps, unit, told, format="nifti")
