@@ -83,7 +83,7 @@ def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = N
         found = _open(files, choice)
     # The name of the array depends on the paths, sizes and times of the files, so that no import is resumed from files
     # that have changed.
-    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in (*files, *found.beside)]
     data = renamed(_in_order_of_bytes(found.data), f"image-{token_of(found.data.name, stamps)}")
     found = replace(found, data=data, format=found.format or files[0].suffix.lower().lstrip(".") or "zarr")
     named = _with_axes(found, axes, str(files[0]))
@@ -215,6 +215,10 @@ def _without_single(source: Source) -> Source:
 
 def _files(path: Any, pattern: str | None = None) -> list[Path]:
     """List the files that a path, a folder, a pattern or a sequence names."""
+    is_folder = isinstance(path, str | os.PathLike) and Path(path).is_dir()
+    if pattern is not None and (not is_folder or Path(pattern).is_absolute()):
+        msg = f"pattern={pattern!r} names files in a folder, such as 'slice*.tif', but path {path!r} is no folder"
+        raise ValueError(msg)
     if not isinstance(path, str | os.PathLike):
         files = [Path(each) for each in path]
     elif any(sign in str(path) for sign in "*?[") and not Path(path).exists():
@@ -224,7 +228,8 @@ def _files(path: Any, pattern: str | None = None) -> list[Path]:
     if len(files) == 1 and files[0].is_dir() and (pattern is not None or not _is_zarr(files[0])):
         known = (*IMAGES, ".tif", ".tiff")
         inside = files[0].iterdir() if pattern is None else files[0].glob(pattern)
-        files = sorted((file for file in inside if pattern or file.suffix.lower() in known), key=_natural)
+        files = [file for file in inside if (file.is_file() if pattern else file.suffix.lower() in known)]
+        files.sort(key=_natural)
     missing = [str(file) for file in files if not file.exists()]
     if not files or missing:
         found = f"names files that are not there: {missing[:3]}" if missing else "names no image"
