@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-import numpy as np
 
 from mksdask.cli.analysis import MOST_UNNAMED
 from mksdask.cli.arguments import Axes, Crop, Numbers, Phases, Place, Size
@@ -24,6 +23,7 @@ from mksdask.cli.options import (
 )
 from mksdask.importers import AssumedWarning, import_images
 from mksdask.importers.image_files import input_files
+from mksdask.importers.raw_files import data_type
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, attributes_of
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.models import load_model
@@ -132,6 +132,9 @@ def import_command(
       mksdask import scan.h5 cells.zarr --dataset CellData/FeatureIds --window 64
       mksdask import scan.raw rock.zarr --shape 1000x1000x1200 --dtype uint16 --order little
     """
+    if order is not None and dtype is None:
+        msg = f"--order {order} is for raw values; give their --dtype too, such as uint16"
+        raise ValueError(msg)
     paths = [_source(source) for source in sources]
     inputs = input_files(paths if len(paths) > 1 else paths[0], pattern)
     target = Output.of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite).path
@@ -152,7 +155,7 @@ def import_command(
             time=time,
             axes=axes,
             shape=shape,
-            dtype=_data_type(dtype, order),
+            dtype=None if dtype is None else data_type(dtype, order),
             offset=offset,
             pattern=pattern,
             join=join,
@@ -185,21 +188,6 @@ def _as_option(argument: re.Match[str]) -> str:
     """Write an argument of Python as the option of the command."""
     name = argument[1]
     return "--" + {"join": "as"}.get(name, name).replace("_", "-")
-
-
-def _data_type(dtype: str | None, order: str | None) -> str | None:
-    """Join the data type of raw values and the order of their bytes."""
-    if dtype is None:
-        if order is not None:
-            msg = f"--order {order} is for raw values; give their --dtype too, such as uint16"
-            raise ValueError(msg)
-        return None
-    try:
-        found = np.dtype(dtype)
-    except TypeError as error:
-        msg = f"--dtype {dtype} is no data type; the usual ones are uint8, uint16, int16, int32 and float32"
-        raise ValueError(msg) from error
-    return (found if order is None else found.newbyteorder("<" if order == "little" else ">")).str
 
 
 def _source(text: str) -> Path:

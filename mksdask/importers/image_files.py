@@ -115,7 +115,7 @@ def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = N
 
 def _stamped(source: Source, files: Sequence[Path]) -> Source:
     """Name an array after the paths, sizes and times of its files, so that no import of changed files is resumed."""
-    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in (*files, *source.beside)]
     return replace(source, data=renamed(source.data, f"image-{token_of(source.data.name, stamps)}"))
 
 
@@ -251,6 +251,10 @@ def _without_single(source: Source) -> Source:
 
 def _files(path: Any, pattern: str | None = None) -> tuple[list[Path], tuple[str, ...]]:
     """List the files that a path, a folder, a pattern or a sequence names, and say what was left out of a folder."""
+    is_folder = isinstance(path, str | os.PathLike) and Path(path).is_dir()
+    if pattern is not None and (not is_folder or Path(pattern).is_absolute()):
+        msg = f"pattern={pattern!r} names files in a folder, such as 'slice*.tif', but path {path!r} is no folder"
+        raise ValueError(msg)
     left_out: tuple[str, ...] = ()
     if not isinstance(path, str | os.PathLike):
         files = [Path(each) for each in path]

@@ -12,6 +12,7 @@ import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, concatenate_samples, sizes_argument, warn_caller
 from mksdask.importers.image_files import input_files, open_source
+from mksdask.importers.raw_files import data_type
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
 from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, Source, slab_thickness
 from mksdask.importers.units import METRES, converted, length_unit
@@ -174,8 +175,9 @@ def import_images(
         channel=channel,
         time=time,
         shape=None if shape is None else sizes_argument(shape, name="shape"),
-        dtype=None if dtype is None else np.dtype(dtype).str,
+        dtype=None if dtype is None else data_type(dtype),
         offset=offset,
+        is_sized=spacing is not None,
         pattern=pattern,
         join=join,
         follow_links=follow_links,

@@ -58,6 +58,8 @@ class Source:
         Kind of file. By default it is the suffix.
     labels : tuple of str
         Labels of the samples. There are none if samples are numbered.
+    beside : tuple of path
+        Other files that hold values of the image.
     """
 
     data: da.Array
@@ -68,6 +70,7 @@ class Source:
     missing: float | None = None
     format: str = ""
     labels: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Choice:
         Number of bytes before raw values.
     axes : str or None
         Axes in the order of the file, if the caller names them.
+    is_sized : bool
+        Whether the caller gives the voxel sizes.
     pattern : str or None
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
@@ -106,6 +111,7 @@ class Choice:
     dtype: str | None = None
     offset: int | None = None
     axes: str | None = None
+    is_sized: bool = False
     pattern: str | None = None
     join: str = "slices"
     follow_links: bool = False
@@ -124,11 +130,11 @@ class Choice:
         Raises
         ------
         ValueError
-            If another option is given. `axes`, `join` and `allow_missing` are taken by every file.
+            If another option is given. `axes`, `is_sized`, `join` and `allow_missing` are taken by every file.
         """
         for option in fields(self):
             value = getattr(self, option.name)
-            if value != option.default and option.name not in (*allowed, "axes", "join", "allow_missing"):
+            if value != option.default and option.name not in (*allowed, "axes", "is_sized", "join", "allow_missing"):
                 msg = f"{option.name}={value!r} does not apply to {path}, a file of another kind; leave it out"
                 raise ValueError(msg)
 
@@ -151,8 +157,9 @@ def reading(path: Path | str, what: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        msg = f"{path}: {what or 'it'} does not fit in memory; give workers more memory, or write it in smaller chunks"
+        raise MemoryError(msg) from error
     except Exception as error:
         if isinstance(error, ValueError | ImportError) and str(path) in str(error):
             raise
