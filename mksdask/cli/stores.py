@@ -9,6 +9,7 @@ import click
 
 from mksdask.cli.analysis import MOST_UNNAMED
 from mksdask.cli.arguments import Axes, Crop, Numbers, Phases, Place, Size
+from mksdask.cli.maps import import_map, is_map, map_options
 from mksdask.cli.options import (
     cluster_options,
     json_option,
@@ -56,6 +57,7 @@ from mksdask.storage.verification import verify as verify_store
 @click.option("--axes", help="Order of the axes in the file, such as zyx. The letter s stands for samples.")
 @click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes, such as x,y.")
 @click.option("--allow-missing", is_flag=True, help="Take chunks that a zarr store lacks as its fill value.")
+@map_options
 @resume_option
 @overwrite_option("an earlier store of a volume or an ensemble")
 @cluster_options
@@ -75,12 +77,16 @@ def import_command(
     axes: str | None,
     periodic: list[int],
     allow_missing: bool,  # noqa: FBT001
+    setting: int | None,
+    scan: str | None,
     resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
     **cluster: Any,
 ) -> None:
     """Import images into a store of one volume. With --window, import them into a store of an ensemble.
+
+    An EBSD map of EDAX, Oxford, Bruker or orix is told by what its file holds, and stored as orientations.
 
     SOURCE is a TIFF stack, a folder or a pattern of TIFF, PNG or JPEG slices, or a file of NumPy, HDF5, DREAM.3D,
     netCDF, VTK or zarr. Several SOURCEs are slices of one image, in the order in which they are given. STORE is the
@@ -91,11 +97,18 @@ def import_command(
       mksdask import scan.tif rock.zarr --phases 0:pore,255:grain --spacing 3 --units um
       mksdask import 'slices/*.png' rock.zarr --otsu 2 --names pore,grain
       mksdask import scan.h5 cells.zarr --dataset CellData/FeatureIds --window 64
+      mksdask import map.ctf map.zarr
     """
     paths = [_source(source) for source in sources]
     inputs = input_files(paths if len(paths) > 1 else paths[0])
     target = Output.of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite).path
     timings: dict[str, float] = {}
+    if is_map(paths):
+        with open_client(**cluster), timed_step("read, convert, write", timings):
+            import_map(paths[0], target, window=window, setting=setting, scan=scan, overwrite=overwrite)
+            described = open_store(target).mks.describe(fractions=True)
+        report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
+        return
     with open_client(**cluster), timed_step("read, segment, write", timings):
         import_images(
             paths if len(paths) > 1 else paths[0],

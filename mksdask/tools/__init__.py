@@ -4,6 +4,7 @@ Each function returns a Figure, which you can save with `savefig` or leave as th
 opens a window.
 """
 
+from mksdask.display.orientations import ipf_colours
 from mksdask.tools.correlations import draw_autocorrelations, draw_components, draw_correlations, draw_crosscorrelations
 from mksdask.tools.fields import (
     draw_coeff,
@@ -46,5 +47,6 @@ __all__ = [
     "draw_partial",
     "draw_strains",
     "draw_strains_compare",
+    "ipf_colours",
     "show_volume",
 ]
