@@ -11,6 +11,7 @@ import click
 
 from mksdask.cli.analysis import MOST_UNNAMED
 from mksdask.cli.arguments import Axes, Crop, Numbers, Phases, Place, Size
+from mksdask.cli.maps import import_map, is_map, map_options
 from mksdask.cli.options import (
     cluster_options,
     json_option,
@@ -84,6 +85,7 @@ _ARGUMENT = re.compile(r"\b([a-z_]+)=")
 @click.option("--follow-links", is_flag=True, help="Read values to which a file links in other folders.")
 @click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes, such as x,y.")
 @click.option("--allow-missing", is_flag=True, help="Take chunks that a zarr store lacks as its fill value.")
+@map_options
 @resume_option
 @overwrite_option("an earlier store of a volume or an ensemble")
 @cluster_options
@@ -113,12 +115,16 @@ def import_command(
     follow_links: bool,  # noqa: FBT001
     periodic: list[int],
     allow_missing: bool,  # noqa: FBT001
+    setting: int | None,
+    scan: str | None,
     resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
     **cluster: Any,
 ) -> None:
     """Import images into a store of one volume. With --window, import them into a store of an ensemble.
+
+    An EBSD map of EDAX, Oxford, Bruker or orix is told by what its file holds, and stored as orientations.
 
     SOURCE is a TIFF stack, a folder or a pattern of TIFF, PNG or JPEG slices, or a file of NumPy, HDF5, DREAM.3D,
     netCDF, VTK, zarr, NRRD, MetaImage or NIfTI, or a file of raw values with --shape and --dtype. Several SOURCEs are
@@ -131,6 +137,7 @@ def import_command(
       mksdask import 'slices/*.png' rock.zarr --otsu 2 --names pore,grain
       mksdask import scan.h5 cells.zarr --dataset CellData/FeatureIds --window 64
       mksdask import scan.raw rock.zarr --shape 1000x1000x1200 --dtype uint16 --order little
+      mksdask import map.ctf map.zarr
     """
     if order is not None and dtype is None:
         msg = f"--order {order} is for raw values; give their --dtype too, such as uint16"
@@ -139,6 +146,12 @@ def import_command(
     inputs = input_files(paths if len(paths) > 1 else paths[0], pattern)
     target = Output.of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite).path
     timings: dict[str, float] = {}
+    if is_map(paths):
+        with open_client(**cluster), timed_step("read, convert, write", timings):
+            import_map(paths[0], target, window=window, setting=setting, scan=scan, overwrite=overwrite)
+            described = open_store(target).mks.describe(fractions=True)
+        report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
+        return
     with (
         open_client(**cluster),
         timed_step("read, segment, write", timings),

@@ -274,6 +274,8 @@ def import_ebsd(
         "phases": [names.get(number, "") for number in numbers],
         "laue_groups": [groups.get(number, "") for number in numbers],
     }
+    # Figures of the orientations alone need the groups too.
+    attrs["laue_groups"] = of_phases["laue_groups"]
     dims = tuple(coords) if size is None else ("sample", *coords)
     if size is not None:
         attrs["windows"] = [columns // size[0], n_bands]

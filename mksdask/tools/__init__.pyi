@@ -13,6 +13,7 @@ from .fields import (
     draw_microstructures as draw_microstructures,
     draw_strains as draw_strains,
     draw_strains_compare as draw_strains_compare,
+    ipf_colours as ipf_colours,
 )
 from .interactive import (
     show_volume as show_volume,
