@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, is_lazy, unwrap
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, as_lazy, concatenate_samples, dims_of, is_lazy, unwrap
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
 from mksdask.labels import matched, sample_index
 from mksdask.samples import Grid, refuse_ambiguous_lines
@@ -318,8 +317,8 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
         tail = np.asarray(stored[name][start:n_old].data)
         joined = data
         if len(tail):
-            joined = da.concatenate([da.from_array(tail), data]) if is_lazy(data) else np.concatenate([tail, data])
-        joined = joined.rechunk(shard) if is_lazy(joined) else da.from_array(joined, chunks=shard)
+            joined = concatenate_samples([as_lazy(tail) if is_lazy(data) else tail, data])
+        joined = joined.rechunk(shard) if is_lazy(joined) else as_lazy(joined, shard)
         target.resize((n_new, *target.shape[1:]))
         part = Writing(_checked_cast(joined, target.dtype, name), target, start)
         parts.append((part, part.blocks()))
@@ -336,7 +335,7 @@ def _like(array: ArrayLike, stored: xr.DataArray | None) -> ArrayLike:
     return array.transpose(*stored.dims)
 
 
-def _checked_cast(array: da.Array, dtype: np.dtype[Any], name: str) -> da.Array:
+def _checked_cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:
     """Cast to the stored dtype. Refuse integers that it cannot hold."""
     return array if array.dtype == dtype else array.map_blocks(_cast_block, to=dtype, of=name, dtype=dtype)
 
