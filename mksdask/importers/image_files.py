@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -132,7 +133,7 @@ def _check_memory(source: Source, path: str) -> None:
     ValueError
         If it does not.
     """
-    part = int(np.prod([max(sizes) for sizes in source.data.chunks])) * source.data.dtype.itemsize
+    part = math.prod(max(sizes) for sizes in source.data.chunks) * source.data.dtype.itemsize
     free = int(psutil.virtual_memory().available)
     if part > free:
         msg = (

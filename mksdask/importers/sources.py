@@ -6,6 +6,7 @@ kernel holds only the path, so that workers open the file themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -24,6 +25,8 @@ from mksdask.compute.faults import retried, retries
 # Largest number of bytes, and of rows, of a slab that is read at once.
 SLAB_BYTES = 2**27
 MOST_ROWS = 2048
+# Dask keeps some kB for each part, even if it is not read.
+MOST_SLABS = 10**5
 
 
 # The letter of the axis of the three Bunge angles of an orientation.
@@ -188,13 +191,18 @@ class _Slabs:
 
 def slab_thickness(shape: Sequence[int], dtype: Any) -> int:
     """Choose the number of rows that a task reads: a power of two, so that the shards of a store can be as thick."""
-    row_bytes = max(1, int(np.prod(shape[1:])) * np.dtype(dtype).itemsize)
+    row_bytes = max(1, math.prod(map(int, shape[1:])) * np.dtype(dtype).itemsize)
     return min(MOST_ROWS, 1 << max(0, (SLAB_BYTES // row_bytes).bit_length() - 1))
 
 
 def lazy_slabs(read: Callable[[int, int], Array], shape: Sequence[int], dtype: Any) -> da.Array:
     """Make a lazy array from ``read(first, last)``, which returns the rows from `first` to `last`."""
     n, rest = int(shape[0]), tuple(int(size) for size in shape[1:])
+    if n > MOST_SLABS * slab_thickness(shape, dtype):
+        msg = (
+            f"an array of shape {tuple(shape)} would be read in more than {MOST_SLABS} parts; store it in another shape"
+        )
+        raise ValueError(msg)
     chunks = da.core.normalize_chunks((slab_thickness(shape, dtype),), (n,), dtype=np.int64)
     return da.arange(n, chunks=chunks).map_blocks(
         _Slabs(read, retries()),
