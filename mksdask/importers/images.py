@@ -179,6 +179,7 @@ def import_images(
         pattern=pattern,
         join=join,
         follow_links=follow_links,
+        has_spacing=spacing is not None,
         allow_missing=allow_missing,
     )
     source = open_source(path, choice, axes=axes)

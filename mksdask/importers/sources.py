@@ -24,6 +24,8 @@ SLAB_BYTES = 2**27
 MOST_ROWS = 2048
 
 
+# Options that are taken by every file.
+_FOR_ALL = ("axes", "join", "has_spacing", "allow_missing")
 # The letter of the axis of the three Bunge angles of an orientation.
 ANGLES = "a"
 
@@ -92,6 +94,8 @@ class Choice:
         Whether several files are slices of one image, or samples of an ensemble.
     follow_links : bool
         Whether values in other files, outside the folder of the file, are read.
+    has_spacing : bool
+        Whether the caller gives the voxel size, so that none is read from the file.
     allow_missing : bool
         Whether chunks that a file lacks are taken as its fill value.
     """
@@ -107,6 +111,7 @@ class Choice:
     pattern: str | None = None
     join: str = "slices"
     follow_links: bool = False
+    has_spacing: bool = False
     allow_missing: bool = False
 
     def check(self, path: Path, *allowed: str) -> None:
@@ -122,11 +127,11 @@ class Choice:
         Raises
         ------
         ValueError
-            If another option is given. `axes`, `join` and `allow_missing` are taken by every file.
+            If another option is given. Some are taken by every file.
         """
         for option in fields(self):
             value = getattr(self, option.name)
-            if value != option.default and option.name not in (*allowed, "axes", "join", "allow_missing"):
+            if value != option.default and option.name not in (*allowed, *_FOR_ALL):
                 msg = f"{option.name}={value!r} does not apply to {path}, a file of another kind; leave it out"
                 raise ValueError(msg)
 
