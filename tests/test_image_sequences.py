@@ -112,7 +112,7 @@ def test_folder__gaps_and_other_files_are_said(tmp_path):
         (path / name).write_text("")
     found = equal(path, np.delete(VOLUME, [3, 4], 0))
     assert "2 of the numbers of slices are missing, the first after slice2.png" in found.assumed[0]
-    assert "2 files that are no pictures are left out, such as Thumbs.db" in found.assumed[1]
+    assert "left out of the folder, because they are no pictures: Thumbs.db, scan.log" in found.assumed[1]
     with pytest.warns(AssumedWarning, match="2 of the numbers"):
         import_images(path, tmp_path / "a.zarr", pattern="*.png")
     assert not equal(folder(tmp_path / "even", VOLUME[:4], "{0}0.png"), VOLUME[:4]).assumed
@@ -272,6 +272,20 @@ def test_samples__pictures(tmp_path):
     assert stored.microstructure.attrs["periodic_axes"] == ["x", "y"]
     one = import_images(path / "slice3.png", tmp_path / "one.zarr", join="samples")
     assert one.microstructure.shape == (1, 17, 13)
+
+
+def test_samples__in_a_folder_have_any_names(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name, page in zip(("steel1", "alloy", "b_7"), VOLUME, strict=False):
+        save(tmp_path / "a" / f"{name}.png", page)
+        np.save(tmp_path / "a" / f"{name}.npy", page)
+    with pytest.raises(ValueError, match="does not belong"):
+        import_images(tmp_path / "a", tmp_path / "a.zarr", join="samples")
+    for pattern, axes in (("*.png", None), ("*.npy", "yx")):
+        stored = import_images(
+            tmp_path / "a", tmp_path / "a.zarr", join="samples", pattern=pattern, axes=axes, mode="w"
+        )
+        assert stored["sample"].values.tolist() == ["alloy", "b_7", "steel1"]
 
 
 def test_samples__are_read_lazily(tmp_path, monkeypatch):

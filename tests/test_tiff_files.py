@@ -63,11 +63,13 @@ def test_tiff__dtypes(tmp_path, dtype, byteorder, compression):
     equal(write(tmp_path / "a.tif", image, byteorder=byteorder, compression=compression), image)
 
 
-def test_tiff__labels_of_64_bits_are_stored(tmp_path):
-    write(tmp_path / "a.tif", VOLUME.astype("i8"))
+@pytest.mark.parametrize("dtype", ["i8", "u8", ">i8", ">u2", "i1", "f2", ">f4", "?"])
+def test_tiff__dtypes_are_stored(tmp_path, dtype):
+    image = VOLUME // 2 if dtype != "?" else VOLUME > 100
+    write(tmp_path / "a.tif", image.astype(dtype), byteorder=dtype[0] if dtype[0] == ">" else "<")
     stored = import_images(tmp_path / "a.tif", tmp_path / "a.zarr").microstructure
-    assert stored.dtype == "int64"
-    assert_array_equal(stored, VOLUME.T)
+    assert stored.dtype == np.dtype(dtype).newbyteorder("=")
+    assert_array_equal(stored, image.T)
 
 
 def test_tiff__a_large_page_is_read_by_rows(tmp_path, monkeypatch):
@@ -98,6 +100,13 @@ def test_tiff__channels_and_times_are_chosen_and_never_a_depth(tmp_path, kind, c
     assert_array_equal(read(path, "szyx", channel=1)[1], SEVERAL[:, :, 1])
     stored = import_images(path, tmp_path / "a.zarr", channel=2, time=1)
     assert_array_equal(stored.microstructure, SEVERAL[1, :, 2].T)
+
+
+def test_tiff__names_of_channels_are_listed(tmp_path):
+    metadata = {"axes": "CYX", "Channel": {"Name": ["absorption", "phase", "dark"]}}
+    write(tmp_path / "a.ome.tif", SEVERAL[0, 0], metadata=metadata)
+    with pytest.raises(ValueError, match=r"--channel 0 to 2; 0: absorption, 1: phase, 2: dark"):
+        open_source(tmp_path / "a.ome.tif")
 
 
 def test_tiff__planes_that_the_file_does_not_name(tmp_path):
@@ -246,8 +255,9 @@ def test_tiff__sizes_by_tags(tmp_path, resolution, unit, spacing, said):
 
 def test_tiff__unknown_units_and_no_size_along_z(tmp_path):
     write(tmp_path / "a.tif", VOLUME, imagej=True, resolution=(2, 2), metadata={"axes": "ZYX", "unit": "furlong"})
-    with pytest.raises(ValueError, match=r"a.tif.*'furlong' is no known unit"):
+    with pytest.raises(ValueError, match=r"a.tif.*'furlong' is no known unit.*give spacing= and units="):
         open_source(tmp_path / "a.tif")
+    assert import_images(tmp_path / "a.tif", tmp_path / "a.zarr", spacing=3, units="um").x.attrs["units"] == "um"
     size = {"axes": "ZYX", "PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0}
     write(tmp_path / "b.tif", VOLUME, ome=True, metadata=size)
     with pytest.warns(AssumedWarning, match=r"spacing 2 along z assumed"):
@@ -256,14 +266,25 @@ def test_tiff__unknown_units_and_no_size_along_z(tmp_path):
     assert float(stored.z[1]) == 5
 
 
-def test_tiff__sizes_of_vendors(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("tag", "text"),
+    [
+        (34682, "[Scan]\r\nPixelWidth=2e-009\r\nPixelHeight=2e-009\r\n"),  # FEI
+        (34118, "0\r\n" * 3 + "AP_IMAGE_PIXEL_SIZE\r\nImage Pixel Size = 2.0 nm\r\n"),  # Zeiss
+    ],
+)
+def test_tiff__sizes_of_electron_microscopes(tmp_path, tag, text):
+    source = open_source(write(tmp_path / "a.tif", VOLUME[0], extratags=[(tag, "s", 0, text, True)]))
+    assert (source.spacing, source.units) == ({"x": 0.002, "y": 0.002}, "um")
+
+
+def test_tiff__sizes_of_other_vendors(tmp_path, monkeypatch):
     write(tmp_path / "a.tif", VOLUME[0])
     for name, found in {
-        "fei_metadata": {"Scan": {"PixelWidth": 2e-9, "PixelHeight": 2e-9}},
-        "sem_metadata": {"ap_image_pixel_size": ("Image Pixel Size", 2.0, "nm")},
         "tvips_metadata": {"PixelSizeX": 2.0, "PixelSizeY": 2.0},
         "sis_metadata": {"pixelsizex": 2e-9, "pixelsizey": 2e-9},
         "lsm_metadata": {"VoxelSizeX": 2e-9, "VoxelSizeY": 2e-9, "VoxelSizeZ": 5e-9},
+        "micromanager_metadata": {"Summary": {"PixelSize_um": 0.002}},
     }.items():
         with monkeypatch.context() as patch:
             patch.setattr(tifffile.TiffFile, name, found)
@@ -295,7 +316,7 @@ def test_tiff__unknown_codecs_and_cut_files_are_refused(tmp_path):
 def test_tiff__ome_sets_of_several_files(tmp_path):
     """The metadata of one file may name pages in another one."""
     write(tmp_path / "a.ome.tif", VOLUME, ome=True, metadata={"axes": "ZYX"}, compression="lzw")
-    write(tmp_path / "b.ome.tif", VOLUME[2:], compression="lzw", metadata=None)
+    write(tmp_path / "b.ome.tif", VOLUME[2:], compression="lzw", metadata=None, ome=False)
     planes = "".join(
         f'<TiffData IFD="{z - 2 if z >= 2 else z}" FirstZ="{z}" PlaneCount="1"><UUID FileName="{name}">u:{name}</UUID>'
         "</TiffData>"
@@ -309,6 +330,8 @@ def test_tiff__ome_sets_of_several_files(tmp_path):
     )
     write(tmp_path / "a.ome.tif", VOLUME[:2], description=text, metadata=None, compression="lzw")
     equal(tmp_path / "a.ome.tif", VOLUME)
+    with pytest.raises(ValueError, match=r"a.ome.tif holds pages of other files too"):
+        open_source([tmp_path / "a.ome.tif", tmp_path / "b.ome.tif"])
     (tmp_path / "b.ome.tif").unlink()
     with pytest.raises(ValueError, match=r"a\.ome\.tif"):
         open_source(tmp_path / "a.ome.tif")

@@ -91,7 +91,7 @@ def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = N
         If the format is not known, or the array is not an image of 1 to 3 axes.
     """
     choice = replace(choice or Choice(), axes=axes)
-    files, left_out = _files(path, choice.pattern)
+    files, left_out = _files(path, choice.pattern, are_slices=choice.join == "slices")
     files = [file.absolute() for file in files]
     if choice.join == "samples" and len(files) > 1:
         if all(file.suffix.lower() in (*PICTURES, *TIFFS) for file in files) and "s" not in (axes or ""):
@@ -160,7 +160,7 @@ def input_files(path: Any, pattern: str | None = None) -> list[Path]:
         If there is no such file.
     """
     folder = [Path(path)] if isinstance(path, str | os.PathLike) and Path(path).is_dir() else []
-    return folder + [file for file in _files(path, pattern)[0] if file not in folder]
+    return folder + [file for file in _files(path, pattern, are_slices=False)[0] if file not in folder]
 
 
 def _open(file: Path, choice: Choice) -> Source:
@@ -250,7 +250,7 @@ def _without_single(source: Source) -> Source:
     )
 
 
-def _files(path: Any, pattern: str | None = None) -> tuple[list[Path], tuple[str, ...]]:
+def _files(path: Any, pattern: str | None, *, are_slices: bool) -> tuple[list[Path], tuple[str, ...]]:
     """List the files that a path, a folder, a pattern or a sequence names, and say what was left out of a folder."""
     is_folder = isinstance(path, str | os.PathLike) and Path(path).is_dir()
     if pattern is not None and (not is_folder or Path(pattern).is_absolute()):
@@ -264,7 +264,7 @@ def _files(path: Any, pattern: str | None = None) -> tuple[list[Path], tuple[str
     else:
         files = [Path(path)]
     if len(files) == 1 and files[0].is_dir() and (pattern is not None or not _is_zarr(files[0])):
-        files, left_out = folder_pictures(files[0], pattern)
+        files, left_out = folder_pictures(files[0], pattern, are_slices=are_slices)
     missing = [str(file) for file in files if not file.exists()]
     if not files or missing:
         found = f"names files that are not there: {missing[:3]}" if missing else "names no image"

@@ -96,6 +96,10 @@ def open_sequence(files: Sequence[Path], choice: Choice) -> Source:
     """
     _refuse_order_of_shell(files)
     pictures = [picture_of(file, replace(choice, axes=None)) for file in files]
+    for picture in pictures:
+        if any(file != picture.path for file in getattr(picture.read, "files", ())):
+            msg = f"{picture.path} holds pages of other files too, as its OME metadata say; import it alone"
+            raise ValueError(msg)
     check_alike(pictures, "slices")
     first = pictures[0]
     is_flat = len(first.axes) == 2
@@ -179,7 +183,9 @@ def _text(name: str, value: Any) -> str:
     return str(dict(value)) if name == "spacing" else str(value)
 
 
-def folder_pictures(folder: Path, pattern: str | None = None) -> tuple[list[Path], tuple[str, ...]]:
+def folder_pictures(
+    folder: Path, pattern: str | None = None, *, are_slices: bool = True
+) -> tuple[list[Path], tuple[str, ...]]:
     """List the pictures of a folder in the order of their numbers.
 
     Parameters
@@ -188,11 +194,13 @@ def folder_pictures(folder: Path, pattern: str | None = None) -> tuple[list[Path
         A folder of pictures. Hidden files are passed over.
     pattern : str, optional
         Pattern of the names to take, such as "slice*.tif". Other files are left out then.
+    are_slices : bool
+        Whether the pictures are slices of one image. Samples may have any names.
 
     Returns
     -------
     files : list of path
-        The pictures. There are none if the folder holds none.
+        The pictures. There are none if the folder holds none. If `pattern` matches no picture, other files.
     assumed : tuple of str
         What was left out.
 
@@ -208,22 +216,24 @@ def folder_pictures(folder: Path, pattern: str | None = None) -> tuple[list[Path
     )
     files = [file for file in found if file.suffix.lower() in (*TIFFS, *PICTURES)]
     if not files:
-        return [], ()
+        return (found if pattern else []), ()
     formats = Counter(_format(file) for file in files)
     usual = formats.most_common(1)[0][0]
     strange = [file for file in files if _format(file) != usual]
-    strange += [file for file in found if file not in files and file.suffix.lower() not in _BESIDE]
+    strange += [file for file in found if file not in files and file.suffix.lower() not in _BESIDE and file.is_file()]
     if strange:
         raise ValueError(_foreign(strange, f"the others are {usual} files", folder))
     texts = Counter(_words(file) for file in files)
     usual_text, n = texts.most_common(1)[0]
-    if len(texts) > 1 and any(_numbers(file) for file in files):
+    if are_slices and len(texts) > 1 and any(_numbers(file) for file in files):
         strange = [file for file in files if _words(file) != usual_text]
         like = next(file.name for file in files if _words(file) == usual_text)
         raise ValueError(_foreign(strange, f"its name is not numbered as {like} and {n - 1} others are", folder))
     left = [file.name for file in found if file not in files]
-    told = f"{len(left)} files that are no pictures are left out, such as {left[0]}; say pattern=" if left else ""
-    return files, (told,) if told else ()
+    if not left:
+        return files, ()
+    listed = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
+    return files, (f"left out of the folder, because they are no pictures: {listed}; say pattern=",)
 
 
 def _format(file: Path) -> str:

@@ -177,10 +177,10 @@ def import_images(
         shape=None if shape is None else sizes_argument(shape, name="shape"),
         dtype=None if dtype is None else data_type(dtype),
         offset=offset,
-        is_sized=spacing is not None,
         pattern=pattern,
         join=join,
         follow_links=follow_links,
+        has_spacing=spacing is not None,
         allow_missing=allow_missing,
     )
     source = open_source(path, choice, axes=axes)

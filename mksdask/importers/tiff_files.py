@@ -14,7 +14,7 @@ import tifffile
 from mksdask.arrays import Array
 from mksdask.importers.pictures import Picture, checked_number, one_channel
 from mksdask.importers.sources import Choice
-from mksdask.importers.tiff_sizes import ome_images, tiff_sizes
+from mksdask.importers.tiff_sizes import Sizes, ome_images, tiff_sizes
 
 # Words for the axes, as tifffile calls them, that are neither x, y nor z.
 _AXES = {"T": "time", "C": "channel", "S": "channel", "E": "channel"}
@@ -207,16 +207,25 @@ def tiff_picture(path: Path, choice: Choice) -> Picture:
         if "S" in names and choice.axes is not None and len(choice.axes) == sum(n > 1 for n in shape):
             # The caller says that channels of colour are something else, such as slices.
             names = names.replace("S", "Q")
-        wanted, axes = _wanted(names, shape, path, choice)
+        wanted, axes = _wanted(names, shape, path, choice, _channel_names(file, number))
         kernel, is_whole = _kernel(file, joined, names, shape, wanted, path, choice)
         _check_codec(series.keyframe, path)
         keep = [n for axis, n, at in zip(names, shape, wanted, strict=True) if at is None and axis != "S"]
-        spacing, units, told = tiff_sizes(file, number, has_depth="z" in axes)
+        spacing, units, told = ({}, None, ()) if choice.has_spacing else _sizes(file, number, axes)
         dtype = series.dtype.newbyteorder("=")
         told = (*assumed, *told, *_remarks(file, series, transparency="S" in names and choice.channel is None))
         if "S" in names and choice.channel is None:
             _check_colours(kernel, names)
         return Picture(path, kernel, tuple(keep), dtype, axes, spacing, units, told, is_whole=is_whole)
+
+
+def _sizes(file: tifffile.TiffFile, series: int, axes: str) -> Sizes:
+    """Read the sizes of voxels, and say how to give them where they are not understood."""
+    try:
+        return tiff_sizes(file, series, has_depth="z" in axes)
+    except ValueError as error:
+        msg = f"{error}; give spacing= and units= (--spacing, --units)"
+        raise ValueError(msg) from error
 
 
 def _check_colours(kernel: Any, names: str) -> None:
@@ -287,7 +296,16 @@ def _chosen_series(file: tifffile.TiffFile, path: Path, choice: Choice) -> tuple
     raise ValueError(msg)
 
 
-def _wanted(names: str, shape: Sequence[int], path: Path, choice: Choice) -> tuple[list[int | None], str]:
+def _channel_names(file: tifffile.TiffFile, series: int) -> list[str]:
+    """List the names of channels that the metadata of OME give."""
+    images = ome_images(file)
+    found = images[series].findall("{*}Pixels/{*}Channel") if series < len(images) else []
+    return [str(channel.get("Name", "")) for channel in found]
+
+
+def _wanted(
+    names: str, shape: Sequence[int], path: Path, choice: Choice, channels: Sequence[str]
+) -> tuple[list[int | None], str]:
     """Choose of each axis one number, or all, which is None. Name the axes that stay.
 
     Raises
@@ -322,19 +340,21 @@ def _wanted(names: str, shape: Sequence[int], path: Path, choice: Choice) -> tup
         return wanted, choice.axes
     before = stay.replace("Y", "").replace("X", "")
     if not stay.endswith("YX") or len(before) > 1 or before not in ("", "Z", *_UNNAMED):
-        raise ValueError(_several(names, shape, stay, path))
+        raise ValueError(_several(names, shape, stay, path, channels))
     # Pages without a name are slices: that is how stacks are written.
     return wanted, "zyx" if before else "yx"
 
 
-def _several(names: str, shape: Sequence[int], stay: str, path: Path) -> str:
+def _several(names: str, shape: Sequence[int], stay: str, path: Path, channels: Sequence[str]) -> str:
     """Say which axes a file has beside those of a volume, and how to choose."""
     sizes = dict(zip(names, shape, strict=True))
     remedies = []
     for axis in stay:
         if axis in _AXES:
             option = _AXES[axis]
-            remedies.append(f"one of {sizes[axis]} {option}s by {option}= (--{option} 0 to {sizes[axis] - 1})")
+            listed = ", ".join(f"{i}: {name}" for i, name in enumerate(channels) if name) if axis == "C" else ""
+            numbers = f"--{option} 0 to {sizes[axis] - 1}{f'; {listed}' if listed else ''}"
+            remedies.append(f"one of {sizes[axis]} {option}s by {option}= ({numbers})")
     remedy = f"choose {' and '.join(remedies)}" if remedies else ""
     if len(stay) <= 4:
         remedy += f"{', or ' if remedy else ''}say what they are by axes=, such as {'szyx'[-len(stay) :]!r}"
