@@ -32,6 +32,7 @@ ORDER = (
     "localization",
     "tools",
     "importers",
+    "exporters",
     "accessor",
     "cli",
 )

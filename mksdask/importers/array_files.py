@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,9 @@ def open_zarr(path: Path, choice: Choice) -> Source:
     attrs = node.get("attributes", {})
     images = attrs.get("ome", attrs).get("multiscales")
     if images and dataset is None:
-        return _ome_zarr(location, images[0], allow_missing=allow_missing)
+        # Images that this package exported name their phases.
+        phases = tuple(attrs["names"].get("phases", ())) if isinstance(attrs.get("names"), dict) else ()
+        return replace(_ome_zarr(location, images[0], allow_missing=allow_missing), phases=phases)
     return _zarr_of_group(location, dataset, path, allow_missing=allow_missing)
 
 

@@ -135,7 +135,7 @@ def import_images(
     options = {
         "spacing": _spacing(source, spacing, spatial),
         "units": units or source.units or ("voxel" if spacing is None and not source.spacing else "unit"),
-        "phases": _names(names, found_names, mapping),
+        "phases": _names(names, found_names, mapping) or (mapping is None and source.phases) or None,
         "mode": mode,
         "resume": resume,
     }

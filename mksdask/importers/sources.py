@@ -40,6 +40,8 @@ class Source:
     assumed : tuple of str
         What the file does not say and the reader assumed, each with the argument that says it otherwise; such as "the
         axes are x, y, z; give axes= if they are others".
+    phases : tuple of str
+        Names of the phases 0, 1, …, if the file states them.
     """
 
     data: da.Array
@@ -47,6 +49,7 @@ class Source:
     spacing: dict[str, float]
     units: str | None = None
     assumed: tuple[str, ...] = ()
+    phases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
