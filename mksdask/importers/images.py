@@ -192,7 +192,7 @@ def import_images(
     if is_in_slabs and window is None:
         data = data.rechunk({0: thickness})
     mapping, found = _segmentation(source, data, phases, thresholds, otsu)
-    phase_names = _names(names, found, mapping)
+    phase_names = _names(names, found, mapping) or (list(source.phases) if mapping is None and source.phases else None)
     if mapping is None and phases is None and not has_angles and source.missing is None:
         refuse_grey_phases(data, str(inputs[0]))
     fields = _fields(source, data, mapping)

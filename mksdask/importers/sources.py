@@ -65,6 +65,8 @@ class Source:
         Labels of the samples. There are none if samples are numbered.
     beside : tuple of path
         Other files that hold values of the image.
+    phases : tuple of str
+        Names of the phases 0, 1, …, if the file states them.
     """
 
     data: da.Array
@@ -76,6 +78,7 @@ class Source:
     format: str = ""
     labels: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
+    phases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
