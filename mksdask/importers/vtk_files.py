@@ -209,7 +209,7 @@ def source_of(
         names = dict(zip(sorted(kept), "xyz", strict=False))
         assumed.append(f"the image is flat, and its axes {', '.join(sorted(kept))} are {', '.join(names.values())}")
         axes, steps = "".join(names[axis] for axis in kept), {names[axis]: step for axis, step in steps.items()}
-    return Source(data, axes, steps, unit, tuple(assumed), tuple(notes.get("phases", ())))
+    return Source(data, axes, steps, unit, tuple(assumed), phases=tuple(notes.get("phases", ())))
 
 
 def _axes(path: Path, geometry: Geometry) -> tuple[str, tuple[bool, ...]]:
