@@ -13,6 +13,7 @@ import numpy as np
 import tifffile
 import zarr
 
+from mksdask.arrays import shown
 from mksdask.compute.graph import renamed, token_of
 from mksdask.importers.array_files import is_classic_netcdf, open_hdf5, open_netcdf3, open_numpy, open_zarr
 from mksdask.importers.raster_files import open_sequence, open_tiff
@@ -137,7 +138,11 @@ def _with_axes(source: Source, axes: str | None, path: str) -> Source:
 def _files(path: Any) -> list[Path]:
     """List the files that a path, a folder, a pattern or a sequence names."""
     if not isinstance(path, str | os.PathLike):
-        files = [Path(each) for each in path]
+        files = path if isinstance(path, list | tuple) else [path]
+        if not all(isinstance(each, str | os.PathLike) for each in files):
+            msg = f"path must be a path, or a list of paths, got {shown(path)}"
+            raise TypeError(msg)
+        files = [Path(each) for each in files]
     elif any(sign in str(path) for sign in "*?[") and not Path(path).exists():
         files = sorted(map(Path, glob.glob(str(path), recursive=True)), key=_natural)  # noqa: PTH207
     else:

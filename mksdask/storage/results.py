@@ -12,6 +12,7 @@ import xarray as xr
 
 from mksdask.arrays import ArrayLike, is_lazy
 from mksdask.compute.progress import progress as show_progress
+from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Location, Url, staged
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_dataset
@@ -19,6 +20,7 @@ from mksdask.storage.opening import open_dataset
 DEFAULT_NAME = "result"
 
 
+@checked
 def materialize(
     lazy: ArrayLike, url: Url, *, resume: bool = True, overwrite: bool = False, progress: bool = True
 ) -> Any:
