@@ -120,7 +120,11 @@ def test_names__are_the_same_in_two_processes(tmp_path):
     for number in range(2):
         environment = os.environ | {"PYTHONHASHSEED": str(number + 1)}
         run = subprocess.run(
-            [sys.executable, script, tmp_path, str(number)], capture_output=True, text=True, check=False, env=environment
+            [sys.executable, script, tmp_path, str(number)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
         )
         assert run.returncode == 0, run.stderr
         found.append(json.loads(run.stdout.splitlines()[-1]))
