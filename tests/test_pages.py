@@ -16,7 +16,18 @@ PAGES = ROOT / ".github" / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # These take more than a few seconds.
 SLOW = {"README.md", "start.md", "ebsd.md", "linkage.md", "localization.md", "clusters.md", "pymks.md"}
-MODULES = ("bases", "datasets", "importers", "reduction", "regression", "simulation", "stats", "storage", "tools")
+MODULES = (
+    "bases",
+    "datasets",
+    "exporters",
+    "importers",
+    "reduction",
+    "regression",
+    "simulation",
+    "stats",
+    "storage",
+    "tools",
+)
 
 # Runs the blocks of a page in one namespace. Workers import this file, and not the blocks.
 RUNNER = """
