@@ -60,7 +60,7 @@ def test_nrrd__space_directions_time_and_channels(tmp_path):
     nrrd.write(str(tmp_path / "a.nrrd"), V.T, header)
     check(import_images(tmp_path / "a.nrrd", tmp_path / "a.zarr"), V, STEPS, "mm")
     nrrd.write(str(tmp_path / "b.nrrd"), V.T, header | {"space directions": -np.diag(STEPS)})
-    with pytest.warns(AssumedWarning, match="axes zyx of the voxels kept, which the file turns or mirrors"):
+    with pytest.warns(AssumedWarning, match="directions of the axes zyx left out, which the file turns or mirrors"):
         check(import_images(tmp_path / "b.nrrd", tmp_path / "b.zarr"), V, STEPS, "mm")
     both = np.stack([V, V + 1]).T
     nrrd.write(str(tmp_path / "c.nrrd"), both, {"kinds": ["domain", "domain", "domain", "list"]})

@@ -98,8 +98,8 @@ def select(
                 msg = f"{path} has no axis that is called {name}, so {name}={chosen} says nothing; leave it out"
                 raise ValueError(msg)
         axes = default or array_axes(len(shape))
-        told = f"the file calls its axes {', '.join(map(str, names))}, and " if names and any(names) else ""
-        return Selection(whole, axes, shape, tuple(told + text for text in assumed_axes(axes)))
+        reason = f", because the file calls them {', '.join(map(str, names))}" if names and any(names) else ""
+        return Selection(whole, axes, shape, assumed_axes(axes, reason))
     if choice.axes is not None and len(choice.axes) == len(shape):
         # The names of the caller may say that channels or times are samples.
         return Selection(whole, "".join(letter or "?" for letter in letters), shape)

@@ -15,7 +15,7 @@ from mksdask.arrays import Array
 from mksdask.importers.dims import Selection, even_step, select, sized
 from mksdask.importers.hdf5_links import check_readable, followed, opened, outside
 from mksdask.importers.packing import Packing
-from mksdask.importers.sources import ANGLES, Choice, Source, check_inside, chosen_dataset, lazy_slabs
+from mksdask.importers.sources import ANGLES, Choice, Source, assumed_axes, check_inside, chosen_dataset, lazy_slabs
 
 # Groups are searched for images to this depth.
 DEEPEST = 30
@@ -90,14 +90,14 @@ def open_hdf5(path: Path, choice: Choice) -> Source:
             default = "zyx"[-array.ndim :]
         selection = select(names, array.shape, choice, path, default=default)
         if default and "MATLAB_class" in array.attrs:
-            reason = "because MATLAB stores its axes x, y, z in reverse order"
-            selection = replace(selection, assumed=(f"axes {default} assumed, {reason}; say axes=",))
+            reason = ", because MATLAB stores its axes x, y, z in reverse order"
+            selection = replace(selection, assumed=assumed_axes(default, reason))
         steps, units, told = _steps(array, selection, choice)
         packing = Packing.of(array.attrs, array.dtype)
         data = lazy_slabs(
             _Hdf5(place, name, selection, packing, choice.follow_links), selection.shape, np.dtype(packing.dtype)
         )
-        kind = "matlab" if "MATLAB_class" in array.attrs else "hdf5"
+        kind = "matlab" if "MATLAB_class" in array.attrs else ""
         more = outside(array, place, name, follow_links=choice.follow_links)
         beside = (*([place] if place != path else []), *([more[0]] if more else []))
         told = (*selection.assumed, *told)
