@@ -20,6 +20,8 @@ LETTERS = {
     **dict.fromkeys(("channel", "channels"), "c"),
     **dict.fromkeys(("time", "times"), "t"),
 }
+# Parts of names of attributes that look like voxel sizes.
+SIZES = ("spacing", "voxel", "pixel", "resolution", "scale", "element_size")
 # Steps between coordinates that differ by more than this share are told.
 UNEVEN = 1e-3
 
@@ -141,6 +143,15 @@ def even_step(coordinates: Array, axis: str) -> tuple[float, tuple[str, ...]]:
         between = f"the mean of steps from {steps.min():g} to {steps.max():g}"
         return mean, (f"spacing {mean:g} along {axis} assumed, {between}; say spacing=",)
     return mean, ()
+
+
+def unread_sizes(*attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say which attributes look like voxel sizes, but are not read because they follow no standard."""
+    found = {str(key) for attrs in attributes for key in attrs}
+    unread = sorted(key for key in found if any(word in key.lower() for word in SIZES) and key != "scale_factor")
+    if not unread:
+        return ()
+    return (f"spacing 1 assumed, because the attributes {', '.join(unread)} follow no standard; say spacing=",)
 
 
 def sized(

@@ -12,15 +12,13 @@ import h5py
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.dims import Selection, even_step, select, sized
+from mksdask.importers.dims import Selection, even_step, select, sized, unread_sizes
 from mksdask.importers.hdf5_links import check_readable, followed, opened, outside
 from mksdask.importers.packing import Packing
 from mksdask.importers.sources import ANGLES, Choice, Source, assumed_axes, check_inside, chosen_dataset, lazy_slabs
 
 # Groups are searched for images to this depth.
 DEEPEST = 30
-# Attributes that look like voxel sizes, of which there is no standard.
-_SIZES = ("spacing", "voxel", "pixel", "resolution", "scale")
 # Angles beyond this are no radians.
 MOST_RADIANS = 2.0 * np.pi + 1e-3
 
@@ -237,10 +235,8 @@ def _steps(
         steps[axis], more = even_step(scale[()], axis)
         told += more
         stated[axis] = scale.attrs.get("units")
-    unread = [] if steps else [key for key in array.attrs if any(word in key.lower() for word in _SIZES)]
-    unread = [key for key in unread if key != "scale_factor"]
-    if unread:
-        told.append(f"spacing 1 assumed, because the attributes {', '.join(unread)} follow no standard; say spacing=")
+    if not steps:
+        told += unread_sizes(array.attrs, array.parent.attrs, array.file.attrs)
     steps, unit, more = sized(steps, stated, choice, path)
     return steps, unit, (*told, *more)
 
