@@ -215,7 +215,7 @@ def test_units__that_are_no_lengths_and_that_only_some_axes_have(tmp_path):
 
 def test_axes__that_the_file_calls_something_else_are_assumed_aloud(tmp_path):
     zarr.create_array(tmp_path / "a.zarr", data=V, dimension_names=("plane", "row", "column"))
-    message = "the file calls its axes plane, row, column, and axes xyz assumed; say axes="
+    message = "axes xyz assumed, because the file calls them plane, row, column; say axes="
     with pytest.warns(AssumedWarning, match=message):
         import_images(tmp_path / "a.zarr", tmp_path / "b.zarr")
     assert_array_equal(import_images(tmp_path / "a.zarr", tmp_path / "c.zarr", axes="zyx").microstructure, V.T)
@@ -330,3 +330,18 @@ def test_mutated__files_are_refused_by_name_or_read(tmp_path, kind):
             told = refusal(path)
         assert told is None or str(path) in told
         file.write_bytes(whole[file])
+
+
+def test_command__chooses_a_channel_and_follows_links(tmp_path, run):
+    zarr.create_array("a.zarr", data=np.stack([V, V + 1]), dimension_names=("c", "z", "y", "x"))
+    assert "holds 2 channels; choose one of them by channel=" in run("import", "a.zarr", "b.zarr", code=1)
+    assert run("import", "a.zarr", "b.zarr", "--channel", "1")["assumed"] == []
+    assert_array_equal(open_volume("b.zarr").microstructure, (V + 1).T)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.raw").write_bytes(V.tobytes())
+    (tmp_path / "here").mkdir()
+    head = "NDims = 3\nDimSize = 6 5 2\nElementType = MET_UCHAR\nElementDataFile = ../elsewhere/a.raw\n"
+    (tmp_path / "here" / "a.mhd").write_text(head)
+    assert "pass follow_links=True, or --follow-links" in run("import", "here/a.mhd", "c.zarr", code=1)
+    run("import", "here/a.mhd", "c.zarr", "--follow-links")
+    assert_array_equal(open_volume("c.zarr").microstructure, V.T)

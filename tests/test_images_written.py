@@ -54,13 +54,34 @@ def test_nrrd__of_pynrrd(tmp_path, name, encoding, dtype):
     check(import_images(tmp_path / name, tmp_path / "a.zarr"), V, STEPS, "um")
 
 
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_nrrd__of_itk(tmp_path, is_compressed):
+    itk = writer("SimpleITK")
+    image = itk.GetImageFromArray(V.astype("u2"))
+    image.SetSpacing(STEPS)
+    itk.WriteImage(image, str(tmp_path / "a.nrrd"), useCompression=is_compressed)
+    check(import_images(tmp_path / "a.nrrd", tmp_path / "a.zarr"), V, STEPS, "unit")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_nifti__of_itk(tmp_path, name):
+    writer("nibabel")
+    itk = writer("SimpleITK")
+    image = itk.GetImageFromArray(V.astype("i2"))
+    image.SetSpacing(STEPS)
+    # ITK turns x and y round, because it counts them in the other direction.
+    image.SetDirection([-1, 0, 0, 0, -1, 0, 0, 0, 1])
+    itk.WriteImage(image, str(tmp_path / name))
+    check(import_images(tmp_path / name, tmp_path / "a.zarr"), V, STEPS, "mm")
+
+
 def test_nrrd__space_directions_time_and_channels(tmp_path):
     nrrd = writer("nrrd")
     header = {"space directions": np.diag(STEPS), "space": "left-posterior-superior", "space units": ["mm"] * 3}
     nrrd.write(str(tmp_path / "a.nrrd"), V.T, header)
     check(import_images(tmp_path / "a.nrrd", tmp_path / "a.zarr"), V, STEPS, "mm")
     nrrd.write(str(tmp_path / "b.nrrd"), V.T, header | {"space directions": -np.diag(STEPS)})
-    with pytest.warns(AssumedWarning, match="axes zyx of the voxels kept, which the file turns or mirrors"):
+    with pytest.warns(AssumedWarning, match="directions of the axes zyx left out, which the file turns or mirrors"):
         check(import_images(tmp_path / "b.nrrd", tmp_path / "b.zarr"), V, STEPS, "mm")
     both = np.stack([V, V + 1]).T
     nrrd.write(str(tmp_path / "c.nrrd"), both, {"kinds": ["domain", "domain", "domain", "list"]})
@@ -306,6 +327,15 @@ def test_netcdf3__header_of_more_than_the_file_holds(tmp_path):
         import_images(tmp_path / "a.nc", tmp_path / "a.zarr")
 
 
+def test_netcdf__axes_that_grow(tmp_path):
+    with netcdf_file(tmp_path / "a.nc", "w") as file:
+        for axis, n in zip("zyx", (None, 5, 6), strict=True):
+            file.createDimension(axis, n)
+        file.createVariable("scan", "i2", ("z", "y", "x"))[:2] = V
+        file.createVariable("other", "f8", ("z",))[:2] = [0, 0]
+    check(import_images(tmp_path / "a.nc", tmp_path / "a.zarr"), V)
+
+
 def test_netcdf__unsigned_numbers(tmp_path):
     values = np.arange(200, 260).reshape(2, 5, 6).astype("u1")
     source = xr.DataArray(values.view("i1"), dims=("z", "y", "x"), name="scan", attrs={"_Unsigned": "true"})
@@ -467,6 +497,18 @@ def test_hdf5__damaged_chunk_names_the_file(tmp_path):
         import_images(tmp_path / "a.h5", tmp_path / "a.zarr", axes="zyx")
 
 
+def test_dream3d__orientations_of_one_slice(tmp_path):
+    angles = np.random.default_rng(0).uniform(0, 3, (1, 5, 6, 3)).astype("f4")
+    with h5py.File(tmp_path / "a.dream3d", "w") as file:
+        file["DataStructure/Image/Cell Data/Euler Angles"] = angles
+        file["DataStructure/Image"].attrs.update({"_SPACING": STEPS, "_DIMENSIONS": [6, 5, 1]})
+    with pytest.warns(AssumedWarning, match="axes z of length 1 dropped; say axes="):
+        stored = import_images(tmp_path / "a.dream3d", tmp_path / "a.zarr")
+    assert stored.microstructure.dims == ("x", "y", "angle")
+    assert_array_equal(stored.microstructure, angles[0].transpose(1, 0, 2))
+    assert "confidence_index" not in stored
+
+
 # NumPy.
 
 
@@ -500,6 +542,25 @@ def test_zarr__of_xarray(tmp_path, zarr_format, name):
     values = dataset().rename(x="X", y="Y", z="Z")
     values.to_dataset().to_zarr(tmp_path / name, zarr_format=zarr_format, consolidated=False)
     check(import_images(tmp_path / name, tmp_path / "out.zarr"), V, STEPS, "um")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_zarr__of_xarray_packed_and_with_gaps(tmp_path, zarr_format):
+    values = dataset()
+    values[0, 1, 2] = np.nan
+    packed = {"dtype": "i2", "scale_factor": 0.5, "add_offset": 3.0, "_FillValue": -99}
+    options = {"zarr_format": zarr_format, "consolidated": False, "encoding": {"scan": packed}}
+    values.to_dataset().to_zarr(tmp_path / "a.zarr", **options)
+    stored = import_images(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    assert_allclose(stored.microstructure, values.T)
+    assert_array_equal(stored.confidence_index, ~np.isnan(values.T))
+
+
+def test_zarr__attributes_that_follow_no_standard_are_told(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=V, attributes={"resolution": [4, 4, 40]}, dimension_names=tuple("zyx"))
+    with pytest.warns(AssumedWarning, match="spacing 1 assumed, because the attributes resolution follow no standard"):
+        check(import_images(tmp_path / "a.zarr", tmp_path / "b.zarr"), V)
+    check(import_images(tmp_path / "a.zarr", tmp_path / "c.zarr", spacing=4, units="nm"), V, (4, 4, 4), "nm")
 
 
 def test_zarr__nested_groups_and_times(tmp_path):

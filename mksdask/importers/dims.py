@@ -20,6 +20,8 @@ LETTERS = {
     **dict.fromkeys(("channel", "channels"), "c"),
     **dict.fromkeys(("time", "times"), "t"),
 }
+# Parts of names of attributes that look like voxel sizes.
+SIZES = ("spacing", "voxel", "pixel", "resolution", "scale", "element_size")
 # Steps between coordinates that differ by more than this share are told.
 UNEVEN = 1e-3
 
@@ -98,8 +100,8 @@ def select(
                 msg = f"{path} has no axis that is called {name}, so {name}={chosen} says nothing; leave it out"
                 raise ValueError(msg)
         axes = default or array_axes(len(shape))
-        told = f"the file calls its axes {', '.join(map(str, names))}, and " if names and any(names) else ""
-        return Selection(whole, axes, shape, tuple(told + text for text in assumed_axes(axes)))
+        reason = f", because the file calls them {', '.join(map(str, names))}" if names and any(names) else ""
+        return Selection(whole, axes, shape, assumed_axes(axes, reason))
     if choice.axes is not None and len(choice.axes) == len(shape):
         # The names of the caller may say that channels or times are samples.
         return Selection(whole, "".join(letter or "?" for letter in letters), shape)
@@ -141,6 +143,15 @@ def even_step(coordinates: Array, axis: str) -> tuple[float, tuple[str, ...]]:
         between = f"the mean of steps from {steps.min():g} to {steps.max():g}"
         return mean, (f"spacing {mean:g} along {axis} assumed, {between}; say spacing=",)
     return mean, ()
+
+
+def unread_sizes(*attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say which attributes look like voxel sizes, but are not read because they follow no standard."""
+    found = {str(key) for attrs in attributes for key in attrs}
+    unread = sorted(key for key in found if any(word in key.lower() for word in SIZES) and key != "scale_factor")
+    if not unread:
+        return ()
+    return (f"spacing 1 assumed, because the attributes {', '.join(unread)} follow no standard; say spacing=",)
 
 
 def sized(

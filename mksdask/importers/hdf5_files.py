@@ -12,15 +12,13 @@ import h5py
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.dims import Selection, even_step, select, sized
+from mksdask.importers.dims import Selection, even_step, select, sized, unread_sizes
 from mksdask.importers.hdf5_links import check_readable, followed, opened, outside
 from mksdask.importers.packing import Packing
-from mksdask.importers.sources import ANGLES, Choice, Source, check_inside, chosen_dataset, lazy_slabs
+from mksdask.importers.sources import ANGLES, Choice, Source, assumed_axes, check_inside, chosen_dataset, lazy_slabs
 
 # Groups are searched for images to this depth.
 DEEPEST = 30
-# Attributes that look like voxel sizes, of which there is no standard.
-_SIZES = ("spacing", "voxel", "pixel", "resolution", "scale")
 # Angles beyond this are no radians.
 MOST_RADIANS = 2.0 * np.pi + 1e-3
 
@@ -90,14 +88,14 @@ def open_hdf5(path: Path, choice: Choice) -> Source:
             default = "zyx"[-array.ndim :]
         selection = select(names, array.shape, choice, path, default=default)
         if default and "MATLAB_class" in array.attrs:
-            reason = "because MATLAB stores its axes x, y, z in reverse order"
-            selection = replace(selection, assumed=(f"axes {default} assumed, {reason}; say axes=",))
+            reason = ", because MATLAB stores its axes x, y, z in reverse order"
+            selection = replace(selection, assumed=assumed_axes(default, reason))
         steps, units, told = _steps(array, selection, choice)
         packing = Packing.of(array.attrs, array.dtype)
         data = lazy_slabs(
             _Hdf5(place, name, selection, packing, choice.follow_links), selection.shape, np.dtype(packing.dtype)
         )
-        kind = "matlab" if "MATLAB_class" in array.attrs else "hdf5"
+        kind = "matlab" if "MATLAB_class" in array.attrs else ""
         more = outside(array, place, name, follow_links=choice.follow_links)
         beside = (*([place] if place != path else []), *([more[0]] if more else []))
         told = (*selection.assumed, *told)
@@ -237,10 +235,8 @@ def _steps(
         steps[axis], more = even_step(scale[()], axis)
         told += more
         stated[axis] = scale.attrs.get("units")
-    unread = [] if steps else [key for key in array.attrs if any(word in key.lower() for word in _SIZES)]
-    unread = [key for key in unread if key != "scale_factor"]
-    if unread:
-        told.append(f"spacing 1 assumed, because the attributes {', '.join(unread)} follow no standard; say spacing=")
+    if not steps:
+        told += unread_sizes(array.attrs, array.parent.attrs, array.file.attrs)
     steps, unit, more = sized(steps, stated, choice, path)
     return steps, unit, (*told, *more)
 

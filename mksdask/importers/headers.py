@@ -45,7 +45,7 @@ def turned(directions: Any, names: str) -> tuple[str, ...]:
         unit = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
     if np.allclose(unit, np.eye(len(unit)), atol=SAME_DIRECTION):
         return ()
-    return (f"axes {names} of the voxels kept, which the file turns or mirrors in space; say axes=",)
+    return (f"directions of the axes {names} left out, which the file turns or mirrors in space; say axes=",)
 
 
 def files_beside(text: str, path: Path, choice: Choice, listed: Sequence[str]) -> tuple[Path, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.io import netcdf_file
 
 from mksdask.arrays import Array
-from mksdask.importers.dims import Selection, even_step, select, sized
+from mksdask.importers.dims import Selection, even_step, select, sized, unread_sizes
 from mksdask.importers.packing import Packing
 from mksdask.importers.sources import Choice, Source, chosen_dataset, lazy_slabs
 
@@ -71,6 +71,8 @@ def open_netcdf3(path: Path, choice: Choice) -> Source:
                 steps[axis], more = even_step(np.array(beside.data), axis)
                 told += more
                 stated[axis] = getattr(beside, "units", None)
+        if not steps:
+            told += unread_sizes(_attributes(array), _attributes(file))
         del array
     steps, unit, more = sized(steps, stated, choice, path)
     data = lazy_slabs(_NetCdf3(path, name, selection, packing), selection.shape, np.dtype(packing.dtype))

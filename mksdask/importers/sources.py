@@ -26,7 +26,7 @@ from mksdask.compute.faults import retried, retries
 SLAB_BYTES = 2**27
 MOST_ROWS = 2048
 # Dask keeps some kB for each part, even if it is not read.
-MOST_SLABS = 10**5
+MOST_SLABS = 10**6
 
 
 # Options that are taken by every file.
@@ -298,6 +298,6 @@ def mean_step(coordinates: Array) -> float:
     return float(np.mean(np.diff(coordinates.astype(float))))
 
 
-def assumed_axes(axes: str) -> tuple[str, ...]:
+def assumed_axes(axes: str, reason: str = "") -> tuple[str, ...]:
     """Say that the order of axes was assumed. There is nothing to assume of one axis."""
-    return (f"axes {axes} assumed; say axes=",) if len(axes) > 1 else ()
+    return (f"axes {axes} assumed{reason}; say axes=",) if len(axes) > 1 else ()

@@ -12,7 +12,7 @@ import zarr
 
 from mksdask.arrays import Array
 from mksdask.compute.graph import token_of
-from mksdask.importers.dims import LETTERS, Selection, even_step, select, sized
+from mksdask.importers.dims import LETTERS, Selection, even_step, select, sized, unread_sizes
 from mksdask.importers.packing import Packing
 from mksdask.importers.sources import Choice, Source, chosen_dataset, lazy_view, reading
 from mksdask.storage.atomic import Location
@@ -189,6 +189,8 @@ def _array(location: Location, node: Mapping[str, Any], choice: Choice, path: Pa
             steps[axis], more = even_step(values, axis)
             told += more
             units[axis] = beside.get("attributes", {}).get("units")
+    if not steps:
+        told += unread_sizes(attrs, node.get("attributes", {}))
     steps, unit, unknown = sized(steps, units, choice, path)
     told += unknown
     if names and metadata.get("zarr_format") == 2 and metadata.get("fill_value"):
