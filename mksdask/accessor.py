@@ -15,6 +15,7 @@ from mksdask.bases.base import Basis
 from mksdask.compute.graph import is_cheap
 from mksdask.compute.plans import size_text
 from mksdask.display.cards import card, centre_of, picture, value_text
+from mksdask.display.orientations import phase_ipf_colours
 from mksdask.stats import correlate, correlate_volume, integral_range, radial_average, specific_surface
 from mksdask.stats.windows import sample_windows
 
@@ -29,12 +30,8 @@ MOST_PHASES = 256
 PIECE = 2**18
 # A card shows at most so many samples or pairs.
 MOST_DRAWN = 4
-# Ranges of the Bunge angles. A picture shows each angle as a share of its range, by one colour channel.
-BUNGE_RANGES = (2 * np.pi, np.pi, 2 * np.pi)
 
 
-@xr.register_dataset_accessor("mks")
-@xr.register_dataarray_accessor("mks")
 class MKSAccessor:
     """Functions of the package as methods ``.mks`` of labelled data.
 
@@ -105,22 +102,24 @@ class MKSAccessor:
             found["chunk"] = tuple(max(sizes) for sizes in X.chunks)
         if X.attrs.get("periodic_axes"):
             found["periodic"] = [str(dim) for dim in X.attrs["periodic_axes"]]
-        if names := X.attrs.get("phases"):
+        numbers = self._phase_numbers()
+        field = X if numbers is None else numbers
+        if names := field.attrs.get("phases"):
             found["phases"] = list(names)
         if not lags:
             found |= {key.replace("_", " "): X.attrs[key] for key in ORIGIN if X.attrs.get(key)}
         if isinstance(self._labelled, xr.Dataset):
             others = [str(name) for name in self._labelled.data_vars if name != "microstructure"]
             found |= {"also": others} if others else {}
-        if fractions and X.size and X.dtype.kind in "biu":
-            counts = _counts(as_lazy(X.data))
+        if fractions and field.size and field.dtype.kind in "biu":
+            counts = _counts(as_lazy(field.data))
             if counts is None:
                 found["values"] = f"labels or grey levels, of which some are not from 0 to {MOST_PHASES - 1}"
             else:
                 # Phases without a name are included, so that the fractions sum to 1.
                 labels = dict(enumerate(names or ()))
                 found["fractions"] = {
-                    str(labels.get(int(phase), phase)): counts[phase] / X.size for phase in np.flatnonzero(counts)
+                    str(labels.get(int(phase), phase)): counts[phase] / field.size for phase in np.flatnonzero(counts)
                 }
         return found
 
@@ -142,23 +141,41 @@ class MKSAccessor:
             return []
         is_ensemble, is_statistics = "sample" in X.dims, "pair" in X.dims
         n_spatial = sum(dim in SPATIAL_DIMS or str(dim).startswith("lag_") for dim in X.dims)
-        drawn = [("", X)]
+        numbers = self._phase_numbers()
+        drawn = [("", X, numbers)]
         if is_ensemble:
             rows = np.unique(np.linspace(0, len(X) - 1, MOST_DRAWN).astype(int))
-            drawn = [(f"sample {row}", X[row]) for row in rows]
+            drawn = [(f"sample {row}", X[row], None if numbers is None else numbers[row]) for row in rows]
         if is_statistics:
             first = drawn[0][1]
-            drawn = [(str(pair), first[..., p]) for p, pair in enumerate(first["pair"].to_numpy()[:MOST_DRAWN])]
+            pairs = first["pair"].to_numpy()[:MOST_DRAWN]
+            drawn = [(str(pair), first[..., p], None) for p, pair in enumerate(pairs)]
         phases = X.attrs.get("phases") or ()
         found = []
-        for caption, field in drawn:
+        for caption, field, of_voxels in drawn:
             values = np.real(to_numpy(centre_of(field, n_spatial)))
-            if values.ndim > 2 and values.shape[-1] == len(BUNGE_RANGES):
-                values = values / np.asarray(BUNGE_RANGES)
+            if X.dims[-1] == "angle":
+                beside = None if of_voxels is None else to_numpy(centre_of(of_voxels, n_spatial))
+                if beside is None and len(set(filter(None, self._laue_groups()))) > 1:
+                    # Nothing tells which orientation is of which phase.
+                    return []
+                values = phase_ipf_colours(values, beside, self._laue_groups())
+                values = values[:, None] if n_spatial == 1 else values
             if values.ndim <= 3 and n_spatial:
                 largest = len(phases) - 1.0 if len(phases) > 1 and not is_statistics else None
                 found.append(picture(values, caption, largest=largest))
         return found
+
+    def _phase_numbers(self) -> xr.DataArray | None:
+        """The phase of each voxel, if it stands beside orientations."""
+        is_there = isinstance(self._labelled, xr.Dataset) and "phase" in self._labelled
+        return self._labelled["phase"] if is_there and self._array().dims[-1:] == ("angle",) else None
+
+    def _laue_groups(self) -> list[str]:
+        """Laue group of each phase of orientations."""
+        numbers = self._phase_numbers()
+        stated = self._array().attrs.get("laue_groups", []) if numbers is None else numbers.attrs.get("laue_groups", [])
+        return [str(group) for group in stated] or ["cubic"]
 
     @property
     def basis(self) -> PrimitiveBasis:
@@ -240,12 +257,15 @@ class MKSAccessor:
         **options
             Options of `mksdask.tools.draw_microstructures`.
         """
-        X = self._array()
-        if "sample" in X.dims:
-            X = X.isel(sample=slice(0, 4))
-        else:
+        X, numbers = self._array(), self._phase_numbers()
+        if X.dims[-1:] == ("angle",):
+            options = {"laue_groups": self._laue_groups(), "phase": numbers} | options
+        if "sample" not in X.dims:
             X = X.expand_dims("sample")
             options.setdefault("labels", [str(X.name or "volume")])
+        if options.get("phase") is numbers is not None:
+            options["phase"] = numbers[:4] if "sample" in numbers.dims else numbers.expand_dims("sample")
+        X = X.isel(sample=slice(0, 4))
         return _drawing().draw_microstructures(X, **options)
 
     def plot_correlations(self, **options: Any) -> Figure:

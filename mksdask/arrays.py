@@ -24,8 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from mksdask.compute.alignment import aligned
 from mksdask.compute.blocks import check_whole_samples
-from mksdask.types import Array as Array
-from mksdask.types import ArrayLike as ArrayLike
+from mksdask.types import Array as Array, ArrayLike as ArrayLike
 
 # Types of arrays that must not go through `numpy.asarray`, which computes them or loses their labels or masks.
 LABELLED = (da.Array, xr.DataArray, xr.Dataset, zarr.Array, np.ma.MaskedArray)
@@ -193,7 +192,8 @@ def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataAr
             f"{name} has no axis of samples, its dims are {dims}; use {name}.expand_dims('sample') if it is one sample"
         )
         raise ValueError(msg)
-    check_whole_samples(data, name=name, labels=labels)
+    if is_lazy(data):
+        check_whole_samples(data, name=name, labels=labels)
     return data, labels
 
 

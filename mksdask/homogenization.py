@@ -17,7 +17,17 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, is_lazy, label, refuse_path, to_numpy, unwrap, warn_caller
+from mksdask.arrays import (
+    Array,
+    ArrayLike,
+    is_lazy,
+    is_trial_of_dask_ml,
+    label,
+    refuse_path,
+    to_numpy,
+    unwrap,
+    warn_caller,
+)
 from mksdask.bases.base import Basis
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
@@ -306,6 +316,12 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         if return_std and not _takes(self._last_step.predict, "return_std"):
             msg = f"property_linker {linker!r} does not know how sure it is; use 'kernel' or 'polynomial'"
             raise TypeError(msg)
+        if shape and is_trial_of_dask_ml():
+            msg = (
+                "dask_ml.wrappers.ParallelPostFit takes models of one property, because it makes one column of "
+                f"predictions, but this model predicts {shape[0]}; call the model itself, which is lazy for lazy X"
+            )
+            raise ValueError(msg)
         kernel = respond_block_with_spread if return_std else respond_block
         self.reduced_predict_data = self.transform(X, size, confidence_index)
         predicted, labels = self._respond(kernel, (2, *shape) if return_std else shape, self._target_dtype, "predict")

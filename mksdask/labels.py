@@ -90,6 +90,15 @@ def matched(
     return xr.DataArray(data, dims=array.dims, coords=coords, name=array.name, attrs=array.attrs)
 
 
+def paired(X: ArrayLike, y: ArrayLike | None, **beside: ArrayLike | None) -> list[Any]:
+    """Put y, and other arrays by their names, into the order of the samples of X, by labels, as `matched` does.
+
+    If X has no labels, all take the order of y.
+    """
+    index = first_index(X, y)
+    return [matched(array, index, name=name) for name, array in {"y": y, **beside}.items()]
+
+
 def matched_values(
     array: ArrayLike, like: pd.Index | None, *, name: str, of: str = "X", remedy: str | None = None
 ) -> Array:

@@ -21,7 +21,9 @@ from mksdask.arrays import (
     ArrayLike,
     dims_of,
     is_lazy,
+    is_trial_of_dask_ml,
     label,
+    sizes_argument,
     unwrap,
     unwrap_samples,
     unwrap_volume,
@@ -31,10 +33,7 @@ from mksdask.bases.given import local_states, trailing_axes
 from mksdask.compute.blocks import check_whole_samples
 from mksdask.compute.graph import stored_array
 from mksdask.grid import Grid as Grid
-from mksdask.labels import first_index, matched, sample_index
-
-# Samples with one axis of more voxels than this are refused if nothing says that they are no images or flat samples.
-LONGEST_LINE = 10
+from mksdask.labels import matched, sample_index
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class Samples:
         Whether the caller gave flat samples.
     index : Index or None
         Labels of the samples. They are those of the data, or else those of the confidence.
+    is_lazy : bool
+        Whether the data or the confidence is lazy.
     """
 
     data: Any
@@ -66,6 +67,7 @@ class Samples:
     confidence: Any = None
     is_flat: bool = False
     index: pd.Index | None = None
+    is_lazy: bool = False
 
     @classmethod
     def of(
@@ -87,9 +89,8 @@ class Samples:
         basis : Basis or None
             Basis of the local state. None if X holds m[h; s] itself.
         size : sequence of int, optional
-            Spatial shape of a sample. It is required for flat samples, and for samples with one axis of more than
-            `LONGEST_LINE` voxels whose dims do not name this axis "x", because X could also be flat, or one image.
-            Default: that of `like`.
+            Spatial shape of a sample. It is required for flat samples, and for samples with one axis whose dims do not
+            name this axis "x", because X could also be flat, or one image. Default: that of `like`.
         confidence_index : array, optional
             Confidence of each voxel, of shape (n_samples, *spatial), flat, or (*spatial,) if all samples share one
             mask. A DataArray may have its dims in another order than X, and its samples too if both are labelled.
@@ -107,20 +108,21 @@ class Samples:
             `like`, or `confidence_index` has other samples than X.
         """
         n_trailing = trailing_axes(basis)
-        given, _ = unwrap(X)
-        refuse_one_sample(X, given.shape, None if like is None else like.shape, size, n_trailing)
+        size = None if size is None else sizes_argument(size)
+        given, labels = unwrap_samples(X)
+        lazy = is_lazy(given)
         # A matrix may also hold whole samples: those with one spatial axis, and one number in each voxel.
         wanted = size if size is not None or like is None else like.shape
         is_flat = given.ndim == 2 and wanted is not None and np.size(wanted) + n_trailing > 1
-        if size is None and like is not None and is_flat:
-            size = like.shape
-        data, labels = unwrap_samples(unfold(X, size, n_trailing=n_trailing))
+        if like is not None and given.ndim == 2 and is_trial_of_dask_ml():
+            _check_trial(given.shape[1], like.shape, n_trailing)
+        data, labels = _whole(given, labels, wanted, size if size is not None or not is_flat else wanted, n_trailing)
         states = local_states(basis, data, labels)
         spatial = tuple(int(n) for n in data.shape[1 : data.ndim - states.state_axes])
         if 0 in spatial:
             msg = f"X must have voxels along each axis, got shape {tuple(data.shape)}"
             raise ValueError(msg)
-        if size is None and like is None:
+        if wanted is None:
             refuse_ambiguous_lines(X, spatial, labels, basis)
         grid = Grid.of(labels, spatial, periodic_axes)
         if like is not None:
@@ -128,10 +130,14 @@ class Samples:
             # Samples with other axes are refused by the model, which knows what it needs.
             if len(grid.shape) == len(like.shape):
                 grid = replace(grid, periodic=like.periodic)
-        given = _beside(confidence_index, sample_index(X), labels, data, grid)
-        confidence = _confidence(given, labels, data.shape[0], spatial)
-        own = given if confidence is not None and confidence.ndim > len(spatial) else None
-        return cls(data, states, grid, labels, confidence, is_flat, first_index(X, own))
+        index, confidence = sample_index(X), None
+        if confidence_index is not None:
+            beside = _beside(confidence_index, index, labels, data, grid)
+            confidence = _confidence(beside, data.shape[0], spatial)
+            lazy |= is_lazy(confidence)
+            if index is None and confidence.ndim > len(spatial):
+                index = sample_index(beside)
+        return cls(data, states, grid, labels, confidence, is_flat, index, lazy)
 
     def __len__(self) -> int:
         return int(self.data.shape[0])
@@ -275,15 +281,30 @@ class Volume:
         )
 
 
-def unfold(X: ArrayLike, size: Sequence[int] | None, *, name: str = "X", n_trailing: int = 0) -> Any:
+def _whole(
+    data: Any, labels: xr.DataArray | None, wanted: Sequence[int] | None, size: Sequence[int] | None, n_trailing: int
+) -> tuple[Any, xr.DataArray | None]:
+    """Return whole samples, and their labels. Flat samples get the shape `size`.
+
+    `wanted` is the shape of a sample, if it is known. One sample of this shape is refused.
+    """
+    refuse_one_sample(data, labels, wanted, n_trailing)
+    return unfold(data, labels, size, n_trailing=n_trailing)
+
+
+def unfold(
+    data: Any, labels: xr.DataArray | None, size: Sequence[int] | None, *, name: str = "X", n_trailing: int = 0
+) -> tuple[Any, xr.DataArray | None]:
     """Give flat samples their spatial shape: (n_samples, n_voxels) → (n_samples, *size).
 
     Parameters
     ----------
-    X : array, shape (n_samples, *spatial, ...), or flat
+    data : ndarray or dask array, shape (n_samples, *spatial, ...), or flat
         Samples.
+    labels : DataArray or None
+        The DataArray that holds them.
     size : sequence of int or None
-        Spatial shape of a sample. If it is None, X is returned as it is.
+        Spatial shape of a sample. If it is None, the samples are returned as they are.
     name : str
         Name of the argument in errors.
     n_trailing : int
@@ -291,29 +312,30 @@ def unfold(X: ArrayLike, size: Sequence[int] | None, *, name: str = "X", n_trail
 
     Returns
     -------
-    array of the kind of `X`, shape (n_samples, *size, ...)
+    data : array of the same kind, shape (n_samples, *size, ...)
+        Samples.
+    labels : DataArray or None
+        The DataArray that holds them.
 
     Raises
     ------
     ValueError
-        If the shape of X does not fit to `size`.
+        If the shape of the samples does not fit to `size`.
     """
-    data, labels = unwrap(X, name=name)
-    array = data if labels is None else X
     if size is None:
-        return array
-    size = tuple(int(n) for n in np.atleast_1d(size))
-    shape, n_voxels = tuple(array.shape), int(np.prod(size))
+        return data, labels
+    size = tuple(size)
+    shape, n_voxels = tuple(data.shape), int(np.prod(size))
     if shape[1 : 1 + len(size)] == size and len(shape) == 1 + len(size) + n_trailing:
-        return array
+        return data, labels
     if len(shape) == 2 and shape[1] % n_voxels == 0 and (n_trailing or shape[1] == n_voxels):
         whole = data.reshape(shape[0], *size, *((shape[1] // n_voxels,) if n_trailing else ()))
         if labels is None:
-            return whole
+            return whole, None
         # The axis of voxels is gone, and its coordinates with it. Those of the samples stay.
         kept = {name: value for name, value in labels.coords.items() if value.dims in (labels.dims[:1], ())}
         dims = (labels.dims[0], *SPATIAL_DIMS[: len(size)], *("component",) * bool(n_trailing))
-        return xr.DataArray(whole, dims=dims, coords=kept, attrs=labels.attrs)
+        return whole, xr.DataArray(whole, dims=dims, coords=kept, attrs=labels.attrs)
     msg = (
         f"{name} of shape {shape} does not hold samples of size={size}; expected (n_samples, "
         f"{', '.join(map(str, size))}) or flat samples of {n_voxels} values"
@@ -321,33 +343,31 @@ def unfold(X: ArrayLike, size: Sequence[int] | None, *, name: str = "X", n_trail
     raise ValueError(msg)
 
 
-def refuse_one_sample(
-    X: ArrayLike, shape: Sequence[int], seen: Sequence[int] | None, size: Any, n_trailing: int
-) -> None:
-    """Refuse X that has the shape of one sample, where the shape of a sample is known.
+def refuse_one_sample(data: Any, labels: xr.DataArray | None, wanted: Sequence[int] | None, n_trailing: int) -> None:
+    """Refuse data that have the shape of one sample, where the shape of a sample is known.
 
     Raises
     ------
     ValueError
-        If X has the shape `size`, or `seen` if there is no `size`, and cannot be flat.
+        If the shape of the data is `wanted`, and they cannot be flat samples.
     """
-    wanted = seen if size is None else np.atleast_1d(size)
-    if wanted is None or len(shape) != len(wanted) + n_trailing or tuple(shape[: len(wanted)]) != tuple(wanted):
+    shape = tuple(data.shape)
+    if wanted is None or len(shape) != len(wanted) + n_trailing or shape[: len(wanted)] != tuple(wanted):
         return
     may_be_flat = len(shape) == 2 and shape[1] % int(np.prod(wanted)) == 0
-    if may_be_flat or (isinstance(X, xr.DataArray) and "sample" in X.dims):
+    if may_be_flat or "sample" in dims_of(labels):
         return
-    add = "X.expand_dims('sample')" if isinstance(X, xr.DataArray) else "X[None]"
-    msg = f"X of shape {tuple(shape)} is one sample, without an axis of samples; add the axis: {add}"
+    add = "X[None]" if labels is None else "X.expand_dims('sample')"
+    msg = f"X of shape {shape} is one sample, without an axis of samples; add the axis: {add}"
     raise ValueError(msg)
 
 
 def refuse_ambiguous_lines(
-    X: ArrayLike, spatial: Sequence[int], labels: xr.DataArray | None, basis: Any = None, *, takes_size: bool = True
+    X: ArrayLike, spatial: Sequence[int], labels: xr.DataArray | None, basis: Any = None, *, argument: str = "size"
 ) -> None:
-    """Refuse samples that seem to have one long axis, where nothing says that they do.
+    """Refuse samples that seem to have one axis, where nothing says that they do.
 
-    `takes_size` tells whether the caller takes flat samples with `size`. If not, few rows cannot be an image.
+    `argument` names what says it at this door: "size", or a size of voxels that has one entry for each axis.
 
     Raises
     ------
@@ -360,11 +380,10 @@ def refuse_ambiguous_lines(
             "spatial shape as size=. If each row is a voxel, make an array of shape (n_samples, *spatial)"
         )
         raise ValueError(msg)
-    if len(spatial) != 1 or spatial[0] <= LONGEST_LINE or dims_of(labels)[1:2] == SPATIAL_DIMS[:1]:
+    dims = dims_of(labels)
+    if len(spatial) != 1 or (dims and dims[0] not in SPATIAL_DIMS and dims[1] in SPATIAL_DIMS):
         return
-    n, shape = spatial[0], tuple(unwrap(X)[0].shape)
-    if not takes_size and shape[0] <= LONGEST_LINE:
-        return
+    n, shape, takes_size = spatial[0], np.shape(X), argument == "size"
     sides = [(power, round(n ** (1 / power))) for power in (2, 3)]
     guess = next(((side,) * power for power, side in sides if side**power == n), ("n_x", "n_y"))
     text = f"({', '.join(map(str, guess))})"
@@ -374,11 +393,24 @@ def refuse_ambiguous_lines(
         ways.append(f"If it holds flat samples, {remedy}")
     if basis is None and takes_size:
         ways.append("If it holds phases, pass their basis, such as PrimitiveBasis(2)")
-    ways.append(
-        f"If samples have one axis, pass {f'size=({n},), or ' * takes_size}a DataArray with the dims 'sample' and 'x'"
-    )
+    line = f"size=({n},)" if takes_size else f"{argument}=[…] with the size of a voxel along this axis"
+    ways.append(f"If samples have one axis, pass {line}, or a DataArray with the dims 'sample' and 'x'")
     msg = f"X of shape {shape} can be read in several ways; say which. {'. '.join(ways)}"
     raise ValueError(msg)
+
+
+def _check_trial(n_values: int, spatial: tuple[int, ...], n_trailing: int) -> None:
+    """Refuse samples that are not flat, where a wrapper of dask-ml tries a model with one row of zeros.
+
+    The row has as many numbers as the second axis of X, so it is no sample if X holds images.
+    """
+    n_voxels = int(np.prod(spatial))
+    if n_values % n_voxels if n_trailing else n_values != n_voxels:
+        msg = (
+            f"dask_ml.wrappers.ParallelPostFit takes flat samples alone, of {n_voxels} voxels, got rows of {n_values} "
+            "numbers; pass X.reshape(len(X), -1), or call the model itself, which is lazy for lazy X"
+        )
+        raise ValueError(msg)
 
 
 def check_confidence(confidence: Array) -> None:
@@ -417,17 +449,11 @@ def _beside(array: ArrayLike | None, like: pd.Index | None, labels: xr.DataArray
     return given
 
 
-def _confidence(
-    confidence_index: ArrayLike | None, labels: xr.DataArray | None, n_samples: int, spatial: tuple[int, ...]
-) -> Any:
+def _confidence(confidence_index: ArrayLike, n_samples: int, spatial: tuple[int, ...]) -> Any:
     """Check the confidence of the samples, or the mask that all of them share."""
-    if confidence_index is None:
-        return None
-    given = confidence_index
-    data, _ = unwrap(given, name="confidence_index")
+    data, labels = unwrap(confidence_index, name="confidence_index")
     if len(spatial) > 1 and tuple(data.shape) == (n_samples, int(np.prod(spatial))):
-        given = unfold(given, spatial, name="confidence_index")
-        data, _ = unwrap(given, name="confidence_index")
+        data, _ = unfold(data, labels, spatial, name="confidence_index")
     check_whole_samples(data, name="confidence_index")
     if tuple(data.shape) not in (spatial, (n_samples, *spatial)):
         msg = (

@@ -7,28 +7,30 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import DTypeLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, is_lazy, unwrap
+from mksdask.arrays import Array, ArrayLike, is_lazy, label, unwrap
 from mksdask.bases.base import Basis
-from mksdask.bases.given import trailing_axes
+from mksdask.bases.given import GivenStates, trailing_axes
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
 from mksdask.display.cards import WithCard, card
 from mksdask.labels import matched_values
 from mksdask.reduction.ensemble import EnsembleStatistics, Reducible, StatisticsOptions
-from mksdask.reduction.fit import Fit, FitTransform, label_scores
+from mksdask.reduction.fit import Fit, FitTransform
 from mksdask.reduction.nearest import NearestMixin
-from mksdask.reduction.projection import Projection, reduction_pictures, variance_facts
+from mksdask.reduction.projection import Projection, label_scores, reduction_pictures, variance_facts
 from mksdask.reduction.reducers import new_reducer, require_methods
 from mksdask.reduction.shared import SharedStatistics, SharingMixin
 from mksdask.samples import Grid, Samples
 from mksdask.schema import FLAG, NOTHING, ArrayOf, Choice, Dtype, Listed, Number, Part, Record, Saved, Whole, agree
 from mksdask.stats.features import FeatureMap
-from mksdask.stats.pairs import Pairs, resolve_pairs
+from mksdask.stats.lags import LagFFT
+from mksdask.stats.pairs import Pairs, lag_labels, resolve_pairs
 from mksdask.storage.atomic import Url
 
 # One spatial axis, or several.
@@ -102,7 +104,9 @@ class MKSStructureAnalysis(
 
     *dask-ml.* Its reducers take lazy X in chunks, but `dask_ml.decomposition.PCA` gathers all statistics in one task.
     Its splitters and `ParallelPostFit` take flat samples, with `size` in `fit`, and `train_test_split` takes a
-    DataArray too. Its searches load lazy X, so give them the result of `share`.
+    DataArray too. `ParallelPostFit` drops one axis of X and makes one column of predictions, so it takes neither images
+    nor models of several properties. Models themselves are lazy for lazy X. The searches of dask-ml load lazy X, so
+    give them the result of `share`.
 
     With a mask, some samples may not observe all lags. `mksdask.reduction.PCA` fills these missing values if its solver
     is "auto" or "gram". Other reducers refuse them. A lag that no sample observes is always refused.
@@ -195,8 +199,8 @@ class MKSStructureAnalysis(
             Targets for a supervised reducer. Samples of y and of `confidence_index` that have labels are put into the
             order of those of X, if X has labels too.
         size : tuple of int, optional
-            Spatial shape of a sample. It is required for flat samples, and for samples with one axis of more than 10
-            voxels, unless X is a DataArray with the dims ``sample`` and ``x``.
+            Spatial shape of a sample. It is required for flat samples, and for samples with one axis, unless X
+            is a DataArray with the dims ``sample`` and ``x``.
         confidence_index : array, shape (n_samples, *spatial), flat, or (*spatial,), optional
             Confidence in each voxel.
         watch : bool, path or callable, default False
@@ -335,9 +339,20 @@ class MKSStructureAnalysis(
         check_is_fitted(self, "dimension_reducer_")
         remedy = "use one that has, such as PCA()"
         require_methods(self.dimension_reducer_, ["inverse_transform"], "dimension_reducer", remedy)
-        scores, _ = unwrap(X, name="scores")
-        rows = self.dimension_reducer_.inverse_transform(scores)
-        return self._map.unflatten(rows)
+        scores, labels = unwrap(X, name="scores")
+        statistics = self._map.unflatten(self.dimension_reducer_.inverse_transform(scores))
+        return self._label(statistics, labels)
+
+    def _label(self, statistics: Any, labels: xr.DataArray | None) -> Any:
+        """Label statistics that follow from the scores of some samples."""
+        grid, coords = self.grid_, dict[str, Any]()
+        dims = (*grid.dims, "pair")
+        if self.compute_correlations:
+            basis = GivenStates(statistics.shape[-1]) if self.basis is None else self.basis
+            pairs = self.correlations if self.basis is None and self.correlations else None
+            lags = LagFFT.of(grid.shape, grid.periodic, self.cutoff, real=True).lags
+            dims, coords = lag_labels(grid, lags, pairs or resolve_pairs(self.correlations, basis), basis)
+        return label(statistics, labels, dims=dims, coords=coords, name="two_point_statistics")
 
     @property
     def size_(self) -> tuple[int, ...]:

@@ -1,11 +1,16 @@
 """The tree explains the package: imports run downwards, and nothing is hidden in a function."""
 
 import ast
+import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mksdask
+from mksdask import MKSHomogenizationModel, PrimitiveBasis
+from mksdask.datasets import make_microstructure
 
 ROOT = Path(mksdask.__file__).parent
 # Rooms and modules in the order in which they may import: each only from those that stand before it, or from itself.
@@ -102,3 +107,35 @@ def test_dask__is_known_to_few_modules():
         )
     ]
     assert len(users) <= 20, users
+
+
+def test_fit__hands_samples_to_no_module_more_than_three_times():
+    """What is known of X is not asked again: no module is entered more often with arrays of all samples."""
+    X = make_microstructure(n_samples=24, size=(17, 18), grain_size=(3, 4), seed=3)
+    y = X.mean(axis=(1, 2))
+    model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=3, periodic_axes=[0, 1])
+    entered, last = Counter(), None
+
+    def holds(value, depth=0):
+        if isinstance(value, np.ndarray):
+            return len(X) in value.shape and value.size >= 3 * len(X)
+        return isinstance(value, tuple | list) and depth < 2 and any(holds(part, depth + 1) for part in value)
+
+    def profile(frame, event, _):
+        nonlocal last
+        code, name = frame.f_code, Path(frame.f_code.co_filename)
+        if event != "call" or not name.is_relative_to(ROOT) or code.co_name.startswith("<"):
+            return
+        given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + 2]
+        if any(holds(frame.f_locals.get(argument)) for argument in given):
+            entered[name.relative_to(ROOT)] += name != last
+            last = name
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        model.fit(X, y)
+    finally:
+        sys.setprofile(before)
+    assert entered
+    assert {name: count for name, count in entered.items() if count > 3} == {}

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from dask.core import flatten
 from dask.utils import key_split
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_array_equal
 
 from mksdask import PrimitiveBasis

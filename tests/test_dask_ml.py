@@ -251,6 +251,24 @@ def test_parallel_post_fit__probes_with_zeros_where_there_are_none(ensemble, fla
         wrapped.predict(lazy).compute()
 
 
+def test_parallel_post_fit__says_what_it_cannot_take(ensemble, blocks):
+    # The wrapper drops one axis of X, and its trial row has as many numbers as the second axis of X.
+    (X, y), (lazy, *_) = ensemble, blocks
+    wrapped = ParallelPostFit(model().fit(X, y))
+    for call in (wrapped.predict, wrapped.transform):
+        with pytest.raises(ValueError, match=r"ParallelPostFit takes flat samples alone, of 121.*X\.reshape"):
+            call(lazy)
+    statistics = TwoPointStatistics(BASIS, flatten=True).fit(X)
+    with pytest.raises(ValueError, match=r"ParallelPostFit takes flat samples alone"):
+        ParallelPostFit(statistics).transform(lazy)
+    several = model().fit(X, np.stack([y, 2.0 * y], axis=1))
+    with pytest.raises(ValueError, match=r"ParallelPostFit takes models of one property.*this model predicts 2"):
+        ParallelPostFit(several).predict(lazy.reshape(len(lazy), -1))
+    # What the messages advise.
+    assert_allclose(several.predict(lazy), several.predict(X), rtol=1e-5)
+    assert_allclose(wrapped.predict(lazy.reshape(len(lazy), -1)), wrapped.estimator.predict(X), rtol=1e-5)
+
+
 def test_parallel_post_fit__of_steps_alone(ensemble, flat):
     (X, _), (lazy, *_) = ensemble, flat
     statistics = TwoPointStatistics(BASIS, periodic_axes=[0, 1], flatten=True).fit(X)

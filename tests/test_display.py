@@ -133,11 +133,12 @@ def test_volume__shows_its_middle_however_large(tmp_path):
 
 def test_orientations__are_shown_as_colours(tmp_path):
     angles = np.zeros((6, 4, 3))
-    angles[0, 0] = 2 * np.pi, np.pi, 2 * np.pi
+    angles[0, 0] = 0.3, np.pi / 4, 0.0
     angles[1, 0] = np.nan
     create_volume(tmp_path / "v.zarr", angles)
     (shown,) = images(open_volume(tmp_path / "v.zarr").mks._repr_html_())
-    assert_array_equal(shown[-1, :2], [[255, 255, 255], [0, 0, 0]])
+    # A <101> lies along z at the first voxel, and a <001> where all angles are 0.
+    assert_array_equal(shown[-1, :3], [[0, 255, 0], [0, 0, 0], [255, 0, 0]])
 
 
 @pytest.mark.parametrize(

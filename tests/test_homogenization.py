@@ -14,8 +14,7 @@ import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.decomposition import PCA as SklearnPCA
-from sklearn.decomposition import FastICA
+from sklearn.decomposition import PCA as SklearnPCA, FastICA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,

@@ -415,6 +415,32 @@ def test_import__hdf5_without_values(tmp_path, write, message):
         import_images(tmp_path / "a.h5", tmp_path / "out.zarr", dataset="a", axes="zyx")
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz", "h5", "nc", "zarr"])
+@pytest.mark.parametrize("shape", [(12, 14, 3), (5, 12, 14, 4)])
+def test_import__arrays_that_may_be_colours(tmp_path, kind, shape):
+    array, path = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), tmp_path / f"scan.{kind}"
+    if kind == "npy":
+        np.save(path, array)
+    elif kind == "npz":
+        np.savez(path, scan=array)
+    elif kind == "h5":
+        with h5py.File(path, "w") as file:
+            file["scan"] = array
+    elif kind == "nc":
+        xr.DataArray(array, dims=("s", "row", "column", "band")[-len(shape) :]).to_netcdf(path, engine="h5netcdf")
+    else:
+        zarr.create_array(path, data=array)
+    with pytest.raises(ValueError, match=r"uint8 values of shape .* may be the colours of an image.*pass axes='s?xyz'"):
+        import_images(path, tmp_path / "out.zarr")
+    stored = import_images(path, tmp_path / "out.zarr", axes="sxyz"[-len(shape) :])
+    assert stored.microstructure.shape == shape
+    # Axes that the file names say what they are.
+    xr.DataArray(array[0] if len(shape) > 3 else array, dims=("x", "y", "z")).to_netcdf(
+        tmp_path / "named.nc", engine="h5netcdf"
+    )
+    assert import_images(tmp_path / "named.nc", tmp_path / "named.zarr").sizes["z"] == shape[-1]
+
+
 def test_import__npz_larger_than_memory(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", np.zeros((100, 100, 100), dtype="u1"))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))

@@ -1,13 +1,22 @@
 """What all image files have in common: what is assumed and said, what is recorded, and files that cannot be read."""
 
+import gzip
 import json
 import struct
 import warnings
+import zlib
+from types import SimpleNamespace
 
 import dask.array as da
+import h5py
 import numpy as np
+import psutil
 import pytest
+import xarray as xr
+import zarr
 from numpy.testing import assert_array_equal
+from PIL import Image
+from scipy.io import netcdf_file
 
 from mksdask import create_ensemble, open_volume
 from mksdask.importers import AssumedWarning, import_images
@@ -98,6 +107,8 @@ def test_raw__x_is_fastest(tmp_path, dtype, run):
         ({"shape": (6, 5, 2), "dtype": "U4"}, "must be a real number"),
         ({"shape": (6, 5, 2), "dtype": "u1", "axes": "xy"}, "must name the 3 axes"),
         ({"shape": (6, 5, 2), "dtype": "u1", "channel": 1}, "channel=1 does not apply"),
+        ({"shape": (6, 5, 2), "dtype": "real"}, "dtype='real' is no data type"),
+        ({"shape": (6, 5, 2), "dtype": "u1", "pattern": "*.raw"}, "but path .* is no folder"),
         ({}, "a format that is not known.*give shape=, dtype= and offset="),
     ],
 )
@@ -139,7 +150,7 @@ def test_spacing__of_some_axes_is_said(tmp_path, monkeypatch):
     source = Source(da.from_array(V, chunks=-1), "zyx", {"x": 0.5, "y": 0.5}, "um")
     monkeypatch.setitem(READERS, ".npy", lambda path, choice: source)
     (tmp_path / "a.npy").write_bytes(b"1")
-    with pytest.warns(AssumedWarning, match=r"spacing 0\.5 along z assumed, as along xy; say spacing="):
+    with pytest.warns(AssumedWarning, match=r"spacing 0\.5 along z assumed, as along (xy|yx); say spacing="):
         found = import_images(tmp_path / "a.npy", tmp_path / "a.zarr")
     assert found.z.attrs["spacing"] == 0.5
     with warnings.catch_warnings():
@@ -159,3 +170,163 @@ def test_join__one_file_is_an_ensemble_of_one_sample(tmp_path):
     assert_array_equal(found.microstructure, V.T[None])
     with pytest.raises(ValueError, match="join must be 'slices' or 'samples', got 'rows'"):
         import_images(tmp_path / "a.npy", tmp_path / "b.zarr", join="rows")
+
+
+def test_command__says_what_is_wrong_with_raw_values(tmp_path, run):
+    (tmp_path / "a.raw").write_bytes(V.tobytes())
+    more = ("--shape", "6x5x2", "--order", "big")
+    assert "give their --dtype too" in run("import", "a.raw", "a.zarr", *more, code=1)
+    assert "dtype='word' is no data type" in run("import", "a.raw", "a.zarr", *more, "--dtype", "word", code=1)
+    assert "give dtype=" in run("import", "a.raw", "a.zarr", "--shape", "6x5x2", code=1)
+
+
+def test_positions__that_fall_are_turned_round(tmp_path):
+    source = xr.DataArray(V, dims=("z", "y", "x"), coords={"y": [8.0, 6, 4, 2, 0]}, name="scan")
+    source.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    with pytest.warns(AssumedWarning, match="spacing 2 along xz assumed, as along y"):
+        found = import_images(tmp_path / "a.nc", tmp_path / "a.zarr")
+    assert_array_equal(found.microstructure, V[:, ::-1].T)
+    assert found.y.values.tolist() == [0, 2, 4, 6, 8]
+
+
+def test_units__that_are_no_lengths_and_that_only_some_axes_have(tmp_path):
+    coords = {"x": np.arange(6.0), "y": np.arange(5.0), "z": np.arange(2.0)}
+    source = xr.DataArray(V, dims=("z", "y", "x"), coords=coords, name="scan")
+    source["x"].attrs["units"] = "degrees_east"
+    source.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    with pytest.warns(
+        AssumedWarning, match="unit 'degrees_east' along x is no known length and is left out; say units="
+    ):
+        found = import_images(tmp_path / "a.nc", tmp_path / "a.zarr")
+    assert found.x.attrs["units"] == "unit"
+    assert import_images(tmp_path / "a.nc", tmp_path / "b.zarr", units="nm").x.attrs["units"] == "nm"
+    source["x"].attrs["units"] = "um"
+    source.to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match=r"b\.nc: the voxel sizes .* give spacing= and units= for all axes"):
+        import_images(tmp_path / "b.nc", tmp_path / "c.zarr")
+    found = import_images(tmp_path / "b.nc", tmp_path / "c.zarr", spacing=2, units="um")
+    assert found.z.attrs == {"units": "um", "spacing": 2.0}
+    for axis, unit in zip("xyz", ("um", "um", "nm"), strict=True):
+        source[axis].attrs["units"] = unit
+    source.to_netcdf(tmp_path / "c.nc", engine="h5netcdf")
+    found = import_images(tmp_path / "c.nc", tmp_path / "d.zarr")
+    assert found.z.attrs == {"units": "um", "spacing": 0.001}
+
+
+def test_axes__that_the_file_calls_something_else_are_assumed_aloud(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=V, dimension_names=("plane", "row", "column"))
+    message = "the file calls its axes plane, row, column, and axes xyz assumed; say axes="
+    with pytest.warns(AssumedWarning, match=message):
+        import_images(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    assert_array_equal(import_images(tmp_path / "a.zarr", tmp_path / "c.zarr", axes="zyx").microstructure, V.T)
+    with pytest.raises(ValueError, match="has no axis that is called channel, so channel=1 says nothing"):
+        import_images(tmp_path / "a.zarr", tmp_path / "d.zarr", channel=1)
+
+
+def test_pattern__takes_files_of_a_folder(tmp_path):
+    for number, plane in enumerate(V):
+        Image.fromarray(plane).save(tmp_path / f"slice{number}.png")
+    Image.fromarray(V[0]).save(tmp_path / "overview.png")
+    found = import_images(tmp_path, tmp_path.parent / f"{tmp_path.name}.zarr", pattern="slice*.png")
+    assert_array_equal(found.microstructure, V.T)
+    with pytest.raises(FileNotFoundError, match="names no image"):
+        import_images(tmp_path, tmp_path.parent / "x.zarr", pattern="*.tif")
+
+
+@pytest.mark.parametrize("kind", ["h5", "zarr", "nrrd", "mha", "npz"])
+def test_sizes__parts_that_do_not_fit_in_memory_are_refused(tmp_path, monkeypatch, kind):
+    # Files of a few kB, which hold megabytes of zeros when they are unpacked.
+    zeros, path = np.zeros((2, 1000, 1000), "u1"), tmp_path / f"a.{kind}"
+    if kind == "h5":
+        with h5py.File(path, "w") as file:
+            file.create_dataset("data", data=zeros, chunks=zeros.shape, compression="gzip")
+    elif kind == "zarr":
+        zarr.create_array(path, data=zeros, chunks=zeros.shape, config={"write_empty_chunks": True})
+    elif kind == "nrrd":
+        head = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 1000 1000 2\nencoding: gzip\n\n"
+        path.write_bytes(head + gzip.compress(zeros.tobytes()))
+    elif kind == "mha":
+        head = b"NDims = 3\nCompressedData = True\nDimSize = 1000 1000 2\nElementType = MET_UCHAR\n"
+        path.write_bytes(head + b"ElementDataFile = LOCAL\n" + zlib.compress(zeros.tobytes()))
+    else:
+        np.savez_compressed(path, zeros)
+    axes = None if kind in ("nrrd", "mha") else "zyx"
+    assert import_images(path, tmp_path / "a.zarr2", axes=axes).microstructure.shape == (1000, 1000, 2)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
+    with pytest.raises(ValueError, match=rf"a\.{kind}.* more than the 1000000 bytes|a\.{kind}.* only 1000000 bytes"):
+        import_images(path, tmp_path / "b.zarr2", axes=axes)
+
+
+@pytest.mark.parametrize("kind", ["nrrd", "mha"])
+def test_sizes__packed_bytes_that_are_more_or_fewer_than_the_header_says(tmp_path, kind):
+    for number, size in enumerate((59, 61, 10**6)):
+        path = tmp_path / f"{number}.{kind}"
+        if kind == "nrrd":
+            head = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 6 5 2\nencoding: gzip\n\n"
+            path.write_bytes(head + gzip.compress(bytes(size)))
+        else:
+            head = (
+                b"NDims = 3\nCompressedData = True\nDimSize = 6 5 2\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+            )
+            path.write_bytes(head + zlib.compress(bytes(size)))
+        with pytest.raises(ValueError, match="when it is unpacked, but 6 × 5 × 2 values are 60 bytes"):
+            import_images(path, tmp_path / "a.zarr")
+
+
+def test_zarr__of_more_voxels_than_chunks(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", shape=(10**4,) * 3, chunks=(10**4,) * 3, dtype="u1")
+    with pytest.raises(ValueError, match="lacks 1 of 1 chunks"):
+        import_images(tmp_path / "a.zarr", tmp_path / "b.zarr", axes="zyx")
+    with (
+        pytest.warns(UserWarning, match="lacks 1 of 1"),
+        pytest.raises(ValueError, match=r"a part of 10{12} bytes is read"),
+    ):
+        import_images(tmp_path / "a.zarr", tmp_path / "b.zarr", axes="zyx", allow_missing=True)
+
+
+def refusal(path):
+    """What is said when a file is refused. None if it is read."""
+    try:
+        open_source(path).data.compute(scheduler="sync")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("kind", ["h5", "nc", "npy", "npz", "zarr", "nrrd", "mha", "nii"])
+def test_mutated__files_are_refused_by_name_or_read(tmp_path, kind):
+    """A few hundred files with bytes changed: no error but a ValueError that names the file, and no partial store."""
+    path, rng = tmp_path / f"a.{kind}", np.random.default_rng(0)
+    if kind == "h5":
+        with h5py.File(path, "w") as file:
+            file.create_dataset("data", data=V, chunks=(1, 5, 6), compression="gzip")
+    elif kind == "nc":
+        with netcdf_file(path, "w") as file:
+            for axis, n in zip("zyx", V.shape, strict=True):
+                file.createDimension(axis, n)
+            file.createVariable("scan", "i2", ("z", "y", "x"))[:] = V
+    elif kind in ("npy", "npz"):
+        np.save(path, V) if kind == "npy" else np.savez(path, V)
+    elif kind == "zarr":
+        zarr.create_array(path, data=V, chunks=(1, 5, 6))
+    elif kind == "nrrd":
+        path.write_bytes(b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 6 5 2\nencoding: raw\n\n" + V.tobytes())
+    elif kind == "mha":
+        head = b"NDims = 3\nDimSize = 6 5 2\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+        path.write_bytes(head + V.tobytes())
+    else:
+        nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed (extra: nifti)")
+        nibabel.Nifti1Image(V.T, np.eye(4)).to_filename(path)
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    whole = {file: file.read_bytes() for file in files}
+    for number in range(40):
+        file = files[number % len(files)]
+        content = bytearray(whole[file])
+        place = int(rng.integers(0, min(len(content), 600)))
+        content[place : place + 4] = rng.bytes(4)
+        file.write_bytes(content[: None if number % 3 else int(rng.integers(0, len(content)))])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            told = refusal(path)
+        assert told is None or str(path) in told
+        file.write_bytes(whole[file])

@@ -12,7 +12,9 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.io import netcdf_file
 
+from mksdask import GSHBasis
 from mksdask.importers import AssumedWarning, import_images, sources
+from mksdask.stats import correlate_volume
 
 # The voxels of a file, with the axes z, y, x, and values that tell their place.
 V = np.arange(60, dtype="u1").reshape(2, 5, 6)
@@ -304,7 +306,31 @@ def test_netcdf3__header_of_more_than_the_file_holds(tmp_path):
         import_images(tmp_path / "a.nc", tmp_path / "a.zarr")
 
 
+def test_netcdf__unsigned_numbers(tmp_path):
+    values = np.arange(200, 260).reshape(2, 5, 6).astype("u1")
+    source = xr.DataArray(values.view("i1"), dims=("z", "y", "x"), name="scan", attrs={"_Unsigned": "true"})
+    source.to_netcdf(tmp_path / "a.nc", engine="scipy")
+    assert_array_equal(xr.load_dataset(tmp_path / "a.nc", engine="scipy").scan, values)
+    stored = import_images(tmp_path / "a.nc", tmp_path / "a.zarr")
+    check(stored, values)
+    assert stored.microstructure.dtype == np.uint8
+
+
 # HDF5.
+
+
+def test_hdf5__truth_values_and_images_of_one_slice(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["mask"] = V > 3
+    found = import_images(tmp_path / "a.h5", tmp_path / "a.zarr", axes="zyx")
+    check(found, V > 3)
+    assert found.microstructure.dtype == bool
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["image"] = V[:1]
+        for dim, label in zip(file["image"].dims, "zyx", strict=True):
+            dim.label = label
+    with pytest.warns(AssumedWarning, match="axes z of length 1 dropped; say axes="):
+        check(import_images(tmp_path / "b.h5", tmp_path / "b.zarr"), V[0])
 
 
 def test_hdf5__labels_of_dimensions_and_axistags(tmp_path):
@@ -378,6 +404,12 @@ def test_dream3d__numbers_and_orientations(tmp_path, version):
     assert_array_equal(stored.confidence_index, phases.T)
     expected = np.where(phases[..., None] > 0, angles, np.nan).transpose(2, 1, 0, 3)
     assert_array_equal(stored.microstructure, expected)
+    with pytest.raises(ValueError, match="holds orientations, which have no grey levels"):
+        import_images(tmp_path / "a.dream3d", tmp_path / "c.zarr", dataset="EulerAngles", otsu=2)
+    statistics = correlate_volume(
+        stored.microstructure, GSHBasis(4), cutoff=1, confidence_index=stored.confidence_index
+    )
+    assert np.isfinite(statistics).all()
     with pytest.raises(ValueError, match="has 4 components in each voxel"):
         import_images(tmp_path / "a.dream3d", tmp_path / "c.zarr", dataset="Quats")
     with pytest.raises(ValueError, match=r"needs dataset=; there are: .*FeatureIds"):

@@ -425,7 +425,7 @@ def test_ebsd__raises_on_arguments_of_other_formats(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a \.cpr and a \.crc"):
         import_ebsd(tmp_path / "map.cpr", url)
     (tmp_path / "map.xyz").write_text("")
-    with pytest.raises(ValueError, match="the suffix must be"):
+    with pytest.raises(ValueError, match="is no EBSD map that is known"):
         import_ebsd(tmp_path / "map.xyz", url)
 
 

@@ -12,11 +12,12 @@ import xarray as xr
 import zarr
 from click.testing import CliRunner
 from dask.utils import key_split
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.decomposition import PCA as SomePCA
 from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
 
 from mksdask import (
     MKSHomogenizationModel,
@@ -36,7 +37,8 @@ from mksdask.compute.blocks import take_samples
 from mksdask.datasets import CahnHilliardSimulation, ElasticFESimulation
 from mksdask.descriptors import ShapeDescriptors
 from mksdask.labels import first_index, matched, sample_index
-from mksdask.regression import KernelRegressor, LeastSquares
+from mksdask.reduction import PCA
+from mksdask.regression import KernelRegressor, LeastSquares, polynomial_regression
 from mksdask.samples import Samples
 from mksdask.simulation import effective_stiffness, mean_stress, solve_fields
 from mksdask.stats import TwoPointStatistics, autocorrelate, correlate, correlate_volume, crosscorrelate, radial_average
@@ -264,6 +266,40 @@ DOORS = {
     ),
     "kernel regression y": ("scores", "y", "number", lambda X, y, _: kernel_regression(X, y).predict(X)),
     "kernel regression groups": ("scores", "groups", "group", lambda X, g, _: kernel_regression(X, groups=g).spread_),
+    "kernel regression score": (
+        "scores",
+        "y",
+        "number",
+        lambda X, y, _: KernelRegressor().fit(VALUES["scores"], VALUES["number"]).score(X, y),
+    ),
+    "least squares score": (
+        "scores",
+        "y",
+        "number",
+        lambda X, y, _: LeastSquares().fit(VALUES["scores"], VALUES["number"]).score(in_memory(X), y),
+    ),
+    "polynomial regression y": (
+        "scores",
+        "y",
+        "number",
+        lambda X, y, _: polynomial_regression(2).fit(in_memory(X), y).predict(VALUES["scores"]),
+    ),
+    "polynomial regression weight": (
+        "scores",
+        "regression__sample_weight",
+        "number",
+        lambda X, w, _: (
+            polynomial_regression()
+            .fit(in_memory(X), VALUES["number"], regression__sample_weight=w)
+            .predict(VALUES["scores"])
+        ),
+    ),
+    "polynomial regression score": (
+        "scores",
+        "y",
+        "number",
+        lambda X, y, _: polynomial_regression().fit(VALUES["scores"], VALUES["number"]).score(in_memory(X), y),
+    ),
     "least squares y": ("scores", "y", "number", lambda X, y, _: LeastSquares().fit(in_memory(X), y).coef_),
     "least squares weight": (
         "scores",
@@ -749,10 +785,24 @@ def test_coordinates__as_large_as_data_stay_in_the_store(tmp_path, monkeypatch):
     assert_array_equal(found.temperature, COORDS["temperature"][1])
 
 
+def scores_of(X):
+    """Two numbers for each sample, with its coordinates."""
+    return X.mean("x")[:, :2].rename(y="component").astype(float)
+
+
 RESULTS = {
     "correlate": lambda X: correlate(X, BASIS),
     "correlate of mks": lambda X: X.mks.correlate(BASIS),
     "TwoPointStatistics": lambda X: TwoPointStatistics(BASIS).transform(X),
+    "flat TwoPointStatistics": lambda X: TwoPointStatistics(BASIS, flatten=True).transform(X),
+    "inverse_transform": lambda X: (
+        analysis().fit(VALUES["X"]).inverse_transform(analysis().fit(VALUES["X"]).transform(X))
+    ),
+    "PCA": lambda X: PCA(2).fit_transform(TwoPointStatistics(BASIS, flatten=True).transform(X)),
+    "PCA.inverse_transform": lambda X: (
+        PCA(2).fit(VALUES["scores"]).inverse_transform(PCA(2).fit(VALUES["scores"]).transform(scores_of(X)))
+    ),
+    "KernelRegressor": lambda X: KernelRegressor().fit(VALUES["scores"], VALUES["number"]).predict(scores_of(X)),
     "radial_average": lambda X: radial_average(correlate(X, BASIS)),
     "specific_surface": lambda X: correlate(X, BASIS).mks.specific_surface(),
     "transform": lambda X: analysis().fit(VALUES["X"]).transform(X),
@@ -796,6 +846,36 @@ def test_coordinates__survive_in_results(name, opened, tmp_path):
         assert_has_coords(stored)
         assert_array_equal(stored, lazy)
         assert not [coord for coord, values in stored.coords.items() if values.chunks]
+
+
+def test_inverse_transform__has_the_labels_of_statistics():
+    X = xr.DataArray(VALUES["X"], dims=DIMS, coords={"sample": NAMES, "x": 0.5 * np.arange(6), "y": 0.5 * np.arange(5)})
+    for options in ({}, {"cutoff": 1, "correlations": [(1, 1)]}, {"weights": [2.0, 1.0]}):
+        model = analysis(**options).fit(X)
+        found, like = (
+            model.inverse_transform(model.transform(X)),
+            correlate(X, BASIS, **{k: v for k, v in options.items() if k != "weights"}),
+        )
+        assert found.dims == like.dims
+        xr.testing.assert_equal(found.coords.to_dataset(), like.coords.to_dataset())
+        assert_array_equal(found, model.inverse_transform(np.asarray(model.transform(X))))
+    states = BASIS.discretize(X)
+    model = MKSStructureAnalysis(None, n_components=2, correlations=[(1, 1)]).fit(states)
+    assert model.inverse_transform(model.transform(states)).pair.values.tolist() == ["1,1"]
+    f = correlate(X, BASIS)
+    given = MKSStructureAnalysis(compute_correlations=False, n_components=2).fit(f)
+    assert given.inverse_transform(given.transform(f)).dims == ("sample", "lag_x", "lag_y", "pair")
+
+
+def test_flat_statistics__stay_what_scikit_learn_takes():
+    X = xr.DataArray(VALUES["X"], dims=DIMS, coords={"sample": NAMES})
+    statistics = TwoPointStatistics(BASIS, flatten=True)
+    assert statistics.fit_transform(X).dims == ("sample", "feature")
+    pipe, plain = (make_pipeline(statistics, SomePCA(2)) for _ in range(2))
+    assert_array_equal(pipe.fit_transform(X), plain.fit_transform(VALUES["X"]))
+    table = statistics.set_output(transform="pandas").fit_transform(X)
+    assert table.shape == (N, 60)
+    assert table.columns[0] == "f[0, 0; -3, -2]"
 
 
 def test_coordinates__of_a_sample_are_those_of_its_windows(opened, tmp_path):

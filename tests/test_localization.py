@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone, is_regressor
 from sklearn.exceptions import NotFittedError
@@ -108,7 +107,7 @@ def test_fit__is_the_least_norm_solution_in_real_space(alpha, spatial):
         design = np.concatenate([design, np.sqrt(alpha) * np.eye(len(columns))])
         target = np.concatenate([target, np.zeros(len(columns))])
     expected = scipy.linalg.lstsq(design, target, cond=1e-11)[0].reshape(*spatial, 3)
-    model = MKSLocalizationModel(basis, alpha=alpha, lstsq_rcond=1e-11).fit(X, y[..., 0])
+    model = MKSLocalizationModel(basis, alpha=alpha, lstsq_rcond=1e-11).fit(X, y[..., 0], size=spatial)
     assert_allclose(model.coef_, expected, atol=1e-12)
 
 
@@ -119,15 +118,17 @@ def test_fit__recovers_known_kernels(spatial):
     m = PrimitiveBasis(3).discretize(X)
     known = rng.normal(size=(*spatial, 3, 2))
     y = convolve(m, known)
-    model = MKSLocalizationModel(PrimitiveBasis(3)).fit(X, y)
+    model = MKSLocalizationModel(PrimitiveBasis(3)).fit(X, y, size=spatial)
     assert_allclose(model.predict(X), y, atol=1e-10)
     # The data determine the kernels up to a term that all states share, but for its sum.
     shared = known.mean(axis=-2, keepdims=True) - known.mean(axis=(*range(len(spatial)), -2), keepdims=True)
     assert_allclose(model.coef_, known - shared, atol=1e-10)
     free = MKSLocalizationModel(GivenStates(3))
-    free.fit(rng.normal(size=m.shape), convolve(m := rng.normal(size=m.shape), known))
+    free.fit(rng.normal(size=m.shape), convolve(m := rng.normal(size=m.shape), known), size=spatial)
     assert free.coef_.shape == known.shape
-    assert_allclose(MKSLocalizationModel(GivenStates(3)).fit(m, convolve(m, known)).coef_, known, atol=1e-10)
+    assert_allclose(
+        MKSLocalizationModel(GivenStates(3)).fit(m, convolve(m, known), size=spatial).coef_, known, atol=1e-10
+    )
 
 
 def test_predict__is_the_convolution_for_kernels_set_by_hand():
@@ -523,7 +524,7 @@ def test_fit__many_samples_in_single_precision_keep_a_rare_state():
     X = np.where(rng.random((n, 8)) < 0.003, 2, rng.integers(0, 2, (n, 8))).astype(np.uint8)
     known = MKSLocalizationModel(PrimitiveBasis(3))
     known.coef_ = rng.normal(size=(8, 3))
-    model = MKSLocalizationModel(PrimitiveBasis(3)).fit(X, known.predict(X).astype(np.float32))
+    model = MKSLocalizationModel(PrimitiveBasis(3)).fit(X, known.predict(X).astype(np.float32), size=(8,))
     test = rng.integers(0, 3, (50, 8))
     assert_allclose(model.predict(test), known.predict(test), atol=2e-3)
 
@@ -556,7 +557,7 @@ def test_model__keeps_the_basis_it_was_fitted_with():
 def test_partial_fit__knows_a_basis_by_its_functions():
     rng = np.random.default_rng(30)
     X, y = rng.random((4, 5)), rng.random((4, 5))
-    model = MKSLocalizationModel(LegendreBasis(40, (0, 1)), alpha=1.0).fit(X, y)
+    model = MKSLocalizationModel(LegendreBasis(40, (0, 1)), alpha=1.0).fit(X, y, size=(5,))
     assert model.set_params(basis=LegendreBasis(list(range(40)), [0, 1])).partial_fit(X, y).n_samples_seen_ == 8
     with pytest.raises(ValueError, match="partial_fit got basis"):
         model.set_params(basis__n_states=[*range(39), 77]).partial_fit(X, y)

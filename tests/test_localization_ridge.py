@@ -3,8 +3,7 @@
 import dask
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.linear_model import (
@@ -257,12 +256,12 @@ def gcv(m, y, ridge):
 @pytest.mark.parametrize(("n_samples", "spatial"), [(5, (5, 6)), (12, (7,)), (2, (4, 3, 3)), (30, (6, 5))])
 def test_gcv__chooses_the_ridge_of_the_dense_criterion(basis, n_samples, spatial):
     X, m, y = problem(7, basis, n_samples=n_samples, spatial=spatial)
-    model = MKSLocalizationModel(basis, alpha="gcv").fit(X, y)
+    model = MKSLocalizationModel(basis, alpha="gcv").fit(X, y, size=spatial)
     ridges = 10.0 ** np.arange(-3, 6, 1 / 16)
     values = np.array([gcv(m, y, ridge) for ridge in ridges])
     assert 0 < values.argmin() < len(values) - 1
     assert model.alpha_ == pytest.approx(ridges[values.argmin()], rel=1e-12)
-    assert_array_equal(model.coef_, MKSLocalizationModel(basis, alpha=model.alpha_).fit(X, y).coef_)
+    assert_array_equal(model.coef_, MKSLocalizationModel(basis, alpha=model.alpha_).fit(X, y, size=spatial).coef_)
 
 
 def test_gcv__predicts_unseen_samples_about_as_well_as_the_best_ridge():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from distributed import Client, LocalCluster
 from mksdask import PrimitiveBasis
 from mksdask.compute.plans import PROCESS_BYTES
 from mksdask.compute.workers import ALLOCATION
+from mksdask.importers import import_images
 from mksdask.stats import correlate_volume
 from tests.test_examples import run
 
@@ -278,3 +280,28 @@ def test_import__takes_a_slab_its_phases_and_a_copy(tmp_path):
     # Slabs of 32 planes, 128 MiB, of a scan of 640 MiB: a slab, its phases, and the shards that are cut from these.
     (growth,) = measured(IMPORT, folder=tmp_path)
     assert growth < 3.3 * 2**27
+
+
+@pytest.mark.slow
+def test_import__raw_voxels_on_a_worker_of_1_gib(tmp_path):
+    # 800 MB in slabs of 128 MiB, on a worker that takes about 0.44 GiB before it reads anything.
+    shape = (1000, 1000, 400)
+    page = np.random.default_rng(0).integers(0, 4096, shape[:2], dtype="u2")
+    with (tmp_path / "scan.raw").open("wb") as file:
+        for z in range(shape[2]):
+            file.write(np.roll(page, z, axis=1).tobytes())
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            memory_limit="1GiB",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            local_directory=tmp_path,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        stored = import_images(tmp_path / "scan.raw", tmp_path / "scan.zarr", shape=shape, dtype="u2")
+        (peak,) = client.run(lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024).values()
+    assert (np.roll(page, 397, axis=1) == stored.microstructure[:, :, 397].to_numpy().T).all()
+    assert peak < 0.75 * 2**30

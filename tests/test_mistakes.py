@@ -23,6 +23,7 @@ from mksdask import (
     MKSStructureAnalysis,
     PrimitiveBasis,
     create_ensemble,
+    create_volume,
     load_model,
     open_ensemble,
     save_model,
@@ -110,6 +111,15 @@ def test_values__an_image_with_colours(door, tmp_path):
         correlate(RNG.integers(0, 256, (2, 12, 14, 4), dtype=np.uint8), None)
     with pytest.raises(ValueError, match="its last axis may be the colours of an image"):
         create_ensemble(tmp_path / "e.zarr", colours)
+    # Lazy values are not looked at: shape and dtype say enough.
+    with pytest.raises(ValueError, match="holds lazy uint8 values, and its last axis may be the colours of an image"):
+        create_ensemble(tmp_path / "e.zarr", da.from_array(colours, chunks=(5, 12, 14, 3)))
+    for given in (colours[0], da.from_array(colours[0])):
+        with pytest.raises(ValueError, match=r"volume of shape .* may be the colours of an image; make .* volume\["):
+            create_volume(tmp_path / "v.zarr", given)
+    create_ensemble(tmp_path / "steps.zarr", da.from_array(colours), spacing=(1, 1, 1))
+    create_volume(tmp_path / "volume.zarr", da.from_array(colours[0]), spacing=(1, 1, 1))
+    create_volume(tmp_path / "named_volume.zarr", xr.DataArray(da.from_array(colours[0]), dims=("x", "y", "z")))
     # A film of three voxels is no image, and an axis of space may be named.
     create_ensemble(tmp_path / "film.zarr", (colours > 128).astype(np.uint8))
     create_ensemble(tmp_path / "named.zarr", xr.DataArray(colours, dims=("sample", "x", "y", "z")))
@@ -292,12 +302,22 @@ def test_dataset__in_place_of_a_variable(door, tmp_path):
     ("fields", "message"),
     [
         (X, r"several ways.*If it holds phases, pass their basis, such as PrimitiveBasis\(2\)"),
-        (X[:, :8], r"X holds int64 values from 0 to 1; with basis=None it must be m\[h; s\]"),
-        (X[:, :8].astype(bool), "X holds bool values"),
-        (X[:, :8].astype(float), "sums to 1 over the 14 states along its last axis; got the sum"),
+        (X[:, None], r"X holds int64 values from 0 to 1; with basis=None it must be m\[h; s\]"),
+        (X[:, None].astype(bool), "X holds bool values"),
+        (X[:, None].astype(float), "sums to 1 over the 14 states along its last axis; got the sum"),
         (np.stack([X] * 3, axis=1), "such as PrimitiveBasis"),
         (RNG.random((3, 9, 9, 2)), r"pass basis=GivenStates\(2\)"),
         (1.01 * PROBABILITIES, r"got the sum 1\.01 in a voxel"),
+        # Sums of 1 that are no probabilities.
+        (np.stack([2.0 + X, -1.0 - X], axis=-1), r"is not negative and sums to 1.*got the states \[\d\.0, -\d\.0\]"),
+        # A first state of 1/2, as a Legendre expansion has it, beside numbers that belong to no expansion.
+        (np.stack([0.5 + 0.0 * X, 3.0 * X], axis=-1), r"got the sum \d\.5 in a voxel.*GivenStates\(2\)"),
+        (
+            np.concatenate([0.5 + 0.0 * X[..., None], RNG.random((20, 12, 14, 2))], axis=-1),
+            "sums to 1 over the 3 states",
+        ),
+        (np.full((3, 9, 9, 1), 0.5), r"got the sum 0\.5"),
+        (RNG.random((3, 9, 9, 2)) + 1j, r"has a first state of 1 if it is complex; got a first state of 0\.\d+\+1j"),
     ],
 )
 def test_given_states__refuse_what_is_none(fields, message, lazy):
@@ -328,6 +348,8 @@ def test_given_states__are_refused_in_volumes_and_localization():
     [
         PrimitiveBasis(3, domain=(0, 1)),
         LegendreBasis(3, domain=(0, 1)),
+        LegendreBasis(2, domain=(0, 1)),
+        LegendreBasis(9, domain=(0, 1)),
         FourierBasis(3, domain=(0, 1)),
         GSHBasis(4),
     ],
@@ -341,6 +363,10 @@ def test_given_states__take_what_discretize_makes(basis, dtype):
     labelled = xr.DataArray(values, dims=("sample", "x", "y", *("angle",) * basis.state_axes))
     some = type(basis)([1, 2]).discretize(labelled, dtype=dtype)
     assert correlate(some, None, correlations=[(0, 1)]).shape == (3, 6, 7, 1)
+    # Voxels without a confidence may hold anything, and those beside them still show what they are.
+    seen = RNG.random((3, 6, 7)) > 0.3
+    holes = np.where(seen[..., None], m, 7.0)
+    assert np.isfinite(correlate(holes, None, confidence_index=seen, cutoff=1)).all()
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float32"])
@@ -397,6 +423,42 @@ def test_given_states__are_saved_with_their_rules(tmp_path):
 # Shapes that can be read in several ways
 
 
+@ALL
+@pytest.mark.parametrize(
+    ("n_voxels", "guess"), [(1, r"\(1, 1\)"), (8, r"\(2, 2, 2\)"), (9, r"\(3, 3\)"), (10, r"\(n_x, n_y\)")]
+)
+@pytest.mark.parametrize("lazy", [False, True])
+def test_lines__are_never_guessed_however_short(door, n_voxels, guess, lazy, tmp_path):
+    lines = RNG.integers(0, 2, (20, n_voxels))
+    given = da.from_array(lines, chunks=(5, n_voxels)) if lazy else lines
+    argument = "spacing=" if door == "create_ensemble" else rf"size=\({n_voxels},\)"
+    flat = rf"reshape them to \(n_samples, {guess[2:]}" if door == "create_ensemble" else f"pass size={guess}"
+    with pytest.raises(ValueError, match=rf"can be read in several ways.*If it holds flat samples, {flat}.*{argument}"):
+        DOORS[door](given, tmp_path)
+
+
+def test_lines__one_size_of_voxels_says_that_they_have_one_axis(tmp_path):
+    lines = RNG.integers(0, 2, (9, 9)).astype(float)
+    with pytest.raises(ValueError, match=r"several ways.*spacing=.* with the size of a voxel along this axis"):
+        create_ensemble(tmp_path / "e.zarr", lines)
+    create_ensemble(tmp_path / "e.zarr", lines, spacing=[0.5])
+    assert dict(open_ensemble(tmp_path / "e.zarr").sizes) == {"sample": 9, "x": 9}
+    simulation = CahnHilliardSimulation()
+    for call in (simulation.run, simulation.free_energy):
+        with pytest.raises(ValueError, match=r"several ways.*pass dx="):
+            call(lines - 0.5)
+    named = simulation.run(xr.DataArray(lines - 0.5, dims=("sample", "x"))).response
+    assert_array_equal(CahnHilliardSimulation(dx=[0.25]).run(lines - 0.5).response, named)
+
+
+def test_lines__angles_and_states_may_be_one_image_too():
+    with pytest.raises(ValueError, match=r"X of shape \(8, 9, 3\) can be read in several ways.*If it is one image"):
+        correlate(RNG.random((8, 9, 3)), GSHBasis(4))
+    with pytest.raises(ValueError, match=r"X of shape \(6, 7, 3\) can be read in several ways.*If it is one image"):
+        correlate(PROBABILITIES[0], None)
+    assert correlate(PROBABILITIES[0], None, size=(7,)).shape == (6, 7, 3)
+
+
 @pytest.mark.parametrize(
     ("n_voxels", "guess"), [(441, r"size=\(21, 21\)"), (1331, r"size=\(11, 11, 11\)"), (168, r"size=\(n_x, n_y\)")]
 )
@@ -440,7 +502,7 @@ def test_one_sample__where_the_shape_of_a_sample_is_known():
 @pytest.mark.parametrize("fewer", [1, 2])
 def test_statistics__of_one_or_several_samples(function, fewer):
     samples = RNG.integers(0, 2, (3, 8, 9)[: 1 + fewer])
-    f = autocorrelate(samples, BASIS, periodic_axes=list(range(fewer)))
+    f = autocorrelate(samples, BASIS, size=samples.shape[1:], periodic_axes=list(range(fewer)))
     with pytest.raises(ValueError, match=rf"pass n_spatial={fewer + 1} if .* one sample.*or n_spatial={fewer} if"):
         function(f)
     found = function(f, n_spatial=fewer)
@@ -458,7 +520,7 @@ def test_statistics__of_one_or_several_samples(function, fewer):
 
 
 def test_statistics__that_can_be_read_in_one_way_only():
-    line = autocorrelate(RNG.integers(0, 2, (1, 9)), BASIS)[0]
+    line = autocorrelate(RNG.integers(0, 2, (1, 9)), BASIS, size=(9,))[0]
     assert_array_equal(radial_average(line), radial_average(line, n_spatial=1))
     volumes = autocorrelate(RNG.integers(0, 2, (2, 5, 6, 7)), BASIS)
     assert_array_equal(specific_surface(volumes), specific_surface(volumes, n_spatial=3))

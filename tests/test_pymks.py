@@ -59,7 +59,7 @@ def test_correlations__auto_correlation_and_cross_correlation(pair, expected):
 
 def test_localization__fit_of_three_states():
     model = MKSLocalizationModel(PrimitiveBasis(3, domain=[0, 1])).fit(
-        np.array([[0.0], [1.0]]), np.array([[2.0], [1.0]])
+        np.array([[0.0], [1.0]]), np.array([[2.0], [1.0]]), size=(1,)
     )
     assert_allclose(model.coef_, [[2, 0, 1]], atol=1e-12)
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
@@ -63,6 +62,7 @@ def test_correlate__matches_bruteforce_and_chunk_invariant(dtype, case, data):
         "correlations": pairs,
         "confidence_index": confidence,
         "dtype": dtype,
+        "size": X.shape[1:],
     }
     f = correlate(X, basis, **options)
     assert f.dtype == dtype
@@ -97,7 +97,7 @@ def _n_pairs(X, periodic, reach):
 def test_correlate__matches_bruteforce_for_given_field():
     rng = np.random.default_rng(3)
     m = rng.normal(size=(2, 4, 5, 2)) + 1j * rng.normal(size=(2, 4, 5, 2))
-    for field, basis in ((m.real, GivenStates(2)), (m, None)):
+    for field, basis in ((m.real, GivenStates(2)), (m, GivenStates(2, is_complex=True))):
         f = correlate(field, basis, periodic_axes=[0], correlations=[(0, 1), (1, 1)], dtype="float64")
         expected = [
             statistics_bruteforce(x, [(0, 1), (1, 1)], periodic=(True, False), reach=[(2, 1), (2, 2)]) for x in field
@@ -168,15 +168,17 @@ def test_correlate__labelled_in_physical_units(tmp_path):
 def test_autocorrelate_and_crosscorrelate__are_parts_of_correlate():
     X = np.random.default_rng(1).integers(0, 3, (2, 9))
     basis = PrimitiveBasis(3)
-    f = correlate(X, basis, correlations=[(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)])
-    assert_allclose(autocorrelate(X, basis), f[..., :3], atol=1e-6)
-    assert_allclose(crosscorrelate(X, basis), f[..., 3:], atol=1e-6)
+    f = correlate(X, basis, size=(9,), correlations=[(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)])
+    assert_allclose(autocorrelate(X, basis, size=(9,)), f[..., :3], atol=1e-6)
+    assert_allclose(crosscorrelate(X, basis, size=(9,)), f[..., 3:], atol=1e-6)
 
 
 def test_correlate__kept_states_are_named_by_label():
     X = np.random.default_rng(1).integers(0, 3, (2, 9))
-    f = correlate(X, PrimitiveBasis([0, 2]), correlations=[(2, 2), (0, 2)])
-    assert_allclose(f, correlate(X, PrimitiveBasis(3), correlations=[(2, 2), (0, 2)]), atol=1e-6)
+    options = {"correlations": [(2, 2), (0, 2)], "size": (9,)}
+    assert_allclose(
+        correlate(X, PrimitiveBasis([0, 2]), **options), correlate(X, PrimitiveBasis(3), **options), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ def test_correlate__raises_on_bad_option(options, message):
 )
 def test_correlate__raises_on_value_outside_domain_when_computed(value, message):
     X = np.full((1, 4), value)
-    lazy = correlate(chunked(X, (1,)), PrimitiveBasis(2))
+    lazy = correlate(chunked(X, (1,)), PrimitiveBasis(2), size=(4,))
     with pytest.raises(ValueError, match=message):
         lazy.compute(scheduler="sync")
 
@@ -264,7 +266,9 @@ def test_correlate__labels_keep_axes_apart():
     f = correlate(A, PrimitiveBasis(2))
     turned = correlate(A.transpose("sample", "y", "x"), PrimitiveBasis(2))
     assert_allclose(turned.transpose(*f.dims), f, atol=1e-6)
-    assert_allclose(correlate(A.isel(x=0), PrimitiveBasis(2)), correlate(X[:, 0], PrimitiveBasis(2)), atol=1e-6)
+    assert_allclose(
+        correlate(A.isel(x=0), PrimitiveBasis(2)), correlate(X[:, 0], PrimitiveBasis(2), size=(4,)), atol=1e-6
+    )
     c = xr.DataArray(np.random.default_rng(3).random((5, 4)), dims=("x", "y"))
     assert_array_equal(
         correlate(A, PrimitiveBasis(2), confidence_index=c.T), correlate(A, PrimitiveBasis(2), confidence_index=c)
@@ -279,7 +283,7 @@ def test_correlate__labels_keep_axes_apart():
 
 def test_correlate__a_lazy_result_does_not_follow_later_changes_of_the_basis():
     basis = PrimitiveBasis(2)
-    lazy = correlate(da.from_array(np.array([[0, 0, 1, 1]])), basis)
+    lazy = correlate(da.from_array(np.array([[0, 0, 1, 1]])), basis, size=(4,))
     before = lazy.compute(scheduler="sync")
     basis.set_params(domain=(0, 2))
     assert_array_equal(lazy.compute(scheduler="sync"), before)
@@ -302,4 +306,4 @@ def test_correlate__refuses_what_would_lose_information():
     with pytest.raises(TypeError, match="confidence_index=~mask"):
         correlate(np.ma.masked_equal([[0, 1, 1, 1]], 0), PrimitiveBasis(2))
     with pytest.raises(ValueError, match="labels from 0"):
-        correlate(np.zeros((1, 4)), PrimitiveBasis([-1, 1]))
+        correlate(np.zeros((1, 4, 4)), PrimitiveBasis([-1, 1]))

@@ -13,8 +13,7 @@ import tifffile
 import xarray as xr
 import zarr
 from distributed import Client, LocalCluster
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import mksdask.stats.tiling as tiling_module

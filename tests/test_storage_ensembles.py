@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from mksdask import append_ensemble, create_ensemble, create_volume, open_ensemble, open_volume
@@ -58,6 +57,7 @@ def test_ensemble__round_trip_with_everything(tmp_path):
     assert len(plain.attrs.pop("stamp")) == 32
     assert len(plain.attrs.pop("metadata_sha256")) == 64
     assert plain.attrs.pop("format") == 3
+    assert plain.attrs.pop("writes") == 2
     assert plain.attrs.pop("members") == ["confidence_index", "microstructure", "response", "x", "y"]
     xr.testing.assert_identical(plain, ds.load())
     assert zarr.open_group(url)["microstructure"].shards == (4, 6, 5)

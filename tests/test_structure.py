@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import (
     NMF,
+    PCA as SklearnPCA,
     FactorAnalysis,
     FastICA,
     IncrementalPCA,
@@ -22,7 +23,6 @@ from sklearn.decomposition import (
     MiniBatchNMF,
     TruncatedSVD,
 )
-from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.manifold import TSNE, Isomap
 from sklearn.pipeline import make_pipeline

@@ -205,8 +205,8 @@ def test_learning_curves__rise_with_the_samples():
 @pytest.mark.parametrize("spatial", [(20,), (6, 6), (4, 5, 6)])
 def test_figures__labels_must_match(spatial):
     with pytest.raises(ValueError, match="labels must name each of the 2 panels"):
-        tools.draw_microstructures(np.zeros((2, *spatial)), ["one"])
-    assert tools.draw_microstructures(np.zeros((2, *spatial))).axes
+        tools.draw_microstructures(list(np.zeros((2, *spatial))), ["one"])
+    assert tools.draw_microstructures(list(np.zeros((2, *spatial)))).axes
 
 
 def test_strains__share_one_scale_and_differences_are_symmetric_about_zero():
@@ -284,7 +284,7 @@ def test_evolution__a_panel_a_component_against_time():
         (lambda F: tools.draw_strains(3.0), "n_samples"),
         (lambda F: tools.draw_strains(F + 1j), "must be real"),
         (lambda F: tools.draw_coeff(1j * F), "must be real"),
-        (lambda F: tools.draw_concentrations_compare(F[0], F[1]), "labels must be texts"),
+        (lambda F: tools.draw_concentrations_compare(list(F[0]), F[1]), "labels must be texts"),
         (lambda F: tools.draw_evolution([F[0]], component_labels=["a"]), "component_labels must name each"),
         (lambda F: tools.draw_strains(xr.DataArray(F, dims=("sample", "x", "component"))), "one component"),
     ],

@@ -23,10 +23,11 @@ class GivenStates(Basis):
     """The basis of X whose last axis already holds m[h; s].
 
     With ``basis=None``, the values of X must show that they are m[h; s]: a probability for each state, so that the
-    states sum to 1 in each voxel; an expansion of `LegendreBasis`, whose first state is 1/2 in each voxel; or complex
-    numbers, as `FourierBasis` and `GSHBasis` make them. Integers and bool must be 1 for one state of each voxel and 0
-    for all others. Anything else is refused, because X may hold phases, grey values or colours, and miss its basis.
-    Voxels with a confidence of 0 may hold anything.
+    states sum to 1 in each voxel and none is negative; an expansion of `LegendreBasis`, whose first state is 1/2 and
+    whose states all belong to one number in each voxel; or complex numbers whose first state is 1, as `FourierBasis`
+    and `GSHBasis` make them. Integers and bool must be 1 for one state of each voxel and 0 for all others. Anything
+    else is refused, because X may hold phases, grey values or colours, and miss its basis. Voxels with a confidence of
+    0 may hold anything.
 
     Pass ``basis=GivenStates(n_states)`` for other fields m[h; s], such as some of the states of a basis. Then the
     values are free. A DataArray whose last dim is "state", such as `discretize` returns, may also hold any values.
@@ -115,7 +116,7 @@ def check_are_states(values: Array) -> None:
         If a voxel fits none of the rules.
     """
     kind, n_states = values.dtype.kind, values.shape[-1]
-    if kind == "c" or not values.size:
+    if not values.size:
         return
     remedy = (
         f"If X holds phases, pass their basis, such as PrimitiveBasis(2). If X holds other fields m[h; s], pass "
@@ -136,14 +137,41 @@ def check_are_states(values: Array) -> None:
             f"which is 1 for one of the {n_states} states along the last axis, and 0 for all others. {remedy}"
         )
         raise ValueError(msg)
-    total = values.sum(axis=-1, dtype=np.float64)
-    wrong = (abs(total - 1.0) > TOLERANCE.get(values.dtype.itemsize, 1e-6)) & (values[..., 0] != 0.5)
+    tolerance = TOLERANCE.get(values.real.dtype.itemsize, 1e-6)
+    if kind == "c":
+        wrong = abs(values[..., 0] - 1.0) > tolerance
+        demand, got = "has a first state of 1 if it is complex", values[..., 0][wrong]
+    else:
+        total = values.sum(axis=-1, dtype=np.float64)
+        wrong = abs(total - 1.0) > tolerance
+        if not values.min() >= -tolerance:
+            wrong |= (values < -tolerance).any(axis=-1)
+        if wrong.any():
+            wrong[wrong] = ~_are_legendre(values[wrong], tolerance)
+        demand, got = f"is not negative and sums to 1 over the {n_states} states along its last axis", total[wrong]
     if wrong.any():
+        found = f"the sum {got.flat[0]:.6g}" if kind != "c" else f"a first state of {got.flat[0]:.6g}"
+        if kind != "c" and abs(got.flat[0] - 1.0) <= tolerance:
+            found = f"the states {values[wrong][0].tolist()}"
         msg = (
-            f"with basis=None, X must be m[h; s], which sums to 1 over the {n_states} states along its last axis; got "
-            f"the sum {total[wrong].flat[0]:.6g} in a voxel. {remedy}. Give voxels without data a confidence_index of 0"
+            f"with basis=None, X must be m[h; s], which {demand}; got {found} in a voxel. {remedy}. Give voxels "
+            "without data a confidence_index of 0"
         )
         raise ValueError(msg)
+
+
+def _are_legendre(values: Array, tolerance: float) -> NDArray[np.bool_]:
+    """Find the rows (n, n_states) that are `LegendreBasis` of one number: (2l + 1)/2 P_l, for l = 0, 1, …."""
+    rows, n_states = values.astype(np.float64), values.shape[-1]
+    if n_states < 2:
+        return np.zeros(len(rows), dtype=bool)
+    chi = rows[:, 1] / 1.5
+    fits = (rows[:, 0] == 0.5) & (abs(chi) <= 1.0 + tolerance)
+    before, current = np.ones_like(chi), chi
+    for degree in range(2, n_states):
+        before, current = current, ((2 * degree - 1) * chi * current - (degree - 1) * before) / degree
+        fits &= abs(rows[:, degree] - (degree + 0.5) * current) <= (2 * degree + 1) * tolerance
+    return fits
 
 
 def local_states(basis: Any, X: Any, labels: Any = None) -> Basis:

@@ -204,7 +204,7 @@ class GSHBasis(Basis):
 
     .. math:: T_l^{\mu n}(g) = (2 l + 1) \sum_k b_{\mu k}\, D^l_{n k}(g),
 
-    so that T(g s) = T(g) for each rotation s of the crystal. The mean of |T|² over all orientations is 2l + 1, and
+    so that T(g s) = T(g) for each rotation s of the crystal. The mean of ``|T|²`` over all orientations is 2l + 1, and
     different T are orthogonal. The first state is the constant 1.
 
     Parameters

@@ -21,6 +21,7 @@ from mksdask.homogenization import MKSHomogenizationModel
 from mksdask.stats import correlate
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, check_ours, check_outside
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
+from mksdask.storage.staging import put
 
 FIGURES = ("microstructures", "correlations", "components", "component_variance", "scores", "goodness_of_fit")
 
@@ -107,7 +108,7 @@ def _replace(out: Path, new: Path) -> None:
     """Move the ensemble and the figures of a new folder to the places of earlier ones."""
     out.mkdir(exist_ok=True)
     _check_demo(out)
-    Location.of(new / "ensemble.zarr").replace(Location.of(out / "ensemble.zarr"), MICROSTRUCTURES)
+    put(Location.of(new / "ensemble.zarr"), Location.of(out / "ensemble.zarr"), MICROSTRUCTURES)
     for name in FIGURES:
         (new / f"{name}.png").replace(Path(Location.of(out / f"{name}.png").path))
 

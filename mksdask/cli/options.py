@@ -23,7 +23,8 @@ from mksdask.compute.plans import PROCESS_BYTES
 from mksdask.compute.progress import progress
 from mksdask.display.cards import value_text
 from mksdask.display.pictures import is_our_picture, save_picture
-from mksdask.storage.atomic import Location, Url, check_apart, check_file, check_outside
+from mksdask.storage.atomic import Location, Url, check_apart, check_outside
+from mksdask.storage.staging import check_file
 
 # Seconds to wait for a scheduler that does not answer, for the file of a scheduler that starts, and for workers.
 ANSWER, FILE, WORKERS = 10, 30, 60

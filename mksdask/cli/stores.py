@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-import numpy as np
 
 from mksdask.cli.analysis import MOST_UNNAMED
 from mksdask.cli.arguments import Axes, Crop, Numbers, Phases, Place, Size
+from mksdask.cli.maps import import_map, is_map, map_options
 from mksdask.cli.options import (
     cluster_options,
     json_option,
@@ -24,6 +24,7 @@ from mksdask.cli.options import (
 )
 from mksdask.importers import AssumedWarning, import_images
 from mksdask.importers.image_files import input_files
+from mksdask.importers.raw_files import data_type
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, attributes_of
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.models import load_model
@@ -84,6 +85,7 @@ _ARGUMENT = re.compile(r"\b([a-z_]+)=")
 @click.option("--follow-links", is_flag=True, help="Read values to which a file links in other folders.")
 @click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes, such as x,y.")
 @click.option("--allow-missing", is_flag=True, help="Take chunks that a zarr store lacks as its fill value.")
+@map_options
 @resume_option
 @overwrite_option("an earlier store of a volume or an ensemble")
 @cluster_options
@@ -113,12 +115,16 @@ def import_command(
     follow_links: bool,  # noqa: FBT001
     periodic: list[int],
     allow_missing: bool,  # noqa: FBT001
+    setting: int | None,
+    scan: str | None,
     resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
     **cluster: Any,
 ) -> None:
     """Import images into a store of one volume. With --window, import them into a store of an ensemble.
+
+    An EBSD map of EDAX, Oxford, Bruker or orix is told by what its file holds, and stored as orientations.
 
     SOURCE is a TIFF stack, a folder or a pattern of TIFF, PNG or JPEG slices, or a file of NumPy, HDF5, DREAM.3D,
     netCDF, VTK, zarr, NRRD, MetaImage or NIfTI, or a file of raw values with --shape and --dtype. Several SOURCEs are
@@ -131,11 +137,21 @@ def import_command(
       mksdask import 'slices/*.png' rock.zarr --otsu 2 --names pore,grain
       mksdask import scan.h5 cells.zarr --dataset CellData/FeatureIds --window 64
       mksdask import scan.raw rock.zarr --shape 1000x1000x1200 --dtype uint16 --order little
+      mksdask import map.ctf map.zarr
     """
+    if order is not None and dtype is None:
+        msg = f"--order {order} is for raw values; give their --dtype too, such as uint16"
+        raise ValueError(msg)
     paths = [_source(source) for source in sources]
     inputs = input_files(paths if len(paths) > 1 else paths[0], pattern)
     target = Output.of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite).path
     timings: dict[str, float] = {}
+    if is_map(paths):
+        with open_client(**cluster), timed_step("read, convert, write", timings):
+            import_map(paths[0], target, window=window, setting=setting, scan=scan, overwrite=overwrite)
+            described = open_store(target).mks.describe(fractions=True)
+        report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
+        return
     with (
         open_client(**cluster),
         timed_step("read, segment, write", timings),
@@ -152,7 +168,7 @@ def import_command(
             time=time,
             axes=axes,
             shape=shape,
-            dtype=_data_type(dtype, order),
+            dtype=None if dtype is None else data_type(dtype, order),
             offset=offset,
             pattern=pattern,
             join=join,
@@ -185,21 +201,6 @@ def _as_option(argument: re.Match[str]) -> str:
     """Write an argument of Python as the option of the command."""
     name = argument[1]
     return "--" + {"join": "as"}.get(name, name).replace("_", "-")
-
-
-def _data_type(dtype: str | None, order: str | None) -> str | None:
-    """Join the data type of raw values and the order of their bytes."""
-    if dtype is None:
-        if order is not None:
-            msg = f"--order {order} is for raw values; give their --dtype too, such as uint16"
-            raise ValueError(msg)
-        return None
-    try:
-        found = np.dtype(dtype)
-    except TypeError as error:
-        msg = f"--dtype {dtype} is no data type; the usual ones are uint8, uint16, int16, int32 and float32"
-        raise ValueError(msg) from error
-    return (found if order is None else found.newbyteorder("<" if order == "little" else ">")).str
 
 
 def _source(text: str) -> Path:

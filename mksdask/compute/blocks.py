@@ -19,10 +19,12 @@ import numpy as np
 import xarray as xr
 from dask import delayed
 from dask.base import normalize_token, tokenize
+from dask.layers import ArraySliceDep
 from dask.utils import key_split
 from numpy.typing import DTypeLike, NDArray
 
 from mksdask.compute.alignment import aligned
+from mksdask.compute.faults import samples_text, telling
 from mksdask.compute.graph import optimized_together, renamed, stored_array
 
 Merge = Callable[[Any, Any], Any]
@@ -58,25 +60,36 @@ def _whole(block: Any) -> Any:
 
 
 class AlignedTask:
-    """A task of the graph, which calls a kernel with aligned arrays."""
+    """A task of the graph, which calls a kernel with aligned arrays. An error names the stage, and the part of it.
 
-    def __init__(self, kernel: Callable[..., Any]) -> None:
-        self.kernel = kernel
+    Parameters
+    ----------
+    kernel : callable
+        The kernel.
+    stage : str
+        Name of the stage.
+    """
 
-    def __call__(self, *values: Any, **options: Any) -> Any:
+    def __init__(self, kernel: Callable[..., Any], stage: str) -> None:
+        self.kernel, self.stage = kernel, stage
+
+    def __call__(self, *values: Any, part: str = "", **options: Any) -> Any:
         """Call the kernel. The kernel itself may hold arrays too, as a partial function or a method does."""
-        options = {key: aligned(value) for key, value in options.items()}
-        return aligned(self.kernel)(*map(aligned, values), **options)
+        with telling(f"stage {self.stage}, {part}" if part else f"stage {self.stage}"):
+            options = {key: aligned(value) for key, value in options.items()}
+            return aligned(self.kernel)(*map(aligned, values), **options)
 
     def __dask_tokenize__(self) -> object:
         return normalize_token(self.kernel)
 
 
 class _BlockTask(AlignedTask):
-    """A task on blocks that `blockwise` may have wrapped in lists."""
+    """A task on blocks that `blockwise` may have wrapped in lists. Before them stands the range of their samples."""
 
     def __call__(self, *blocks: Any, **options: Any) -> Any:
-        return super().__call__(*map(_whole, blocks), **options)
+        (span,), *values = blocks
+        part = samples_text(span.start, span.stop)
+        return super().__call__(*map(_whole, values), part=part, **options)
 
 
 # Names of the stages that `map_samples` has made.
@@ -124,7 +137,7 @@ def map_samples(
         return kernel(*map(aligned, (*arrays, *map(np.asarray, shared))), **(options or {}))
     # They are pure, so their names depend on their values alone, and a run that was killed is recognized.
     constants = {key: delayed(value, pure=True) for key, value in (options or {}).items()}
-    return _for_each_chunk(kernel, arrays, shared, constants, tail, dtype, token=name)
+    return _for_each_chunk(kernel, arrays, shared, constants, tail, dtype, name, token=name)
 
 
 def fold_samples(
@@ -166,16 +179,18 @@ def fold_samples(
     if chains is None:
         task, constants = (_applied, {"kernel": whole}) if options else (kernel, {})
         arrays, shared = (tuple(map(_renamed, group)) for group in (arrays, shared))
-        found = _for_each_chunk(task, arrays, shared, constants, (), object, name=f"{name}-{token}")
+        found = _for_each_chunk(task, arrays, shared, constants, (), object, name, name=f"{name}-{token}")
         return _merged(list(optimized_together(found).values()), merge, f"{name}-{token}")
     # One task packs the blocks of a chunk, so that tasks on which several arrays depend run once.
-    packed = _for_each_chunk(_packed, arrays, shared, {}, (), object, name=f"{name}-data-{token}")
+    packed = _for_each_chunk(_packed, arrays, shared, {}, (), object, name, name=f"{name}-data-{token}")
     chunks, values = list(optimized_together(packed).values()), []
-    absorb = delayed(AlignedTask(_absorbed), name=f"{name}-absorb-kernel-{token}")
+    edges = np.cumsum((0, *packed.chunks[0])).tolist()
+    absorb = delayed(AlignedTask(_absorbed, name), name=f"{name}-absorb-kernel-{token}")
     for chain in np.array_split(np.arange(len(chunks)), min(chains, len(chunks))):
         value = None
         for number in chain:
-            value = absorb(whole, chunks[number], value, dask_key_name=f"{name}-{token}-{number}")
+            part = samples_text(edges[number], edges[number + 1])
+            value = absorb(whole, chunks[number], value, part=part, dask_key_name=f"{name}-{token}-{number}")
         values.append(value)
     return _merged(values, merge, f"{name}-{token}")
 
@@ -187,6 +202,7 @@ def map_parts(
     name: str,
     shared: Sequence[Any] = (),
     of: Sequence[Any] | None = None,
+    unit: str | None = None,
 ) -> list[Any]:
     """Apply a kernel to parts of something, and return one task for each part.
 
@@ -203,14 +219,22 @@ def map_parts(
     of : sequence, optional
         What `shared` is made of. The names of tasks then depend on `of`, the kernel and the parts alone, so that equal
         tasks have equal names in each call. Default: the tasks have new names in each call.
+    unit : str, optional
+        What a part holds, such as "tiles", for errors. The first argument of each task is then the number of the first
+        of them, and the number after that of the last.
     """
     token = uuid.uuid4().hex if of is None else tokenize(kernel, parts, *of)
-    task = delayed(AlignedTask(kernel), name=f"{name}-kernel-{token}")
+    task = delayed(AlignedTask(kernel, name), name=f"{name}-kernel-{token}")
     constants = [
         None if value is None else delayed(value, name=f"shared-{name}-{token}-{number}", traverse=False)
         for number, value in enumerate(shared)
     ]
-    return [task(*part, *constants, dask_key_name=f"{name}-{token}-{number}") for number, part in enumerate(parts)]
+    return [
+        task(
+            *part, *constants, part=_part_text(unit, part, number, len(parts)), dask_key_name=f"{name}-{token}-{number}"
+        )
+        for number, part in enumerate(parts)
+    ]
 
 
 def fold_parts(
@@ -245,7 +269,7 @@ def array_of(
     """
     token = tokenize(function, value)
     if function is not None:
-        task = delayed(AlignedTask(function), name=f"{name}-kernel-{token}")
+        task = delayed(AlignedTask(function, name), name=f"{name}-kernel-{token}")
         value = task(value, dask_key_name=f"{name}-{token}")
     return da.from_delayed(value, tuple(shape), dtype=np.dtype(dtype), name=f"{name}-array-{token}")
 
@@ -338,15 +362,17 @@ def _for_each_chunk(
     constants: Mapping[str, Any],
     tail: Sequence[int],
     dtype: DTypeLike,
+    stage: str,
     **names: str,
 ) -> da.Array:
     """Make one task for each chunk of the first lazy array, as which all arrays are cut.
 
-    `names` holds the `token` or the `name` of `blockwise`. If `tail` is empty, the kernel may return any object.
+    `stage` is the name for errors. `names` holds the `token` or the `name` of `blockwise`. If `tail` is empty, the
+    kernel may return any object.
     """
     lazy = next(array for array in arrays if isinstance(array, da.Array))
     sample = 0
-    operands: list[Any] = []
+    operands: list[Any] = [ArraySliceDep((lazy.chunks[0],)), (sample,)]
     next_index = len(tail) + 1
     for array in arrays:
         if array is None:
@@ -361,7 +387,7 @@ def _for_each_chunk(
         operands += [whole, tuple(range(next_index, next_index + whole.ndim))]
         next_index += whole.ndim
     return da.blockwise(
-        _BlockTask(kernel),
+        _BlockTask(kernel, stage),
         tuple(range(len(tail) + 1)),
         *operands,
         new_axes={axis + 1: size for axis, size in enumerate(tail)},
@@ -386,9 +412,16 @@ def _absorbed(kernel: Callable[..., Any], blocks: tuple[Any, ...], value: Any) -
     return kernel(*blocks, value)
 
 
+def _part_text(unit: str | None, part: Sequence[Any], number: int, n_parts: int) -> str:
+    if unit is None:
+        return f"part {number + 1} of {n_parts}"
+    first, end = part[0]
+    return f"{unit} {first} to {end - 1}"
+
+
 def _merged(values: Sequence[Any], merge: Merge, name: str) -> Any:
     """Merge delayed values in pairs. No other values may have the same name."""
-    task, level = delayed(AlignedTask(merge), name=f"merge-{name}-kernel"), 0
+    task, level = delayed(AlignedTask(merge, f"merge-{key_split(name)}"), name=f"merge-{name}-kernel"), 0
     while len(values) > 1:
         values = [
             task(*pair, dask_key_name=f"merge-{name}-{level}-{i}") if len(pair) > 1 else pair[0]

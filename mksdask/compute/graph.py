@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask._task_spec import Task
 from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
+from dask.utils import key_split
+
+from mksdask.compute.faults import Guarded, block_text, retries
 
 
 def token_of(*values: Any) -> str:
@@ -62,14 +68,50 @@ def unchanged(block: Any) -> Any:
     return block
 
 
-def optimized_together(*arrays: da.Array) -> dict[Any, Any]:
+def optimized_together(*arrays: da.Array, cuts: Sequence[da.Array] | None = None) -> dict[Any, Any]:
     """Optimize arrays together, and return their delayed blocks by key.
 
     A task on which several arrays depend stays one task. `dask.optimize` would fuse it into the blocks of each array,
-    and it would run once for each of them.
+    and it would run once for each of them. An error of a task names its stage and its block. After an error that may
+    heal by itself, the task runs again.
+
+    Parameters
+    ----------
+    *arrays : dask array
+        The arrays.
+    cuts : sequence of dask array, optional
+        An array for each of `arrays`, whose chunks say where its blocks lie. Default: the arrays themselves.
+
+    Returns
+    -------
+    dict of tuple to Delayed
+        The delayed block of each key.
     """
     graph = HighLevelGraph.merge(*(array.dask for array in arrays))
     keys = [(array.name, *block) for array in arrays for block in np.ndindex(*array.numblocks)]
     layer = f"blocks-{uuid.uuid4().hex}"
-    optimized = HighLevelGraph.from_collections(layer, da.Array.__dask_optimize__(graph, keys))
+    tasks = da.Array.__dask_optimize__(graph, keys)
+    edges = {}
+    for array, cut in zip(arrays, arrays if cuts is None else cuts, strict=True):
+        edges[array.name] = edges[cut.name] = [np.cumsum((0, *sizes)).tolist() for sizes in cut.chunks]
+    optimized = HighLevelGraph.from_collections(
+        layer, {key: _guarded(task, edges, retries()) for key, task in dict(tasks).items()}
+    )
     return {key: Delayed(key, optimized, layer=layer) for key in keys}
+
+
+def _guarded(task: Any, edges: dict[str, list[list[int]]], n_retries: int) -> Any:
+    """Let a task tell where it failed. `edges` holds where the blocks of arrays begin, by name."""
+    if not isinstance(task, Task) or isinstance(task.func, Guarded):
+        return task
+    name, *block = task.key if isinstance(task.key, tuple) else (task.key,)
+    where = f"stage {key_split(name)}"
+    # If dask has fused tasks, their name ends with that of the last one.
+    found = next((along for end, along in edges.items() if name.endswith(end)), None)
+    if found is not None:
+        where += f", {block_text([(along[i], along[i + 1]) for i, along in zip(block, found, strict=True)])}"
+    elif block:
+        where += f", block {tuple(block)}"
+    new = copy.copy(task)
+    new.func = Guarded(task.func, where, n_retries)
+    return new

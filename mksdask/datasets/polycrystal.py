@@ -9,8 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike as NumpyLike
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike as NumpyLike, DTypeLike, NDArray
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 

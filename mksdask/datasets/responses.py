@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike as NumpyLike
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike as NumpyLike, DTypeLike, NDArray
 
 from mksdask.arrays import Array, concatenate_samples, is_number, precision_argument, sizes_argument
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng

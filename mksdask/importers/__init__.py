@@ -1,7 +1,5 @@
 """Import of EBSD maps and images from the files of other programs into stores."""
 
-from mksdask.importers.ebsd import import_ebsd
-from mksdask.importers.images import import_images
-from mksdask.importers.sources import AssumedWarning
+import lazy_loader
 
-__all__ = ["AssumedWarning", "import_ebsd", "import_images"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mksdask.arrays import Array
 from mksdask.importers.sources import Choice, array_axes, assumed_axes
+from mksdask.importers.units import in_one_unit, length_unit
 
 # Names of axes in lower case, and the letter of each. One channel "c" and one time "t" of a file are read.
 LETTERS = {
@@ -139,3 +141,47 @@ def even_step(coordinates: Array, axis: str) -> tuple[float, tuple[str, ...]]:
         between = f"the mean of steps from {steps.min():g} to {steps.max():g}"
         return mean, (f"spacing {mean:g} along {axis} assumed, {between}; say spacing=",)
     return mean, ()
+
+
+def sized(
+    steps: Mapping[str, float], stated: Mapping[str, Any], choice: Choice, path: Path | str
+) -> tuple[dict[str, float], str | None, tuple[str, ...]]:
+    """Convert the voxel sizes of a file to one unit.
+
+    Parameters
+    ----------
+    steps : dict
+        Voxel size along each axis for which the file states it.
+    stated : dict
+        Unit of each axis, as the file states it.
+    choice : Choice
+        Says whether the caller gives the voxel sizes, so that those of the file need not be understood.
+    path : path
+        The file, for messages.
+
+    Returns
+    -------
+    steps, unit
+        As of `in_one_unit`. A unit that is no known length is left out.
+    told : tuple of str
+        What was left out.
+
+    Raises
+    ------
+    ValueError
+        If some axes have a unit and others have none.
+    """
+    units: dict[str, str | None] = {}
+    for axis in steps:
+        try:
+            units[axis] = length_unit(stated.get(axis), where=str(path))
+        except ValueError:
+            text = f"unit {str(stated[axis])!r} along {axis} is no known length and is left out; say units="
+            return dict(steps), None, (text,)
+    try:
+        return *in_one_unit(steps, units), ()
+    except ValueError as error:
+        if choice.is_sized:
+            return {}, None, ()
+        msg = f"{path}: {error}"
+        raise ValueError(msg) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -20,6 +19,7 @@ from mksdask.bases.gsh import bunge_angles
 from mksdask.compute.graph import token_of
 from mksdask.importers.ebsd_files import open_ebsd
 from mksdask.importers.ebsd_maps import EbsdFile, Records
+from mksdask.importers.ebsd_orix import is_crystal_map
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
 from mksdask.storage.volumes import VOLUME_CHUNK, create_volume, open_volume
@@ -65,7 +65,7 @@ class _Bands:
     file : EbsdFile
         The map.
     n_rows : int
-        Number of rows of a band. The last band may have fewer.
+        Number of rows of a band: whole layers of a map with three axes. The last band may have fewer.
     window : (int, int) or None
         Size of the windows into which a band is cut.
     """
@@ -82,6 +82,10 @@ class _Bands:
         raw = self.file.read(first * columns, last * columns)
         converted = Records(self._oriented(raw, first * columns), raw.phase, raw.confidence)
         fields = [np.moveaxis(part.reshape(last - first, columns, *part.shape[1:]), 0, 1) for part in converted]
+        if self.file.layers > 1:
+            # (columns, layers · rows, ...) → (columns, rows, layers, ...)
+            rows //= self.file.layers
+            fields = [part.reshape(columns, -1, rows, *part.shape[2:]).swapaxes(1, 2) for part in fields]
         if self.window is not None:
             fields = [self._cut(field, self.window) for field in fields]
         return Records(fields[0].astype(np.float32), fields[1].astype(np.uint8), fields[2].astype(np.float32))
@@ -107,7 +111,8 @@ class _Bands:
                 f"header's phases {sorted(known)}, or 0 for a point that is not indexed"
             )
             raise ValueError(msg)
-        angles = half_turned(angles, HALF_TURNS[self.file.axes[0]])
+        if self.file.axes != ("x", "y"):
+            angles = half_turned(angles, HALF_TURNS[self.file.axes[0]])
         unique_b = [phase.number for phase in self.file.phases if phase.laue_group == "monoclinic"]
         is_turned = np.isin(raw.phase, unique_b) & np.isfinite(angles).all(axis=-1)
         if is_turned.any():
@@ -132,7 +137,7 @@ class _Bands:
 
 
 def import_ebsd(
-    path: str | os.PathLike[str],
+    path: Any,
     url: Url,
     *,
     window: int | Sequence[int] | None = None,
@@ -146,17 +151,20 @@ def import_ebsd(
 
     Parameters
     ----------
-    path : str or path
-        File of EDAX OIM Analysis (``.h5`` or ``.ang``), or of Oxford Channel 5 and AZtec (``.ctf``, or ``.cpr`` with
-        its ``.crc``).
+    path : str, path, or CrystalMap of orix
+        File of EDAX OIM Analysis (``.ang``, ``.h5`` or ``.oh5``), of Oxford Channel 5 and AZtec (``.ctf``, ``.cpr``
+        with its ``.crc``, or ``.h5oina``), of Bruker Esprit (``.h5``), or of orix and kikuchipy (``.h5``). What the
+        file holds counts, and not its name.
     url : str or path
         Place of the store: a path, or any URL that fsspec knows.
     window : int or (int, int), optional
         Number of points of a window along x and y. With it, the store is an ensemble of windows that lie side by side,
         in order along x first. Points beyond the last whole window are left out. Without it, the store is one volume.
+        A map with three axes is stored as one volume only.
     setting : {1, 2, 3, 4}, optional
         Coordinate system of OIM Analysis, for EDAX files. By default it is read from the file; ``.ang`` files do not
-        state it, and 2 is assumed for them.
+        state it, and 2 is assumed for them. Maps of orix keep the Euler angles of the file from which they come; give 4
+        if it was one of Oxford, or its setting if it was one of EDAX. By default their axes are those of the map.
     scan : str, optional
         Name of the scan, if an HDF5 file holds several.
     mode : {"w-", "w"}
@@ -166,7 +174,7 @@ def import_ebsd(
     -------
     xarray.Dataset
         The store, opened lazily. ``microstructure`` holds the Bunge angles in radians, float32, with the axes (sample,)
-        x, y, angle. ``phase`` holds the number of the phase, counted from 1, or 0 where the point is not indexed.
+        x, y, (z,) angle. ``phase`` holds the number of the phase, counted from 1, or 0 where the point is not indexed.
         ``confidence_index`` lies in [0, 1]. The coordinates x and y are in µm. The attributes of ``microstructure``
         name the source and describe how the frames were converted. The attributes of ``phase`` hold the names and Laue
         groups of the phases.
@@ -189,13 +197,16 @@ def import_ebsd(
     package. Vendors use other frames. The Euler angles of Oxford refer to the axes x and -y of the map. Those of EDAX
     refer to the axes A1 and A2, whose directions depend on the setting: y and x for 1; -y and -x for 2; -x and y for 3;
     x and -y for 4. Each of these frames is the frame of the map after a half turn about a direction in the plane of the
-    map, and the import undoes this turn. Trigonal and hexagonal crystals get their x axis along a; in Oxford files it
-    lies along a*. Monoclinic crystals get their 2-fold axis b along z; vendors index them with b along y.
+    map, and the import undoes this turn. Those of Bruker refer to -x and y. Those of an ``.h5oina`` file do so too if
+    its scanning rotation is 0, and to x and -y if it is π. Trigonal and hexagonal crystals get their x axis along a; in
+    files of Oxford and Bruker it lies along a*. Monoclinic crystals get their 2-fold axis b along z; vendors index them
+    with b along y.
 
     **Points that are not indexed.** They get the phase 0, the confidence 0 and the orientation NaN. They are the points
     of phase 0; in Oxford files also the points with an error number, whose orientation may have been filled in by
-    software; and in EDAX files also the points with a negative confidence index, a fit of 180° or angles of 4π. Oxford
-    files hold no confidence index, so their indexed points get the confidence 1.
+    software; and in EDAX files also the points with a negative confidence index, a fit of 180° or angles of 4π. Files
+    of Oxford and Bruker hold no confidence index, so their indexed points get the confidence 1. Maps of orix have one
+    if their property ``ci`` holds it.
 
     **Memory.** Each thread reads about a million points at a time, or one row of windows.
 
@@ -217,16 +228,27 @@ def import_ebsd(
     ([[1.0], [0.0]], ['not indexed', 'Copper'])
     """
     # The path is absolute because workers may run in another folder.
-    check_apart(url, path)
-    file = open_ebsd(str(Path(path).absolute()), setting, scan)
+    if is_crystal_map(path):
+        file = open_ebsd(path, setting, scan)
+    else:
+        check_apart(url, path)
+        file = open_ebsd(str(Path(path).absolute()), setting, scan)
     columns, rows = file.shape
-    if window is None:
+    if window is not None and file.layers > 1:
+        msg = (
+            f"window={window!r} cuts maps with two axes, and {path} has three; import it whole, then use sample_windows"
+        )
+        raise ValueError(msg)
+    size = None
+    if file.layers > 1:
+        n_rows = min(file.layers, max(1, BAND_POINTS * file.layers // (columns * rows))) * (rows // file.layers)
+        n_bands = -(-rows // n_rows)
+    elif window is None:
         n_rows = min(rows, max(1, BAND_POINTS // columns))
         # A band that is longer than a chunk of the store is a whole number of chunks.
         chunk_rows = VOLUME_CHUNK[2]
         n_rows -= n_rows % chunk_rows if n_rows > chunk_rows else 0
         n_bands = -(-rows // n_rows)
-        size = None
     else:
         if np.size(window) > 2:
             msg = f"window must be one number of points, or two for x and y, got {window!r}"
@@ -240,10 +262,10 @@ def import_ebsd(
     bands = da.arange(n_bands, chunks=1)
     read = da.map_blocks(kernel, bands, dtype=object, meta=np.empty(0, dtype=object), name=_name(kernel))
     angles, phase, confidence = _fields(read, kernel)
-    x, y = (
-        xr.DataArray(np.arange(n) * step, dims=dim, attrs={"units": "um", "spacing": step})
+    coords = {
+        dim: xr.DataArray(np.arange(n) * step, dims=dim, attrs={"units": file.units, "spacing": step})
         for n, step, dim in _axes(file, size)
-    )
+    }
     attrs: dict[str, Any] = {"source": Path(file.path).name, "frame": file.frame, "conversion": _conversion(file)}
     names = {0: "not indexed"} | {entry.number: entry.name for entry in file.phases}
     groups = {0: ""} | {entry.number: entry.laue_group for entry in file.phases}
@@ -252,15 +274,17 @@ def import_ebsd(
         "phases": [names.get(number, "") for number in numbers],
         "laue_groups": [groups.get(number, "") for number in numbers],
     }
-    dims = ("x", "y") if size is None else ("sample", "x", "y")
+    # Figures of the orientations alone need the groups too.
+    attrs["laue_groups"] = of_phases["laue_groups"]
+    dims = tuple(coords) if size is None else ("sample", *coords)
     if size is not None:
         attrs["windows"] = [columns // size[0], n_bands]
-    microstructure = xr.DataArray(angles, dims=(*dims, "angle"), coords={"x": x, "y": y}, attrs=attrs)
+    microstructure = xr.DataArray(angles, dims=(*dims, "angle"), coords=coords, attrs=attrs)
     phases = xr.DataArray(phase, dims=dims, attrs=of_phases)
     if size is None:
-        create_volume(
-            url, microstructure, phase=phases, confidence_index=confidence, chunks=(columns, n_rows), mode=mode
-        )
+        per_layer = rows // file.layers
+        shard = (columns, n_rows) if file.layers == 1 else (columns, per_layer, n_rows // per_layer)
+        create_volume(url, microstructure, phase=phases, confidence_index=confidence, chunks=shard, mode=mode)
         return open_volume(url)
     create_ensemble(
         url, microstructure, phase=phases, confidence_index=confidence, chunks=columns // size[0], mode=mode
@@ -270,11 +294,15 @@ def import_ebsd(
 
 def _name(kernel: _Bands) -> str:
     """Name of the layer of the graph. It changes if the file changes."""
-    return "read-ebsd-" + token_of(kernel, Path(kernel.file.path).stat().st_mtime_ns)
+    path = Path(kernel.file.path)
+    return "read-ebsd-" + token_of(kernel, path.stat().st_mtime_ns if path.exists() else None)
 
 
 def _axes(file: EbsdFile, size: Sequence[int] | None) -> list[tuple[int, float, str]]:
     """List the number of points, the step and the name of each axis of the map or of a window."""
+    if file.layers > 1:
+        shape = file.shape[0], file.shape[1] // file.layers, file.layers
+        return list(zip(shape, (*file.step, file.z_step), "xyz", strict=True))
     return list(zip(file.shape if size is None else size, file.step, "xy", strict=True))
 
 
@@ -282,9 +310,14 @@ def _fields(read: da.Array, kernel: _Bands) -> list[da.Array]:
     """Return angles, phase and confidence as lazy arrays. One task reads the three blocks of a band together."""
     columns, rows = kernel.file.shape
     n_bands = read.numblocks[0]
-    if kernel.window is None:
+    if kernel.file.layers > 1:
+        per_layer = rows // kernel.file.layers
+        ends = [min((band + 1) * kernel.n_rows, rows) // per_layer for band in range(n_bands)]
+        chunks: tuple[Any, ...] = ((columns,), (per_layer,), tuple(np.diff([0, *ends]).tolist()))
+        new_axes = [0, 1]
+    elif kernel.window is None:
         lengths = [min(kernel.n_rows, rows - band * kernel.n_rows) for band in range(n_bands)]
-        chunks: tuple[Any, ...] = ((columns,), tuple(lengths))
+        chunks = ((columns,), tuple(lengths))
         new_axes = [0]
     else:
         chunks = ((columns // kernel.window[0],) * n_bands, *((n,) for n in kernel.window))
@@ -308,10 +341,12 @@ def _conversion(file: EbsdFile) -> str:
     """Describe how the frames of a map are converted, for the attributes of the store."""
     axes = {"y": "x + y", "-y": "x - y", "-x": "y", "x": "x"}
     first, second = file.axes
-    text = (
-        f"orientations turned by 180° about {axes[first]} of the map, from axes {first} and {second} into the frame of "
-        "the map: x right, y down, z into the specimen"
-    )
+    text = "the frame of the map: x right, y down, z into the specimen"
+    if file.axes == ("x", "y"):
+        text = f"orientations not turned, because they refer to {text}"
+    else:
+        turn = f"orientations turned by 180° about {axes[first]} of the map, from axes {first} and {second}"
+        text = f"{turn} into {text}"
     if file.has_reciprocal_axes and any(phase.laue_group in WITH_A_AXIS for phase in file.phases):
         text += "; trigonal and hexagonal crystals turned by 30°, from x along a* to x along a"
     if any(phase.laue_group == "monoclinic" for phase in file.phases):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import h5py
 import numpy as np
 
 from mksdask.arrays import Array
+from mksdask.importers.ebsd_hdf5 import opened, text_of, texts_of
 from mksdask.importers.ebsd_maps import (
     NOWHERE,
     EbsdFile,
@@ -22,7 +22,7 @@ from mksdask.importers.ebsd_maps import (
     laue_group,
     refuse_grid,
 )
-from mksdask.importers.ebsd_text import TextFile, text_lines
+from mksdask.importers.ebsd_text import TextFile, present_columns, text_lines
 from mksdask.importers.sources import check_inside
 
 # Directions of the sample axes A1 and A2 of OIM Analysis, by the number of its setting, on a map whose x runs to the
@@ -43,6 +43,15 @@ EDAX_GROUPS = {
     62: "hexagonal",
     23: "cubic-low",
     43: "cubic",
+}
+
+# Names that later versions write into the group Sample, beside the header.
+BESIDE = {
+    "nColumns": "Number Of Columns",
+    "nRows": "Number Of Rows",
+    "Step X": "Step X",
+    "Step Y": "Step Y",
+    "Grid Type": "Grid Type",
 }
 
 
@@ -88,23 +97,20 @@ class EdaxHdf5(EbsdFile):
     scan: str = ""
 
     @classmethod
-    def open(cls, path: str, setting: int | None, scan: str | None) -> EdaxHdf5:
+    def open(cls, path: str, setting: int | None, scan: str) -> EdaxHdf5:
         """Read the header of a scan."""
-        with _hdf5(path) as file:
-            scans = [name for name in file if f"{name}/EBSD/Data" in file and f"{name}/EBSD/Header" in file]
-            if scan is None and len(scans) == 1:
-                scan = scans[0]
-            if scan not in scans:
-                msg = f"{path}: scan must be one of the scans in the file, {scans}, got scan={scan!r}"
-                raise ValueError(msg)
+        with opened(path) as file:
             entries = file[f"{scan}/EBSD/Header"]
-            header = {name: _text(path, entries[name]) for name in entries if hasattr(entries[name], "dtype")}
-            if "Grid Type" in header and not header["Grid Type"].lower().startswith("sqr"):
+            header = texts_of(path, entries)
+            # Later versions write the grid beside the header.
+            beside = texts_of(path, file.get(f"{scan}/Sample", {}))
+            header = {name: beside[other] for name, other in BESIDE.items() if other in beside} | header
+            if not header.get("Grid Type", "sqr").lower().startswith("sqr"):
                 refuse_grid(path, header["Grid Type"])
             shape, step = header_grid(path, header, ("nColumns", "nRows", "Step X", "Step Y"))
             phases = []
             for number, entry in sorted(((int(k), v) for k, v in entries.get("Phase", {}).items()), key=lambda e: e[0]):
-                facts = {name: _text(path, entry[name]) for name in ("MaterialName", "Symmetry") if name in entry}
+                facts = {name: text_of(path, entry[name]) for name in ("MaterialName", "Symmetry") if name in entry}
                 name = facts.get("MaterialName") or f"phase {number}"
                 group = header_value(path, facts, "Symmetry", int)
                 phases.append(Phase(number, name, laue_group(path, name, group, EDAX_GROUPS)))
@@ -112,16 +118,16 @@ class EdaxHdf5(EbsdFile):
             if stated is not None:
                 check_inside(stated, path)
             axes, frame = _frame(path, setting, None if stated is None else int(stated[0]))
-        return cls(path, shape, step, tuple(phases), axes, frame, str(scan))
+        return cls(path, shape, step, tuple(phases), axes, frame, scan=scan)
 
     def _origin(self) -> tuple[float, float]:
-        with _hdf5(self.path) as file:
+        with opened(self.path) as file:
             data = file[f"{self.scan}/EBSD/Data"]
             return float(data["X Position"][0]), float(data["Y Position"][0])
 
     def prepare(self, records_per_block: int) -> EdaxHdf5:
         """Check that each field has all its records."""
-        with _hdf5(self.path) as file:
+        with opened(self.path) as file:
             data = file[f"{self.scan}/EBSD/Data"]
             for name in ("Phi1", "Phi", "Phi2", "Phase", "CI"):
                 if name not in data:
@@ -135,7 +141,7 @@ class EdaxHdf5(EbsdFile):
 
     def read(self, start: int, stop: int) -> Records:
         """Read the records from `start` to `stop`."""
-        with _hdf5(self.path) as file:
+        with opened(self.path) as file:
             data = file[f"{self.scan}/EBSD/Data"]
             angles = np.stack([data[name][start:stop] for name in ("Phi1", "Phi", "Phi2")], axis=-1)
             is_nowhere = np.zeros(stop - start, dtype=bool)
@@ -146,23 +152,6 @@ class EdaxHdf5(EbsdFile):
             fit = data["Fit"][start:stop] if "Fit" in data else None
             phase, confidence = data["Phase"][start:stop].astype(np.int64), data["CI"][start:stop]
         return _records(self.phases, angles, phase, confidence, fit, is_nowhere=is_nowhere)
-
-
-def _hdf5(path: str) -> Any:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        msg = f"{path}: this is not an HDF5 file, or it is truncated ({error})"
-        raise ValueError(msg) from None
-
-
-def _text(path: str, entry: Any) -> str:
-    """Return the first value of a header entry as text."""
-    check_inside(entry, path)
-    value = np.asarray(entry[()]).ravel()
-    if not value.size:
-        return ""
-    return value[0].decode("utf-8", "replace").strip() if isinstance(value[0], bytes) else str(value[0])
 
 
 @dataclass(frozen=True)
@@ -192,7 +181,7 @@ class EdaxAng(TextFile):
             elif phases and key in ("MaterialName", "Symmetry", "Formula"):
                 phases[-1][key] = value.strip()
             header.setdefault(key, value.strip())
-        if header.get("GRID", "SqrGrid").lower() != "sqrgrid":
+        if header.get("GRID", "SqrGrid").lower().rstrip("#") != "sqrgrid":
             refuse_grid(path, header["GRID"])
         shape, step = header_grid(path, header, ("NCOLS_ODD", "NROWS", "XSTEP", "YSTEP"))
         found = []
@@ -202,15 +191,19 @@ class EdaxAng(TextFile):
             number = int(entries["Phase"]) if entries["Phase"].isdigit() else position
             found.append(Phase(number, name, laue_group(path, name, group, EDAX_GROUPS)))
         axes, frame = _frame(path, setting, None)
-        n_columns = len(first.split())
-        names = ("phi1", "Phi", "phi2", "x", "y", "IQ", "CI", "phase", "detector", "fit")[:n_columns]
-        if n_columns < 8:
-            msg = (
-                f"{path}: record 0, line {first_line}, is {first[:80]!r}, expected at least 8 numbers: "
-                "phi1, Phi, phi2, x, y, IQ, CI, phase"
-            )
-            raise ValueError(msg)
-        return cls(path, shape, step, tuple(found), axes, frame, first_byte, first_line, names)
+        names = ("phi1", "Phi", "phi2", "x", "y", "IQ", "CI", "phase", "detector", "fit")
+        columns = present_columns(path, names, first, first_line, "phase")
+        return cls(
+            path,
+            shape,
+            step,
+            tuple(found),
+            axes,
+            frame,
+            first_byte=first_byte,
+            first_line=first_line,
+            columns=columns,
+        )
 
     def read(self, start: int, stop: int) -> Records:
         """Read the records from `start` to `stop`."""

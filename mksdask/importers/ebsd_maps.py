@@ -18,6 +18,36 @@ from mksdask.arrays import Array
 NOWHERE = -1111111.0
 
 
+# Number of the last space group of each Laue group.
+SPACE_GROUPS = (
+    (2, "triclinic"),
+    (15, "monoclinic"),
+    (74, "orthorhombic"),
+    (88, "tetragonal-low"),
+    (142, "tetragonal"),
+    (148, "trigonal-low"),
+    (167, "trigonal"),
+    (176, "hexagonal-low"),
+    (194, "hexagonal"),
+    (206, "cubic-low"),
+    (230, "cubic"),
+)
+# Symbols of the point groups of each Laue group.
+POINT_GROUPS = {
+    "triclinic": ("1", "-1"),
+    "monoclinic": ("2", "m", "2/m", "121", "1m1", "12/m1", "112", "11m", "112/m"),
+    "orthorhombic": ("222", "mm2", "mmm"),
+    "tetragonal-low": ("4", "-4", "4/m"),
+    "tetragonal": ("422", "4mm", "-42m", "-4m2", "4/mmm"),
+    "trigonal-low": ("3", "-3"),
+    "trigonal": ("32", "321", "312", "3m", "-3m"),
+    "hexagonal-low": ("6", "-6", "6/m"),
+    "hexagonal": ("622", "6mm", "-6m2", "-62m", "6/mmm"),
+    "cubic-low": ("23", "m3", "m-3"),
+    "cubic": ("432", "-43m", "m3m", "m-3m"),
+}
+
+
 class Phase(NamedTuple):
     """A phase of a map: its number in the records, its name and its Laue group."""
 
@@ -56,6 +86,12 @@ class EbsdFile(ABC):
         Directions on the map of the x and y axes to which the Euler angles refer, such as "x" and "-y".
     frame : str
         The rule from which `axes` were found, for the attributes of the store.
+    layers : int
+        Number of layers along z of a map with three axes. Their rows follow each other, and `shape` counts all rows.
+    z_step : float
+        Distance between layers.
+    units : str
+        Unit of the steps.
     """
 
     path: str
@@ -64,6 +100,9 @@ class EbsdFile(ABC):
     phases: tuple[Phase, ...]
     axes: tuple[str, str]
     frame: str
+    layers: int = 1
+    z_step: float = 1.0
+    units: str = "um"
 
     #: Whether the x axis of trigonal and hexagonal crystals lies along a* instead of a.
     has_reciprocal_axes: ClassVar[bool] = False
@@ -88,6 +127,7 @@ class EbsdFile(ABC):
     def _positions(self, start: int, stop: int) -> tuple[Array, Array]:
         """Positions in micrometres at which the header expects the records."""
         rows, columns = np.divmod(np.arange(start, stop), self.shape[0])
+        rows %= self.shape[1] // self.layers
         x, y = (0.0 if first == NOWHERE else first for first in self._origin())
         return x + columns * self.step[0], y + rows * self.step[1]
 
@@ -106,6 +146,15 @@ class EbsdFile(ABC):
                     f"{self.step}; the header does not belong to these records"
                 )
                 raise ValueError(msg)
+
+    def _check_layers(self, start: int, z: Array, first: float) -> None:
+        """Refuse records of a map with three axes whose layers do not follow each other."""
+        layer = np.arange(start, start + len(z)) // (self.n_points // self.layers)
+        off = np.abs(z - first - layer * self.z_step) > 0.5 * self.z_step
+        if off.any():
+            record = start + int(np.argmax(off))
+            msg = f"{self.path}: record {record} lies at z = {z[record - start]:g}, expected layers {self.z_step} apart"
+            raise ValueError(msg)
 
 
 def check_count(path: str, what: str, found: int, expected: int, shape: tuple[int, int]) -> None:
@@ -147,6 +196,26 @@ def header_grid(
         msg = f"{path}: the header describes {columns} × {rows} points with steps {steps}, expected positive numbers"
         raise ValueError(msg)
     return (columns, rows), (steps[0], steps[1])
+
+
+def laue_group_of(path: str, name: str, *, space_group: int | None = None, symbol: str = "") -> str:
+    """Return the name of the Laue group of a phase, from its space group, or from the symbol of its point group.
+
+    Raises
+    ------
+    ValueError
+        If neither is known.
+    """
+    if space_group is not None and 1 <= space_group <= SPACE_GROUPS[-1][0]:
+        return next(group for last, group in SPACE_GROUPS if space_group <= last)
+    found = next((group for group, symbols in POINT_GROUPS.items() if symbol in symbols), None)
+    if found is None:
+        msg = (
+            f"{path}: phase {name!r} has the space group {space_group} and the point group {symbol!r}, expected one "
+            "that is known; write the symmetry of the phase into the file"
+        )
+        raise ValueError(msg)
+    return found
 
 
 def laue_group(path: str, name: str, number: int, groups: Mapping[int, str]) -> str:

@@ -1,8 +1,9 @@
-"""EBSD maps of Oxford Channel 5 and AZtec: `.crc` files with their `.cpr`, and `.ctf` text files."""
+"""EBSD maps of Oxford Channel 5 and AZtec: `.crc` files with their `.cpr`, `.ctf` text files and `.h5oina` files."""
 
 from __future__ import annotations
 
 import configparser
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +13,29 @@ import numpy as np
 
 from mksdask.arrays import Array
 from mksdask.bases.gsh import LAUE_GROUPS
+from mksdask.importers.ebsd_hdf5 import opened, texts_of
 from mksdask.importers.ebsd_maps import (
     EbsdFile,
     Phase,
     Records,
+    check_count,
     header_grid,
     header_value,
     laue_group,
     refuse_grid,
 )
-from mksdask.importers.ebsd_text import TextFile, text_lines
+from mksdask.importers.ebsd_text import TextFile, present_columns, text_lines
+from mksdask.importers.sources import check_inside
 
 # Directions on the map of the x and y axes to which the Euler angles refer.
 OXFORD_AXES = ("x", "-y")
 OXFORD_FRAME = "Oxford sample frame CS0"
 # Channel 5 and AZtec number the Laue groups from 1 in this order.
 OXFORD_GROUPS = dict(enumerate(LAUE_GROUPS, start=1))
+# The angle of this name says how the map is turned about the normal of its surface. Text files do not state it, and are
+# those of a map that is turned by π.
+SCAN_TURN = "Scanning Rotation Angle"
+TURNED_AXES = {round(math.pi, 3): OXFORD_AXES, 0.0: ("-x", "y")}
 # Fields of a record of a .crc file, by their numbers in the .cpr file. Fields with other numbers are float32.
 CRC_FIELDS = {
     1: ("x", "<f4"),
@@ -117,7 +125,7 @@ class OxfordCrc(EbsdFile):
             phases.append(Phase(number, name, laue_group(described, name, group, OXFORD_GROUPS)))
         surface = [float(sections.get("acquisition surface", {}).get(f"euler{axis}", 0.0)) for axis in (1, 2, 3)]
         _refuse_surface(described, surface)
-        return cls(_beside(path, ".crc"), shape, step, tuple(phases), OXFORD_AXES, OXFORD_FRAME, tuple(record))
+        return cls(_beside(path, ".crc"), shape, step, tuple(phases), OXFORD_AXES, OXFORD_FRAME, record=tuple(record))
 
     @property
     def _dtype(self) -> np.dtype[Any]:
@@ -150,6 +158,81 @@ class OxfordCrc(EbsdFile):
         return _records(angles, table["phase"].astype(np.int64), error)
 
 
+@dataclass(frozen=True)
+class OxfordHdf5(EbsdFile):
+    """An `.h5oina` file of AZtec.
+
+    Parameters
+    ----------
+    path, shape, step, phases, axes, frame
+        See `EbsdFile`.
+    scan : str
+        Name of the slice in the file.
+    """
+
+    scan: str = ""
+
+    has_reciprocal_axes: ClassVar[bool] = True
+
+    @classmethod
+    def open(cls, path: str, scan: str) -> OxfordHdf5:
+        """Read the header of a slice."""
+        with opened(path) as file:
+            entries = file[f"{scan}/EBSD/Header"]
+            header = texts_of(path, entries)
+            shape, step = header_grid(path, header, ("X Cells", "Y Cells", "X Step", "Y Step"))
+            phases = []
+            for number in sorted(map(int, entries.get("Phases", ()))):
+                facts = texts_of(path, entries[f"Phases/{number}"])
+                name = facts.get("Phase Name") or f"phase {number}"
+                group = header_value(path, facts, "Laue Group", int)
+                phases.append(Phase(number, name, laue_group(path, name, group, OXFORD_GROUPS)))
+            turn = header_value(path, header, SCAN_TURN, float) if SCAN_TURN in header else math.nan
+        axes = OXFORD_AXES if math.isnan(turn) else TURNED_AXES.get(round(abs(turn), 3))
+        if axes is None:
+            msg = (
+                f"{path}: the scan is turned by {turn:g} radians about the normal of the surface, and only 0 and π are "
+                "read; export a map whose rows run along the tilt axis"
+            )
+            raise ValueError(msg)
+        frame = "Oxford sample surface CS1, " + (
+            "scanning rotation of π assumed" if math.isnan(turn) else f"scanning rotation of {turn:.4g} stated"
+        )
+        return cls(path, shape, step, tuple(phases), axes, frame, scan=scan)
+
+    def prepare(self, records_per_block: int) -> OxfordHdf5:
+        """Check that each field has all its records."""
+        with opened(self.path) as file:
+            data = file[f"{self.scan}/EBSD/Data"]
+            for name in ("Phase", "Euler"):
+                if name not in data:
+                    msg = f"{self.path}: {self.scan}/EBSD/Data has no {name}; it holds {sorted(data)}"
+                    raise ValueError(msg)
+            for name in ("Phase", "Euler", "Error", "X", "Y"):
+                if name in data:
+                    check_inside(data[name], self.path)
+                    check_count(self.path, f"records of {name}", int(data[name].shape[0]), self.n_points, self.shape)
+        return self
+
+    def _origin(self) -> tuple[float, float]:
+        with opened(self.path) as file:
+            data = file[f"{self.scan}/EBSD/Data"]
+            # The first point of a map of another outline has no position.
+            return tuple(float(np.nan_to_num(data[name][0].ravel()[0])) for name in ("X", "Y"))  # type: ignore[return-value]
+
+    def read(self, start: int, stop: int) -> Records:
+        """Read the records from `start` to `stop`."""
+        with opened(self.path) as file:
+            data = file[f"{self.scan}/EBSD/Data"]
+            if "X" in data and "Y" in data:
+                self._check_positions(start, data["X"][start:stop].ravel(), data["Y"][start:stop].ravel())
+            angles = data["Euler"][start:stop]
+            phase = data["Phase"][start:stop].ravel().astype(np.int64)
+            code = data["Error"][start:stop].ravel() if "Error" in data else np.ones(stop - start)
+        # 1 is success, 7 is an orientation that software has filled in, and the others are reasons for none.
+        return _records(angles, phase, np.where(code <= 1, 0, code))
+
+
 def _beside(path: str, suffix: str) -> str:
     """Find the file of the same name with another suffix, in lower or upper case."""
     for candidate in (suffix, suffix.upper()):
@@ -167,7 +250,7 @@ def _beside(path: str, suffix: str) -> str:
 class OxfordCtf(TextFile):
     """A `.ctf` text file of Channel 5 and AZtec."""
 
-    used: ClassVar[tuple[str, ...]] = ("Phase", "X", "Y", "Error", "Euler1", "Euler2", "Euler3")
+    used: ClassVar[tuple[str, ...]] = ("Phase", "X", "Y", "Z", "Error", "Euler1", "Euler2", "Euler3")
     has_reciprocal_axes: ClassVar[bool] = True
 
     @classmethod
@@ -178,6 +261,9 @@ class OxfordCtf(TextFile):
         names: tuple[str, ...] = ()
         first_byte, first_line, n_phases = 0, 1, -1
         for line, size in text_lines(path):
+            if names:
+                names = present_columns(path, names, line, first_line, "Euler3")
+                break
             first_byte, first_line = first_byte + size, first_line + 1
             words = line.strip().split("\t")
             if n_phases > len(phases):
@@ -186,7 +272,6 @@ class OxfordCtf(TextFile):
                 n_phases = header_value(path, dict([_pair(words)]), "Phases", int)
             elif words[0] == "Phase":
                 names = tuple(words)
-                break
             else:
                 header.update([_pair(words)])
         missing = [name for name in ("Phase", "Euler1", "Euler2", "Euler3") if name not in names]
@@ -198,7 +283,26 @@ class OxfordCtf(TextFile):
         shape, step = header_grid(path, header, ("XCells", "YCells", "XStep", "YStep"))
         surface = [float(header.get(f"AcqE{axis}", "0").replace(",", ".") or 0) for axis in (1, 2, 3)]
         _refuse_surface(path, surface)
-        return cls(path, shape, step, tuple(phases), OXFORD_AXES, OXFORD_FRAME, first_byte, first_line, names)
+        layers, z_step = 1, 1.0
+        if "Z" in names or header_value(path, {"ZCells": "1"} | header, "ZCells", int) > 1:
+            layers = header_value(path, header, "ZCells", int)
+            z_step = header_value(path, header, "ZStep", float)
+            if layers < 1 or not (layers == 1 or 0 < z_step < math.inf):
+                msg = f"{path}: the header describes {layers} layers with steps {z_step}, expected positive numbers"
+                raise ValueError(msg)
+        return cls(
+            path,
+            (shape[0], shape[1] * layers),
+            step,
+            tuple(phases),
+            OXFORD_AXES,
+            OXFORD_FRAME,
+            layers=layers,
+            z_step=z_step,
+            first_byte=first_byte,
+            first_line=first_line,
+            columns=names,
+        )
 
     @staticmethod
     def _phase(path: str, number: int, words: list[str]) -> Phase:
@@ -216,6 +320,8 @@ class OxfordCtf(TextFile):
         table = self._table(start, stop)
         if "X" in table and "Y" in table:
             self._check_positions(start, table["X"], table["Y"])
+        if "Z" in table:
+            self._check_layers(start, table["Z"], *self._first("Z"))
         angles = np.deg2rad(np.stack([table[name] for name in ("Euler1", "Euler2", "Euler3")], axis=-1))
         phase = table["Phase"].astype(np.int64)
         return _records(angles, phase, table.get("Error", np.zeros(len(phase))))

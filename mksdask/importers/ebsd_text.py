@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,11 +68,15 @@ class TextFile(EbsdFile):
         return replace(self, block=records_per_block, offsets=(*offsets, position)[: n_blocks + 1])
 
     def _origin(self) -> tuple[float, float]:
+        x, y = self._first(*(("x", "y") if "x" in self.columns else ("X", "Y")))
+        return x, y
+
+    def _first(self, *names: str) -> list[float]:
+        """Numbers of the first record in the columns of these names."""
         with Path(self.path).open("rb") as file:
             file.seek(self.first_byte)
             words = file.readline().replace(b",", b".").split()
-        x, y = (self.columns.index(name) for name in (("x", "y") if "x" in self.columns else ("X", "Y")))
-        return float(words[x]), float(words[y])
+        return [float(words[self.columns.index(name)]) for name in names]
 
     def _table(self, start: int, stop: int) -> dict[str, Array]:
         """Read the columns that are used, for one block of records."""
@@ -117,6 +121,38 @@ class TextFile(EbsdFile):
         found = len(text.splitlines())
         msg = f"{self.path}: records {start} to {stop} cannot be read, expected {stop - start} lines, got {found}"
         raise ValueError(msg)
+
+
+def present_columns(path: str, names: Sequence[str], line: str, number: int, needed: str) -> tuple[str, ...]:
+    """Return the names of the columns that the first record has: trailing columns may be left out.
+
+    Parameters
+    ----------
+    path : str
+        The file, for the message.
+    names : sequence of str
+        Names of the columns, as the header or the format orders them.
+    line : str
+        The first record.
+    number : int
+        Number of this line.
+    needed : str
+        Name of the last column that must be there.
+
+    Raises
+    ------
+    ValueError
+        If it is not there.
+    """
+    found = tuple(names[: len(line.split())])
+    if needed not in found:
+        wanted = names[: list(names).index(needed) + 1]
+        msg = (
+            f"{path}: record 0, line {number}, is {line[:80]!r}, expected at least {len(wanted)} numbers: "
+            f"{', '.join(wanted)}"
+        )
+        raise ValueError(msg)
+    return found
 
 
 def text_lines(path: str) -> Iterator[tuple[str, int]]:

@@ -12,11 +12,10 @@ import h5py
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.dims import Selection, even_step, select
+from mksdask.importers.dims import Selection, even_step, select, sized
 from mksdask.importers.hdf5_links import check_readable, followed, opened, outside
 from mksdask.importers.packing import Packing
 from mksdask.importers.sources import ANGLES, Choice, Source, check_inside, chosen_dataset, lazy_slabs
-from mksdask.importers.units import length_unit
 
 # Groups are searched for images to this depth.
 DEEPEST = 30
@@ -82,7 +81,7 @@ def open_hdf5(path: Path, choice: Choice) -> Source:
             if choice.channel is not None or choice.time is not None:
                 msg = f"{path}: {name} has no axes of channels and times; leave channel= and time= out"
                 raise ValueError(msg)
-            return _of_geometry(place, array, geometry)
+            return _of_geometry(place, array, geometry, choice)
         names = _names(array)
         default = None
         if "MATLAB_class" in array.attrs:
@@ -93,12 +92,16 @@ def open_hdf5(path: Path, choice: Choice) -> Source:
         if default and "MATLAB_class" in array.attrs:
             reason = "because MATLAB stores its axes x, y, z in reverse order"
             selection = replace(selection, assumed=(f"axes {default} assumed, {reason}; say axes=",))
-        steps, units, told = _steps(array, names, selection)
+        steps, units, told = _steps(array, selection, choice)
         packing = Packing.of(array.attrs, array.dtype)
         data = lazy_slabs(
             _Hdf5(place, name, selection, packing, choice.follow_links), selection.shape, np.dtype(packing.dtype)
         )
-        return Source(data, selection.axes, steps, units, (*selection.assumed, *told), packing.missing)
+        kind = "matlab" if "MATLAB_class" in array.attrs else "hdf5"
+        more = outside(array, place, name, follow_links=choice.follow_links)
+        beside = (*([place] if place != path else []), *([more[0]] if more else []))
+        told = (*selection.assumed, *told)
+        return Source(data, selection.axes, steps, units, told, packing.missing, kind, beside=beside)
 
 
 def _chosen(path: Path, choice: Choice) -> tuple[Path, str]:
@@ -207,7 +210,7 @@ def _scales(array: h5py.Dataset) -> list[h5py.Dataset | None]:
 
 
 def _steps(
-    array: h5py.Dataset, names: list[str | None] | None, selection: Selection
+    array: h5py.Dataset, selection: Selection, choice: Choice
 ) -> tuple[dict[str, float], str | None, tuple[str, ...]]:
     """Read the voxel sizes along the axes that are left, their unit, and what was assumed of them."""
     path = array.file.filename
@@ -223,7 +226,8 @@ def _steps(
         resolutions = [float(axis.get("resolution", 0)) for axis in json.loads(tags)["axes"]]
         return {axis: resolutions[i] for i, axis in spatial if resolutions[i] > 0}, None, ()
     steps: dict[str, float] = {}
-    units, told = None, list[str]()
+    stated: dict[str, Any] = {}
+    told: list[str] = []
     for (i, axis), scale in ((pair, _scales(array)[pair[0]]) for pair in spatial):
         if scale is None or scale.dtype.kind not in "iuf" or scale.shape != (array.shape[i],) or _is_bare(scale):
             continue
@@ -232,12 +236,13 @@ def _steps(
         check_inside(scale, path)
         steps[axis], more = even_step(scale[()], axis)
         told += more
-        units = length_unit(scale.attrs.get("units", units), where=f"{path}: {scale.name.strip('/')}")
+        stated[axis] = scale.attrs.get("units")
     unread = [] if steps else [key for key in array.attrs if any(word in key.lower() for word in _SIZES)]
     unread = [key for key in unread if key != "scale_factor"]
     if unread:
         told.append(f"spacing 1 assumed, because the attributes {', '.join(unread)} follow no standard; say spacing=")
-    return steps, units, tuple(told)
+    steps, unit, more = sized(steps, stated, choice, path)
+    return steps, unit, (*told, *more)
 
 
 def _is_bare(scale: h5py.Dataset) -> bool:
@@ -293,7 +298,7 @@ def _cells(geometry: _Geometry) -> tuple[int, ...]:
     return geometry.cells[::-1]
 
 
-def _of_geometry(path: Path, array: h5py.Dataset, geometry: _Geometry) -> Source:
+def _of_geometry(path: Path, array: h5py.Dataset, geometry: _Geometry, choice: Choice) -> Source:
     """Open one value for each voxel of an image of DREAM.3D, or the Euler angles of each voxel."""
     name = array.name.strip("/")
     if len(geometry.cells) != 3 or array.shape[:3] != _cells(geometry) or array.ndim > 4:
@@ -302,15 +307,17 @@ def _of_geometry(path: Path, array: h5py.Dataset, geometry: _Geometry) -> Source
             "choose a dataset with one value for each voxel"
         )
         raise ValueError(msg)
-    steps = dict(zip("xyz", geometry.spacing, strict=True))
-    stated = _text(geometry.unit)
-    units = length_unit(stated, where=str(path)) if isinstance(stated, str) else None
+    # Some versions write a number in place of the name of the unit.
+    stated = _text(geometry.unit) if isinstance(_text(geometry.unit), str) else None
+    steps, units, told = sized(
+        dict(zip("xyz", geometry.spacing, strict=True)), dict.fromkeys("xyz", stated), choice, path
+    )
     n_values = array.shape[3] if array.ndim == 4 else 1
     if n_values == 1:
         index = (slice(None),) * 3 + (0,) * (array.ndim - 3)
         selection = Selection(index, "zyx", array.shape[:3])
         kernel = _Hdf5(path, name, selection, Packing.of({}, array.dtype))
-        return Source(lazy_slabs(kernel, array.shape[:3], array.dtype), "zyx", steps, units, format="dream3d")
+        return Source(lazy_slabs(kernel, array.shape[:3], array.dtype), "zyx", steps, units, told, format="dream3d")
     if n_values != 3 or "euler" not in name.split("/")[-1].lower():
         msg = (
             f"{path}: {name} has {n_values} components in each voxel; choose a dataset with one, or with Euler angles "
@@ -323,4 +330,4 @@ def _of_geometry(path: Path, array: h5py.Dataset, geometry: _Geometry) -> Source
         phases = f"{array.parent.name}/Phases".strip("/")
     data = lazy_slabs(_Orientations(path, name, phases), array.shape, np.float32)
     missing = None if phases is None else float("nan")
-    return Source(data, "zyx" + ANGLES, steps, units, missing=missing, format="dream3d")
+    return Source(data, "zyx" + ANGLES, steps, units, told, missing, "dream3d")

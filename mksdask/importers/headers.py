@@ -41,7 +41,8 @@ def axes_of(n_axes: int) -> tuple[list[str] | None, str | None]:
 
 def turned(directions: Any, names: str) -> tuple[str, ...]:
     """Say that a file turns the axes of its voxels in space, if it does."""
-    unit = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        unit = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
     if np.allclose(unit, np.eye(len(unit)), atol=SAME_DIRECTION):
         return ()
     return (f"axes {names} of the voxels kept, which the file turns or mirrors in space; say axes=",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -32,7 +33,9 @@ from mksdask.importers.nrrd_files import open_nrrd
 from mksdask.importers.numpy_files import open_numpy
 from mksdask.importers.raw_files import open_raw
 from mksdask.importers.sources import ANGLES, Choice, Source, reading
-from mksdask.importers.vtk_files import open_vtk
+from mksdask.importers.vtk_hdf_files import open_vtkhdf
+from mksdask.importers.vtk_legacy_files import open_vtk
+from mksdask.importers.vtk_xml_files import open_pvti, open_vti
 from mksdask.importers.zarr_files import open_zarr
 
 
@@ -51,7 +54,10 @@ READERS: dict[str, Callable[[Path, Choice], Source]] = {
     **dict.fromkeys(
         (".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".mat", ".dream3d", ".nc", ".nc4", ".cdf"), _open_hdf5_or_netcdf
     ),
-    **dict.fromkeys((".vti", ".vtk"), open_vtk),
+    ".vti": open_vti,
+    ".pvti": open_pvti,
+    ".vtk": open_vtk,
+    ".vtkhdf": open_vtkhdf,
     **dict.fromkeys((".nrrd", ".nhdr"), open_nrrd),
     **dict.fromkeys((".mha", ".mhd"), open_metaimage),
     **dict.fromkeys((".nii", ".gz"), open_nifti),
@@ -110,7 +116,7 @@ def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = N
 
 def _stamped(source: Source, files: Sequence[Path]) -> Source:
     """Name an array after the paths, sizes and times of its files, so that no import of changed files is resumed."""
-    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in (*files, *source.beside)]
     return replace(source, data=renamed(source.data, f"image-{token_of(source.data.name, stamps)}"))
 
 
@@ -127,7 +133,7 @@ def _check_memory(source: Source, path: str) -> None:
     ValueError
         If it does not.
     """
-    part = int(np.prod([max(sizes) for sizes in source.data.chunks])) * source.data.dtype.itemsize
+    part = math.prod(max(sizes) for sizes in source.data.chunks) * source.data.dtype.itemsize
     free = int(psutil.virtual_memory().available)
     if part > free:
         msg = (
@@ -186,6 +192,8 @@ def _with_axes(source: Source, axes: str | None, path: str) -> Source:
     if data.dtype.kind not in "biuf" or data.dtype.itemsize > 8:
         msg = f"{path} holds values of dtype {data.dtype}, expected real numbers of at most 64 bits; convert them"
         raise ValueError(msg)
+    if axes is None and any(text.startswith("axes ") for text in source.assumed):
+        _refuse_colours(source, path)
     has_angles = source.axes.endswith(ANGLES)
     wanted = axes if axes is None or not has_angles else axes.removesuffix(ANGLES) + ANGLES
     if wanted is None or len(wanted) == sum(n > 1 for n in data.shape) < data.ndim:
@@ -204,6 +212,17 @@ def _with_axes(source: Source, axes: str | None, path: str) -> Source:
     steps = {new: source.spacing[old] for old, new in zip(own, wanted, strict=True) if old in source.spacing}
     backwards = tuple(slice(None, None, -1 if steps.get(axis, 1.0) < 0 else None) for axis in wanted)
     return replace(source, data=data[backwards], axes=wanted, spacing={axis: abs(step) for axis, step in steps.items()})
+
+
+def _refuse_colours(source: Source, path: str) -> None:
+    """Refuse an array whose axes have no names and whose last axis may be the colours of an image."""
+    data = source.data
+    if data.dtype == np.uint8 and data.ndim > 2 and data.shape[-1] in (3, 4):
+        msg = (
+            f"{path} holds uint8 values of shape {data.shape} without names of axes, and the last axis may be the "
+            f"colours of an image; convert it to grey levels, or pass axes={source.axes!r} if it is an axis of space"
+        )
+        raise ValueError(msg)
 
 
 def _without_single(source: Source) -> Source:
@@ -233,6 +252,10 @@ def _without_single(source: Source) -> Source:
 
 def _files(path: Any, pattern: str | None, *, are_slices: bool) -> tuple[list[Path], tuple[str, ...]]:
     """List the files that a path, a folder, a pattern or a sequence names, and say what was left out of a folder."""
+    is_folder = isinstance(path, str | os.PathLike) and Path(path).is_dir()
+    if pattern is not None and (not is_folder or Path(pattern).is_absolute()):
+        msg = f"pattern={pattern!r} names files in a folder, such as 'slice*.tif', but path {path!r} is no folder"
+        raise ValueError(msg)
     left_out: tuple[str, ...] = ()
     if not isinstance(path, str | os.PathLike):
         files = [Path(each) for each in path]

@@ -12,6 +12,7 @@ import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, concatenate_samples, sizes_argument, warn_caller
 from mksdask.importers.image_files import input_files, open_source
+from mksdask.importers.raw_files import data_type
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
 from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, Source, slab_thickness
 from mksdask.importers.units import METRES, converted, length_unit
@@ -60,8 +61,8 @@ def import_images(
     ----------
     path : str, path, or sequence of them
         TIFF, PNG, JPEG, BMP, GIF or WebP images (one image, a stack, a folder, or a pattern such as
-        ``slices/*.tif``); ``.npy`` or ``.npz``; HDF5, DREAM.3D or MATLAB 7.3; netCDF; ``.vti`` or legacy ``.vtk``; zarr
-        or OME-Zarr; NRRD; MetaImage; NIfTI; or raw voxels in a file of any name.
+        ``slices/*.tif``); ``.npy`` or ``.npz``; HDF5, DREAM.3D or MATLAB 7.3; netCDF; ``.vti``, ``.pvti``, legacy
+        ``.vtk`` or ``.vtkhdf``; zarr or OME-Zarr; NRRD; MetaImage; NIfTI; or raw voxels in a file of any name.
     url : str or path
         Place of the store: a path, or any URL that fsspec knows.
     dataset : str, optional
@@ -143,7 +144,7 @@ def import_images(
     Notes
     -----
     A task holds a slab of at most 128 MiB of the file, its phases and a copy of the phases; or a band of windows. The
-    shards of a volume are as thick as a slab. ``.npz`` files, compressed VTK files and single images are loaded whole.
+    shards of a volume are as thick as a slab. ``.npz`` files and single images are loaded whole.
     Files are read once; with `otsu` twice, or three times if their values are not of 8 or 16 bits. Without
     segmentation, one slab is read twice, or the whole if it seems to hold few integers.
 
@@ -174,12 +175,12 @@ def import_images(
         channel=channel,
         time=time,
         shape=None if shape is None else sizes_argument(shape, name="shape"),
-        dtype=None if dtype is None else np.dtype(dtype).str,
+        dtype=None if dtype is None else data_type(dtype),
         offset=offset,
+        is_sized=spacing is not None,
         pattern=pattern,
         join=join,
         follow_links=follow_links,
-        has_spacing=spacing is not None,
         allow_missing=allow_missing,
     )
     source = open_source(path, choice, axes=axes)
@@ -190,22 +191,11 @@ def import_images(
     thickness = slab_thickness(data.shape, data.dtype)
     if is_in_slabs and window is None:
         data = data.rechunk({0: thickness})
-    fields = {"microstructure": data}
-    if source.missing is not None:
-        # Orientations that were not measured are NaN in all three angles.
-        of_voxel = data[..., 0] if has_angles else data
-        fields["confidence_index"] = of_voxel.map_blocks(
-            _Measured(source.missing), dtype=np.uint8, meta=np.empty((0,) * of_voxel.ndim, np.uint8), token="measured"
-        )
-    mapping, found = _segmentation(data, phases, thresholds, otsu, has_gaps=source.missing is not None)
+    mapping, found = _segmentation(source, data, phases, thresholds, otsu)
     phase_names = _names(names, found, mapping)
     if mapping is None and phases is None and not has_angles and source.missing is None:
         refuse_grey_phases(data, str(inputs[0]))
-    if mapping is not None:
-        kernel = mapping if source.missing is None else _Segmented(mapping, source.missing)
-        fields["microstructure"] = data.map_blocks(
-            kernel, dtype=np.uint8, meta=np.empty((0,) * data.ndim, np.uint8), token="segment"
-        )
+    fields = _fields(source, data, mapping)
     order = source.axes.replace("s", "").replace(ANGLES, "")
     dims = [*spatial, *(["angle"] if has_angles else [])]
     if window is not None:
@@ -258,6 +248,24 @@ def import_images(
     return open_volume(url)
 
 
+def _fields(source: Source, data: Any, mapping: Values | Thresholds | None) -> dict[str, Any]:
+    """Map the values of an image to phases, and say where they were measured, if the file says where they were not."""
+    if mapping is None:
+        fields = {"microstructure": data}
+    else:
+        kernel = mapping if source.missing is None else _Segmented(mapping, source.missing)
+        fields = {"microstructure": _mapped(data, kernel, "segment")}
+    if source.missing is not None:
+        # Orientations that were not measured are NaN in all three angles.
+        of_voxel = data[..., 0] if ANGLES in source.axes else data
+        fields["confidence_index"] = _mapped(of_voxel, _Measured(source.missing), "measured")
+    return fields
+
+
+def _mapped(data: Any, kernel: Any, token: str) -> Any:
+    return data.map_blocks(kernel, dtype=np.uint8, meta=np.empty((0,) * data.ndim, np.uint8), token=token)
+
+
 @dataclass(frozen=True)
 class _Measured:
     """The kernel that gives voxels the confidence 1, or 0 if they have the value of voxels that were not measured."""
@@ -289,7 +297,9 @@ def is_missing(block: Array, missing: float) -> Array:
 
 def _origin(inputs: Sequence[Any], source: Source, told: Sequence[str]) -> dict[str, Any]:
     """Say in attributes where an image came from, and what was assumed of it."""
-    more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+    # The first input is the folder, if it is a folder of images.
+    n_files = len(inputs) - int(inputs[0].is_dir())
+    more = f" and others, {n_files} files" if n_files > 1 else ""
     attrs: dict[str, Any] = {
         "source": f"{inputs[0].absolute()}{more}",
         "format": source.format,
@@ -326,15 +336,17 @@ def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] |
 
 
 def _segmentation(
+    source: Source,
     data: Any,
     phases: Mapping[float, str | int] | Literal["values"] | None,
     thresholds: float | Sequence[float] | None,
     otsu: int | None,
-    *,
-    has_gaps: bool,
 ) -> tuple[Values | Thresholds | None, list[str] | None]:
     """Choose the mapping of values to phases, and the names of the phases if the mapping holds names."""
-    if otsu is not None and has_gaps:
+    if ANGLES in source.axes and ((phases or "values") != "values" or thresholds or otsu):
+        msg = "the dataset holds orientations, which have no grey levels; leave phases, thresholds and otsu out"
+        raise ValueError(msg)
+    if otsu is not None and source.missing is not None:
         msg = f"otsu={otsu} needs an image without voxels that were not measured; give thresholds= instead"
         raise ValueError(msg)
     if phases == "values":

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mksdask.importers.dims import select
+from mksdask.importers.dims import select, sized
 from mksdask.importers.headers import axes_of, checked_sizes, files_beside, head_of, numbers_in, turned
 from mksdask.importers.raw_files import Raw, described, unpacked
 from mksdask.importers.sources import Choice, Source
-from mksdask.importers.units import length_unit
 
 # Data types by their names.
 _TYPES = {
@@ -58,10 +57,10 @@ def open_metaimage(path: Path, choice: Choice) -> Source:
     spacings = numbers_in(fields.get("ElementSpacing", fields.get("ElementSize", "")), float, path, "ElementSpacing")
     steps = dict(zip("xyz", spacings[:3], strict=False))
     stated = fields.get("DistanceUnits", "")
-    unit = length_unit("" if stated == "?" else stated, where=str(path))
+    steps, unit, told = sized(steps, dict.fromkeys("xyz", "" if stated == "?" else stated), choice, path)
     turn = next((fields[key] for key in ("TransformMatrix", "Rotation", "Orientation") if key in fields), "")
     matrix = np.array(numbers_in(turn, float, path, "TransformMatrix"))
-    told = selection.assumed
+    told += selection.assumed
     if matrix.size == n_axes**2:
         told += turned(matrix.reshape(n_axes, n_axes), selection.axes)
     place, parts = path, tuple[Path, ...]()
@@ -81,7 +80,7 @@ def open_metaimage(path: Path, choice: Choice) -> Source:
         raise ValueError(msg)
     else:
         data = unpacked(raw, "zlib", selection)
-    return Source(data, selection.axes, steps, unit, told, format="metaimage")
+    return Source(data, selection.axes, steps, unit, told, format="metaimage", beside=raw.others(path))
 
 
 def _flag(fields: Mapping[str, str], *keys: str) -> bool:

@@ -13,10 +13,9 @@ import numpy as np
 from scipy.io import netcdf_file
 
 from mksdask.arrays import Array
-from mksdask.importers.dims import Selection, even_step, select
+from mksdask.importers.dims import Selection, even_step, select, sized
 from mksdask.importers.packing import Packing
 from mksdask.importers.sources import Choice, Source, chosen_dataset, lazy_slabs
-from mksdask.importers.units import length_unit
 
 
 @contextmanager
@@ -64,16 +63,18 @@ def open_netcdf3(path: Path, choice: Choice) -> Source:
         packing = Packing.of(_attributes(array), array.data.dtype)
         kept = [dim for dim, part in zip(array.dimensions, selection.index, strict=True) if isinstance(part, slice)]
         steps: dict[str, float] = {}
-        units, told = None, list[str]()
+        stated: dict[str, Any] = {}
+        told: list[str] = []
         for dim, axis in zip(kept, selection.axes, strict=True):
             beside = file.variables.get(dim)
             if axis in "xyz" and beside is not None and beside.dimensions == (dim,) and len(beside.data) > 1:
                 steps[axis], more = even_step(np.array(beside.data), axis)
                 told += more
-                units = length_unit(getattr(beside, "units", units), where=f"{path}: {dim}")
+                stated[axis] = getattr(beside, "units", None)
         del array
+    steps, unit, more = sized(steps, stated, choice, path)
     data = lazy_slabs(_NetCdf3(path, name, selection, packing), selection.shape, np.dtype(packing.dtype))
-    return Source(data, selection.axes, steps, units, (*selection.assumed, *told), packing.missing)
+    return Source(data, selection.axes, steps, unit, (*selection.assumed, *told, *more), packing.missing)
 
 
 def _attributes(variable: Any) -> dict[str, Any]:

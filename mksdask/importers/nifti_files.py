@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from mksdask.arrays import as_lazy
-from mksdask.importers.dims import select
+from mksdask.importers.dims import select, sized
 from mksdask.importers.headers import turned
 from mksdask.importers.packing import Packing
 from mksdask.importers.raw_files import Raw, described, loaded
 from mksdask.importers.sources import Choice, Source
-from mksdask.importers.units import length_unit
 
 # Without this package, NIfTI files are refused.
 with suppress(ImportError):
@@ -35,8 +34,8 @@ def open_nifti(path: Path, choice: Choice) -> Source:
     shape = tuple(int(n) for n in proxy.shape[::-1])
     selection = select([*"xyztc"][: len(shape)][::-1], shape, choice, path)
     steps = {axis: float(step) for axis, step in zip("xyz", header.get_zooms(), strict=False) if axis in selection.axes}
-    unit = length_unit(header.get_xyzt_units()[0], where=str(path))
-    told = (*selection.assumed, *turned(image.affine[:3, :3].T, selection.axes))
+    steps, unit, told = sized(steps, dict.fromkeys("xyz", header.get_xyzt_units()[0]), choice, path)
+    told = (*told, *selection.assumed, *turned(image.affine[:3, :3].T, selection.axes))
     scale, offset = float(proxy.slope), float(proxy.inter)
     packing = Packing.of(
         {} if (scale, offset) == (1, 0) else {"scale_factor": scale, "add_offset": offset}, proxy.dtype

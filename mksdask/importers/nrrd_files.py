@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mksdask.importers.dims import LETTERS, Selection, select
+from mksdask.importers.dims import LETTERS, Selection, select, sized
 from mksdask.importers.headers import HEADER_BYTES, axes_of, checked_sizes, files_beside, head_of, numbers_in, turned
 from mksdask.importers.raw_files import Raw, described, unpacked
 from mksdask.importers.sources import Choice, Source
-from mksdask.importers.units import in_one_unit, length_unit
 
 # Data types by the names of NRRD, each of which may also be written as `signed short int`.
 _TYPES = {
@@ -67,7 +67,7 @@ def open_nrrd(path: Path, choice: Choice) -> Source:
         dtype = dtype.newbyteorder(">" if fields.get("endian") == "big" else "<")
     names, default = _nrrd_names(fields, n_axes)
     selection = select(names, shape, choice, path, default=default)
-    steps, unit, told = _nrrd_steps(fields, selection, path)
+    steps, unit, told = _nrrd_steps(fields, selection, choice, path)
     told = (*selection.assumed, *told)
     skip = _skipped(fields, path)
     if "datafile" in fields:
@@ -92,7 +92,7 @@ def open_nrrd(path: Path, choice: Choice) -> Source:
     if skip[1] == -1:
         raw = Raw(raw.path, shape, dtype.str, raw.path.stat().st_size - raw.shape[0] * raw.row_bytes)
     data = described(raw, selection) if packer is None else unpacked(raw, packer, selection)
-    return Source(data, selection.axes, steps, unit, told, format="nrrd")
+    return Source(data, selection.axes, steps, unit, told, format="nrrd", beside=raw.others(path))
 
 
 def _skipped(fields: Mapping[str, str], path: Path) -> tuple[int, int]:
@@ -115,7 +115,7 @@ def _nrrd_names(fields: Mapping[str, str], n_axes: int) -> tuple[list[str] | Non
 
 
 def _nrrd_steps(
-    fields: Mapping[str, str], selection: Selection, path: Path
+    fields: Mapping[str, str], selection: Selection, choice: Choice, path: Path
 ) -> tuple[dict[str, float], str | None, tuple[str, ...]]:
     """Read the voxel sizes and their unit, and say if the axes are turned."""
     kept = [i for i, part in enumerate(selection.index) if isinstance(part, slice)]
@@ -123,7 +123,7 @@ def _nrrd_steps(
     places = {axis: n_axes - 1 - i for i, axis in zip(kept, selection.axes, strict=True) if axis in "xyz"}
     told: tuple[str, ...] = ()
     sizes: dict[str, float] = {}
-    units: dict[str, str | None] = {}
+    units: dict[str, Any] = {}
     if "spacedirections" in fields:
         found = re.findall(r"none|\([^)]*\)", fields["spacedirections"])
         vectors = {
@@ -136,15 +136,14 @@ def _nrrd_steps(
         if len({len(vector) for vector in vectors.values()}) == 1 and matrix.shape[0] == matrix.shape[1]:
             told = turned(matrix, selection.axes)
         stated = re.findall(r'"([^"]*)"', fields.get("spaceunits", ""))
-        units = dict.fromkeys(sizes, length_unit(stated[0], where=str(path)) if stated else None)
-        if len(set(stated)) > 1:
-            msg = f"{path}: the header states the space units {stated}; give spacing= and units= for all axes"
-            raise ValueError(msg)
+        # These are the units of the directions in space, and there is one for all lengths.
+        units = dict.fromkeys(sizes, stated[0] if len(set(stated)) == 1 else " and ".join(stated))
     elif "spacings" in fields:
         spacings = numbers_in(fields["spacings"], float, path, "spacings")
         stated = re.findall(r'"([^"]*)"', fields.get("units", ""))
         for axis, place in places.items():
             if place < len(spacings) and np.isfinite(spacings[place]):
                 sizes[axis] = spacings[place]
-                units[axis] = length_unit(stated[place], where=str(path)) if place < len(stated) else None
-    return *in_one_unit(sizes, units), told
+                units[axis] = stated[place] if place < len(stated) else None
+    steps, unit, more = sized(sizes, units, choice, path)
+    return steps, unit, (*told, *more)

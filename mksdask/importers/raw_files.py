@@ -46,6 +46,10 @@ class Raw:
     offset: int = 0
     parts: tuple[Path, ...] = ()
 
+    def others(self, path: Path) -> tuple[Path, ...]:
+        """The files of values other than the one that the caller names."""
+        return tuple(part for part in self.parts or (self.path,) if part != path)
+
     @property
     def row_bytes(self) -> int:
         """Number of bytes of a row."""
@@ -180,6 +184,29 @@ def _inflated(raw: Raw, packer: str, wanted: int) -> bytes:
             found.append(engine.decompress(piece, wanted + 1 - size))
             size += len(found[-1])
         return b"".join(found)
+
+
+def data_type(dtype: Any, order: str | None = None) -> str:
+    """Spell a data type of raw values.
+
+    Parameters
+    ----------
+    dtype : dtype
+        The data type, such as "uint16".
+    order : {"little", "big"}, optional
+        Order of the bytes. By default it is that of `dtype`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data type.
+    """
+    try:
+        found = np.dtype(dtype)
+    except TypeError as error:
+        msg = f"dtype={dtype!r} is no data type; the usual ones are uint8, uint16, int16, int32 and float32"
+        raise ValueError(msg) from error
+    return (found if order is None else found.newbyteorder("<" if order == "little" else ">")).str
 
 
 def open_raw(path: Path, choice: Choice) -> Source:

@@ -6,9 +6,11 @@ kernel holds only the path, so that workers open the file themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mksdask.arrays import Array
+from mksdask.compute.faults import retried, retries
 
 # Largest number of bytes, and of rows, of a slab that is read at once.
 SLAB_BYTES = 2**27
 MOST_ROWS = 2048
+# Dask keeps some kB for each part, even if it is not read.
+MOST_SLABS = 10**5
 
 
-# Options that are taken by every file.
-_FOR_ALL = ("axes", "join", "has_spacing", "allow_missing")
 # The letter of the axis of the three Bunge angles of an orientation.
 ANGLES = "a"
 
@@ -58,6 +61,8 @@ class Source:
         Kind of file. By default it is the suffix.
     labels : tuple of str
         Labels of the samples. There are none if samples are numbered.
+    beside : tuple of path
+        Other files that hold values of the image.
     """
 
     data: da.Array
@@ -68,6 +73,7 @@ class Source:
     missing: float | None = None
     format: str = ""
     labels: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,14 +94,14 @@ class Choice:
         Number of bytes before raw values.
     axes : str or None
         Axes in the order of the file, if the caller names them.
+    is_sized : bool
+        Whether the caller gives the voxel sizes.
     pattern : str or None
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
         Whether several files are slices of one image, or samples of an ensemble.
     follow_links : bool
         Whether values in other files, outside the folder of the file, are read.
-    has_spacing : bool
-        Whether the caller gives the voxel size, so that none is read from the file.
     allow_missing : bool
         Whether chunks that a file lacks are taken as its fill value.
     """
@@ -108,10 +114,10 @@ class Choice:
     dtype: str | None = None
     offset: int | None = None
     axes: str | None = None
+    is_sized: bool = False
     pattern: str | None = None
     join: str = "slices"
     follow_links: bool = False
-    has_spacing: bool = False
     allow_missing: bool = False
 
     def check(self, path: Path, *allowed: str) -> None:
@@ -127,11 +133,11 @@ class Choice:
         Raises
         ------
         ValueError
-            If another option is given. Some are taken by every file.
+            If another option is given. `axes`, `is_sized`, `join` and `allow_missing` are taken by every file.
         """
         for option in fields(self):
             value = getattr(self, option.name)
-            if value != option.default and option.name not in (*allowed, *_FOR_ALL):
+            if value != option.default and option.name not in (*allowed, "axes", "is_sized", "join", "allow_missing"):
                 msg = f"{option.name}={value!r} does not apply to {path}, a file of another kind; leave it out"
                 raise ValueError(msg)
 
@@ -154,6 +160,9 @@ def reading(path: Path | str, what: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except MemoryError as error:
+        msg = f"{path}: {what or 'it'} does not fit in memory; give workers more memory, or write it in smaller chunks"
+        raise MemoryError(msg) from error
     except Exception as error:
         if isinstance(error, ValueError | ImportError) and str(path) in str(error):
             raise
@@ -171,26 +180,32 @@ class _Slabs:
     """The kernel that reads the rows of a file that have the given, consecutive numbers."""
 
     read: Callable[[int, int], Array]
+    n_retries: int
 
     def __call__(self, numbers: NDArray[np.int64]) -> Array:
         first, last = int(numbers[0]), int(numbers[-1]) + 1
         files = getattr(self.read, "files", None)
         with reading(files[first] if files else getattr(self.read, "path", "the file"), f"rows {first} to {last - 1}"):
-            return self.read(first, last)
+            return retried(partial(self.read, first, last), self.n_retries)
 
 
 def slab_thickness(shape: Sequence[int], dtype: Any) -> int:
     """Choose the number of rows that a task reads: a power of two, so that the shards of a store can be as thick."""
-    row_bytes = max(1, int(np.prod(shape[1:])) * np.dtype(dtype).itemsize)
+    row_bytes = max(1, math.prod(map(int, shape[1:])) * np.dtype(dtype).itemsize)
     return min(MOST_ROWS, 1 << max(0, (SLAB_BYTES // row_bytes).bit_length() - 1))
 
 
 def lazy_slabs(read: Callable[[int, int], Array], shape: Sequence[int], dtype: Any) -> da.Array:
     """Make a lazy array from ``read(first, last)``, which returns the rows from `first` to `last`."""
     n, rest = int(shape[0]), tuple(int(size) for size in shape[1:])
+    if n > MOST_SLABS * slab_thickness(shape, dtype):
+        msg = (
+            f"an array of shape {tuple(shape)} would be read in more than {MOST_SLABS} parts; store it in another shape"
+        )
+        raise ValueError(msg)
     chunks = da.core.normalize_chunks((slab_thickness(shape, dtype),), (n,), dtype=np.int64)
     return da.arange(n, chunks=chunks).map_blocks(
-        _Slabs(read),
+        _Slabs(read, retries()),
         chunks=(chunks[0], *((size,) for size in rest)),
         new_axis=list(range(1, len(shape))),
         dtype=dtype,

@@ -1,260 +1,247 @@
-"""Images in VTK files: XML files (.vti) and legacy files (.vtk). Raw values are not read whole."""
+"""Images of VTK: XML files (.vti, .pvti), legacy files (.vtk) and HDF5 files (.vtkhdf). They are read slab by slab."""
 
 from __future__ import annotations
 
-import base64
-import itertools
-import re
-import zlib
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.sources import Choice, Source, chosen_dataset, lazy_slabs
-
-XML_TYPES = {
-    "Int8": "i1",
-    "UInt8": "u1",
-    "Int16": "i2",
-    "UInt16": "u2",
-    "Int32": "i4",
-    "UInt32": "u4",
-    "Int64": "i8",
-    "UInt64": "u8",
-    "Float32": "f4",
-    "Float64": "f8",
-}
-LEGACY_TYPES = {
-    "char": "i1",
-    "unsigned_char": "u1",
-    "short": "i2",
-    "unsigned_short": "u2",
-    "int": "i4",
-    "unsigned_int": "u4",
-    "long": "i8",
-    "unsigned_long": "u8",
-    "float": "f4",
-    "double": "f8",
-}
+from mksdask.importers.sources import Source, lazy_slabs
+from mksdask.importers.units import length_unit
+from mksdask.importers.vtk_values import Values
 
 
 @dataclass(frozen=True)
-class _VtkImage:
+class Geometry:
+    """Where the points of an image lie.
+
+    Parameters
+    ----------
+    extent : tuple of int
+        Numbers of the first and the last point along each axis: x low, x high, y low, y high, z low, z high.
+    spacing : tuple of float
+        Distance of points along the three axes.
+    origin : tuple of float
+        Position of the point with the numbers 0, 0, 0.
+    direction : tuple of float
+        Nine numbers, row by row, of the matrix that turns the axes of the image into those of space.
+    """
+
+    extent: tuple[int, ...]
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    origin: tuple[float, ...] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Field:
     """One array of an image.
 
     Parameters
     ----------
-    path : path
-        The file.
-    shape : tuple of int
-        Numbers of voxels along z, y, x. The x axis runs fastest.
-    dtype : dtype
-        dtype of the stored values, with its byte order.
-    spacing : tuple of float
-        Voxel size along x, y, z.
-    offset : int or None
-        Position in bytes at which raw values begin, if the file holds raw values.
-    values : ndarray or None
-        All values, if the file does not hold raw values.
+    name : str
+        Name of the array.
+    of_cells : bool
+        Whether there is one value for each cell between points, and not for each point.
+    n_components : int
+        Number of values of a cell or point.
+    open : callable
+        Returns the dtype of the values, and a function ``read(first, last)`` of the planes along z. It is called for
+        the array that is chosen.
     """
 
-    path: Path
+    name: str
+    of_cells: bool
+    n_components: int
+    open: Callable[[], tuple[np.dtype[Any], Callable[[int, int], Array]]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an image.
+
+    Parameters
+    ----------
+    values : Values
+        Its values; those along x follow each other.
+    low : tuple of int
+        Numbers of its first voxel in the image along z, y, x.
+    shape : tuple of int
+        Numbers of voxels along z, y, x.
+    """
+
+    values: Values
+    low: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The kernel that reads planes of an image that is in one or more pieces."""
+
+    pieces: tuple[Piece, ...]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    spacing: tuple[float, ...]
-    offset: int | None
-    values: Array | None = None
 
-    def read(self, first: int, last: int) -> Array:
+    def __call__(self, first: int, last: int) -> Array:
         """Read the planes along z from `first` to `last`, (last - first, y, x), in the native byte order."""
-        if self.values is not None:
-            return self.values[first:last]
-        plane = self.shape[1] * self.shape[2]
-        with self.path.open("rb") as file:
-            file.seek((self.offset or 0) + first * plane * self.dtype.itemsize)
-            raw = file.read((last - first) * plane * self.dtype.itemsize)
-        if len(raw) < (last - first) * plane * self.dtype.itemsize:
-            msg = f"{self.path} ends before the {self.shape[0]} planes that its header announces; it is truncated"
-            raise ValueError(msg)
-        rows = np.frombuffer(raw, self.dtype).reshape(last - first, *self.shape[1:])
-        return rows.astype(self.dtype.newbyteorder("="))
+        out = np.empty((last - first, *self.shape[1:]), self.dtype.newbyteorder("="))
+        for piece in self.pieces:
+            start, stop = max(first, piece.low[0]), min(last, piece.low[0] + piece.shape[0])
+            if start >= stop:
+                continue
+            plane = piece.shape[1] * piece.shape[2]
+            found = piece.values.read((start - piece.low[0]) * plane, (stop - piece.low[0]) * plane)
+            where = [slice(low, low + n) for low, n in zip(piece.low[1:], piece.shape[1:], strict=True)]
+            out[(slice(start - first, stop - first), *where)] = found.reshape(stop - start, *piece.shape[1:])
+        return out
 
 
-def open_vtk(path: Path, choice: Choice) -> Source:
-    """Open one scalar array of an image in a `.vti` or `.vtk` file.
+@dataclass(frozen=True)
+class _Flipped:
+    """The kernel that reads planes of an image some of whose axes run backwards."""
 
-    Raises
-    ------
-    ValueError
-        If the file is not image data, or holds no such array. The message lists the arrays.
-    """
-    choice.check(path, "dataset")
-    opened = _open_xml if path.suffix.lower() == ".vti" else _open_legacy
-    image = opened(path, choice.dataset)
-    steps = dict(zip("xyz", image.spacing, strict=True))
-    return Source(lazy_slabs(image.read, image.shape, image.dtype), "zyx", steps)
+    read: Callable[[int, int], Array]
+    n: int
+    flips: tuple[bool, ...]
+
+    def __call__(self, first: int, last: int) -> Array:
+        planes = self.read(self.n - last, self.n - first) if self.flips[0] else self.read(first, last)
+        return planes[tuple(slice(None, None, -1 if is_flipped else 1) for is_flipped in self.flips)]
 
 
-def _shape(extent: tuple[int, ...], *, of_cells: bool) -> tuple[int, ...]:
+def shape_of(extent: Sequence[int], *, of_cells: bool) -> tuple[int, ...]:
     """Return the numbers of points along z, y, x, or of the cells between them. A flat axis has one layer of either."""
     sizes = [high - low + 1 for low, high in zip(extent[::2], extent[1::2], strict=True)]
     return tuple(max(1, size - 1) if of_cells else size for size in sizes[::-1])
 
 
-def _open_xml(path: Path, dataset: str | None) -> _VtkImage:
-    head, appended, is_raw = _header(path)
-    try:
-        root = ET.fromstring(head)
-    except ET.ParseError as error:
-        msg = f"{path} is not the XML of a VTK file: {error}"
-        raise ValueError(msg) from error
-    image = root.find("ImageData")
-    if image is None:
-        msg = f"{path} is a VTK file of type {root.get('type')!r}, expected ImageData"
+def check_extent(path: Path, extent: Sequence[int]) -> tuple[int, ...]:
+    """Refuse an extent that is not six numbers, or that holds no point."""
+    if len(extent) != 6 or any(low > high for low, high in zip(extent[::2], extent[1::2], strict=True)):
+        text = " ".join(map(str, extent))
+        msg = f"{path}: the extent {text!r} holds no image, expected six numbers such as 0 9 0 9 0 9"
         raise ValueError(msg)
-    pieces = image.findall("Piece")
-    if len(pieces) != 1:
-        msg = f"{path} is in {len(pieces)} pieces, expected one; write the image as one piece"
-        raise ValueError(msg)
-    extent = tuple(map(int, pieces[0].get("Extent", image.get("WholeExtent", "")).split()))
-    arrays = {
-        str(array.get("Name")): (array, of_cells)
-        for kind, of_cells in (("PointData", False), ("CellData", True))
-        for group in pieces[0].findall(kind)
-        for array in group.findall("DataArray")
-        if int(array.get("NumberOfComponents") or 1) == 1
-    }
-    array, of_cells = arrays[chosen_dataset(dataset, list(arrays), path, none="none with one component")]
-    order = "<" if root.get("byte_order", "LittleEndian") == "LittleEndian" else ">"
-    if array.get("type") not in XML_TYPES:
-        msg = f"{path}: {array.get('Name')} is of type {array.get('type')!r}, expected one of {', '.join(XML_TYPES)}"
-        raise ValueError(msg)
-    dtype = np.dtype(order + XML_TYPES[str(array.get("type"))])
-    counter = np.dtype(order + XML_TYPES[root.get("header_type", "UInt32")])
-    compressor = root.get("compressor")
-    if compressor not in (None, "vtkZLibDataCompressor"):
-        msg = f"{path} is compressed by {compressor}; write it with zlib, or uncompressed"
-        raise ValueError(msg)
-    shape = _shape(extent, of_cells=of_cells)
-    spacing = tuple(float(step) for step in (image.get("Spacing") or "1 1 1").split())
-    form = array.get("format", "ascii")
-    if form == "ascii":
-        values = np.array((array.text or "").split(), dtype=np.float64 if dtype.kind == "f" else np.int64)
-        return _VtkImage(path, shape, dtype.newbyteorder("="), spacing, None, _reshaped(values, shape, path, dtype))
-    if form == "appended":
-        start = appended + int(array.get("offset", 0))
-        if is_raw and compressor is None:
-            return _VtkImage(path, shape, dtype, spacing, start + counter.itemsize)
-        with path.open("rb") as file:
-            file.seek(start)
-            data = file.read()
-        data = data if is_raw else data[: data.index(b"<")] if b"<" in data else data
-    else:
-        is_raw, data = False, (array.text or "").strip().encode()
-    content = _unpacked(data, counter, is_raw=is_raw, is_compressed=compressor is not None)
-    n_bytes = int(np.prod(shape)) * dtype.itemsize
-    values = np.frombuffer(content[:n_bytes], dtype)
-    return _VtkImage(path, shape, dtype.newbyteorder("="), spacing, None, _reshaped(values, shape, path, dtype))
+    return tuple(extent)
 
 
-def _header(path: Path) -> tuple[bytes, int, bool]:
-    """Read the XML without the appended data.
+def check_pieces(path: Path, extents: Sequence[Sequence[int]], whole: Sequence[int], *, of_cells: bool) -> None:
+    """Refuse pieces that do not make up the whole image, or that lie beyond it."""
+    boxes = [
+        [(low, low + n) for low, n in zip(extent[::2], shape_of(extent, of_cells=of_cells)[::-1], strict=True)]
+        for extent in (whole, *extents)
+    ]
+    # The image is cut at all ends of pieces, and each part must belong to a piece.
+    cuts = [sorted({end for box in boxes for end in box[axis]}) for axis in range(3)]
+    is_covered = np.zeros([len(along) - 1 for along in cuts], dtype=bool)
+    for box in boxes[1:]:
+        is_covered[tuple(slice(*map(cuts[axis].index, box[axis])) for axis in range(3))] = True
+    is_outside = any(cuts[axis][0] < boxes[0][axis][0] or cuts[axis][-1] > boxes[0][axis][1] for axis in range(3))
+    if is_outside or not is_covered.all():
+        what = "lie beyond" if is_outside else "leave gaps in"
+        msg = f"{path}: its {len(extents)} pieces {what} the image of the extent {' '.join(map(str, whole))!r}"
+        raise ValueError(msg)
 
-    Returns
-    -------
-    bytes, int, bool
-        The XML, the position in bytes at which the appended data begin, and whether these are raw.
+
+def source_of(
+    path: Path, geometry: Geometry, fields: Sequence[Field], dataset: str | None, notes: Mapping[str, Sequence[str]]
+) -> Source:
+    """Make the source of one array of an image.
+
+    Parameters
+    ----------
+    path : path
+        The file, for messages.
+    geometry : Geometry
+        Where the points lie.
+    fields : sequence of Field
+        The arrays of the image.
+    dataset : str or None
+        Name of the wanted array.
+    notes : mapping
+        Texts of the file, by their names. The first one of "units" is the unit of length.
+
+    Raises
+    ------
+    ValueError
+        If there is no such array, or several and none is named; or if the axes are turned by other angles than 90°.
     """
-    head = b""
-    with path.open("rb") as file:
-        while True:
-            more = file.read(2**16)
-            head += more
-            found = re.search(rb"<AppendedData[^>]*?encoding\s*=\s*[\"'](\w+)[\"'][^>]*>\s*_", head)
-            if found is not None:
-                return head[: found.start()] + b"</VTKFile>", found.end(), found[1] == b"raw"
-            if not more:
-                return head, 0, False
-
-
-def _unpacked(data: bytes, counter: np.dtype[Any], *, is_raw: bool, is_compressed: bool) -> bytes:
-    """Decode the values that follow a header of numbers.
-
-    Without compression the header is the number of bytes. With compression it is the number of blocks, their size, the
-    size of the last block, and the compressed size of each block.
-    """
-
-    def numbers(n: int, first: int = 0) -> Array:
-        start, n_bytes = first * counter.itemsize, (first + n) * counter.itemsize
-        head = data if is_raw else base64.b64decode(data[: -(-n_bytes // 3) * 4])
-        return np.frombuffer(head[start:n_bytes], counter).astype(np.int64)
-
-    if not is_compressed:
-        n_bytes = int(numbers(1)[0])
-        body = data if is_raw else base64.b64decode(data[: -(-(n_bytes + counter.itemsize) // 3) * 4])
-        return body[counter.itemsize : counter.itemsize + n_bytes]
-    n_blocks = int(numbers(1)[0])
-    sizes = numbers(n_blocks, 3)
-    n_header = (3 + n_blocks) * counter.itemsize
-    start = n_header if is_raw else -(-n_header // 3) * 4
-    body = data[start:] if is_raw else base64.b64decode(data[start : start + -(-int(sizes.sum()) // 3) * 4])
-    ends = np.cumsum((0, *sizes))
-    return b"".join(zlib.decompress(body[a:b]) for a, b in itertools.pairwise(ends))
-
-
-def _reshaped(values: Array, shape: tuple[int, ...], path: Path, dtype: np.dtype[Any]) -> Array:
-    """Give values the shape that the header announces, and the native byte order."""
-    if values.size != np.prod(shape):
-        msg = f"{path} holds {values.size} values, but its header announces {' × '.join(map(str, shape[::-1]))}"
-        raise ValueError(msg)
-    return values.reshape(shape).astype(dtype.newbyteorder("="))
-
-
-def _open_legacy(path: Path, dataset: str | None) -> _VtkImage:
-    arrays: dict[str, tuple[np.dtype[Any], bool, int]] = {}
-    with path.open("rb") as file:
-        if not file.readline().startswith(b"# vtk DataFile"):
-            msg = f"{path} does not begin with '# vtk DataFile', so it is not a VTK file"
+    field = _chosen(fields, dataset, path)
+    dtype, read = field.open()
+    shape = shape_of(check_extent(path, geometry.extent), of_cells=field.of_cells)
+    axes, flips = _axes(path, geometry)
+    if any(flips):
+        read = _Flipped(read, shape[0], flips)
+    steps = {}
+    for axis, step, n in zip(
+        axes[::-1], geometry.spacing, shape_of(geometry.extent, of_cells=False)[::-1], strict=True
+    ):
+        if not (math.isfinite(step) and step > 0) and n > 1:
+            msg = f"{path}: the spacing along its axes is {geometry.spacing}, expected positive numbers"
             raise ValueError(msg)
-        file.readline()
-        is_binary = file.readline().strip().upper() == b"BINARY"
-        sizes: tuple[int, ...] = ()
-        spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
-        of_cells = False
-        while line := file.readline():
-            words = line.decode("latin-1").split()
-            keyword = words[0].upper() if words else ""
-            if keyword == "DATASET" and words[1].upper() != "STRUCTURED_POINTS":
-                msg = f"{path} is a VTK file of type {words[1]}, expected STRUCTURED_POINTS"
-                raise ValueError(msg)
-            if keyword == "DIMENSIONS":
-                sizes = tuple(map(int, words[1:4]))
-            elif keyword in ("SPACING", "ASPECT_RATIO"):
-                spacing = tuple(map(float, words[1:4]))
-            elif keyword in ("POINT_DATA", "CELL_DATA"):
-                of_cells = keyword == "CELL_DATA"
-            elif keyword == "SCALARS" and words[2].lower() in LEGACY_TYPES and (len(words) < 4 or words[3] == "1"):
-                dtype = np.dtype(">" + LEGACY_TYPES[words[2].lower()])
-                place = file.tell()
-                if not file.readline().upper().startswith(b"LOOKUP_TABLE"):
-                    file.seek(place)
-                arrays[words[1]] = dtype, of_cells, file.tell()
-                if is_binary:
-                    shape = _shape(_extent(sizes), of_cells=of_cells)
-                    file.seek(int(np.prod(shape)) * dtype.itemsize, 1)
-        dtype, of_cells, offset = arrays[chosen_dataset(dataset, list(arrays), path, none="none with one component")]
-        shape = _shape(_extent(sizes), of_cells=of_cells)
-        if is_binary:
-            return _VtkImage(path, shape, dtype, spacing, offset)
-        file.seek(offset)
-        values = np.fromstring(file.read().decode("latin-1"), sep=" ", count=int(np.prod(shape)))
-    return _VtkImage(path, shape, dtype.newbyteorder("="), spacing, None, _reshaped(values, shape, path, dtype))
+        if n > 1:
+            steps[axis] = float(step)
+    lows = zip(geometry.origin, geometry.extent[::2], geometry.spacing, strict=True)
+    first = [origin + low * step for origin, low, step in lows]
+    text = ", ".join(f"{value:g}" for value in first)
+    assumed = (
+        (f"the file's first point lies at ({text}), and coordinates of the store begin at 0",) if any(first) else ()
+    )
+    unit = length_unit(next(iter(notes.get("units", ())), None), where=str(path))
+    return Source(lazy_slabs(read, shape, dtype.newbyteorder("=")), axes, steps, unit, assumed)
 
 
-def _extent(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the first and the last point along each axis."""
-    return tuple(bound for size in sizes for bound in (0, size - 1))
+def _axes(path: Path, geometry: Geometry) -> tuple[str, tuple[bool, ...]]:
+    """Name the axes of the file, slowest first, and say which run backwards."""
+    matrix = np.reshape(geometry.direction, (3, 3))
+    nearest = np.round(matrix)
+    if not np.allclose(matrix, nearest, atol=1e-6) or not np.array_equal(
+        np.abs(nearest) @ np.abs(nearest.T), np.eye(3)
+    ):
+        msg = (
+            f"{path}: its axes are turned by the matrix {matrix.round(6).tolist()}, and only turns by 90° are read; "
+            "resample the image on the axes x, y, z"
+        )
+        raise ValueError(msg)
+    # The column of an axis of the file holds its direction in space.
+    spatial = [int(np.argmax(np.abs(nearest[:, axis]))) for axis in (2, 1, 0)]
+    flips = tuple(bool(nearest[row, axis] < 0) for row, axis in zip(spatial, (2, 1, 0), strict=True))
+    return "".join("xyz"[row] for row in spatial), flips
+
+
+def _chosen(fields: Sequence[Field], dataset: str | None, path: Path) -> Field:
+    """Choose the array with one component that is wanted, or the only one."""
+    names = [field.name for field in fields]
+    qualified = [f"{'CellData' if field.of_cells else 'PointData'}/{field.name}" for field in fields]
+    keys = [name if names.count(name) == 1 else full for name, full in zip(names, qualified, strict=True)]
+    usable = [place for place, field in enumerate(fields) if field.n_components == 1]
+    wanted = [place for place in range(len(fields)) if dataset in (keys[place], qualified[place])]
+    if dataset is None and len(usable) == 1:
+        return fields[usable[0]]
+    if len(wanted) == 1 and wanted[0] in usable:
+        return fields[wanted[0]]
+    others = [f"{keys[place]} ({fields[place].n_components} components)" for place in range(len(fields))]
+    listed = [keys[place] if place in usable else others[place] for place in range(len(fields))]
+    text = ", ".join(listed[:12]) + (", …" if len(listed) > 12 else "")
+    if len(wanted) == 1:
+        msg = (
+            f"{path}: {others[wanted[0]]} holds more than one number for each voxel; write one component as an array "
+            f"of its own, or choose another array by dataset=; there are: {text}"
+        )
+    else:
+        told = f"has no dataset {dataset!r}" if dataset else "needs dataset=" if usable else "holds no image"
+        msg = f"{path} {told}; there are: {text or 'none'}"
+    raise ValueError(msg)
+
+
+def check_type(path: Path, name: str, kind: str, types: Mapping[str, str], order: str) -> np.dtype[Any]:
+    """Return the dtype of values from the name of their type."""
+    if kind not in types:
+        msg = f"{path}: {name} is of type {kind!r}, expected one of {', '.join(types)}"
+        raise ValueError(msg)
+    return np.dtype(order + types[kind])

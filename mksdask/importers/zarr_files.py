@@ -12,10 +12,9 @@ import zarr
 
 from mksdask.arrays import Array
 from mksdask.compute.graph import token_of
-from mksdask.importers.dims import LETTERS, Selection, even_step, select
+from mksdask.importers.dims import LETTERS, Selection, even_step, select, sized
 from mksdask.importers.packing import Packing
 from mksdask.importers.sources import Choice, Source, chosen_dataset, lazy_view, reading
-from mksdask.importers.units import in_one_unit, length_unit
 from mksdask.storage.atomic import Location
 from mksdask.storage.opening import foreign_metadata, open_foreign
 
@@ -138,12 +137,10 @@ def _ome_zarr(location: Location, group: str, images: Sequence[Any], choice: Cho
     kept = [i for i, part in enumerate(selection.index) if isinstance(part, slice)]
     spatial = [(i, axis) for i, axis in zip(kept, selection.axes, strict=True) if axis in "xyz"]
     steps = {axis: float(scale[i]) for i, axis in spatial} if is_stated else {}
-    where = f"{path}: axis"
-    units = {axis: length_unit(stated[i].get("unit"), where=f"{where} {axis}") for i, axis in spatial}
-    steps, unit = in_one_unit(steps, units)
+    steps, unit, told = sized(steps, {axis: stated[i].get("unit") for i, axis in spatial}, choice, path)
     packing = Packing.of({}, _dtype(metadata))
     data = _opened(location, name, selection, packing, choice)
-    return Source(data, selection.axes, steps, unit, selection.assumed, format="ome-zarr")
+    return Source(data, selection.axes, steps, unit, (*selection.assumed, *told), format="ome-zarr")
 
 
 def _dtype(metadata: Mapping[str, Any]) -> np.dtype[Any]:
@@ -174,7 +171,7 @@ def _array(location: Location, node: Mapping[str, Any], choice: Choice, path: Pa
     names = metadata.get("dimension_names") or attrs.get("_ARRAY_DIMENSIONS")
     selection = select(names, metadata["shape"], choice, path)
     steps: dict[str, float] = {}
-    units: dict[str, str | None] = {}
+    units: dict[str, Any] = {}
     told: list[str] = []
     for label, part in zip(names or (), selection.index, strict=False):
         axis, beside = LETTERS.get(str(label).lower()), arrays.get(_joined(group, str(label)), {"shape": [0]})
@@ -184,8 +181,9 @@ def _array(location: Location, node: Mapping[str, Any], choice: Choice, path: Pa
             values = np.asarray(open_foreign(location, _joined(group, str(label)), is_label=True)[:])
             steps[axis], more = even_step(values, axis)
             told += more
-            units[axis] = length_unit(beside.get("attributes", {}).get("units"), where=f"{path}: {label}")
-    steps, unit = in_one_unit(steps, units)
+            units[axis] = beside.get("attributes", {}).get("units")
+    steps, unit, unknown = sized(steps, units, choice, path)
+    told += unknown
     if names and metadata.get("zarr_format") == 2 and metadata.get("fill_value"):
         # In format 2, xarray writes the value of what was not measured in this place.
         attrs = {"_FillValue": metadata["fill_value"]} | attrs

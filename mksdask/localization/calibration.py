@@ -52,7 +52,7 @@ class Responses:
         """
         _check_same_axes(samples, y)
         n_samples, spatial = len(samples), samples.spatial
-        cuts = samples.data.chunks[0] if is_lazy(samples.data) else None
+        cuts = samples.data.chunks[0] if samples.is_lazy else None
         data, own = unwrap_samples(matched(y, samples.index, name="y", cuts=cuts), name="y")
         shape, n_voxels = tuple(data.shape), int(np.prod(spatial))
         components: tuple[int, ...] | None = None
@@ -162,7 +162,7 @@ class Calibrate(Operation[Any]):
     @property
     def chunked(self) -> Any:
         """The array whose chunks become tasks."""
-        return self.samples.data if is_lazy(self.samples.data) else self.responses.data
+        return self.samples.data if self.samples.is_lazy else self.responses.data
 
     def plan(self, limit: Limit) -> Plan:
         """Plan a task for each chunk, and the tasks that merge factors."""

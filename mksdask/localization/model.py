@@ -254,13 +254,13 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
     ) -> Any:
         """Check the arguments of `fit`, or of `partial_fit` if samples were seen before."""
         self._check_parameters()
-        samples = Samples.of(X, self.basis, size=size).require(1 if seen is None else 0)
+        like = None if seen is None else self.grid_
+        samples = Samples.of(X, self.basis, size=size, like=like).require(1 if seen is None else 0)
         responses = Responses.of(y, samples)
         expansion = Expansion.of(samples.basis, samples.spatial, responses.data.dtype)
         kind = Kind.of(expansion, responses.components, self.linear_model)
         if seen is not None:
             kind.refuse_other(self._kind)
-            samples.grid.check_like(self.grid_)
         return Calibrate(self, samples, responses, expansion, kind, seen)
 
     def _card(self) -> str:

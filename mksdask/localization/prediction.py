@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.arrays import Array, is_lazy, to_numpy
+from mksdask.arrays import Array, to_numpy
 from mksdask.compute.blocks import array_of, map_samples
 from mksdask.compute.operation import Operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, fft_operations
@@ -121,7 +121,7 @@ class Predict(Operation[Any]):
         """
         model, expansion = self.model, self.expansion
         kernels = model._kernels
-        if is_lazy(self.samples.data):
+        if self.samples.is_lazy:
             shape = (len(expansion.transformed), kernels.shape[-1], *expansion.transform.frequencies)
             function = partial(transfer_function, expansion=expansion)
             return array_of(kernels, shape, expansion.spectral_dtype, name="transfer-function", function=function)

@@ -129,7 +129,7 @@ class EnsembleStatistics:
         samples = self.samples
         arrays = [array for array in (samples.data, samples.confidence) if array is not None]
         n_bytes = sum(array.nbytes for array in arrays) + len(self) * self.map.n_features * self.map.dtype.itemsize
-        if any(map(is_lazy, arrays)) or n_bytes > cache_limit() or is_trial_of_dask_ml():
+        if samples.is_lazy or n_bytes > cache_limit() or is_trial_of_dask_ml():
             return None
         return RECENT.number_of(*map(np.asarray, arrays)), token_of(self.correlation and self.correlation.kernel)
 

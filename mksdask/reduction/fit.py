@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import xarray as xr
-
-from mksdask.arrays import Array, ArrayLike, is_lazy, label, unwrap
+from mksdask.arrays import Array, is_lazy, unwrap
 from mksdask.compute.blocks import in_chunks_of
 from mksdask.compute.operation import Operation
 from mksdask.compute.plans import Limit, Plan
 from mksdask.compute.watching import Watch
 from mksdask.reduction.ensemble import Reducible
+from mksdask.reduction.projection import label_scores
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,3 @@ class FitTransform(Fit):
         """Fit the model, and return the scores of the samples."""
         scores = super().run().reduced_fit_data
         return label_scores(in_chunks_of(unwrap(self.X)[0], scores) if is_lazy(self.X) else scores, self.X)
-
-
-def label_scores(scores: Any, X: ArrayLike) -> Any:
-    """Label scores as X is. They stay as they are if X is no DataArray."""
-    if not isinstance(X, xr.DataArray):
-        return scores
-    return label(scores, X, dims=("component",), coords={"component": np.arange(scores.shape[1])}, name="scores")

@@ -23,7 +23,7 @@ from mksdask.compute.recent import recalled
 from mksdask.reduction.by_features import Gram, centred_gram, components_of, gram_of_complete, gram_of_gappy, gram_times
 from mksdask.reduction.by_samples import Moments, moments_of_gappy
 from mksdask.reduction.missing import check_observed
-from mksdask.reduction.projection import Projection, matrix_of
+from mksdask.reduction.projection import Projection, label_scores, matrix_of
 from mksdask.reduction.sketch import sketch_rank, sketch_rows
 from mksdask.reduction.slabs import Slabs, slabs_of
 from mksdask.reduction.spectrum import Spectrum, directions, varies, vectors_for
@@ -461,4 +461,6 @@ class _FitTransform(_Fit):
 
     def run(self) -> Any:
         scores = self.pca.fit_scores(self.X)
-        return in_chunks_of(unwrap(self.X)[0], scores) if is_lazy(self.X) and isinstance(scores, np.ndarray) else scores
+        if is_lazy(self.X) and isinstance(scores, np.ndarray):
+            scores = in_chunks_of(unwrap(self.X)[0], scores)
+        return label_scores(scores, self.X)

@@ -7,11 +7,12 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import xarray as xr
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mksdask.arrays import LABELLED, Array, ArrayLike, unwrap
+from mksdask.arrays import LABELLED, Array, ArrayLike, label, unwrap
 from mksdask.compute.blocks import AlignedTask, map_samples
 from mksdask.display.cards import WithCard, bars, card, centre_of, picture, points
 from mksdask.reduction.missing import coefficients_of, refuse_infinite
@@ -86,6 +87,18 @@ def matrix_of(estimator: BaseEstimator, X: ArrayLike, *, reset: bool) -> Any:
     return data
 
 
+def label_scores(scores: Any, X: ArrayLike) -> Any:
+    """Label scores as X is. They stay as they are if X is no DataArray."""
+    return _labelled(scores, X, "component", "scores")
+
+
+def _labelled(rows: Any, X: ArrayLike, dim: str, name: str) -> Any:
+    """Label rows with the samples of X, if X is a DataArray."""
+    if not isinstance(X, xr.DataArray):
+        return rows
+    return label(rows, X, dims=(dim,), coords={dim: np.arange(rows.shape[1])}, name=name)
+
+
 class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Base of estimators that fit `components_`, `mean_` and `explained_variance_`. It maps rows to scores and back.
 
@@ -125,7 +138,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         dtype = np.result_type(data.dtype, self.components_.dtype)
         if isinstance(data, da.Array) and data.numblocks[1] > 1:
             parts = da.blockwise(
-                AlignedTask(_part_of_scores),
+                AlignedTask(_part_of_scores, "pca-transform"),
                 "ijk",
                 data,
                 "ij",
@@ -139,8 +152,8 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 token="pca-transform",
                 align_arrays=False,
             )
-            return (parts.sum(axis=1, split_every=2) / self._scale()).astype(dtype)
-        return map_samples(
+            return label_scores((parts.sum(axis=1, split_every=2) / self._scale()).astype(dtype), X)
+        scores = map_samples(
             partial(_scores_of_block, fills_gaps=get_tags(self).input_tags.allow_nan),
             data,
             tail=(self.n_components_,),
@@ -148,6 +161,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             name="pca-transform",
             shared=(self.components_, self.mean_, self._scale()),
         )
+        return label_scores(scores, X)
 
     def inverse_transform(self, X: ArrayLike) -> Any:
         """Compute the rows f = μ Φ + f̄ (Eq. 2), lazily for lazy scores.
@@ -164,7 +178,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """
         check_is_fitted(self, "components_")
         data, _ = unwrap(X)
-        return map_samples(
+        rows = map_samples(
             _rows_of_block,
             data,
             tail=(self.n_features_in_,),
@@ -172,6 +186,7 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             name="pca-inverse",
             shared=(self.components_, self.mean_, self._scale()),
         )
+        return _labelled(rows, X, "feature", "features")
 
     def _restored(self, most: int) -> None:
         """Set the sizes of an estimator that was read from a store."""

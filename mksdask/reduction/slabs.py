@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.arrays import Array, is_lazy
+from mksdask.arrays import Array
 from mksdask.compute.blocks import computed, fold_parts, map_parts
 from mksdask.compute.workers import one_thread_of_blas
 from mksdask.storage.atomic import Url
@@ -186,7 +186,7 @@ def slabs_of(data: Any, width: int, scratch: Url | None, resume: str | None = No
     data : array, shape (n_samples, n_features)
         The matrix, NumPy or dask.
     width : int
-        Largest number of features in a slab of lazy data.
+        Largest number of features in a slab of lazy data. 0 if the matrix is in memory.
     scratch, resume
         Of the copy, as in `spill`.
 
@@ -194,7 +194,7 @@ def slabs_of(data: Any, width: int, scratch: Url | None, resume: str | None = No
     ------
     Slabs
     """
-    if not is_lazy(data):
+    if not width:
         yield MemorySlabs(data)
     elif data.numblocks[1] > 1:
         yield StripedSlabs(data, width)

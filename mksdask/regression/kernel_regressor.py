@@ -8,16 +8,16 @@ from functools import partial
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.base import BaseEstimator, MultiOutputMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, to_numpy, unwrap
+from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, label, to_numpy, unwrap
 from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, in_chunks_of, map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, Stage
 from mksdask.display.cards import WithCard, card
-from mksdask.labels import first_index, matched
+from mksdask.labels import paired
 from mksdask.regression.evidence import leave_one_out, select, spectrum_of
 from mksdask.regression.exact import ExactFit
 from mksdask.regression.kernels import KERNELS, CovarianceKernel
@@ -30,6 +30,7 @@ from mksdask.regression.landmarks import (
     factor_of_rows,
     spectrum_of_factor,
 )
+from mksdask.regression.scoring import PairedScore
 from mksdask.schema import FLAG, NOTHING, POSITIVE, ArrayOf, Choice, Number, Part, Saved, Whole, agree
 
 # By default, up to so many samples are fitted exactly. This takes four matrices of 128 MB.
@@ -43,7 +44,7 @@ POOL = 8
 PREDICTION_BYTES = 32 * 2**20
 
 
-class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator):
+class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
     r"""Kernel ridge regression on scores, with a predictive spread, for any number of samples.
 
     .. math:: p(\mu) = \bar p + \sum_j k(\mu, \mu_j) c_j, \qquad (K + \alpha I) c = p - \bar p
@@ -188,8 +189,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
         ValueError
             If a parameter is not valid, if the arrays do not fit together, or if they hold NaN.
         """
-        index = first_index(X, y)
-        return _Fit(self, X, matched(y, index, name="y"), matched(groups, index, name="groups"))
+        return _Fit(self, X, *paired(X, y, groups=groups))
 
     def _fit_checked(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None) -> None:
         self._check_parameters()
@@ -365,7 +365,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
             Predictions. With `return_std`, a pair of such arrays: predictions and standard deviations.
         """
         check_is_fitted(self, "scale_")
-        data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
+        data, labels = unwrap(X) if isinstance(X, LABELLED) else (X, None)
         if not is_lazy(data):
             data = validate_data(self, data, reset=False)
         elif data.ndim != 2 or data.shape[1] != self.n_features_in_:
@@ -381,7 +381,11 @@ class KernelRegressor(WithCard, MultiOutputMixin, RegressorMixin, BaseEstimator)
             options={"model": self},
         )
         parts = (found[:, :n_outputs], found[:, n_outputs:]) if return_std else (found,)
-        parts = tuple(part[:, 0] if self._one_column else part for part in parts)
+        dims = () if self._one_column else ("property_0",)
+        parts = tuple(
+            label(part[:, 0] if self._one_column else part, labels, dims=dims, coords={}, name=name)
+            for part, name in zip(parts, ("prediction", "spread"), strict=False)
+        )
         return parts if return_std else parts[0]
 
     def posterior(self, X: ArrayLike) -> tuple[Array, float]:

@@ -12,11 +12,55 @@ from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from mksdask.arrays import Array, ArrayLike
-from mksdask.labels import first_index, matched
-from mksdask.schema import POSITIVE, ArrayOf, Number, Saved, Whole, agree
+from mksdask.labels import paired
+from mksdask.regression.scoring import PairedScore
+from mksdask.schema import FLAG, POSITIVE, TEXT, ArrayOf, Listed, Number, Part, Record, Saved, Whole, agree
 
 
-def polynomial_regression(degree: int = 1) -> Pipeline:
+class LabelledPipeline(Pipeline):
+    """A pipeline whose `fit` and `score` pair the samples of X and y by their labels, where both have them.
+
+    The steps of a pipeline are fitted to arrays that have lost their labels, so the pipeline pairs before its steps.
+    Otherwise it is a pipeline of scikit-learn, with its parameters and attributes.
+    """
+
+    _saved = Saved(
+        {
+            "steps": Listed(Record(TEXT, Part(TransformerMixin, RegressorMixin, fitted=None)), 1),
+            "verbose": FLAG,
+        }
+    )
+
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None, **params: Any) -> Self:
+        """Fit the steps.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, n_features)
+            Features of samples.
+        y : array, shape (n_samples,) or (n_samples, n_targets)
+            Targets. Samples that have labels in X too are paired by them, and so are arrays in `params`.
+        **params
+            Parameters of the `fit` of steps, such as ``regression__sample_weight``.
+        """
+        y, *values = paired(X, y, **params)
+        return super().fit(X, y, **dict(zip(params, values, strict=True)))
+
+    def score(self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None) -> float:
+        """Score the predictions as the last step does.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+        sample_weight : array, shape (n_samples,), optional
+            Weight of each sample.
+        """
+        y, sample_weight = paired(X, y, sample_weight=sample_weight)
+        return float(super().score(X, y, sample_weight))
+
+
+def polynomial_regression(degree: int = 1) -> LabelledPipeline:
     """Make a linkage by least squares on all monomials of the scores up to a degree (Eq. 3 with a polynomial F).
 
     Parameters
@@ -27,7 +71,8 @@ def polynomial_regression(degree: int = 1) -> Pipeline:
     Returns
     -------
     sklearn.pipeline.Pipeline
-        Steps `LeadingScaler`, `PolynomialFeatures` and `LeastSquares`. Its `predict` takes `return_std`.
+        Steps `LeadingScaler`, `PolynomialFeatures` and `LeastSquares`. Its `predict` takes `return_std`. Its `fit` and
+        `score` pair samples by label, where both X and y have labels.
 
     Examples
     --------
@@ -37,7 +82,7 @@ def polynomial_regression(degree: int = 1) -> Pipeline:
     >>> round(float(linkage.predict([[0.5]])[0]), 12)
     0.25
     """
-    return Pipeline(
+    return LabelledPipeline(
         [
             ("scale", LeadingScaler()),
             ("monomials", PolynomialFeatures(degree=degree, include_bias=False)),
@@ -90,7 +135,7 @@ class LeadingScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return validate_data(self, X, reset=False) / self.scale_
 
 
-class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
+class LeastSquares(MultiOutputMixin, PairedScore, BaseEstimator):
     r"""Linear regression that also predicts its own error.
 
     Let m(μ) be the monomials of a sample, including a constant, and M the matrix of the monomials of all samples. The
@@ -153,8 +198,7 @@ class LeastSquares(MultiOutputMixin, RegressorMixin, BaseEstimator):
         sample_weight : array, shape (n_samples,), optional
             Weights of the samples. The spread then is that of a sample of unit weight.
         """
-        index = first_index(X, y)
-        y, sample_weight = matched(y, index, name="y"), matched(sample_weight, index, name="sample_weight")
+        y, sample_weight = paired(X, y, sample_weight=sample_weight)
         X, target = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
         total, targets = weights.sum(), target.reshape(len(target), -1).astype(np.float64)

@@ -15,8 +15,28 @@ from dask_ml.metrics import accuracy_score
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.pipeline import Pipeline
 
-from mksdask.arrays import Array
+from mksdask.arrays import Array, ArrayLike
 from mksdask.compute.blocks import computed, fold_samples, in_chunks_of, map_samples
+from mksdask.labels import paired
+
+
+class PairedScore(RegressorMixin):
+    """A regressor whose R² pairs the samples of X, y and weights by their labels, as its `fit` does."""
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Compute R² of the predictions.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, n_features)
+            Scores of samples.
+        y : array, shape (n_samples,) or (n_samples, n_targets)
+            True targets. Samples that have labels in X too are paired by them, and so are weights.
+        sample_weight : array, shape (n_samples,), optional
+            Weight of each sample.
+        """
+        y, sample_weight = paired(X, y, sample_weight=sample_weight)
+        return float(super().score(X, y, sample_weight))
 
 
 @dataclass(frozen=True)
@@ -102,10 +122,10 @@ def lazy_score(linker: Any, truth: Any, predicted: Any, weights: Any) -> float |
     """
     last = linker[-1] if isinstance(linker, Pipeline) else linker
     score = getattr(type(last), "score", RegressorMixin.score)
-    if len(predicted) < 2 or score not in (RegressorMixin.score, ClassifierMixin.score):
+    if len(predicted) < 2 or score not in (RegressorMixin.score, PairedScore.score, ClassifierMixin.score):
         return None
     truth, weights = (None if part is None else in_chunks_of(predicted, part) for part in (truth, weights))
-    if score is RegressorMixin.score:
+    if score is not ClassifierMixin.score:
         truth = truth.rechunk(dict.fromkeys(range(1, truth.ndim), -1))
         errors = fold_samples(Errors.of, Errors.merge, truth, predicted, weights, name="score")
         return float(computed(errors).r2)

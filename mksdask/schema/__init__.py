@@ -14,7 +14,7 @@ method sets attributes that follow from the others, and refuses parts that do no
 larger than `most`, which is about the number of bytes in the file.
 """
 
-from mksdask.schema.classes import Part, Saved, agree, models
+from mksdask.schema.classes import Part, Saved, agree
 from mksdask.schema.kinds import (
     FLAG,
     LABELS,
@@ -57,5 +57,4 @@ __all__ = [
     "Whole",
     "Writer",
     "agree",
-    "models",
 ]

@@ -154,11 +154,6 @@ _BY_NAME: dict[str, Saved] = {}
 _BY_CLASS: dict[type, Saved] = {}
 
 
-def models() -> tuple[type, ...]:
-    """List the classes whose objects `save_model` takes."""
-    return tuple(saved.cls for saved in _BY_NAME.values() if saved.is_model)
-
-
 def _check_keys(encoded: Any, wanted: Collection[str], place: Place) -> None:
     if not isinstance(encoded, dict) or set(encoded) != set(wanted):
         got = f"the keys {', '.join(sorted(encoded))}" if isinstance(encoded, dict) else reprlib.repr(encoded)

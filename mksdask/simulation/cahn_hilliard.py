@@ -164,7 +164,7 @@ class CahnHilliardSimulation:
     gamma : float, default 1
         Gradient energy γ, in the squared unit of `dx`.
     dt : float, default 0.001
-        Time step. Every time step is stable as long as |φ| ≤ √(5/3) ≈ 1.29, and the phases lie within these limits.
+        Time step. Every time step is stable as long as ``|φ|`` ≤ √(5/3) ≈ 1.29, and the phases lie within these limits.
         Concentrations beyond them may need a small time step. The error is of first order in `dt`.
 
     Attributes
@@ -228,8 +228,7 @@ class CahnHilliardSimulation:
         if not isinstance(n_steps, int | np.integer) or n_steps < 0:
             msg = f"n_steps must be an integer from 0 on, got {n_steps!r}"
             raise ValueError(msg)
-        data, labels = unwrap_samples(X)
-        refuse_ambiguous_lines(X, data.shape[1:], labels, takes_size=False)
+        data, labels = self._samples(X)
         kernel = _Evolution(self._spacing(data), *self._parameters(), int(n_steps))
         result = map_samples(kernel, data, tail=data.shape[1:], dtype=_precision(data.dtype), name="cahn-hilliard")
         self.response = label_alike(result, labels, data.ndim - 1, name="concentration")
@@ -253,11 +252,17 @@ class CahnHilliardSimulation:
         TypeError, ValueError
             As `run`.
         """
-        data, labels = unwrap_samples(X)
-        refuse_ambiguous_lines(X, data.shape[1:], labels, takes_size=False)
+        data, labels = self._samples(X)
         kernel = partial(_free_energy, dx=self._spacing(data), gamma=self._parameters()[0])
         result = map_samples(kernel, data, tail=(), dtype=np.float64, name="free_energy")
         return label(result, labels, dims=(), coords={}, name="free_energy")
+
+    def _samples(self, X: ArrayLike) -> tuple[Any, Any]:
+        """Split X into data and labels. The spacing of one axis says that X holds lines."""
+        data, labels = unwrap_samples(X)
+        if np.ndim(self.dx) == 0:
+            refuse_ambiguous_lines(X, data.shape[1:], labels, argument="dx")
+        return data, labels
 
     def _parameters(self) -> tuple[float, float]:
         for name in ("gamma", "dt"):

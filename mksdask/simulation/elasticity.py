@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Self
 import dask.array as da
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike as NumpyLike
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike as NumpyLike, NDArray
 
 from mksdask.arrays import Array, ArrayLike, label, names, unwrap_samples
 from mksdask.compute.blocks import map_samples

@@ -272,20 +272,23 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Ur
         check_ours(Location.of(url), SCRATCH)
     planes = _planes(passes, sizes, problem)
     rows = _cut(passes.pencil.plane[0], sizes.rows)
-    tasks = map_parts(passes.lines, [(span,) for span in rows], name="lines", shared=(_Opening(urls[0]),), of=(planes,))
+    opening, parts = (_Opening(urls[0]),), [(span,) for span in rows]
+    tasks = map_parts(passes.lines, parts, name="lines", shared=opening, of=(planes,), unit="lines")
     shape: tuple[int, ...] = (len(passes.pairs), len(passes.lags[0]), *passes.pencil.plane)
     lines = _joined(tasks, rows, shape, passes.spectral, axis=2)
     slabs = _cut(passes.transform.shape[0] if len(problem.volume.spatial) > 1 else 1, sizes.lags)
     dtype, shape = problem.result_dtype, (*passes.transform.shape, len(problem.pairs))
     shared = (_Opening(urls[1]), dtype)
-    tasks = map_parts(passes.at_lags, [(span,) for span in slabs], name="lags", shared=shared, of=(lines, dtype))
+    parts = [(span,) for span in slabs]
+    tasks = map_parts(passes.at_lags, parts, name="lags", shared=shared, of=(lines, dtype), unit="planes")
     lags = _joined(tasks, slabs, shape, dtype, axis=0)
     z = passes.pencil.plane[1]
     of_planes, of_lines = (
         Result.of(lazy, url, "scratch", parts=(1, step, sizes.rows, z), is_compressed=False)
         for lazy, url, step in ((planes, urls[0], sizes.slab), (lines, urls[1], sizes.lags))
     )
-    result = Result.of(problem.label(lags, passes.transform.lags, "two_point_statistics"), scratch, "scratch")
+    labelled, given = problem.label(lags, passes.transform.lags, "two_point_statistics"), problem.volume
+    result = Result.of(labelled, scratch, "scratch", reads=(given.data, given.confidence))
     # The passes before are removed at the end, so nobody else may use them.
     with result.blocks.location.locked():
         if result.blocks.state() != "complete":
@@ -306,8 +309,8 @@ def _planes(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation) -> Any:
     n = problem.volume.spatial[0] if len(problem.volume.spatial) > 1 else 1
     spans, given = _cut(n, sizes.slab), (problem.volume.data, problem.volume.confidence)
     if problem.volume.is_stored:
-        shared = tuple(map(stored_array, given))
-        tasks = map_parts(passes.read_planes, [(span,) for span in spans], name="planes", shared=shared, of=given)
+        shared, parts = tuple(map(stored_array, given)), [(span,) for span in spans]
+        tasks = map_parts(passes.read_planes, parts, name="planes", shared=shared, of=given, unit="planes")
     else:
         slabs = [high - low for low, high in spans]
         blocks = [_slabs_of(array, slabs, len(problem.volume.spatial)) for array in given if array is not None]

@@ -137,8 +137,8 @@ def correlate(
     basis : Basis or None
         Basis of the local state.
     size : tuple of int, optional
-        Spatial shape of a sample. It is required for flat samples (n_samples, n_voxels), and for samples with one axis
-        of more than 10 voxels, unless X is a DataArray with the dims ``sample`` and ``x``.
+        Spatial shape of a sample. It is required for flat samples (n_samples, n_voxels), and for samples with one axis,
+        unless X is a DataArray with the dims ``sample`` and ``x``.
     periodic_axes : sequence of int, optional
         Numbers of the periodic spatial axes. Default: those in the attribute ``periodic_axes`` of a DataArray, or none.
     confidence_index : array, shape (n_samples, *spatial) or (*spatial,), optional
@@ -185,7 +185,7 @@ def correlate(
     >>> import numpy as np
     >>> from mksdask import PrimitiveBasis
     >>> X = np.array([[0, 0, 1, 1]])
-    >>> f = correlate(X, PrimitiveBasis(2), periodic_axes=[0], correlations=[(0, 0)])
+    >>> f = correlate(X, PrimitiveBasis(2), size=(4,), periodic_axes=[0], correlations=[(0, 0)])
     >>> f[0, :, 0].tolist()  # lags -2, -1, 0, 1
     [0.0, 0.25, 0.5, 0.25]
     """
@@ -215,7 +215,7 @@ def autocorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | No
     --------
     >>> import numpy as np
     >>> from mksdask import PrimitiveBasis
-    >>> autocorrelate(np.array([[0, 0, 1, 1]]), PrimitiveBasis(2), periodic_axes=0)[0, 2].tolist()
+    >>> autocorrelate(np.array([[0, 0, 1, 1]]), PrimitiveBasis(2), size=(4,), periodic_axes=0)[0, 2].tolist()
     [0.5, 0.5]
     """
     states = Samples.of(X, basis, size=options.get("size")).basis.states
@@ -250,7 +250,7 @@ def crosscorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | N
     --------
     >>> import numpy as np
     >>> from mksdask import PrimitiveBasis
-    >>> crosscorrelate(np.array([[0, 0, 1, 1]]), PrimitiveBasis(2), periodic_axes=0)[0, :, 0].tolist()
+    >>> crosscorrelate(np.array([[0, 0, 1, 1]]), PrimitiveBasis(2), size=(4,), periodic_axes=0)[0, :, 0].tolist()
     [0.5, 0.25, 0.0, 0.25]
     """
     states = Samples.of(X, basis, size=options.get("size")).basis.states

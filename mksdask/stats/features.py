@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array, ArrayLike, unwrap
+from mksdask.arrays import Array, ArrayLike, label, unwrap
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.watching import FeatureChannel
 from mksdask.schema import NOTHING, NUMBERS, Dtype, Listed, Number, Saved, Whole
@@ -186,12 +186,13 @@ class FeatureMap:
 
 
 def flat_features(statistics: ArrayLike) -> Any:
-    """Flatten statistics: (n_samples, *lags, n_pairs) → (n_samples, n_features), NumPy or dask.
+    """Flatten statistics: (n_samples, *lags, n_pairs) → (n_samples, n_features), of the kind of `statistics`.
 
-    A complex value becomes two features, its real and its imaginary part.
+    A complex value becomes two features, its real and its imaginary part. A DataArray keeps the coordinates of samples.
     """
-    data, _ = unwrap(statistics, name="statistics")
+    data, labels = unwrap(statistics, name="statistics")
     n_features = FeatureMap(tuple(data.shape[1:]), data.dtype).n_features
-    return map_samples(
+    rows = map_samples(
         _flatten_block, data, tail=(n_features,), dtype=np.empty(0, data.dtype).real.dtype, name="flat_features"
     )
+    return label(rows, labels, dims=("feature",), coords={}, name="features")

@@ -318,7 +318,7 @@ def _runs(kernel: _TileSum, problem: VolumeCorrelation, watched: tuple[Channel, 
             blocks = [None if array is None else tiling.gather(array, box) for array in lazy]
             parts.append(((number, number + 1), *blocks))
     # Watching does not change results, so it does not change the names of tasks.
-    sums = map_parts(kernel, parts, name="correlate-volume", shared=shared, of=(data, mask))
+    sums = map_parts(kernel, parts, name="correlate-volume", shared=shared, of=(data, mask), unit="tiles")
     shape = (1, *(2 * c + 1 for c in tiling.cutoff), len(kernel.pairs) + 2)
     dtype = np.float64 if tiling.real else np.complex128
     return np.concatenate([array_of(part, shape, dtype, name="run") for part in sums])

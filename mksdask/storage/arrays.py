@@ -93,7 +93,7 @@ def create_array(
 def write_dataset(
     dataset: xr.Dataset, location: Location, chunks: Mapping[Hashable, tuple[int, ...]] | None = None
 ) -> None:
-    """Write labels or a table into a new group. xarray chooses how texts and times become numbers.
+    """Write labels or a table into a group that is new. xarray chooses how texts and times become numbers.
 
     `chunks` holds the shapes of the chunks of variables. All others have one chunk, or those of dask.
     """
@@ -106,5 +106,5 @@ def write_dataset(
         if variable.dtype.kind == "f":
             encoding[name]["_FillValue"] = None
     dataset.to_zarr(
-        location.store, mode="w-", consolidated=False, encoding=encoding, zarr_format=3, write_empty_chunks=True
+        location.store, mode="a", consolidated=False, encoding=encoding, zarr_format=3, write_empty_chunks=True
     )

@@ -1,7 +1,4 @@
-"""Stores are written completely or not at all, and only stores of this package are ever replaced or removed.
-
-A new store is written beside its place and moved there at the end. One task writes one whole shard. Readers use the
-consolidated metadata of the group, which is written last.
+"""Where stores are, their metadata and their marks: only stores of this package are ever replaced or removed.
 
 The attribute ``mksdask`` is the mark of a store: it says what the store is. The attribute ``members`` lists its arrays.
 The attribute ``metadata_sha256`` is the seal: it covers all other metadata of the group and of its arrays.
@@ -16,9 +13,9 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,13 +33,18 @@ SCRATCH: Kinds = ("scratch",)
 # The format of all stores. It changes when stores that were written before cannot be read any more.
 FORMAT = 3
 SEAL = "metadata_sha256"
+# How many files of a store of others are sampled for its stamp, and how many bytes at each of their ends.
+SAMPLES, SAMPLE_BYTES = 32, 4096
 
 # A task that is killed while it writes an object leaves a file with such a name.
-_LEFTOVER = r"\.[0-9a-f]+\.partial"
+LEFTOVER = r"\.[0-9a-f]+\.partial"
 # A URL that was made into a path has lost a slash. One letter is a drive of Windows.
 _CUT_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
-_METADATA = re.compile(rf"zarr\.json|zarr{_LEFTOVER}")
-_CHUNK = re.compile(rf"c((?:/[0-9]+)*)({_LEFTOVER})?")
+_METADATA = re.compile(rf"zarr\.json|zarr{LEFTOVER}")
+_CHUNK = re.compile(rf"c((?:/[0-9]+)*)({LEFTOVER})?")
+# A folder of a store on an object store that holds another generation of it, and all names that may lie there.
+GENERATION = re.compile(r"g-[0-9a-f]{8}")
+_OF_GENERATION = re.compile(rf"{GENERATION.pattern}(/zarr\.json|/[^/]+(/zarr\.json|/c(/[0-9]+)*)?)?")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Location:
     path: str
     is_local: bool
     inside: str = ""  # what holds the path, such as the URL of a zip file
+    root: str = ""  # the place of the store, if the path is that of a generation in it
 
     @classmethod
     def of(cls, url: Url) -> Location:
@@ -87,12 +90,26 @@ class Location:
             if not Path(path).parent.is_dir() or os.path.islink(path):  # noqa: PTH114
                 msg = f"{link} is a link to {path}, and there is no such folder; make the folder, or remove the link"
                 raise FileNotFoundError(msg)
-        return cls(fs, path, "file" in protocols, "::" * ("::" in text) + text.partition("::")[2])
+        found = cls(fs, path, "file" in protocols, "::" * ("::" in text) + text.partition("::")[2])
+        if found.is_local:
+            return found
+        generation = attributes_of(found).get("generation")
+        is_one = isinstance(generation, str) and GENERATION.fullmatch(generation) is not None
+        return found.generation(str(generation)) if is_one else found
 
     @property
     def store(self) -> Any:
         """The path or URL, as zarr and xarray accept it."""
         return self.path if self.is_local else self.fs.unstrip_protocol(self.path) + self.inside
+
+    @property
+    def place(self) -> Location:
+        """The place that the user named, which may hold several generations."""
+        return self.at(self.root or self.path)
+
+    def generation(self, name: str) -> Location:
+        """Choose a folder of the store at this place."""
+        return replace(self, path=f"{self.path}/{name}", root=self.path)
 
     def sibling(self, tag: str) -> Location:
         """Choose a new name beside this one."""
@@ -104,19 +121,45 @@ class Location:
 
     def locked(self) -> AbstractContextManager[Callable[[], None]]:
         """Keep other calls from changing the store here in place; see `mksdask.storage.locks.locked`."""
-        return locked(self.fs, self.path, is_local=self.is_local)
+        return locked(self.fs, self.place.path, is_local=self.is_local)
 
     def exists(self) -> bool:
         """Whether there is anything at this location."""
         return bool(self.fs.exists(self.path))
 
+    def stamp(self) -> str:
+        """Read the stamp of a store of this package. For others, make one of sizes, times and samples of all files."""
+        return str(attributes_of(self).get("stamp") or self.modified())
+
     def modified(self) -> str:
-        """When the files here changed, as far as the file system tells. It stands for stores that have no stamp."""
-        return str(Path(self.path).stat().st_mtime_ns) if self.is_local else ""
+        """Make a stamp of the names, sizes and times of all files here, and of samples of some of them."""
+        self.fs.invalidate_cache()
+        is_file = self.fs.isfile(self.path)
+        found = {self.path: self.fs.info(self.path)} if is_file else self.fs.find(self.path, detail=True)
+        times = ("mtime", "ETag", "LastModified", "created")
+        digest = hashlib.sha256()
+        for name, info in sorted(found.items()):
+            known = [name.removeprefix(self.path), info["size"], *(str(info.get(time)) for time in times)]
+            digest.update(json.dumps(known).encode())
+        sampled = [*sorted(found)][:: max(1, len(found) // SAMPLES)]
+        for starts, ends in ((0, SAMPLE_BYTES), (-SAMPLE_BYTES, None)):
+            for content in self.fs.cat_ranges(sampled, [starts] * len(sampled), [ends] * len(sampled)):
+                digest.update(content)
+        return digest.hexdigest()[:32]
+
+    def newest(self) -> int:
+        """When a file here was changed last, in nanoseconds. Return 0 if the file system does not tell."""
+        if not self.is_local:
+            return 0
+        files = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
+        return max((file.stat().st_mtime_ns for file in files), default=0)
 
     def remove(self) -> None:
         """Remove what is there, if anything. Use it only for what the same call has made under a new name."""
-        if self.exists():
+        if self.fs.exists(self.path):
+            if not self.is_local:
+                # What is left is marked as ours until the end.
+                remove_keys(self, [key for key in keys_of(self) if key != "zarr.json"])
             self.fs.rm(self.path, recursive=True)
 
     def write(self, key: str, content: bytes) -> None:
@@ -125,6 +168,7 @@ class Location:
         if not self.is_local:
             self.fs.pipe_file(path, content)
             return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         new = Path(path).with_suffix(f".{uuid.uuid4().hex}.partial")
         try:
             new.write_bytes(content)
@@ -132,27 +176,18 @@ class Location:
         finally:
             new.unlink(missing_ok=True)
 
-    def replace(self, other: Location, kinds: Kinds = ()) -> None:
-        """Move to the place of `other`, and replace a store of one of `kinds` there. On failure, restore the store."""
-        check_ours(other, kinds)
-        if not self.is_local:
-            remove_store(other, kinds)
-            # The metadata of the group are copied last, because the copy is not a store before it has them.
-            keys = sorted(self.fs.find(self.path), key=lambda key: key.removeprefix(self.path) == "/zarr.json")
-            for key in keys:
-                self.fs.cp_file(key, other.path + key.removeprefix(self.path))
-            self.remove()
-            return
-        retired = other.sibling("old")
-        try:
-            if other.exists():
-                Path(other.path).rename(retired.path)
-            Path(self.path).rename(other.path)
-        except BaseException:
-            if retired.exists() and not other.exists():
-                Path(retired.path).rename(other.path)
-            raise
-        retired.remove()
+
+def keys_of(location: Location) -> list[str]:
+    """List the names of all objects below a location."""
+    location.fs.invalidate_cache()
+    return [name.removeprefix(location.path).strip("/") for name in location.fs.find(location.path)]
+
+
+def remove_keys(location: Location, keys: list[str]) -> None:
+    """Remove objects: chunks first, and then metadata, because these show what the chunks are."""
+    for is_metadata in (False, True):
+        if found := [f"{location.path}/{key}" for key in keys if key.endswith("zarr.json") == is_metadata]:
+            location.fs.rm(found)
 
 
 def metadata_of(location: Location, name: str = "", key: str = "zarr.json") -> dict[str, Any] | None:
@@ -173,7 +208,7 @@ def attributes_of(location: Location) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def seal(location: Location, attributes: Mapping[str, Any], *, members: bool = False) -> None:
+def seal(location: Location, attributes: Mapping[str, Any], *, members: bool = False, fresh: bool = False) -> None:
     """Write the attributes of a group in one step, together with a sha256 of all its metadata.
 
     Parameters
@@ -182,15 +217,19 @@ def seal(location: Location, attributes: Mapping[str, Any], *, members: bool = F
         The store.
     attributes : mapping
         The attributes. ``members`` lists the arrays. A new ``stamp`` is added if there is none: it distinguishes the
-        store from an earlier one at the same place.
+        store from an earlier one at the same place. ``writes`` counts how often the metadata were sealed.
     members : bool, default False
         Whether to read the metadata of the arrays. Default: the group keeps what it has of them.
+    fresh : bool, default False
+        Whether to write the metadata of a new group, which keeps nothing of what is there.
     """
-    metadata = metadata_of(location) or {}
+    metadata: dict[str, Any] = {"zarr_format": 3, "node_type": "group"}
+    metadata |= {} if fresh else metadata_of(location) or {}
     if members:
         arrays = {name: found for name in attributes["members"] if (found := metadata_of(location, name))}
         metadata["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": arrays}
     metadata["attributes"] = {"stamp": uuid.uuid4().hex} | dict(attributes) | {"format": FORMAT}
+    metadata["attributes"]["writes"] = int(attributes.get("writes", 0)) + 1
     # A round trip through JSON makes the metadata equal to those that are read.
     metadata["attributes"][SEAL] = sha256_of(json.loads(json.dumps(metadata)))
     location.write("zarr.json", json.dumps(metadata, indent=2).encode())
@@ -209,6 +248,11 @@ def is_sealed(metadata: Mapping[str, Any]) -> bool:
     return isinstance(attributes, dict) and (SEAL in attributes or {"mksdask", "format"} <= attributes.keys())
 
 
+def is_generation(name: str) -> bool:
+    """Whether the name of a folder in a store on an object store is that of a generation."""
+    return GENERATION.fullmatch(name) is not None
+
+
 def check_ours(location: Location, kinds: Kinds) -> None:
     """Refuse to replace or remove anything that is not a store of one of `kinds`. An empty place passes.
 
@@ -217,19 +261,26 @@ def check_ours(location: Location, kinds: Kinds) -> None:
     FileExistsError
         If something else is there. The message names the path and says what was found.
     """
-    if location.exists() and (found := _found_instead(location, kinds)):
+    if location.exists() and (found := holds_instead(location, kinds)):
         msg = f"{location.path} {found}, so it will not be replaced or removed; move it away, or choose another place"
         raise FileExistsError(msg)
 
 
-def _found_instead(location: Location, kinds: Kinds) -> str | None:
+def holds_instead(location: Location, kinds: Kinds) -> str | None:
     """Say what is at a location instead of a store of one of `kinds`, or what a store holds that is not part of it.
 
     Return None if it is such a store, and holds nothing else.
     """
     if not location.fs.isdir(location.path):
         return "exists and is not a store of this package but a file"
-    metadata, contents = metadata_of(location), _contents(location)
+    metadata, contents = metadata_of(location), contents_of(location)
+    if location.root:
+        # The place of the generations may hold what is left of a store before them.
+        found = holds_instead(location.place, kinds)
+        if found:
+            return found
+    elif not location.is_local:
+        contents = [(name, is_folder) for name, is_folder in contents if not _OF_GENERATION.fullmatch(name)]
     if metadata is None:
         names = [name for name, is_folder in contents if not is_folder]
         listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
@@ -257,7 +308,7 @@ def is_marked(location: Location, kinds: Kinds) -> bool:
     return str(attributes_of(location).get("mksdask")).removeprefix("partial ") in kinds
 
 
-def _contents(location: Location) -> list[tuple[str, bool]]:
+def contents_of(location: Location) -> list[tuple[str, bool]]:
     """List the names of everything below a location, and whether each is a folder. Links do not count as folders."""
     location.fs.invalidate_cache()
     found = location.fs.find(location.path, withdirs=True, detail=True)
@@ -268,13 +319,13 @@ def _contents(location: Location) -> list[tuple[str, bool]]:
 def remove_leftovers(location: Location) -> None:
     """Remove the unfinished objects of tasks that were killed."""
     for name in location.fs.find(location.path):
-        if re.search(rf"/(zarr|c|[0-9]+){_LEFTOVER}$", name):
+        if re.search(rf"/(zarr|c|[0-9]+){LEFTOVER}$", name):
             location.fs.rm(name)
 
 
 def holds_only(location: Location, ranks: Mapping[str, int]) -> bool:
     """Whether a store holds only metadata and chunks of arrays whose names and numbers of axes are given."""
-    return all(_is_of_arrays(name, is_folder, ranks) for name, is_folder in _contents(location))
+    return all(_is_of_arrays(name, is_folder, ranks) for name, is_folder in contents_of(location))
 
 
 def _is_of_arrays(name: str, is_folder: bool, ranks: Mapping[str, int]) -> bool:  # noqa: FBT001
@@ -308,15 +359,21 @@ def remove_store(url: Url | Location, kinds: Kinds) -> None:
     if not location.exists():
         return
     check_ours(location, kinds)
-    mark = attributes_of(location)["mksdask"]
+    mark, place = attributes_of(location)["mksdask"], location.place
     # The mark is changed first, and the metadata are removed last. If the removal is killed, what remains is still
     # marked as a part of a store.
     if not mark.startswith("partial ") and (metadata_of(location) or {}).get("node_type") == "group":
         seal(location, attributes_of(location) | {"mksdask": f"partial {mark}"})
-    chunks = [name for name in location.fs.find(location.path) if not name.endswith("/zarr.json")]
-    if chunks:
-        location.fs.rm(chunks)
-    location.remove()
+    if location.root:
+        members = attributes_of(place).get("members", [])
+        seal(place, {"mksdask": f"partial {mark.removeprefix('partial ')}", "members": members}, fresh=True)
+    if not location.is_local:
+        remove_keys(place, [key for key in keys_of(place) if key != "zarr.json"])
+    else:
+        chunks = [name for name in location.fs.find(location.path) if not name.endswith("/zarr.json")]
+        if chunks:
+            location.fs.rm(chunks)
+    place.remove()
 
 
 def check_apart(output: Url, *inputs: Url) -> None:
@@ -327,9 +384,9 @@ def check_apart(output: Url, *inputs: Url) -> None:
     ValueError
         If it does. The message names both.
     """
-    place = Location.of(output)
+    place = Location.of(output).place
     for url in inputs:
-        other = Location.of(url)
+        other = Location.of(url).place
         if _lies_in(place, other) or _lies_in(other, place):
             where = "is" if _lies_in(place, other) and _lies_in(other, place) else "lies in or around"
             msg = f"the output {os.fspath(output)} {where} the input {os.fspath(url)}; choose another output"
@@ -353,7 +410,7 @@ def check_outside(location: Location) -> None:
         If the location lies inside a store. The message names the store.
     """
     # A folder on the way may be a link into a store.
-    path = os.path.realpath(location.path) if location.is_local else location.path
+    path = os.path.realpath(location.path) if location.is_local else location.place.path
     while "/" in path.strip("/"):
         path = path.rpartition("/")[0]
         try:
@@ -364,85 +421,3 @@ def check_outside(location: Location) -> None:
         if found is not None:
             msg = f"{location.path} lies inside the store {path}; choose a place outside of it"
             raise ValueError(msg)
-
-
-@contextmanager
-def staged(url: Url, mode: str, kinds: Kinds, *, resume: bool = False) -> Iterator[Location]:
-    """Yield a location beside `url`, and move what was written there to `url` at the end.
-
-    Parameters
-    ----------
-    url : str or path
-        The place of the store.
-    mode : {"w-", "w"}
-        "w-" refuses to overwrite. "w" replaces a store of one of `kinds`.
-    kinds : tuple of str
-        Marks of the stores that may be replaced.
-    resume : bool, default False
-        On error, keep what was written in ``{url}.partial``. Otherwise it is removed on error.
-
-    Raises
-    ------
-    FileExistsError
-        If something is there that may not be replaced.
-    BlockingIOError
-        If another call changes the store at `url`, or with `resume` what is in ``{url}.partial``.
-    ValueError
-        If `url` lies inside a store, or `mode` is another word.
-    """
-    if mode not in ("w-", "w"):
-        msg = f"mode must be 'w-' (refuse to overwrite) or 'w' (overwrite), got {mode!r}"
-        raise ValueError(msg)
-    target = Location.of(url)
-    if mode == "w-" and target.exists():
-        msg = (
-            f"{os.fspath(url)} exists; choose another url, pass mode='w' to overwrite it, or append to it with "
-            "append_ensemble"
-        )
-        raise FileExistsError(msg)
-    check_ours(target, kinds)
-    check_outside(target)
-    if target.exists():
-        # A call that changes the old store is found before the new one is computed.
-        with target.locked():
-            pass
-    staging = target.at(f"{target.path}.partial") if resume else target.sibling("partial")
-    with staging.locked() if resume else nullcontext():
-        try:
-            yield staging
-            with target.locked():
-                if mode == "w-" and target.exists():
-                    msg = (
-                        f"{os.fspath(url)} was made by another program meanwhile; choose another url, or pass mode='w'"
-                    )
-                    raise FileExistsError(msg)
-                staging.replace(target, kinds)
-        finally:
-            if not resume:
-                staging.remove()
-
-
-def check_file(path: Path, *, overwrite: bool = True) -> None:
-    """Refuse to replace anything that is not a regular file. Without `overwrite`, refuse to replace files too.
-
-    Raises
-    ------
-    FileExistsError
-        If something is there that will not be replaced. The message names the path.
-    """
-    if path.exists() and not (overwrite and path.is_file()):
-        what = "" if path.is_file() else " and is not a regular file"
-        msg = f"{path} exists{what}, so it will not be replaced; choose another place"
-        raise FileExistsError(msg)
-
-
-@contextmanager
-def staged_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a new name beside a file, and move what was written there to the file at the end. On error, remove it."""
-    new = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        yield new
-        check_file(path, overwrite=overwrite)
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)

@@ -11,8 +11,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias
@@ -22,19 +25,35 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
-from distributed import as_completed
+from distributed import Client, Future, as_completed
+from zarr.storage import FsspecStore
 
-from mksdask.arrays import is_lazy
+from mksdask.arrays import is_lazy, warn_caller
 from mksdask.compute.blocks import stage_of
 from mksdask.compute.client import distributed_client, settled
+from mksdask.compute.faults import retried, retries, telling
 from mksdask.compute.graph import optimized_together
 from mksdask.storage.arrays import create_array
-from mksdask.storage.atomic import Kinds, Location, attributes_of, check_outside, seal
+from mksdask.storage.atomic import (
+    Kinds,
+    Location,
+    attributes_of,
+    check_outside,
+    metadata_of,
+    seal,
+)
 from mksdask.storage.coordinates import storable, write_coords
 from mksdask.storage.opening import open_array
+from mksdask.storage.sources import check_unchanged, sources_of
+from mksdask.storage.staging import put, remove_strays, upload
 
 # Position of a block, or of an object, along each axis.
 Block: TypeAlias = tuple[int, ...]
+
+# A block that could not be computed: the number of its array, its position, and the error.
+Failure: TypeAlias = tuple[int, Block, str]
+# The attribute that lists blocks that were left out.
+LEFT_OUT = "left_out"
 
 # Words of messages for stores of each kind: what was expected, what is there instead, and the remedy.
 _WORDS = {
@@ -126,12 +145,15 @@ class Blocks:
         The arrays. They are computed together.
     coords : Dataset
         Coordinates. They are written when the store is made.
+    reads : sequence of arrays
+        Further arrays that are read, if the graph of the variables does not hold them.
     """
 
     location: Location
     kind: str
     variables: Mapping[str, Variable]
     coords: xr.Dataset = field(default_factory=xr.Dataset)
+    reads: Sequence[Any] = ()
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -151,8 +173,15 @@ class Blocks:
         coords = {name: [values.to_numpy().tolist(), values.attrs] for name, values in self.coords.variables.items()}
         digest = hashlib.sha256(json.dumps(coords, default=str).encode()).hexdigest()
         # A round trip through JSON makes the record equal to the one that is read from a store.
-        known: dict[str, Any] = json.loads(json.dumps({"kind": self.kind, "arrays": found, "coordinates": digest}))
+        known: dict[str, Any] = json.loads(
+            json.dumps({"kind": self.kind, "arrays": found, "coordinates": digest, "sources": self.sources})
+        )
         return known
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """The stores and files that the arrays are read from, and their stamps when the call began."""
+        return sources_of(*(variable.data for variable in self.variables.values()), *self.reads)
 
     def state(self) -> Literal["absent", "partial", "complete", "other"]:
         """Whether the store is absent, holds a part of these arrays, holds all of them, or holds something else."""
@@ -179,7 +208,9 @@ class Blocks:
             If the store was made from other data or with other options, or lies inside another store.
         """
         location, record = self.location, self.record
-        if not location.exists():
+        remove_strays(location)
+        # On an object store, a store whose objects were not all made has no metadata of its arrays.
+        if not location.exists() or (self.state() == "partial" and not self._is_made()):
             check_outside(location)
             try:
                 self._create(record)
@@ -201,29 +232,72 @@ class Blocks:
 
     def _create(self, record: Mapping[str, Any]) -> None:
         """Make an empty store with its record beside the place, and move it there."""
-        new = self.location.sibling("partial")
-        try:
-            if self.coords.variables:
-                write_coords(storable(self.coords.drop_attrs(deep=False)), new)
-            group = zarr.open_group(new.store, mode="a")
-            for name, variable in self.variables.items():
-                variable.create(group, name)
-            members = sorted(map(str, (*self.variables, *self.coords.variables)))
-            marks = {"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record}
-            seal(new, attributes_of(new) | marks, members=True)
-            new.replace(self.location)
-        finally:
-            new.remove()
+        if self.location.is_local:
+            new = self.location.sibling("new")
+            try:
+                self._make(new, record)
+                put(new, self.location)
+            finally:
+                new.remove()
+            return
+        with tempfile.TemporaryDirectory(prefix="mksdask-") as folder:
+            new = Location.of(f"{folder}/new.zarr")
+            self._make(new, record)
+            upload(new, self.location)
 
-    def write(self) -> None:
-        """Compute the blocks that are missing in the store, all together, and write them."""
+    def _make(self, new: Location, record: Mapping[str, Any]) -> None:
+        """Make an empty store with its record."""
+        if self.coords.variables:
+            write_coords(storable(self.coords.drop_attrs(deep=False)), new)
+        group = zarr.open_group(new.store, mode="a")
+        for name, variable in self.variables.items():
+            variable.create(group, name)
+        members = sorted(map(str, (*self.variables, *self.coords.variables)))
+        marks = {"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record}
+        seal(new, attributes_of(new) | marks, members=True)
+
+    def _is_made(self) -> bool:
+        return "consolidated_metadata" in (metadata_of(self.location) or {})
+
+    def write(self, *, is_skipping: bool = False) -> None:
+        """Compute the blocks that are missing in the store, or were left out, all together, and write them.
+
+        Parameters
+        ----------
+        is_skipping : bool, default False
+            Whether a block that cannot be computed is left out: it is NaN, the attribute ``left_out`` of the store
+            lists it, and a warning tells of it.
+        """
         parts = [
             Writing(variable.blocks, open_array(self.location, name, mode="r+"))
             for name, variable in self.variables.items()
         ]
-        missing = [(part, self._missing(name, part)) for name, part in zip(self.variables, parts, strict=True)]
-        if any(blocks for _, blocks in missing):
-            write_blocks(missing, in_memory=not any(is_lazy(variable.data) for variable in self.variables.values()))
+        attributes = attributes_of(self.location)
+        known = [(name, tuple(block)) for name, block, _ in attributes.pop(LEFT_OUT, [])]
+        missing = [
+            (part, sorted({*self._missing(name, part), *(block for of, block in known if of == name)}))
+            for name, part in zip(self.variables, parts, strict=True)
+        ]
+        if not any(blocks for _, blocks in missing):
+            return
+        failures: list[Failure] | None = [] if is_skipping else None
+        in_memory = not any(is_lazy(variable.data) for variable in self.variables.values())
+        write_blocks(missing, in_memory=in_memory, failures=failures)
+        check_unchanged(self.sources)
+        if not failures and not known:
+            return
+        names = list(self.variables)
+        found = [[names[number], list(block), text] for number, block, text in sorted(failures or [])]
+        # The list is written first, so that a block of NaN is never taken for one that is done.
+        seal(self.location, attributes | ({LEFT_OUT: found} if found else {}))
+        for number, block, _ in failures or []:
+            parts[number].target[parts[number].region(block)] = np.nan
+        if found:
+            warn_caller(
+                f"{self.location.path} lacks {len(found)} of {sum(len(part.blocks()) for part in parts)} blocks. They "
+                f"are NaN, and {LEFT_OUT!r} of its attributes lists them. The same call tries them again. The first "
+                f"one: {found[0][2]}"
+            )
 
     def _missing(self, name: str, part: Writing) -> list[Block]:
         """List the blocks of which at least one object is not in the store."""
@@ -248,6 +322,10 @@ class Blocks:
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Say in words how two records differ."""
+    before, now = found.get("sources", {}), wanted["sources"]
+    yield from (
+        f"{place} was changed or replaced since then" for place in now if before.get(place, now[place]) != now[place]
+    )
     for name, now in wanted.get("arrays", {}).items():
         before = found.get("arrays", {}).get(name)
         if before is None:
@@ -278,6 +356,16 @@ class Writing:
         """Where blocks begin along each axis of the data, and where the last one ends."""
         return tuple(tuple(np.cumsum((0, *sizes)).tolist()) for sizes in self.data.chunks)
 
+    @property
+    def starts(self) -> tuple[tuple[int, ...], ...]:
+        """Where blocks begin along each axis of the stored array, and where the last one ends."""
+        first, *others = self.edges
+        return (tuple(edge + self.start for edge in first), *others)
+
+    def region(self, block: Block) -> tuple[slice, ...]:
+        """Select a block in the stored array."""
+        return _region(self.starts, block)
+
     def objects(self, block: Block, shape: Sequence[int]) -> Iterator[Block]:
         """Yield the positions of the objects of this shape that make up a block."""
         spans = ((along[i], along[i + 1], step) for along, i, step in zip(self.edges, block, shape, strict=True))
@@ -285,13 +373,11 @@ class Writing:
 
     def task(self, call: str) -> da.Array:
         """Make a lazy array of the same blocks. To compute one of its blocks is to write the block."""
-        first, *others = self.edges
-        starts = (tuple(edge + self.start for edge in first), *others)
         # The dashboard shows the name. It is a new name, so that the scheduler does not reuse a task that wrote to
         # another place.
         stage = stage_of(self.data)
         return self.data.map_blocks(
-            partial(_write, starts=starts),
+            partial(_write, starts=self.starts, n_retries=retries()),
             target=dask.delayed(self.target),
             chunks=tuple((1,) * n for n in self.data.numblocks),
             dtype=np.uint8,
@@ -300,7 +386,9 @@ class Writing:
         )
 
 
-def write_blocks(parts: Sequence[tuple[Writing, list[Block]]], *, in_memory: bool) -> None:
+def write_blocks(
+    parts: Sequence[tuple[Writing, list[Block]]], *, in_memory: bool, failures: list[Failure] | None = None
+) -> None:
     """Compute blocks of arrays together and write them, one task for each block.
 
     Parameters
@@ -309,33 +397,86 @@ def write_blocks(parts: Sequence[tuple[Writing, list[Block]]], *, in_memory: boo
         The arrays, and which blocks of each are written.
     in_memory : bool
         Whether all data are in memory. If so, this process writes them, even if there is a cluster.
+    failures : list of (int, Block, str), optional
+        If it is given, blocks that cannot be computed are added to it, and the others are written: the number of the
+        array, the position of the block, and the error. Default: the first error is raised.
     """
     call = uuid.uuid4().hex
-    settled(partial(_compute, parts, call), tag=call, in_memory=in_memory)
+    settled(partial(_compute, parts, call, failures), tag=call, in_memory=in_memory)
 
 
-def _compute(parts: Sequence[tuple[Writing, list[Block]]], call: str, **options: Any) -> None:
+def _compute(
+    parts: Sequence[tuple[Writing, list[Block]]], call: str, failures: list[Failure] | None, **options: Any
+) -> None:
     """Compute blocks and write them. The names of the tasks contain the name of the call."""
     writes = [part.task(f"{number}{call}") for number, (part, _) in enumerate(parts)]
-    together = optimized_together(*writes)
-    tasks = [
-        together[(write.name, *block)] for write, (_, blocks) in zip(writes, parts, strict=True) for block in blocks
-    ]
+    together = optimized_together(*writes, cuts=[part.data for part, _ in parts])
+    places = [(number, block) for number, (_, blocks) in enumerate(parts) for block in blocks]
+    tasks = [together[(writes[number].name, *block)] for number, block in places]
     client = distributed_client()
-    if client is None or options:
+    if client is not None and not options:
+        _compute_on(client, tasks, places, failures)
+    elif failures is None:
         dask.compute(*tasks, **options)
-        return
-    # The scheduler forgets a task once its block is written. A worker that dies thus loses only its unfinished blocks.
-    pending = as_completed(client.compute(tasks))
+    else:
+        # One thread computes all that a block needs, so that an error concerns this block alone.
+        with nullcontext(options["pool"]) if "pool" in options else ThreadPoolExecutor(1) as pool:
+            errors = pool.map(_error_of, tasks)
+            failures += [(*place, error) for place, error in zip(places, errors, strict=True) if error is not None]
+
+
+def _error_of(task: Any) -> str | None:
+    try:
+        dask.compute(task, scheduler="sync")
+    except Exception as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _compute_on(
+    client: Client, tasks: Sequence[Any], places: Sequence[tuple[int, Block]], failures: list[Failure] | None
+) -> None:
+    """Compute tasks on a cluster. The scheduler forgets each task once it is done.
+
+    A worker that dies thus loses only its unfinished blocks.
+    """
+    futures = client.compute(tasks)
+    place_of = {future.key: place for future, place in zip(futures, places, strict=True)}
+    pending = as_completed(futures)
+    del futures
+    failed: list[Future] = []
     try:
         for future in pending:
-            if future.status != "finished":
+            if future.status == "finished":
+                continue
+            failed.append(future)
+            if failures is None or future.status != "error":
                 future.result()
+            else:
+                failures.append((*place_of[future.key], " ".join(str(future.exception()).split())))
     except BaseException:
         client.cancel(list(pending.futures))
         raise
+    finally:
+        # Otherwise the scheduler would hold the error, and the next call would get it at once.
+        client.cancel(failed)
 
 
-def _write(block: Any, *, target: zarr.Array[Any], starts: tuple[tuple[int, ...], ...], block_id: Block) -> Any:
-    target[tuple(slice(along[i], along[i + 1]) for along, i in zip(starts, block_id, strict=True))] = np.asarray(block)
+def _region(starts: Sequence[Sequence[int]], block: Block) -> tuple[slice, ...]:
+    return tuple(slice(along[i], along[i + 1]) for along, i in zip(starts, block, strict=True))
+
+
+def _write(
+    block: Any, *, target: zarr.Array[Any], starts: tuple[tuple[int, ...], ...], n_retries: int, block_id: Block
+) -> Any:
+    values, region = np.asarray(block), _region(starts, block_id)
+    with telling(f"writing to {_url_of(target)}", is_last=False):
+        retried(partial(target.__setitem__, region, values), n_retries)
     return np.zeros((1,) * len(block_id), dtype=np.uint8)
+
+
+def _url_of(array: zarr.Array[Any]) -> str:
+    store = array.store
+    if isinstance(store, FsspecStore):
+        return str(store.fs.unstrip_protocol(store.path))
+    return str(getattr(store, "root", store))

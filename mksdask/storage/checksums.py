@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
 from mksdask.arrays import Array
+from mksdask.compute.faults import retried_async, retries, telling
 
 CHECKSUM_BYTES = 4
 CHECKSUM = "crc32c"
@@ -49,11 +52,14 @@ class DamageError(ValueError):
         What is wrong.
     remedy : str
         What to do.
+    place : str
+        Which task has found it.
     """
 
-    def __init__(self, store: str, array: str, chunk: str, kind: str, remedy: str = "") -> None:
-        super().__init__(store, array, chunk, kind, remedy)
+    def __init__(self, store: str, array: str, chunk: str, kind: str, remedy: str = "", place: str = "") -> None:
+        super().__init__(store, array, chunk, kind, remedy, place)
         self.store, self.array, self.chunk, self.kind, self.remedy = store, array, chunk, kind, remedy
+        self.place = place
 
     def __str__(self) -> str:
         of = f"of its array {self.array!r} " if self.array else ""
@@ -61,7 +67,32 @@ class DamageError(ValueError):
             f"its numbers cannot be used. List all that is damaged by mksdask verify {self.store}, and make the store "
             "again or restore it from a copy"
         )
-        return f"{self.store} is damaged: {self.chunk} {of}{self.kind}; {remedy}"
+        place = f" ({self.place})" if self.place else ""
+        return f"{self.store} is damaged: {self.chunk} {of}{self.kind}{place}; {remedy}"
+
+    def with_place(self, place: str) -> DamageError:
+        """Return the same error, which says what task has found it."""
+        return DamageError(self.store, self.array, self.chunk, self.kind, self.remedy, place)
+
+
+class ChangedError(ValueError):
+    """A store is not the one that was opened.
+
+    Parameters
+    ----------
+    store : str
+        Path or URL of the store.
+    """
+
+    def __init__(self, store: str) -> None:
+        super().__init__(store)
+        self.store = store
+
+    def __str__(self) -> str:
+        return (
+            f"{self.store} was changed, replaced or removed after it was opened, so a result would be of neither its "
+            "old nor its new numbers; open it again, and repeat the call when nobody writes to it"
+        )
 
 
 def has_checksum(data: Array) -> bool:
@@ -266,6 +297,15 @@ class CheckedStore(WrapperStore[Store]):
         What to do if a chunk is missing. Default: the usual words.
     allow_missing : bool, default False
         Whether a missing chunk is taken as the fill value.
+    stamp : str
+        The stamp of the store when it was opened. If it has another one when a chunk is read, the chunk is refused.
+    newest : int
+        When a file of a store without a stamp was changed last. A chunk that was changed later is refused.
+
+    Notes
+    -----
+    A read that fails for a reason that may heal by itself is tried again; see `mksdask.compute.faults`. How often was
+    configured where the store was opened, and holds on all workers.
     """
 
     def __init__(
@@ -277,20 +317,76 @@ class CheckedStore(WrapperStore[Store]):
         *,
         remedy: str = "",
         allow_missing: bool = False,
+        stamp: str = "",
+        newest: int = 0,
     ) -> None:
         super().__init__(store)
         self.url, self.layouts, self.token, self.remedy, self.allow_missing = url, layouts, token, remedy, allow_missing
+        self.n_retries = retries()
+        self.stamp, self.newest, self._same = stamp, newest, b""
 
     def _with_store(self, store: Store) -> CheckedStore:
-        return CheckedStore(
-            store, self.url, self.layouts, self.token, remedy=self.remedy, allow_missing=self.allow_missing
+        new = CheckedStore(
+            store,
+            self.url,
+            self.layouts,
+            self.token,
+            remedy=self.remedy,
+            allow_missing=self.allow_missing,
+            stamp=self.stamp,
+            newest=self.newest,
         )
+        new.n_retries = self.n_retries
+        return new
 
     def __dask_tokenize__(self) -> Any:
         return "mksdask-store", self.url, self.token, self.allow_missing
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read metadata, or a chunk, or a part of it, and check it."""
+        name = self._place(key)[0]
+        what = f"chunk {key.removeprefix(f'{name}/')} of the array {name!r}" if name else key
+        with telling(f"reading {what} of {self.url}", is_last=False, but=(DamageError, ChangedError)):
+            return await retried_async(partial(self._get_same, key, prototype, byte_range), self.n_retries)
+
+    async def _get_same(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+        """Read a chunk, and refuse it if its store is no longer the one that was opened."""
+        store = self._store
+        root = store.root if isinstance(store, LocalStore) and key.rpartition("/")[2] not in _METADATA else None
+        try:
+            found = await self._get(key, prototype, byte_range)
+        except DamageError:
+            # The chunks of a store that took the place of this one may have other sizes.
+            if root is not None and not self.newest:
+                await asyncio.to_thread(self._check_same, root, key)
+            raise
+        # A chunk is that of the store that was opened, if this store is still there after the chunk was read.
+        if root is not None:
+            await asyncio.to_thread(self._check_same, root, key)
+        return found
+
+    def _check_same(self, root: Path, key: str) -> None:
+        """Refuse a chunk if its store was replaced or changed after it was opened."""
+        if self.newest:
+            with suppress(OSError):
+                if Path(root, key).stat().st_mtime_ns > self.newest:
+                    raise ChangedError(self.url)
+            return
+        if not self.stamp:
+            return
+        try:
+            found = os.stat(root / "zarr.json")  # noqa: PTH116
+            known = f"{found.st_mtime_ns} {found.st_ino} {found.st_size}".encode()
+            if known != self._same:
+                if json.loads((root / "zarr.json").read_bytes())["attributes"].get("stamp") != self.stamp:
+                    raise ChangedError(self.url)
+                self._same = known
+        except (OSError, ValueError, KeyError) as error:
+            if isinstance(error, ChangedError):
+                raise
+            raise ChangedError(self.url) from error
+
+    async def _get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
         if key.rpartition("/")[2] in _METADATA:
             found = await self._store.get(key, prototype, byte_range)
             if found is None or byte_range is not None or not key.endswith("zarr.json"):
@@ -314,7 +410,7 @@ class CheckedStore(WrapperStore[Store]):
             checked = self._checked(data, name, layout, block, byte_range)
         if checked is _UNSURE:
             # Several parts may have been read at once. Then the whole object tells.
-            await self.get(key, prototype)
+            await self._get(key, prototype, None)
             return await self._store.get(key, prototype, byte_range)
         return None if checked is None else prototype.buffer.from_array_like(checked)
 

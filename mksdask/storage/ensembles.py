@@ -24,14 +24,13 @@ from mksdask.storage.microstructures import (
     in_order,
     kept_attrs,
     open_microstructures,
+    refuse_colours,
 )
 from mksdask.storage.opening import open_array
 
 READ_BYTES = 2**20
 # The variables of an ensemble.
 NAMES = ("microstructure", "response", "phase", "confidence_index")
-# Values of uint8 from here on are not taken for phases, if the last axis may hold colours.
-MOST_PHASES = 16
 
 
 def create_ensemble(
@@ -67,7 +66,7 @@ def create_ensemble(
         Confidence in the measurement of each voxel, in [0, 1]. Samples that have labels in X and in another array are
         paired by them. All coordinates along the samples are stored: numbers, texts and datetime64.
     spacing : float or sequence of float
-        Voxel size along each spatial axis, in `units`.
+        Voxel size along each spatial axis, in `units`. A sequence with one entry says that samples have one axis.
     units : str
         Unit of length.
     phases : sequence of str, optional
@@ -123,8 +122,9 @@ def create_ensemble(
         )
         raise ValueError(msg)
     n_samples, names = int(data.shape[0]), SPATIAL_DIMS[: len(spatial)]
-    refuse_ambiguous_lines(X, spatial, labels, takes_size=False)
-    _refuse_colours(data, labels)
+    if np.ndim(spacing) == 0:
+        refuse_ambiguous_lines(X, spatial, labels, argument="spacing")
+    refuse_colours(data, labels, spacing, name="X")
     rows = _rows(chunks, data, n_samples, int(np.prod(spatial)))
     attrs, coords = description(
         X,
@@ -171,19 +171,6 @@ def _aligned(*arrays: ArrayLike | None) -> list[Any]:
     )
     words = {"microstructure": "X", "response": "y"}
     return [matched(array, index, name=words.get(name, name), of=words.get(of, of)) for name, array in turned.items()]
-
-
-def _refuse_colours(data: Any, labels: xr.DataArray | None) -> None:
-    """Refuse images with colours in memory, whose last axis would be stored as a third axis of space."""
-    if labels is not None or is_lazy(data) or data.dtype != np.uint8 or data.ndim < 3 or data.shape[-1] not in (3, 4):
-        return
-    if data.max() >= MOST_PHASES:
-        msg = (
-            f"X of shape {data.shape} holds uint8 values up to {data.max()}, and its last axis may be the colours of "
-            "an image; make one number of them, such as X[..., :3].mean(axis=-1), and find the phases. If it is an "
-            "axis of space, pass a DataArray with the dims 'sample', 'x', 'y', 'z'"
-        )
-        raise ValueError(msg)
 
 
 def _named(array: ArrayLike | None) -> Any:

@@ -7,6 +7,7 @@ left alone, because nobody can know from here whether its owner still runs.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import socket
@@ -22,6 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import psutil
 
 # Names of the calls of this process that hold a lock, or try to take one.
@@ -196,6 +198,14 @@ def _taken(lock: _Lock) -> Iterator[bool]:
         yield is_mine
     finally:
         lock.release()
+
+
+def remove_unfinished(path: str) -> None:
+    """Remove the files from which locks beside a path on this machine were about to be made by calls that are gone."""
+    for file in Path(path).parent.glob(f"{glob.escape(Path(path).name)}*.lock-*"):
+        owner = _Lock(fsspec.filesystem("file"), file.as_posix(), is_local=True, me=Owner()).read()
+        if owner is not None and owner.is_gone:
+            file.unlink(missing_ok=True)
 
 
 @contextmanager

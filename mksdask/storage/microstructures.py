@@ -15,12 +15,16 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument
+from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy
 from mksdask.compute.graph import token_of
 from mksdask.samples import Grid
-from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers, staged
+from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_dataset, small_coords
+from mksdask.storage.staging import staged
+
+# Values of uint8 from here on are not taken for phases, if the last axis may hold colours.
+MOST_PHASES = 16
 
 
 def create_store(
@@ -101,6 +105,30 @@ def _steps(spacing: float | Sequence[float], n_spatial: int) -> tuple[float, ...
         msg = f"spacing must be a positive number, or one for each of the {n_spatial} spatial axes; got {spacing!r}"
         raise ValueError(msg)
     return tuple(np.broadcast_to(steps, n_spatial).tolist())
+
+
+def refuse_colours(data: Any, labels: xr.DataArray | None, spacing: float | Sequence[float], *, name: str) -> None:
+    """Refuse images with colours, whose last axis would be stored as an axis of space.
+
+    Values in memory tell colours from phases. Lazy values are not looked at, so shape and dtype decide.
+
+    Raises
+    ------
+    ValueError
+        If the last axis may hold colours, and neither dims nor one spacing for each axis say that it is one of space.
+    """
+    is_named = labels is not None or np.ndim(spacing) > 0
+    if is_named or data.dtype != np.uint8 or data.ndim < 3 or data.shape[-1] not in (3, 4):
+        return
+    if is_lazy(data) or (data.size and data.max() >= MOST_PHASES):
+        dims = ("sample",) * (name == "X") + SPATIAL_DIMS
+        values = "lazy uint8 values" if is_lazy(data) else f"uint8 values up to {data.max()}"
+        msg = (
+            f"{name} of shape {tuple(data.shape)} holds {values}, and its last axis may be the colours of an image; "
+            f"make one number of them, such as {name}[..., :3].mean(axis=-1), and find the phases. If it is an axis of "
+            f"space, pass spacing= with one number for each spatial axis, or a DataArray with dims such as {dims}"
+        )
+        raise ValueError(msg)
 
 
 def kept_attrs(array: ArrayLike) -> dict[str, Any]:

@@ -16,12 +16,14 @@ import numpy as np
 import zarr
 from zarr.codecs import BytesCodec
 
+import mksdask
 from mksdask.arrays import Array
-from mksdask.schema import Part, Place, Reader, Writer, models
+from mksdask.schema import Part, Place, Reader, Writer
 from mksdask.storage.arrays import create_array
-from mksdask.storage.atomic import Location, Url, seal, staged
+from mksdask.storage.atomic import Location, Url, seal
 from mksdask.storage.checksums import CHECKSUM_BYTES, DamageError
 from mksdask.storage.opening import open_group
+from mksdask.storage.staging import staged
 
 CHUNK_BYTES = 2**24
 T = TypeVar("T")
@@ -66,7 +68,7 @@ def save_model(model: Any, url: Url) -> None:
     >>> bool((load_model(url).predict(X) == model.predict(X)).all())
     True
     """
-    known = models()
+    known = _models()
     if type(model) not in known:
         msg = f"model must be one of {', '.join(cls.__name__ for cls in known)}, got {model!r}; pickle keeps others"
         raise TypeError(msg)
@@ -96,7 +98,12 @@ def load_model(url: Url) -> Any:
     It is safe to load a store that somebody else made. No code in it runs, no path in it is followed, and the memory
     that it takes is bounded by the size of the store.
     """
-    return read_state(url, *models())
+    return read_state(url, *_models())
+
+
+def _models() -> tuple[type, ...]:
+    # The package imports them here, because this module stands below them.
+    return mksdask.MKSStructureAnalysis, mksdask.MKSHomogenizationModel, mksdask.MKSLocalizationModel
 
 
 def write_state(value: Any, url: Url, kind: str = "model") -> None:
@@ -122,7 +129,10 @@ def write_state(value: Any, url: Url, kind: str = "model") -> None:
     )
     Part(cls, fitted=True).read(json.loads(description), Place(cls.__name__, reader))
     with staged(url, "w", (kind,)) as location:
-        group = zarr.open_group(location.store, mode="w")
+        members = [str(number) for number in range(len(writer.arrays))]
+        # What a call that is killed leaves is known as a part of a store of this package.
+        seal(location, {"mksdask": f"partial {kind}", "members": members})
+        group = zarr.open_group(location.store, mode="a")
         for number, array in enumerate(writer.arrays):
             stored = create_array(
                 group,
@@ -133,7 +143,6 @@ def write_state(value: Any, url: Url, kind: str = "model") -> None:
                 is_compressed=False,
             )
             stored[...] = array
-        members = [str(number) for number in range(len(writer.arrays))]
         seal(location, {"mksdask": kind, "members": members, "model": encoded}, members=True)
 
 

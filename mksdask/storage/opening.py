@@ -19,7 +19,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from mksdask.arrays import warn_caller
 from mksdask.storage.arrays import all_chunks_of
-from mksdask.storage.atomic import FORMAT, SEAL, Location, is_sealed, metadata_of, sha256_of
+from mksdask.storage.atomic import FORMAT, SEAL, Location, is_generation, is_sealed, metadata_of, sha256_of
 from mksdask.storage.checksums import (
     CHANGED_METADATA,
     INDEX_CHANGED,
@@ -122,7 +122,9 @@ def checked_store(
         if str(attributes.get("mksdask")).startswith("partial "):
             remedy = "the store is not complete; repeat the call that writes it"
         layouts = {key: Layout.of(found) for key, found in metadata["consolidated_metadata"]["metadata"].items()}
-        return CheckedStore(inner, url, layouts, attributes[SEAL], remedy=remedy)
+        return CheckedStore(
+            inner, url, layouts, attributes[SEAL], remedy=remedy, stamp=str(attributes.get("stamp", ""))
+        )
     names = [name] if name is not None else sorted({key for key, _ in members_of(location)})
     arrays = {
         key: found for key in names if (found := foreign_metadata(location, key) or {}).get("node_type") == "array"
@@ -140,7 +142,8 @@ def checked_store(
                 )
                 raise ValueError(msg)
             warn_caller(f"{told}; they are read as {fill}")
-    return CheckedStore(inner, url, layouts, location.modified(), allow_missing=allow_missing)
+    stamp, newest = location.modified(), location.newest()
+    return CheckedStore(inner, url, layouts, stamp, allow_missing=allow_missing, stamp=stamp, newest=newest)
 
 
 def count_missing(location: Location, name: str, layout: Layout) -> tuple[int, int]:
@@ -309,8 +312,9 @@ def members_of(location: Location, name: str = "") -> Iterator[tuple[str, Any]]:
     if metadata.get("node_type") == "array":
         return
     for info in location.fs.ls("/".join(part for part in (location.path, name) if part), detail=True):
-        if info["type"] != "file":
-            yield from members_of(location, f"{name}/{info['name'].rstrip('/').rpartition('/')[2]}".lstrip("/"))
+        child = info["name"].rstrip("/").rpartition("/")[2]
+        if info["type"] != "file" and not (is_sealed(metadata) and is_generation(child)):
+            yield from members_of(location, f"{name}/{child}".lstrip("/"))
 
 
 def _consolidated(name: str, metadata: Any) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,6 @@ from mksdask.storage.atomic import (
     Url,
     attributes_of,
     check_apart,
-    check_file,
     check_ours,
     check_outside,
     is_marked,
@@ -24,6 +23,7 @@ from mksdask.storage.atomic import (
 )
 from mksdask.storage.opening import open_dataset
 from mksdask.storage.results import Result
+from mksdask.storage.staging import check_file
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Output:
         elif resume and location.exists() and not is_marked(location, kinds):
             msg = f"{path} exists and is not a {' or '.join(kinds)} that --resume can complete; choose another output"
             raise FileExistsError(msg)
-        return cls(Path(location.path) if location.is_local else location.store, overwrite, resume)
+        return cls(Path(location.path) if location.is_local else location.place.store, overwrite, resume)
 
     @property
     def folder(self) -> Url:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import xarray as xr
 
 from mksdask.arrays import ArrayLike, is_lazy
 from mksdask.compute.progress import progress as show_progress
-from mksdask.storage.atomic import Location, Url, staged
+from mksdask.storage.atomic import Location, Url
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_dataset
+from mksdask.storage.staging import staged
 
 DEFAULT_NAME = "result"
+OnError: TypeAlias = Literal["raise", "skip"]
 
 
 def materialize(
-    lazy: ArrayLike, url: Url, *, resume: bool = True, overwrite: bool = False, progress: bool = True
+    lazy: ArrayLike,
+    url: Url,
+    *,
+    resume: bool = True,
+    overwrite: bool = False,
+    progress: bool = True,
+    on_error: OnError = "raise",
 ) -> Any:
     """Write a lazy array into a store, block by block.
 
@@ -41,6 +50,11 @@ def materialize(
         completes it, and without `resume` it is computed again.
     progress : bool, default True
         Show a progress bar, in a terminal or a notebook; see `mksdask.progress`.
+    on_error : {"raise", "skip"}, default "raise"
+        What to do if a block cannot be computed. "raise" stops, and keeps the blocks that are done. "skip" leaves the
+        block out: it is NaN in the result, a warning tells of it, and the attribute ``left_out`` of the store lists the
+        array, the position and the error of each such block. A later call with the same `lazy` tries these blocks
+        again.
 
     Returns
     -------
@@ -49,6 +63,8 @@ def materialize(
 
     Raises
     ------
+    BlockingIOError
+        If another call writes to `url`. The message names it.
     FileExistsError
         If something other than a result is at `url`, even an empty folder; or if a part of this result is there, and
         neither `resume` nor `overwrite` is set.
@@ -56,16 +72,20 @@ def materialize(
         If `lazy` is not lazy.
     ValueError
         If `url` holds a result of other inputs or other parameters, and `overwrite` is not set (the message says what
-        differs); or if `url` lies inside a store.
+        differs); if `url` lies inside a store; or if blocks are to be left out, and the data type has no NaN.
 
     Notes
     -----
     A block is one object of the store. An object appears in the store only when it is complete, so its presence shows
-    that the block is done, however many writers there are. The attributes of the store hold the shape of the blocks and
+    that the block is done, however many workers there are. The attributes of the store hold the shape of the blocks and
     a token of the computation. The call needs as much memory as the tasks that compute the blocks.
 
     Each chunk of the store has a checksum. `verify` lists chunks that are damaged. If you remove these files, the same
     call with `resume` computes them again.
+
+    Reading and writing are tried again if the error may heal by itself, as that of a server that is busy: three times
+    by default, with longer and longer pauses. ``dask.config.set({"mksdask.retries": 10})`` before the call sets how
+    often, on all workers.
 
     Examples
     --------
@@ -75,7 +95,14 @@ def materialize(
     >>> stored.compute().tolist()
     [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]
     """
-    return Result.of(lazy, url, "result").write(resume=resume, overwrite=overwrite, progress=progress)
+    result = Result.of(lazy, url, "result")
+    if on_error not in get_args(OnError):
+        msg = f"on_error must be 'raise' or 'skip', got {on_error!r}"
+        raise ValueError(msg)
+    if on_error == "skip" and not np.issubdtype(lazy.dtype, np.inexact):
+        msg = f"on_error='skip' needs a data type that has NaN, got {lazy.dtype}; use lazy.astype(float)"
+        raise ValueError(msg)
+    return result.write(resume=resume, overwrite=overwrite, progress=progress, is_skipping=on_error == "skip")
 
 
 @dataclass(frozen=True)
@@ -105,6 +132,7 @@ class Result:
         *,
         parts: tuple[int, ...] | None = None,
         is_compressed: bool = True,
+        reads: Sequence[Any] = (),
     ) -> Result:
         """Check a lazy array, and describe how it is stored.
 
@@ -118,6 +146,8 @@ class Result:
             Shape of the parts of a block that readers read. Default: readers read whole blocks.
         is_compressed : bool, default True
             Whether to compress the blocks.
+        reads : sequence of arrays
+            As in `Blocks`.
 
         Raises
         ------
@@ -143,7 +173,7 @@ class Result:
             name = name if lazy.name is None else str(lazy.name)
             dims, attrs, coords = tuple(map(str, lazy.dims)), dict(lazy.attrs), lazy.coords.to_dataset()
         variable = Variable(data, dims, objects, parts, attrs, is_compressed)
-        return cls(Blocks(Location.of(url), kind, {name: variable}, coords), name, is_labelled)
+        return cls(Blocks(Location.of(url), kind, {name: variable}, coords, reads), name, is_labelled)
 
     def write(
         self,
@@ -152,6 +182,7 @@ class Result:
         overwrite: bool = False,
         progress: bool = False,
         attributes: Mapping[str, Any] | None = None,
+        is_skipping: bool = False,
     ) -> Any:
         """Write the blocks that are missing, and open the result lazily.
 
@@ -162,28 +193,33 @@ class Result:
         attributes : mapping, optional
             Further attributes of the store, written when it is complete. They are not added to a store that is complete
             already.
+        is_skipping : bool, default False
+            Whether blocks that cannot be computed are left out.
         """
+        complete = partial(_complete, title=self.name if progress else None, is_skipping=is_skipping)
         blocks = self.blocks
         state = blocks.state()
         is_replaced = overwrite and (state == "other" or not resume)
         if is_replaced or (state == "absent" and not resume):
             mode = "w" if overwrite else "w-"
-            with staged(blocks.location.store, mode, (blocks.kind,), resume=resume) as beside:
-                _complete(replace(blocks, location=beside), self.name if progress else None, attributes or {})
+            with staged(blocks.location.place.store, mode, (blocks.kind,), resume=resume) as beside:
+                complete(replace(blocks, location=beside), attributes or {})
         elif state == "partial" and not resume:
             msg = f"{blocks.location.path} holds a part of this result; pass resume=True to complete it, or remove it"
             raise FileExistsError(msg)
         else:
-            _complete(blocks, self.name if progress else None, attributes or {})
-        opened = open_dataset(blocks.location, chunks={})[self.name]
+            # A call that would replace the store meanwhile is refused.
+            with blocks.location.locked():
+                complete(blocks, attributes or {})
+        opened = open_dataset(Location.of(blocks.location.place.store), chunks={})[self.name]
         return opened if self.is_labelled else opened.data
 
 
-def _complete(blocks: Blocks, title: str | None, attributes: Mapping[str, Any]) -> None:
+def _complete(blocks: Blocks, attributes: Mapping[str, Any], *, title: str | None, is_skipping: bool) -> None:
     """Write the blocks that are missing in a store. With a title, show a progress bar."""
     blocks.open()
     with nullcontext() if title is None else show_progress(title):
-        blocks.write()
+        blocks.write(is_skipping=is_skipping)
     blocks.finish(**attributes)
 
 

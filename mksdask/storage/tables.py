@@ -12,8 +12,9 @@ import xarray as xr
 from mksdask.arrays import Array
 from mksdask.labels import matched_values
 from mksdask.storage.arrays import write_dataset
-from mksdask.storage.atomic import RESULTS, Url, attributes_of, seal, staged, staged_file
+from mksdask.storage.atomic import RESULTS, Url, attributes_of, seal
 from mksdask.storage.coordinates import storable
+from mksdask.storage.staging import staged, staged_file
 
 # The column with the label or the number of each sample, which `write_table` adds.
 INDEX = "sample"
@@ -116,9 +117,11 @@ def write_table(values: xr.Dataset, path: Url, *, overwrite: bool, step: str | N
     """
     if not str(path).endswith(".csv"):
         with staged(path, "w" if overwrite else "w-", RESULTS) as location:
+            members = sorted(map(str, values.variables))
+            # What a call that is killed leaves is known as a part of a store of this package.
+            seal(location, {"mksdask": "partial result", "members": members})
             marked = values.assign_coords(storable(values.coords.to_dataset()).coords)
             write_dataset(marked if step is None else marked.assign_attrs(step=step), location)
-            members = sorted(map(str, values.variables))
             seal(location, attributes_of(location) | {"mksdask": "result", "members": members}, members=True)
         return
     columns: dict[str, Any] = {

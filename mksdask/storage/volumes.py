@@ -19,6 +19,7 @@ from mksdask.storage.microstructures import (
     in_order,
     kept_attrs,
     open_microstructures,
+    refuse_colours,
 )
 
 VOLUME_SHARD = {1: 2**22, 2: 2**11, 3: 2**8}
@@ -80,6 +81,7 @@ def create_volume(
     if not 1 <= len(spatial) <= 3 or 0 in spatial:
         msg = f"volume must have 1 to 3 axes, none of them empty, got shape {spatial}"
         raise ValueError(msg)
+    refuse_colours(data, labels, spacing, name="volume")
     attrs, coords = description(
         volume,
         Grid.of(labels, spatial, first=0),

@@ -4,47 +4,6 @@ Each function returns a Figure, which you can save with `savefig` or leave as th
 opens a window.
 """
 
-from mksdask.tools.correlations import draw_autocorrelations, draw_components, draw_correlations, draw_crosscorrelations
-from mksdask.tools.fields import (
-    draw_coeff,
-    draw_concentrations,
-    draw_concentrations_compare,
-    draw_differences,
-    draw_microstructure_strain,
-    draw_microstructures,
-    draw_strains,
-    draw_strains_compare,
-)
-from mksdask.tools.interactive import show_volume
-from mksdask.tools.live import draw_partial
-from mksdask.tools.scores import draw_component_variance, draw_components_scatter, draw_evolution
-from mksdask.tools.validation import (
-    draw_goodness_of_fit,
-    draw_gridscores,
-    draw_gridscores_matrix,
-    draw_learning_curves,
-)
+import lazy_loader
 
-__all__ = [
-    "draw_autocorrelations",
-    "draw_coeff",
-    "draw_component_variance",
-    "draw_components",
-    "draw_components_scatter",
-    "draw_concentrations",
-    "draw_concentrations_compare",
-    "draw_correlations",
-    "draw_crosscorrelations",
-    "draw_differences",
-    "draw_evolution",
-    "draw_goodness_of_fit",
-    "draw_gridscores",
-    "draw_gridscores_matrix",
-    "draw_learning_curves",
-    "draw_microstructure_strain",
-    "draw_microstructures",
-    "draw_partial",
-    "draw_strains",
-    "draw_strains_compare",
-    "show_volume",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

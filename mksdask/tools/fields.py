@@ -10,7 +10,8 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, to_numpy, unwrap
-from mksdask.samples import LONGEST_LINE, Grid
+from mksdask.display.orientations import ipf_colours as ipf_colours, legend, phase_ipf_colours
+from mksdask.grid import Grid
 from mksdask.tools.panels import (
     Extent,
     Panels,
@@ -47,15 +48,23 @@ def _microstructure_scale(
     return scale_of(values), "local state", None
 
 
+def _laue_groups(template: xr.DataArray | None) -> list[str]:
+    """Read the Laue groups of the crystals from an array of orientations."""
+    stated = [] if template is None else np.atleast_1d(template.attrs.get("laue_groups", [])).tolist()
+    return [str(group) for group in stated] or ["cubic"]
+
+
 def draw_microstructures(
     microstructures: ArrayLike,
     labels: Sequence[str] | None = None,
     *,
     phases: Sequence[str] | None = None,
+    laue_groups: str | Sequence[str] | None = None,
+    phase: ArrayLike | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw microstructures side by side, in one colour scale.
+    """Draw microstructures side by side, in one colour scale. Orientations are drawn in the colours of `ipf_colours`.
 
     Parameters
     ----------
@@ -65,6 +74,12 @@ def draw_microstructures(
         Title of each sample.
     phases : sequence of str, optional
         Names of the phases. Default: the ``phases`` attribute of a DataArray, or the phase numbers.
+    laue_groups : str or sequence of str, optional
+        Laue group of the crystals, such as "cubic", or that of each phase. With it, the last axis of `microstructures`
+        holds Bunge angles. Default: the ``laue_groups`` attribute of a DataArray whose last dim is ``angle``, or
+        "cubic" if it has none.
+    phase : array, shape (n_samples, *spatial), optional
+        Phase number of each voxel, if `microstructures` are orientations of several phases.
     figsize : (float, float), optional
         Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
@@ -86,13 +101,19 @@ def draw_microstructures(
     if not isinstance(microstructures, list | tuple):
         _refuse_one_field(data.shape, template, "microstructures")
     check_panels(data.shape[0])
+    has_angles = laue_groups is not None or dims_of(template)[-1:] == ("angle",)
     values = to_numpy(microstructures, name="microstructures")
     if template is not None and phases is None:
         phases = template.attrs.get("phases")
-    scale, name, ticks = _microstructure_scale(values, phases)
     titles = titles_of(labels, [f"sample {j}" for j in range(len(values))])
-    extent = _voxel_extent(template, values.shape[1:])
+    extent = _voxel_extent(template, values.shape[1 : values.ndim - has_angles])
+    if has_angles:
+        groups = [laue_groups] if isinstance(laue_groups, str) else list(laue_groups or _laue_groups(template))
+        numbers = None if phase is None else to_numpy(phase, name="phase")
+        colours = phase_ipf_colours(values, numbers, groups)
+        return maps_figure(list(colours), titles, extent, [], [], legend=legend(groups), figsize=figsize, ax=ax)
     n = len(values)
+    scale, name, ticks = _microstructure_scale(values, phases)
     return maps_figure(list(values), titles, extent, [scale] * n, [name], figsize=figsize, ax=ax, ticks=[ticks])
 
 
@@ -179,7 +200,7 @@ def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[Array,
 
 def _refuse_one_field(shape: Sequence[int], template: xr.DataArray | None, name: str) -> None:
     """Refuse a matrix that may be one field. Dims of a DataArray, or a list of fields, say that it is several."""
-    if len(shape) == 2 and min(shape) > LONGEST_LINE and dims_of(template)[1:] != SPATIAL_DIMS[:1]:
+    if len(shape) == 2 and dims_of(template)[1:] != SPATIAL_DIMS[:1]:
         msg = (
             f"{name} of shape {tuple(shape)} may be one field in 2D, or several in 1D; pass {name}[None] if it is one, "
             f"or list({name}) if it is several"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mksdask.arrays import ArrayLike, to_numpy, unwrap_volume
+from mksdask.display.orientations import phase_ipf_colours
 from mksdask.samples import Grid
 from mksdask.tools.panels import phase_colours, scale_of
 
@@ -16,21 +17,32 @@ from mksdask.tools.panels import phase_colours, scale_of
 MOST_VOXELS = 128
 # k3d keeps voxels as bytes, and 0 means empty.
 MOST_PHASES = 254
+# Each channel of a colour has so many levels.
+LEVELS = 6
 
 
 def show_volume(
-    volume: ArrayLike, *, hide: Sequence[int | str] = (), size: int = MOST_VOXELS, height: int = 512
+    volume: ArrayLike,
+    *,
+    hide: Sequence[int | str] = (),
+    laue_group: str | None = None,
+    size: int = MOST_VOXELS,
+    height: int = 512,
 ) -> Any:
     """Show the phases or a field of one volume in 3D. This needs the extra ``interactive``.
 
     Parameters
     ----------
-    volume : array, shape (nx, ny, nz)
+    volume : array, shape (nx, ny, nz), or (nx, ny, nz, 3) of Bunge angles
         Phase numbers are drawn as solid voxels in the colours of `draw_microstructures`. Real numbers are drawn as a
-        cloud in the colours of `draw_strains`. A volume larger than `size` is thinned out: the function reads and
-        draws every second voxel, every third, and so on.
+        cloud in the colours of `draw_strains`. Orientations are drawn as solid voxels in about the colours of
+        `ipf_colours`, and voxels without an orientation are empty. A volume larger than `size` is thinned out: the
+        function reads and draws every second voxel, every third, and so on.
     hide : sequence of int or str
         Phases to leave out, by number, or by name if a DataArray names its phases.
+    laue_group : str, optional
+        Laue group of the crystals, if `volume` holds orientations. Default: that of the attribute ``laue_groups`` of a
+        DataArray, or "cubic".
     size : int, default 128
         Largest number of voxels to draw along the longest side.
     height : int, default 512
@@ -60,15 +72,27 @@ def show_volume(
         msg = "show_volume needs k3d; install it with pip install 'mksdask[interactive]'"
         raise ImportError(msg) from error
     data, labels = unwrap_volume(volume)
-    if data.ndim != 3 or data.dtype.kind not in "biuf":
+    is_oriented = data.ndim == 4 and data.shape[-1] == 3 and data.dtype.kind == "f"
+    if data.ndim != 3 + is_oriented or data.dtype.kind not in "biuf":
         msg = f"volume must be three-dimensional and real, got shape {tuple(data.shape)} and dtype {data.dtype}"
         raise ValueError(msg)
-    step = -(-max(data.shape) // size)
+    step = -(-max(data.shape[:3]) // size)
     values = to_numpy(data[::step, ::step, ::step])
-    grid = Grid.of(labels, data.shape, first=0)
-    extent = [n * step * width for n, (_, width, _) in zip(values.shape, grid.axes, strict=True)]
+    grid = Grid.of(labels, data.shape[:3], first=0)
+    extent = [n * step * width for n, (_, width, _) in zip(values.shape[:3], grid.axes, strict=True)]
     bounds = [bound for length in extent for bound in (0.0, length)]
     plot = k3d.plot(height=height, axes=[f"{dim} / {units}" for dim, _, units in grid.axes], background_color=0xFFFFFF)
+    if is_oriented:
+        stated = [] if labels is None else [group for group in labels.attrs.get("laue_groups", ()) if group]
+        mixed = phase_ipf_colours(values, None, [laue_group] if laue_group else stated or ["cubic"])
+        # k3d has a table of colours, which holds some levels of each channel.
+        levels = np.rint(mixed.transpose(2, 1, 0, 3) * (LEVELS - 1)).astype(int)
+        packed = levels @ np.array([LEVELS**2, LEVELS, 1]) + 1
+        packed[~np.isfinite(values).all(axis=-1).transpose(2, 1, 0)] = 0
+        shades = np.indices((LEVELS, LEVELS, LEVELS)).reshape(3, -1).T * 255 // (LEVELS - 1)
+        table = (shades @ np.array([2**16, 2**8, 1])).tolist()
+        plot += k3d.voxels(packed.astype(np.uint8), color_map=table, bounds=bounds, outlines=False)
+        return plot
     # The first axis of k3d is z.
     turned = np.ascontiguousarray(values.transpose(2, 1, 0))
     if values.dtype.kind == "f":

@@ -22,6 +22,8 @@ MARKERS = "osD^vP*X"
 Panels: TypeAlias = Axes | Sequence[Axes]
 PANEL = 2.1  # inches
 MOST_PANELS = 64
+# Fields of colours have no scale.
+_NO_SCALE = (mpl.colormaps["gray"], Normalize(0.0, 1.0))
 CAPTION = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0}
 
 
@@ -145,27 +147,35 @@ def scale_of(fields: Array, *, diverging: bool = False) -> tuple[Colormap, Norma
     return mpl.colormaps["viridis"], Normalize(low, high)
 
 
-def _slices(field: Array) -> list[tuple[Array, tuple[int, int]]]:
+def _slices(field: Array, dim: int) -> list[tuple[Array, tuple[int, int]]]:
     """List the 2D images of a field. Beside each stand the axis that runs right and the axis that runs up."""
-    if field.ndim == 2:
+    if dim == 2:
         return [(field, (0, 1))]
-    centre = [n // 2 for n in field.shape]
+    centre = [n // 2 for n in field.shape[:dim]]
     return [(field[:, :, centre[2]], (0, 1)), (field[:, centre[1], :], (0, 2)), (field[centre[0]], (1, 2))]
 
 
 def draw_maps(
     axes: Sequence[Axes], field: Array, extent: Extent, colours: Colormap, norm: Normalize, title: str
 ) -> None:
-    """Draw one field on its panels: a curve in 1D, one image in 2D, three central slices in 3D."""
-    if field.ndim == 1:
+    """Draw one field on its panels: a curve in 1D, one image in 2D, three central slices in 3D.
+
+    A field with one more axis than the extent holds red, green and blue. In 1D they are drawn as a strip.
+    """
+    dim, has_colours = len(extent.edges), field.ndim > len(extent.edges)
+    if dim == 1 and has_colours:
+        axes[0].imshow(field[None], extent=(*extent.edges[0], 0.0, 1.0), aspect="auto", interpolation="none")
+        axes[0].set(title=title, xlabel=extent.label(0), yticks=[])
+        return
+    if dim == 1:
         low, high = extent.edges[0]
         centres = low + (np.arange(len(field)) + 0.5) * (high - low) / len(field)
         axes[0].plot(centres, field, color=COLOURS[0], drawstyle="steps-mid" if len(field) < 200 else "default")
         axes[0].set(title=title, xlabel=extent.label(0), ylim=_padded(norm))
         return
-    for panel, (image, (right, up)) in zip(axes, _slices(field), strict=True):
+    for panel, (image, (right, up)) in zip(axes, _slices(field, dim), strict=True):
         panel.imshow(
-            image.T,
+            image.swapaxes(0, 1),
             origin="lower",
             extent=(*extent.edges[right], *extent.edges[up]),
             cmap=colours,
@@ -175,7 +185,7 @@ def draw_maps(
         panel.set(xlabel=extent.label(right), ylabel=extent.label(up))
         # The number of ticks is fixed. Otherwise it could change after the layout has made room for the labels.
         panel.locator_params(nbins=4)
-        if field.ndim == 3:
+        if dim == 3:
             across = 3 - right - up
             (low, high), n = extent.edges[across], field.shape[across]
             position = low + (n // 2 + 0.5) * (high - low) / n
@@ -199,11 +209,14 @@ def maps_figure(
     *,
     shared: bool = True,
     columns: int | None = None,
+    legend: str = "",
     figsize: tuple[float, float] | None = None,
     ticks: Sequence[tuple[Sequence[float], Sequence[str]] | None] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
     """Draw all fields, on the given axes or on a new figure. `shared` panels have one colour bar in common.
+
+    If there are no scales, the fields hold red, green and blue, and `legend` says below them what the colours mean.
 
     Raises
     ------
@@ -214,7 +227,7 @@ def maps_figure(
     if len(fields) != len(titles):
         msg = f"labels must name each of the {len(fields)} panels, got {len(titles)}: {list(titles)!r}"
         raise ValueError(msg)
-    dim = fields[0].ndim
+    dim = fields[0].ndim - (not scales)
     if not 1 <= dim <= 3:
         msg = f"fields must have 1 to 3 spatial axes, got shape {fields[0].shape}"
         raise ValueError(msg)
@@ -233,9 +246,13 @@ def maps_figure(
             raise ValueError(msg)
         panels, fig = given.reshape(len(fields), per_field), cast("Figure", given[0].get_figure())
     for index, (field, title) in enumerate(zip(fields, titles, strict=True)):
-        draw_maps(list(panels[index]), field, extent, *scales[index], title)
+        draw_maps(list(panels[index]), field, extent, *(scales[index] if scales else _NO_SCALE), title)
     for unused in panels[len(fields) :].ravel():
         unused.set_axis_off()
+    if not scales:
+        if ax is None:
+            fig.supxlabel(legend, fontsize="x-small")
+        return fig
     if dim == 1:
         panels[0, 0].set_ylabel(bar_labels[0])
         return fig

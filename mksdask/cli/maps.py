@@ -1,0 +1,63 @@
+"""The part of `mksdask import` that imports EBSD maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from mksdask.importers import import_ebsd
+from mksdask.importers.ebsd_files import is_ebsd
+
+# Options of the command that say something of maps; the others are refused.
+_OF_MAPS = {"sources", "store", "window", "setting", "scan", "overwrite", "as_json"}
+_OF_MAPS |= {"workers", "memory_limit", "scheduler"}
+
+
+def map_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --setting and --scan, which `import_map` takes."""
+    for option in (
+        click.option("--scan", help="Name of the EBSD scan, if the file holds several."),
+        click.option(
+            "--setting",
+            type=click.IntRange(1, 4),
+            help="Coordinate system of OIM Analysis, for EBSD maps of EDAX and orix. Default: as the file says, or 2.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def is_map(paths: list[Path]) -> bool:
+    """Whether the command is to import an EBSD map. Check that the options agree with it.
+
+    Raises
+    ------
+    UsageError
+        If an option is given that does not apply.
+    """
+    context = click.get_current_context()
+    given = {
+        str(parameter.name): parameter.opts[-1]
+        for parameter in context.command.params
+        if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    }
+    # With --dataset, an array of an HDF5 file is wanted, such as an image of the electron microscope.
+    found = len(paths) == 1 and "dataset" not in given and is_ebsd(paths[0])
+    wrong = [given[name] for name in given if (name not in _OF_MAPS if found else name in ("setting", "scan"))]
+    if wrong:
+        what = "an EBSD map" if found else "no EBSD map"
+        msg = f"{wrong[0]} does not apply to {paths[0].name}, which is {what}; leave it out"
+        raise click.UsageError(msg)
+    return found
+
+
+def import_map(
+    path: Path, target: Any, *, window: tuple[int, ...] | None, setting: int | None, scan: str | None, overwrite: bool
+) -> None:
+    """Import an EBSD map into a store."""
+    sizes = window if window is None or len(window) > 1 else window[0]
+    import_ebsd(path, target, window=sizes, setting=setting, scan=scan, mode="w" if overwrite else "w-")

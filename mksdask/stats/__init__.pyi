@@ -1,0 +1,21 @@
+from .chords import (
+    chord_lengths as chord_lengths,
+    lineal_path as lineal_path,
+)
+from .correlation import (
+    autocorrelate as autocorrelate,
+    correlate as correlate,
+    crosscorrelate as crosscorrelate,
+)
+from .radial import (
+    integral_range as integral_range,
+    pair_correlation as pair_correlation,
+    radial_average as radial_average,
+    specific_surface as specific_surface,
+)
+from .transformer import (
+    TwoPointStatistics as TwoPointStatistics,
+)
+from .volume import (
+    correlate_volume as correlate_volume,
+)

@@ -1,0 +1,34 @@
+from .correlations import (
+    draw_autocorrelations as draw_autocorrelations,
+    draw_components as draw_components,
+    draw_correlations as draw_correlations,
+    draw_crosscorrelations as draw_crosscorrelations,
+)
+from .fields import (
+    draw_coeff as draw_coeff,
+    draw_concentrations as draw_concentrations,
+    draw_concentrations_compare as draw_concentrations_compare,
+    draw_differences as draw_differences,
+    draw_microstructure_strain as draw_microstructure_strain,
+    draw_microstructures as draw_microstructures,
+    draw_strains as draw_strains,
+    draw_strains_compare as draw_strains_compare,
+    ipf_colours as ipf_colours,
+)
+from .interactive import (
+    show_volume as show_volume,
+)
+from .live import (
+    draw_partial as draw_partial,
+)
+from .scores import (
+    draw_component_variance as draw_component_variance,
+    draw_components_scatter as draw_components_scatter,
+    draw_evolution as draw_evolution,
+)
+from .validation import (
+    draw_goodness_of_fit as draw_goodness_of_fit,
+    draw_gridscores as draw_gridscores,
+    draw_gridscores_matrix as draw_gridscores_matrix,
+    draw_learning_curves as draw_learning_curves,
+)
