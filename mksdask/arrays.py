@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -21,6 +22,7 @@ import sklearn
 import xarray as xr
 import zarr
 from numpy.typing import DTypeLike, NDArray
+from sklearn.utils.validation import validate_data
 
 from mksdask.compute.alignment import aligned
 from mksdask.compute.blocks import check_whole_samples
@@ -85,8 +87,7 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
     if isinstance(array, zarr.Array):
         return da.from_zarr(array), None
     if isinstance(array, np.ma.MaskedArray):
-        msg = f"{name} is a masked array, and its mask would be lost; pass its data, and confidence_index=~mask"
-        raise TypeError(msg)
+        raise TypeError(_mask_message(name))
     if scipy.sparse.issparse(array):
         msg = f"{name} is sparse, which is not supported; pass {name}.toarray()"
         raise TypeError(msg)
@@ -125,6 +126,8 @@ def in_memory(array: Any, *, name: str) -> NDArray[Any]:
     ValueError
         If `array` is a list of arrays of different shapes, or cannot be converted for another reason.
     """
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(_mask_message(name))
     if isinstance(array, pd.DataFrame):
         texts = [str(column) for column, dtype in array.dtypes.items() if dtype.kind not in "biufc"]
         if 0 < len(texts) < len(array.columns):
@@ -140,7 +143,7 @@ def in_memory(array: Any, *, name: str) -> NDArray[Any]:
                 f"{name}[{other}] the shape {np.shape(array[other])}; cut all to one size, or pass each size by itself"
             )
         raise ValueError(msg) from error
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, NotImplementedError) as error:
         # Tensors of other libraries tell in this way that they are on a GPU, or part of a gradient.
         msg = f"{name} of type {type(array).__name__} cannot be converted to a NumPy array: {error}"
         raise TypeError(msg) from error
@@ -292,16 +295,96 @@ def sizes_argument(size: Any, *, name: str = "size") -> tuple[int, ...]:
     ValueError
         If they are not positive integers.
     """
-    wanted = np.atleast_1d(np.asarray(size))
-    if wanted.dtype.kind not in "iu" or wanted.ndim != 1 or not 1 <= len(wanted) <= 3 or wanted.min() < 1:
-        msg = f"{name} must be 1 to 3 positive numbers of voxels, got {size!r}"
+    wanted = _integers(size)
+    if wanted is None or not 1 <= len(wanted) <= 3 or wanted.min() < 1:
+        msg = f"{name} must be 1 to 3 positive numbers of voxels, got {shown(size)}"
         raise ValueError(msg)
     return tuple(wanted.tolist())
 
 
+def _integers(value: Any) -> NDArray[np.integer] | None:
+    """Make an array with one axis of integers in memory, or return None if the value holds something else."""
+    try:
+        found = np.atleast_1d(np.asarray(None if is_lazy(value) else value))
+    except (TypeError, ValueError, NotImplementedError):
+        return None
+    return found if found.dtype.kind in "iu" and found.ndim == 1 else None
+
+
 def is_number(value: object) -> bool:
     """Whether a parameter is a finite real number."""
-    return isinstance(value, Real) and bool(np.isfinite(float(value)))
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and bool(np.isfinite(float(value)))
+    except OverflowError:
+        return False
+
+
+def shown(value: Any) -> str:
+    """Show a bad argument in an error, in a few words."""
+    if hasattr(value, "shape") and hasattr(value, "dtype") and np.ndim(value):
+        return f"{type(value).__name__} of shape {tuple(value.shape)} and dtype {value.dtype}"
+    return reprlib.repr(value)
+
+
+def numbers_argument(value: Any, name: str) -> NDArray[np.float64]:
+    """Check an argument that holds real numbers in memory, such as a list, and return them in float64.
+
+    Raises
+    ------
+    TypeError
+        If it is lazy, or holds no real numbers.
+    ValueError
+        If it is a list of lists of different lengths.
+    """
+    data = value if is_lazy(value) else unwrap(value, name=name)[0]
+    if is_lazy(data) or data.dtype.kind not in "biuf":
+        msg = f"{name} must be real numbers in memory, got {shown(value)}"
+        raise TypeError(msg)
+    return np.asarray(data, dtype=np.float64)
+
+
+def validated(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
+    """Do what `validate_data` of scikit-learn does for X, or for X and y, with errors that name the argument.
+
+    Raises
+    ------
+    TypeError
+        If an array is masked, or holds text, dates or structures.
+    ValueError
+        As `validate_data` does.
+    """
+    for array, name in zip((X, *y), ("X", "y"), strict=False):
+        refuse_unnumeric(array, name=name)
+    try:
+        return validate_data(estimator, X, *y, **options)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        msg = f"{'X or y' if y else 'X'} cannot be used: {error}"
+        raise kind(msg) from error
+
+
+def refuse_unnumeric(array: Any, *, name: str) -> None:
+    """Refuse a masked array, a path, and an array of text, of dates or of structures.
+
+    Raises
+    ------
+    TypeError
+        If `array` is one of these.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(_mask_message(name))
+    refuse_path(array, name=name)
+    kind = getattr(getattr(array, "dtype", None), "kind", "O")
+    if kind not in "biufcO":
+        msg = f"{name} must hold numbers, got {shown(array)}"
+        raise TypeError(msg)
+
+
+def _mask_message(name: str) -> str:
+    remedy = f"pass {name}.filled(numpy.nan), which marks what is not known" if name == "y" else "pass its data"
+    if name in ("X", "volume"):
+        remedy = "pass its data, and confidence_index=~mask"
+    return f"{name} is a masked array, and its mask would be lost; {remedy}"
 
 
 def axes_argument(axes: int | Sequence[int] | None, n_spatial: int, *, name: str = "periodic_axes") -> tuple[bool, ...]:
@@ -312,9 +395,10 @@ def axes_argument(axes: int | Sequence[int] | None, n_spatial: int, *, name: str
     ValueError
         If an axis does not exist.
     """
-    wanted = np.atleast_1d(np.asarray([] if axes is None else axes))
-    if wanted.size and wanted.dtype.kind not in "iu":
-        msg = f"{name} must be numbers of spatial axes, such as [0, 1], got {axes!r}"
+    is_empty = axes is None or (isinstance(axes, list | tuple | np.ndarray) and not len(np.atleast_1d(axes)))
+    wanted = np.array([], dtype=int) if is_empty else _integers(axes)
+    if wanted is None:
+        msg = f"{name} must be numbers of spatial axes, such as [0, 1], got {shown(axes)}"
         raise ValueError(msg)
     if any(not 0 <= axis < n_spatial for axis in wanted):
         msg = (
@@ -333,9 +417,12 @@ def precision_argument(dtype: DTypeLike) -> np.dtype[Any]:
     ValueError
         If it is another dtype.
     """
-    precision = np.dtype(dtype)
+    try:
+        precision = np.dtype(dtype)
+    except (TypeError, ValueError, AttributeError):
+        precision = np.dtype(object)
     if precision not in (np.float32, np.float64):
-        msg = f"dtype must be float32 or float64, got {dtype!r}"
+        msg = f"dtype must be float32 or float64, got {shown(dtype)}"
         raise ValueError(msg)
     return precision
 

@@ -19,6 +19,7 @@ from mksdask.arrays import Array, ArrayLike, names, to_numpy, unwrap
 from mksdask.bases.primitive import PrimitiveBasis
 from mksdask.compute.blocks import map_samples
 from mksdask.samples import Grid, Samples
+from mksdask.schema.arguments import checked
 
 RESIDUAL = 1e-8
 # Interface per volume over crossings per length of a line: area in 3D, length in 2D, points in 1D (Cauchy).
@@ -270,6 +271,7 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
         self.descriptors = descriptors
         self.periodic_axes = periodic_axes
 
+    @checked
     def fit(self, X: ArrayLike, y: object = None, size: Sequence[int] | None = None) -> Self:
         """Find the number of phases and the size of the samples.
 
@@ -311,6 +313,7 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
     def _kernel(self, grid: Grid) -> _Shape:
         return _Shape(tuple(self.descriptors), self.n_phases_, self.grid_.periodic, grid.steps)
 
+    @checked
     def transform(self, X: ArrayLike, size: Sequence[int] | None = None) -> Any:
         """Compute the descriptors of each sample.
 

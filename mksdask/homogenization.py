@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import DTypeLike, NDArray
-from sklearn.base import clone
+from sklearn.base import clone, is_regressor
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
@@ -39,6 +39,7 @@ from mksdask.regression.responses import ResponsesMixin, respond_block, respond_
 from mksdask.regression.scoring import lazy_score
 from mksdask.regression.targets import known_targets
 from mksdask.schema import NOTHING, Choice, Part, Saved, Whole
+from mksdask.schema.arguments import checked
 from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
 from mksdask.structure import MKSStructureAnalysis
@@ -209,6 +210,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         self.degree = degree
 
     @operation
+    @checked
     def fit(
         self,
         X: ArrayLike,
@@ -257,6 +259,12 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         target = _rows(y, index, len(statistics), "y")
         is_known, targets = known_targets(target)
         linker, options = self._linker(), {}
+        if is_regressor(linker) and targets.dtype.kind not in "biuf":
+            msg = (
+                f"y holds {targets.dtype}, but property_linker {linker!r} is a regressor, which needs real numbers; "
+                "convert y, such as y.astype(float), or use a classifier for classes"
+            )
+            raise TypeError(msg)
         if groups is not None:
             if not _takes(linker.fit, "groups"):
                 msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"
@@ -282,6 +290,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         super()._restored(most)
         self._try_linker()
 
+    @checked
     def predict(
         self,
         X: ArrayLike,
@@ -336,6 +345,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
             "properties": int(np.prod(self._target_shape)),
         }
 
+    @checked
     def suggest(
         self,
         X_pool: ArrayLike,

@@ -28,6 +28,7 @@ from mksdask.reduction.reducers import new_reducer, require_methods
 from mksdask.reduction.shared import SharedStatistics, SharingMixin
 from mksdask.samples import Grid, Samples
 from mksdask.schema import FLAG, NOTHING, ArrayOf, Choice, Dtype, Listed, Number, Part, Record, Saved, Whole, agree
+from mksdask.schema.arguments import checked
 from mksdask.stats.features import FeatureMap
 from mksdask.stats.lags import LagFFT
 from mksdask.stats.pairs import Pairs, lag_labels, resolve_pairs
@@ -179,6 +180,7 @@ class MKSStructureAnalysis(
         self.scratch = scratch
 
     @operation
+    @checked
     def fit(
         self,
         X: ArrayLike,
@@ -223,6 +225,7 @@ class MKSStructureAnalysis(
         return Fit(self, statistics, _target(y, statistics), watch, resume)
 
     @operation
+    @checked
     def fit_transform(
         self,
         X: ArrayLike,
@@ -289,6 +292,7 @@ class MKSStructureAnalysis(
         options = StatisticsOptions(self.correlations, self.cutoff, self.dtype, self.mean_center, self.weights)
         return EnsembleStatistics.of(samples.require(like is None), options, are_given=not self.compute_correlations)
 
+    @checked
     def transform(
         self, X: ArrayLike, size: Sequence[int] | None = None, confidence_index: ArrayLike | None = None
     ) -> Any:

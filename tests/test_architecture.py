@@ -37,6 +37,7 @@ ORDER = (
     "localization",
     "tools",
     "importers",
+    "exporters",
     "accessor",
     "cli",
 )

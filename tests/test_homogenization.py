@@ -534,7 +534,7 @@ def test_classification__saving_refuses_other_linkers(textures, tmp_path):
     for linker, message in (
         (
             RandomForestClassifier(3),
-            "expected 'polynomial' or 'kernel' or a KernelRegressor or LeastSquares or LogisticRegression or Pipeline",
+            "a KernelRegressor or LabelledPipeline or LeastSquares or LogisticRegression or Pipeline",
         ),
         (
             make_pipeline(StandardScaler(), SVC()),

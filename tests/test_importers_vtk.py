@@ -204,7 +204,7 @@ def test_vti__other_turns_are_refused_and_the_origin_is_told(tmp_path):
     image = an_image()
     image.SetOrigin(1.0, 0.0, -2.5)
     write_vti(tmp_path / "a.vti", image)
-    assert "the file's first point lies at (1, 0, -2.5)" in open_source(tmp_path / "a.vti").assumed[0]
+    assert "the file's first value lies at (1, 0, -2.5)" in open_source(tmp_path / "a.vti").assumed[0]
     write_vti(tmp_path / "a.vti", an_image(units="furlong"))
     with pytest.raises(ValueError, match="'furlong' is no known unit of length"):
         open_source(tmp_path / "a.vti")
@@ -296,6 +296,28 @@ def test_vtkhdf__images_of_vtk(tmp_path):
     write(vtk.vtkHDFWriter(), tmp_path / "b.vtkhdf", vtk.vtkPolyData())
     with pytest.raises(ValueError, match="type 'PolyData', expected ImageData"):
         open_source(tmp_path / "b.vtkhdf")
+
+
+@pytest.mark.parametrize("of_cells", [False, True])
+@pytest.mark.parametrize(
+    ("sizes", "shape", "steps"), [((5, 4, 1), (5, 4), (0.25, 0.5)), ((1, 5, 4), (5, 4), (0.5, 2.0))]
+)
+@pytest.mark.parametrize("suffix", ["vti", "vtk", "vtkhdf"])
+def test_flat_images__have_two_axes(tmp_path, suffix, sizes, shape, steps, of_cells):
+    image = vtk.vtkImageData()
+    image.SetDimensions(*(n + (of_cells and n > 1) for n in sizes))
+    image.SetSpacing(*SPACING)
+    array = numpy_support.numpy_to_vtk(np.arange(20, dtype="u1"), deep=True)
+    array.SetName("scan")
+    (image.GetCellData() if of_cells else image.GetPointData()).AddArray(array)
+    writer = {"vti": vtk.vtkXMLImageDataWriter, "vtk": vtk.vtkStructuredPointsWriter, "vtkhdf": vtk.vtkHDFWriter}[
+        suffix
+    ]
+    write(writer(), tmp_path / f"a.{suffix}", image)
+    ds = import_images(tmp_path / f"a.{suffix}", tmp_path / "a.zarr")
+    assert_array_equal(ds.microstructure, np.arange(20).reshape(4, 5).T)
+    assert_allclose([float(ds[axis][1]) for axis in "xy"], steps)
+    assert "the image is flat" in open_source(tmp_path / f"a.{suffix}").assumed[-1]
 
 
 def spoilt(change, **options):

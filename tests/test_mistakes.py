@@ -22,14 +22,24 @@ from mksdask import (
     MKSLocalizationModel,
     MKSStructureAnalysis,
     PrimitiveBasis,
+    append_ensemble,
     create_ensemble,
     create_volume,
     load_model,
     open_ensemble,
+    regression,
     save_model,
     tools,
 )
-from mksdask.datasets import CahnHilliardSimulation, effective_stiffness
+from mksdask.datasets import (
+    CahnHilliardSimulation,
+    effective_stiffness,
+    make_cahn_hilliard,
+    make_checkerboard_microstructure,
+    make_delta_microstructures,
+    make_microstructure,
+    make_polycrystal,
+)
 from mksdask.descriptors import ShapeDescriptors
 from mksdask.regression import KernelRegressor
 from mksdask.stats import (
@@ -256,6 +266,118 @@ def test_gaps__are_said_once_and_can_be_ignored():
         warnings.simplefilter("ignore", MissingPropertyWarning)
         homogenize(X, partly)
         homogenize(X, Y)
+
+
+# Values that would be converted without a word
+
+
+def test_properties__that_would_be_converted_without_a_word():
+    masked = np.ma.masked_array(Y, Y > 0.5)
+    linkers = [PCA, regression.LeastSquares, KernelRegressor, regression.polynomial_regression]
+    scores = RNG.normal(size=(20, 3))
+    for call in (homogenize, lambda X, y: homogenize(X, Y).score(X, y)):
+        with pytest.raises(TypeError, match=r"y is a masked array, and its mask would be lost; pass y\.filled"):
+            call(X, masked)
+    for linker in linkers[1:]:
+        with pytest.raises(TypeError, match="y is a masked array"):
+            linker().fit(scores, masked)
+        with pytest.raises(TypeError, match="X is a masked array"):
+            linker().fit(np.ma.masked_array(scores, scores > 1), Y)
+    structured = np.zeros(20, dtype=[("a", float)])
+    for y, told in {
+        "text": (Y.astype(str), r"property_linker (?s:.*) is a regressor, which needs real numbers"),
+        "bytes": (Y.astype("S"), "y must hold numbers, or text for classes"),
+        "dates": (np.arange(20).astype("M8[D]"), "y must hold numbers, or text for classes, got dtype datetime64"),
+        "times": (np.arange(20).astype("m8[s]"), "y must hold numbers"),
+        "structured": (structured, "y must hold numbers"),
+        "complex": (Y * 1j, "is a regressor, which needs real numbers"),
+    }.values():
+        with pytest.raises(TypeError, match=told):
+            homogenize(X, y)
+        for linker in linkers[1:]:
+            with pytest.raises((TypeError, ValueError), match=r"\by\b"):
+                linker().fit(scores, y)
+
+
+def test_phases__have_one_name_each(tmp_path):
+    three = RNG.integers(0, 3, (6, 5, 5), dtype=np.uint8)
+    for create in (create_ensemble, create_volume):
+        with pytest.raises(TypeError, match=r"phases must be a list of names.*got 'pore'"):
+            create(tmp_path / "e.zarr", three, phases="pore")
+        for given in (three, da.from_array(three, chunks=(2, 5, 5))):
+            with pytest.raises(ValueError, match=r"phases must name each phase, but \['a', 'b'\] has no name for.*2"):
+                create(tmp_path / "e.zarr", given, phases=["a", "b"])
+            with pytest.raises(ValueError, match="phases must name each phase"):
+                create(tmp_path / "e.zarr", given * 0.5, phase=given, phases=["a", "b"])
+    create_ensemble(tmp_path / "e.zarr", three[:, :, :] % 2, phases=["a", "b"])
+    with pytest.raises(ValueError, match="phases must name each phase"):
+        append_ensemble(tmp_path / "e.zarr", three)
+    with pytest.raises(TypeError, match="phases must be a list of names"):
+        tools.draw_microstructures(three[:2], phases="ab")
+    with pytest.raises(ValueError, match="phases must name each phase"):
+        tools.draw_microstructures(three[:2], phases=["a", "b"])
+
+
+@pytest.mark.parametrize("value", [252.0, -3.0, np.nan])
+def test_confidence__outside_its_range_is_not_stored(value, tmp_path):
+    mask = np.ones(X.shape)
+    mask[3, 2, 1] = value
+    for given in (mask, da.from_array(mask, chunks=(5, 12, 14))):
+        with pytest.raises(ValueError, match=r"confidence_index must lie in \[0, 1\]"):
+            create_ensemble(tmp_path / "e.zarr", X, confidence_index=given)
+        with pytest.raises(ValueError, match=r"confidence_index must lie in \[0, 1\]"):
+            create_volume(tmp_path / "v.zarr", X, confidence_index=given)
+    assert not list(tmp_path.glob("*.zarr"))
+    create_ensemble(tmp_path / "e.zarr", X, confidence_index=np.ones(X.shape))
+    with pytest.raises(ValueError, match=r"confidence_index must lie in \[0, 1\]"):
+        append_ensemble(tmp_path / "e.zarr", X, confidence_index=mask)
+    assert open_ensemble(tmp_path / "e.zarr").sizes["sample"] == 20
+
+
+def test_append__of_numbers_beyond_the_stored_precision(tmp_path):
+    create_ensemble(tmp_path / "e.zarr", X, Y.astype("float32"))
+    with pytest.raises(ValueError, match=r"response holds values from .* to 1e\+300.*float32 cannot hold"):
+        append_ensemble(tmp_path / "e.zarr", X, np.where(np.arange(20) == 3, 1e300, Y))
+    assert open_ensemble(tmp_path / "e.zarr").sizes["sample"] == 20
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda url: create_ensemble(url, X, units=np.nan), "units must be a text, got nan"),
+        (lambda url: create_ensemble(url, X, resume="no"), "resume must be True or False, got 'no'"),
+        (lambda url: make_microstructure(2, (5, 5), volume_fraction=(np.nan, 0.5)), "volume_fraction must hold 2"),
+        (lambda url: make_microstructure(2, (5, 5), n_phases=True), "n_phases must be an integer between 1 and 65536"),
+        (lambda url: make_microstructure(True, (5, 5)), "n_samples must be an integer from 1, got True"),
+        (lambda url: make_microstructure(2, (5, 5), seed=True), "seed must be an integer"),
+        (lambda url: CahnHilliardSimulation().run(X - 0.5, n_steps=True), "n_steps must be an integer from 0"),
+        (lambda url: CahnHilliardSimulation().run(X - 0.5, n_steps=10**12), "n_steps must be an integer from 0"),
+        (lambda url: KernelRegressor(alpha=0.1, gamma=1.0).fit(Y[:, None], Y * 1e300), "overflowed"),
+        (lambda url: KernelRegressor(alpha=1e-300, gamma=1e-300).fit(Y[:, None], Y), "alpha=1e-300 is too small"),
+        (lambda url: regression.LeastSquares().fit(Y[:, None], Y * 1.7e308), "overflowed"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value")
+def test_numbers__that_make_no_sense(call, message, tmp_path):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(tmp_path / "e.zarr")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: make_microstructure(10**9, (1000, 1000)),
+        lambda: make_microstructure(10**9, (1000, 1000), chunks=10**8),
+        lambda: make_cahn_hilliard(10**9, (1000, 1000)),
+        lambda: make_polycrystal(10**9, (100, 100, 100)),
+        lambda: make_checkerboard_microstructure(10**4, 10**4, ndim=3),
+        lambda: make_delta_microstructures(200, (10**4, 10**4)),
+        lambda: regression.polynomial_regression(50).fit(RNG.normal(size=(20, 12)), Y),
+    ],
+)
+def test_sizes__that_do_not_fit_say_what_they_would_take(call):
+    with pytest.raises(ValueError, match=r"needs .*[KMGTPE]iB|needs .*bytes"):
+        call()
 
 
 # Bases

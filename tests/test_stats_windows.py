@@ -27,7 +27,7 @@ def test_windows__on_a_grid(spatial, size, stride, is_stored):
 
 
 def test_windows__at_random_places(tmp_path):
-    X = np.arange(30 * 40).reshape(30, 40)
+    X = np.arange(30 * 40.0).reshape(30, 40)
     create_volume(
         tmp_path / "v.zarr", X, spacing=(0.5, 2.0), units="um", periodic_axes=[0], phases=["a", "b"], chunks=16
     )

@@ -318,9 +318,11 @@ def test_analysis__given_statistics_and_stored_ones(ensemble):
 def test_analysis__complex_statistics_keep_real_and_imaginary_parts():
     rng = np.random.default_rng(0)
     m = rng.normal(size=(30, 5, 4, 2)) + 1j * rng.normal(size=(30, 5, 4, 2))
-    analysis = MKSStructureAnalysis(None, n_components=29, periodic_axes=[0, 1], correlations=[(0, 1)], dtype="float64")
+    options = {"periodic_axes": [0, 1], "correlations": [(0, 1)], "dtype": "float64"}
+    basis = GivenStates(2, is_complex=True)
+    analysis = MKSStructureAnalysis(basis, n_components=29, **options)
     scores = analysis.fit_transform(m)
-    f = correlate(m, None, periodic_axes=[0, 1], correlations=[(0, 1)], dtype="float64")
+    f = correlate(m, basis, periodic_axes=[0, 1], correlations=[(0, 1)], dtype="float64")
     assert np.iscomplexobj(analysis.components_)
     assert_allclose(analysis.inverse_transform(scores), f, atol=1e-8)
 

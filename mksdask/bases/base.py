@@ -16,6 +16,7 @@ from mksdask.arrays import Array, ArrayLike, is_trial_of_dask_ml, label_alike, u
 from mksdask.compute.blocks import map_samples
 from mksdask.display.cards import WithCard, card, curves
 from mksdask.schema import NOTHING, Kind, Listed, Number, Record, Whole
+from mksdask.schema.arguments import checked
 
 # The picture of a basis shows at most this many of its functions.
 MOST_DRAWN = 7
@@ -140,6 +141,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
                 target[..., state] = field
         return out
 
+    @checked
     def discretize(self, X: ArrayLike, *, dtype: DTypeLike = "float64") -> Any:
         """Compute the microstructure function of samples.
 

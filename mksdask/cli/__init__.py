@@ -19,6 +19,7 @@ from distributed import KilledWorker
 from mksdask.cli.analysis import plan_group, stats
 from mksdask.cli.arguments import KEYS
 from mksdask.cli.demo import demo
+from mksdask.cli.exports import export_command
 from mksdask.cli.linkage import fit, localize, predict
 from mksdask.cli.options import asks_for_json, say
 from mksdask.cli.stopping import PATIENCE, Stop, stoppable
@@ -153,6 +154,7 @@ def main(traceback: bool) -> None:  # noqa: FBT001
       mksdask import scan.tif rock.zarr --phases 0:pore,255:grain --spacing 3 --units um
       mksdask info rock.zarr
       mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png
+      mksdask export rock.zarr rock.vti
 
     STORE, MODEL and OUT of the commands are paths, or URLs that fsspec knows, such as s3://bucket/rock.zarr, which
     needs the package s3fs. An output is written beside its place, and moved there when it is complete.
@@ -175,5 +177,5 @@ def completion(shell: str) -> None:
     click.echo(found(main, {}, "mksdask", "_MKSDASK_COMPLETE").source())
 
 
-for command in (demo, import_command, info, verify, stats, fit, predict, localize, plan_group):
+for command in (demo, import_command, export_command, info, verify, stats, fit, predict, localize, plan_group):
     main.add_command(command)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dask.array as da
@@ -12,10 +13,13 @@ import numpy as np
 from dask._task_spec import Task
 from dask.base import tokenize
 from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.utils import key_split
 
 from mksdask.compute.faults import Guarded, block_text, retries
+
+# Beginnings of the names of layers that hold the arrays that are read.
+_HOLDERS = ("original-", "shared-")
 
 
 def token_of(*values: Any) -> str:
@@ -61,6 +65,25 @@ def is_cheap(data: Any) -> bool:
     """Whether parts of an array can be read without computing: from memory, or from a store that a dask array views."""
     views = ("original-", "open_dataset-", "from-zarr-", "array-", "getitem-", "transpose-")
     return not isinstance(data, da.Array) or all(name.startswith(views) for name in data.dask.layers)
+
+
+def arrays_read(array: Any) -> Iterator[Any]:
+    """Yield the arrays in the graph of a lazy array that are no blocks of it: those from which blocks are read.
+
+    Of an array in memory, one part is enough, because all parts are views of the same array.
+    """
+    if not isinstance(array, da.Array):
+        yield array
+        return
+    for name, layer in array.dask.layers.items():
+        if name.startswith(_HOLDERS):
+            values = [*dict(layer).values()]
+        elif isinstance(layer, MaterializedLayer):
+            values = [*itertools.islice(layer.values(), 1)]
+        else:
+            continue
+        for value in values:
+            yield getattr(value, "value", value)
 
 
 def unchanged(block: Any) -> Any:

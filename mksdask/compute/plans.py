@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -11,6 +12,7 @@ import dask
 import dask.array as da
 import dask.system
 import numpy as np
+import psutil
 from dask.utils import parse_bytes
 from distributed import default_client
 from distributed.system import MEMORY_LIMIT
@@ -127,6 +129,20 @@ class Limit:
         )
 
 
+def refuse_unless_fits(needed: int, what: str, remedy: str) -> None:
+    """Refuse what is computed in this process at once, and needs more memory than this machine has free.
+
+    Raises
+    ------
+    DoesNotFitError
+        If `what` needs more. The message says how much.
+    """
+    free = int(psutil.virtual_memory().available)
+    if needed > free:
+        msg = f"{what} needs {size_text(needed)} of memory, and {size_text(free)} are free; {remedy}"
+        raise DoesNotFitError(msg)
+
+
 def bytes_argument(limit: int | str, *, name: str = "memory_limit", least: int = 1) -> int:
     """Read a number of bytes, which may be a text such as "2GiB".
 
@@ -136,11 +152,11 @@ def bytes_argument(limit: int | str, *, name: str = "memory_limit", least: int =
         If it is no number of bytes, or less than `least`.
     """
     try:
-        given = int(parse_bytes(limit))
-    except (TypeError, ValueError):
+        given = int(parse_bytes(limit)) if isinstance(limit, int | float | str | np.number) else -1
+    except (TypeError, ValueError, OverflowError):
         given = -1
     if given < least:
-        msg = f"{name} must be a number of bytes, such as 2**31 or '2GiB', got {limit!r}"
+        msg = f"{name} must be a number of bytes, such as 2**31 or '2GiB', got {reprlib.repr(limit)}"
         raise ValueError(msg)
     return given
 

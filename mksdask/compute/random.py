@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -9,6 +11,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from mksdask.compute.plans import refuse_unless_fits
 from mksdask.types import Array
 
 Chunks: TypeAlias = int | str | Sequence[int]
@@ -51,12 +54,29 @@ def generate_samples(
     ValueError
         If the number of samples of a chunk is not positive.
     """
+    n_bytes = np.dtype(dtype).itemsize * math.prod(map(int, size))
     if chunks is None:
+        what = f"{n_samples} samples of {tuple(size)} voxels"
+        refuse_unless_fits(n_samples * n_bytes, what, "make fewer or smaller ones, or make them lazily with chunks=")
         return kernel(np.arange(n_samples))
-    first = chunks if isinstance(chunks, int | np.integer | str) else chunks[0]
-    if isinstance(first, int | np.integer) and first < 1:
-        msg = f"chunks must be a positive number of samples, got {chunks!r}"
+    first = chunks[0] if isinstance(chunks, list | tuple) and chunks else chunks
+    if isinstance(first, tuple) and first and all(isinstance(n, int | np.integer) for n in first):
+        first = 0 if min(first) < 1 else max(first)
+    if not isinstance(first, int | np.integer | str) or isinstance(first, bool):
+        first = 0
+    if isinstance(first, str):
+        try:
+            first = da.core.normalize_chunks((first,), (n_samples,), dtype=np.dtype(f"V{n_bytes}"))[0][0]
+        except (TypeError, ValueError):
+            first = 0
+    if first < 1:
+        msg = f"chunks must be a positive number of samples, or 'auto', got {reprlib.repr(chunks)}"
         raise ValueError(msg)
+    largest = min(int(first), n_samples)
+    refuse_unless_fits(
+        largest * n_bytes, f"a chunk of {largest} samples of {tuple(size)} voxels", "make chunks smaller"
+    )
+    first = chunks if isinstance(chunks, int | np.integer | str) else chunks[0]
     rows = da.core.normalize_chunks((first, *size), (n_samples, *size), dtype=np.dtype(dtype))[0]
     return da.arange(n_samples, chunks=(rows,)).map_blocks(
         kernel,
@@ -76,8 +96,11 @@ def check_seed(seed: int) -> int:
     ValueError
         If it is no integer, or negative.
     """
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        msg = f"seed must be an integer from 0, such as seed=0, got {seed!r}; the same seed gives the same samples"
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        msg = (
+            f"seed must be an integer from 0, such as seed=0, got {reprlib.repr(seed)}; the same seed gives the same "
+            "samples"
+        )
         raise ValueError(msg)
     return int(seed)
 
@@ -90,7 +113,7 @@ def check_n_samples(n_samples: int) -> int:
     ValueError
         If it is no positive integer.
     """
-    if not isinstance(n_samples, int | np.integer) or n_samples < 1:
-        msg = f"n_samples must be an integer from 1, got {n_samples!r}"
+    if not isinstance(n_samples, int | np.integer) or isinstance(n_samples, bool) or not 1 <= n_samples < 2**63:
+        msg = f"n_samples must be an integer from 1, got {reprlib.repr(n_samples)}"
         raise ValueError(msg)
     return int(n_samples)

@@ -15,8 +15,10 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array, as_lazy, sizes_argument
+from mksdask.arrays import Array, as_lazy, is_number, numbers_argument, shown, sizes_argument
+from mksdask.compute.plans import refuse_unless_fits
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
+from mksdask.schema.arguments import check_argument, checked
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class MicrostructureGenerator:
         self.chunks = chunks
         self.stream = stream
 
+    @checked
     def generate(self) -> Any:
         """Make the samples.
 
@@ -146,15 +149,19 @@ class MicrostructureGenerator:
             If an argument is out of range, or the arguments do not fit together.
         """
         kernel = self._kernel()
+        check_argument(self.stream, "stream")
         dtype = np.min_scalar_type(self.n_phases - 1)
         return generate_samples(kernel, check_n_samples(self.n_samples), kernel.size, dtype=dtype, chunks=self.chunks)
 
     def _kernel(self) -> _Filter:
         size, seed = sizes_argument(self.size), check_seed(self.seed)
-        if not 1 <= self.n_phases <= 2**16:
-            msg = f"n_phases must be between 1 and 65536, got {self.n_phases!r}"
+        n_phases: Any = self.n_phases
+        if not isinstance(n_phases, int | np.integer) or isinstance(n_phases, bool) or not 1 <= n_phases <= 2**16:
+            msg = f"n_phases must be an integer between 1 and 65536, got {shown(n_phases)}"
             raise ValueError(msg)
-        grain = np.array(size) / 3.0 if self.grain_size is None else np.asarray(self.grain_size, dtype=float)
+        grain = np.array(size) / 3.0
+        if self.grain_size is not None:
+            grain = numbers_argument(self.grain_size, "grain_size")
         if grain.shape not in ((), (len(size),)) or not (grain >= 0).all() or (grain > size).any():
             msg = (
                 f"grain_size must be one number, or one for each of the {len(size)} axes, from 0 to size={size}; "
@@ -162,10 +169,13 @@ class MicrostructureGenerator:
             )
             raise ValueError(msg)
         fractions = None
-        variance = float(self.percent_variance or 0.0)
+        variance = 0.0 if self.percent_variance is None else self.percent_variance
+        if not (is_number(variance) and 0.0 <= variance < 1.0):
+            msg = f"percent_variance must lie in [0, 1), such as 0.1, got {shown(self.percent_variance)}"
+            raise ValueError(msg)
         if self.volume_fraction is not None:
-            fractions = tuple(map(float, self.volume_fraction))
-            if len(fractions) != self.n_phases or min(fractions) < 0 or abs(sum(fractions) - 1.0) > 1e-6:
+            fractions = tuple(np.atleast_1d(numbers_argument(self.volume_fraction, "volume_fraction")).ravel().tolist())
+            if len(fractions) != self.n_phases or not (min(fractions) >= 0 and abs(sum(fractions) - 1.0) <= 1e-6):
                 msg = (
                     f"volume_fraction must hold {self.n_phases} nonnegative fractions that sum to 1, one for each "
                     f"phase; got {self.volume_fraction!r}"
@@ -177,13 +187,11 @@ class MicrostructureGenerator:
                 "give volume_fraction too"
             )
             raise ValueError(msg)
-        if not 0.0 <= variance < 1.0:
-            msg = f"percent_variance must lie in [0, 1), such as 0.1, got {self.percent_variance!r}"
-            raise ValueError(msg)
         grains = tuple(np.broadcast_to(grain, len(size)).tolist())
         return _Filter(size, self.n_phases, grains, seed, self.stream, fractions, variance)
 
 
+@checked
 def make_microstructure(
     n_samples: int = 10,
     size: Sequence[int] = (101, 101),
@@ -242,6 +250,7 @@ def _deltas(indices: NDArray[np.int64], *, n_phases: int, size: tuple[int, ...])
     return out
 
 
+@checked
 def make_delta_microstructures(
     n_phases: int = 2, size: Sequence[int] = (21, 21), *, chunks: Chunks | None = None
 ) -> Any:
@@ -283,6 +292,7 @@ def make_delta_microstructures(
     return generate_samples(kernel, int(n_phases * (n_phases - 1)), voxels, dtype=dtype, chunks=chunks)
 
 
+@checked
 def make_checkerboard_microstructure(
     square_size: int = 21, n_squares: int = 8, *, ndim: int = 2, chunks: Chunks | None = None
 ) -> Any:
@@ -314,10 +324,10 @@ def make_checkerboard_microstructure(
     >>> make_checkerboard_microstructure(square_size=1, n_squares=3)[0].tolist()
     [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
     """
-    for name, value in {"square_size": square_size, "n_squares": n_squares, "ndim": ndim}.items():
-        if not isinstance(value, int | np.integer) or value < 1 or (name == "ndim" and value > 3):
-            msg = f"{name} must be a positive integer{', at most 3' if name == 'ndim' else ''}, got {value!r}"
-            raise ValueError(msg)
+    n_voxels = (int(square_size) * int(n_squares)) ** int(ndim)
+    refuse_unless_fits(
+        8 * (1 + ndim) * n_voxels, f"a checkerboard of {n_voxels} voxels", "take fewer or smaller squares"
+    )
     squares = np.indices((square_size * n_squares,) * ndim) // square_size
     board = (squares.sum(axis=0) % 2).astype(np.uint8)[None]
     return board if chunks is None else as_lazy(board, -1)

@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike as NumpyLike, DTypeLike, NDArray
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from mksdask.arrays import Array, precision_argument, sizes_argument
+from mksdask.arrays import Array, is_number, numbers_argument, precision_argument, sizes_argument
 from mksdask.bases.gsh import bunge_angles
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
+from mksdask.schema.arguments import checked
 
 
 class Texture(ABC):
@@ -59,13 +60,14 @@ class FibreTexture(Texture):
 
     def __post_init__(self) -> None:
         for name in ("crystal_axis", "sample_axis"):
-            axis = np.asarray(getattr(self, name), dtype=float)
+            axis = numbers_argument(getattr(self, name), name)
             if axis.shape != (3,) or not np.isfinite(axis).all() or not axis.any():
                 msg = f"{name} must be a direction of three numbers that are not all 0, got {getattr(self, name)!r}"
                 raise ValueError(msg)
         _check_spread(self.spread)
         _check_weights([self.weight])
 
+    @checked
     def draw(self, n: int, rng: np.random.Generator) -> Rotation:
         """Draw the orientations of n grains."""
         crystal, sample = (np.asarray(axis, dtype=float) for axis in (self.crystal_axis, self.sample_axis))
@@ -97,7 +99,7 @@ class ComponentTexture(Texture):
     weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        components = np.atleast_2d(np.asarray(self.angles, dtype=float))
+        components = np.atleast_2d(numbers_argument(self.angles, "angles"))
         is_angle = np.abs(components) <= 2.0 * np.pi + 1e-4
         if components.ndim != 2 or components.shape[1] != 3 or not is_angle.all():
             msg = (
@@ -112,6 +114,7 @@ class ComponentTexture(Texture):
                 msg = f"weights must hold one number for each of the {len(components)} components, got {self.weights!r}"
                 raise ValueError(msg)
 
+    @checked
     def draw(self, n: int, rng: np.random.Generator) -> Rotation:
         """Draw the orientations of n grains."""
         components = np.atleast_2d(np.asarray(self.angles, dtype=float))
@@ -121,19 +124,21 @@ class ComponentTexture(Texture):
 
 
 def _check_spread(spread: float) -> None:
-    if not (np.isfinite(spread) and spread >= 0):
+    if not (is_number(spread) and spread >= 0):
         msg = f"spread must be a nonnegative angle in radians, got {spread!r}"
         raise ValueError(msg)
 
 
 def _check_weights(weights: Sequence[float]) -> None:
-    if np.ndim(weights) != 1 or not (min(weights) >= 0 and sum(weights) <= 1 + 1e-9):
+    fractions = numbers_argument(weights, "weights")
+    if fractions.ndim != 1 or not (fractions.size and fractions.min() >= 0 and fractions.sum() <= 1 + 1e-9):
         msg = f"weights must be nonnegative fractions that sum to at most 1, got {weights!r}"
         raise ValueError(msg)
 
 
 def _scatter(n: int, spread: float, rng: np.random.Generator) -> Rotation:
-    return Rotation.from_rotvec(spread * rng.normal(size=(n, 3)))
+    (count,) = sizes_argument(n, name="n") if np.ndim(n) == 0 else (0,)
+    return Rotation.from_rotvec(spread * rng.normal(size=(count, 3)))
 
 
 def _mixed(kinds: Sequence[Rotation], weights: Sequence[float], rng: np.random.Generator) -> Rotation:
@@ -176,6 +181,7 @@ class _Polycrystals:
         return out
 
 
+@checked
 def make_polycrystal(
     n_samples: int = 10,
     size: Sequence[int] = (21, 21, 21),

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike as NumpyLike, DTypeLike, NDArray
 
-from mksdask.arrays import Array, concatenate_samples, is_number, precision_argument, sizes_argument
+from mksdask.arrays import Array, concatenate_samples, is_number, numbers_argument, precision_argument, sizes_argument
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 from mksdask.datasets.generator import (
     MicrostructureGenerator,
     make_delta_microstructures,
     make_independent_voxels,
 )
+from mksdask.schema.arguments import checked
 from mksdask.simulation.cahn_hilliard import CahnHilliardSimulation
 from mksdask.simulation.elasticity import COMPONENTS, mean_stress, solve_fields
 
@@ -24,6 +25,7 @@ def _uniform(indices: NDArray[np.int64], *, size: tuple[int, ...], seed: int, dt
     return np.stack([2.0 * sample_rng(seed, 0, int(index)).random(size, dtype=dtype) - 1.0 for index in indices])
 
 
+@checked
 def make_cahn_hilliard(
     n_samples: int = 1,
     size: Sequence[int] = (21, 21),
@@ -87,6 +89,7 @@ def make_cahn_hilliard(
     return X, CahnHilliardSimulation(dx=dx, gamma=width**2, dt=dt).run(X, n_steps).response
 
 
+@checked
 def make_elastic_stress_random(
     n_samples: int | Sequence[int] = (10, 10),
     elastic_modulus: Sequence[float] = (100, 150),
@@ -145,9 +148,12 @@ def make_elastic_stress_random(
     >>> y.tolist()
     [1.0]
     """
-    counts = [int(n) for n in np.atleast_1d(n_samples)]
-    grains: list[Any] = [grain_size] * len(counts) if np.ndim(grain_size[0]) == 0 else list(grain_size)
-    if volume_fraction is None or np.ndim(volume_fraction[0]) == 0:
+    kinds: list[Any] = list(n_samples) if isinstance(n_samples, list | tuple | np.ndarray) else [n_samples]
+    counts = [check_n_samples(n) for n in kinds]
+    moduli = numbers_argument(elastic_modulus, "elastic_modulus")
+    sizes = numbers_argument(grain_size, "grain_size")
+    grains: list[Any] = [grain_size] * len(counts) if sizes.ndim < 2 else list(grain_size)
+    if volume_fraction is None or numbers_argument(volume_fraction, "volume_fraction").ndim < 2:
         fractions: list[Any] = [volume_fraction] * len(counts)
     else:
         fractions = list(volume_fraction)
@@ -159,7 +165,7 @@ def make_elastic_stress_random(
         raise ValueError(msg)
     parts = [
         MicrostructureGenerator(
-            count, size, len(elastic_modulus), grain, seed, fraction, percent_variance, chunks=chunks, stream=stream
+            count, size, moduli.size, grain, seed, fraction, percent_variance, chunks=chunks, stream=stream
         ).generate()
         for stream, (count, grain, fraction) in enumerate(zip(counts, grains, fractions, strict=True))
     ]
@@ -168,6 +174,7 @@ def make_elastic_stress_random(
     return X, stress[:, 0]
 
 
+@checked
 def make_elastic_stiffness(
     n_samples: int | Sequence[int] = (10, 10),
     elastic_modulus: Sequence[float] = (100, 150),
@@ -208,7 +215,7 @@ def make_elastic_stiffness(
     >>> X.shape, y.shape
     ((3, 21, 21), (3,))
     """
-    if np.ndim(macro_strain) != 0 or not macro_strain:
+    if not is_number(macro_strain) or not macro_strain:
         msg = f"macro_strain must be a number other than 0, which is the strain along x; got {macro_strain!r}"
         raise ValueError(msg)
     X, stress = make_elastic_stress_random(
@@ -238,7 +245,7 @@ def _strain(
     if names is None:
         msg = f"size must have 2 or 3 axes for the elastic solver, got {tuple(X.shape[1:])}"
         raise ValueError(msg)
-    if component is not None and component not in names:
+    if component is not None and not (isinstance(component, str) and component in names):
         msg = f"component must be one of {names} for size={X.shape[1:]}, or None for all of them; got {component!r}"
         raise ValueError(msg)
     response = solve_fields(
@@ -247,6 +254,7 @@ def _strain(
     return response.strain if component is None else response.strain[..., names.index(component)]
 
 
+@checked
 def make_elastic_FE_strain_delta(
     elastic_modulus: Sequence[float] = (100, 150),
     poissons_ratio: Sequence[float] = (0.3, 0.3),
@@ -298,6 +306,7 @@ def make_elastic_FE_strain_delta(
     return X, _strain(X, elastic_modulus, poissons_ratio, macro_strain, component)
 
 
+@checked
 def make_elastic_FE_strain_random(
     n_samples: int = 1,
     elastic_modulus: Sequence[float] = (100, 150),

@@ -181,7 +181,7 @@ def sized(
     try:
         return *in_one_unit(steps, units), ()
     except ValueError as error:
-        if choice.is_sized:
+        if choice.has_spacing:
             return {}, None, ()
         msg = f"{path}: {error}"
         raise ValueError(msg) from error

@@ -20,6 +20,7 @@ from mksdask.compute.graph import token_of
 from mksdask.importers.ebsd_files import open_ebsd
 from mksdask.importers.ebsd_maps import EbsdFile, Records
 from mksdask.importers.ebsd_orix import is_crystal_map
+from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
 from mksdask.storage.volumes import VOLUME_CHUNK, create_volume, open_volume
@@ -136,6 +137,7 @@ class _Bands:
         return field[: n * window[0]].reshape(n, *window, *field.shape[2:])
 
 
+@checked
 def import_ebsd(
     path: Any,
     url: Url,

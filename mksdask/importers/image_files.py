@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import psutil
 
+from mksdask.arrays import shown
 from mksdask.compute.graph import renamed, token_of
 from mksdask.importers.hdf5_files import open_hdf5
 from mksdask.importers.image_samples import join_samples, picture_samples
@@ -258,7 +259,11 @@ def _files(path: Any, pattern: str | None, *, are_slices: bool) -> tuple[list[Pa
         raise ValueError(msg)
     left_out: tuple[str, ...] = ()
     if not isinstance(path, str | os.PathLike):
-        files = [Path(each) for each in path]
+        files = path if isinstance(path, list | tuple) else [path]
+        if not all(isinstance(each, str | os.PathLike) for each in files):
+            msg = f"path must be a path, or a list of paths, got {shown(path)}"
+            raise TypeError(msg)
+        files = [Path(each) for each in files]
     elif any(sign in str(path) for sign in "*?[") and not Path(path).exists():
         files = sorted(map(Path, glob.glob(str(path), recursive=True)), key=natural)  # noqa: PTH207
     else:

@@ -10,12 +10,21 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, Array, concatenate_samples, sizes_argument, warn_caller
+from mksdask.arrays import (
+    SPATIAL_DIMS,
+    Array,
+    concatenate_samples,
+    numbers_argument,
+    shown,
+    sizes_argument,
+    warn_caller,
+)
 from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.raw_files import data_type
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
 from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, Source, slab_thickness
 from mksdask.importers.units import METRES, converted, length_unit
+from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
 from mksdask.storage.volumes import VOLUME_SHARD, create_volume, open_volume
@@ -24,6 +33,7 @@ from mksdask.storage.volumes import VOLUME_SHARD, create_volume, open_volume
 BAND_BYTES = 2**25
 
 
+@checked
 def import_images(
     path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     url: Url,
@@ -177,10 +187,10 @@ def import_images(
         shape=None if shape is None else sizes_argument(shape, name="shape"),
         dtype=None if dtype is None else data_type(dtype),
         offset=offset,
-        is_sized=spacing is not None,
         pattern=pattern,
         join=join,
         follow_links=follow_links,
+        has_spacing=spacing is not None,
         allow_missing=allow_missing,
     )
     source = open_source(path, choice, axes=axes)
@@ -192,7 +202,7 @@ def import_images(
     if is_in_slabs and window is None:
         data = data.rechunk({0: thickness})
     mapping, found = _segmentation(source, data, phases, thresholds, otsu)
-    phase_names = _names(names, found, mapping)
+    phase_names = _names(names, found, mapping) or (list(source.phases) if mapping is None and source.phases else None)
     if mapping is None and phases is None and not has_angles and source.missing is None:
         refuse_grey_phases(data, str(inputs[0]))
     fields = _fields(source, data, mapping)
@@ -317,13 +327,22 @@ def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] |
             "call the axes of a slice x and y, also if it lies along other axes"
         )
         raise ValueError(msg)
-    cuts = dict(crop or {})
+    given: Any = {} if crop is None else crop
+    if not isinstance(given, Mapping):
+        msg = f"crop must map axes to their first and last voxels, such as {{'x': (0, 200)}}, got {shown(crop)}"
+        raise TypeError(msg)
+    cuts = dict(given)
     parts = []
     for axis, length in zip(source.axes, source.data.shape, strict=True):
         if axis == ANGLES:
             parts.append(slice(None))
             continue
-        low, high = cuts.pop(axis, (None, None))
+        cut = cuts.pop(axis, (None, None))
+        is_pair = isinstance(cut, list | tuple) and len(cut) == 2
+        if not is_pair or not all(n is None or isinstance(n, int | np.integer) for n in cut):
+            msg = f"crop of {axis} must be the first voxel and the one after the last, got {shown(cut)}"
+            raise TypeError(msg)
+        low, high = cut
         first, last = 0 if low is None else int(low), length if high is None else int(high)
         if not 0 <= first < last <= length:
             msg = f"crop of {axis} must lie within 0 and {length}, with the first below the last, got ({low}, {high})"
@@ -354,7 +373,7 @@ def _segmentation(
     if phases is not None:
         return by_values(phases)
     if thresholds is not None:
-        return by_thresholds(np.atleast_1d(thresholds).tolist()), None
+        return by_thresholds(np.atleast_1d(numbers_argument(thresholds, "thresholds")).tolist()), None
     return (None if otsu is None else by_otsu(data, otsu)), None
 
 
@@ -367,7 +386,7 @@ def _spacing(
     """
     wanted = None if units is None else length_unit(units, where="units") or "voxel"
     if spacing is not None:
-        steps = np.asarray(spacing, dtype=float)
+        steps = numbers_argument(spacing, "spacing")
         if steps.shape not in ((), (len(spatial),)):
             msg = f"spacing must be a number, or one for each of the axes {', '.join(spatial)}, got {spacing!r}"
             raise ValueError(msg)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from mksdask.arrays import Array
+from mksdask.arrays import Array, is_number, shown
 from mksdask.compute.blocks import computed
 
 # Number of bins of a histogram of values that are not 8- or 16-bit integers.
@@ -255,6 +255,9 @@ def by_values(phases: Mapping[float, str | int]) -> tuple[Values, list[str] | No
     ValueError
         If the mapping is empty, mixes names and numbers, or numbers the phases with gaps.
     """
+    if not isinstance(phases, Mapping) or not all(map(is_number, phases)):
+        msg = f"phases must be a dict that maps values to names or numbers of phases, got {shown(phases)}"
+        raise TypeError(msg)
     targets = list(phases.values())
     are_names = [isinstance(target, str) for target in targets]
     if not targets or any(are_names) != all(are_names) or len(set(targets)) > 256:

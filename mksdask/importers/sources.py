@@ -29,6 +29,8 @@ MOST_ROWS = 2048
 MOST_SLABS = 10**5
 
 
+# Options that are taken by every file.
+_FOR_ALL = ("axes", "join", "has_spacing", "allow_missing")
 # The letter of the axis of the three Bunge angles of an orientation.
 ANGLES = "a"
 
@@ -63,6 +65,8 @@ class Source:
         Labels of the samples. There are none if samples are numbered.
     beside : tuple of path
         Other files that hold values of the image.
+    phases : tuple of str
+        Names of the phases 0, 1, …, if the file states them.
     """
 
     data: da.Array
@@ -74,6 +78,7 @@ class Source:
     format: str = ""
     labels: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
+    phases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,14 @@ class Choice:
         Number of bytes before raw values.
     axes : str or None
         Axes in the order of the file, if the caller names them.
-    is_sized : bool
-        Whether the caller gives the voxel sizes.
     pattern : str or None
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
         Whether several files are slices of one image, or samples of an ensemble.
     follow_links : bool
         Whether values in other files, outside the folder of the file, are read.
+    has_spacing : bool
+        Whether the caller gives the voxel size, so that none is read from the file.
     allow_missing : bool
         Whether chunks that a file lacks are taken as its fill value.
     """
@@ -114,10 +119,10 @@ class Choice:
     dtype: str | None = None
     offset: int | None = None
     axes: str | None = None
-    is_sized: bool = False
     pattern: str | None = None
     join: str = "slices"
     follow_links: bool = False
+    has_spacing: bool = False
     allow_missing: bool = False
 
     def check(self, path: Path, *allowed: str) -> None:
@@ -133,11 +138,11 @@ class Choice:
         Raises
         ------
         ValueError
-            If another option is given. `axes`, `is_sized`, `join` and `allow_missing` are taken by every file.
+            If another option is given. Some are taken by every file.
         """
         for option in fields(self):
             value = getattr(self, option.name)
-            if value != option.default and option.name not in (*allowed, "axes", "is_sized", "join", "allow_missing"):
+            if value != option.default and option.name not in (*allowed, *_FOR_ALL):
                 msg = f"{option.name}={value!r} does not apply to {path}, a file of another kind; leave it out"
                 raise ValueError(msg)
 

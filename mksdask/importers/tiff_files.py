@@ -211,7 +211,7 @@ def tiff_picture(path: Path, choice: Choice) -> Picture:
         kernel, is_whole = _kernel(file, joined, names, shape, wanted, path, choice)
         _check_codec(series.keyframe, path)
         keep = [n for axis, n, at in zip(names, shape, wanted, strict=True) if at is None and axis != "S"]
-        spacing, units, told = ({}, None, ()) if choice.is_sized else _sizes(file, number, axes)
+        spacing, units, told = ({}, None, ()) if choice.has_spacing else _sizes(file, number, axes)
         dtype = series.dtype.newbyteorder("=")
         told = (*assumed, *told, *_remarks(file, series, transparency="S" in names and choice.channel is None))
         if "S" in names and choice.channel is None:

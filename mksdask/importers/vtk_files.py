@@ -15,6 +15,9 @@ from mksdask.importers.sources import Source, lazy_slabs
 from mksdask.importers.units import length_unit
 from mksdask.importers.vtk_values import Values
 
+# A place this share of a step beside 0 counts as 0.
+SAME_PLACE = 1e-6
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -186,14 +189,27 @@ def source_of(
             raise ValueError(msg)
         if n > 1:
             steps[axis] = float(step)
-    lows = zip(geometry.origin, geometry.extent[::2], geometry.spacing, strict=True)
-    first = [origin + low * step for origin, low, step in lows]
-    text = ", ".join(f"{value:g}" for value in first)
-    assumed = (
-        (f"the file's first point lies at ({text}), and coordinates of the store begin at 0",) if any(first) else ()
-    )
+    # The first value of cells lies in the middle of the first cell.
+    first = [
+        origin + step * (low + 0.5 * (field.of_cells and high > low))
+        for origin, step, low, high in zip(
+            geometry.origin, geometry.spacing, geometry.extent[::2], geometry.extent[1::2], strict=True
+        )
+    ]
+    assumed = []
+    if any(abs(place) > SAME_PLACE * step for place, step in zip(first, geometry.spacing, strict=True)):
+        text = ", ".join(f"{place:g}" for place in first)
+        assumed.append(f"the file's first value lies at ({text}), and coordinates of the store begin at 0")
     unit = length_unit(next(iter(notes.get("units", ())), None), where=str(path))
-    return Source(lazy_slabs(read, shape, dtype.newbyteorder("=")), axes, steps, unit, assumed)
+    data = lazy_slabs(read, shape, dtype.newbyteorder("="))
+    thick = [place for place, n in enumerate(shape_of(geometry.extent, of_cells=False)) if n > 1]
+    if thick and len(thick) < 3:
+        data = data[tuple(slice(None) if place in thick else 0 for place in range(3))]
+        kept = [axes[place] for place in thick]
+        names = dict(zip(sorted(kept), "xyz", strict=False))
+        assumed.append(f"the image is flat, and its axes {', '.join(sorted(kept))} are {', '.join(names.values())}")
+        axes, steps = "".join(names[axis] for axis in kept), {names[axis]: step for axis, step in steps.items()}
+    return Source(data, axes, steps, unit, tuple(assumed), phases=tuple(notes.get("phases", ())))
 
 
 def _axes(path: Path, geometry: Geometry) -> tuple[str, tuple[bool, ...]]:

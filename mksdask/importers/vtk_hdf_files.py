@@ -12,25 +12,31 @@ import numpy as np
 
 from mksdask.arrays import Array
 from mksdask.importers.sources import Choice, Source, check_inside
-from mksdask.importers.vtk_files import Field, Geometry, shape_of, source_of
+from mksdask.importers.vtk_files import Field, Geometry, check_extent, shape_of, source_of
 
 ROOT = "VTKHDF"
 
 
 @dataclass(frozen=True)
 class _Planes:
-    """The kernel that reads planes of a dataset, at one time if there are several."""
+    """The kernel that reads planes of a dataset, at one time if there are several.
+
+    The dataset may lack flat axes.
+    """
 
     path: Path
     name: str
+    shape: tuple[int, ...]
+    is_flat: bool
     time: int | None
 
     def __call__(self, first: int, last: int) -> Array:
         """Read the planes along z from `first` to `last`, (last - first, y, x), in the native byte order."""
         with h5py.File(self.path) as file:
-            planes = file[self.name]
-            found = np.asarray(planes[first:last] if self.time is None else planes[self.time, first:last])
-        return found.astype(found.dtype.newbyteorder("="), copy=False)
+            rows = slice(None) if self.is_flat else slice(first, last)
+            found = np.asarray(file[self.name][rows if self.time is None else (self.time, rows)])
+        planes = found.reshape(last - first, *self.shape[1:])
+        return planes.astype(found.dtype.newbyteorder("="), copy=False)
 
 
 def open_vtkhdf(path: Path, choice: Choice) -> Source:
@@ -61,37 +67,34 @@ def open_vtkhdf(path: Path, choice: Choice) -> Source:
             tuple(map(float, said.get("Direction", Geometry(()).direction))),
         )
         time = _time(path, root, choice)
-        fields, notes = [], {}
+        check_extent(path, geometry.extent)
+        fields = []
         for group, of_cells in (("PointData", False), ("CellData", True)):
             for name, data in root[group].items() if group in root else ():
                 check_inside(data, path)
-                n_axes = 3 if time is None else 4
-                n_components = int(np.prod(data.shape[n_axes:]))
-                opened = partial(
-                    _opened, path, data.name, data.dtype, data.shape[n_axes - 3 :], time, geometry, of_cells
+                shape = data.shape if time is None else data.shape[1:]
+                expected = shape_of(geometry.extent, of_cells=of_cells)
+                thick = tuple(
+                    n for n, m in zip(expected, shape_of(geometry.extent, of_cells=False), strict=True) if m > 1
                 )
+                # VTK leaves flat axes out.
+                known = expected if tuple(shape[:3]) == expected else thick
+                n_components = int(np.prod(shape[len(known) :]))
+                planes = _Planes(
+                    path, data.name, expected, len(known) < 3 and geometry.extent[4] == geometry.extent[5], time
+                )
+                opened = partial(_opened, path, data.dtype, tuple(shape), known, planes)
                 fields.append(Field(name, of_cells, n_components, opened))
-        for name, data in root["FieldData"].items() if "FieldData" in root else ():
-            if name in ("units", "phases") and h5py.check_string_dtype(data.dtype) is not None:
-                check_inside(data, path)
-                notes[name] = [_text(text) for text in np.atleast_1d(data[()]).ravel()[:1000]]
+        # The exporter of this package writes its notes as attributes.
+        notes = {name: list(map(_text, said[name])) for name in ("units", "phases") if name in said}
         return source_of(path, geometry, fields, choice.dataset, notes)
 
 
-def _opened(
-    path: Path,
-    name: str,
-    dtype: np.dtype[Any],
-    found: tuple[int, ...],
-    time: int | None,
-    geometry: Geometry,
-    of_cells: bool,  # noqa: FBT001
-) -> Any:
-    expected = shape_of(geometry.extent, of_cells=of_cells)
-    if tuple(found[:3]) != expected:
-        msg = f"{path}: {name} has the shape {tuple(found)} along z, y, x, but its header announces {expected}"
+def _opened(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], known: tuple[int, ...], planes: _Planes) -> Any:
+    if shape[: len(known)] != known:
+        msg = f"{path}: {planes.name} has the shape {shape} along z, y, x, but its header announces {planes.shape}"
         raise ValueError(msg)
-    return dtype, _Planes(path, name, time)
+    return dtype, planes
 
 
 def _time(path: Path, root: Any, choice: Choice) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def open_zarr(path: Path, choice: Choice) -> Source:
         raise FileNotFoundError(msg)
     if choice.dataset is None and node.get("node_type") != "array":
         if images := _multiscales(node):
-            return _ome_zarr(location, "", images, choice, path)
+            return replace(_ome_zarr(location, "", images, choice, path), phases=_phases(node))
         if choice.series is not None or (foreign_metadata(location, "0") or {}).get("node_type") == "group":
             # Programs that convert images of microscopes number the images of a file.
             return _series(location, choice, path)
@@ -78,6 +78,13 @@ def _multiscales(node: Mapping[str, Any]) -> list[Any]:
     """Return the images that the attributes of a group describe, in OME-Zarr 0.5 or earlier."""
     attrs = node.get("attributes", {})
     return list(attrs.get("ome", attrs).get("multiscales") or [])
+
+
+def _phases(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of phases that `mksdask.exporters` writes beside an image."""
+    names = node.get("attributes", {}).get("names")
+    found = names.get("phases") if isinstance(names, dict) else None
+    return tuple(found) if isinstance(found, list) and all(isinstance(name, str) for name in found) else ()
 
 
 def _series(location: Location, choice: Choice, path: Path) -> Source:

@@ -6,15 +6,16 @@ exact scatter. Two sketches merge into the sketch of both pieces. A merge loses 
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import ArrayLike
+from mksdask.arrays import ArrayLike, shown
 from mksdask.reduction.projection import Projection, matrix_of
 from mksdask.reduction.sketch import Sketch, sketch_rank, sketch_rows
 from mksdask.schema import FLAG, NOTHING, Part, Saved, Whole
+from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url
 from mksdask.storage.models import read_state, write_state
 
@@ -98,6 +99,7 @@ class IncrementalPCA(Projection):
         self.oversampling = oversampling
         self.whiten = whiten
 
+    @checked
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Fit these rows, and forget all earlier ones.
 
@@ -116,6 +118,7 @@ class IncrementalPCA(Projection):
         self._sketch = None
         return self.partial_fit(X)
 
+    @checked
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
         """Continue with further rows. Lazy rows are read once.
 
@@ -159,6 +162,10 @@ class IncrementalPCA(Projection):
         ValueError
             If the numbers of features differ.
         """
+        given: Any = other
+        if not isinstance(given, IncrementalPCA):
+            msg = f"other must be a fitted IncrementalPCA, got {shown(other)}"
+            raise TypeError(msg)
         mine, theirs = self._seen(), other._seen()
         if len(mine.mean) != len(theirs.mean):
             msg = (

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import Array, ArrayLike, to_numpy, unwrap
 from mksdask.compute.blocks import check_whole_samples, computed, fold_samples
+from mksdask.schema.arguments import checked
 
 # Bytes of the distances between queries and rows that are held at once.
 DISTANCE_BYTES = 2**25
@@ -88,6 +89,7 @@ def _merge(a: Found, b: Found, n: int) -> Found:
 class NearestMixin:
     """Adds `nearest` to a structure analysis."""
 
+    @checked
     def nearest(
         self: Any,
         X_query: ArrayLike,

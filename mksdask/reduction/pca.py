@@ -29,6 +29,7 @@ from mksdask.reduction.slabs import Slabs, slabs_of
 from mksdask.reduction.spectrum import Spectrum, directions, varies, vectors_for
 from mksdask.reduction.strategy import Strategy, result_bytes_of
 from mksdask.schema import FLAG, NOTHING, ArrayOf, Choice, Number, Saved, Whole
+from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url
 from mksdask.storage.scratch import spill
 
@@ -184,6 +185,7 @@ class PCA(Projection):
         self.scratch = scratch
 
     @operation
+    @checked
     def fit(self, X: ArrayLike, y: object = None) -> Operation[Self]:
         """Find the components.
 
@@ -211,6 +213,7 @@ class PCA(Projection):
         return _Fit(self, X)
 
     @operation
+    @checked
     def fit_transform(self, X: ArrayLike, y: object = None) -> Operation[Any]:
         """Find the components and return the scores.
 

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import get_tags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import LABELLED, Array, ArrayLike, label, unwrap
+from mksdask.arrays import LABELLED, Array, ArrayLike, label, unwrap, validated
 from mksdask.compute.blocks import AlignedTask, map_samples
 from mksdask.display.cards import WithCard, bars, card, centre_of, picture, points
 from mksdask.reduction.missing import coefficients_of, refuse_infinite
@@ -79,7 +79,7 @@ def matrix_of(estimator: BaseEstimator, X: ArrayLike, *, reset: bool) -> Any:
     """
     if not isinstance(X, LABELLED):
         # Values that are not finite are refused or filled when the blocks are read.
-        return validate_data(estimator, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite=False)
+        return validated(estimator, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite=False)
     data, _ = unwrap(X)
     if not reset and (data.ndim != 2 or data.shape[1] != estimator.n_features_in_):
         msg = f"X must have {estimator.n_features_in_} features as in fit, got shape {tuple(data.shape)}"

@@ -30,6 +30,7 @@ from mksdask.reduction.pca import PCA
 from mksdask.reduction.reducers import fit_scores, takes_no_negatives
 from mksdask.reduction.spectrum import number_that_holds
 from mksdask.samples import Grid
+from mksdask.schema.arguments import checked
 from mksdask.stats.features import FeatureMap, rounding_of, without_negatives
 from mksdask.storage.atomic import Url
 
@@ -329,6 +330,7 @@ class SharingMixin:
     """Adds `share` to a structure analysis."""
 
     @operation
+    @checked
     def share(
         self: Any,
         X: ArrayLike,

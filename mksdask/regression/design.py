@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from mksdask.arrays import ArrayLike
+from mksdask.schema.arguments import checked
 
 # At most so many samples are candidates and stand for the whole pool: their covariance takes 128 MB.
 CANDIDATES = 4000
 
 
+@checked
 def next_samples(linker: Any, scores: ArrayLike, n: int, *, random_state: int | None = 0) -> NDArray[np.intp]:
     r"""Choose the samples of a pool that are most worth measuring.
 

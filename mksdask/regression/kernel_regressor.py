@@ -10,9 +10,9 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, label, to_numpy, unwrap
+from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, label, to_numpy, unwrap, validated
 from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, in_chunks_of, map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, Stage
@@ -30,8 +30,9 @@ from mksdask.regression.landmarks import (
     factor_of_rows,
     spectrum_of_factor,
 )
-from mksdask.regression.scoring import PairedScore
+from mksdask.regression.scoring import PairedScore, refuse_overflow
 from mksdask.schema import FLAG, NOTHING, POSITIVE, ArrayOf, Choice, Number, Part, Saved, Whole, agree
+from mksdask.schema.arguments import checked
 
 # By default, up to so many samples are fitted exactly. This takes four matrices of 128 MB.
 EXACT_SAMPLES = 4000
@@ -171,6 +172,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         self.random_state = random_state
 
     @operation
+    @checked
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Operation[Self]:
         """Choose the parameters that are "auto", and fit.
 
@@ -196,8 +198,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
         target: Any = y
         if not is_lazy(data):
-            y = y if y is None else to_numpy(y)
-            data, target = validate_data(self, data, y, dtype=np.float64, multi_output=True, y_numeric=True)
+            y = y if y is None else to_numpy(y, name="y")
+            data, target = validated(self, data, y, dtype=np.float64, multi_output=True, y_numeric=True)
         n_landmarks = self.n_landmarks
         if n_landmarks is None and len(data) > EXACT_SAMPLES:
             n_landmarks = LANDMARKS
@@ -209,7 +211,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
             raise ValueError(msg)
         if is_lazy(data) and n_landmarks is None:
             loaded = to_numpy(data), to_numpy(y)
-            data, target = validate_data(self, *loaded, dtype=np.float64, multi_output=True, y_numeric=True)
+            data, target = validated(self, *loaded, dtype=np.float64, multi_output=True, y_numeric=True)
         elif is_lazy(data):
             data, target = self._checked_lazy(data, y)
         if not is_lazy(target):
@@ -236,6 +238,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         kernel, landmarks = (
             (fit.kernel, None) if isinstance(fit, ExactFit) else (fit.features.kernel, fit.features.landmarks)
         )
+        weights = fit.dual if isinstance(fit, ExactFit) else fit.weights
+        refuse_overflow(weights, self._mean, self._deviation)
         self._fit, self.alpha_, self.gamma_, self.landmarks_ = fit, fit.alpha, kernel.gamma, landmarks
 
     def _card(self) -> str:
@@ -244,12 +248,12 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         return card("KernelRegressor", known | facts | {"spread s": self.spread_.tolist()})
 
     def _check_parameters(self) -> None:
-        if not callable(self.kernel) and self.kernel not in KERNELS:
+        if not callable(self.kernel) and not (isinstance(self.kernel, str) and self.kernel in KERNELS):
             msg = f"kernel must be one of {', '.join(KERNELS)}, or a callable, got {self.kernel!r}"
             raise ValueError(msg)
         for name in ("alpha", "gamma"):
             value = getattr(self, name)
-            if value != "auto" and not (is_number(value) and value > 0):
+            if not (isinstance(value, str) and value == "auto") and not (is_number(value) and value > 0):
                 msg = f"{name} must be a positive number or 'auto', got {value!r}"
                 raise ValueError(msg)
         if not (is_number(self.degree) and self.degree > 0):
@@ -300,7 +304,12 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
             if self.criterion == "loo":
                 merits = leave_one_out(matrix, centred, ridges)
             alpha = float(ridges[merits.argmax()])
-        fit = ExactFit.of(kernel, scaled, centred, alpha)
+        refuse_overflow(scaled, centred)
+        try:
+            fit = ExactFit.of(kernel, scaled, centred, alpha)
+        except np.linalg.LinAlgError as error:
+            msg = f"alpha={self.alpha!r} is too small, because the kernel matrix is singular; give a larger one"
+            raise ValueError(msg) from error
         self._set_fit(fit)
         if groups is not None and (len(groups) != n or len(np.unique(groups)) < 2):
             msg = f"groups must name a group for each of {n} samples, two groups or more, got shape {np.shape(groups)}"
@@ -349,6 +358,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         options = {"fold": fold, "scale": self.scale_, "mean": self._mean, "deviation": self._deviation}
         return computed(fold_samples(_scaled_fold, merge, scores, target, name=name, options=options))
 
+    @checked
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:  # noqa: FBT001, FBT002
         """Predict the targets of scores, lazily for lazy scores.
 
@@ -367,7 +377,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         check_is_fitted(self, "scale_")
         data, labels = unwrap(X) if isinstance(X, LABELLED) else (X, None)
         if not is_lazy(data):
-            data = validate_data(self, data, reset=False)
+            data = validated(self, data, reset=False)
         elif data.ndim != 2 or data.shape[1] != self.n_features_in_:
             msg = f"X must have {self.n_features_in_} components as in fit, got shape {tuple(data.shape)}"
             raise ValueError(msg)
@@ -404,7 +414,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
             Variance of the noise of a measurement, α.
         """
         check_is_fitted(self, "scale_")
-        return self._fit.covariance(validate_data(self, X, reset=False) / self.scale_), self._fit.alpha
+        return self._fit.covariance(validated(self, X, reset=False) / self.scale_), self._fit.alpha
 
 
 def _scaled_fold(

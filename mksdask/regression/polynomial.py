@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import numpy as np
@@ -9,12 +10,17 @@ import scipy.linalg
 from sklearn.base import BaseEstimator, MultiOutputMixin, OneToOneFeatureMixin, RegressorMixin, TransformerMixin
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import PolynomialFeatures
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike
+from mksdask.arrays import Array, ArrayLike, refuse_unnumeric, shown, validated
+from mksdask.compute.plans import refuse_unless_fits
 from mksdask.labels import paired
-from mksdask.regression.scoring import PairedScore
+from mksdask.regression.scoring import PairedScore, refuse_overflow
 from mksdask.schema import FLAG, POSITIVE, TEXT, ArrayOf, Listed, Number, Part, Record, Saved, Whole, agree
+from mksdask.schema.arguments import checked
+
+# Largest degree of a polynomial.
+MOST_DEGREE = 1000
 
 
 class LabelledPipeline(Pipeline):
@@ -44,6 +50,7 @@ class LabelledPipeline(Pipeline):
             Parameters of the `fit` of steps, such as ``regression__sample_weight``.
         """
         y, *values = paired(X, y, **params)
+        _refuse_many_monomials(self, np.shape(X))
         return super().fit(X, y, **dict(zip(params, values, strict=True)))
 
     def score(self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None) -> float:
@@ -58,6 +65,21 @@ class LabelledPipeline(Pipeline):
         """
         y, sample_weight = paired(X, y, sample_weight=sample_weight)
         return float(super().score(X, y, sample_weight))
+
+
+def _refuse_many_monomials(pipeline: Pipeline, shape: tuple[int, ...]) -> None:
+    """Check the degrees of monomials, and refuse more of them than memory holds."""
+    for step in (step for _, step in pipeline.steps if isinstance(step, PolynomialFeatures)):
+        degree = step.degree
+        if not isinstance(degree, int | np.integer) or isinstance(degree, bool) or not 0 <= degree <= MOST_DEGREE:
+            if isinstance(degree, tuple):
+                continue
+            msg = f"degree must be an integer from 0 to {MOST_DEGREE}, got {shown(degree)}"
+            raise ValueError(msg)
+        if len(shape) == 2:
+            count = math.comb(shape[1] + int(degree), int(degree))
+            what = f"a polynomial of degree {degree} has {count} monomials of {shape[1]} scores, and the fit"
+            refuse_unless_fits(3 * 8 * count * shape[0], what, "use a smaller degree or fewer components")
 
 
 def polynomial_regression(degree: int = 1) -> LabelledPipeline:
@@ -115,7 +137,7 @@ class LeadingScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         y : None
             Ignored.
         """
-        scores = validate_data(self, X)
+        scores = validated(self, X)
         self.scale_ = float(np.std(scores[:, 0])) or 1.0
         return self
 
@@ -132,7 +154,7 @@ class LeadingScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ndarray, shape (n_samples, n_components)
         """
         check_is_fitted(self)
-        return validate_data(self, X, reset=False) / self.scale_
+        return validated(self, X, reset=False) / self.scale_
 
 
 class LeastSquares(MultiOutputMixin, PairedScore, BaseEstimator):
@@ -199,7 +221,8 @@ class LeastSquares(MultiOutputMixin, PairedScore, BaseEstimator):
             Weights of the samples. The spread then is that of a sample of unit weight.
         """
         y, sample_weight = paired(X, y, sample_weight=sample_weight)
-        X, target = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        X, target = validated(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        refuse_unnumeric(sample_weight, name="sample_weight")
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
         total, targets = weights.sum(), target.reshape(len(target), -1).astype(np.float64)
         self._mean = weights @ X / total
@@ -209,6 +232,7 @@ class LeastSquares(MultiOutputMixin, PairedScore, BaseEstimator):
         orthonormal, self._whitening = _orthonormalize(rows)
         self._constant = 1.0 / total
         coefficients = self._whitening @ (orthonormal.T @ measured)
+        refuse_overflow(coefficients, constants)
         self.coef_, self.intercept_ = coefficients.T, constants - self._mean @ coefficients
         if target.ndim == 1:
             self.coef_, self.intercept_ = self.coef_[0], float(self.intercept_[0])
@@ -218,6 +242,7 @@ class LeastSquares(MultiOutputMixin, PairedScore, BaseEstimator):
         self.spread_ = np.sqrt(errors.mean(axis=0)) if free.any() else np.full(targets.shape[1], np.inf)
         return self
 
+    @checked
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:  # noqa: FBT001, FBT002
         """Predict targets and, with `return_std`, the standard deviation of each prediction.
 
@@ -234,7 +259,7 @@ class LeastSquares(MultiOutputMixin, PairedScore, BaseEstimator):
             Predictions. With `return_std`, a pair of such arrays: predictions and standard deviations.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=np.float64)
+        X = validated(self, X, reset=False, dtype=np.float64)
         mean = X @ self.coef_.T + self.intercept_
         if not return_std:
             return mean
@@ -272,7 +297,7 @@ class LeastSquares(MultiOutputMixin, PairedScore, BaseEstimator):
         return np.asarray(self._constant + rows @ rows.T), 1.0
 
     def _whitened(self, X: ArrayLike) -> Array:
-        return np.asarray((np.asarray(X, dtype=np.float64) - self._mean) @ self._whitening)
+        return np.asarray((validated(self, X, reset=False, dtype=np.float64) - self._mean) @ self._whitening)
 
 
 def _orthonormalize(rows: Array) -> tuple[Array, Array]:

@@ -20,6 +20,19 @@ from mksdask.compute.blocks import computed, fold_samples, in_chunks_of, map_sam
 from mksdask.labels import paired
 
 
+def refuse_overflow(*fitted: Array) -> None:
+    """Refuse a fit whose numbers are not finite.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite.
+    """
+    if not all(np.isfinite(part).all() for part in fitted):
+        msg = "the fit overflowed, so its predictions would be NaN; scale X and y to numbers of order one"
+        raise ValueError(msg)
+
+
 class PairedScore(RegressorMixin):
     """A regressor whose R² pairs the samples of X, y and weights by their labels, as its `fit` does."""
 

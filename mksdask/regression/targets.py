@@ -37,6 +37,9 @@ def known_targets(y: Array) -> tuple[NDArray[np.bool_], Array]:
             "None, such as np.array(['a', None])"
         )
         raise ValueError(msg)
+    if y.dtype.kind not in "biufcOTU":
+        msg = f"y must hold numbers, or text for classes, got dtype {y.dtype}; convert it, such as y.astype(float)"
+        raise TypeError(msg)
     if y.dtype.kind not in "fcOT":
         return np.ones(len(y), dtype=bool), y
     values = y.astype(object) if y.dtype.kind == "T" else y

@@ -18,9 +18,10 @@ import numpy as np
 import scipy.fft
 from numpy.typing import DTypeLike, NDArray
 
-from mksdask.arrays import Array, ArrayLike, is_number, label, label_alike, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, is_number, label, label_alike, numbers_argument, unwrap_samples
 from mksdask.compute.blocks import map_samples
 from mksdask.samples import refuse_ambiguous_lines
+from mksdask.schema.arguments import checked
 
 # Small samples are advanced together in batches of about this many voxels, so that a batch stays in cache.
 BATCH_VOXELS = 2**16
@@ -202,6 +203,7 @@ class CahnHilliardSimulation:
         self.gamma = gamma
         self.dt = dt
 
+    @checked
     def run(self, X: ArrayLike, n_steps: int = 1) -> Self:
         """Evolve concentrations in time. Lazy input gives a lazy result.
 
@@ -225,9 +227,6 @@ class CahnHilliardSimulation:
             If `X` does not have 1 to 3 spatial axes, or may be one image without an axis of samples, or a parameter is
             out of range. When a block is computed: if it holds NaN or infinite values, or the steps diverge.
         """
-        if not isinstance(n_steps, int | np.integer) or n_steps < 0:
-            msg = f"n_steps must be an integer from 0 on, got {n_steps!r}"
-            raise ValueError(msg)
         data, labels = self._samples(X)
         kernel = _Evolution(self._spacing(data), *self._parameters(), int(n_steps))
         result = map_samples(kernel, data, tail=data.shape[1:], dtype=_precision(data.dtype), name="cahn-hilliard")
@@ -283,7 +282,7 @@ class CahnHilliardSimulation:
         if data.dtype.kind == "c":
             msg = f"X must hold real concentrations, got dtype {data.dtype}; pass X.real"
             raise TypeError(msg)
-        dx = np.asarray(self.dx, dtype=np.float64)
+        dx = numbers_argument(self.dx, "dx")
         if dx.shape not in ((), (n_spatial,)) or not (np.isfinite(dx).all() and (dx > 0).all()):
             msg = f"dx must be one positive number, or one for each of the {n_spatial} axes of X, got {self.dx!r}"
             raise ValueError(msg)

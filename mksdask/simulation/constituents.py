@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array
+from mksdask.arrays import Array, numbers_argument
 from mksdask.bases.gsh import check_angles
 from mksdask.simulation.crystals import turned_stiffness, voigt_average
 from mksdask.simulation.stencils import Anisotropic, Isotropic, Material
@@ -61,8 +61,8 @@ class IsotropicPhases(Constituents):
         ValueError
             If the two arguments differ in length, or a phase is not elastically stable.
         """
-        young = np.atleast_1d(np.asarray(elastic_modulus, dtype=np.float64))
-        poisson = np.atleast_1d(np.asarray(poissons_ratio, dtype=np.float64))
+        young = np.atleast_1d(numbers_argument(elastic_modulus, "elastic_modulus"))
+        poisson = np.atleast_1d(numbers_argument(poissons_ratio, "poissons_ratio"))
         if young.ndim != 1 or young.shape != poisson.shape:
             msg = (
                 "elastic_modulus and poissons_ratio must both hold one value for each phase, got "

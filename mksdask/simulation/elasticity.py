@@ -13,11 +13,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike as NumpyLike, NDArray
 
-from mksdask.arrays import Array, ArrayLike, label, names, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, label, names, numbers_argument, unwrap_samples
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout
 from mksdask.samples import Grid
+from mksdask.schema.arguments import checked
 from mksdask.simulation.constituents import CrystalOrientations, IsotropicPhases
 from mksdask.simulation.crystals import single_crystal_stiffness
 from mksdask.simulation.equilibrium import batch_size
@@ -76,7 +77,7 @@ def macro_strain_vector(macro_strain: float | NumpyLike, dim: int) -> NDArray[np
     >>> macro_strain_vector([[0.1, 0.02], [0.02, 0.0]], 2).tolist()
     [0.1, 0.0, 0.04]
     """
-    strain = np.asarray(macro_strain, dtype=np.float64)
+    strain = numbers_argument(macro_strain, "macro_strain")
     n_components = n_strain_components(dim)
     if not np.isfinite(strain).all():
         msg = f"macro_strain must be finite, got {macro_strain!r}"
@@ -115,7 +116,7 @@ class _Solve(Operation[Any]):
         """Check the samples."""
         data, labels = unwrap_samples(X)
         dim = data.ndim - 1 - solver.trailing
-        if dim not in COMPONENTS or (solver.trailing and data.shape[-1] != 3):
+        if 0 in data.shape[1:] or dim not in COMPONENTS or (solver.trailing and data.shape[-1] != 3):
             tail = ", 3" * solver.trailing
             kind = " of Bunge angles" * solver.trailing
             msg = (
@@ -210,6 +211,7 @@ class _EffectiveStiffness(_Solve):
 
 
 @operation
+@checked
 def solve_fields(
     X: ArrayLike,
     *,
@@ -310,6 +312,7 @@ def _label_response(response: ElasticResponse, labels: xr.DataArray, grid: Grid)
 
 
 @operation
+@checked
 def mean_stress(
     X: ArrayLike,
     *,
@@ -354,6 +357,7 @@ def mean_stress(
 
 
 @operation
+@checked
 def effective_stiffness(
     X: ArrayLike,
     *,

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array
+from mksdask.arrays import Array, is_number, shown
 from mksdask.compute.plans import SampleWork, fft_operations
+from mksdask.schema.arguments import check_argument
 from mksdask.simulation.constituents import Constituents
 from mksdask.simulation.equilibrium import ElasticFields, batch_size, solve_elasticity
 from mksdask.simulation.stencils import n_strain_components, voigt_pairs
@@ -61,11 +62,9 @@ class ElasticSolver:
     max_iterations: int
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.tolerance < 1.0 or self.max_iterations < 1:
-            msg = (
-                "tolerance must lie between 0 and 1, both excluded, and max_iterations must be at least 1, got "
-                f"tolerance={self.tolerance!r} and max_iterations={self.max_iterations!r}"
-            )
+        check_argument(self.max_iterations, "max_iterations")
+        if not (is_number(self.tolerance) and 0.0 < self.tolerance < 1.0):
+            msg = f"tolerance must lie between 0 and 1, both excluded, got {shown(self.tolerance)}"
             raise ValueError(msg)
 
     @property

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, is_lazy, unwrap
 from mksdask.compute.blocks import array_of, fold_parts
+from mksdask.schema.arguments import checked
 
 # For each number of dimensions: interface area per volume, divided by the mean number of crossings per length of a
 # line. These are the formulas of Cauchy and Crofton.
@@ -150,6 +151,7 @@ def _average(data: Any, lags: Sequence[Array], shells: _Shells) -> Any:
     return np.concatenate(found)
 
 
+@checked
 def radial_average(
     statistics: ArrayLike,
     *,
@@ -217,6 +219,7 @@ def _fraction_at_origin(labelled: xr.DataArray, lag_dims: Sequence[str]) -> xr.D
     return labelled.isel({dim: labelled.sizes[dim] // 2 for dim in lag_dims})
 
 
+@checked
 def pair_correlation(
     statistics: ArrayLike,
     fractions: Sequence[float] | None = None,
@@ -276,6 +279,7 @@ def pair_correlation(
     return radial / _fraction_at_origin(labelled, lag_dims).real ** 2
 
 
+@checked
 def specific_surface(
     statistics: ArrayLike, *, spacing: float | Sequence[float] | None = None, n_spatial: int | None = None
 ) -> xr.DataArray:
@@ -335,6 +339,7 @@ def specific_surface(
     return area.drop_vars(kept).assign_attrs(units=f"1/{units}")
 
 
+@checked
 def integral_range(
     statistics: ArrayLike, *, spacing: float | Sequence[float] | None = None, n_spatial: int | None = None
 ) -> xr.DataArray:

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from mksdask.arrays import Array, ArrayLike
 from mksdask.bases.base import Basis
 from mksdask.samples import Samples
+from mksdask.schema.arguments import checked
 from mksdask.stats.correlation import Correlation
 from mksdask.stats.features import flat_features
 from mksdask.stats.pairs import Pairs
@@ -75,6 +76,7 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
         self.dtype = dtype
         self.flatten = flatten
 
+    @checked
     def fit(self, X: ArrayLike, y: object = None, *, size: Sequence[int] | None = None) -> Self:
         """Remember the grid of the samples. This computes nothing.
 
@@ -98,6 +100,7 @@ class TwoPointStatistics(TransformerMixin, BaseEstimator):
     def _correlation(self, samples: Samples) -> Correlation:
         return Correlation.of(samples, self.correlations, self.cutoff, self.dtype)
 
+    @checked
     def transform(self, X: ArrayLike, *, confidence_index: ArrayLike | None = None) -> Any:
         """Compute the 2-point statistics of samples, lazily for lazy input.
 

@@ -14,6 +14,7 @@ from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan
 from mksdask.compute.watching import Watch
 from mksdask.samples import Volume
+from mksdask.schema.arguments import checked
 from mksdask.stats.all_lags import correlate_all_lags, plan_all_lags
 from mksdask.stats.microstructure import VolumeCorrelation
 from mksdask.stats.pairs import Pairs, resolve_pairs
@@ -55,6 +56,7 @@ class _VolumeStatistics(Operation[Any]):
 
 
 @operation
+@checked
 def correlate_volume(
     volume: ArrayLike,
     basis: Basis | None,

@@ -16,6 +16,7 @@ from mksdask.compute.blocks import map_samples
 from mksdask.compute.graph import stored_array
 from mksdask.compute.plans import samples_per_chunk
 from mksdask.samples import Grid
+from mksdask.schema.arguments import checked
 
 
 def _cut(numbers: NDArray[np.int64], *, source: Any, corners: NDArray[np.int64], size: tuple[int, ...]) -> Array:
@@ -43,6 +44,7 @@ def window_corners(
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(room))
 
 
+@checked
 def sample_windows(
     volume: ArrayLike,
     *,
@@ -101,20 +103,25 @@ def sample_windows(
     (100, 2, 2)
     """
     data, labels = unwrap_volume(volume)
-    n_spatial = data.ndim - (dims_of(labels)[-1:] == ("angle",)) if np.ndim(size) == 0 else np.size(size)
-    wanted = sizes_argument(np.broadcast_to(np.asarray(size), n_spatial))
+    wanted = sizes_argument(size)
+    n_spatial = data.ndim - (dims_of(labels)[-1:] == ("angle",)) if np.ndim(size) == 0 else len(wanted)
+    wanted = wanted * n_spatial if np.ndim(size) == 0 else wanted
     spatial = tuple(int(m) for m in data.shape[:n_spatial])
     if n_spatial > data.ndim or any(w > m for w, m in zip(wanted, spatial, strict=True)):
         msg = f"size={size!r} must be no larger than the volume of {spatial} voxels"
         raise ValueError(msg)
-    if stride is not None and (n is not None or np.min(stride) < 1 or np.asarray(stride).dtype.kind not in "iu"):
-        msg = f"stride must be positive numbers of voxels, and is not allowed with n; got stride={stride!r} and n={n!r}"
-        raise ValueError(msg)
+    if stride is not None:
+        steps = sizes_argument(stride, name="stride")
+        if n is not None or len(steps) not in (1, n_spatial):
+            msg = f"stride must be one number, or one for each axis, and is not allowed with n; got {stride=} and {n=}"
+            raise ValueError(msg)
     if n is not None and (not isinstance(n, int | np.integer) or n < 1 or seed is None):
         msg = f"n must be a positive number of windows, together with the seed of their places; got {n=}, {seed=}"
         raise ValueError(msg)
     corners = window_corners(spatial, wanted, stride, n, seed)
-    rows = samples_per_chunk(len(corners), int(np.prod(wanted))) if chunks is None else chunks
+    rows = samples_per_chunk(len(corners), int(np.prod(wanted)))
+    if chunks is not None:
+        (rows,) = sizes_argument(chunks, name="chunks") if np.ndim(chunks) == 0 else (0,)
     windows = _windows(data, corners, wanted, rows)
     return windows if labels is None else _labelled(windows, labels, corners, wanted)
 

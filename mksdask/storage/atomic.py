@@ -29,6 +29,7 @@ Kinds: TypeAlias = tuple[str, ...]
 MICROSTRUCTURES: Kinds = ("ensemble", "volume")
 RESULTS: Kinds = ("result",)
 SCRATCH: Kinds = ("scratch",)
+EXPORTS: Kinds = ("OME-Zarr image",)
 
 # The format of all stores. It changes when stores that were written before cannot be read any more.
 FORMAT = 3

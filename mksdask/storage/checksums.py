@@ -82,17 +82,24 @@ class ChangedError(ValueError):
     ----------
     store : str
         Path or URL of the store.
+    place : str
+        The task that has found it.
     """
 
-    def __init__(self, store: str) -> None:
-        super().__init__(store)
-        self.store = store
+    def __init__(self, store: str, place: str = "") -> None:
+        super().__init__(store, place)
+        self.store, self.place = store, place
 
     def __str__(self) -> str:
+        place = f" ({self.place})" if self.place else ""
         return (
-            f"{self.store} was changed, replaced or removed after it was opened, so a result would be of neither its "
-            "old nor its new numbers; open it again, and repeat the call when nobody writes to it"
+            f"{self.store} was changed, replaced or removed after it was opened{place}, so a result would be of "
+            "neither its old nor its new numbers; open it again, and repeat the call when nobody writes to it"
         )
+
+    def with_place(self, place: str) -> ChangedError:
+        """Return the same error, which says what task has found it."""
+        return ChangedError(self.store, place)
 
 
 def has_checksum(data: Array) -> bool:

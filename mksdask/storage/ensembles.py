@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, is_lazy, unwrap
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, as_lazy, concatenate_samples, dims_of, is_lazy, unwrap
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
 from mksdask.labels import matched, sample_index
 from mksdask.samples import Grid, refuse_ambiguous_lines
+from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Location, Url, attributes_of, is_marked, is_sealed, metadata_of, seal
 from mksdask.storage.blocks import Variable, Writing, write_blocks
 from mksdask.storage.coordinates import append_coordinates, check_appended, encoded, sample_coordinates
@@ -25,14 +25,18 @@ from mksdask.storage.microstructures import (
     kept_attrs,
     open_microstructures,
     refuse_colours,
+    within_limits,
 )
 from mksdask.storage.opening import open_array
 
 READ_BYTES = 2**20
+# The variables whose values have limits.
+LIMITED = ("microstructure", "phase", "confidence_index")
 # The variables of an ensemble.
 NAMES = ("microstructure", "response", "phase", "confidence_index")
 
 
+@checked
 def create_ensemble(
     url: Url,
     X: ArrayLike,
@@ -136,6 +140,7 @@ def create_ensemble(
         periodic_axes=periodic_axes,
     )
     dims = ("sample", *names, *(("angle",) if angles else ()))
+    data, phase, confidence_index = within_limits(data, phase, confidence_index, attrs, has_angles=bool(angles))
     variables = {"microstructure": _ensemble_variable(data, dims, rows, attrs)}
     if y is not None:
         response = _beside(y, "y", n_samples)
@@ -283,6 +288,11 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
     new = {
         name: unwrap(_like(array, stored.get(name)), name=name)[0] for name, array in given.items() if array is not None
     }
+    if "microstructure" in new and "microstructure" in stored:
+        attrs, angles = stored["microstructure"].attrs, "angle" in stored["microstructure"].dims
+        data, phase, confidence = map(new.get, LIMITED)
+        checked = within_limits(data, phase, confidence, attrs, has_angles=angles)
+        new |= {name: array for name, array in zip(LIMITED, checked, strict=True) if array is not None}
     if set(new) != set(stored.data_vars):
         msg = (
             f"the ensemble holds {sorted(map(str, stored.data_vars))}, got {sorted(new)}; give exactly the variables "
@@ -318,8 +328,8 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
         tail = np.asarray(stored[name][start:n_old].data)
         joined = data
         if len(tail):
-            joined = da.concatenate([da.from_array(tail), data]) if is_lazy(data) else np.concatenate([tail, data])
-        joined = joined.rechunk(shard) if is_lazy(joined) else da.from_array(joined, chunks=shard)
+            joined = concatenate_samples([as_lazy(tail) if is_lazy(data) else tail, data])
+        joined = joined.rechunk(shard) if is_lazy(joined) else as_lazy(joined, shard)
         target.resize((n_new, *target.shape[1:]))
         part = Writing(_checked_cast(joined, target.dtype, name), target, start)
         parts.append((part, part.blocks()))
@@ -336,19 +346,22 @@ def _like(array: ArrayLike, stored: xr.DataArray | None) -> ArrayLike:
     return array.transpose(*stored.dims)
 
 
-def _checked_cast(array: da.Array, dtype: np.dtype[Any], name: str) -> da.Array:
-    """Cast to the stored dtype. Refuse integers that it cannot hold."""
+def _checked_cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:
+    """Cast to the stored dtype. Refuse integers and large numbers that it cannot hold."""
     return array if array.dtype == dtype else array.map_blocks(_cast_block, to=dtype, of=name, dtype=dtype)
 
 
 def _cast_block(block: Array, *, to: np.dtype[Any], of: str) -> Array:
-    cast = block.astype(to)
-    if to.kind in "iu" and not np.array_equal(cast, block):
+    with np.errstate(over="ignore"):
+        cast = block.astype(to)
+    is_lost = not np.array_equal(cast, block) if to.kind in "iu" else (np.isfinite(block) & ~np.isfinite(cast)).any()
+    if is_lost:
         msg = f"{of} holds values from {block.min()} to {block.max()}, which the stored dtype {to} cannot hold"
         raise ValueError(msg)
     return cast
 
 
+@checked
 def open_ensemble(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     """Open an ensemble lazily.
 

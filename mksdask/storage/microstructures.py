@@ -8,16 +8,27 @@ of the group, which is written last. A store or an append is therefore either co
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, ArrayLike, axes_argument, is_lazy
+from mksdask.arrays import (
+    SPATIAL_DIMS,
+    Array,
+    ArrayLike,
+    axes_argument,
+    is_lazy,
+    numbers_argument,
+    shown,
+    unwrap,
+)
 from mksdask.compute.graph import token_of
-from mksdask.samples import Grid
+from mksdask.samples import Grid, check_confidence
+from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_dataset, small_coords
@@ -82,6 +93,9 @@ def description(
         spacing, units = [abs(step) for step in grid.steps], grid.axes[0].units
     if phases is None:
         phases = grid.phases or None
+    elif not isinstance(phases, list | tuple | np.ndarray) or not all(isinstance(name, str) for name in phases):
+        msg = f"phases must be a list of names, such as ['pore', 'grain'], got {shown(phases)}"
+        raise TypeError(msg)
     flags = axes_argument(grid.periodic_axes if np.size(periodic_axes) == 0 else periodic_axes, len(spatial))
     axes = [axis for axis, wraps in enumerate(flags) if wraps]
     # Axes are stored by name, so that the attribute stays true when dims are transposed or indexed away.
@@ -100,7 +114,7 @@ def description(
 
 def _steps(spacing: float | Sequence[float], n_spatial: int) -> tuple[float, ...]:
     """Voxel size along each axis."""
-    steps = np.asarray(spacing, dtype=float)
+    steps = numbers_argument(spacing, "spacing")
     if steps.shape not in ((), (n_spatial,)) or not (np.isfinite(steps).all() and (steps > 0).all()):
         msg = f"spacing must be a positive number, or one for each of the {n_spatial} spatial axes; got {spacing!r}"
         raise ValueError(msg)
@@ -129,6 +143,52 @@ def refuse_colours(data: Any, labels: xr.DataArray | None, spacing: float | Sequ
             f"space, pass spacing= with one number for each spatial axis, or a DataArray with dims such as {dims}"
         )
         raise ValueError(msg)
+
+
+def within_limits(
+    data: Any, phase: Any, confidence_index: Any, attrs: Mapping[str, Any], *, has_angles: bool
+) -> tuple[Any, Any, Any]:
+    """Check that each phase has a name, if phases have names, and that confidences lie in [0, 1].
+
+    Values in memory are checked now, and lazy ones where they are computed.
+
+    Returns
+    -------
+    data, phase, confidence_index : arrays
+        The arguments, with the checks of lazy values.
+    """
+    names = list(attrs.get("phases") or ())
+    if names and phase is not None:
+        phase = _limited(phase, partial(_check_names, names=names), "phase")
+    elif names and not has_angles and data.dtype.kind in "biu":
+        data = _limited(data, partial(_check_names, names=names), "X")
+    if confidence_index is not None:
+        confidence_index = _limited(confidence_index, _check_confidence, "confidence_index")
+    return data, phase, confidence_index
+
+
+def _limited(array: Any, check: Callable[[Any], Any], name: str) -> Any:
+    """Check an array in memory, or put the check into the tasks of a lazy one."""
+    data, labels = unwrap(array, name=name)
+    if not is_lazy(data):
+        if data.size:
+            check(data)
+        return array
+    data = data.map_blocks(check, dtype=data.dtype, meta=data._meta, token="check-values")
+    return data if labels is None else labels.copy(data=data)
+
+
+def _check_confidence(block: Array) -> Array:
+    if block.size:
+        check_confidence(block)
+    return block
+
+
+def _check_names(block: Array, *, names: Sequence[str]) -> Array:
+    if block.dtype.kind in "biu" and block.size and int(block.max()) >= len(names):
+        msg = f"phases must name each phase, but {names} has no name for the phase {block.max()}; give all names"
+        raise ValueError(msg)
+    return block
 
 
 def kept_attrs(array: ArrayLike) -> dict[str, Any]:
@@ -160,6 +220,7 @@ def has_angles(X: ArrayLike, data: Any, spacing: float | Sequence[float]) -> boo
     return data.ndim >= 4 and data.shape[-1] == 3 and data.dtype.kind == "f"
 
 
+@checked
 def open_store(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     """Open a store lazily that holds an ensemble or a volume.
 

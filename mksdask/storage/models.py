@@ -250,4 +250,5 @@ def _read_array(
             f"{found}"
         )
         raise ValueError(msg)
-    return values
+    # A dtype that was read from a store may be written in another way, and the names of computations hold it as text.
+    return values.view(np.dtype(values.dtype.str)) if values.size else values.astype(np.dtype(values.dtype.str))

@@ -13,6 +13,7 @@ import xarray as xr
 
 from mksdask.arrays import ArrayLike, is_lazy
 from mksdask.compute.progress import progress as show_progress
+from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Location, Url
 from mksdask.storage.blocks import Blocks, Variable
 from mksdask.storage.opening import open_dataset
@@ -22,6 +23,7 @@ DEFAULT_NAME = "result"
 OnError: TypeAlias = Literal["raise", "skip"]
 
 
+@checked
 def materialize(
     lazy: ArrayLike,
     url: Url,

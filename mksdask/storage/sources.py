@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import zarr
-from dask.highlevelgraph import MaterializedLayer
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
+from mksdask.compute.graph import arrays_read
 from mksdask.storage.atomic import Location
 from mksdask.storage.checksums import ChangedError, CheckedStore
-
-# Layers of graphs that hold the arrays that are read.
-_HOLDERS = ("original-", "shared-")
 
 
 def sources_of(*arrays: Any) -> dict[str, str]:
@@ -31,8 +26,8 @@ def sources_of(*arrays: Any) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for array in arrays:
-        for held in _held(array):
-            place, stamp = _place_of(held)
+        for held in arrays_read(array):
+            place, stamp = _place_of(_unwrapped(held))
             if place and place not in found:
                 found[place] = stamp or Location.of(place).stamp()
     return dict(sorted(found.items()))
@@ -49,23 +44,6 @@ def check_unchanged(sources: Mapping[str, str]) -> None:
     for place, stamp in sources.items():
         if Location.of(place).stamp() != stamp:
             raise ChangedError(place)
-
-
-def _held(array: Any) -> Iterator[Any]:
-    """Yield the arrays in the graph of a lazy array that are no blocks, without the wrappers around them."""
-    if not isinstance(array, da.Array):
-        yield _unwrapped(array)
-        return
-    for name, layer in array.dask.layers.items():
-        if name.startswith(_HOLDERS):
-            values = [*dict(layer).values()]
-        elif isinstance(layer, MaterializedLayer):
-            # The parts of an array in memory, which may be mapped from a file.
-            values = [*itertools.islice(layer.values(), 1)]
-        else:
-            continue
-        for value in values:
-            yield _unwrapped(getattr(value, "value", value))
 
 
 def _unwrapped(value: Any) -> Any:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, ArrayLike, unwrap
 from mksdask.samples import Grid
+from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url
 from mksdask.storage.blocks import Variable
 from mksdask.storage.microstructures import (
@@ -20,12 +21,14 @@ from mksdask.storage.microstructures import (
     kept_attrs,
     open_microstructures,
     refuse_colours,
+    within_limits,
 )
 
 VOLUME_SHARD = {1: 2**22, 2: 2**11, 3: 2**8}
 VOLUME_CHUNK = {1: 2**18, 2: 2**9, 3: 2**6}
 
 
+@checked
 def create_volume(
     url: Url,
     volume: ArrayLike,
@@ -91,6 +94,7 @@ def create_volume(
         phases=phases,
         periodic_axes=periodic_axes,
     )
+    data, phase, confidence_index = within_limits(data, phase, confidence_index, attrs, has_angles=bool(angles))
     wanted = VOLUME_SHARD[len(spatial)] if isinstance(chunks, str) and chunks == "auto" else chunks
     sizes = np.broadcast_to(np.asarray(wanted), (len(spatial),))
     if sizes.dtype.kind not in "iu" or sizes.min() < 1:
@@ -115,6 +119,7 @@ def create_volume(
     create_store(url, variables, coords, mode, "volume", resume=resume)
 
 
+@checked
 def open_volume(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     """Open a volume lazily.
 

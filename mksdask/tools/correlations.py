@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from mksdask.arrays import ArrayLike, to_numpy, unwrap
+from mksdask.schema.arguments import checked
 from mksdask.tools.panels import Panels, lag_extent, maps_figure, scale_of
 
 
@@ -47,6 +48,7 @@ def _check_one_sample(shape: Sequence[int], n_spatial: int | None) -> None:
         raise ValueError(msg)
 
 
+@checked
 def draw_correlations(
     X_corr: ArrayLike,
     correlations: Sequence[tuple[int, int]] | None = None,
@@ -108,6 +110,7 @@ def draw_correlations(
     )
 
 
+@checked
 def draw_autocorrelations(
     X_auto: ArrayLike,
     correlations: Sequence[tuple[int, int]] | None = None,
@@ -148,6 +151,7 @@ def draw_autocorrelations(
     return draw_correlations(X_auto, correlations, n_spatial=n_spatial, figsize=figsize, ax=ax)
 
 
+@checked
 def draw_crosscorrelations(
     X_cross: ArrayLike,
     correlations: Sequence[tuple[int, int]] | None = None,
@@ -185,6 +189,7 @@ def draw_crosscorrelations(
     return draw_correlations(X_cross, correlations, n_spatial=n_spatial, figsize=figsize, ax=ax)
 
 
+@checked
 def draw_components(
     components: ArrayLike,
     correlations: Sequence[tuple[int, int]] | None = None,

@@ -9,9 +9,10 @@ import xarray as xr
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
-from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, to_numpy, unwrap
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, shown, to_numpy, unwrap
 from mksdask.display.orientations import ipf_colours as ipf_colours, legend, phase_ipf_colours
 from mksdask.grid import Grid
+from mksdask.schema.arguments import checked
 from mksdask.tools.panels import (
     Extent,
     Panels,
@@ -42,6 +43,12 @@ def _microstructure_scale(
 ) -> tuple[tuple[Colormap, Normalize], str, tuple[Sequence[float], Sequence[str]] | None]:
     """Choose colours, the label of the colour bar and its ticks. A few phase numbers get discrete colours."""
     if values.dtype.kind in "biu" and values.min() >= 0 and values.max() < MOST_PHASES:
+        if phases is not None and not isinstance(phases, list | tuple):
+            msg = f"phases must be a list of names, such as ['pore', 'grain'], got {shown(phases)}"
+            raise TypeError(msg)
+        if phases and len(phases) <= values.max():
+            msg = f"phases must name each phase, but {list(phases)} has no name for the phase {values.max()}"
+            raise ValueError(msg)
         n_phases = max(int(values.max()) + 1, len(phases or ()))
         names = [str(h) for h in range(n_phases)] if phases is None else list(phases)
         return phase_colours(n_phases), "phase", (range(n_phases), names)
@@ -54,6 +61,7 @@ def _laue_groups(template: xr.DataArray | None) -> list[str]:
     return [str(group) for group in stated] or ["cubic"]
 
 
+@checked
 def draw_microstructures(
     microstructures: ArrayLike,
     labels: Sequence[str] | None = None,
@@ -117,6 +125,7 @@ def draw_microstructures(
     return maps_figure(list(values), titles, extent, [scale] * n, [name], figsize=figsize, ax=ax, ticks=[ticks])
 
 
+@checked
 def draw_microstructure_strain(
     microstructure: ArrayLike,
     strain: ArrayLike,
@@ -238,6 +247,7 @@ def _draw_responses(
     return maps_figure(list(values), names, extent, [scale] * len(values), [bar_label], figsize=figsize, ax=ax)
 
 
+@checked
 def draw_strains(
     strains: ArrayLike | Sequence[ArrayLike],
     labels: Sequence[str] | None = None,
@@ -275,6 +285,7 @@ def draw_strains(
     return _draw_responses(strains, labels, name="strains", bar_label=label, figsize=figsize, ax=ax)
 
 
+@checked
 def draw_strains_compare(
     strain_FEM: ArrayLike,
     strain_MKS: ArrayLike,
@@ -311,6 +322,7 @@ def draw_strains_compare(
     return _draw_responses([strain_FEM, strain_MKS], titles, name="strains", bar_label=label, figsize=figsize, ax=ax)
 
 
+@checked
 def draw_concentrations(
     concentrations: ArrayLike | Sequence[ArrayLike],
     labels: Sequence[str] | None = None,
@@ -347,6 +359,7 @@ def draw_concentrations(
     return _draw_responses(concentrations, labels, name="concentrations", bar_label=label, figsize=figsize, ax=ax)
 
 
+@checked
 def draw_concentrations_compare(
     concentrations: ArrayLike | Sequence[ArrayLike],
     labels: Sequence[str] = ("simulation", "MKS"),
@@ -384,6 +397,7 @@ def draw_concentrations_compare(
     return draw_concentrations(concentrations, labels, label=label, figsize=figsize, ax=ax)
 
 
+@checked
 def draw_differences(
     differences: ArrayLike | Sequence[ArrayLike],
     labels: Sequence[str] | None = None,
@@ -422,6 +436,7 @@ def draw_differences(
     )
 
 
+@checked
 def draw_coeff(
     coeff: ArrayLike,
     labels: Sequence[str] | None = None,

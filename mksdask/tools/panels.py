@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, Array
+from mksdask.arrays import SPATIAL_DIMS, Array, shown
 from mksdask.display.cards import COLOURS
 
 MARKERS = "osD^vP*X"
@@ -69,6 +70,26 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", dpi=150)
 
 
+def axes_argument(ax: Any, number: int) -> NDArray[Any]:
+    """Check axes of matplotlib to draw on, and return them in one row.
+
+    Raises
+    ------
+    TypeError
+        If `ax` holds something else.
+    ValueError
+        If it holds another number of axes.
+    """
+    given = np.ravel(np.array(ax, dtype=object)) if isinstance(ax, Axes | list | tuple | np.ndarray) else np.array([ax])
+    if not all(isinstance(each, Axes) for each in given):
+        msg = f"ax must be axes of matplotlib, one for each panel, got {shown(ax)}"
+        raise TypeError(msg)
+    if len(given) != number:
+        msg = f"ax must hold {number} axes, one for each panel, got {len(given)}"
+        raise ValueError(msg)
+    return given
+
+
 def one_panel(
     ax: Axes | None, figsize: tuple[float, float] | None, default: tuple[float, float], *, projection: str | None = None
 ) -> tuple[Figure, Any]:
@@ -80,8 +101,9 @@ def one_panel(
         If `projection` is "3d" and `ax` is not three-dimensional.
     """
     if ax is None:
-        fig = new_figure(*(figsize or default))
+        fig = new_figure(*(default if figsize is None else figsize))
         return fig, fig.add_subplot(projection=projection)
+    (ax,) = axes_argument([ax], 1)
     if projection == "3d" and not hasattr(ax, "set_zlabel"):
         msg = 'ax must be three-dimensional for three components; make it with projection="3d"'
         raise ValueError(msg)
@@ -237,13 +259,10 @@ def maps_figure(
     if ax is None:
         # A single panel must still be wide enough for its title beside the colour bar.
         width = max(PANEL * per_field * columns + 1.0, 3.6)
-        fig = new_figure(*(figsize or (width, (PANEL + 0.35) * rows + 0.2)))
+        fig = new_figure(*((width, (PANEL + 0.35) * rows + 0.2) if figsize is None else figsize))
         panels = np.asarray(fig.subplots(rows, columns * per_field, squeeze=False)).reshape(rows * columns, per_field)
     else:
-        given = np.ravel(np.asarray(ax, dtype=object))
-        if len(given) != len(fields) * per_field:
-            msg = f"ax must hold {len(fields) * per_field} axes, one for each panel, got {len(given)}"
-            raise ValueError(msg)
+        given = axes_argument(ax, len(fields) * per_field)
         panels, fig = given.reshape(len(fields), per_field), cast("Figure", given[0].get_figure())
     for index, (field, title) in enumerate(zip(fields, titles, strict=True)):
         draw_maps(list(panels[index]), field, extent, *(scales[index] if scales else _NO_SCALE), title)

@@ -11,9 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from mksdask.arrays import ArrayLike, to_numpy
 from mksdask.display.cards import COLOURS
+from mksdask.schema.arguments import checked
 from mksdask.tools.panels import check_panels, names_of_sets, new_figure, one_panel, style_of
 
 
+@checked
 def draw_components_scatter(
     datasets: Sequence[ArrayLike],
     labels: Sequence[str] | None = None,
@@ -90,6 +92,7 @@ def draw_components_scatter(
     return fig
 
 
+@checked
 def draw_evolution(
     datasets: Sequence[ArrayLike],
     labels: Sequence[str] | None = None,
@@ -165,6 +168,7 @@ def draw_evolution(
     return fig
 
 
+@checked
 def draw_component_variance(
     variance: ArrayLike, *, figsize: tuple[float, float] | None = None, ax: Axes | None = None
 ) -> Figure:

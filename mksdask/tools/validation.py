@@ -11,14 +11,18 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from sklearn.model_selection import learning_curve
 
-from mksdask.arrays import Array, ArrayLike, to_numpy
+from mksdask.arrays import Array, ArrayLike, shown, to_numpy
 from mksdask.labels import matched_values, sample_index
 from mksdask.reduction.shared import SharedStatistics
+from mksdask.schema.arguments import checked
 from mksdask.tools.panels import names_of_sets, new_figure, one_panel, scale_of, style_of
 
 
 def _parameter(results: Mapping[str, Any], name: str) -> list[Any]:
-    values = [params.get(name) for params in results["params"]]
+    if not isinstance(results, Mapping) or not {"params", "mean_test_score"} <= results.keys():
+        msg = f"cv_results must be the cv_results_ of a search, got {shown(results)}"
+        raise TypeError(msg)
+    values = [params.get(name) if isinstance(name, str) else None for params in results["params"]]
     if any(value is None for value in values):
         known = sorted({key for params in results["params"] for key in params})
         msg = f"the search did not vary {name!r}; it varied {known}"
@@ -61,6 +65,7 @@ def _curve(
     ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
+@checked
 def draw_gridscores(
     cv_results: Mapping[str, Any],
     param: str,
@@ -136,6 +141,7 @@ def draw_gridscores(
     return fig
 
 
+@checked
 def draw_gridscores_matrix(
     cv_results: Mapping[str, Any],
     params: tuple[str, str] | Sequence[str],
@@ -196,6 +202,7 @@ def draw_gridscores_matrix(
     return fig
 
 
+@checked
 def draw_goodness_of_fit(
     fit_data: ArrayLike,
     pred_data: ArrayLike | None = None,
@@ -253,6 +260,7 @@ def draw_goodness_of_fit(
     return fig
 
 
+@checked
 def draw_learning_curves(
     estimator: Any,
     X: ArrayLike,

@@ -1,0 +1,276 @@
+"""Export: what other programs read of the files, and what comes back by import_images."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import xarray as xr
+import zarr
+from numpy.testing import assert_allclose, assert_array_equal
+
+from mksdask import create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.exporters import export
+from mksdask.exporters.fields import Exported
+from mksdask.importers import import_images
+from mksdask.storage.results import materialize
+
+V = (np.arange(7 * 6 * 5) * 11 % 7).astype("u1").reshape(7, 6, 5)
+STEPS = (0.25, 0.5, 2.0)
+FILES = ("a.zarr", "a.vti", "a.vtkhdf", "a.tif", "a.ome.tif")
+
+
+def a_volume(folder, values=V, **options):
+    n = values.ndim
+    create_volume(folder / "v.zarr", values, spacing=STEPS[:n], units="um", chunks=4, **options)
+    return folder / "v.zarr"
+
+
+@pytest.mark.parametrize("values", [V, V[:, :, 0], V.astype("u2"), V.astype("f4") / 7], ids=["3D", "2D", "u2", "f4"])
+@pytest.mark.parametrize("name", FILES)
+def test_export__comes_back_by_import(tmp_path, name, values):
+    store = a_volume(tmp_path, values)
+    if values.dtype == "u1":
+        store = a_volume(tmp_path, values, phases=list("abcdefg"), mode="w")
+    export(store, tmp_path / name)
+    ds = import_images(tmp_path / name, tmp_path / "again.zarr", axes="zyx"[-values.ndim :])
+    assert_array_equal(ds.microstructure.values, values)
+    if values.dtype == "u1" and "tif" not in name:
+        assert ds.microstructure.attrs["phases"] == list("abcdefg")
+    assert ds.microstructure.dtype == values.dtype
+    axes = "xyz"[: values.ndim]
+    assert_allclose([float(ds[axis][1] - ds[axis][0]) for axis in axes], STEPS[: values.ndim], rtol=1e-6)
+    assert ds.x.attrs["units"] == "um"
+
+
+def cells_of(image):
+    """Arrays of the cells of an image of VTK, (x, y, z, ...)."""
+    support = pytest.importorskip("vtk.util.numpy_support")
+    shape = [max(1, n - 1) for n in image.GetDimensions()]
+    data = image.GetCellData()
+    arrays = {}
+    for number in range(data.GetNumberOfArrays()):
+        array = data.GetArray(number)
+        values = support.vtk_to_numpy(array)
+        arrays[array.GetName()] = values.reshape(*shape[::-1], -1).transpose(2, 1, 0, 3)
+    return arrays
+
+
+def read_by_vtk(path):
+    vtk = pytest.importorskip("vtk", reason="vtk is not installed (extra: dev)")
+    reader = vtk.vtkXMLImageDataReader() if path.suffix == ".vti" else vtk.vtkHDFReader()
+    reader.SetFileName(str(path))
+    reader.Update()
+    return reader.GetOutput()
+
+
+@pytest.mark.parametrize("suffix", [".vti", ".vtkhdf"])
+@pytest.mark.parametrize("n_axes", [2, 3])
+def test_vtk__reads_values_sizes_and_places(tmp_path, suffix, n_axes):
+    values = V if n_axes == 3 else V[..., 0]
+    confidence = (np.arange(values.size) / 300).reshape(values.shape)
+    store = a_volume(tmp_path, values, confidence_index=confidence)
+    export(
+        open_volume(store).isel(x=slice(2, None)),
+        tmp_path / f"a{suffix}",
+        variable=["microstructure", "confidence_index"],
+    )
+    image = read_by_vtk(tmp_path / f"a{suffix}")
+    arrays = cells_of(image)
+    assert_array_equal(arrays["microstructure"].reshape(values[2:].shape), values[2:])
+    assert_array_equal(arrays["confidence_index"].reshape(values[2:].shape), confidence[2:])
+    assert_allclose(image.GetSpacing()[:n_axes], STEPS[:n_axes])
+    # The first voxel that is exported has its middle at x = 0.5.
+    bounds = image.GetCell(0).GetBounds()
+    middle = [0.5 * (bounds[2 * axis] + bounds[2 * axis + 1]) for axis in range(n_axes)]
+    assert_allclose(middle, [0.5, 0, 0][:n_axes], atol=1e-12)
+    if suffix == ".vti":
+        assert image.GetFieldData().GetAbstractArray("units").GetValue(0) == "um"
+
+
+@pytest.mark.parametrize("suffix", [".vti", ".vtkhdf"])
+def test_vtk__fields_have_components_and_ensembles_arrays(tmp_path, suffix):
+    strain = np.random.default_rng(0).random((2, 7, 6, 5, 3)).astype("f4")
+    dims = ("sample", "x", "y", "z", "component")
+    labelled = xr.DataArray(
+        strain, dims=dims, coords={"component": ["xx", "yy", "xy"], "sample": ["a", "b"]}, name="strain"
+    )
+    export(labelled, tmp_path / f"a{suffix}")
+    image = read_by_vtk(tmp_path / f"a{suffix}")
+    arrays = cells_of(image)
+    assert_array_equal(arrays["strain a"], strain[0])
+    assert_array_equal(arrays["strain b"], strain[1])
+    if suffix == ".vti":
+        assert [image.GetCellData().GetArray("strain a").GetComponentName(i) for i in range(3)] == ["xx", "yy", "xy"]
+    export(labelled, tmp_path / f"b{suffix}", select={"sample": "b", "component": "yy"})
+    assert_array_equal(cells_of(read_by_vtk(tmp_path / f"b{suffix}"))["strain"][..., 0], strain[1, ..., 1])
+    ds = import_images(tmp_path / f"b{suffix}", tmp_path / "again.zarr")
+    assert_array_equal(ds.microstructure, strain[1, ..., 1])
+    with pytest.raises(ValueError, match="there is no 'zz' along 'component'; there are xx, yy, xy"):
+        export(labelled, tmp_path / f"c{suffix}", select={"component": "zz"})
+    with pytest.raises(ValueError, match="select names the axis 'time'"):
+        export(labelled, tmp_path / f"c{suffix}", select={"time": 0})
+
+
+def test_statistics__keep_lag_0_at_its_place(tmp_path):
+    create_volume(tmp_path / "v.zarr", V % 2, spacing=2.0, units="um", phases=("pore", "grain"))
+    S2 = open_volume(tmp_path / "v.zarr").mks.correlate(cutoff=2)
+    stored = materialize(S2.chunk(), tmp_path / "S2.zarr", progress=False)
+    assert stored.dims[-1] == "pair"
+    export(tmp_path / "S2.zarr", tmp_path / "S2.vti", select={"pair": "pore–pore"})
+    image = read_by_vtk(tmp_path / "S2.vti")
+    (values,) = cells_of(image).values()
+    cell = image.FindCell([0, 0, 0], None, 0, 1e-6, *_found())
+    assert_allclose(values.transpose(2, 1, 0, 3).ravel()[cell], float((V % 2 == 0).mean()), rtol=1e-6)
+    export(S2, tmp_path / "S2.ome.zarr")
+    level = zarr.open_group(tmp_path / "S2.ome.zarr", mode="r")
+    image = level.attrs["ome"]["multiscales"][0]
+    assert [axis["name"] for axis in image["axes"]] == ["c", "z", "y", "x"]
+    assert image["datasets"][0]["coordinateTransformations"][1]["translation"] == [0, -4, -4, -4]
+    assert_array_equal(level["0"][:], S2.transpose("pair", "lag_z", "lag_y", "lag_x"))
+    assert level.attrs["names"]["components"] == ["pore–pore", "pore–grain"]
+
+
+def _found():
+    """Places for what VTK returns beside the number of a cell."""
+    vtk = pytest.importorskip("vtk")
+    return vtk.reference(0), [0.0] * 3, [0.0] * 8
+
+
+@pytest.mark.parametrize("n_axes", [2, 3])
+def test_tiff__of_ensembles_and_components(tmp_path, n_axes):
+    X = np.random.default_rng(0).integers(0, 2, (4, 6, 5, 3)[: n_axes + 1], dtype="u1")
+    create_ensemble(tmp_path / "X.zarr", X, spacing=STEPS[:n_axes], units="nm", chunks=2)
+    export(tmp_path / "X.zarr", tmp_path / "X.tif")
+    with tifffile.TiffFile(tmp_path / "X.tif") as file:
+        assert file.is_imagej
+        assert file.series[0].axes == "TZYX"[: 1 + (n_axes == 3)] + "YX"
+        assert_array_equal(file.asarray(), np.moveaxis(X, 1, -1) if n_axes == 2 else X.transpose(0, 3, 2, 1))
+        assert file.imagej_metadata["unit"] == "nm"
+        assert file.imagej_metadata.get("spacing") == (2.0 if n_axes == 3 else None)
+    strain = np.random.default_rng(0).random((*(6, 5, 4, 3)[:n_axes], 3))
+    labelled = xr.DataArray(strain, dims=(*"xyz"[:n_axes], "component"), coords={"component": ["xx", "yy", "xy"]})
+    export(labelled, tmp_path / "strain.tif")
+    with tifffile.TiffFile(tmp_path / "strain.tif") as file:
+        assert file.is_ome
+        assert file.series[0].axes == "ZCYX"[n_axes == 2 :]
+        turned = labelled.transpose(*(["z"] if n_axes == 3 else []), "component", "y", "x")
+        assert_array_equal(file.asarray(), turned)
+        assert 'Name="xy"' in file.ome_metadata
+    with pytest.raises(ValueError, match="holds int64, and TIFF files of ImageJ and OME hold"):
+        export(labelled.astype("i8"), tmp_path / "b.tif")
+
+
+def test_ome_zarr__levels_are_every_second_voxel(tmp_path):
+    values = np.random.default_rng(0).integers(0, 9, (300, 40, 20), dtype="u2")
+    create_volume(tmp_path / "v.zarr", values, spacing=STEPS, units="um", chunks=64, phases=list("abcdefghi"))
+    export(tmp_path / "v.zarr", tmp_path / "a.ome.zarr")
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r")
+    ome = group.attrs["ome"]
+    assert ome["version"] == "0.5"
+    (image,) = ome["multiscales"]
+    assert image["axes"][2] == {"name": "x", "type": "space", "unit": "micrometer"}
+    assert len(image["datasets"]) == 2
+    for level, each in enumerate(image["datasets"]):
+        step = 2**level
+        assert_array_equal(group[each["path"]][:], values.T[::step, ::step, ::step])
+        assert each["coordinateTransformations"][0]["scale"] == [2.0 * step, 0.5 * step, 0.25 * step]
+        assert group[each["path"]].metadata.dimension_names == ("z", "y", "x")
+    assert group.attrs["names"]["phases"] == list("abcdefghi")
+    ds = import_images(tmp_path / "a.ome.zarr", tmp_path / "again.zarr")
+    assert_array_equal(ds.microstructure, values)
+
+
+def test_ome_zarr__of_ensembles(tmp_path):
+    X = np.random.default_rng(0).integers(0, 2, (6, 5, 4, 3), dtype="u1")
+    create_ensemble(tmp_path / "X.zarr", X, chunks=4)
+    export(open_ensemble(tmp_path / "X.zarr"), tmp_path / "a.zarr")
+    group = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    image = group.attrs["ome"]["multiscales"][0]
+    assert [axis["name"] for axis in image["axes"]] == ["sample", "z", "y", "x"]
+    assert "unit" not in image["axes"][1]
+    assert_array_equal(group["0"][:], X.transpose(0, 3, 2, 1))
+    both = xr.DataArray(np.zeros((2, 3, 3, 2)), dims=("sample", "x", "y", "component"))
+    with pytest.raises(ValueError, match="has samples and components"):
+        export(both, tmp_path / "b.zarr")
+
+
+def test_ome_zarr__is_valid_for_its_own_libraries(tmp_path):
+    ngff = pytest.importorskip("ngff_zarr", reason="ngff-zarr is not installed")
+    export(a_volume(tmp_path), tmp_path / "a.ome.zarr")
+    image = ngff.from_ngff_zarr(str(tmp_path / "a.ome.zarr"), validate=True).images[0]
+    assert_array_equal(np.asarray(image.data), V.T)
+    assert image.scale == {"x": 0.25, "y": 0.5, "z": 2.0}
+    assert image.axes_units["x"] == "micrometer"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_export__replaces_only_its_own_kind(tmp_path, name):
+    store, path = a_volume(tmp_path), tmp_path / name
+    path.write_bytes(b"precious")
+    for mode in ("w-", "w"):
+        with pytest.raises(FileExistsError):
+            export(store, path, mode=mode)
+    assert path.read_bytes() == b"precious"
+    path.unlink()
+    export(store, path)
+    with pytest.raises(FileExistsError):
+        export(store, path)
+    export(open_volume(store).microstructure + 1, path, mode="w")
+    ds = import_images(path, tmp_path / "again.zarr", axes="zyx")
+    assert_array_equal(ds.microstructure, V + 1)
+    broken = xr.DataArray(open_volume(store).microstructure.data.map_blocks(_fail, dtype="u1"), dims=("x", "y", "z"))
+    with pytest.raises(RuntimeError, match="no more"):
+        export(broken, path, mode="w")
+    # What was there stays, and nothing is left beside it.
+    assert_array_equal(import_images(path, tmp_path / "b.zarr", axes="zyx").microstructure, V + 1)
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(["again.zarr", "b.zarr", name, "v.zarr"])
+
+
+def _fail(block):
+    msg = "no more"
+    raise RuntimeError(msg)
+
+
+def test_export__raises_on_what_files_do_not_hold(tmp_path):
+    store = a_volume(tmp_path)
+    with pytest.raises(ValueError, match=r"must end with one of \.zarr, \.vti"):
+        export(store, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="lies in or around"):
+        export(store, store / "a.vti")
+    with pytest.raises(TypeError, match="complex128, which image files do not hold; export its real part"):
+        export(xr.DataArray(np.zeros((2, 2), complex), dims=("x", "y")), tmp_path / "a.vti")
+    with pytest.raises(TypeError, match="whose axes have names"):
+        export(V, tmp_path / "a.vti")
+    with pytest.raises(ValueError, match="no axis x, y or z"):
+        export(xr.DataArray(V, dims=("a", "b", "c")), tmp_path / "a.vti")
+    with pytest.raises(ValueError, match=r"the axes \['component', 'pair'\], of which files hold one"):
+        export(xr.DataArray(V, dims=("x", "component", "pair")), tmp_path / "a.vti")
+    with pytest.raises(ValueError, match="the store has no variable 'phase'; it holds microstructure"):
+        export(store, tmp_path / "a.vti", variable="phase")
+    with pytest.raises(ValueError, match="is not on this machine"):
+        export(store, "memory://a.vti")
+    assert [each.name for each in tmp_path.iterdir()] == ["v.zarr"]
+
+
+@pytest.mark.parametrize("limit", [1, 100, 10**9])
+def test_slabs__of_any_thickness(tmp_path, limit, monkeypatch):
+    monkeypatch.setattr("mksdask.exporters.fields.SLAB_BYTES", limit)
+    field = Exported.of(open_volume(a_volume(tmp_path)).microstructure, {})
+    slabs = list(field.slabs())
+    assert_array_equal(np.concatenate(slabs), V.T)
+    assert all(slab.flags.c_contiguous for slab in slabs)
+    export(tmp_path / "v.zarr", tmp_path / "a.vtkhdf")
+    with h5py.File(tmp_path / "a.vtkhdf") as file:
+        assert_array_equal(file["VTKHDF/CellData/microstructure"], V.T)
+
+
+def test_export__orientations(tmp_path):
+    angles = np.random.default_rng(0).random((6, 5, 3)).astype("f4")
+    create_volume(tmp_path / "v.zarr", angles, spacing=(1.0, 2.0))
+    for name in FILES:
+        export(tmp_path / "v.zarr", tmp_path / name)
+    assert_array_equal(cells_of(read_by_vtk(tmp_path / "a.vti"))["microstructure"][:, :, 0], angles)
+    assert_array_equal(tifffile.imread(tmp_path / "a.tif"), angles.transpose(2, 1, 0))
+    assert json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"]["ome"]["version"] == "0.5"

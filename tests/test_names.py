@@ -1,0 +1,133 @@
+"""Names of computations depend on data, parameters and fitted numbers alone, so that every process gives the same."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+SCRIPT = """
+    import json, sys
+    from pathlib import Path
+    import dask.array as da, numpy as np
+    from sklearn.linear_model import Ridge
+    from mksdask import (
+        FourierBasis, GSHBasis, LegendreBasis, MKSHomogenizationModel, MKSLocalizationModel, MKSStructureAnalysis,
+        PrimitiveBasis, ProductBasis, create_ensemble, create_volume, load_model, open_ensemble, open_volume,
+        sample_windows, save_model, plan,
+    )
+    from mksdask.compute.graph import token_of
+    from mksdask.datasets import (
+        MicrostructureGenerator, effective_stiffness, make_delta_microstructures,
+        make_elastic_FE_strain_random, make_microstructure, make_polycrystal, mean_stress, solve_fields,
+    )
+    from mksdask.descriptors import ShapeDescriptors
+    from mksdask.reduction import PCA, IncrementalPCA
+    from mksdask.regression import KernelRegressor
+    from mksdask.stats import (
+        TwoPointStatistics, chord_lengths, correlate, correlate_volume, lineal_path, pair_correlation, radial_average,
+    )
+    from mksdask.storage.blocks import Blocks
+    from mksdask.storage.results import Result
+
+    folder, number = Path(sys.argv[1]), int(sys.argv[2])
+    X = make_microstructure(24, (8, 9), grain_size=(3, 2), seed=1)
+    if not number:
+        create_ensemble(folder / "e.zarr", X, X.mean(axis=(1, 2)), chunks=6)
+        create_volume(folder / "v.zarr", np.concatenate([X] * 2).reshape(24, 16, 9), chunks=(8, 8, 9))
+    ensemble, volume = open_ensemble(folder / "e.zarr"), open_volume(folder / "v.zarr").microstructure
+    lazy, y, states = ensemble.microstructure, ensemble.response, PrimitiveBasis(2)
+    names = {}
+
+
+    def keep(stage, *found):
+        for i, part in enumerate(found):
+            data = getattr(part, "data", part)
+            names[f"{stage} {i}"] = str(data.name)
+
+
+    angles = da.from_array(np.random.default_rng(0).uniform(0, 1, (24, 8, 9, 3)), chunks=(6, 8, 9, 3))
+    keep("primitive", states.discretize(lazy))
+    keep("legendre", LegendreBasis(3, domain=(0, 1)).discretize(lazy))
+    keep("fourier", FourierBasis(3, domain=(0, 2)).discretize(lazy))
+    keep("gsh", GSHBasis(6, domain="cubic").discretize(angles))
+    keep("correlate", correlate(lazy, states, cutoff=2), correlate(lazy, states, confidence_index=lazy.astype(float)))
+    for cutoff in (3, None):
+        at = folder / f"scratch-{cutoff}-{number}"
+        found = correlate_volume(volume, states, cutoff=cutoff, scratch=at)
+        names[f"correlate volume {cutoff}"] = json.loads((at / "zarr.json").read_text())["attributes"]["fingerprint"]
+    f = correlate(lazy, states, cutoff=2)
+    rows = f.data.reshape((24, -1))
+    for reducer in (PCA(3), IncrementalPCA(3)):
+        fitted = reducer.fit(rows)
+        keep(f"{type(reducer).__name__} transform", fitted.transform(rows))
+        names[f"{type(reducer).__name__} fit"] = token_of(fitted.components_, fitted.mean_)
+    analysis = MKSStructureAnalysis(states, n_components=3).fit(lazy)
+    keep("structure analysis", analysis.transform(lazy))
+    model = MKSHomogenizationModel(states, n_components=3).fit(lazy, y)
+    save_model(model, folder / f"m{number}.zarr")
+    for title, each in {"fitted": model, "loaded": load_model(folder / f"m{number}.zarr")}.items():
+        keep(f"homogenization {title}", each.predict(lazy))
+    keep("homogenization std", *model.predict(lazy, return_std=True))
+    kernel = MKSHomogenizationModel(states, n_components=3, property_linker=KernelRegressor()).fit(lazy, y)
+    keep("kernel regressor", kernel.predict(lazy))
+    ridge = MKSHomogenizationModel(states, n_components=3, property_linker=Ridge()).fit(lazy, y)
+    keep("linker of scikit-learn", ridge.predict(lazy))
+    for basis in (
+        states,
+        LegendreBasis(2, domain=(0, 1)),
+        FourierBasis(3, domain=(0, 2)),
+        GSHBasis(6, domain="cubic"),
+        ProductBasis(states, GSHBasis(2)),
+    ):
+        kind, given = type(basis).__name__, lazy
+        if kind in ("GSHBasis", "ProductBasis"):
+            given = angles if kind == "GSHBasis" else (lazy, angles)
+            if kind == "ProductBasis":
+                continue
+        local = MKSLocalizationModel(basis, alpha=1e-4).fit(given, lazy.data.astype(float) ** 2)
+        save_model(local, folder / f"{kind}-{number}.zarr")
+        loaded = load_model(folder / f"{kind}-{number}.zarr")
+        for title, each in {"fitted": local, "loaded": loaded}.items():
+            plan(each.predict, given)
+            keep(f"localization {kind} {title}", each.predict(given))
+        if kind == "PrimitiveBasis":
+            loaded.resize_coeff((10, 11))
+            large = da.from_array(make_microstructure(8, (10, 11), seed=3), chunks=(2, 10, 11))
+            keep("localization resized", loaded.predict(large))
+    fields = solve_fields(lazy, elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3))
+    keep("solve fields", fields.strain, fields.stress)
+    keep("mean stress", mean_stress(lazy, elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3)))
+    keep("effective stiffness", effective_stiffness(lazy, elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3)))
+    keep("generator", MicrostructureGenerator(12, (8, 9), chunks=4).generate(), make_microstructure(12, (8, 9), chunks=4))
+    keep("polycrystal", make_polycrystal(6, (5, 6), 4, chunks=2))
+    keep("grains", *make_polycrystal(6, (5, 6), 4, chunks=2, return_grains=True))
+    keep("deltas", make_delta_microstructures(2, (5, 5), chunks=1))
+    keep("descriptors", ShapeDescriptors().fit(lazy).transform(lazy))
+    keep("windows", sample_windows(volume, size=4), sample_windows(volume, size=4, n=6, seed=2))
+    keep("radial", radial_average(f), pair_correlation(f[..., :1]))
+    names["chords"] = token_of(chord_lengths(volume, 1).to_dict(), lineal_path(volume, 1).to_dict())
+    print(json.dumps(names))
+"""
+
+
+@pytest.mark.slow
+def test_names__are_the_same_in_two_processes(tmp_path):
+    script, found = tmp_path / "run.py", []
+    script.write_text(textwrap.dedent(SCRIPT))
+    for number in range(2):
+        environment = os.environ | {"PYTHONHASHSEED": str(number + 1)}
+        run = subprocess.run(
+            [sys.executable, script, tmp_path, str(number)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        assert run.returncode == 0, run.stderr
+        found.append(json.loads(run.stdout.splitlines()[-1]))
+    first, second = found
+    assert {name: (first[name], second[name]) for name in first if first[name] != second[name]} == {}
+    assert len(first) == len(second) > 40
