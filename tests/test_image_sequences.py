@@ -204,6 +204,13 @@ def test_picture__colours_of_16_bits(tmp_path):
         open_source(tmp_path / "a.png")
 
 
+def test_picture__of_too_many_pixels(tmp_path, monkeypatch):
+    save(tmp_path / "a.png", VOLUME[0])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"a.png has more pixels than Pillow reads .*; save it as a tiled TIFF"):
+        open_source(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
 def test_picture__animations_are_stacks(tmp_path, name):
     pages = [Image.fromarray(page).convert("RGB" if name == "a.webp" else "L") for page in VOLUME]

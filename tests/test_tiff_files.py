@@ -253,6 +253,15 @@ def test_tiff__sizes_by_tags(tmp_path, resolution, unit, spacing, said):
     assert bool(said) == bool(found.assumed)
 
 
+def test_tiff__sizes_of_zero_are_not_known(tmp_path):
+    size = {"axes": "ZYX", "PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0, "PhysicalSizeZ": 0.0}
+    assert open_source(write(tmp_path / "a.tif", VOLUME, ome=True, metadata=size)).spacing == {"x": 2.0, "y": 2.0}
+    metadata = {"axes": "ZYX", "unit": "um", "spacing": -3.0}
+    found = open_source(write(tmp_path / "b.tif", VOLUME, imagej=True, resolution=(2, 2), metadata=metadata))
+    assert found.spacing["z"] == 3.0
+    assert_array_equal(found.data, VOLUME)
+
+
 def test_tiff__unknown_units_and_no_size_along_z(tmp_path):
     write(tmp_path / "a.tif", VOLUME, imagej=True, resolution=(2, 2), metadata={"axes": "ZYX", "unit": "furlong"})
     with pytest.raises(ValueError, match=r"a.tif.*'furlong' is no known unit.*give spacing= and units="):
@@ -284,6 +293,7 @@ def test_tiff__sizes_of_other_vendors(tmp_path, monkeypatch):
         "tvips_metadata": {"PixelSizeX": 2.0, "PixelSizeY": 2.0},
         "sis_metadata": {"pixelsizex": 2e-9, "pixelsizey": 2e-9},
         "lsm_metadata": {"VoxelSizeX": 2e-9, "VoxelSizeY": 2e-9, "VoxelSizeZ": 5e-9},
+        "stk_metadata": {"XCalibration": 2.0, "YCalibration": 2.0, "CalibrationUnits": "nm"},
         "micromanager_metadata": {"Summary": {"PixelSize_um": 0.002}},
     }.items():
         with monkeypatch.context() as patch:

@@ -29,6 +29,17 @@ _MODES: dict[str, tuple[Any, int]] = {
 }
 
 
+def _opened(path: Path) -> Image.Image:
+    """Open a picture with Pillow, which refuses pictures of many pixels."""
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        msg = (
+            f"{path} has more pixels than Pillow reads ({error}); save it as a tiled TIFF file, which is read in parts"
+        )
+        raise ValueError(msg) from error
+
+
 @dataclass(frozen=True)
 class _Frames:
     """The kernel that reads rows of a picture, or frames of an animation.
@@ -51,7 +62,7 @@ class _Frames:
     channel: int | None = None
 
     def __call__(self, first: int, last: int) -> Array:
-        with Image.open(self.path) as opened:
+        with _opened(self.path) as opened:
             if not self.is_stack:
                 return self._values(opened)[first:last]
             frames = []
@@ -89,7 +100,7 @@ def pillow_picture(path: Path, choice: Choice) -> Picture:
     """
     choice.check(path, "channel", "time")
     assumed: list[str] = []
-    with Image.open(path) as opened:
+    with _opened(path) as opened:
         kind, mode, (width, length) = str(opened.format), opened.mode, opened.size
         n_frames = int(getattr(opened, "n_frames", 1))
         if kind == "GIF" and (n_frames > 1 or _has_grey_palette(opened)):

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import tifffile
 
 from mksdask.importers.pictures import spacing_of_dots
-from mksdask.importers.units import in_one_unit, length_unit
+from mksdask.importers.units import METRES, in_one_unit, length_unit
 
 # Sizes, their unit, and what was assumed; None if the file does not say it in this way.
 Sizes = tuple[dict[str, float], str | None, tuple[str, ...]]
@@ -99,8 +99,9 @@ def _ome(file: tifffile.TiffFile, series: int, has_depth: bool) -> Sizes | None:
     stated = {axis: f"PhysicalSize{axis.upper()}" for axis in axes if f"PhysicalSize{axis.upper()}" in pixels.attrib}
     where = f"{file.filehandle.path}: PhysicalSize"
     units = {axis: length_unit(pixels.get(f"{key}Unit", "µm"), where=where) for axis, key in stated.items()}
-    spacing, unit = in_one_unit({axis: float(pixels.attrib[key]) for axis, key in stated.items()}, units)
-    return spacing, unit, ()
+    # A size of 0 stands for one that is not known.
+    sizes = {axis: float(pixels.attrib[key]) for axis, key in stated.items() if float(pixels.attrib[key]) > 0}
+    return (*in_one_unit(sizes, units), ())
 
 
 def _imagej(file: tifffile.TiffFile, series: int, has_depth: bool) -> Sizes | None:  # noqa: FBT001
@@ -134,7 +135,7 @@ def _calibrated(file: tifffile.TiffFile, series: int, stated: Mapping[str, Any],
     depth = stated.get("spacing")
     calibration: tuple[str, ...] = ()
     if has_depth and depth is not None and float(depth):
-        steps["z"] = float(depth)
+        steps["z"] = abs(float(depth))
     if unit == "inch":
         found = spacing_of_dots(dots)
         return {axis: 2.54e4 * step for axis, step in steps.items()} if found[0] else {}, found[1], found[2]
@@ -176,9 +177,7 @@ def _sem(found: Mapping[str, Any]) -> tuple[float, float, float]:
     """Read the metadata of an electron microscope of Zeiss: the name, the size, and its unit."""
     for key in ("ap_image_pixel_size", "ap_pixel_size"):
         if key in found and len(found[key]) > 2:
-            size = _metres(found[key][1]) * {"pm": 1e-12, "nm": 1e-9, "µm": 1e-6, "um": 1e-6, "mm": 1e-3}.get(
-                str(found[key][2]).strip(), 0.0
-            )
+            size = _metres(found[key][1]) * METRES.get(str(found[key][2]).strip().replace("µ", "u"), 0.0)
             return size, size, 0.0
     return 0.0, 0.0, 0.0
 
@@ -191,6 +190,12 @@ def _sis(found: Mapping[str, Any]) -> tuple[float, float, float]:
 def _tvips(found: Mapping[str, Any]) -> tuple[float, float, float]:
     """Read the metadata of a camera of TVIPS, in nanometres."""
     return 1e-9 * _metres(found.get("PixelSizeX")), 1e-9 * _metres(found.get("PixelSizeY")), 0.0
+
+
+def _stk(found: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Read the metadata of MetaMorph, which name their unit."""
+    metre = METRES.get(str(found.get("CalibrationUnits", "")).strip(), 0.0)
+    return metre * _metres(found.get("XCalibration")), metre * _metres(found.get("YCalibration")), 0.0
 
 
 def _micromanager(found: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -206,6 +211,7 @@ _VENDORS: dict[str, Callable[[Mapping[str, Any]], tuple[float, float, float]]] =
     "sem_metadata": _sem,
     "sis_metadata": _sis,
     "tvips_metadata": _tvips,
+    "stk_metadata": _stk,
     "micromanager_metadata": _micromanager,
 }
 
