@@ -1,16 +1,20 @@
 """Export: what other programs read of the files, and what comes back by import_images."""
 
 import json
+import tracemalloc
 
+import dask
 import h5py
 import numpy as np
 import pytest
 import tifffile
 import xarray as xr
 import zarr
+from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal
 
 from mksdask import create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask.cli import main
 from mksdask.exporters import export
 from mksdask.exporters.fields import Exported
 from mksdask.importers import import_images
@@ -261,6 +265,8 @@ def test_slabs__of_any_thickness(tmp_path, limit, monkeypatch):
     slabs = list(field.slabs())
     assert_array_equal(np.concatenate(slabs), V.T)
     assert all(slab.flags.c_contiguous for slab in slabs)
+    monkeypatch.setattr("mksdask.exporters.fields.PIECE", 2)
+    assert_array_equal(np.concatenate(list(field.slabs())), V.T)
     export(tmp_path / "v.zarr", tmp_path / "a.vtkhdf")
     with h5py.File(tmp_path / "a.vtkhdf") as file:
         assert_array_equal(file["VTKHDF/CellData/microstructure"], V.T)
@@ -274,3 +280,35 @@ def test_export__orientations(tmp_path):
     assert_array_equal(cells_of(read_by_vtk(tmp_path / "a.vti"))["microstructure"][:, :, 0], angles)
     assert_array_equal(tifffile.imread(tmp_path / "a.tif"), angles.transpose(2, 1, 0))
     assert json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"]["ome"]["version"] == "0.5"
+
+
+@pytest.mark.parametrize("name", ["a.vti", "a.vtkhdf", "a.tif"])
+def test_export__memory_does_not_grow_with_the_volume(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("mksdask.exporters.fields.SLAB_BYTES", 2**18)
+    create_volume(tmp_path / "v.zarr", np.zeros((128, 128, 1024), dtype="u1"), chunks=(128, 128, 16))
+    volume = open_volume(tmp_path / "v.zarr").microstructure
+    with dask.config.set(scheduler="single-threaded"):
+        tracemalloc.start()
+        export(volume, tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # The volume takes 16 MiB.
+    assert peak < 4 * 2**20
+
+
+def test_command__exports_stores(tmp_path):
+    store = a_volume(tmp_path, phases=list("abcdefg"))
+    run = CliRunner().invoke
+    result = run(main, ["export", str(store), str(tmp_path / "out" / "a.vti"), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["file"] == str(tmp_path / "out" / "a.vti")
+    again = import_images(tmp_path / "out" / "a.vti", tmp_path / "again.zarr")
+    assert_array_equal(again.microstructure, V)
+    result = run(main, ["export", str(store), str(tmp_path / "out" / "a.vti")])
+    assert (result.exit_code, "exists" in result.output) == (1, True)
+    create_ensemble(tmp_path / "X.zarr", V[None], spacing=STEPS)
+    result = run(main, ["export", str(tmp_path / "X.zarr"), str(tmp_path / "a.zarr"), "--select", "sample=0"])
+    assert result.exit_code == 0, result.output
+    assert_array_equal(zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")[:], V.T)
+    result = run(main, ["export", str(tmp_path / "X.zarr"), str(tmp_path / "b.vti"), "--select", "sample"])
+    assert (result.exit_code, "is not written as axis=label" in result.output) == (2, True)

@@ -195,6 +195,31 @@ def test_edax__nested_files_and_a_grid_beside_the_header(tmp_path):
         check_map(import_ebsd(tmp_path / "map.oh5", tmp_path / "map.zarr", scan=scan, mode="w"), *a_map())
 
 
+@pytest.mark.parametrize(("name", "groups"), [("LGsymID", (43, 62)), ("SpaceGroupNumber", (225, 194))])
+def test_edax__later_names_of_symmetries(tmp_path, name, groups):
+    write_edax_hdf5(tmp_path / "map.oh5", *a_map())
+    with h5py.File(tmp_path / "map.oh5", "a") as file:
+        for number, group in enumerate(groups, start=1):
+            phase = file[f"Scan 1/EBSD/Header/Phase/{number}"]
+            del phase["Symmetry"]
+            phase[name] = np.array([group])
+    check_map(import_ebsd(tmp_path / "map.oh5", tmp_path / "map.zarr"), *a_map())
+
+
+@pytest.mark.parametrize("numbers", [(0, 0), (0, 1)])
+@pytest.mark.parametrize("points", [1, 1000])
+def test_edax__what_0_means_in_a_map_of_one_phase(tmp_path, numbers, points, monkeypatch):
+    # All points of one row have the number 0, so that a band may hold nothing else.
+    monkeypatch.setattr("mksdask.importers.ebsd.BAND_POINTS", points)
+    rotations, _, _ = a_map()
+    phase = np.where(np.arange(35) < 7, *numbers)
+    write_edax_hdf5(tmp_path / "map.oh5", rotations, phase, np.ones(35, bool))
+    with h5py.File(tmp_path / "map.oh5", "a") as file:
+        del file["Scan 1/EBSD/Header/Phase/2"]
+    ds = import_ebsd(tmp_path / "map.oh5", tmp_path / "map.zarr")
+    assert_array_equal(ds.phase.values.T.ravel(), phase if numbers == (0, 1) else 1)
+
+
 def test_edax__maps_of_apex_are_refused(tmp_path):
     with h5py.File(tmp_path / "map.edaxh5", "w") as file:
         file["Project/Sample/Area 1/OIM Map 1/EBSD/ANG/DATA/DATA"] = np.zeros(3)

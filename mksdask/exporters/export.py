@@ -73,10 +73,10 @@ def export(
     OME-Zarr; components are components of VTK, and channels elsewhere. OME-Zarr images of volumes have coarser levels,
     of every second voxel.
 
-    A slab of at most 128 MiB is in memory at once, or a page of an image with two axes. OME-Zarr is written by the
-    workers of dask, shard by shard. Fields that are not stored yet are computed on the way, so store them first by
-    `materialize` if their chunks are much larger than that. A file is written beside its place, and moved there when it
-    is complete.
+    A slab of at most 64 MiB, or a page of an image with two axes, is in memory at once, in about three copies. OME-Zarr
+    is written by the workers of dask, shard by shard. Fields that are not stored yet are computed on the way, so store
+    them first by `materialize` if their chunks are much larger than that. A file is written beside its place, and moved
+    there when it is complete.
 
     Examples
     --------

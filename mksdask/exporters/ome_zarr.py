@@ -80,9 +80,8 @@ def write_ome_zarr(url: Url, fields: list[Exported], mode: str) -> None:
 
 def _ordered(field: Exported) -> tuple[Any, list[dict[str, str]]]:
     """Return the values with the axes of the image, and these axes."""
-    array = field.array
-    if field.has_components:
-        array = array.transpose(array.dims[-1], ...)
+    others = [dim for dim in field.array.dims if dim not in field.dims]
+    array = field.array.transpose(*others, *field.dims[::-1])
     first = []
     if field.has_samples:
         first = [{"name": "sample", "type": "sample"}]

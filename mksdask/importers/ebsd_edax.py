@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from mksdask.importers.ebsd_maps import (
     header_grid,
     header_value,
     laue_group,
+    laue_group_of,
     refuse_grid,
 )
 from mksdask.importers.ebsd_text import TextFile, present_columns, text_lines
@@ -45,6 +46,10 @@ EDAX_GROUPS = {
     43: "cubic",
 }
 
+# Number of records that are looked at together.
+PART = 2**24
+# Names under which versions write the Laue group of a phase, or its space group.
+SYMMETRIES = ("Symmetry", "LGsymID", "SpaceGroupNumber")
 # Names that later versions write into the group Sample, beside the header.
 BESIDE = {
     "nColumns": "Number Of Columns",
@@ -56,15 +61,23 @@ BESIDE = {
 
 
 def _records(
-    phases: Sequence[Phase], angles: Array, phase: Array, confidence: Array, fit: Array | None, *, is_nowhere: Array
+    phases: Sequence[Phase],
+    angles: Array,
+    phase: Array,
+    confidence: Array,
+    fit: Array | None,
+    *,
+    is_nowhere: Array,
+    has_numbers: bool = False,
 ) -> Records:
     """Recognise the points that are not indexed, and give them the phase 0 and the confidence 0."""
     has_none = ~np.isfinite(angles) | (np.abs(angles - 4 * np.pi) < 1e-2)
     is_unindexed = is_nowhere | ~(confidence >= 0) | has_none.any(axis=-1)
     if fit is not None:
         is_unindexed |= fit >= 180.0
-    # In a map of one phase the number 0 stands for this phase. In a map of several phases it means that there is none.
-    phase = np.where(phase >= 0, phases[0].number, phase) if len(phases) == 1 else phase
+    # In a map of one phase the number 0 stands for this phase, unless other points have its number. In a map of several
+    # phases it means that there is none.
+    phase = np.where(phase >= has_numbers, phases[0].number, phase) if len(phases) == 1 else phase
     is_unindexed |= phase <= 0
     return Records(angles, np.where(is_unindexed, 0, phase), np.where(is_unindexed, 0.0, np.clip(confidence, 0, 1)))
 
@@ -92,9 +105,12 @@ class EdaxHdf5(EbsdFile):
         See `EbsdFile`.
     scan : str
         Name of the scan in the file.
+    has_numbers : bool
+        Whether some points have the number of a phase, and not only 0; `prepare` sets it.
     """
 
     scan: str = ""
+    has_numbers: bool = False
 
     @classmethod
     def open(cls, path: str, setting: int | None, scan: str) -> EdaxHdf5:
@@ -110,10 +126,14 @@ class EdaxHdf5(EbsdFile):
             shape, step = header_grid(path, header, ("nColumns", "nRows", "Step X", "Step Y"))
             phases = []
             for number, entry in sorted(((int(k), v) for k, v in entries.get("Phase", {}).items()), key=lambda e: e[0]):
-                facts = {name: text_of(path, entry[name]) for name in ("MaterialName", "Symmetry") if name in entry}
+                facts = {key: text_of(path, entry[key]) for key in ("MaterialName", *SYMMETRIES) if key in entry}
                 name = facts.get("MaterialName") or f"phase {number}"
-                group = header_value(path, facts, "Symmetry", int)
-                phases.append(Phase(number, name, laue_group(path, name, group, EDAX_GROUPS)))
+                key = next((key for key in SYMMETRIES if key in facts), SYMMETRIES[0])
+                group = header_value(path, facts, key, int)
+                if key == "SpaceGroupNumber":
+                    phases.append(Phase(number, name, laue_group_of(path, name, space_group=group)))
+                else:
+                    phases.append(Phase(number, name, laue_group(path, name, group, EDAX_GROUPS)))
             stated = entries.get("Coordinate System/ID")
             if stated is not None:
                 check_inside(stated, path)
@@ -137,7 +157,8 @@ class EdaxHdf5(EbsdFile):
                 if name in data:
                     check_inside(data[name], self.path)
                     check_count(self.path, f"records of {name}", int(data[name].shape[0]), self.n_points, self.shape)
-        return self
+            parts = (data["Phase"][start : start + PART] for start in range(0, self.n_points, PART))
+            return replace(self, has_numbers=any((part > 0).any() for part in parts))
 
     def read(self, start: int, stop: int) -> Records:
         """Read the records from `start` to `stop`."""
@@ -151,7 +172,9 @@ class EdaxHdf5(EbsdFile):
                 is_nowhere = x == NOWHERE
             fit = data["Fit"][start:stop] if "Fit" in data else None
             phase, confidence = data["Phase"][start:stop].astype(np.int64), data["CI"][start:stop]
-        return _records(self.phases, angles, phase, confidence, fit, is_nowhere=is_nowhere)
+        return _records(
+            self.phases, angles, phase, confidence, fit, is_nowhere=is_nowhere, has_numbers=self.has_numbers
+        )
 
 
 @dataclass(frozen=True)

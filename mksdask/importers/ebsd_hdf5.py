@@ -36,7 +36,7 @@ def text_of(path: str, entry: Any) -> str:
     value = np.asarray(entry[()]).ravel()
     if not value.size:
         return ""
-    return value[0].decode("utf-8", "replace").strip() if isinstance(value[0], bytes) else str(value[0])
+    return value[0].decode("utf-8", "replace").strip("\0 \t\r\n") if isinstance(value[0], bytes) else str(value[0])
 
 
 def texts_of(path: str, group: Mapping[str, Any]) -> dict[str, str]:
