@@ -187,7 +187,7 @@ OPERATIONS = {
 
 RUN = """
     from mksdask import plan
-    with dask.config.set({"mksdask.memory-limit": "848MiB"}):
+    with dask.config.set({"mksdask.memory-limit": "1008MiB"}):
         found = plan(function, *arguments, **options)
         little = {key: value for key, value in options.items() if key not in ("confidence_index", "scratch")}
         finish(function(*warm, **little))
