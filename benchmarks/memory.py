@@ -2,13 +2,15 @@
 
 Each case runs in the smallest worker that the plan allows, and in one of half as much again, with 1 and with 4 threads.
 Planned is the process (`PROCESS_BYTES`) and as many tasks as there are threads. The table also says whether the worker
-was restarted, and how many bytes dask spilled. Cases are chosen by parts of their names.
+was restarted, and how many bytes dask spilled. Cases are chosen by parts of their names. The benchmark fails if a case
+takes more than 1.1 times what is planned, or 0.8 of the worker, or does not run to its end.
 """
 
 import argparse
 import json
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -37,6 +39,8 @@ from mksdask.stats.windows import sample_windows
 MIB = 2**20
 # The smallest worker may have so many times the tasks of a large one.
 MOST_PARTS = 8
+# Largest peak, over the plan and over the memory of the worker.
+MOST_OF_PLAN, MOST_OF_LIMIT = 1.1, 0.8
 # Seconds after which a case is given up.
 PATIENCE = 90
 
@@ -406,6 +410,12 @@ def measured(name: str, n_threads: int, factor: float) -> dict[str, Any]:
     }
 
 
+def is_kept(found: dict[str, Any]) -> bool:
+    """Whether the worker kept to the plan."""
+    within = found["of plan"] <= MOST_OF_PLAN and found["of limit"] <= MOST_OF_LIMIT
+    return within and found["end"] == "whole" and not found["restarts"] and not found["spilled"]
+
+
 def row(found: dict[str, Any]) -> str:
     figures = (found[key] for key in ("limit", "planned", "measured"))
     return (
@@ -424,6 +434,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     signal.signal(signal.SIGALRM, give_up)
     print(f"{'case':<40} {'threads':>7} limit  planned measured  of plan of limit restarts  spilled seconds   (MiB)")
+    broken = []
     for chosen in CASES:
         if arguments.cases and not any(part in chosen for part in arguments.cases):
             continue
@@ -431,6 +442,8 @@ if __name__ == "__main__":
             for times in arguments.factors:
                 result = measured(chosen, threads, times)
                 print(row(result), flush=True)
+                broken += [] if is_kept(result) else [chosen]
                 if arguments.json:
                     with arguments.json.open("a") as file:
                         file.write(json.dumps(result) + "\n")
+    sys.exit(f"exceeded by {', '.join(broken)}" if broken else 0)

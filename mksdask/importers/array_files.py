@@ -17,6 +17,7 @@ from mksdask.importers.sources import (
     Choice,
     Source,
     array_axes,
+    check_chunks,
     check_inside,
     chosen_dataset,
     lazy_slabs,
@@ -112,6 +113,8 @@ def open_hdf5(path: Path, choice: Choice) -> Source:
         name = matches[0] if len(matches) == 1 else chosen_dataset(wanted, images, path)
         array = file[name]
         check_inside(array, path)
+        if array.chunks is not None:
+            check_chunks(array.shape, array.chunks, array.dtype, f"{path}: {name}")
         container = "/".join(name.split("/")[:-2])
         geometry = file.get(f"{container}/_SIMPL_GEOMETRY") if container else None
         if geometry is not None:
@@ -190,8 +193,8 @@ def open_zarr(path: Path, choice: Choice) -> Source:
         msg = "there is no array and no group of zarr"
         raise FileNotFoundError(msg)
     if node.get("node_type") == "array":
-        array = open_foreign(location, allow_missing=allow_missing)
-        return Source(as_lazy(array), array_axes(array.ndim), {})
+        data = _lazy(location, "", allow_missing=allow_missing)
+        return Source(data, array_axes(data.ndim), {})
     attrs = node.get("attributes", {})
     images = attrs.get("ome", attrs).get("multiscales")
     if images and dataset is None:
@@ -199,9 +202,16 @@ def open_zarr(path: Path, choice: Choice) -> Source:
     return _zarr_of_group(location, dataset, path, allow_missing=allow_missing)
 
 
+def _lazy(location: Location, name: str, *, allow_missing: bool) -> Any:
+    """Open an array of a zarr store in its own chunks, if a worker can unpack them."""
+    array = open_foreign(location, name, allow_missing=allow_missing)
+    check_chunks(array.shape, array.chunks, array.dtype, f"{location.path}/{name}".rstrip("/"))
+    return as_lazy(array)
+
+
 def _ome_zarr(location: Location, image: Any, *, allow_missing: bool) -> Source:
     level = image["datasets"][0]
-    data = as_lazy(open_foreign(location, level["path"], allow_missing=allow_missing))
+    data = _lazy(location, level["path"], allow_missing=allow_missing)
     named = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", ())]
     if not named:
         return Source(data, "tczyx"[-data.ndim :].replace("t", "").replace("c", ""), {})
@@ -219,7 +229,7 @@ def _zarr_of_group(location: Location, dataset: str | None, path: Path, *, allow
     members = {name: foreign_metadata(location, name) or {} for name in names}
     arrays = {name: found for name, found in members.items() if found.get("node_type") == "array"}
     name = chosen_dataset(dataset, [name for name, found in arrays.items() if len(found["shape"]) >= 2], path)
-    data = as_lazy(open_foreign(location, name, allow_missing=allow_missing))
+    data = _lazy(location, name, allow_missing=allow_missing)
     dims = arrays[name].get("dimension_names") or arrays[name]["attributes"].get("_ARRAY_DIMENSIONS")
     if not dims or not all(dim and dim in "xyz" for dim in dims):
         return Source(data, array_axes(data.ndim), {})
