@@ -81,6 +81,10 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         """Return the dtype of m[h; s] for a real dtype. It is complex for complex bases."""
         return np.result_type(dtype, np.complex64) if self.is_complex else np.dtype(dtype)
 
+    def work_bytes(self, n_voxels: int, n_states: int, dtype: DTypeLike) -> int:
+        """Bytes that `fields` takes for a number of voxels and of functions, beside the field that it yields."""
+        return 0
+
     def fields(self, values: Array, states: Sequence[int], dtype: DTypeLike) -> Iterator[Array]:
         """Check that local states lie in the domain, and expand them in some of the functions, one after the other.
 

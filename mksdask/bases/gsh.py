@@ -365,6 +365,11 @@ class GSHBasis(Basis):
     def _check(self, values: Array) -> None:
         check_angles(values)
 
+    def work_bytes(self, n_voxels: int, n_states: int, dtype: DTypeLike) -> int:
+        """Bytes of a group of functions, and of the angles in double precision."""
+        field = n_voxels * np.dtype(self.result_dtype(dtype)).itemsize
+        return min(n_states * field, max(GROUP_BYTES, field)) + 24 * n_voxels
+
     def _functions(self, values: Array, states: Sequence[int], dtype: DTypeLike) -> Iterator[Array]:
         index = self.index_
         n_bytes = max(1, values.size // 3) * np.dtype(self.result_dtype(dtype)).itemsize

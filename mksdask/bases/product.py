@@ -138,6 +138,14 @@ class ProductBasis(Basis):
         for basis, part in zip(self.bases, self._parts(values), strict=True):
             basis._check(part)
 
+    def work_bytes(self, n_voxels: int, n_states: int, dtype: DTypeLike) -> int:
+        """Bytes of the functions of all factors, which are kept until the last product, and of their own work."""
+        return sum(
+            len(basis.states) * n_voxels * basis.result_dtype(dtype).itemsize
+            + basis.work_bytes(n_voxels, len(basis.states), dtype)
+            for basis in self.bases
+        )
+
     def _functions(self, values: Array, states: Sequence[int], dtype: DTypeLike) -> Iterator[Array]:
         factors = [index[list(states)] for index in self._factors()]
         tables = []

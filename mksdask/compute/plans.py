@@ -27,7 +27,7 @@ LEAST_CHUNKS = 8
 # Share of its memory that a worker may fill. dask pauses a worker at 0.8.
 BUSY = 0.8
 # Memory of a worker without its tasks: the interpreter, the libraries, and the compiler of kernels after its first use.
-PROCESS_BYTES = 384 * 2**20
+PROCESS_BYTES = 512 * 2**20
 # Keys of the limits in dask's configuration: memory of a worker, and bytes of results that a process keeps.
 MEMORY_LIMIT_KEY = "mksdask.memory-limit"
 CACHE_LIMIT_KEY = "mksdask.cache-limit"
@@ -62,6 +62,21 @@ def samples_per_chunk(n_samples: int, n_voxels: int) -> int:
 def largest_divisor(number: int, limit: int) -> int:
     """Find the largest divisor of `number` that is at most `limit`. It is at least 1."""
     return next(d for d in range(min(number, max(1, limit)), 0, -1) if number % d == 0)
+
+
+def values_of_a_thread(n_values: int, n_threads: int) -> int:
+    """Count the values that a worker holds for each of its threads, while values of tasks are merged in a binary tree.
+
+    In each level of the tree, one value waits for its partner. Values that were merged are freed when the scheduler has
+    heard of the merge. By then, each thread has made two others.
+
+    Examples
+    --------
+    >>> values_of_a_thread(32, 1), values_of_a_thread(32, 4)
+    (8, 4)
+    """
+    levels = max(0, n_values - 1).bit_length()
+    return -(-min(levels + 2 * n_threads + 1, 2 * n_values) // n_threads)
 
 
 class DoesNotFitError(ValueError):

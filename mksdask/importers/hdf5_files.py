@@ -15,7 +15,16 @@ from mksdask.arrays import Array
 from mksdask.importers.dims import Selection, even_step, select, sized, unread_sizes
 from mksdask.importers.hdf5_links import check_readable, followed, opened, outside
 from mksdask.importers.packing import Packing
-from mksdask.importers.sources import ANGLES, Choice, Source, assumed_axes, check_inside, chosen_dataset, lazy_slabs
+from mksdask.importers.sources import (
+    ANGLES,
+    Choice,
+    Source,
+    assumed_axes,
+    check_chunks,
+    check_inside,
+    chosen_dataset,
+    lazy_slabs,
+)
 
 # Groups are searched for images to this depth.
 DEEPEST = 30
@@ -74,6 +83,8 @@ def open_hdf5(path: Path, choice: Choice) -> Source:
     place, name = _chosen(path, choice)
     with opened(place, name) as array:
         check_readable(array, place, name, follow_links=choice.follow_links, allow_missing=choice.allow_missing)
+        if array.chunks is not None:
+            check_chunks(array.shape, array.chunks, array.dtype, f"{place}: {name}")
         geometry = _geometry(array)
         if geometry is not None:
             if choice.channel is not None or choice.time is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,15 @@ from numpy.typing import NDArray
 
 from mksdask.arrays import Array
 from mksdask.compute.faults import retried, retries
+from mksdask.compute.plans import Limit
 
 # Largest number of bytes, and of rows, of a slab that is read at once.
 SLAB_BYTES = 2**27
 MOST_ROWS = 2048
+# A task takes so many slabs: the one that it reads, its phases, and the shards that are cut from them.
+SLABS_OF_A_TASK = 3.5
+# Unpacking a chunk takes so many times its bytes: those in the file, those of the chunk, and a copy.
+COPIES_OF_A_CHUNK = 3
 # Dask keeps some kB for each part, even if it is not read.
 MOST_SLABS = 10**6
 
@@ -195,9 +200,30 @@ class _Slabs:
 
 
 def slab_thickness(shape: Sequence[int], dtype: Any) -> int:
-    """Choose the number of rows that a task reads: a power of two, so that the shards of a store can be as thick."""
+    """Choose the number of rows that a task reads: a power of two, so that the shards of a store can be as thick.
+
+    Workers with little memory read fewer rows.
+    """
     row_bytes = max(1, math.prod(map(int, shape[1:])) * np.dtype(dtype).itemsize)
-    return min(MOST_ROWS, 1 << max(0, (SLAB_BYTES // row_bytes).bit_length() - 1))
+    slab_bytes = min(SLAB_BYTES, int(Limit.of().task_bytes / SLABS_OF_A_TASK))
+    return min(MOST_ROWS, 1 << max(0, (slab_bytes // row_bytes).bit_length() - 1))
+
+
+def check_chunks(shape: Sequence[int], chunks: Sequence[int], dtype: Any, what: str) -> None:
+    """Refuse an array in chunks that a worker cannot unpack. A chunk is unpacked as a whole, even for a part of it.
+
+    Raises
+    ------
+    ValueError
+        If a chunk does not fit. The message names the smallest limit that would do.
+    """
+    limit = Limit.of()
+    n_chunks = math.prod(-(-n // step) for n, step in zip(shape, chunks, strict=True))
+    limit = replace(limit, n_threads=max(1, min(limit.n_threads, n_chunks)))
+    needed = COPIES_OF_A_CHUNK * math.prod(map(int, chunks)) * np.dtype(dtype).itemsize
+    if needed > limit.task_bytes:
+        of_size = f"unpacking a chunk of shape {tuple(map(int, chunks))} of {what}"
+        raise limit.refusal(needed, of_size, "store it in smaller chunks, with the program that wrote it")
 
 
 def lazy_slabs(read: Callable[[int, int], Array], shape: Sequence[int], dtype: Any) -> da.Array:

@@ -14,7 +14,7 @@ from mksdask.arrays import Array
 from mksdask.compute.graph import token_of
 from mksdask.importers.dims import LETTERS, Selection, even_step, select, sized, unread_sizes
 from mksdask.importers.packing import Packing
-from mksdask.importers.sources import Choice, Source, chosen_dataset, lazy_view, reading
+from mksdask.importers.sources import Choice, Source, check_chunks, chosen_dataset, lazy_view, reading
 from mksdask.storage.atomic import Location
 from mksdask.storage.opening import foreign_metadata, open_foreign
 
@@ -109,6 +109,7 @@ def _joined(*names: str) -> str:
 def _opened(location: Location, name: str, selection: Selection, packing: Packing, choice: Choice) -> Any:
     """Make a lazy array of the chosen part, in chunks of the store."""
     array = open_foreign(location, name, allow_missing=choice.allow_missing)
+    check_chunks(array.shape, array.chunks, array.dtype, f"{location.path}/{name}".rstrip("/"))
     token = f"zarr-{token_of(location.path, name)}"
     data = lazy_view(_Part(array, location.path), array.chunks, token)[selection.index]
     return data.map_blocks(packing.unpack, dtype=packing.dtype, meta=np.empty((0,) * data.ndim, packing.dtype))

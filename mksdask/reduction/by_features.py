@@ -14,6 +14,7 @@ from scipy.linalg.blas import dsyrk, ssyrk
 
 from mksdask.arrays import Array
 from mksdask.reduction.missing import check_observed, fill_columns, refuse_infinite
+from mksdask.reduction.triangles import packed, unpacked
 
 NumberedSlabs = Iterator[tuple[int, Array]]
 
@@ -30,18 +31,24 @@ class Gram:
 
     Parameters
     ----------
-    total : ndarray, shape (n_samples, n_samples)
-        Upper triangle of Σ f fᵀ over the features, float64. The features are centred up to the rounding of their means.
+    triangle : ndarray, shape (n_samples (n_samples + 1) / 2,)
+        Packed upper triangle of Σ f fᵀ over the features, float64. The features are centred up to the rounding of their
+        means.
     gappy : tuple of int
         Numbers of the slabs that have features with gaps.
     """
 
-    total: Array
+    triangle: Array
     gappy: tuple[int, ...] = ()
+
+    @property
+    def total(self) -> Array:
+        """The symmetric matrix Σ f fᵀ, shape (n_samples, n_samples), in the order of Fortran."""
+        return unpacked(self.triangle).T
 
     def merge(self, other: Gram) -> Gram:
         """Add the features of another sum."""
-        return Gram(self.total + other.total, self.gappy + other.gappy)
+        return Gram(self.triangle + other.triangle, self.gappy + other.gappy)
 
 
 def centred_gram(total: Array) -> Array:
@@ -99,7 +106,7 @@ def gram_of_complete(slabs: NumberedSlabs, n_samples: int) -> Gram:
             _add_gram(total, centred[:, complete], single)
         # Free the slab before the next one is read.
         del slab
-    return Gram(total, tuple(dict.fromkeys(gappy)))
+    return Gram(packed(total), tuple(dict.fromkeys(gappy)))
 
 
 def gram_of_gappy(slabs: NumberedSlabs, n_samples: int, basis: Array | None) -> Array:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mksdask.arrays import Array
 from mksdask.reduction.missing import fill_rows, refuse_infinite
+from mksdask.reduction.triangles import column_of, packed, unpacked
 
 
 @dataclass
@@ -20,15 +21,15 @@ class Moments:
         Number of complete rows.
     mean : ndarray, shape (n_features,)
         Mean of the complete rows.
-    scatter : ndarray, shape (n_features, n_features)
-        Scatter matrix Σ (f - f̄)ᵀ(f - f̄) of the complete rows.
+    triangle : ndarray, shape (n_features (n_features + 1) / 2,)
+        Packed upper triangle of the scatter matrix Σ (f - f̄)ᵀ(f - f̄) of the complete rows.
     seen, sums : ndarray, shape (n_features,)
         Number and sum of the observed values of each feature, over all rows.
     """
 
     count: int
     mean: Array
-    scatter: Array
+    triangle: Array
     seen: Array
     sums: Array
 
@@ -45,17 +46,25 @@ class Moments:
         mean = values.mean(axis=0) if len(values) else np.zeros(values.shape[1])
         sums += len(values) * mean
         values -= mean
-        return cls(len(values), mean, values.T @ values, seen, sums)
+        # The product is symmetric to the last bit. The columns of its transpose lie in one piece.
+        return cls(len(values), mean, packed((values.T @ values).T), seen, sums)
+
+    @property
+    def scatter(self) -> Array:
+        """Scatter matrix of the complete rows, shape (n_features, n_features)."""
+        return unpacked(self.triangle)
 
     def merge(self, other: Moments) -> Moments:
         """Compute the moments of the rows of both, by Chan, Golub, LeVeque (1983), Eq. 2.1."""
         count, seen, sums = self.count + other.count, self.seen + other.seen, self.sums + other.sums
         if not count:
-            return Moments(count, self.mean, self.scatter, seen, sums)
+            return Moments(count, self.mean, self.triangle, seen, sums)
         shift = other.mean - self.mean
         weight = self.count * other.count / count
-        scatter = self.scatter + other.scatter + weight * np.outer(shift, shift)
-        return Moments(count, self.mean + shift * (other.count / count), scatter, seen, sums)
+        triangle = self.triangle + other.triangle
+        for number, along in enumerate(shift):
+            triangle[column_of(number)] += weight * (shift[: number + 1] * along)
+        return Moments(count, self.mean + shift * (other.count / count), triangle, seen, sums)
 
 
 def moments_of_gappy(block: Array, components: Array | None, mean: Array) -> Moments:

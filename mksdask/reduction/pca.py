@@ -339,7 +339,8 @@ class PCA(Projection):
     def _fill(self, slabs: Slabs, gram: Gram, k: int | float) -> tuple[Array, Array]:
         """Fill gaps, and return the Gram matrix and the left singular vectors by which gaps were filled."""
         self._refuse_fraction(k)
-        n, before = self.n_samples_, gram.total
+        # The first pass is never the last, because this lacks a triangle.
+        n, before = self.n_samples_, np.triu(gram.total)
         basis: Array | None = None
         for _ in range(MOST_PASSES):
             gappy = slabs.reduce(gram_of_gappy, add, n, basis, name="gram-of-gappy", only=gram.gappy)
@@ -391,19 +392,19 @@ class PCA(Projection):
 
     def _fill_rows(self, data: Any, complete: Moments, k: int) -> tuple[Array, Array]:
         """Fill gaps, and return the scatter matrix and the mean."""
-        components, mean, before = None, complete.sums / complete.seen, complete.scatter
+        components, mean, scatter = None, complete.sums / complete.seen, complete.scatter
         for _ in range(MOST_PASSES):
             options, name = {"components": components, "mean": mean}, "moments-of-gappy"
             gappy = fold_samples(moments_of_gappy, Moments.merge, data, name=name, options=options)
             moments = complete.merge(computed(gappy))
             self.n_iter_ += 1
-            components, mean = Spectrum.of(moments.scatter, k).leading(k)[1].T, moments.mean
-            if np.linalg.norm(moments.scatter - before) <= TOLERANCE * np.trace(moments.scatter):
+            before, scatter = scatter, moments.scatter
+            components, mean = Spectrum.of(scatter, k).leading(k)[1].T, moments.mean
+            if np.linalg.norm(scatter - before) <= TOLERANCE * np.trace(scatter):
                 break
-            before = moments.scatter
         else:
             self._warn()
-        return moments.scatter, mean
+        return scatter, mean
 
     def _refuse_fraction(self, k: int | float) -> None:
         if not isinstance(k, int) or k >= min(self.n_samples_, self.n_features_in_):

@@ -63,6 +63,7 @@ class Sketch:
                 "PCA(solver='gram') for missing values"
             )
             raise ValueError(msg)
+        values = _no_taller(values)
         return cls(len(rows), mean, _leading_directions(values, rank), scatter)
 
     def merge(self, other: Sketch, rank: int) -> Sketch:
@@ -76,7 +77,21 @@ class Sketch:
         weight = self.count * other.count / count
         rows = np.concatenate([self.directions, other.directions, np.sqrt(weight) * shift[None]])
         scatter = self.scatter + other.scatter + weight * float(shift @ shift)
-        return Sketch(count, self.mean + shift * (other.count / count), _leading_directions(rows, rank), scatter)
+        directions = _leading_directions(_no_taller(rows), rank)
+        return Sketch(count, self.mean + shift * (other.count / count), directions, scatter)
+
+    @staticmethod
+    def bytes_beside(n_rows: int, n_features: int) -> int:
+        """Bytes that the sketch of rows takes beside the rows: a copy of them, and factors of their matrix."""
+        n = min(n_rows, n_features)
+        # LAPACK takes three squares of length n, beside the triangle, two sets of vectors, and a copy of the triangle.
+        factors = 8 * (n_features * n + 7 * n * n)
+        return max(factors, 8 * (3 * n_rows * n_features + n * n)) if n_rows > n_features else factors
+
+
+def _no_taller(rows: Array) -> Array:
+    """Make a matrix of no more rows than columns with the same singular values and right singular vectors."""
+    return np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > rows.shape[1] else rows
 
 
 def _leading_directions(rows: Array, rank: int) -> Array:
@@ -84,10 +99,8 @@ def _leading_directions(rows: Array, rank: int) -> Array:
 
     The matrix is not squared. Its rows may be overwritten.
     """
-    if len(rows) > rows.shape[1]:
-        rows = np.asarray(np.linalg.qr(rows, mode="r"))
     basis, triangle = scipy.linalg.qr(rows.T, mode="economic", overwrite_a=True, check_finite=False)
-    _, values, right = scipy.linalg.svd(triangle.T, full_matrices=False, check_finite=False)
+    _, values, right = scipy.linalg.svd(triangle.T, full_matrices=False, overwrite_a=True, check_finite=False)
     return np.asarray((values[:rank, None] * right[:rank]) @ basis.T)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -9,8 +10,8 @@ import numpy as np
 
 from mksdask.arrays import is_lazy
 from mksdask.compute.blocks import check_whole_samples
-from mksdask.compute.plans import DoesNotFitError, Limit, Stage
-from mksdask.reduction.sketch import sketch_rank
+from mksdask.compute.plans import DoesNotFitError, Limit, Stage, values_of_a_thread
+from mksdask.reduction.sketch import Sketch, sketch_rank
 from mksdask.reduction.slabs import RUNS
 from mksdask.storage.scratch import LEAST_WIDTH, SLAB_BYTES, slab_width
 
@@ -82,33 +83,37 @@ class Strategy:
             whole = Stage("PCA in memory", 1, n * p * 8 + 3 * small, n * p * itemsize, 0.0, float(p) * n * min(n, p))
             by_samples = solvers[0] == "incremental" or (solvers[0] == "gram" and p <= n)
             return cls(solvers[0], (whole,) if first is None else (first, whole), by_samples=by_samples)
-        # In each level of the tree, one sketch waits for its partner. A merge takes five sketches, with its result.
-        sketch, levels, refusals = 8 * rank * p, len(data.chunks[0]).bit_length(), []
+        refusals = []
         for solver in solvers:
             try:
-                if solver == "incremental":
-                    return cls._in_rows(solver, data, sketch * (1 + levels), 4 * sketch, k, limit, first)
-                if solver == "gram" and p <= n:
-                    return cls._in_rows(solver, data, 3 * 8 * p * p, 0, k, limit, first)
-                square = 3 * 8 * n * (n if solver == "gram" else min(n, p, rank))
-                passes = 1 if solver == "gram" else pca.iterated_power + 1
-                return cls._in_slabs(solver, data, square, passes, k, limit, first)
+                if solver == "incremental" or (solver == "gram" and p <= n):
+                    return cls._in_rows(solver, data, rank, k, limit, first)
+                columns, passes = (n, 1) if solver == "gram" else (min(n, p, rank), pca.iterated_power + 1)
+                return cls._in_slabs(solver, data, columns, passes, k, limit, first)
             except DoesNotFitError as refusal:
                 refusals.append(refusal)
         raise refusals[0]
 
     @classmethod
-    def _in_rows(
-        cls, solver: str, data: Any, kept: int, merging: int, k: int, limit: Limit, first: Stage | None
-    ) -> Strategy:
-        """Plan chunks of whole rows. A task keeps `kept` bytes beside its rows, and a merge takes `merging` bytes."""
-        (n, p), itemsize, rows = data.shape, data.dtype.itemsize, max(data.chunks[0])
-        row = p * (2 * itemsize + 8) if data.numblocks[1] > 1 else p * (itemsize + 8)
-        if data.numblocks[1] > 1:
-            # Rows are put together from several chunks in any case, so their number can be chosen to fit.
-            rows = max(1, min(rows, (limit.task_bytes - kept) // row))
-        own = rows * row if first is None else max(rows * row, first.task_bytes + 8 * rows * p)
-        peak, scores = max(own, merging) + kept, rows * (row + 8 * k)
+    def _in_rows(cls, solver: str, data: Any, rank: int, k: int, limit: Limit, first: Stage | None) -> Strategy:
+        """Plan chunks of whole rows."""
+        (n, p), itemsize, rows = map(int, data.shape), data.dtype.itemsize, max(data.chunks[0])
+        is_gram, is_cut = solver == "gram", data.numblocks[1] > 1
+        # A value of the tree is one triangle of the scatter matrix, or a sketch. The merge of sketches factors both.
+        value = 4 * p * p if is_gram else 8 * rank * p
+        merge = value if is_gram else value + Sketch.bytes_beside(2 * rank + 1, p)
+
+        def peak_on(rows: int) -> int:
+            # Rows that are put together from several chunks are in memory twice.
+            block = rows * p * itemsize * (1 + is_cut)
+            beside = 8 * rows * p + 12 * p * p if is_gram else Sketch.bytes_beside(rows, p) + value
+            own = block + beside if first is None else max(block + beside, first.task_bytes + beside)
+            return max(own, merge) + values_of_a_thread(-(-n // rows), limit.n_threads) * value
+
+        if is_cut:
+            # The number of rows can be chosen to fit, because they are put together in any case.
+            rows = next((r for r in _halves(rows) if peak_on(r) <= limit.task_bytes), 1)
+        peak, scores = peak_on(rows), rows * (p * (itemsize * (2 + is_cut) + 8) + 8 * k)
         if max(peak, scores) > limit.task_bytes:
             what = f"reducing {p} features in chunks of {rows} samples by the {solver} solver"
             raise limit.refusal(max(peak, scores), what, "rechunk X to fewer samples in each chunk")
@@ -122,14 +127,18 @@ class Strategy:
 
     @classmethod
     def _in_slabs(
-        cls, solver: str, data: Any, kept: int, passes: int, k: int, limit: Limit, first: Stage | None
+        cls, solver: str, data: Any, columns: int, passes: int, k: int, limit: Limit, first: Stage | None
     ) -> Strategy:
-        """Plan slabs of features that fit beside the sums, which take `kept` bytes."""
+        """Plan slabs of features that fit beside the sums, which are matrices of so many columns."""
         (n, p), itemsize, rows = data.shape, data.dtype.itemsize, max(data.chunks[0])
         is_striped, matrix = data.numblocks[1] > 1, float(data.nbytes)
         stripe = n * max(data.chunks[1]) * itemsize if is_striped else 0
         if first is None:
             first = Stage("write rows", len(data.chunks[0]), 2 * rows * p * itemsize, matrix)
+        n_values = data.numblocks[1] if is_striped else RUNS
+        # Of a Gram matrix, one triangle waits in the tree. A task has the matrix, working memory, and the triangle.
+        value, own = (4 * n * n, 16 * n * n) if solver == "gram" else (8 * n * columns, 32 * n * columns)
+        kept = own + values_of_a_thread(n_values, limit.n_threads) * value
         # Bytes of the vectors that project a slab onto the components.
         vectors = 8 * (k + 1) * n
         beside = stripe + max(kept, vectors)
@@ -147,7 +156,7 @@ class Strategy:
         slab = stripe + n * min(width, p) * 2 * itemsize
         name = "Gram matrix" if solver == "gram" else "subspace"
         n_runs = n_tasks if is_striped else min(RUNS, n_tasks)
-        reading = Stage(name, n_runs, slab + kept, passes * matrix, 0.0, passes * float(p) * n * kept / (24 * n))
+        reading = Stage(name, n_runs, slab + kept, passes * matrix, 0.0, passes * float(p) * n * columns)
         components = Stage("components", n_tasks, slab + vectors, matrix, 0.0, 2.0 * p * n * k)
         copying = () if is_striped else (replace(first, bytes_written=matrix),)
         return cls(solver, (*copying, reading, components), by_samples=False, width=width)
@@ -160,6 +169,12 @@ class Strategy:
             data = data.rechunk((self.rows, -1))
         check_whole_samples(data)
         return data
+
+
+def _halves(rows: int) -> Iterator[int]:
+    while rows:
+        yield rows
+        rows //= 2
 
 
 def result_bytes_of(shape: tuple[int, int], n_components: int | float | None, itemsize: int) -> int:

@@ -155,4 +155,9 @@ class CorrelationKernel:
         if is_masked:
             # Ω[r] is computed in double precision.
             work += 16 * int(np.prod(leading)) * (last // 2 + 1)
-        return n_samples * self.sample_bytes + batch * work
+        n_voxels = batch * int(np.prod(self.transform.spatial))
+        return (
+            n_samples * self.sample_bytes
+            + batch * work
+            + self.basis.work_bytes(n_voxels, len(self._needed), self.dtype)
+        )
