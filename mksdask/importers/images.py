@@ -16,12 +16,14 @@ from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thres
 from mksdask.importers.sources import Source, slab_thickness
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
+from mksdask.storage.sources import recording
 from mksdask.storage.volumes import VOLUME_SHARD, create_volume, open_volume
 
 # Number of bytes of the windows that are cut together.
 BAND_BYTES = 2**25
 
 
+@recording(input_files)
 def import_images(
     path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     url: Url,
