@@ -15,7 +15,7 @@ SCRIPT = """
     from sklearn.linear_model import Ridge
     from mksdask import (
         FourierBasis, GSHBasis, LegendreBasis, MKSHomogenizationModel, MKSLocalizationModel, MKSStructureAnalysis,
-        PrimitiveBasis, ProductBasis, create_ensemble, create_volume, load_model, open_ensemble, open_volume,
+        PrimitiveBasis, create_ensemble, create_volume, load_model, open_ensemble, open_volume,
         sample_windows, save_model, plan,
     )
     from mksdask.compute.graph import token_of
@@ -80,13 +80,10 @@ SCRIPT = """
         LegendreBasis(2, domain=(0, 1)),
         FourierBasis(3, domain=(0, 2)),
         GSHBasis(6, domain="cubic"),
-        ProductBasis(states, GSHBasis(2)),
     ):
         kind, given = type(basis).__name__, lazy
-        if kind in ("GSHBasis", "ProductBasis"):
-            given = angles if kind == "GSHBasis" else (lazy, angles)
-            if kind == "ProductBasis":
-                continue
+        if kind == "GSHBasis":
+            given = angles
         local = MKSLocalizationModel(basis, alpha=1e-4).fit(given, lazy.data.astype(float) ** 2)
         save_model(local, folder / f"{kind}-{number}.zarr")
         loaded = load_model(folder / f"{kind}-{number}.zarr")
@@ -101,7 +98,8 @@ SCRIPT = """
     keep("solve fields", fields.strain, fields.stress)
     keep("mean stress", mean_stress(lazy, elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3)))
     keep("effective stiffness", effective_stiffness(lazy, elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3)))
-    keep("generator", MicrostructureGenerator(12, (8, 9), chunks=4).generate(), make_microstructure(12, (8, 9), chunks=4))
+    keep("generator", MicrostructureGenerator(12, (8, 9), chunks=4).generate())
+    keep("microstructures", make_microstructure(12, (8, 9), chunks=4))
     keep("polycrystal", make_polycrystal(6, (5, 6), 4, chunks=2))
     keep("grains", *make_polycrystal(6, (5, 6), 4, chunks=2, return_grains=True))
     keep("deltas", make_delta_microstructures(2, (5, 5), chunks=1))

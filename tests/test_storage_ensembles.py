@@ -58,6 +58,7 @@ def test_ensemble__round_trip_with_everything(tmp_path):
     assert len(plain.attrs.pop("metadata_sha256")) == 64
     assert plain.attrs.pop("format") == 3
     assert plain.attrs.pop("writes") == 2
+    assert plain.attrs.pop("provenance")["inputs"] == {}
     assert plain.attrs.pop("members") == ["confidence_index", "microstructure", "response", "x", "y"]
     xr.testing.assert_identical(plain, ds.load())
     assert zarr.open_group(url)["microstructure"].shards == (4, 6, 5)

@@ -9,12 +9,15 @@ import os
 import sys
 import threading
 import warnings
+from asyncio import CancelledError
 from collections.abc import Sequence
+from concurrent import futures
 from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
 from distributed import KilledWorker
+from distributed.comm import CommClosedError
 
 from mksdask.cli.analysis import plan_group, stats
 from mksdask.cli.arguments import KEYS
@@ -45,11 +48,16 @@ class _Group(click.Group):
             raise
         except KeyboardInterrupt as error:
             raise click.Abort from error
-        except Exception as error:
+        except (Exception, CancelledError) as error:
             if ctx.find_root().params.get("traceback"):
                 raise
             failure = _DoesNotFit if isinstance(error, DoesNotFitError) else click.ClickException
             raise failure(_message_of(error)) from error
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        # What is written records the line, and messages say how to go on.
+        ctx.find_root().meta.setdefault("line", list(args))
+        return super().resolve_command(ctx, args)
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         try:
@@ -88,9 +96,17 @@ class _Group(click.Group):
         sys.exit(code)
 
 
-def _message_of(error: Exception) -> str:
+def _message_of(error: BaseException) -> str:
     """Say in one line what went wrong."""
     text = " ".join(str(error).split())
+    if isinstance(error, CommClosedError | CancelledError | futures.CancelledError):
+        context = click.get_current_context(silent=True)
+        is_kept = context is not None and "--resume" in context.find_root().meta.get("line", ())
+        return "the scheduler of dask ended, or the connection to it was lost; " + (
+            "what is done is kept, and the same call with --resume continues with it"
+            if is_kept
+            else "nothing is kept; call again with --resume, which keeps what is done"
+        )
     if isinstance(error, KilledWorker):
         return (
             "workers died several times in the same task, most likely because they ran out of memory; give each more "

@@ -16,9 +16,11 @@ from mksdask import tools
 from mksdask.bases import PrimitiveBasis
 from mksdask.cli.arguments import Axes, Bytes, Cutoff, LocalFile, Pairs, Place
 from mksdask.cli.options import (
+    allows_missing,
     check_pictures,
     cluster_options,
     json_option,
+    missing_option,
     open_client,
     overwrite_option,
     report,
@@ -46,6 +48,7 @@ LagLimit: TypeAlias = int | tuple[int, ...] | None
 def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which statistics of which store to compute."""
     for option in (
+        missing_option,
         click.option(
             "--periodic", type=Axes(), help="Periodic axes, such as x,y, or none. Default: as the store says."
         ),
@@ -105,7 +108,7 @@ def _call(
     periodic: list[int] | None,
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Choose `correlate` or `correlate_volume`, and collect its arguments."""
-    dataset = open_store(store)
+    dataset = open_store(store, allow_missing=allows_missing())
     X = dataset.microstructure
     options: dict[str, Any] = {"cutoff": cutoff, "correlations": pairs, "periodic_axes": periodic}
     options |= confidence_of(dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from pathlib import Path
@@ -17,9 +18,11 @@ from mksdask.arrays import to_numpy
 from mksdask.cli.analysis import LagLimit, basis_of, confidence_of, statistics_options
 from mksdask.cli.arguments import LocalFile, Place
 from mksdask.cli.options import (
+    allows_missing,
     check_pictures,
     cluster_options,
     json_option,
+    missing_option,
     open_client,
     overwrite_option,
     report,
@@ -35,11 +38,12 @@ from mksdask.compute.watching import LivePicture
 from mksdask.homogenization import MissingPropertyWarning, MKSHomogenizationModel
 from mksdask.labels import sample_index
 from mksdask.localization import MKSLocalizationModel
-from mksdask.storage.atomic import RESULTS, Location, Url
+from mksdask.storage.atomic import RESULTS, Location, Url, attributes_of
 from mksdask.storage.ensembles import open_ensemble
-from mksdask.storage.models import load_model, save_model
+from mksdask.storage.models import load_model, write_state
 from mksdask.storage.outputs import Output
 from mksdask.storage.results import materialize
+from mksdask.storage.sources import recorded
 from mksdask.storage.tables import read_table, write_table
 
 
@@ -138,11 +142,11 @@ def fit(
         msg = "--hold-out must be a fraction from 0 to 0.9, got nan"
         raise ValueError(msg)
     inputs = (store, *((Path(response),) if Path(response).is_file() else ()))
-    output = Output.of(model, ("model",), *inputs, overwrite=overwrite)
+    output = Output.of(model, ("model",), *inputs, overwrite=overwrite, resume=resume)
     check_pictures(figure, watch, *inputs, output.path, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
-        dataset = open_ensemble(store)
+        dataset = open_ensemble(store, allow_missing=allows_missing())
         X, y = dataset.microstructure, _response(dataset, response)
         basis, n = basis_of(dataset, states), X.sizes["sample"]
         if len(y) != n:
@@ -160,6 +164,15 @@ def fit(
             name: (X[chosen], y[chosen], {key: value[chosen] for key, value in weights.items()})
             for name, chosen in (("train", train), ("test", test))
         }
+        asked = (components, linker, degree, hold_out, pairs, cutoff, periodic)
+        step = token_of("fit", X.data.name, y.data.name if isinstance(y, xr.DataArray) else y, weights, basis, asked)
+        if resume and output.is_done(step):
+            done = attributes_of(Location.of(output.path))["report"]
+            if figure is not None and not figure.exists() and not is_field:
+                _draw(load_model(output.path), rows, figure)
+            report(done | {"seconds": 0.0}, as_json=as_json)
+            return
+        _refuse_other(output)
         if is_field:
             fitted: Any = MKSLocalizationModel(basis)
         else:
@@ -188,15 +201,22 @@ def fit(
             X_test, y_test, options = rows["test"]
             with timed_step("test", timings):
                 result |= {"test samples": n_test, "test R²": fitted.score(X_test, y_test, **options)}
-        if not overwrite and Location.of(output.path).exists():
-            msg = f"{model} was made by another program meanwhile; choose another output, or pass --overwrite"
-            raise FileExistsError(msg)
-        save_model(fitted, output.path)
+        _refuse_other(output)
+        with recorded(*inputs):
+            write_state(fitted, output.path, step=step, report=json.loads(json.dumps(result)))
         if figure is not None and not is_field:
             with timed_step("figure", timings):
                 _draw(fitted, rows, figure)
             result["figure"] = str(figure)
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
+
+
+def _refuse_other(output: Output) -> None:
+    """Refuse to replace a complete model without --overwrite."""
+    location = Location.of(output.path)
+    if not output.overwrite and location.exists() and attributes_of(location).get("mksdask") == "model":
+        msg = f"{output.path} holds another model; choose another output, or pass --overwrite"
+        raise FileExistsError(msg)
 
 
 def _refuse_useless(*, is_field: bool, linker: str) -> None:
@@ -227,6 +247,7 @@ def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any, Any]],
 @click.argument("model", type=Place(exists=True))
 @click.argument("store", type=Place(exists=True))
 @click.argument("out", type=Place())
+@missing_option
 @click.option("--std", is_flag=True, help="Write the standard deviation of each prediction too.")
 @resume_option
 @overwrite_option("an earlier result")
@@ -261,13 +282,11 @@ def predict(
         msg = f"{out} must be a .csv file or a .zarr store; choose a name with one of these endings"
         raise ValueError(msg)
     is_store = suffix == ".zarr"
-    # A .csv file does not say of what it is the result, so that --resume cannot accept it.
-    output = Output.of(
-        out, RESULTS if is_store else None, model, store, overwrite=overwrite, resume=resume and is_store
-    )
+    # A .csv file does not say of what it is the result. With --resume it may be there if it holds the same numbers.
+    output = Output.of(out, RESULTS if is_store else None, model, store, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
-        dataset = open_ensemble(store)
+        dataset = open_ensemble(store, allow_missing=allows_missing())
         X = dataset.microstructure
         found = fitted.predict(X, return_std=std, **confidence_of(dataset))
         parts = xr.concat(found if std else (found,), "part").rename("predictions")
@@ -279,7 +298,8 @@ def predict(
                 with timed_step("predict", timings):
                     stored = materialize(parts, kept, progress=False).compute()
                 values = xr.Dataset(dict(zip(("prediction", "spread"), stored, strict=False)))
-                write_table(values, output.path, overwrite=overwrite, step=step)
+                with recorded(model, store):
+                    write_table(values, output.path, overwrite=overwrite, resume=resume, step=step)
     summary = {"result": str(out), "samples": X.sizes["sample"]}
     mean = values.prediction.to_numpy()
     summary |= {"lowest": float(mean.min()), "mean": float(mean.mean()), "highest": float(mean.max())}
@@ -290,6 +310,7 @@ def predict(
 @click.argument("model", type=Place(exists=True))
 @click.argument("store", type=Place(exists=True))
 @click.argument("out", type=Place())
+@missing_option
 @resume_option
 @overwrite_option("an earlier result")
 @cluster_options
@@ -320,12 +341,12 @@ def localize(
     output = Output.of(out, RESULTS, model, store, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
-        X = open_ensemble(store).microstructure
+        X = open_ensemble(store, allow_missing=allows_missing()).microstructure
         size = tuple(X.sizes[dim] for dim in ("x", "y", "z") if dim in X.dims)
         if size != tuple(fitted.size_):
             fitted.resize_coeff(size)
         plan(fitted.predict, X)
-        with timed_step("localize", timings):
+        with timed_step("localize", timings), recorded(model):
             field = output.write(fitted.predict(X).rename("field"))
         extremes = computed((field.data.min(), field.data.mean(), field.data.max()))
     summary = {"result": str(out), "samples": X.sizes["sample"], "size": size}

@@ -24,6 +24,7 @@ from mksdask.compute.progress import progress
 from mksdask.display.cards import value_text
 from mksdask.display.pictures import is_our_picture, save_picture
 from mksdask.storage.atomic import Location, Url, check_apart, check_outside
+from mksdask.storage.sources import recorded
 from mksdask.storage.staging import check_file
 
 # Seconds to wait for a scheduler that does not answer, for the file of a scheduler that starts, and for workers.
@@ -60,7 +61,30 @@ def timed_step(title: str, timings: dict[str, float], *, err: bool = True) -> It
 
 @contextmanager
 def open_client(scheduler: str | None, workers: int, memory_limit: int) -> Iterator[Client]:
-    """Yield a client of a running scheduler, or of a local cluster that is closed at the end."""
+    """Yield a client of a running scheduler, or of a local cluster that is closed at the end.
+
+    What is written meanwhile records the command and its options.
+    """
+    with recorded(**_described()):
+        yield from _clients(scheduler, workers, memory_limit)
+
+
+def _described() -> dict[str, Any]:
+    """Name the command, and list the options that decide its result."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return {}
+    of_runs = ("scheduler", "workers", "memory_limit", "resume", "overwrite", "as_json", "figure", "watch")
+    places = {each.name for each in context.command.params if isinstance(each, click.Argument)}
+    given = {
+        name: str(value)
+        for name, value in context.params.items()
+        if name not in (*of_runs, *places) and value is not None and value is not False
+    }
+    return {"call": context.command_path, "parameters": given}
+
+
+def _clients(scheduler: str | None, workers: int, memory_limit: int) -> Iterator[Client]:
     if scheduler is not None:
         with _connected(scheduler) as client:
             yield client
@@ -162,6 +186,29 @@ def resume_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     decorated: Callable[..., Any] = option(command)
     return decorated
+
+
+def missing_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --allow-missing, which `allows_missing` reads."""
+
+    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        context.meta["allow_missing"] = value
+        return value
+
+    option = click.option(
+        "--allow-missing",
+        is_flag=True,
+        expose_value=False,
+        callback=keep,
+        help="Take chunks that a store of another program lacks as its fill value.",
+    )
+    decorated: Callable[..., Any] = option(command)
+    return decorated
+
+
+def allows_missing() -> bool:
+    """Whether the command has --allow-missing."""
+    return bool(click.get_current_context().meta.get("allow_missing"))
 
 
 def overwrite_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

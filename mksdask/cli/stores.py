@@ -13,8 +13,10 @@ from mksdask.cli.analysis import MOST_UNNAMED
 from mksdask.cli.arguments import Axes, Crop, Numbers, Phases, Place, Size
 from mksdask.cli.maps import import_map, is_map, map_options
 from mksdask.cli.options import (
+    allows_missing,
     cluster_options,
     json_option,
+    missing_option,
     open_client,
     overwrite_option,
     report,
@@ -30,6 +32,7 @@ from mksdask.storage.microstructures import open_store
 from mksdask.storage.models import load_model
 from mksdask.storage.opening import check_store, open_dataset, open_group
 from mksdask.storage.outputs import Output
+from mksdask.storage.sources import chain_of
 from mksdask.storage.verification import verify as verify_store
 
 # An argument of Python in a sentence, such as "axes=".
@@ -144,7 +147,7 @@ def import_command(
         raise ValueError(msg)
     paths = [_source(source) for source in sources]
     inputs = input_files(paths if len(paths) > 1 else paths[0], pattern)
-    target = Output.of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite).path
+    target = Output.of(store, MICROSTRUCTURES, *inputs, overwrite=overwrite, resume=resume).path
     timings: dict[str, float] = {}
     if is_map(paths):
         with open_client(**cluster), timed_step("read, convert, write", timings):
@@ -216,6 +219,7 @@ def _source(text: str) -> Path:
 
 @click.command()
 @click.argument("store", type=Place(exists=True))
+@missing_option
 @click.option("--fractions", is_flag=True, help="Compute the volume fractions of the phases, which reads all voxels.")
 @json_option
 def info(store: Url, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
@@ -236,14 +240,18 @@ def info(store: Url, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
     if not is_group:
         msg = f"{store} is not a store; make one from images by mksdask import"
         raise ValueError(msg)
-    if attributes_of(location).get("mksdask") == "model":
-        report(_describe_model(load_model(store)), as_json=as_json)
-        return
-    try:
-        found = open_store(store).mks.describe(fractions=fractions)
-    except ValueError:
-        found = _describe_result(location)
-    report(found, as_json=as_json)
+    attributes = attributes_of(location)
+    if attributes.get("mksdask") == "model":
+        found = _describe_model(load_model(store))
+    else:
+        try:
+            found = open_store(store, allow_missing=allows_missing()).mks.describe(fractions=fractions)
+        except ValueError:
+            found = _describe_result(location)
+    made = [*chain_of(store)] if "provenance" in attributes else []
+    report(found | ({"made": made} if as_json and made else {}), as_json=as_json)
+    if made and not as_json:
+        say("made\n" + "\n".join(f"  {line}" for line in made))
 
 
 @click.command()

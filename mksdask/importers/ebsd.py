@@ -23,6 +23,7 @@ from mksdask.importers.ebsd_orix import is_crystal_map
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
+from mksdask.storage.sources import recorded
 from mksdask.storage.volumes import VOLUME_CHUNK, create_volume, open_volume
 
 # Number of points of a map that are read together, about: a band is a whole number of rows.
@@ -283,15 +284,15 @@ def import_ebsd(
         attrs["windows"] = [columns // size[0], n_bands]
     microstructure = xr.DataArray(angles, dims=(*dims, "angle"), coords=coords, attrs=attrs)
     phases = xr.DataArray(phase, dims=dims, attrs=of_phases)
-    if size is None:
-        per_layer = rows // file.layers
-        shard = (columns, n_rows) if file.layers == 1 else (columns, per_layer, n_rows // per_layer)
-        create_volume(url, microstructure, phase=phases, confidence_index=confidence, chunks=shard, mode=mode)
-        return open_volume(url)
-    create_ensemble(
-        url, microstructure, phase=phases, confidence_index=confidence, chunks=columns // size[0], mode=mode
-    )
-    return open_ensemble(url)
+    options = {"phase": phases, "confidence_index": confidence, "mode": mode}
+    with recorded(*([] if is_crystal_map(path) else [path]), call="import_ebsd"):
+        if size is None:
+            per_layer = rows // file.layers
+            shard = (columns, n_rows) if file.layers == 1 else (columns, per_layer, n_rows // per_layer)
+            create_volume(url, microstructure, chunks=shard, **options)
+            return open_volume(url)
+        create_ensemble(url, microstructure, chunks=columns // size[0], **options)
+        return open_ensemble(url)
 
 
 def _name(kernel: _Bands) -> str:

@@ -27,6 +27,7 @@ from mksdask.importers.units import METRES, converted, length_unit
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
+from mksdask.storage.sources import recorded
 from mksdask.storage.volumes import VOLUME_SHARD, create_volume, open_volume
 
 # Number of bytes of the windows that are cut together.
@@ -251,11 +252,12 @@ def import_images(
         "mode": mode,
         "resume": resume,
     }
-    if has_samples:
-        create_ensemble(url, X, **options)
-        return open_ensemble(url)
-    create_volume(url, X, chunks=shards, **options)
-    return open_volume(url)
+    with recorded(*inputs, call="import_images"):
+        if has_samples:
+            create_ensemble(url, X, **options)
+            return open_ensemble(url)
+        create_volume(url, X, chunks=shards, **options)
+        return open_volume(url)
 
 
 def _fields(source: Source, data: Any, mapping: Values | Thresholds | None) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from mksdask.storage.atomic import (
 )
 from mksdask.storage.coordinates import storable, write_coords
 from mksdask.storage.opening import open_array
-from mksdask.storage.sources import check_unchanged, sources_of
+from mksdask.storage.sources import check_unchanged, provenance, sources_of
 from mksdask.storage.staging import put, remove_strays, upload
 
 # Position of a block, or of an object, along each axis.
@@ -183,6 +183,18 @@ class Blocks:
         """The stores and files that the arrays are read from, and their stamps when the call began."""
         return sources_of(*(variable.data for variable in self.variables.values()), *self.reads)
 
+    @property
+    def computation(self) -> str:
+        """A digest of the record, which stays when the record does not."""
+        return hashlib.sha256(json.dumps(self.record, sort_keys=True).encode()).hexdigest()
+
+    def is_done(self) -> bool:
+        """Whether a complete store of these arrays is there."""
+        found = attributes_of(self.location)
+        return bool(found.get("mksdask") == self.kind) and self.computation == str(
+            (found.get("provenance") or {}).get("computation")
+        )
+
     def state(self) -> Literal["absent", "partial", "complete", "other"]:
         """Whether the store is absent, holds a part of these arrays, holds all of them, or holds something else."""
         if not self.location.exists():
@@ -317,7 +329,8 @@ class Blocks:
             return
         known = {name: value for name, value in attrs.items() if keep_record or name != "fingerprint"}
         # The mark is written last, because it records that the store is complete.
-        seal(self.location, known | attributes | {"mksdask": self.kind})
+        made = {"mksdask": self.kind, "provenance": provenance(self.sources, self.computation)}
+        seal(self.location, known | attributes | made)
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:

@@ -28,6 +28,7 @@ from mksdask.storage.microstructures import (
     within_limits,
 )
 from mksdask.storage.opening import open_array
+from mksdask.storage.sources import provenance, sources_of
 
 READ_BYTES = 2**20
 # The variables whose values have limits.
@@ -86,7 +87,7 @@ def create_ensemble(
     resume : bool, default False
         If the call fails or is killed, keep what has been written in ``{url}.partial``. Continue with what an earlier
         call with the same samples and options left there. Only one such call may run at a time, and a second one is
-        refused.
+        refused. A complete store of the same samples and options is taken as done.
 
     Raises
     ------
@@ -336,7 +337,12 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
     write_blocks(parts, in_memory=not any(is_lazy(data) for data in new.values()))
     append_coordinates(location, coords, n_old)
     check_lock()
-    seal(location, attributes_of(location), members=True)
+    attributes = attributes_of(location)
+    made = dict(attributes.get("provenance") or {})
+    added = provenance(sources_of(*new.values())) | {"samples": n_new - n_old}
+    # The store is not any more what the call that created it makes.
+    made |= {"computation": "", "appended": [*made.get("appended", ()), added]}
+    seal(location, attributes | {"provenance": made}, members=True)
 
 
 def _like(array: ArrayLike, stored: xr.DataArray | None) -> ArrayLike:

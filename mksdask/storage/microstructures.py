@@ -41,7 +41,12 @@ MOST_PHASES = 16
 def create_store(
     url: Url, variables: Mapping[str, Variable], coords: xr.Dataset, mode: str, kind: str, *, resume: bool
 ) -> None:
-    """Write a store beside its place, and move it there when it is complete."""
+    """Write a store beside its place, and move it there when it is complete.
+
+    With `resume`, a complete store of the same arrays is taken as done.
+    """
+    if resume and Blocks(Location.of(url), kind, variables, coords).is_done():
+        return
     with staged(url, mode, MICROSTRUCTURES, resume=resume) as location:
         if location.is_local:
             Path(location.path).parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from mksdask.storage.arrays import create_array
 from mksdask.storage.atomic import Location, Url, seal
 from mksdask.storage.checksums import CHECKSUM_BYTES, DamageError
 from mksdask.storage.opening import open_group
+from mksdask.storage.sources import provenance, sources_of
 from mksdask.storage.staging import staged
 
 CHUNK_BYTES = 2**24
@@ -106,8 +107,10 @@ def _models() -> tuple[type, ...]:
     return mksdask.MKSStructureAnalysis, mksdask.MKSHomogenizationModel, mksdask.MKSLocalizationModel
 
 
-def write_state(value: Any, url: Url, kind: str = "model") -> None:
+def write_state(value: Any, url: Url, kind: str = "model", **attributes: Any) -> None:
     """Write an object whose class declares what it saves, and replace an earlier object of the same kind.
+
+    `attributes` are those of the store, of types that JSON has.
 
     Raises
     ------
@@ -143,7 +146,8 @@ def write_state(value: Any, url: Url, kind: str = "model") -> None:
                 is_compressed=False,
             )
             stored[...] = array
-        seal(location, {"mksdask": kind, "members": members, "model": encoded}, members=True)
+        made = attributes | {"model": encoded, "provenance": provenance(sources_of())}
+        seal(location, made | {"mksdask": kind, "members": members}, members=True)
 
 
 def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:

@@ -138,7 +138,7 @@ def checked_store(
             if not allow_missing:
                 msg = (
                     f"{told}. If its author left them out because they hold nothing but {fill}, pass "
-                    "allow_missing=True, or --allow-missing to mksdask import. Otherwise get a whole copy of it"
+                    "allow_missing=True, or --allow-missing to the command. Otherwise get a whole copy of it"
                 )
                 raise ValueError(msg)
             warn_caller(f"{told}; they are read as {fill}")

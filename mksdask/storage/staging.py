@@ -233,11 +233,16 @@ def check_file(path: Path, *, overwrite: bool = True) -> None:
 
 
 @contextmanager
-def staged_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a new name beside a file, and move what was written there to the file at the end. On error, remove it."""
+def staged_file(path: Path, *, overwrite: bool = True, resume: bool = False) -> Iterator[Path]:
+    """Yield a new name beside a file, and move what was written there to the file at the end. On error, remove it.
+
+    With `resume`, a file of the same content may be there.
+    """
     new = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield new
+        if resume and path.is_file() and path.read_bytes() == new.read_bytes():
+            return
         check_file(path, overwrite=overwrite)
         new.replace(path)
     finally:

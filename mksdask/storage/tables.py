@@ -14,6 +14,7 @@ from mksdask.labels import matched_values
 from mksdask.storage.arrays import write_dataset
 from mksdask.storage.atomic import RESULTS, Url, attributes_of, seal
 from mksdask.storage.coordinates import storable
+from mksdask.storage.sources import provenance, sources_of
 from mksdask.storage.staging import staged, staged_file
 
 # The column with the label or the number of each sample, which `write_table` adds.
@@ -94,7 +95,9 @@ def _is_number(text: object) -> bool:
     return True
 
 
-def write_table(values: xr.Dataset, path: Url, *, overwrite: bool, step: str | None = None) -> None:
+def write_table(
+    values: xr.Dataset, path: Url, *, overwrite: bool, resume: bool = False, step: str | None = None
+) -> None:
     """Write values of samples to a .csv file or a zarr store, completely or not at all.
 
     Parameters
@@ -107,6 +110,8 @@ def write_table(values: xr.Dataset, path: Url, *, overwrite: bool, step: str | N
         A name that ends in .csv, or in .zarr. The second may be a URL.
     overwrite : bool
         Replace an earlier table.
+    resume : bool, default False
+        Whether a .csv file that holds these same values may be there.
     step : str, optional
         A token of what the values were computed from, which a store keeps.
 
@@ -122,7 +127,8 @@ def write_table(values: xr.Dataset, path: Url, *, overwrite: bool, step: str | N
             seal(location, {"mksdask": "partial result", "members": members})
             marked = values.assign_coords(storable(values.coords.to_dataset()).coords)
             write_dataset(marked if step is None else marked.assign_attrs(step=step), location)
-            seal(location, attributes_of(location) | {"mksdask": "result", "members": members}, members=True)
+            made = {"mksdask": "result", "members": members, "provenance": provenance(sources_of())}
+            seal(location, attributes_of(location) | made, members=True)
         return
     columns: dict[str, Any] = {
         f"{name}_{i}" if array.ndim > 1 else str(name): column
@@ -130,5 +136,5 @@ def write_table(values: xr.Dataset, path: Url, *, overwrite: bool, step: str | N
         for i, column in enumerate(array.to_numpy().reshape(len(array), -1).T)
     }
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with staged_file(Path(path), overwrite=overwrite) as new:
+    with staged_file(Path(path), overwrite=overwrite, resume=resume) as new:
         pd.DataFrame(columns, index=values.indexes.get(INDEX)).to_csv(new, index_label=INDEX)
