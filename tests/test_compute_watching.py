@@ -134,7 +134,7 @@ def test_fit__counts_a_block_once_however_often_it_is_computed(ensemble, client)
     # A task that is computed again, such as after the death of a worker, publishes again.
     watcher = mksdask.compute.watching.Watcher(seen.append, Plane.of([3], [("x", 1.0, "voxel")]), 8, "samples")
     channel = mksdask.compute.watching.FeatureChannel.of(
-        mksdask.compute.watching.Channel(watcher.channel.topic),
+        mksdask.compute.watching.Channel(watcher.channel.name),
         Plane.of([3], [("x", 1.0, "voxel")]),
         (3, 1),
         is_complex=False,

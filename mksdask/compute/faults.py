@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-import dask
+from mksdask.compute.client import setting
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def retries() -> int:
     ValueError
         If it is not a whole number that is at least 0.
     """
-    found = dask.config.get(RETRIES_KEY, RETRIES)
+    found = setting(RETRIES_KEY, RETRIES)
     if not isinstance(found, int) or isinstance(found, bool) or found < 0:
         msg = f"{RETRIES_KEY} of the configuration of dask must be a whole number, such as 3 or 0, got {found!r}"
         raise ValueError(msg)
