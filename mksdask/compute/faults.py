@@ -183,16 +183,16 @@ def block_text(edges: Sequence[tuple[int, int]]) -> str:
 
 
 @contextmanager
-def telling(where: str, *, is_last: bool = True, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def telling(where: str, *, is_last: bool = True, only: Callable[[Exception], bool] | None = None) -> Iterator[None]:
     """Add to the message of an error of the block inside where it occurred, as `told` does.
 
-    Errors of the types in `but` stay as they are.
+    With `only`, errors of which it returns False stay as they are.
     """
     try:
         yield
-    except but:
-        raise
     except Exception as error:
+        if only is not None and not only(error):
+            raise
         new = told(error, where, is_last=is_last)
         if new is error:
             raise
