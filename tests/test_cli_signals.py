@@ -54,7 +54,12 @@ def stopped(folder, arguments, moment, number, *, times=1):
         time.sleep(0.005)
     for _ in range(times):
         os.killpg(process.pid, number)
-    out, err = process.communicate(timeout=100)
+    try:
+        out, err = process.communicate(timeout=100)
+    except subprocess.TimeoutExpired:
+        # Otherwise its processes would stay, and hold the tests.
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"the command did not end in 100 s: {process.communicate()}")
     _, alive = psutil.wait_procs(children, timeout=10)
     return process.returncode, out, err, alive, sorted(set(os.listdir(folder)) - names)
 

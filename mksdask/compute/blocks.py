@@ -24,8 +24,10 @@ from dask.utils import key_split
 from numpy.typing import DTypeLike, NDArray
 
 from mksdask.compute.alignment import aligned
+from mksdask.compute.client import distributed_client
 from mksdask.compute.faults import samples_text, telling
 from mksdask.compute.graph import optimized_together, renamed, stored_array
+from mksdask.compute.waiting import get_from
 
 Merge = Callable[[Any, Any], Any]
 
@@ -275,8 +277,13 @@ def array_of(
 
 
 def computed(value: Any) -> Any:
-    """Compute all lazy parts of a value together, and return the value with the results in their places."""
-    return aligned(dask.compute(value)[0])
+    """Compute all lazy parts of a value together, and return the value with the results in their places.
+
+    On a cluster, this waits as `mksdask.compute.waiting` says.
+    """
+    client = distributed_client()
+    options = {} if client is None else {"scheduler": get_from(client)}
+    return aligned(dask.compute(value, **options)[0])
 
 
 def in_chunks_of(lazy: da.Array, array: Any) -> Any:

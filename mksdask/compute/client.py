@@ -11,6 +11,9 @@ import dask
 import dask.system
 from distributed import Client, default_client
 
+# The longest time in seconds in which a cluster answers.
+ANSWER = 20.0
+
 
 def settled(compute: Callable[..., Any], *, tag: str, in_memory: bool = False) -> Any:
     """Run a computation that writes. If it fails, wait until none of its tasks runs before raising the error.
@@ -39,13 +42,29 @@ def settled(compute: Callable[..., Any], *, tag: str, in_memory: bool = False) -
                 return compute(scheduler="threads", pool=pool)
         return compute()
     except BaseException:
-        n_quiet = 0
-        # A task that the scheduler has just given to a worker may be seen at neither of them, so both are asked twice.
-        while client is not None and client.status == "running" and n_quiet < 2:
-            given = [key for keys in client.processing().values() for key in keys if tag in str(key)]
-            n_quiet = 0 if given or any(client.run(_is_running, tag).values()) else n_quiet + 1
-            time.sleep(0.1)
+        if client is not None:
+            _wait_until_quiet(client, tag)
         raise
+
+
+def _wait_until_quiet(client: Client, tag: str) -> None:
+    n_quiet = 0
+    # A task that the scheduler has just given to a worker may be seen at neither of them, so both are asked twice.
+    while client.status == "running" and n_quiet < 2:
+        try:
+            given = client.sync(client.scheduler.processing, callback_timeout=ANSWER)
+            running = client.run(_is_running, tag, on_error="return", callback_timeout=ANSWER)
+        except TimeoutError:
+            # Who does not answer now does not write either, until somebody lets it go on.
+            return
+        is_given = any(tag in str(key) for keys in given.values() for key in keys)
+        n_quiet = 0 if is_given or True in running.values() else n_quiet + 1
+        time.sleep(0.1)
+
+
+def setting(key: str, default: Any = None) -> Any:
+    """Return what the configuration of dask says, such as ``mksdask.retries``."""
+    return dask.config.get(key, default)
 
 
 def distributed_client() -> Client | None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-import dask
+from mksdask.compute.client import setting
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def retries() -> int:
     ValueError
         If it is not a whole number that is at least 0.
     """
-    found = dask.config.get(RETRIES_KEY, RETRIES)
+    found = setting(RETRIES_KEY, RETRIES)
     if not isinstance(found, int) or isinstance(found, bool) or found < 0:
         msg = f"{RETRIES_KEY} of the configuration of dask must be a whole number, such as 3 or 0, got {found!r}"
         raise ValueError(msg)
@@ -183,16 +183,16 @@ def block_text(edges: Sequence[tuple[int, int]]) -> str:
 
 
 @contextmanager
-def telling(where: str, *, is_last: bool = True, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def telling(where: str, *, is_last: bool = True, only: Callable[[Exception], bool] | None = None) -> Iterator[None]:
     """Add to the message of an error of the block inside where it occurred, as `told` does.
 
-    Errors of the types in `but` stay as they are.
+    With `only`, errors of which it returns False stay as they are.
     """
     try:
         yield
-    except but:
-        raise
     except Exception as error:
+        if only is not None and not only(error):
+            raise
         new = told(error, where, is_last=is_last)
         if new is error:
             raise

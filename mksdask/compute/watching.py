@@ -11,6 +11,7 @@ import sys
 import threading
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from mksdask.display.notebook import Cell, in_notebook
 from mksdask.display.pictures import is_our_picture, save_picture
 from mksdask.types import Array
 
+# The topic of the cluster under which tasks publish.
+TOPIC = "mksdask-watch"
 # Seconds between two pictures.
 INTERVAL = 1.0
 # Number of lags that are shown on each side of the origin, by the number of axes.
@@ -116,9 +119,9 @@ class Plane:
 
 @dataclass(frozen=True)
 class Channel:
-    """The topic of the cluster, or of this process, under which tasks publish."""
+    """The name under which tasks of one computation publish."""
 
-    topic: str
+    name: str
 
     def publish(self, key: int, done: int, total: Any, weight: Any, rows: Array | None = None) -> None:
         """Send sums, and the weights by which they are divided. A message replaces an earlier one of the same key.
@@ -135,18 +138,19 @@ class Channel:
             Some features of some samples.
         """
         message = {
+            "name": self.name,
             "key": key,
             "done": done,
             "total": np.asarray(total, dtype=np.float32).tobytes(),
             "weight": np.asarray(weight, dtype=np.float32).tobytes(),
             "rows": b"" if rows is None else np.asarray(rows, dtype=np.float32).tobytes(),
         }
-        if self.topic in _listeners:
-            _listeners[self.topic](message)
+        if self.name in _listeners:
+            _listeners[self.name](message)
             return
         # Outside of a worker nobody listens, and the message is dropped.
         with suppress(ValueError):
-            get_worker().log_event(self.topic, message)
+            get_worker().log_event(TOPIC, message)
 
 
 @dataclass(frozen=True)
@@ -184,8 +188,16 @@ class FeatureChannel:
         self.channel.publish(first, len(block), total, weight, rows)
 
 
-# What takes the messages of each topic in this process.
+# What takes the messages of each channel in this process, and how many channels listen to each client.
 _listeners: dict[str, Callable[[dict[str, Any]], None]] = {}
+_subscribed: Counter[str] = Counter()
+_lock = threading.Lock()
+
+
+def _dispatch(event: tuple[float, dict[str, Any]]) -> None:
+    listener = _listeners.get(event[1]["name"])
+    if listener is not None:
+        listener(event[1])
 
 
 class Watcher:
@@ -200,7 +212,7 @@ class Watcher:
     """
 
     def __init__(self, show: Callable[[PartialResult], None], plane: Plane, total: int, unit: str) -> None:
-        self.channel = Channel(f"mksdask-watch-{uuid.uuid4().hex}")
+        self.channel = Channel(uuid.uuid4().hex)
         self._show, self._plane, self._total, self._unit = show, plane, total, unit
         self._sums: dict[int, tuple[int, Array, Array]] = {}
         self._rows: list[Array] = []
@@ -220,9 +232,12 @@ class Watcher:
 
     def start(self, client: Client | None) -> None:
         """Listen to tasks in this process, and to the workers of a client."""
-        _listeners[self.channel.topic] = self.receive
+        _listeners[self.channel.name] = self.receive
         if client is not None:
-            client.subscribe_topic(self.channel.topic, lambda event: self.receive(event[1]))
+            with _lock:
+                _subscribed[client.id] += 1
+                if _subscribed[client.id] == 1:
+                    client.subscribe_topic(TOPIC, _dispatch)
         self._thread.start()
 
     def stop(self, client: Client | None) -> None:
@@ -230,10 +245,15 @@ class Watcher:
         self._ended.set()
         self._news.set()
         self._thread.join()
-        del _listeners[self.channel.topic]
-        if client is not None and client.status == "running":
-            client.unsubscribe_topic(self.channel.topic)
-            client.run_on_scheduler(_forget, topic=self.channel.topic)
+        del _listeners[self.channel.name]
+        if client is not None:
+            with _lock:
+                _subscribed[client.id] -= 1
+                if not _subscribed[client.id]:
+                    del _subscribed[client.id]
+                    if client.status == "running":
+                        client.unsubscribe_topic(TOPIC)
+                        client.run_on_scheduler(_forget)
         if self._failure is not None:
             warnings.warn(f"watch failed and showed no more results: {self._failure!r}", RuntimeWarning, stacklevel=4)
 
@@ -297,10 +317,11 @@ def _scores(rows: Sequence[Array]) -> Array | None:
     return np.asarray(scores * np.sign(scores[np.abs(scores).argmax(axis=0), range(scores.shape[1])]))
 
 
-def _forget(dask_scheduler: Any, topic: str) -> None:
+def _forget(dask_scheduler: Any) -> None:
+    """Let the scheduler forget old messages. It keeps a topic for ever, so all computations share one."""
     broker = getattr(dask_scheduler, "_broker", None)
     if broker is not None:
-        broker.truncate(topic)
+        broker.truncate(TOPIC)
 
 
 # The function that draws a partial result. The package sets it on import, because this module may not import figures.

@@ -33,6 +33,7 @@ from mksdask.compute.blocks import stage_of
 from mksdask.compute.client import distributed_client, settled
 from mksdask.compute.faults import retried, retries, telling
 from mksdask.compute.graph import optimized_together
+from mksdask.compute.waiting import waiting
 from mksdask.storage.arrays import create_array
 from mksdask.storage.atomic import (
     Kinds,
@@ -459,14 +460,15 @@ def _compute_on(
     del futures
     failed: list[Future] = []
     try:
-        for future in pending:
-            if future.status == "finished":
-                continue
-            failed.append(future)
-            if failures is None or future.status != "error":
-                future.result()
-            else:
-                failures.append((*place_of[future.key], " ".join(str(future.exception()).split())))
+        with waiting(client, lambda: list(pending.futures)):
+            for future in pending:
+                if future.status == "finished":
+                    continue
+                failed.append(future)
+                if failures is None or future.status != "error":
+                    future.result()
+                else:
+                    failures.append((*place_of[future.key], " ".join(str(future.exception()).split())))
     except BaseException:
         client.cancel(list(pending.futures))
         raise

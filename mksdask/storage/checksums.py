@@ -353,7 +353,7 @@ class CheckedStore(WrapperStore[Store]):
         """Read metadata, or a chunk, or a part of it, and check it."""
         name = self._place(key)[0]
         what = f"chunk {key.removeprefix(f'{name}/')} of the array {name!r}" if name else key
-        with telling(f"reading {what} of {self.url}", is_last=False, but=(DamageError, ChangedError)):
+        with telling(f"reading {what} of {self.url}", is_last=False, only=_is_of_reading):
             return await retried_async(partial(self._get_same, key, prototype, byte_range), self.n_retries)
 
     async def _get_same(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
@@ -470,6 +470,10 @@ def fault(url: str, name: str, key: str, part: tuple[int, ...] | None, kind: str
     """Describe damage of an object, or of a part of it."""
     which = f"chunk {key}" if part is None else f"part {', '.join(map(str, part))} of chunk {key}"
     return DamageError(url, name, which, kind, remedy)
+
+
+def _is_of_reading(error: Exception) -> bool:
+    return not isinstance(error, DamageError | ChangedError)
 
 
 _UNSURE = object()

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from mksdask.arrays import ArrayLike, is_lazy
+from mksdask.compute.faults import is_transient, telling
 from mksdask.compute.progress import progress as show_progress
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Location, Url
@@ -200,19 +201,23 @@ class Result:
         """
         complete = partial(_complete, title=self.name if progress else None, is_skipping=is_skipping)
         blocks = self.blocks
-        state = blocks.state()
-        is_replaced = overwrite and (state == "other" or not resume)
-        if is_replaced or (state == "absent" and not resume):
-            mode = "w" if overwrite else "w-"
-            with staged(blocks.location.place.store, mode, (blocks.kind,), resume=resume) as beside:
-                complete(replace(blocks, location=beside), attributes or {})
-        elif state == "partial" and not resume:
-            msg = f"{blocks.location.path} holds a part of this result; pass resume=True to complete it, or remove it"
-            raise FileExistsError(msg)
-        else:
-            # A call that would replace the store meanwhile is refused.
-            with blocks.location.locked():
-                complete(blocks, attributes or {})
+        # A store that does not answer between two blocks is named too.
+        with telling(f"writing to {blocks.location.place.store}", only=is_transient):
+            state = blocks.state()
+            is_replaced = overwrite and (state == "other" or not resume)
+            if is_replaced or (state == "absent" and not resume):
+                mode = "w" if overwrite else "w-"
+                with staged(blocks.location.place.store, mode, (blocks.kind,), resume=resume) as beside:
+                    complete(replace(blocks, location=beside), attributes or {})
+            elif state == "partial" and not resume:
+                msg = (
+                    f"{blocks.location.path} holds a part of this result; pass resume=True to complete it, or remove it"
+                )
+                raise FileExistsError(msg)
+            else:
+                # A call that would replace the store meanwhile is refused.
+                with blocks.location.locked():
+                    complete(blocks, attributes or {})
         opened = open_dataset(Location.of(blocks.location.place.store), chunks={})[self.name]
         return opened if self.is_labelled else opened.data
 
