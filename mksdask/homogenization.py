@@ -46,7 +46,7 @@ from mksdask.structure import MKSStructureAnalysis
 
 
 class MissingPropertyWarning(UserWarning):
-    """Some samples of a fit have no property. The category of the warning that `MKSHomogenizationModel.fit` gives."""
+    """Some samples of a fit have no property."""
 
 
 LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
@@ -54,10 +54,6 @@ LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "k
 
 def _takes(method: Callable[..., Any], parameter: str) -> bool:
     return parameter in inspect.signature(method).parameters
-
-
-def _data_of(array: ArrayLike, name: str) -> Any:
-    return unwrap(array)[0] if is_lazy(array) else to_numpy(array, name=name)
 
 
 def _rows(array: ArrayLike, index: pd.Index | None, n_samples: int, name: str) -> Array:
@@ -425,10 +421,8 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
             # A copy predicts, so that `reduced_predict_data` stays that of the last call of predict.
             predicted = unwrap(copy(self).predict(X, size, confidence_index))[0]
             index = first_index(X, confidence_index, y)
-            truth, weight = (
-                None if part is None else _data_of(matched(part, index, name=name), name)
-                for name, part in given.items()
-            )
+            rows = [None if part is None else matched(part, index, name=name) for name, part in given.items()]
+            truth, weight = (part if part is None else unwrap(part)[0] for part in rows)
             score = lazy_score(self.property_linker_, truth, predicted, weight)
             if score is not None:
                 return score

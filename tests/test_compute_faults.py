@@ -19,7 +19,7 @@ from mksdask.importers.sources import lazy_slabs
 from mksdask.stats import correlate
 from mksdask.storage import checksums, materialize
 from mksdask.storage.atomic import Location, attributes_of
-from mksdask.storage.checksums import DamageError
+from mksdask.storage.errors import DamageError
 from mksdask.storage.results import Result
 
 BASIS = PrimitiveBasis(2)

@@ -38,7 +38,7 @@ from mksdask.reduction import IncrementalPCA
 from mksdask.stats import correlate, correlate_volume
 from mksdask.storage import materialize, open_store
 from mksdask.storage.atomic import SEAL, Location
-from mksdask.storage.checksums import DamageError
+from mksdask.storage.errors import DamageError
 from mksdask.storage.opening import open_array, open_dataset
 from mksdask.storage.scratch import spill
 from mksdask.storage.tables import write_table

@@ -21,7 +21,7 @@ from mksdask import (
 from mksdask.stats import correlate, correlate_volume
 from mksdask.storage import materialize
 from mksdask.storage.atomic import Location, attributes_of
-from mksdask.storage.checksums import ChangedError
+from mksdask.storage.errors import ChangedError
 from mksdask.storage.sources import sources_of
 
 BASIS = PrimitiveBasis(2)

@@ -16,7 +16,8 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from mksdask.compute.graph import arrays_read
 from mksdask.storage.atomic import Location, Url, attributes_of
-from mksdask.storage.checksums import ChangedError, CheckedStore
+from mksdask.storage.checksums import CheckedStore
+from mksdask.storage.errors import ChangedError
 
 # What the caller of the storage room says of itself: its name and parameters, and files that graphs do not show.
 _CALL: ContextVar[dict[str, Any]] = ContextVar("call", default={})  # noqa: B039  it is never changed in place

@@ -12,7 +12,8 @@ import numpy as np
 
 from mksdask.compute.blocks import computed, map_parts
 from mksdask.storage.atomic import Location, Url, is_sealed
-from mksdask.storage.checksums import MISSING, DamageError, Layout, fault
+from mksdask.storage.checksums import MISSING, Layout, fault
+from mksdask.storage.errors import DamageError
 from mksdask.storage.opening import checked_metadata, members_of
 
 # A task checks at most so many objects, and fewer if that makes less than so many tasks.
