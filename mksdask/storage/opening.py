@@ -25,10 +25,10 @@ from mksdask.storage.checksums import (
     INDEX_CHANGED,
     MISSING,
     CheckedStore,
-    DamageError,
     Layout,
     fault,
 )
+from mksdask.storage.errors import DamageError
 from mksdask.storage.limits import CODECS, DEEPEST, PLAIN, large_label, objection_to, old_objection_to
 
 Mode = Literal["r", "r+"]
