@@ -329,7 +329,8 @@ IMPORT = """
 
     def write(name, n):
         with tifffile.TiffWriter(name) as file:
-            file.write(pages(n), shape=(n, *page.shape), dtype=page.dtype, photometric="minisblack")
+            options = {"photometric": "minisblack", "compression": COMPRESSION}
+            file.write(pages(n), shape=(n, *page.shape), dtype=page.dtype, **options)
 
     write("small.tif", 2)
     write("scan.tif", 160)
@@ -346,9 +347,10 @@ IMPORT = """
 
 
 @pytest.mark.slow
-def test_import__takes_a_slab_its_phases_and_a_copy(tmp_path):
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_import__takes_a_slab_its_phases_and_a_copy(tmp_path, compression):
     # Slabs of 32 planes, 128 MiB, of a scan of 640 MiB: a slab, its phases, and the shards that are cut from these.
-    (growth,) = measured(IMPORT, folder=tmp_path)
+    (growth,) = measured(IMPORT.replace("COMPRESSION", repr(compression)), folder=tmp_path)
     assert growth < 3.3 * 2**27
 
 
