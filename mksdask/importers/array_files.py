@@ -207,13 +207,15 @@ def _ome_zarr(location: Location, image: Any, *, allow_missing: bool) -> Source:
     named = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", ())]
     if not named:
         return Source(data, "tczyx"[-data.ndim :].replace("t", "").replace("c", ""), {})
-    keep = [i for i, axis in enumerate(named) if axis["name"] in "xyz"]
+    # Ensembles that this package exported have an axis of samples.
+    letters = ["s" if axis["name"] == "sample" else str(axis["name"]) for axis in named]
+    keep = [i for i, letter in enumerate(letters) if letter in ("s", "x", "y", "z")]
     scale = next((step["scale"] for step in level.get("coordinateTransformations", ()) if "scale" in step), None)
-    steps = {} if scale is None else {named[i]["name"]: float(scale[i]) for i in keep}
+    steps = {} if scale is None else {letters[i]: float(scale[i]) for i in keep if letters[i] != "s"}
     # Axes other than x, y, z are channels and times; the first channel at the first time is taken.
     data = data[tuple(slice(None) if i in keep else 0 for i in range(data.ndim))]
-    units = length_unit(next((named[i].get("unit") for i in keep), None), where=location.path)
-    return Source(data, "".join(named[i]["name"] for i in keep), steps, units)
+    units = length_unit(next((named[i].get("unit") for i in keep if letters[i] != "s"), None), where=location.path)
+    return Source(data, "".join(letters[i] for i in keep), steps, units)
 
 
 def _zarr_of_group(location: Location, dataset: str | None, path: Path, *, allow_missing: bool) -> Source:
