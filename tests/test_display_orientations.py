@@ -132,6 +132,7 @@ def test_command__imports_maps_and_refuses_options_of_images(tmp_path):
     found = json.loads(result.stdout.splitlines()[-1])
     assert (found["kind"], found["samples"], found["size"]) == ("ensemble", 9, [50, 50])
     assert found["phases"] == ["not indexed", "Nickel"]
+    assert found["frame"] == "EDAX setting 2, stated in the file"
     for options, message in (
         (["--phases", "0:pore"], "--phases does not apply to EdaxAngOnly.h5, which is an EBSD map"),
         (["--scan", "other"], "scan must be one of the scans in the file"),

@@ -194,6 +194,7 @@ def test_ome_zarr__of_ensembles(tmp_path):
     image = group.attrs["ome"]["multiscales"][0]
     assert [axis["name"] for axis in image["axes"]] == ["sample", "z", "y", "x"]
     assert "unit" not in image["axes"][1]
+    assert_array_equal(import_images(tmp_path / "a.zarr", tmp_path / "again.zarr").microstructure, X)
     assert_array_equal(group["0"][:], X.transpose(0, 3, 2, 1))
     both = xr.DataArray(np.zeros((2, 3, 3, 2)), dims=("sample", "x", "y", "component"))
     with pytest.raises(ValueError, match="has samples and components"):

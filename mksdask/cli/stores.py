@@ -152,7 +152,8 @@ def import_command(
     if is_map(paths):
         with open_client(**cluster), timed_step("read, convert, write", timings):
             import_map(paths[0], target, window=window, setting=setting, scan=scan, overwrite=overwrite)
-            described = open_store(target).mks.describe(fractions=True)
+            found = open_store(target)
+            described = found.mks.describe(fractions=True) | {"frame": found["microstructure"].attrs["frame"]}
         report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
         return
     with (
