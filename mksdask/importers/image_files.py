@@ -126,7 +126,12 @@ def _with_axes(source: Source, axes: str | None, path: str) -> Source:
             )
             raise ValueError(msg)
         axes = (source.axes or array_axes(data.ndim))[-data.ndim :]
-    if len(axes) != data.ndim or len(set(axes)) != len(axes) or not set(axes) <= set("sxyz"):
+    if (
+        not isinstance(axes, str)
+        or len(axes) != data.ndim
+        or len(set(axes)) != len(axes)
+        or not set(axes) <= set("sxyz")
+    ):
         msg = (
             f"axes={axes!r} must name the {data.ndim} axes of {path}, of shape {data.shape}, by x, y, z, and s for "
             "samples, each at most once; such as 'zyx'"

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.arrays import ArrayLike, to_numpy, unwrap_volume
+from mksdask.arrays import ArrayLike, sizes_argument, to_numpy, unwrap_volume
 from mksdask.samples import Grid
+from mksdask.schema.arguments import checked
 from mksdask.tools.panels import phase_colours, scale_of
 
 # A browser still turns this many voxels along the longest side smoothly.
@@ -18,6 +19,7 @@ MOST_VOXELS = 128
 MOST_PHASES = 254
 
 
+@checked
 def show_volume(
     volume: ArrayLike, *, hide: Sequence[int | str] = (), size: int = MOST_VOXELS, height: int = 512
 ) -> Any:
@@ -60,10 +62,11 @@ def show_volume(
         msg = "show_volume needs k3d; install it with pip install 'mksdask[interactive]'"
         raise ImportError(msg) from error
     data, labels = unwrap_volume(volume)
-    if data.ndim != 3 or data.dtype.kind not in "biuf":
+    if data.ndim != 3 or 0 in data.shape or data.dtype.kind not in "biuf":
         msg = f"volume must be three-dimensional and real, got shape {tuple(data.shape)} and dtype {data.dtype}"
         raise ValueError(msg)
-    step = -(-max(data.shape) // size)
+    (largest,) = sizes_argument(size) if np.ndim(size) == 0 else (1,)
+    step = -(-max(data.shape) // largest)
     values = to_numpy(data[::step, ::step, ::step])
     grid = Grid.of(labels, data.shape, first=0)
     extent = [n * step * width for n, (_, width, _) in zip(values.shape, grid.axes, strict=True)]
