@@ -69,8 +69,8 @@ def check_fits(targets: Array, linker: Any) -> None:
     """
     if is_regressor(linker) and targets.dtype.kind not in "biuf":
         msg = (
-            f"y holds {targets.dtype}, but property_linker {linker!r} is a regressor, which needs real numbers; convert "
-            "y, such as y.astype(float), or use a classifier for classes"
+            f"y holds {targets.dtype}, but property_linker {linker!r} is a regressor, which needs real numbers; "
+            "convert y, such as y.astype(float), or use a classifier for classes"
         )
         raise TypeError(msg)
 
