@@ -339,6 +339,9 @@ def numbers_argument(value: Any, name: str) -> NDArray[np.float64]:
     ValueError
         If it is a list of lists of different lengths.
     """
+    if isinstance(value, str):
+        msg = f"{name} must be real numbers in memory, got {shown(value)}"
+        raise ValueError(msg)
     data = value if is_lazy(value) or isinstance(value, xr.Dataset) else unwrap(value, name=name)[0]
     if is_lazy(data) or not isinstance(data, np.ndarray) or data.dtype.kind not in "biuf":
         msg = f"{name} must be real numbers in memory, got {shown(value)}"
