@@ -186,6 +186,7 @@ def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataAr
         If a chunk cuts through samples, or the dims of a DataArray say that samples do not lie along its first axis.
     """
     data, labels = unwrap(array, name=name)
+    refuse_unnumeric(data, name=name)
     dims = dims_of(labels)
     if "sample" in dims[1:]:
         msg = f"{name} must have 'sample' as its first dim, got {dims}; use {name}.transpose('sample', ...)"
@@ -211,6 +212,7 @@ def unwrap_volume(array: ArrayLike, *, name: str = "volume") -> tuple[Any, xr.Da
         If the dims of a DataArray say that it is an ensemble, or chunks have unknown sizes.
     """
     data, labels = unwrap(array, name=name)
+    refuse_unnumeric(data, name=name)
     if "sample" in dims_of(labels):
         msg = f"{name} must be one volume, got the dims {dims_of(labels)} of an ensemble; select one of its samples"
         raise ValueError(msg)
@@ -295,14 +297,14 @@ def sizes_argument(size: Any, *, name: str = "size") -> tuple[int, ...]:
     ValueError
         If they are not positive integers.
     """
-    wanted = _integers(size)
+    wanted = integers(size)
     if wanted is None or not 1 <= len(wanted) <= 3 or wanted.min() < 1:
         msg = f"{name} must be 1 to 3 positive numbers of voxels, got {shown(size)}"
         raise ValueError(msg)
     return tuple(wanted.tolist())
 
 
-def _integers(value: Any) -> NDArray[np.integer] | None:
+def integers(value: Any) -> NDArray[np.integer] | None:
     """Make an array with one axis of integers in memory, or return None if the value holds something else."""
     try:
         found = np.atleast_1d(np.asarray(None if is_lazy(value) else value))
@@ -336,8 +338,11 @@ def numbers_argument(value: Any, name: str) -> NDArray[np.float64]:
     ValueError
         If it is a list of lists of different lengths.
     """
-    data = value if is_lazy(value) else unwrap(value, name=name)[0]
-    if is_lazy(data) or data.dtype.kind not in "biuf":
+    if isinstance(value, str):
+        msg = f"{name} must be real numbers in memory, got {shown(value)}"
+        raise ValueError(msg)
+    data = value if is_lazy(value) or isinstance(value, xr.Dataset) else unwrap(value, name=name)[0]
+    if is_lazy(data) or not isinstance(data, np.ndarray) or data.dtype.kind not in "biuf":
         msg = f"{name} must be real numbers in memory, got {shown(value)}"
         raise TypeError(msg)
     return np.asarray(data, dtype=np.float64)
@@ -374,8 +379,8 @@ def refuse_unnumeric(array: Any, *, name: str) -> None:
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(_mask_message(name))
     refuse_path(array, name=name)
-    kind = getattr(getattr(array, "dtype", None), "kind", "O")
-    if kind not in "biufcO":
+    kind = getattr(getattr(array, "dtype", None), "kind", "f")
+    if kind not in "biufc" and not (kind == "O" and isinstance(array, np.ndarray | pd.Series)):
         msg = f"{name} must hold numbers, got {shown(array)}"
         raise TypeError(msg)
 
@@ -395,8 +400,9 @@ def axes_argument(axes: int | Sequence[int] | None, n_spatial: int, *, name: str
     ValueError
         If an axis does not exist.
     """
-    is_empty = axes is None or (isinstance(axes, list | tuple | np.ndarray) and not len(np.atleast_1d(axes)))
-    wanted = np.array([], dtype=int) if is_empty else _integers(axes)
+    given: Any = () if axes is None else axes
+    is_empty = (isinstance(given, list | tuple) and not given) or (isinstance(given, np.ndarray) and not given.size)
+    wanted = np.array([], dtype=int) if is_empty else integers(axes)
     if wanted is None:
         msg = f"{name} must be numbers of spatial axes, such as [0, 1], got {shown(axes)}"
         raise ValueError(msg)

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import DTypeLike, NDArray
-from sklearn.base import clone, is_regressor
+from sklearn.base import clone
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
@@ -37,7 +37,7 @@ from mksdask.reduction.reducers import needs_targets, require_methods, set_param
 from mksdask.regression import KernelRegressor, borrowed, next_samples, polynomial_regression
 from mksdask.regression.responses import ResponsesMixin, respond_block, respond_block_with_spread
 from mksdask.regression.scoring import lazy_score
-from mksdask.regression.targets import known_targets
+from mksdask.regression.targets import check_fits, known_targets
 from mksdask.schema import NOTHING, Choice, Part, Saved, Whole
 from mksdask.schema.arguments import checked
 from mksdask.stats.pairs import Pairs
@@ -255,12 +255,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         target = _rows(y, index, len(statistics), "y")
         is_known, targets = known_targets(target)
         linker, options = self._linker(), {}
-        if is_regressor(linker) and targets.dtype.kind not in "biuf":
-            msg = (
-                f"y holds {targets.dtype}, but property_linker {linker!r} is a regressor, which needs real numbers; "
-                "convert y, such as y.astype(float), or use a classifier for classes"
-            )
-            raise TypeError(msg)
+        check_fits(targets, linker)
         if groups is not None:
             if not _takes(linker.fit, "groups"):
                 msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"

@@ -12,7 +12,16 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import Tags
 
-from mksdask.arrays import Array, ArrayLike, is_trial_of_dask_ml, label_alike, unwrap_samples
+from mksdask.arrays import (
+    Array,
+    ArrayLike,
+    integers,
+    is_trial_of_dask_ml,
+    label_alike,
+    numbers_argument,
+    shown,
+    unwrap_samples,
+)
 from mksdask.compute.blocks import map_samples
 from mksdask.display.cards import WithCard, card, curves
 from mksdask.schema import NOTHING, Kind, Listed, Number, Record, Whole
@@ -20,6 +29,8 @@ from mksdask.schema.arguments import checked
 
 # The picture of a basis shows at most this many of its functions.
 MOST_DRAWN = 7
+# Most states of a basis.
+MOST_STATES = 2**16
 # Larger numbers than this are not taken for phases by an error.
 MOST_PHASES = 32
 
@@ -168,6 +179,9 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         """
         data, labels = unwrap_samples(X)
         spatial = data.shape[1 : data.ndim - self.state_axes]
+        if data.ndim <= self.state_axes:
+            msg = f"X must be (n_samples, *spatial{f', {self.state_size}' * self.state_axes}), got shape {data.shape}"
+            raise ValueError(msg)
         result = map_samples(
             partial(clone(self)._expand, dtype=dtype),
             data,
@@ -234,11 +248,17 @@ def chosen_labels(n_states: int | Sequence[int], first: Callable[[int], Iterable
     ValueError
         If `n_states` names no state, or names one twice.
     """
-    wanted: Any = n_states
-    if np.asarray(wanted).dtype.kind not in "iu" and np.size(wanted):
-        msg = f"n_states must be a positive int or a list of integer state labels, got {n_states!r}"
+    is_one = isinstance(n_states, int | np.integer)
+    wanted = integers(n_states)
+    if (wanted is None and not (isinstance(n_states, list | tuple) and not n_states)) or isinstance(n_states, bool):
+        msg = f"n_states must be a positive int or a list of integer state labels, got {shown(n_states)}"
         raise ValueError(msg)
-    labels = tuple(first(wanted)) if np.ndim(wanted) == 0 else tuple(map(int, wanted))
+    if wanted is None:
+        wanted = np.array([], dtype=int)
+    if is_one and int(wanted[0]) > MOST_STATES:
+        msg = f"n_states must be at most {MOST_STATES}, got {n_states!r}, because each state is a field of its own"
+        raise ValueError(msg)
+    labels = tuple(first(int(wanted[0]))) if is_one else tuple(wanted.tolist())
     if not labels or len(set(labels)) < len(labels):
         msg = f"n_states must be a positive int or a list of different state labels, got {n_states!r}"
         raise ValueError(msg)
@@ -296,7 +316,9 @@ class ScalarBasis(Basis):
 
     def _interval(self) -> tuple[float, float]:
         """Return the lowest and the highest local state."""
-        low, high = self._default_domain if self.domain is None else self.domain
+        domain: Any = self._default_domain if self.domain is None else self.domain
+        ends = numbers_argument(domain, "domain")
+        low, high = ends if ends.shape == (2,) else (0.0, 0.0)
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
             msg = f"domain must be (lowest, highest), two finite numbers in rising order, got {self.domain!r}"
             raise ValueError(msg)

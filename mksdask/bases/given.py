@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.base import clone
 
 from mksdask.arrays import SPATIAL_DIMS, Array, dims_of, is_number
-from mksdask.bases.base import Basis
+from mksdask.bases.base import Basis, chosen_labels
 from mksdask.schema import FLAG, Saved, Whole
 
 # How much the sum of states may differ from 1, for each number of bytes of a value.
@@ -63,7 +63,7 @@ class GivenStates(Basis):
     @property
     def states(self) -> tuple[int, ...]:
         """Positions along the last axis."""
-        return tuple(range(self.n_states))
+        return chosen_labels(self.n_states)
 
     @property
     def state_size(self) -> int:  # type: ignore[override]
@@ -93,6 +93,9 @@ class GivenStates(Basis):
 
     def _check(self, values: Array) -> None:
         """Check what values show. `_functions` refuses NaN, but only in the states that are used."""
+        if not values.ndim or values.shape[-1] != self.n_states:
+            msg = f"X must have {self.n_states} states along its last axis, got shape {values.shape}"
+            raise ValueError(msg)
         if values.dtype.kind == "c" and not self.is_complex:
             msg = f"X is complex, but {self!r} takes real values; use GivenStates({self.n_states}, is_complex=True)"
             raise TypeError(msg)

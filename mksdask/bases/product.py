@@ -203,6 +203,7 @@ class ProductBasis(Basis):
         return self
 
     def __sklearn_clone__(self) -> ProductBasis:
+        _ = self.states
         return ProductBasis(*(clone(basis) for basis in self.bases))
 
     def __repr__(self) -> str:

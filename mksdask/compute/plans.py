@@ -167,7 +167,7 @@ def bytes_argument(limit: int | str, *, name: str = "memory_limit", least: int =
         If it is no number of bytes, or less than `least`.
     """
     try:
-        given = int(parse_bytes(limit)) if isinstance(limit, int | float | str | np.number) else -1
+        given = int(parse_bytes(limit)) if isinstance(limit, int | float | str) else int(limit)
     except (TypeError, ValueError, OverflowError):
         given = -1
     if given < least:

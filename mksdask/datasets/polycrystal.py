@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike as NumpyLike, DTypeLike, NDArray
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from mksdask.arrays import Array, is_number, numbers_argument, precision_argument, sizes_argument
+from mksdask.arrays import Array, is_number, numbers_argument, precision_argument, shown, sizes_argument
 from mksdask.bases.gsh import bunge_angles
+from mksdask.compute.plans import refuse_unless_fits
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 from mksdask.schema.arguments import checked
 
@@ -70,6 +71,7 @@ class FibreTexture(Texture):
     @checked
     def draw(self, n: int, rng: np.random.Generator) -> Rotation:
         """Draw the orientations of n grains."""
+        n = _grains(n)
         crystal, sample = (np.asarray(axis, dtype=float) for axis in (self.crystal_axis, self.sample_axis))
         sample = sample / np.linalg.norm(sample)
         align, _ = Rotation.align_vectors(sample[None], crystal[None] / np.linalg.norm(crystal))
@@ -117,10 +119,20 @@ class ComponentTexture(Texture):
     @checked
     def draw(self, n: int, rng: np.random.Generator) -> Rotation:
         """Draw the orientations of n grains."""
+        n = _grains(n)
         components = np.atleast_2d(np.asarray(self.angles, dtype=float))
         weights = [1.0 / len(components)] * len(components) if self.weights is None else self.weights
         scattered = [_scatter(n, self.spread, rng) * Rotation.from_euler("ZXZ", ideal) for ideal in components]
         return _mixed(scattered, weights, rng)
+
+
+def _grains(n: int) -> int:
+    """Check a number of grains."""
+    if not isinstance(n, int | np.integer) or isinstance(n, bool) or not 0 <= n < 2**63:
+        msg = f"n must be a number of grains, got {shown(n)}"
+        raise ValueError(msg)
+    refuse_unless_fits(9 * 8 * int(n), f"{n} orientations", "draw fewer")
+    return int(n)
 
 
 def _check_spread(spread: float) -> None:
@@ -137,8 +149,7 @@ def _check_weights(weights: Sequence[float]) -> None:
 
 
 def _scatter(n: int, spread: float, rng: np.random.Generator) -> Rotation:
-    (count,) = sizes_argument(n, name="n") if np.ndim(n) == 0 else (0,)
-    return Rotation.from_rotvec(spread * rng.normal(size=(count, 3)))
+    return Rotation.from_rotvec(spread * rng.normal(size=(n, 3)))
 
 
 def _mixed(kinds: Sequence[Rotation], weights: Sequence[float], rng: np.random.Generator) -> Rotation:

@@ -181,7 +181,7 @@ def _open(file: Path, choice: Choice) -> Source:
     raise ValueError(msg)
 
 
-def _with_axes(source: Source, axes: str | None, path: str) -> Source:
+def _with_axes(source: Source, axes: Any, path: str) -> Source:
     """Check the dtype, name the axes, and let positions rise along each axis.
 
     If `axes` does not name them, axes of length 1 are removed.
@@ -193,6 +193,9 @@ def _with_axes(source: Source, axes: str | None, path: str) -> Source:
     if data.dtype.kind not in "biuf" or data.dtype.itemsize > 8:
         msg = f"{path} holds values of dtype {data.dtype}, expected real numbers of at most 64 bits; convert them"
         raise ValueError(msg)
+    if axes is not None and not isinstance(axes, str):
+        msg = f"axes must be a text such as 'zyx', got {axes!r}"
+        raise TypeError(msg)
     if axes is None and any(text.startswith("axes ") for text in source.assumed):
         _refuse_colours(source, path)
     has_angles = source.axes.endswith(ANGLES)

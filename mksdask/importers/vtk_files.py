@@ -207,7 +207,8 @@ def source_of(
         data = data[tuple(slice(None) if place in thick else 0 for place in range(3))]
         kept = [axes[place] for place in thick]
         names = dict(zip(sorted(kept), "xyz", strict=False))
-        assumed.append(f"the image is flat, and its axes {', '.join(sorted(kept))} are {', '.join(names.values())}")
+        if any(axis != name for axis, name in names.items()):
+            assumed.append(f"the image is flat, and its axes {', '.join(sorted(kept))} are {', '.join(names.values())}")
         axes, steps = "".join(names[axis] for axis in kept), {names[axis]: step for axis, step in steps.items()}
     return Source(data, axes, steps, unit, tuple(assumed), phases=tuple(notes.get("phases", ())))
 

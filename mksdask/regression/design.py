@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from mksdask.arrays import ArrayLike
+from mksdask.arrays import ArrayLike, numbers_argument, to_numpy
 from mksdask.schema.arguments import checked
 
 # At most so many samples are candidates and stand for the whole pool: their covariance takes 128 MB.
@@ -68,7 +68,10 @@ def next_samples(linker: Any, scores: ArrayLike, n: int, *, random_state: int | 
     >>> next_samples(linker, np.linspace(-1, 1, 21)[:, None], 2)
     array([ 0, 20])
     """
-    pool = np.asarray(scores, dtype=np.float64)
+    pool = numbers_argument(to_numpy(scores, name="scores"), "scores")
+    if pool.ndim != 2:
+        msg = f"scores must be a matrix (n_samples, n_components), got shape {pool.shape}"
+        raise ValueError(msg)
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= min(len(pool), CANDIDATES):
         msg = f"n must be an integer between 1 and {min(len(pool), CANDIDATES)}, for a pool of {len(pool)}, got {n!r}"
         raise ValueError(msg)

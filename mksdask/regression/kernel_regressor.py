@@ -265,6 +265,9 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         if self.criterion not in ("likelihood", "loo"):
             msg = f"criterion must be 'likelihood' or 'loo', got {self.criterion!r}"
             raise ValueError(msg)
+        if isinstance(self.random_state, int) and not 0 <= self.random_state < 2**32:
+            msg = f"random_state must lie between 0 and {2**32 - 1}, got {self.random_state!r}"
+            raise ValueError(msg)
         n = self.n_landmarks
         if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
             msg = f"n_landmarks must be a positive integer or None, got {n!r}"

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, refuse_unnumeric, shown, validated
+from mksdask.arrays import Array, ArrayLike, numbers_argument, shown, to_numpy, validated
 from mksdask.compute.plans import refuse_unless_fits
 from mksdask.labels import paired
 from mksdask.regression.scoring import PairedScore, refuse_overflow
@@ -222,7 +222,11 @@ class LeastSquares(MultiOutputMixin, PairedScore, BaseEstimator):
         """
         y, sample_weight = paired(X, y, sample_weight=sample_weight)
         X, target = validated(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
-        refuse_unnumeric(sample_weight, name="sample_weight")
+        if sample_weight is not None:
+            sample_weight = numbers_argument(to_numpy(sample_weight, name="sample_weight"), "sample_weight")
+            if not (sample_weight >= 0).all():
+                msg = "sample_weight must hold numbers from 0, without NaN"
+                raise ValueError(msg)
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
         total, targets = weights.sum(), target.reshape(len(target), -1).astype(np.float64)
         self._mean = weights @ X / total

@@ -15,7 +15,7 @@ from dask_ml.metrics import accuracy_score
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.pipeline import Pipeline
 
-from mksdask.arrays import Array, ArrayLike
+from mksdask.arrays import Array, ArrayLike, refuse_unnumeric
 from mksdask.compute.blocks import computed, fold_samples, in_chunks_of, map_samples
 from mksdask.labels import paired
 
@@ -49,7 +49,15 @@ class PairedScore(RegressorMixin):
             Weight of each sample.
         """
         y, sample_weight = paired(X, y, sample_weight=sample_weight)
-        return float(super().score(X, y, sample_weight))
+        for name, array in {"y": y, "sample_weight": sample_weight}.items():
+            refuse_unnumeric(array, name=name)
+        try:
+            return float(super().score(X, y, sample_weight))
+        except (TypeError, ValueError) as error:
+            if "X" in str(error):
+                raise
+            msg = f"y or sample_weight does not fit to X: {error}"
+            raise ValueError(msg) from error
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.base import is_regressor
 
 from mksdask.arrays import Array
 
@@ -54,6 +57,22 @@ def known_targets(y: Array) -> tuple[NDArray[np.bool_], Array]:
         raise ValueError(msg)
     known = values[~some]
     return ~some, _plain(known) if known.dtype.kind == "O" else known
+
+
+def check_fits(targets: Array, linker: Any) -> None:
+    """Refuse targets that are no real numbers, if the linker is a regressor.
+
+    Raises
+    ------
+    TypeError
+        If they hold text or complex numbers.
+    """
+    if is_regressor(linker) and targets.dtype.kind not in "biuf":
+        msg = (
+            f"y holds {targets.dtype}, but property_linker {linker!r} is a regressor, which needs real numbers; "
+            "convert y, such as y.astype(float), or use a classifier for classes"
+        )
+        raise TypeError(msg)
 
 
 def _plain(objects: Array) -> Array:

@@ -54,6 +54,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(_TEXTS.split(), (_is_text, "a text")),
     **dict.fromkeys(_LISTS.split(), (_are_texts, "texts, one for each; put what is to be compared into one list")),
     "figsize": (_is_figure_size, "the width and the height in inches, two positive numbers up to 1000"),
+    "height": _whole(1, 10_000),
     "iterated_power": _whole(0, 1000),
     "max_iterations": _whole(1),
     "n_grains": _whole(1),

@@ -259,7 +259,7 @@ class CahnHilliardSimulation:
     def _samples(self, X: ArrayLike) -> tuple[Any, Any]:
         """Split X into data and labels. The spacing of one axis says that X holds lines."""
         data, labels = unwrap_samples(X)
-        if np.ndim(self.dx) == 0:
+        if numbers_argument(self.dx, "dx").ndim == 0:
             refuse_ambiguous_lines(X, data.shape[1:], labels, argument="dx")
         return data, labels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 
-from mksdask.arrays import Array
+from mksdask.arrays import Array, numbers_argument
 from mksdask.simulation.stencils import Anisotropic, Float, jit, n_strain_components, voigt_pairs
 
 
@@ -34,7 +34,7 @@ def single_crystal_stiffness(constants: NumpyLike) -> Float:
     >>> single_crystal_stiffness([168.4, 121.4, 75.4])[0].tolist()  # copper, GPa
     [168.4, 121.4, 121.4, 0.0, 0.0, 0.0]
     """
-    values = np.asarray(constants, dtype=np.float64)
+    values = numbers_argument(constants, "constants")
     if values.shape == (3,):
         c11, c12, c44 = values
         c13, c33, c66 = c12, c11, c44

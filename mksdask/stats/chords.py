@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array, ArrayLike, axes_argument, is_lazy, unwrap_volume
+from mksdask.arrays import Array, ArrayLike, axes_argument, integers, is_lazy, unwrap_volume
 from mksdask.compute.blocks import array_of, fold_parts
 from mksdask.compute.graph import stored_array
 from mksdask.compute.plans import Limit
@@ -129,13 +129,19 @@ def _arguments(
     if not 1 <= data.ndim <= 3 or 0 in data.shape or data.dtype.kind not in "biu":
         msg = f"volume must hold phase numbers along 1 to 3 axes, got shape {tuple(data.shape)} of {data.dtype}"
         raise ValueError(msg)
-    if not isinstance(phase, int | np.integer):
+    if not isinstance(phase, int | np.integer) or isinstance(phase, bool):
         msg = f"phase must be the number of a phase, got {phase!r}"
         raise ValueError(msg)
     grid = Grid.of(labels, data.shape, periodic_axes, first=0)
-    chosen = list(range(data.ndim)) if axes is None else np.atleast_1d(axes).tolist()
-    axes_argument(chosen, data.ndim, name="axes")
+    chosen = list(range(data.ndim)) if axes is None else _ordered(axes, data.ndim)
     return data, chosen, grid
+
+
+def _ordered(axes: Any, n_axes: int) -> list[int]:
+    """Check numbers of axes, and return them in their order."""
+    axes_argument(axes, n_axes, name="axes")
+    found = integers(axes)
+    return [] if found is None else found.tolist()
 
 
 def chord_lengths(

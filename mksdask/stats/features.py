@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array, ArrayLike, label, unwrap
+from mksdask.arrays import Array, ArrayLike, label, numbers_argument, unwrap
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.watching import FeatureChannel
 from mksdask.schema import NOTHING, NUMBERS, Dtype, Listed, Number, Saved, Whole
@@ -138,7 +138,7 @@ class FeatureMap:
         """
         if self.weights is None:
             return None
-        weights = np.asarray(self.weights, dtype=np.float64)
+        weights = numbers_argument(self.weights, "weights")
         if weights.shape != (self.shape[-1],) or not (np.isfinite(weights) & (weights > 0)).all():
             msg = f"weights must be {self.shape[-1]} positive numbers, one for each pair, got {self.weights!r}"
             raise ValueError(msg)

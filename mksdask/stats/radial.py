@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, is_lazy, unwrap
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, is_lazy, numbers_argument, refuse_unnumeric, shown, unwrap
 from mksdask.compute.blocks import array_of, fold_parts
 from mksdask.schema.arguments import checked
 
@@ -60,6 +60,10 @@ def _as_statistics(
 ) -> tuple[xr.DataArray, list[str], list[Array], str]:
     """Label statistics if they are not labelled. Return them with their lag dims, their lags and the unit of lags."""
     data, labels = unwrap(statistics, name="statistics")
+    refuse_unnumeric(data, name="statistics")
+    if data.dtype.kind not in "iufc":
+        msg = f"statistics must hold numbers, got {shown(data)}"
+        raise TypeError(msg)
     if labels is None:
         n_lags = n_lag_axes(data.shape, n_spatial)
         dims = [f"lag_{dim}" for dim in SPATIAL_DIMS[:n_lags]]
@@ -71,7 +75,7 @@ def _as_statistics(
     if spacing is None and all(dim in labels.coords for dim in lag_dims):
         lags = [labels.coords[dim].values for dim in lag_dims]
         return labels, lag_dims, lags, str(labels.coords[lag_dims[0]].attrs.get("units", "voxel"))
-    steps = np.asarray(1.0 if spacing is None else spacing, dtype=float)
+    steps = numbers_argument(1.0 if spacing is None else spacing, "spacing")
     if steps.shape not in ((), (len(lag_dims),)) or not (np.isfinite(steps).all() and (steps > 0).all()):
         msg = f"spacing must be a positive number, or one for each of the {len(lag_dims)} axes; got {spacing!r}"
         raise ValueError(msg)

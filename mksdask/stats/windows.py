@@ -11,10 +11,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array, ArrayLike, dims_of, sizes_argument, unwrap_volume
+from mksdask.arrays import Array, ArrayLike, dims_of, shown, sizes_argument, unwrap_volume
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.graph import stored_array
-from mksdask.compute.plans import samples_per_chunk
+from mksdask.compute.plans import refuse_unless_fits, samples_per_chunk
 from mksdask.samples import Grid
 from mksdask.schema.arguments import checked
 
@@ -104,8 +104,8 @@ def sample_windows(
     """
     data, labels = unwrap_volume(volume)
     wanted = sizes_argument(size)
-    n_spatial = data.ndim - (dims_of(labels)[-1:] == ("angle",)) if np.ndim(size) == 0 else len(wanted)
-    wanted = wanted * n_spatial if np.ndim(size) == 0 else wanted
+    n_spatial = data.ndim - (dims_of(labels)[-1:] == ("angle",)) if isinstance(size, int | np.integer) else len(wanted)
+    wanted = wanted * n_spatial if isinstance(size, int | np.integer) else wanted
     spatial = tuple(int(m) for m in data.shape[:n_spatial])
     if n_spatial > data.ndim or any(w > m for w, m in zip(wanted, spatial, strict=True)):
         msg = f"size={size!r} must be no larger than the volume of {spatial} voxels"
@@ -115,13 +115,19 @@ def sample_windows(
         if n is not None or len(steps) not in (1, n_spatial):
             msg = f"stride must be one number, or one for each axis, and is not allowed with n; got {stride=} and {n=}"
             raise ValueError(msg)
-    if n is not None and (not isinstance(n, int | np.integer) or n < 1 or seed is None):
+    is_count = isinstance(n, int | np.integer) and not isinstance(n, bool) and 1 <= n < 2**63
+    if n is not None and (not is_count or seed is None):
         msg = f"n must be a positive number of windows, together with the seed of their places; got {n=}, {seed=}"
         raise ValueError(msg)
+    if n is not None:
+        refuse_unless_fits(16 * n * n_spatial, f"n={n} windows", "take fewer")
     corners = window_corners(spatial, wanted, stride, n, seed)
     rows = samples_per_chunk(len(corners), int(np.prod(wanted)))
     if chunks is not None:
-        (rows,) = sizes_argument(chunks, name="chunks") if np.ndim(chunks) == 0 else (0,)
+        (rows,) = (0,) if not isinstance(chunks, int | np.integer) else sizes_argument(chunks, name="chunks")
+    if not rows:
+        msg = f"chunks must be a positive number of windows, got {shown(chunks)}"
+        raise ValueError(msg)
     windows = _windows(data, corners, wanted, rows)
     return windows if labels is None else _labelled(windows, labels, corners, wanted)
 

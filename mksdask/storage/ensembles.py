@@ -9,7 +9,18 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, as_lazy, concatenate_samples, dims_of, is_lazy, unwrap
+from mksdask.arrays import (
+    SPATIAL_DIMS,
+    Array,
+    ArrayLike,
+    as_lazy,
+    concatenate_samples,
+    dims_of,
+    is_lazy,
+    refuse_unnumeric,
+    shown,
+    unwrap,
+)
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
 from mksdask.labels import matched, sample_index
 from mksdask.samples import Grid, refuse_ambiguous_lines
@@ -189,8 +200,8 @@ def _named(array: ArrayLike | None) -> Any:
 
 def _rows(chunks: int | str, data: Any, n_samples: int, n_voxels: int) -> int:
     """Choose the number of samples in a shard. With "auto", lazy data keep their chunks if these are regular."""
-    if chunks != "auto":
-        if not isinstance(chunks, int | np.integer) or chunks < 1:
+    if not (isinstance(chunks, str) and chunks == "auto"):
+        if isinstance(chunks, bool) or not isinstance(chunks, int | np.integer) or chunks < 1:
             msg = f"chunks must be 'auto' or a positive number of samples, got {chunks!r}"
             raise ValueError(msg)
         return min(int(chunks), n_samples)
@@ -212,6 +223,10 @@ def _ensemble_variable(data: Any, dims: tuple[str, ...], rows: int, attrs: Mappi
 def _beside(array: ArrayLike, name: str, n_samples: int) -> Any:
     """Check that an array has one entry for each sample."""
     data, _ = unwrap(array, name=name)
+    refuse_unnumeric(data, name=name)
+    if data.dtype.itemsize > (16 if data.dtype.kind == "c" else 8) or data.dtype.kind == "O":
+        msg = f"{name} must hold numbers of at most 64 bits, got {shown(data)}; convert it, such as by astype(float)"
+        raise TypeError(msg)
     if data.ndim < 1 or data.shape[0] != n_samples:
         msg = (
             f"{name} must have one entry for each of the {n_samples} samples of X along its first axis, got "
@@ -299,6 +314,9 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
             f"the ensemble holds {sorted(map(str, stored.data_vars))}, got {sorted(new)}; give exactly the variables "
             "that it holds"
         )
+        raise ValueError(msg)
+    if lacking := [name for name, data in new.items() if not data.ndim]:
+        msg = f"{', '.join(lacking)} must have an axis of samples, got single numbers"
         raise ValueError(msg)
     counts = {name: data.shape[0] for name, data in new.items()}
     if len(set(counts.values())) != 1:

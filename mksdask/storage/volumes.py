@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, ArrayLike, unwrap
+from mksdask.arrays import SPATIAL_DIMS, ArrayLike, shown, sizes_argument, unwrap
 from mksdask.samples import Grid
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url
@@ -96,9 +95,10 @@ def create_volume(
     )
     data, phase, confidence_index = within_limits(data, phase, confidence_index, attrs, has_angles=bool(angles))
     wanted = VOLUME_SHARD[len(spatial)] if isinstance(chunks, str) and chunks == "auto" else chunks
-    sizes = np.broadcast_to(np.asarray(wanted), (len(spatial),))
-    if sizes.dtype.kind not in "iu" or sizes.min() < 1:
-        msg = f"chunks must be 'auto' or positive numbers of voxels, got {chunks!r}"
+    sizes = sizes_argument(wanted, name="chunks")
+    sizes = sizes * len(spatial) if len(sizes) == 1 else sizes
+    if len(sizes) != len(spatial):
+        msg = f"chunks must be 'auto', a number of voxels, or one for each of {len(spatial)} axes, got {shown(chunks)}"
         raise ValueError(msg)
     # A shard holds whole chunks, and may reach beyond the end of the array.
     inner = tuple(min(int(size), n, VOLUME_CHUNK[len(spatial)]) for size, n in zip(sizes, spatial, strict=True))

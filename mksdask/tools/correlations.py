@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from mksdask.arrays import ArrayLike, to_numpy, unwrap
+from mksdask.arrays import ArrayLike, refuse_unnumeric, to_numpy, unwrap
 from mksdask.schema.arguments import checked
 from mksdask.tools.panels import Panels, lag_extent, maps_figure, scale_of
 
@@ -146,7 +146,7 @@ def draw_autocorrelations(
     >>> fig = draw_autocorrelations(np.random.default_rng(0).random((9, 9, 2)))
     """
     data, template = unwrap(X_auto, name="X_auto")
-    if correlations is None and template is None:
+    if correlations is None and template is None and data.ndim:
         correlations = [(h, h) for h in range(data.shape[-1])]
     return draw_correlations(X_auto, correlations, n_spatial=n_spatial, figsize=figsize, ax=ax)
 
@@ -226,6 +226,8 @@ def draw_components(
     >>> fig = draw_components(np.random.default_rng(0).normal(size=(2, 9, 9, 2)), [(0, 0), (0, 1)])
     """
     is_list = isinstance(components, list | tuple)
+    if not is_list:
+        refuse_unnumeric(unwrap(components, name="components")[0], name="components")
     n_axes = 1 + np.ndim(components[0]) if is_list else np.ndim(components)
     has_pairs = correlations is not None and not any(isinstance(pair, str) for pair in correlations)
     # A list of matrices holds scores of several sets of samples, or maps of one axis.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
-from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, shown, to_numpy, unwrap
+from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, refuse_unnumeric, shown, to_numpy, unwrap
 from mksdask.display.orientations import ipf_colours as ipf_colours, legend, phase_ipf_colours
 from mksdask.grid import Grid
 from mksdask.schema.arguments import checked
@@ -108,6 +109,7 @@ def draw_microstructures(
     data, template = unwrap(microstructures, name="microstructures")
     if not isinstance(microstructures, list | tuple):
         _refuse_one_field(data.shape, template, "microstructures")
+    check_fields(data, "microstructures", 1)
     check_panels(data.shape[0])
     has_angles = laue_groups is not None or dims_of(template)[-1:] == ("angle",)
     values = to_numpy(microstructures, name="microstructures")
@@ -192,7 +194,9 @@ def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[Array,
             raise ValueError(msg)
     if isinstance(fields, list | tuple):
         check_panels(len(fields))
-        arrays = [to_numpy(field) for field in fields]
+        arrays = [to_numpy(field, name=name) for field in fields]
+        for array in arrays:
+            check_fields(array, name, 0)
         if len({array.shape for array in arrays}) != 1:
             msg = f"{name} must be fields of one shape, got the shapes {[array.shape for array in arrays]}"
             raise ValueError(msg)
@@ -203,8 +207,25 @@ def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[Array,
         msg = f"{name} must have shape (n_samples, *spatial) or be a list of fields, got shape {data.shape}"
         raise ValueError(msg)
     _refuse_one_field(data.shape, template, name)
+    check_fields(data, name, 1)
     check_panels(data.shape[0])
-    return to_numpy(fields), template
+    return to_numpy(fields, name=name), template
+
+
+def check_fields(data: Any, name: str, beside: int) -> None:
+    """Refuse what are no fields of numbers, with `beside` axes beside those of space.
+
+    Raises
+    ------
+    TypeError
+        If they hold no numbers.
+    ValueError
+        If they have no axis of space, or no voxels.
+    """
+    refuse_unnumeric(data, name=name)
+    if not 1 <= data.ndim - beside <= 3 or 0 in data.shape[1:]:
+        msg = f"{name} must hold fields with 1 to 3 axes of voxels, got shape {tuple(data.shape)}"
+        raise ValueError(msg)
 
 
 def _refuse_one_field(shape: Sequence[int], template: xr.DataArray | None, name: str) -> None:
@@ -467,7 +488,8 @@ def draw_coeff(
     >>> import numpy as np
     >>> fig = draw_coeff(np.random.default_rng(0).normal(size=(9, 9, 2)))
     """
-    values = to_numpy(coeff)
+    values = to_numpy(coeff, name="coeff")
+    check_fields(values, "coeff", 1)
     _check_real(values, "coeff")
     spatial, n_states = values.shape[:-1], values.shape[-1]
     titles = titles_of(labels, [f"$h = {state}$" for state in range(n_states)])

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.arrays import ArrayLike, to_numpy, unwrap_volume
+from mksdask.arrays import ArrayLike, sizes_argument, to_numpy, unwrap_volume
 from mksdask.display.orientations import phase_ipf_colours
 from mksdask.samples import Grid
+from mksdask.schema.arguments import checked
 from mksdask.tools.panels import phase_colours, scale_of
 
 # A browser still turns this many voxels along the longest side smoothly.
@@ -21,6 +22,7 @@ MOST_PHASES = 254
 LEVELS = 6
 
 
+@checked
 def show_volume(
     volume: ArrayLike,
     *,
@@ -73,10 +75,11 @@ def show_volume(
         raise ImportError(msg) from error
     data, labels = unwrap_volume(volume)
     is_oriented = data.ndim == 4 and data.shape[-1] == 3 and data.dtype.kind == "f"
-    if data.ndim != 3 + is_oriented or data.dtype.kind not in "biuf":
+    if data.ndim != 3 + is_oriented or 0 in data.shape or data.dtype.kind not in "biuf":
         msg = f"volume must be three-dimensional and real, got shape {tuple(data.shape)} and dtype {data.dtype}"
         raise ValueError(msg)
-    step = -(-max(data.shape[:3]) // size)
+    (largest,) = sizes_argument(size) if np.ndim(size) == 0 else (1,)
+    step = -(-max(data.shape[:3]) // largest)
     values = to_numpy(data[::step, ::step, ::step])
     grid = Grid.of(labels, data.shape[:3], first=0)
     extent = [n * step * width for n, (_, width, _) in zip(values.shape[:3], grid.axes, strict=True)]

@@ -80,7 +80,10 @@ def axes_argument(ax: Any, number: int) -> NDArray[Any]:
     ValueError
         If it holds another number of axes.
     """
-    given = np.ravel(np.array(ax, dtype=object)) if isinstance(ax, Axes | list | tuple | np.ndarray) else np.array([ax])
+    given = np.empty(1, dtype=object)
+    given[0] = ax
+    if isinstance(ax, list | tuple | np.ndarray):
+        given = np.ravel(np.array(ax, dtype=object))
     if not all(isinstance(each, Axes) for each in given):
         msg = f"ax must be axes of matplotlib, one for each panel, got {shown(ax)}"
         raise TypeError(msg)
@@ -249,7 +252,11 @@ def maps_figure(
     if len(fields) != len(titles):
         msg = f"labels must name each of the {len(fields)} panels, got {len(titles)}: {list(titles)!r}"
         raise ValueError(msg)
+    check_panels(len(fields))
     dim = fields[0].ndim - (not scales)
+    if 0 in fields[0].shape or fields[0].dtype.kind not in "biuf":
+        msg = f"fields must hold real numbers in voxels, got shape {fields[0].shape} and dtype {fields[0].dtype}"
+        raise ValueError(msg)
     if not 1 <= dim <= 3:
         msg = f"fields must have 1 to 3 spatial axes, got shape {fields[0].shape}"
         raise ValueError(msg)

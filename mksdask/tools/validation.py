@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from sklearn.model_selection import learning_curve
 
-from mksdask.arrays import Array, ArrayLike, shown, to_numpy
+from mksdask.arrays import Array, ArrayLike, numbers_argument, shown, to_numpy
 from mksdask.labels import matched_values, sample_index
 from mksdask.reduction.shared import SharedStatistics
 from mksdask.schema.arguments import checked
@@ -28,6 +28,10 @@ def _parameter(results: Mapping[str, Any], name: str) -> list[Any]:
         msg = f"the search did not vary {name!r}; it varied {known}"
         raise ValueError(msg)
     return values
+
+
+def _are_pairs(cv: Any) -> bool:
+    return isinstance(cv, list | tuple) and all(isinstance(each, list | tuple) and len(each) == 2 for each in cv)
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:
@@ -241,7 +245,11 @@ def draw_goodness_of_fit(
     --------
     >>> fig = draw_goodness_of_fit([[1, 2, 3], [1.1, 2.0, 2.9]])
     """
-    sets = [to_numpy(data) for data in (fit_data, pred_data) if data is not None]
+    given = {"fit_data": fit_data, "pred_data": pred_data}
+    sets = [numbers_argument(data, name) for name, data in given.items() if data is not None]
+    if not all(np.isfinite(data).all() and data.size for data in sets):
+        msg = "fit_data and pred_data must hold finite numbers; leave out samples without a property"
+        raise ValueError(msg)
     if any(data.ndim != 2 or len(data) != 2 for data in sets):
         msg = (
             "fit_data and pred_data must have shape (2, n_samples): true values in the first row, predicted values in "
@@ -314,6 +322,18 @@ def draw_learning_curves(
     >>> x = np.linspace(0, 1, 40)[:, None]
     >>> fig = draw_learning_curves(LinearRegression(), x, x[:, 0])
     """
+    fractions = numbers_argument(train_sizes, "train_sizes")
+    if fractions.ndim != 1 or not fractions.size or not (fractions > 0).all():
+        msg = f"train_sizes must be positive fractions or numbers of samples, got {shown(train_sizes)}"
+        raise ValueError(msg)
+    is_folds = cv is None or hasattr(cv, "split") or (isinstance(cv, int | np.integer) and cv >= 2)
+    if isinstance(cv, str | bytes) or not (is_folds or _are_pairs(cv)):
+        msg = f"cv must be a number of folds from 2, a splitter, or pairs of rows, got {shown(cv)}"
+        raise TypeError(msg)
+    options: Any = {} if params is None else params
+    if not isinstance(options, Mapping):
+        msg = f"params must be a dict of arguments of fit, got {shown(params)}"
+        raise TypeError(msg)
     shared, targets = isinstance(X, SharedStatistics), matched_values(y, sample_index(X), name="y")
     curves: list[tuple[str, Any, Any]] = []
     for label, each in estimator.items() if isinstance(estimator, Mapping) else (("", estimator),):
@@ -325,7 +345,7 @@ def draw_learning_curves(
             train_sizes=np.asarray(train_sizes),
             scoring=scoring,
             n_jobs=n_jobs,
-            params=dict(params) if params else None,
+            params=dict(options) or None,
         )[:3]
         curves += [(label, sizes, validation)] if label else [("training", sizes, training)]
         curves += [] if label else [("cross-validation", sizes, validation)]
