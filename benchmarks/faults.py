@@ -126,7 +126,7 @@ STAGES: dict[str, Callable[[str], Any]] = {
     "tile sums": lambda at: correlate_volume(volume(at), BASIS, cutoff=4, scratch=f"{at}/out.zarr"),
     "all lags": lambda at: correlate_volume(volume(at), BASIS, cutoff=None, scratch=f"{at}/out.zarr"),
     "windows": lambda at: kept(at, sample_windows(volume(at), size=6, n=24, chunks=2, seed=1)),
-    "descriptors": lambda at: kept(at, ShapeDescriptors().transform(ensemble(at))),
+    "descriptors": lambda at: kept(at, ShapeDescriptors().fit_transform(ensemble(at))),
     "analysis": analysis,
     "linkage": linkage,
     "predict": lambda at: kept(at, load_model(f"{at}/m.zarr").predict(ensemble(at))),

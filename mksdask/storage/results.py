@@ -202,7 +202,7 @@ class Result:
         complete = partial(_complete, title=self.name if progress else None, is_skipping=is_skipping)
         blocks = self.blocks
         # A store that does not answer between two blocks is named too.
-        with telling(f"writing to {blocks.location.place.store}", only=is_transient):
+        with telling(f"writing to {blocks.location.place.store}", only=_is_nameless):
             state = blocks.state()
             is_replaced = overwrite and (state == "other" or not resume)
             if is_replaced or (state == "absent" and not resume):
@@ -220,6 +220,11 @@ class Result:
                     complete(blocks, attributes or {})
         opened = open_dataset(Location.of(blocks.location.place.store), chunks={})[self.name]
         return opened if self.is_labelled else opened.data
+
+
+def _is_nameless(error: Exception) -> bool:
+    """Whether an error of the disk or of the network does not say which store it concerns."""
+    return is_transient(error) or (isinstance(error, OSError) and error.errno is not None and error.filename is None)
 
 
 def _complete(blocks: Blocks, attributes: Mapping[str, Any], *, title: str | None, is_skipping: bool) -> None:
