@@ -42,7 +42,7 @@ MOST_PARTS = 8
 # Largest peak, over the plan and over the memory of the worker.
 MOST_OF_PLAN, MOST_OF_LIMIT = 1.1, 0.8
 # Seconds after which a case is given up.
-PATIENCE = 90
+PATIENCE = 300
 
 
 def give_up(*_: object) -> None:

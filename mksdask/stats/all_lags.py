@@ -222,7 +222,7 @@ def correlate_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url
     if scratch is not None:
         return _run(passes, sizes, problem, scratch)
     needed = sizes.stages[-1].bytes_written
-    if needed > limit.worker_bytes - sum(stage.task_bytes for stage in sizes.stages[-1:]):
+    if needed > limit.n_threads * limit.task_bytes - sizes.stages[-1].task_bytes:
         msg = (
             f"all lags take {size_text(needed)}, more than a worker of {size_text(limit.worker_bytes)} holds; pass "
             "scratch=, a store from which the result is read lazily, or a cutoff"
