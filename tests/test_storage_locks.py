@@ -26,7 +26,7 @@ from mksdask.storage import locks
 from mksdask.storage.atomic import Location
 from mksdask.storage.outputs import Output
 
-OLD = np.zeros((6, 3, 3), dtype="uint8")
+OLD = np.zeros((6, 3, 2), dtype="uint8")
 LOCK = "e.zarr.lock"
 
 
@@ -54,7 +54,7 @@ def stopped(folder, *, fail=None):
             raise fail
         return block
 
-    return da.from_array(OLD + 7, chunks=(6, 3, 3)).map_blocks(stop, meta=OLD[:0])
+    return da.from_array(OLD + 7, chunks=(6, 3, 2)).map_blocks(stop, meta=OLD[:0])
 
 
 def pieces(url):
@@ -79,9 +79,9 @@ APPENDS = """
         value, size = first + number, 3 + number % 4
         while not (folder / f"go-{number}").exists():
             time.sleep(0.001)
-        X = np.full((size, 3, 3), value, dtype="uint8")
+        X = np.full((size, 3, 2), value, dtype="uint8")
         try:
-            append_ensemble(folder / "e.zarr", X if number % 2 else da.from_array(X, chunks=(2, 3, 3)))
+            append_ensemble(folder / "e.zarr", X if number % 2 else da.from_array(X, chunks=(2, 3, 2)))
         except BlockingIOError as error:
             print("refused", value, size, error, flush=True)
         else:
@@ -119,7 +119,7 @@ def test_append__threads_lose_nothing(tmp_path, place):
     def append(value):
         barrier.wait()
         try:
-            append_ensemble(url, np.full((5, 3, 3), value, dtype="uint8"))
+            append_ensemble(url, np.full((5, 3, 2), value, dtype="uint8"))
         except BlockingIOError:
             return None
         return (value, 5)

@@ -90,7 +90,12 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
 
     def result_dtype(self, dtype: DTypeLike) -> np.dtype[Any]:
         """Return the dtype of m[h; s] for a real dtype. It is complex for complex bases."""
-        return np.result_type(dtype, np.complex64) if self.is_complex else np.dtype(dtype)
+        try:
+            found = np.dtype(dtype)
+        except (TypeError, ValueError) as error:
+            msg = f"dtype must be a data type, such as 'float32', got {dtype!r}"
+            raise TypeError(msg) from error
+        return np.result_type(found, np.complex64) if self.is_complex else found
 
     def work_bytes(self, n_voxels: int, n_states: int, dtype: DTypeLike) -> int:
         """Bytes that `fields` takes for a number of voxels and of functions, beside the field that it yields."""

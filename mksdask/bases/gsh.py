@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from mksdask.arrays import Array
+from mksdask.arrays import Array, is_number
 from mksdask.bases.base import Basis, check_finite, chosen_labels
 from mksdask.bases.wigner import WignerSums, wigner_matrices
 from mksdask.schema import NOTHING, Choice, Listed, Saved, Whole
@@ -296,7 +296,7 @@ class GSHBasis(Basis):
             If `n_states`, `max_degree` or a symmetry is not valid.
         """
         highest = self.max_degree
-        if highest is not None and not 0 <= highest <= LARGEST_DEGREE:
+        if highest is not None and not (is_number(highest) and 0 <= highest <= LARGEST_DEGREE):
             msg = f"max_degree must lie between 0 and {LARGEST_DEGREE} or be None, got {highest!r}"
             raise ValueError(msg)
         if self.n_states is None:

@@ -361,8 +361,15 @@ class LivePicture:
         ValueError
             If the path is not that of a picture in a folder that exists.
         """
-        path = Path(watch).resolve()
-        if not path.suffix or not path.parent.is_dir() or path.is_symlink() or (path.exists() and not path.is_file()):
+        path, is_place = Path(watch), "\0" not in os.fspath(watch)
+        path = path.resolve() if is_place else path
+        if (
+            not is_place
+            or not path.suffix
+            or not path.parent.is_dir()
+            or path.is_symlink()
+            or (path.exists() and not path.is_file())
+        ):
             msg = f"watch={os.fspath(watch)!r} must be a picture such as 'live.png', in a folder that exists"
             raise ValueError(msg)
         if path.exists() and not (overwrite or is_our_picture(path)):

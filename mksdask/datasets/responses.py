@@ -349,5 +349,9 @@ def make_elastic_FE_strain_random(
     >>> strain.shape
     (2, 6, 6, 6, 6)
     """
-    X = make_independent_voxels(n_samples, size, len(elastic_modulus), seed, chunks=chunks)
+    n_phases = numbers_argument(elastic_modulus, "elastic_modulus").size
+    if not n_phases:
+        msg = f"elastic_modulus must hold a modulus for each phase, got {elastic_modulus!r}"
+        raise ValueError(msg)
+    X = make_independent_voxels(n_samples, size, n_phases, seed, chunks=chunks)
     return X, _strain(X, elastic_modulus, poissons_ratio, macro_strain, component)

@@ -253,10 +253,11 @@ def import_ebsd(
         n_rows -= n_rows % chunk_rows if n_rows > chunk_rows else 0
         n_bands = -(-rows // n_rows)
     else:
-        if np.size(window) > 2:
+        size = sizes_argument(window, name="window")
+        if len(size) > 2:
             msg = f"window must be one number of points, or two for x and y, got {window!r}"
             raise ValueError(msg)
-        size = sizes_argument(np.broadcast_to(np.asarray(window), 2), name="window")
+        size = size if len(size) == 2 else size * 2
         if size[0] > columns or size[1] > rows:
             msg = f"window must be no larger than the map of {columns} × {rows} points, got {window!r}"
             raise ValueError(msg)

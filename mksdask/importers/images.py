@@ -370,7 +370,7 @@ def _segmentation(
     if otsu is not None and source.missing is not None:
         msg = f"otsu={otsu} needs an image without voxels that were not measured; give thresholds= instead"
         raise ValueError(msg)
-    if phases == "values":
+    if isinstance(phases, str) and phases == "values":
         return None, None
     if phases is not None:
         return by_values(phases)

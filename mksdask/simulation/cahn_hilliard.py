@@ -79,7 +79,7 @@ class _Evolution:
     def _evolve(self, initial: Array, out: Array) -> None:
         spatial, axes = initial.shape[1:], tuple(range(1, initial.ndim))
         dtype = out.dtype
-        phi = initial.astype(dtype)
+        phi = initial.astype(dtype, order="C")
         spectrum = scipy.fft.rfftn(phi, axes=axes)
         _check_finite(spectrum)
         squares = [np.zeros(1, dtype)] * (3 - len(spatial)) + [k.astype(dtype) for k in squared_waves(spatial, self.dx)]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
-from mksdask.arrays import Array
+from mksdask.arrays import Array, integers
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ class LagFFT:
         spatial, n_spatial = tuple(map(int, spatial)), len(spatial)
         if cutoff is None:
             return cls(spatial, tuple(periodic), tuple((n // 2, (n - 1) // 2) for n in spatial), real)
-        if np.shape(cutoff) not in ((), (n_spatial,)) or np.asarray(cutoff).dtype.kind not in "iu":
+        given = integers(cutoff)
+        if given is None or len(given) not in (1, n_spatial):
             msg = f"cutoff must be an integer, or one for each of the {n_spatial} spatial axes; got {cutoff!r}"
             raise ValueError(msg)
-        cutoffs = [int(c) for c in np.broadcast_to(np.asarray(cutoff), (n_spatial,))]
+        cutoffs = [int(c) for c in np.broadcast_to(given, (n_spatial,))]
         largest = [(n - 1) // 2 if wraps else n - 1 for n, wraps in zip(spatial, periodic, strict=True)]
         if any(not 0 <= c <= limit for c, limit in zip(cutoffs, largest, strict=True)):
             msg = (

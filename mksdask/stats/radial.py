@@ -11,7 +11,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, is_lazy, numbers_argument, refuse_unnumeric, shown, unwrap
+from mksdask.arrays import (
+    SPATIAL_DIMS,
+    Array,
+    ArrayLike,
+    is_lazy,
+    is_number,
+    numbers_argument,
+    refuse_unnumeric,
+    shown,
+    unwrap,
+)
 from mksdask.compute.blocks import array_of, fold_parts
 from mksdask.schema.arguments import checked
 
@@ -201,9 +211,9 @@ def radial_average(
     """
     labelled, lag_dims, lags, units = _as_statistics(statistics, spacing, n_spatial)
     steps = [float(abs(along[-1] - along[0]) / (len(along) - 1)) for along in lags if len(along) > 1]
-    thickness = min(steps, default=1.0) if width is None else float(width)
-    if not thickness > 0:
-        msg = f"width must be positive, got {width!r}"
+    thickness = min(steps, default=1.0) if width is None else width
+    if not is_number(thickness) or not thickness > 0:
+        msg = f"width must be a positive number, got {width!r}"
         raise ValueError(msg)
     reach = min(min(-float(along[0]), float(along[-1])) if len(along) > 1 else np.inf for along in lags)
     shells = _Shells(thickness, int(np.floor(reach / thickness + 1e-9)) + 1 if np.isfinite(reach) else 1)

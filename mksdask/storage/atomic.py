@@ -70,6 +70,9 @@ class Location:
             If it looks like a URL, but is none; or if it needs a package that is not installed.
         """
         text = os.fspath(url)
+        if "\0" in text:
+            msg = f"{text!r} is no path and no URL, because it holds a NUL character"
+            raise ValueError(msg)
         if "://" not in text:
             if _CUT_URL.match(text) or "::" in text:
                 msg = f"{text} looks like a URL, but has no '://'; give a path, or a URL as a text such as 's3://…'"

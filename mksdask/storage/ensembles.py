@@ -17,6 +17,7 @@ from mksdask.arrays import (
     concatenate_samples,
     dims_of,
     is_lazy,
+    numbers_argument,
     refuse_unnumeric,
     shown,
     unwrap,
@@ -138,7 +139,7 @@ def create_ensemble(
         )
         raise ValueError(msg)
     n_samples, names = int(data.shape[0]), SPATIAL_DIMS[: len(spatial)]
-    if np.ndim(spacing) == 0:
+    if np.ndim(numbers_argument(spacing, "spacing")) == 0:
         refuse_ambiguous_lines(X, spatial, labels, argument="spacing")
     refuse_colours(data, labels, spacing, name="X")
     rows = _rows(chunks, data, n_samples, int(np.prod(spatial)))

@@ -101,7 +101,8 @@ def description(
     elif not isinstance(phases, list | tuple | np.ndarray) or not all(isinstance(name, str) for name in phases):
         msg = f"phases must be a list of names, such as ['pore', 'grain'], got {shown(phases)}"
         raise TypeError(msg)
-    flags = axes_argument(grid.periodic_axes if np.size(periodic_axes) == 0 else periodic_axes, len(spatial))
+    is_empty = isinstance(periodic_axes, list | tuple) and not periodic_axes
+    flags = axes_argument(grid.periodic_axes if is_empty else periodic_axes, len(spatial))
     axes = [axis for axis, wraps in enumerate(flags) if wraps]
     # Axes are stored by name, so that the attribute stays true when dims are transposed or indexed away.
     attrs = kept_attrs(X) | {
@@ -216,12 +217,12 @@ def in_order(array: ArrayLike) -> ArrayLike:
     return array.transpose(*first, *(dim for dim in array.dims if dim not in first))
 
 
-def has_angles(X: ArrayLike, data: Any, spacing: float | Sequence[float]) -> bool:
+def has_angles(X: ArrayLike, data: Any, spacing: Any) -> bool:
     """Whether the last axis holds Bunge angles and not voxels."""
     if isinstance(X, xr.DataArray):
         return str(X.dims[-1]) == "angle"
-    if np.ndim(spacing) == 1:
-        return data.ndim == len(spacing) + 2 and data.shape[-1] == 3  # type: ignore[arg-type]
+    if isinstance(spacing, list | tuple) or (isinstance(spacing, np.ndarray) and spacing.ndim == 1):
+        return data.ndim == len(spacing) + 2 and data.shape[-1] == 3
     return data.ndim >= 4 and data.shape[-1] == 3 and data.dtype.kind == "f"
 
 

@@ -17,7 +17,7 @@ def _pair_names(
     template: xr.DataArray | None, n_pairs: int, correlations: Sequence[tuple[int, int]] | None
 ) -> list[str]:
     if correlations is not None:
-        if len(correlations) != n_pairs:
+        if not isinstance(correlations, list | tuple | np.ndarray) or len(correlations) != n_pairs:
             msg = f"correlations must name each of the {n_pairs} pairs, got {correlations!r}"
             raise ValueError(msg)
         return [f"$f[{a}, {b}; r]$" for a, b in correlations]

@@ -41,6 +41,9 @@ class Extent:
         """Make an extent from the positions of the pixels' centres."""
         edges = []
         for centres in positions:
+            if not len(centres):
+                msg = "fields must hold voxels along each axis, got an axis of length 0"
+                raise ValueError(msg)
             step = float(centres[-1] - centres[0]) / max(1, len(centres) - 1) if len(centres) > 1 else 1.0
             edges.append((float(centres[0]) - 0.5 * step, float(centres[-1]) + 0.5 * step))
         return cls(tuple(dims), tuple(edges), units)
@@ -80,10 +83,11 @@ def axes_argument(ax: Any, number: int) -> NDArray[Any]:
     ValueError
         If it holds another number of axes.
     """
-    given = np.empty(1, dtype=object)
-    given[0] = ax
-    if isinstance(ax, list | tuple | np.ndarray):
-        given = np.ravel(np.array(ax, dtype=object))
+    is_one = not isinstance(ax, list | tuple | np.ndarray)
+    if is_one and not isinstance(ax, Axes):
+        msg = f"ax must be axes of matplotlib, one for each panel, got {shown(ax)}"
+        raise TypeError(msg)
+    given = np.ravel(np.array([ax] if is_one else ax, dtype=object))
     if not all(isinstance(each, Axes) for each in given):
         msg = f"ax must be axes of matplotlib, one for each panel, got {shown(ax)}"
         raise TypeError(msg)

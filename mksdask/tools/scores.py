@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mksdask.arrays import ArrayLike, to_numpy
+from mksdask.arrays import ArrayLike, numbers_argument, shown, to_numpy
 from mksdask.display.cards import COLOURS
 from mksdask.schema.arguments import checked
 from mksdask.tools.panels import check_panels, names_of_sets, new_figure, one_panel, style_of
@@ -63,6 +63,9 @@ def draw_components_scatter(
     >>> rng = np.random.default_rng(0)
     >>> fig = draw_components_scatter([rng.normal(size=(9, 2)), rng.normal(size=(9, 2))], ["rolled", "annealed"])
     """
+    if not isinstance(datasets, list | tuple | np.ndarray):
+        msg = f"datasets must be a list of arrays of scores, got {shown(datasets)}"
+        raise TypeError(msg)
     sets = [to_numpy(scores) for scores in datasets]
     shapes = {scores.shape[1] if scores.ndim == 2 else 0 for scores in sets}
     if shapes not in ({2}, {3}):
@@ -191,7 +194,7 @@ def draw_component_variance(
     --------
     >>> fig = draw_component_variance([0.8, 0.15, 0.04])
     """
-    shares = 100.0 * np.cumsum(to_numpy(variance))
+    shares = 100.0 * np.cumsum(numbers_argument(variance, "variance"))
     fig, ax = one_panel(ax, figsize, (4.2, 3.2))
     ax.plot(np.arange(1, len(shares) + 1), shares, "o-", color=COLOURS[0], markersize=4)
     ax.set(xlabel="number of components", ylabel="explained variance / %")

@@ -31,7 +31,11 @@ def _parameter(results: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _are_pairs(cv: Any) -> bool:
-    return isinstance(cv, list | tuple) and all(isinstance(each, list | tuple) and len(each) == 2 for each in cv)
+    return (
+        isinstance(cv, list | tuple)
+        and len(cv) > 0
+        and all(isinstance(each, list | tuple) and len(each) == 2 for each in cv)
+    )
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:
@@ -131,7 +135,7 @@ def draw_gridscores(
         if data_labels
         else [f"{by} = {v}" if by else "" for v in values]
     )
-    palette = list(colors) if colors else [style_of(index)["color"] for index in range(len(values))]
+    palette = list(colors) if colors is not None else [style_of(index)["color"] for index in range(len(values))]
     fig, ax = one_panel(ax, figsize, (4.6, 3.4))
     for value, name, colour in zip(values, names, palette, strict=True):
         chosen = np.flatnonzero([repr(each) == repr(value) for each in curves])
@@ -331,7 +335,7 @@ def draw_learning_curves(
         msg = f"cv must be a number of folds from 2, a splitter, or pairs of rows, got {shown(cv)}"
         raise TypeError(msg)
     options: Any = {} if params is None else params
-    if not isinstance(options, Mapping):
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         msg = f"params must be a dict of arguments of fit, got {shown(params)}"
         raise TypeError(msg)
     shared, targets = isinstance(X, SharedStatistics), matched_values(y, sample_index(X), name="y")
