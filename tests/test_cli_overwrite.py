@@ -38,7 +38,7 @@ def made(client, tmp_path_factory):
     create_ensemble(folder / "e.zarr", X, y, phases=("stiff", "soft"), periodic_axes=[0, 1], chunks=10)
     strange = X.copy()
     strange[-1, 0, 0] = 7
-    create_ensemble(folder / "strange.zarr", strange, phases=("stiff", "soft"), periodic_axes=[0, 1], chunks=10)
+    create_ensemble(folder / "strange.zarr", strange, periodic_axes=[0, 1], chunks=10)
     delta, strain = make_elastic_FE_strain_delta(elastic_modulus=(100, 130), poissons_ratio=(0.3, 0.3), size=(9, 9))
     create_ensemble(folder / "d.zarr", delta, strain, periodic_axes=[0, 1])
     with chdir(folder):

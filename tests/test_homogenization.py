@@ -477,8 +477,10 @@ def test_classification__samples_of_unknown_class_shape_the_components_alone(tex
     assert_array_equal(fitted.predict(X), linkage.predict(analysis.reduced_fit_data.astype(float)))
     with pytest.raises(ValueError, match="y must hold a property for each sample that is scored, but 36 have NaN"):
         fitted.score(X, partly)
+    linker = classifier().property_linker
+    supervised = model(dimension_reducer=LinearDiscriminantAnalysis(), n_components=None, property_linker=linker)
     with pytest.raises(ValueError, match=r"dimension_reducer LinearDiscriminantAnalysis\(\) needs y of all samples"):
-        model(dimension_reducer=LinearDiscriminantAnalysis(), n_components=None).fit(X, partly)
+        supervised.fit(X, partly)
     numbers = np.where(is_known, labels_of(y, "numbers"), None)
     assert classifier().fit(X, numbers).predict(X).dtype.kind == "i"
 

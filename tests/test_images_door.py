@@ -279,7 +279,7 @@ def test_zarr__of_more_voxels_than_chunks(tmp_path):
         import_images(tmp_path / "a.zarr", tmp_path / "b.zarr", axes="zyx")
     with (
         pytest.warns(UserWarning, match="lacks 1 of 1"),
-        pytest.raises(ValueError, match=r"a part of 10{12} bytes is read"),
+        pytest.raises(ValueError, match=r"unpacking a chunk of shape \(10000, 10000, 10000\)"),
     ):
         import_images(tmp_path / "a.zarr", tmp_path / "b.zarr", axes="zyx", allow_missing=True)
 

@@ -206,7 +206,7 @@ def test_vti__other_turns_are_refused_and_the_origin_is_told(tmp_path):
     image = an_image()
     image.SetOrigin(1.0, 0.0, -2.5)
     write_vti(tmp_path / "a.vti", image)
-    assert "the file's first value lies at (1, 0, -2.5)" in open_source(tmp_path / "a.vti").assumed[0]
+    assert "the file's first corner lies at (1, 0, -2.5)" in open_source(tmp_path / "a.vti").assumed[0]
     write_vti(tmp_path / "a.vti", an_image(units="furlong"))
     with pytest.raises(ValueError, match="'furlong' is no known unit of length"):
         open_source(tmp_path / "a.vti")

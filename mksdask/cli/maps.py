@@ -24,7 +24,7 @@ def map_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--setting",
             type=click.IntRange(1, 4),
-            help="Coordinate system of OIM Analysis, for EBSD maps of EDAX and orix. Default: as the file says, or 2.",
+            help="Coordinate system of OIM Analysis, for EBSD maps of EDAX and orix, such as 2. Default: as the file says, or 2.",
         ),
     ):
         command = option(command)

@@ -189,17 +189,14 @@ def source_of(
             raise ValueError(msg)
         if n > 1:
             steps[axis] = float(step)
-    # The first value of cells lies in the middle of the first cell.
     first = [
-        origin + step * (low + 0.5 * (field.of_cells and high > low))
-        for origin, step, low, high in zip(
-            geometry.origin, geometry.spacing, geometry.extent[::2], geometry.extent[1::2], strict=True
-        )
+        origin + step * low
+        for origin, step, low in zip(geometry.origin, geometry.spacing, geometry.extent[::2], strict=True)
     ]
     assumed = []
     if any(abs(place) > SAME_PLACE * step for place, step in zip(first, geometry.spacing, strict=True)):
         text = ", ".join(f"{place:g}" for place in first)
-        assumed.append(f"the file's first value lies at ({text}), and coordinates of the store begin at 0")
+        assumed.append(f"the file's first corner lies at ({text}), and coordinates of the store begin at 0")
     unit = length_unit(next(iter(notes.get("units", ())), None), where=str(path))
     data = lazy_slabs(read, shape, dtype.newbyteorder("="))
     thick = [place for place, n in enumerate(shape_of(geometry.extent, of_cells=False)) if n > 1]

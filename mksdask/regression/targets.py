@@ -67,7 +67,7 @@ def check_fits(targets: Array, linker: Any) -> None:
     TypeError
         If they hold text or complex numbers.
     """
-    if is_regressor(linker) and targets.dtype.kind not in "biuf":
+    if hasattr(linker, "__sklearn_tags__") and is_regressor(linker) and targets.dtype.kind not in "biuf":
         msg = (
             f"y holds {targets.dtype}, but property_linker {linker!r} is a regressor, which needs real numbers; "
             "convert y, such as y.astype(float), or use a classifier for classes"

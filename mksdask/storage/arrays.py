@@ -64,9 +64,9 @@ def create_array(
     Raises
     ------
     TypeError
-        If a store does not hold numbers of this data type.
+        If a store does not hold values of this data type.
     """
-    if np.dtype(dtype).name not in NUMBERS:
+    if np.dtype(dtype).name not in NUMBERS and np.dtype(dtype).kind != "U":
         msg = (
             f"{name} holds values of dtype {dtype}, which stores do not hold; convert it, such as by astype('float64')"
         )

@@ -109,9 +109,9 @@ def draw_microstructures(
     data, template = unwrap(microstructures, name="microstructures")
     if not isinstance(microstructures, list | tuple):
         _refuse_one_field(data.shape, template, "microstructures")
-    check_fields(data, "microstructures", 1)
-    check_panels(data.shape[0])
     has_angles = laue_groups is not None or dims_of(template)[-1:] == ("angle",)
+    check_fields(data[..., 0] if has_angles else data, "microstructures", 1)
+    check_panels(data.shape[0])
     values = to_numpy(microstructures, name="microstructures")
     if template is not None and phases is None:
         phases = template.attrs.get("phases")
