@@ -184,7 +184,7 @@ def test_url__of_an_object_store(run, bucket, volume, ensemble, tmp_path):
     run("stats", f"{bucket}/b.zarr", f"{bucket}/B2.zarr", "--cutoff", "3", "--resume")
     run("stats", f"{bucket}/b.zarr", f"{bucket}/B2.zarr", "--overwrite")
     # A store that was replaced in an object store lies in a folder that its metadata name.
-    assert open_dataset(Location.of("B2.zarr"), chunks={}).correlations.shape == (16, 14, 12, 2)
+    assert open_dataset(Location.of(f"{bucket}/B2.zarr"), chunks={}).correlations.shape == (16, 14, 12, 2)
     run("fit", f"{bucket}/e.zarr", f"{bucket}/m.zarr", "--components", "3")
     run("predict", f"{bucket}/m.zarr", f"{bucket}/e.zarr", f"{bucket}/p.zarr")
     run("predict", f"{bucket}/m.zarr", "e.zarr", "p.csv")

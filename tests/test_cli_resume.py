@@ -32,6 +32,7 @@ def test_command__has_the_option_for_missing_chunks(line):
     assert "--allow-missing" in CliRunner().invoke(main, [*line.split(), "--help"]).output
 
 
+@pytest.mark.filterwarnings("default:.*lacks 2 of 4 chunks")
 def test_info__takes_missing_chunks_only_by_request(tmp_path):
     values = zarr.open_group(tmp_path / "x.zarr", mode="w").create_array(
         "microstructure", shape=(4, 6, 7), chunks=(1, 6, 7), dtype="u1", dimension_names=("sample", "x", "y")

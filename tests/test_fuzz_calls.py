@@ -55,6 +55,7 @@ ROOT = str(Path(mksdask.__file__).parent)
 SECONDS = 15  # of one call, on a machine that is busy with other things
 # So many of all calls may end in an error of another library: about one in 600 does.
 SHARE = 1 / 300
+NUMBERS = itertools.count()  # of new stores
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 2, (8, 6, 5))
 Y = X.mean(axis=(1, 2)) + 0.01 * np.arange(8)
@@ -93,11 +94,10 @@ def of(fitted, name):
 
 def store(call):
     """Make a call that is given a new place, unless the place itself is what is tried."""
-    numbers = itertools.count()
 
     def stored(**arguments):
         if isinstance(arguments["url"], str) and arguments["url"] == "NEW":
-            arguments["url"] = f"store{next(numbers)}.zarr"
+            arguments["url"] = f"store{next(NUMBERS)}.zarr"
         return call(**arguments)
 
     return stored

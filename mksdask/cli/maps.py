@@ -20,11 +20,11 @@ _OF_MAPS |= {"workers", "memory_limit", "scheduler"}
 def map_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --setting and --scan, which `import_map` takes."""
     for option in (
-        click.option("--scan", help="Name of the EBSD scan, if the file holds several."),
+        click.option("--scan", help="Name of the EBSD scan, such as 'Scan 1', if the file holds several."),
         click.option(
             "--setting",
             type=click.IntRange(1, 4),
-            help="Coordinate system of OIM Analysis, for EBSD maps of EDAX and orix, such as 2. Default: as the file says, or 2.",
+            help="Coordinate system of OIM Analysis, such as 2, for maps of EDAX and orix. Default: as the file says.",
         ),
     ):
         command = option(command)
