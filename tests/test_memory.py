@@ -287,10 +287,10 @@ def test_import__refuses_chunks_that_a_worker_cannot_unpack(tmp_path, kind):
         with pytest.raises(
             ValueError, match=message.replace("a needs", "a needs" if kind == "HDF5" else "a.zarr needs")
         ):
-            import_images(path, tmp_path / "b.zarr")
+            import_images(path, tmp_path / "b.zarr", axes="xyz")
     assert not (tmp_path / "b.zarr").exists()
     with dask.config.set({"mksdask.memory-limit": "760MiB", "scheduler": "sync"}):
-        assert import_images(path, tmp_path / "b.zarr").microstructure.shape == pixels.shape
+        assert import_images(path, tmp_path / "b.zarr", axes="xyz").microstructure.shape == pixels.shape
 
 
 def test_import__reads_thinner_slabs_on_small_workers(tmp_path):
