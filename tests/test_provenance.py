@@ -72,7 +72,9 @@ def test_create__with_resume_takes_a_complete_store_as_done(tmp_path, kind):
     calls = {
         "ensemble": lambda values: create_ensemble(url, values, chunks=4, resume=True),
         "volume": lambda values: create_volume(url, values, chunks=4, resume=True),
-        "import": lambda values: import_images(tmp_path / "x.npy", url, thresholds=float(values[0, 0, 0]), resume=True),
+        "import": lambda values: import_images(
+            tmp_path / "x.npy", url, axes="xyz", thresholds=float(values[0, 0, 0]), resume=True
+        ),
     }
     calls[kind](X)
     stamp = attributes_of(Location.of(url))["stamp"]
@@ -113,7 +115,7 @@ def test_result__names_its_inputs_and_equal_chains_are_equal_to_the_last_bit(tmp
 
 def test_import__records_its_files(tmp_path):
     np.save(tmp_path / "x.npy", X)
-    import_images(tmp_path / "x.npy", tmp_path / "v.zarr", thresholds=1)
+    import_images(tmp_path / "x.npy", tmp_path / "v.zarr", axes="xyz", thresholds=1)
     found = made(tmp_path / "v.zarr")
     assert list(found["inputs"]) == [str(tmp_path / "x.npy")]
     assert found["call"] == "import_images"
