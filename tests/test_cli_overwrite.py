@@ -94,7 +94,6 @@ INVALID = {
     "stats e.zarr S2.zarr": ["--watch S2.png", "--periodic z", "--cutoff 9"],
     "stats m.zarr S2.zarr": [""],
     "stats none.zarr S2.zarr": [""],
-    "stats strange.zarr S2.zarr": [""],
     "fit e.zarr m.zarr": [
         "--components 999",
         "--response none.csv",

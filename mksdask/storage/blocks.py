@@ -340,6 +340,8 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterato
     yield from (
         f"{place} was changed or replaced since then" for place in now if before.get(place, now[place]) != now[place]
     )
+    yield from (f"it was not made of {place}" for place in now if place not in before)
+    yield from (f"it was made of {place} too" for place in before if place not in now)
     for name, now in wanted.get("arrays", {}).items():
         before = found.get("arrays", {}).get(name)
         if before is None:
