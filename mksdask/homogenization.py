@@ -417,7 +417,9 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
             predicted = unwrap(copy(self).predict(X, size, confidence_index))[0]
             index = first_index(X, confidence_index, y)
             rows = [None if part is None else matched(part, index, name=name) for name, part in given.items()]
-            truth, weight = (part if part is None else unwrap(part)[0] for part in rows)
+            truth, weight = (
+                part if part is None else unwrap(part)[0] if is_lazy(part) else to_numpy(part) for part in rows
+            )
             score = lazy_score(self.property_linker_, truth, predicted, weight)
             if score is not None:
                 return score

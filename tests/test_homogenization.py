@@ -742,3 +742,9 @@ def test_model__column_targets_that_the_linker_flattens(ensemble):
     with pytest.warns(DataConversionWarning):
         fitted = model(property_linker=forest).fit(X, y[:, None])
     assert_array_equal(fitted.predict(da.from_array(X, chunks=(20, 11, 11))), fitted.predict(X))
+
+
+def test_score__of_lazy_samples_takes_classes_in_memory(textures):
+    X, y = textures
+    fitted = classifier().fit(X, y)
+    assert fitted.score(da.from_array(X, chunks=(7, 12, 12)), y) == fitted.score(X, y)
