@@ -40,7 +40,7 @@ SCRIPT = """
             is_work = str(key).strip("('").startswith(PREFIX) and "-kernel-" not in str(key)
             if is_work and finish == "executing":
                 with open(self.log, "a") as file:
-                    file.write(f"{os.getpid()} {key}\n")
+                    file.write(f"{os.getpid()} {key}\\n")
 
 
     PREFIX = {"volume": "correlate-volume-", "all lags": ("planes-", "lines-", "lags-"), "ensemble": "correlate-"}[kind]
