@@ -547,10 +547,10 @@ def test_import__any_dtype_equals_numpy(tmp_path):
         np.save(tmp_path / f"{number}.npy", image)
         levels = np.unique(image)
         mapping = {level.item(): int(phase) for phase, level in enumerate(levels)}
-        stored = import_images(tmp_path / f"{number}.npy", tmp_path / f"p{number}.zarr", phases=mapping)
+        stored = import_images(tmp_path / f"{number}.npy", tmp_path / f"p{number}.zarr", axes="xyz", phases=mapping)
         assert_array_equal(stored.microstructure, np.searchsorted(levels, image))
         cuts = [level.item() for level in levels[1:]]
-        stored = import_images(tmp_path / f"{number}.npy", tmp_path / f"t{number}.zarr", thresholds=cuts)
+        stored = import_images(tmp_path / f"{number}.npy", tmp_path / f"t{number}.zarr", axes="xyz", thresholds=cuts)
         assert_array_equal(stored.microstructure, sum((image >= cut).astype(int) for cut in levels[1:]))
 
 

@@ -210,7 +210,8 @@ RUN = """
 def test_plan__says_what_a_task_takes(tmp_path, operation):
     growth, planned, available = measured(DATA, OPERATIONS[operation], RUN, folder=tmp_path)
     assert planned - available < 0.2 * available
-    assert 0.5 * planned <= growth <= 1.2 * planned
+    # Plans count what waits to be merged under several threads, and one thread runs here.
+    assert 0.4 * planned <= growth <= 1.2 * planned
 
 
 @pytest.mark.slow
