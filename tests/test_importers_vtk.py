@@ -212,6 +212,21 @@ def test_vti__other_turns_are_refused_and_the_origin_is_told(tmp_path):
         open_source(tmp_path / "a.vti")
 
 
+@pytest.mark.parametrize(
+    ("origin", "is_told"), [((0, 0, 0), False), ((-0.5, -1, -1.5), False), ((-0.5, 0, 0), True), ((3, 0, 0), True)]
+)
+def test_vti__cells_begin_at_zero_by_their_corner_or_by_their_middle(tmp_path, origin, is_told):
+    image = vtk.vtkImageData()
+    image.SetDimensions(4, 5, 3)
+    image.SetSpacing(1.0, 2.0, 3.0)
+    image.SetOrigin(*origin)
+    values = numpy_support.numpy_to_vtk(np.arange(24) % 3, deep=True)
+    values.SetName("scan")
+    image.GetCellData().AddArray(values)
+    write_vti(tmp_path / "a.vti", image)
+    assert any("first corner" in text for text in open_source(tmp_path / "a.vti").assumed) is is_told
+
+
 @pytest.mark.parametrize("version", [42, 51])
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("kind", TYPES)

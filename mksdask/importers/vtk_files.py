@@ -189,13 +189,12 @@ def source_of(
             raise ValueError(msg)
         if n > 1:
             steps[axis] = float(step)
-    first = [
-        origin + step * low
-        for origin, step, low in zip(geometry.origin, geometry.spacing, geometry.extent[::2], strict=True)
-    ]
+    corner = np.asarray(geometry.origin) + np.multiply(geometry.spacing, geometry.extent[::2])
     assumed = []
-    if any(abs(place) > SAME_PLACE * step for place, step in zip(first, geometry.spacing, strict=True)):
-        text = ", ".join(f"{place:g}" for place in first)
+    # A grid begins at 0 if its first value does, and for cells if their first corner does.
+    to_value = 0.5 * (field.of_cells & np.greater(geometry.extent[1::2], geometry.extent[::2]))
+    if all(np.any(abs(corner / geometry.spacing + shift) > SAME_PLACE) for shift in (0.0, to_value)):
+        text = ", ".join(f"{place:g}" for place in corner)
         assumed.append(f"the file's first corner lies at ({text}), and coordinates of the store begin at 0")
     unit = length_unit(next(iter(notes.get("units", ())), None), where=str(path))
     data = lazy_slabs(read, shape, dtype.newbyteorder("="))
