@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from mksdask import GSHBasis
 from mksdask.bases.gsh import bunge_angles, symmetry_rotations
 from mksdask.importers import import_ebsd
-from mksdask.importers.ebsd_edax import EDAX_AXES
+from mksdask.importers.ebsd.edax import EDAX_AXES
 from mksdask.stats import correlate
 from tests.conftest import real_data
 
@@ -193,8 +193,8 @@ def test_ebsd__decimal_commas(tmp_path):
 @pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize("points", [1, 8, 1000])
 def test_ebsd__whatever_is_read_at_a_time(tmp_path, suffix, points, monkeypatch):
-    monkeypatch.setattr("mksdask.importers.ebsd.BAND_POINTS", points)
-    monkeypatch.setattr("mksdask.importers.ebsd_text.SCAN_BYTES", 97)
+    monkeypatch.setattr("mksdask.importers.orientation_maps.BAND_POINTS", points)
+    monkeypatch.setattr("mksdask.importers.ebsd.text.SCAN_BYTES", 97)
     rotations, phase, is_indexed = a_map()
     WRITERS[suffix](tmp_path / f"map{suffix}", rotations, phase, is_indexed)
     check_map(import_ebsd(tmp_path / f"map{suffix}", tmp_path / "map.zarr"), rotations, phase, is_indexed)
@@ -222,7 +222,7 @@ def test_ebsd__windows_are_an_ensemble(tmp_path, suffix):
 
 @pytest.mark.slow
 def test_ebsd__memory_does_not_grow_with_the_map(tmp_path, monkeypatch):
-    monkeypatch.setattr("mksdask.importers.ebsd.BAND_POINTS", 2**14)
+    monkeypatch.setattr("mksdask.importers.orientation_maps.BAND_POINTS", 2**14)
     peaks = []
     for rows in (2**8, 2**14):
         monkeypatch.setattr("tests.test_importers.SHAPE", (2**8, rows))
@@ -394,7 +394,7 @@ def test_ebsd__degrees_in_a_file_of_radians(tmp_path):
 @pytest.mark.parametrize("points", [1, 1000])
 def test_ebsd__a_single_phase_of_edax_has_number_0(tmp_path, points, monkeypatch):
     # Whole rows are not indexed, so that a band may hold nothing else.
-    monkeypatch.setattr("mksdask.importers.ebsd.BAND_POINTS", points)
+    monkeypatch.setattr("mksdask.importers.orientation_maps.BAND_POINTS", points)
     rotations, _, _ = a_map()
     is_indexed = np.arange(35) // 7 % 2 == 0
     write_ang(tmp_path / "map.ang", rotations, np.zeros(35, int), is_indexed)

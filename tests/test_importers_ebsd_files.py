@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from mksdask.bases.gsh import bunge_angles
 from mksdask.importers import import_ebsd
-from mksdask.importers.ebsd_files import is_ebsd
+from mksdask.importers.ebsd.files import is_ebsd
 from tests.conftest import real_data
 from tests.test_importers import (
     SHAPE,
@@ -155,7 +155,7 @@ def write_bruker(path, rotations, phase, is_indexed, *, order=None, system=5, st
 @pytest.mark.parametrize("is_shuffled", [False, True])
 @pytest.mark.parametrize("points", [8, 1000])
 def test_bruker__records_in_any_order(tmp_path, is_shuffled, points, monkeypatch):
-    monkeypatch.setattr("mksdask.importers.ebsd.BAND_POINTS", points)
+    monkeypatch.setattr("mksdask.importers.orientation_maps.BAND_POINTS", points)
     order = np.random.default_rng(1).permutation(35) if is_shuffled else None
     write_bruker(tmp_path / "map.h5", *a_map(), order=order)
     ds = import_ebsd(tmp_path / "map.h5", tmp_path / "map.zarr")
@@ -210,7 +210,7 @@ def test_edax__later_names_of_symmetries(tmp_path, name, groups):
 @pytest.mark.parametrize("points", [1, 1000])
 def test_edax__what_0_means_in_a_map_of_one_phase(tmp_path, numbers, points, monkeypatch):
     # All points of one row have the number 0, so that a band may hold nothing else.
-    monkeypatch.setattr("mksdask.importers.ebsd.BAND_POINTS", points)
+    monkeypatch.setattr("mksdask.importers.orientation_maps.BAND_POINTS", points)
     rotations, _, _ = a_map()
     phase = np.where(np.arange(35) < 7, *numbers)
     write_edax_hdf5(tmp_path / "map.oh5", rotations, phase, np.ones(35, bool))
@@ -275,7 +275,7 @@ def write_ctf_3d(path, n_layers, *, swapped=False):
 
 @pytest.mark.parametrize("points", [1, 80, 10000])
 def test_ctf__maps_with_three_axes(tmp_path, points, monkeypatch):
-    monkeypatch.setattr("mksdask.importers.ebsd.BAND_POINTS", points)
+    monkeypatch.setattr("mksdask.importers.orientation_maps.BAND_POINTS", points)
     write_ctf_3d(tmp_path / "map.ctf", 3)
     ds = import_ebsd(tmp_path / "map.ctf", tmp_path / "map.zarr")
     assert dict(ds.sizes) == {"x": 7, "y": 5, "z": 3, "angle": 3}

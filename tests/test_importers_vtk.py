@@ -407,7 +407,7 @@ def test_vtk__damaged_files_are_refused(tmp_path, make, message):
 @pytest.mark.parametrize("form", ["ascii.vti", "base64.vti", "packed.vti", "raw.vti", "ascii.vtk", "binary.vtk"])
 def test_vtk__memory_does_not_grow_with_the_file(tmp_path, form, monkeypatch):
     monkeypatch.setattr("mksdask.importers.sources.SLAB_BYTES", 2**18)
-    monkeypatch.setattr("mksdask.importers.vtk_values.SCAN_BYTES", 2**18)
+    monkeypatch.setattr("mksdask.importers.formats.vtk_values.SCAN_BYTES", 2**18)
     name, suffix = form.split(".")
     image = vtk.vtkImageData()
     image.SetDimensions(128, 128, 256)

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from mksdask.importers import import_ebsd
-from mksdask.importers.ebsd_files import is_ebsd
+from mksdask.importers.ebsd.files import is_ebsd
 
 # Options of the command that say something of maps; the others are refused.
 _OF_MAPS = {"sources", "store", "window", "setting", "scan", "overwrite", "as_json"}

@@ -25,8 +25,8 @@ from mksdask.cli.options import (
     timed_step,
 )
 from mksdask.importers import AssumedWarning, import_images
+from mksdask.importers.formats.raw_files import data_type
 from mksdask.importers.image_files import input_files
-from mksdask.importers.raw_files import data_type
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, attributes_of
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.models import load_model

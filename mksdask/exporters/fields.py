@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, to_numpy
-from mksdask.importers.units import METRES
+from mksdask.importers.formats.units import METRES
 
 # Number of bytes of a slab that is in memory at once.
 SLAB_BYTES = 2**26

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from mksdask.exporters.fields import Exported
-from mksdask.importers.vtk_xml_files import XML_TYPES
+from mksdask.importers.formats.vtk_xml_files import XML_TYPES
 
 # ParaView lists arrays by name, and nobody reads longer lists.
 MOST_ARRAYS = 1000

@@ -17,7 +17,17 @@ import psutil
 
 from mksdask.arrays import shown
 from mksdask.compute.graph import renamed, token_of
-from mksdask.importers.hdf5_files import open_hdf5
+from mksdask.importers.formats.hdf5_files import open_hdf5
+from mksdask.importers.formats.metaimage_files import open_metaimage
+from mksdask.importers.formats.netcdf_files import is_classic_netcdf, open_netcdf3
+from mksdask.importers.formats.nifti_files import open_nifti
+from mksdask.importers.formats.nrrd_files import open_nrrd
+from mksdask.importers.formats.numpy_files import open_numpy
+from mksdask.importers.formats.raw_files import open_raw
+from mksdask.importers.formats.vtk_hdf_files import open_vtkhdf
+from mksdask.importers.formats.vtk_legacy_files import open_vtk
+from mksdask.importers.formats.vtk_xml_files import open_pvti, open_vti
+from mksdask.importers.formats.zarr_files import open_zarr
 from mksdask.importers.image_samples import join_samples, picture_samples
 from mksdask.importers.image_sequences import (
     PICTURES,
@@ -27,17 +37,7 @@ from mksdask.importers.image_sequences import (
     open_picture,
     open_sequence,
 )
-from mksdask.importers.metaimage_files import open_metaimage
-from mksdask.importers.netcdf_files import is_classic_netcdf, open_netcdf3
-from mksdask.importers.nifti_files import open_nifti
-from mksdask.importers.nrrd_files import open_nrrd
-from mksdask.importers.numpy_files import open_numpy
-from mksdask.importers.raw_files import open_raw
 from mksdask.importers.sources import ANGLES, Choice, Source, reading
-from mksdask.importers.vtk_hdf_files import open_vtkhdf
-from mksdask.importers.vtk_legacy_files import open_vtk
-from mksdask.importers.vtk_xml_files import open_pvti, open_vti
-from mksdask.importers.zarr_files import open_zarr
 
 
 def _open_hdf5_or_netcdf(path: Path, choice: Choice) -> Source:

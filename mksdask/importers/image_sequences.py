@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.picture_files import pillow_picture
-from mksdask.importers.pictures import Picture
+from mksdask.importers.formats.picture_files import pillow_picture
+from mksdask.importers.formats.pictures import Picture
+from mksdask.importers.formats.tiff_files import tiff_picture
 from mksdask.importers.sources import Choice, Source, lazy_slabs, reading
-from mksdask.importers.tiff_files import tiff_picture
 
 TIFFS = (".tif", ".tiff", ".lsm", ".btf", ".tf8", ".stk")
 PICTURES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".gif", ".webp", ".jp2")

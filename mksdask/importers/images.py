@@ -19,11 +19,11 @@ from mksdask.arrays import (
     sizes_argument,
     warn_caller,
 )
+from mksdask.importers.formats.raw_files import data_type
+from mksdask.importers.formats.units import METRES, converted, length_unit
 from mksdask.importers.image_files import input_files, open_source
-from mksdask.importers.raw_files import data_type
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
 from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, Source, slab_thickness
-from mksdask.importers.units import METRES, converted, length_unit
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble

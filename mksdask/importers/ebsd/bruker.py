@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.ebsd_hdf5 import numbers_of, opened, texts_of
-from mksdask.importers.ebsd_maps import (
+from mksdask.importers.ebsd.hdf5 import numbers_of, opened, texts_of
+from mksdask.importers.ebsd.maps import (
     EbsdFile,
     Phase,
     Records,

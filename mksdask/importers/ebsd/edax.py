@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.ebsd_hdf5 import opened, text_of, texts_of
-from mksdask.importers.ebsd_maps import (
+from mksdask.importers.ebsd.hdf5 import opened, text_of, texts_of
+from mksdask.importers.ebsd.maps import (
     NOWHERE,
     EbsdFile,
     Phase,
@@ -23,7 +23,7 @@ from mksdask.importers.ebsd_maps import (
     laue_group_of,
     refuse_grid,
 )
-from mksdask.importers.ebsd_text import TextFile, present_columns, text_lines
+from mksdask.importers.ebsd.text import TextFile, present_columns, text_lines
 from mksdask.importers.sources import check_inside
 
 # Directions of the sample axes A1 and A2 of OIM Analysis, by the number of its setting, on a map whose x runs to the

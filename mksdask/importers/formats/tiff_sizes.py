@@ -9,8 +9,8 @@ from xml.etree import ElementTree as ET
 
 import tifffile
 
-from mksdask.importers.pictures import spacing_of_dots
-from mksdask.importers.units import METRES, in_one_unit, length_unit
+from mksdask.importers.formats.pictures import spacing_of_dots
+from mksdask.importers.formats.units import METRES, in_one_unit, length_unit
 
 # Sizes, their unit, and what was assumed; None if the file does not say it in this way.
 Sizes = tuple[dict[str, float], str | None, tuple[str, ...]]

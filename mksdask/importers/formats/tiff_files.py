@@ -12,9 +12,9 @@ import numpy as np
 import tifffile
 
 from mksdask.arrays import Array
-from mksdask.importers.pictures import Picture, checked_number, one_channel
+from mksdask.importers.formats.pictures import Picture, checked_number, one_channel
+from mksdask.importers.formats.tiff_sizes import Sizes, ome_images, tiff_sizes
 from mksdask.importers.sources import Choice
-from mksdask.importers.tiff_sizes import Sizes, ome_images, tiff_sizes
 
 # Words for the axes, as tifffile calls them, that are neither x, y nor z.
 _AXES = {"T": "time", "C": "channel", "S": "channel", "E": "channel"}

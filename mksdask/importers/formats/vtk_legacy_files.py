@@ -12,9 +12,9 @@ from urllib.parse import unquote
 import numpy as np
 
 from mksdask.arrays import Array
+from mksdask.importers.formats.vtk_files import Field, Geometry, Piece, Pieces, check_type, shape_of, source_of
+from mksdask.importers.formats.vtk_values import RawValues, TextValues
 from mksdask.importers.sources import Choice, Source
-from mksdask.importers.vtk_files import Field, Geometry, Piece, Pieces, check_type, shape_of, source_of
-from mksdask.importers.vtk_values import RawValues, TextValues
 
 # Types of values; "bit" stands for itself because eight of them share a byte.
 LEGACY_TYPES = {

@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 
 from mksdask.arrays import Array, as_lazy
-from mksdask.importers.dims import Selection
-from mksdask.importers.packing import Packing
+from mksdask.importers.formats.dims import Selection
+from mksdask.importers.formats.packing import Packing
 from mksdask.importers.sources import Choice, Source, lazy_slabs
 
 # Bytes of a compressed file that are read at once.

@@ -16,8 +16,7 @@ from xml.parsers import expat
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.sources import Choice, Source
-from mksdask.importers.vtk_files import (
+from mksdask.importers.formats.vtk_files import (
     Field,
     Geometry,
     Piece,
@@ -28,7 +27,8 @@ from mksdask.importers.vtk_files import (
     shape_of,
     source_of,
 )
-from mksdask.importers.vtk_values import Stream, TextValues, Values, announced, values_in
+from mksdask.importers.formats.vtk_values import Stream, TextValues, Values, announced, values_in
+from mksdask.importers.sources import Choice, Source
 
 XML_TYPES = {
     "Int8": "i1",

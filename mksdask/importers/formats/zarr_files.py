@@ -12,8 +12,8 @@ import zarr
 
 from mksdask.arrays import Array
 from mksdask.compute.graph import token_of
-from mksdask.importers.dims import LETTERS, Selection, even_step, select, sized, unread_sizes
-from mksdask.importers.packing import Packing
+from mksdask.importers.formats.dims import LETTERS, Selection, even_step, select, sized, unread_sizes
+from mksdask.importers.formats.packing import Packing
 from mksdask.importers.sources import Choice, Source, check_chunks, chosen_dataset, lazy_view, reading
 from mksdask.storage.atomic import Location
 from mksdask.storage.opening import foreign_metadata, open_foreign

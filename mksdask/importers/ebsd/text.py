@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mksdask.arrays import Array
-from mksdask.importers.ebsd_maps import EbsdFile, check_count
+from mksdask.importers.ebsd.maps import EbsdFile, check_count
 
 # Number of bytes of a file that are searched for line ends together.
 SCAN_BYTES = 2**24

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mksdask.importers.dims import select, sized
-from mksdask.importers.headers import axes_of, checked_sizes, files_beside, head_of, numbers_in, turned
-from mksdask.importers.raw_files import Raw, described, unpacked
+from mksdask.importers.formats.dims import select, sized
+from mksdask.importers.formats.headers import axes_of, checked_sizes, files_beside, head_of, numbers_in, turned
+from mksdask.importers.formats.raw_files import Raw, described, unpacked
 from mksdask.importers.sources import Choice, Source
 
 # Data types by their names.

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.dims import Selection, even_step, select, sized, unread_sizes
-from mksdask.importers.hdf5_links import check_readable, followed, opened, outside
-from mksdask.importers.packing import Packing
+from mksdask.importers.formats.dims import Selection, even_step, select, sized, unread_sizes
+from mksdask.importers.formats.hdf5_links import check_readable, followed, opened, outside
+from mksdask.importers.formats.packing import Packing
 from mksdask.importers.sources import (
     ANGLES,
     Choice,

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mksdask.arrays import Array
-from mksdask.importers.pictures import Picture, checked_number, one_channel, spacing_of_dots
+from mksdask.importers.formats.pictures import Picture, checked_number, one_channel, spacing_of_dots
 from mksdask.importers.sources import Choice
 
 # dtype of the values of each mode of Pillow, and the number of channels.

@@ -9,9 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.importers.dims import LETTERS, Selection, select, sized
-from mksdask.importers.headers import HEADER_BYTES, axes_of, checked_sizes, files_beside, head_of, numbers_in, turned
-from mksdask.importers.raw_files import Raw, described, unpacked
+from mksdask.importers.formats.dims import LETTERS, Selection, select, sized
+from mksdask.importers.formats.headers import (
+    HEADER_BYTES,
+    axes_of,
+    checked_sizes,
+    files_beside,
+    head_of,
+    numbers_in,
+    turned,
+)
+from mksdask.importers.formats.raw_files import Raw, described, unpacked
 from mksdask.importers.sources import Choice, Source
 
 # Data types by the names of NRRD, each of which may also be written as `signed short int`.

@@ -17,9 +17,9 @@ from scipy.spatial.transform import Rotation
 from mksdask.arrays import Array, sizes_argument
 from mksdask.bases.gsh import bunge_angles
 from mksdask.compute.graph import token_of
-from mksdask.importers.ebsd_files import open_ebsd
-from mksdask.importers.ebsd_maps import EbsdFile, Records
-from mksdask.importers.ebsd_orix import is_crystal_map
+from mksdask.importers.ebsd.files import open_ebsd
+from mksdask.importers.ebsd.maps import EbsdFile, Records
+from mksdask.importers.ebsd.orix import is_crystal_map
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mksdask.arrays import as_lazy
-from mksdask.importers.dims import select, sized
-from mksdask.importers.headers import turned
-from mksdask.importers.packing import Packing
-from mksdask.importers.raw_files import Raw, described, loaded
+from mksdask.importers.formats.dims import select, sized
+from mksdask.importers.formats.headers import turned
+from mksdask.importers.formats.packing import Packing
+from mksdask.importers.formats.raw_files import Raw, described, loaded
 from mksdask.importers.sources import Choice, Source
 
 # Without this package, NIfTI files are refused.

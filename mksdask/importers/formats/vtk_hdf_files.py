@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 
 from mksdask.arrays import Array
+from mksdask.importers.formats.vtk_files import Field, Geometry, check_extent, shape_of, source_of
 from mksdask.importers.sources import Choice, Source, check_inside
-from mksdask.importers.vtk_files import Field, Geometry, check_extent, shape_of, source_of
 
 ROOT = "VTKHDF"
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from mksdask.arrays import Array
 from mksdask.bases.gsh import LAUE_GROUPS
-from mksdask.importers.ebsd_hdf5 import opened, texts_of
-from mksdask.importers.ebsd_maps import (
+from mksdask.importers.ebsd.hdf5 import opened, texts_of
+from mksdask.importers.ebsd.maps import (
     EbsdFile,
     Phase,
     Records,
@@ -24,7 +24,7 @@ from mksdask.importers.ebsd_maps import (
     laue_group,
     refuse_grid,
 )
-from mksdask.importers.ebsd_text import TextFile, present_columns, text_lines
+from mksdask.importers.ebsd.text import TextFile, present_columns, text_lines
 from mksdask.importers.sources import check_inside
 
 # Directions on the map of the x and y axes to which the Euler angles refer.

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.io import netcdf_file
 
 from mksdask.arrays import Array
-from mksdask.importers.dims import Selection, even_step, select, sized, unread_sizes
-from mksdask.importers.packing import Packing
+from mksdask.importers.formats.dims import Selection, even_step, select, sized, unread_sizes
+from mksdask.importers.formats.packing import Packing
 from mksdask.importers.sources import Choice, Source, chosen_dataset, lazy_slabs
 
 

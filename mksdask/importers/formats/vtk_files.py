@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from mksdask.arrays import Array
+from mksdask.importers.formats.units import length_unit
+from mksdask.importers.formats.vtk_values import Values
 from mksdask.importers.sources import Source, lazy_slabs
-from mksdask.importers.units import length_unit
-from mksdask.importers.vtk_values import Values
 
 # A place this share of a step beside 0 counts as 0.
 SAME_PLACE = 1e-6

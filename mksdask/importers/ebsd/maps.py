@@ -1,6 +1,7 @@
 """EBSD maps as vendors write them: the grid, phases and frame of the header, and the records of the points.
 
-Records hold what stands in the file. `mksdask.importers.ebsd` converts them to the conventions of this package.
+Records hold what stands in the file. `mksdask.importers.orientation_maps` converts them to the conventions of this
+package.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ from typing import Any
 
 import h5py
 
-from mksdask.importers.ebsd_bruker import BrukerHdf5
-from mksdask.importers.ebsd_edax import EDAX_AXES, EdaxAng, EdaxHdf5
-from mksdask.importers.ebsd_hdf5 import chosen_map, maps_in
-from mksdask.importers.ebsd_maps import EbsdFile
-from mksdask.importers.ebsd_orix import OrixMap, is_crystal_map
-from mksdask.importers.ebsd_oxford import OxfordCrc, OxfordCtf, OxfordHdf5
+from mksdask.importers.ebsd.bruker import BrukerHdf5
+from mksdask.importers.ebsd.edax import EDAX_AXES, EdaxAng, EdaxHdf5
+from mksdask.importers.ebsd.hdf5 import chosen_map, maps_in
+from mksdask.importers.ebsd.maps import EbsdFile
+from mksdask.importers.ebsd.orix import OrixMap, is_crystal_map
+from mksdask.importers.ebsd.oxford import OxfordCrc, OxfordCtf, OxfordHdf5
 
 # So many bytes at the start of a file tell whether it is a map.
 HEAD = 2**16
