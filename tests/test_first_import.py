@@ -20,7 +20,8 @@ def small_slabs(monkeypatch):
 
 def store(tmp_path, image, name="a.tif", **options):
     tifffile.imwrite(tmp_path / name, image, photometric="minisblack")
-    return import_images(tmp_path / name, tmp_path / "out.zarr", mode="w", **options).microstructure
+    axes = "zyx" if image.ndim == 3 else None
+    return import_images(tmp_path / name, tmp_path / "out.zarr", axes=axes, mode="w", **options).microstructure
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i4", "u8"])

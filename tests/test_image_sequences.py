@@ -139,7 +139,10 @@ def test_files__in_the_order_of_letters_are_refused(tmp_path):
 def test_folder__stacks_of_several_pages_follow_each_other(tmp_path):
     parts = [VOLUME[:4], VOLUME[4:7], VOLUME[7:]]
     found = equal(folder(tmp_path / "a", parts, "{}.tif", save_tiff), VOLUME)
-    assert found.assumed == ("3 files of several slices each are joined along z; say join=",)
+    assert found.assumed == (
+        "pages without a name are taken for slices along z; say axes=",
+        "3 files of several slices each are joined along z; say join=",
+    )
     with pytest.raises(ValueError, match=r"1.tif does not belong .*number of axes 3 instead of 2"):
         open_source(folder(tmp_path / "b", [VOLUME[0], VOLUME[1:3], VOLUME[3]], "{}.tif", save_tiff))
 
@@ -242,7 +245,7 @@ def write_hdf5(path, image):
     ("suffix", "write", "axes"),
     [
         ("npy", np.save, "xyz"),
-        ("tif", save_tiff, None),
+        ("tif", save_tiff, "zyx"),
         ("h5", write_hdf5, "xyz"),
         ("zarr", lambda path, image: zarr.create_array(str(path), data=image), "xyz"),
     ],
@@ -256,7 +259,7 @@ def test_samples__volumes(tmp_path, monkeypatch, suffix, write, axes, most):
     for file, volume in zip(files, volumes, strict=True):
         write(file, volume)
     stored = import_images(files, tmp_path / "out.zarr", axes=axes, join="samples")
-    expected = volumes if axes else [volume.T for volume in volumes]
+    expected = volumes if axes == "xyz" else [volume.T for volume in volumes]
     assert_array_equal(stored.microstructure, expected)
     assert stored.microstructure.dims == ("sample", "x", "y", "z")
     assert stored["sample"].values.tolist() == names

@@ -209,7 +209,7 @@ def write_legacy_ascii(path):
 def test_import__each_format_comes_back(tmp_path, name, write, has_spacing):
     write(tmp_path / name)
     # These files do not say which axis is which.
-    axes = "xyz" if name in ("a.npy", "a.npz", "a.h5", "a.zarr") else None
+    axes = "xyz" if name in ("a.npy", "a.npz", "a.h5", "a.zarr") else "zyx" if name in ("a.tif", "a.tiff") else None
     stored = import_images(tmp_path / name, tmp_path / "store.zarr", axes=axes)
     assert_array_equal(stored.microstructure, VOLUME)
     steps = [float(stored[axis][1] - stored[axis][0]) for axis in "xyz"]
@@ -284,9 +284,9 @@ def test_otsu__is_the_best_of_all_thresholds():
 def test_import__crops_and_windows(tmp_path):
     write_tiff(tmp_path / "a.tif")
     crop = {"x": (1, None), "z": (2, 6)}
-    stored = import_images(tmp_path / "a.tif", tmp_path / "a.zarr", crop=crop)
+    stored = import_images(tmp_path / "a.tif", tmp_path / "a.zarr", axes="zyx", crop=crop)
     assert_array_equal(stored.microstructure, VOLUME[1:, :, 2:6])
-    cut = import_images(tmp_path / "a.tif", tmp_path / "b.zarr", window=(2, 3, 3), spacing=0.5, units="um")
+    cut = import_images(tmp_path / "a.tif", tmp_path / "b.zarr", axes="zyx", window=(2, 3, 3), spacing=0.5, units="um")
     expected = [VOLUME[x : x + 2, y : y + 3, z : z + 3] for z in (0, 3) for x in (0, 2) for y in (0, 3)]
     assert_array_equal(cut.microstructure, expected)
     assert cut.microstructure.dims == ("sample", "x", "y", "z")
@@ -492,12 +492,18 @@ def test_import__a_tomogram(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SLAB_BYTES", 2**23)
     path = real_data("berea_400.tif")
     stored = import_images(
-        path, tmp_path / "b.zarr", phases={0: "pore", 255: "grain"}, spacing=3, units="um", crop={"z": (0, 80)}
+        path,
+        tmp_path / "b.zarr",
+        axes="zyx",
+        phases={0: "pore", 255: "grain"},
+        spacing=3,
+        units="um",
+        crop={"z": (0, 80)},
     )
     expected = tifffile.imread(path, key=range(80)).transpose(2, 1, 0)
     assert_array_equal(stored.microstructure, expected == 255)
     assert open_volume(tmp_path / "b.zarr").microstructure.attrs["phases"] == ["pore", "grain"]
-    three = import_images(real_data("electrode_256_3phase.tif"), tmp_path / "e.zarr", otsu=3)
+    three = import_images(real_data("electrode_256_3phase.tif"), tmp_path / "e.zarr", axes="zyx", otsu=3)
     electrode = tifffile.imread(real_data("electrode_256_3phase.tif")).transpose(2, 1, 0)
     assert_array_equal(three.microstructure, electrode // 85)
 

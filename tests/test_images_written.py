@@ -626,3 +626,24 @@ def test_ome_zarr__several_images(tmp_path):
     with pytest.raises(ValueError, match="holds 2 images; choose one of them by series=, from 0 to 1"):
         import_images(tmp_path / "a.zarr", tmp_path / "b.zarr")
     check(import_images(tmp_path / "a.zarr", tmp_path / "b.zarr", series=1), V + 1)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "f8"])
+def test_netcdf__values_that_are_not_valid_were_not_measured(tmp_path, dtype):
+    attrs = {"valid_range": np.array([2, 20], dtype)}
+    scan = xr.DataArray(np.arange(24).reshape(2, 3, 4).astype(dtype), dims=("z", "y", "x"), attrs=attrs)
+    scan.to_dataset(name="scan").to_netcdf(
+        tmp_path / "a.nc", encoding={"scan": {"_FillValue": np.dtype(dtype).type(0)}}
+    )
+    stored = import_images(tmp_path / "a.nc", tmp_path / "a.zarr", spacing=1)
+    is_valid = (scan.values >= 2) & (scan.values <= 20)
+    assert_array_equal(stored.confidence_index, is_valid.T)
+    assert_array_equal(stored.microstructure.values[is_valid.T], scan.values.T[is_valid.T])
+
+
+def test_netcdf__values_that_are_not_valid_need_a_value_to_stand_for_them(tmp_path):
+    scan = xr.DataArray(np.arange(12, dtype="u1").reshape(3, 4), dims=("y", "x"), attrs={"valid_max": np.uint8(9)})
+    scan.to_dataset(name="scan").to_netcdf(tmp_path / "a.nc")
+    with pytest.raises(ValueError, match=r"a.nc.*its value 10 is outside of the valid ones, from 0 to 9"):
+        import_images(tmp_path / "a.nc", tmp_path / "a.zarr", spacing=1)
+    assert not (tmp_path / "a.zarr").exists()

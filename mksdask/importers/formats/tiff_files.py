@@ -213,6 +213,8 @@ def tiff_picture(path: Path, choice: Choice) -> Picture:
         keep = [n for axis, n, at in zip(names, shape, wanted, strict=True) if at is None and axis != "S"]
         spacing, units, told = ({}, None, ()) if choice.has_spacing else _sizes(file, number, axes)
         dtype = series.dtype.newbyteorder("=")
+        if choice.axes is None and axes == "zyx" and len(joined) == 1 and "Z" not in names:
+            assumed = (*assumed, "pages without a name are taken for slices along z; say axes=")
         told = (*assumed, *told, *_remarks(file, series, transparency="S" in names and choice.channel is None))
         if "S" in names and choice.channel is None:
             _check_colours(kernel, names)
@@ -341,7 +343,6 @@ def _wanted(
     before = stay.replace("Y", "").replace("X", "")
     if not stay.endswith("YX") or len(before) > 1 or before not in ("", "Z", *_UNNAMED):
         raise ValueError(_several(names, shape, stay, path, channels))
-    # Pages without a name are slices: that is how stacks are written.
     return wanted, "zyx" if before else "yx"
 
 
