@@ -584,6 +584,6 @@ def test_import__windows_come_in_one_order_however_they_are_banded(tmp_path, mon
         volume[tuple(slice(i * size, (i + 1) * size) for i, size in zip(place, sizes, strict=True))] for place in order
     ]
     assert_array_equal(whole, expected)
-    monkeypatch.setattr("mksdask.importers.images.BAND_BYTES", 1)
+    monkeypatch.setattr("mksdask.importers.windows.BAND_BYTES", 1)
     banded = import_images(tmp_path / "i.npy", tmp_path / "banded.zarr", **options).microstructure
     assert_array_equal(banded, expected)

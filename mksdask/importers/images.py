@@ -10,28 +10,18 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import (
-    SPATIAL_DIMS,
-    Array,
-    concatenate_samples,
-    numbers_argument,
-    shown,
-    sizes_argument,
-    warn_caller,
-)
+from mksdask.arrays import SPATIAL_DIMS, Array, numbers_argument, shown, sizes_argument, warn_caller
 from mksdask.importers.formats.raw_files import data_type
 from mksdask.importers.formats.units import METRES, converted, length_unit
 from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
 from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, Source, slab_thickness
+from mksdask.importers.windows import cut_windows
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
 from mksdask.storage.sources import recorded
 from mksdask.storage.volumes import VOLUME_SHARD, create_volume, open_volume
-
-# Number of bytes of the windows that are cut together.
-BAND_BYTES = 2**25
 
 
 @checked
@@ -197,35 +187,25 @@ def import_images(
     source = open_source(path, choice, axes=axes)
     data, spatial = _cropped(source, crop)
     steps, unit, assumed = _spacing(source, spacing, units, spatial)
-    has_samples, has_angles = "s" in source.axes, ANGLES in source.axes
-    is_in_slabs = not has_samples and len(spatial) > 1 and all(n == 1 for n in data.numblocks[1:])
-    thickness = slab_thickness(data.shape, data.dtype)
-    if is_in_slabs and window is None:
-        data = data.rechunk({0: thickness})
+    if window is None and _is_in_slabs(source, data):
+        data = data.rechunk({0: slab_thickness(data.shape, data.dtype)})
     mapping, found = _segmentation(source, data, phases, thresholds, otsu)
     phase_names = _names(names, found, mapping) or (list(source.phases) if mapping is None and source.phases else None)
-    if mapping is None and phases is None and not has_angles and source.missing is None:
+    if mapping is None and phases is None and ANGLES not in source.axes and source.missing is None:
         refuse_grey_phases(data, str(inputs[0]))
     fields = _fields(source, data, mapping)
-    order = source.axes.replace("s", "").replace(ANGLES, "")
-    dims = [*spatial, *(["angle"] if has_angles else [])]
+    is_ensemble = "s" in source.axes or window is not None
     if window is not None:
-        if has_samples or has_angles:
-            what = "samples that are stored whole" if has_samples else "orientations, which are stored whole"
-            msg = f"window={window!r} cuts one image, but {path} holds {what}; leave window out"
+        if ANGLES in source.axes or "s" in source.axes:
+            what = "orientations, which are" if ANGLES in source.axes else "samples that are"
+            msg = f"window={window!r} cuts one image, but {path} holds {what} stored whole; leave window out"
             raise ValueError(msg)
-        fields = {name: _windows(field, order, spatial, window) for name, field in fields.items()}
-        has_samples, periodic_axes = True, ()
+        fields = {name: cut_windows(field, source.axes, spatial, window) for name, field in fields.items()}
+        periodic_axes = ()
     else:
-        places = [source.axes.index(axis) for axis in ("s" if has_samples else "") + spatial]
-        fields = {name: field.transpose([*places, *range(len(places), field.ndim)]) for name, field in fields.items()}
-        if has_samples:
-            fields = {name: field.rechunk(dict.fromkeys(range(1, field.ndim), -1)) for name, field in fields.items()}
-    shards = [VOLUME_SHARD[len(spatial)]] * len(spatial)
-    if is_in_slabs and window is None:
-        # Shards are as thick as the slab that a task reads, so that no task has to wait for the slabs of others.
-        slow = spatial.index(order[0])
-        shards[slow] = min(shards[slow], thickness)
+        fields = {name: _transposed(field, source.axes, spatial) for name, field in fields.items()}
+    shards = [] if is_ensemble else _shards(source, data, spatial)
+    if shards:
         # The method "tasks" splits each slab where it lies, so that workers exchange nothing.
         fields = {
             name: field.rechunk((*shards, *field.shape[len(shards) :]), method="tasks")
@@ -237,14 +217,14 @@ def import_images(
     for text in told:
         warn_caller(f"{inputs[0]}: {text}", AssumedWarning)
     attrs = _origin(inputs, source, told)
-    dims = (["sample"] if has_samples else []) + dims
+    dims = [*(["sample"] if is_ensemble else []), *spatial, *(["angle"] if ANGLES in source.axes else [])]
     coords = {"sample": list(source.labels)} if source.labels else None
     labelled = {
         name: xr.DataArray(field, coords, dims=dims[: field.ndim], attrs=attrs) for name, field in fields.items()
     }
-    X, confidence = labelled["microstructure"], labelled.get("confidence_index")
+    X = labelled["microstructure"]
     options = {
-        "confidence_index": confidence,
+        "confidence_index": labelled.get("confidence_index"),
         "spacing": steps,
         "units": unit,
         "phases": phase_names,
@@ -253,11 +233,35 @@ def import_images(
         "resume": resume,
     }
     with recorded(*inputs, call="import_images"):
-        if has_samples:
+        if is_ensemble:
             create_ensemble(url, X, **options)
             return open_ensemble(url)
         create_volume(url, X, chunks=shards, **options)
         return open_volume(url)
+
+
+def _is_in_slabs(source: Source, data: Any) -> bool:
+    """Whether an image is read in slabs along its first axis."""
+    return (
+        "s" not in source.axes and len(source.axes.replace(ANGLES, "")) > 1 and all(n == 1 for n in data.numblocks[1:])
+    )
+
+
+def _transposed(field: Any, axes: str, spatial: str) -> Any:
+    """Put the axes of a file into the order of the store, with each sample in one chunk."""
+    places = [axes.index(axis) for axis in ("s" if "s" in axes else "") + spatial]
+    field = field.transpose([*places, *range(len(places), field.ndim)])
+    return field.rechunk(dict.fromkeys(range(1, field.ndim), -1)) if "s" in axes else field
+
+
+def _shards(source: Source, data: Any, spatial: str) -> list[int]:
+    """Choose the shape of the shards of a volume."""
+    shards = [VOLUME_SHARD[len(spatial)]] * len(spatial)
+    if _is_in_slabs(source, data):
+        # Shards are as thick as the slab that a task reads, so that no task has to wait for the slabs of others.
+        slow = spatial.index(source.axes[0])
+        shards[slow] = min(shards[slow], slab_thickness(data.shape, data.dtype))
+    return shards
 
 
 def _fields(source: Source, data: Any, mapping: Values | Thresholds | None) -> dict[str, Any]:
@@ -429,66 +433,3 @@ def _names(
         msg = f"names must name {mapping.n_phases} phases, got {list(names)}"
         raise ValueError(msg)
     return list(names)
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """The kernel that cuts a band, with the axes of the file and one window thick, into windows with the store's axes.
-
-    Parameters
-    ----------
-    window : tuple of int
-        Size of a window, with the axes in the order of the file.
-    order : tuple of int
-        Position in the file of each axis of the store.
-    """
-
-    window: tuple[int, ...]
-    order: tuple[int, ...]
-
-    def __call__(self, slab: Array) -> Array:
-        counts = [n // size for n, size in zip(slab.shape, self.window, strict=True)]
-        n_axes = slab.ndim
-        split = slab.reshape([n for pair in zip(counts, self.window, strict=True) for n in pair])
-        places = [2 * axis for axis in self.order] + [2 * axis + 1 for axis in self.order]
-        return split.transpose(places).reshape(-1, *(self.window[axis] for axis in self.order[:n_axes]))
-
-
-def _windows(data: Any, order: str, spatial: str, window: int | Sequence[int]) -> Any:
-    """Cut an image with the axes `order` into windows with the axes `spatial`, (n_windows, *window)."""
-    sizes = sizes_argument(window, name="window")
-    sizes = sizes * len(spatial) if len(sizes) == 1 else sizes
-    in_file = tuple(sizes[spatial.index(axis)] for axis in order) if len(sizes) == len(spatial) else ()
-    if not in_file or any(size > n for size, n in zip(in_file, data.shape, strict=True)):
-        shape = tuple(data.shape[order.index(axis)] for axis in spatial)
-        msg = (
-            f"window must be one size, or one for each axis, that fits into the image of {shape} voxels, got "
-            f"{window!r}; give smaller windows, or as many numbers as axes"
-        )
-        raise ValueError(msg)
-    in_store = tuple(order.index(axis) for axis in spatial)
-    counts = [n // size for n, size in zip(data.shape, in_file, strict=True)]
-    whole = data[tuple(slice(0, n * size) for n, size in zip(counts, in_file, strict=True))]
-    chunks: list[Any] = [in_file[0], *(-1,) * (data.ndim - 1)]
-    if data.ndim > 1:
-        # A slab is cut into bands along the slowest axis of the order of windows, so that this order stays.
-        across = next(axis for axis in in_store if axis)
-        row_bytes = data.dtype.itemsize * int(np.prod(in_file)) * int(np.prod(counts[1:])) // counts[across]
-        chunks[across] = in_file[across] * max(1, BAND_BYTES // row_bytes)
-    bands = whole.rechunk(chunks)
-    cut = _Cut(in_file, in_store)
-    parts = []
-    for block in np.ndindex(*bands.numblocks):
-        band = bands.blocks[block]
-        n_each = int(np.prod([n // size for n, size in zip(band.shape, in_file, strict=True)]))
-        parts.append(
-            band.map_blocks(
-                cut,
-                chunks=((n_each,), *((size,) for size in sizes)),
-                new_axis=data.ndim,
-                dtype=data.dtype,
-                meta=np.empty((0,) * (data.ndim + 1), dtype=data.dtype),
-                token="cut-windows",
-            )
-        )
-    return concatenate_samples(parts)
