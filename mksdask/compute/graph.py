@@ -50,12 +50,16 @@ def content_of(value: Any) -> Any:
     if isinstance(value, MethodType):
         return ["method", value.__func__.__qualname__, content_of(value.__self__)]
     kind = type(value)
-    is_ours = is_dataclass(value) or hasattr(value, "get_params") or kind.__module__.startswith(f"{_PACKAGE}.")
-    if isinstance(value, type) or not is_ours or not hasattr(value, "__dict__") or hasattr(value, "__dask_tokenize__"):
+    is_known = is_dataclass(value) or hasattr(value, "get_params") or kind.__module__.startswith(f"{_PACKAGE}.")
+    is_pickled_otherwise = any({"__reduce__", "__reduce_ex__"} & vars(base).keys() for base in kind.__mro__[:-1])
+    if isinstance(value, type) or not is_known or is_pickled_otherwise or hasattr(value, "__dask_tokenize__"):
+        return value
+    state = value.__getstate__()
+    if not isinstance(state, dict):
         return value
     # A property that was computed before must not change the name.
-    held = {key: held for key, held in vars(value).items() if not isinstance(getattr(kind, key, None), cached_property)}
-    return [f"{kind.__module__}.{kind.__qualname__}", content_of(held)]
+    state = {key: held for key, held in state.items() if not isinstance(getattr(kind, key, None), cached_property)}
+    return [f"{kind.__module__}.{kind.__qualname__}", content_of(state)]
 
 
 def renamed(array: da.Array, name: str) -> da.Array:
