@@ -6,7 +6,12 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
+
+from mksdask import GSHBasis
+from mksdask.compute.graph import token_of
 
 SCRIPT = """
     import json, sys
@@ -109,6 +114,50 @@ SCRIPT = """
     names["chords"] = token_of(chord_lengths(volume, 1).to_dict(), lineal_path(volume, 1).to_dict())
     print(json.dumps(names))
 """
+
+IMPORTS = """
+    import sys
+    from dask import array as da
+    from mksdask import LegendreBasis
+    from mksdask.compute.graph import token_of
+    from mksdask.stats import correlate
+
+    if sys.argv[1] == "1":
+        import dask_ml.model_selection
+    X = da.ones((4, 6), chunks=(2, 6))
+    basis = LegendreBasis(2, domain=(0, 1))
+    names = [token_of(basis), correlate(X, basis, size=(6,)).name, basis.discretize(X).name]
+    basis.of_a_user_ = list(range(2000))
+    print(*names, token_of(basis))
+"""
+
+
+def test_names__do_not_depend_on_what_is_imported():
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(IMPORTS), number], capture_output=True, text=True, check=True
+        ).stdout
+        for number in "01"
+    ]
+    assert found[0] == found[1]
+
+
+def test_names__depend_on_every_fitted_number():
+    first, second = (Ridge().fit(rng.normal(size=(9, 5000)), np.arange(9.0)) for rng in 2 * (np.random.default_rng(0),))
+    second.coef_ = first.coef_.copy()
+    second.intercept_ = first.intercept_
+    assert token_of(first) == token_of(second)
+    second.coef_[2500] += 1e-9
+    assert token_of(first) != token_of(second)
+
+
+def test_names__do_not_depend_on_what_was_used_before():
+    basis, other = GSHBasis(6, domain="cubic"), GSHBasis(6, domain="cubic")
+    basis.discretize(np.zeros((1, 2, 3)))
+    assert token_of(basis) == token_of(other)
+    itself = Ridge()
+    itself.held_ = itself
+    assert token_of(itself)
 
 
 @pytest.mark.slow

@@ -298,7 +298,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skip(reason="the second run is refused, because its tasks have other names; this is not mended yet")
 @pytest.mark.slow
 @pytest.mark.usefixtures("endpoint")
 def test_kill__of_client_and_worker_is_continued():

@@ -13,7 +13,7 @@ from mksdask.importers import import_ebsd
 from mksdask.importers.ebsd.files import is_ebsd
 
 # Options of the command that say something of maps; the others are refused.
-_OF_MAPS = {"sources", "store", "window", "setting", "scan", "overwrite", "as_json"}
+_OF_MAPS = {"sources", "store", "window", "setting", "scan", "resume", "overwrite", "as_json"}
 _OF_MAPS |= {"workers", "memory_limit", "scheduler"}
 
 
@@ -56,8 +56,16 @@ def is_map(paths: list[Path]) -> bool:
 
 
 def import_map(
-    path: Path, target: Any, *, window: tuple[int, ...] | None, setting: int | None, scan: str | None, overwrite: bool
+    path: Path,
+    target: Any,
+    *,
+    window: tuple[int, ...] | None,
+    setting: int | None,
+    scan: str | None,
+    resume: bool,
+    overwrite: bool,
 ) -> None:
     """Import an EBSD map into a store."""
     sizes = window if window is None or len(window) > 1 else window[0]
-    import_ebsd(path, target, window=sizes, setting=setting, scan=scan, mode="w" if overwrite else "w-")
+    mode = "w" if overwrite else "w-"
+    import_ebsd(path, target, window=sizes, setting=setting, scan=scan, mode=mode, resume=resume)

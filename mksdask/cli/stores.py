@@ -151,7 +151,8 @@ def import_command(
     timings: dict[str, float] = {}
     if is_map(paths):
         with open_client(**cluster), timed_step("read, convert, write", timings):
-            import_map(paths[0], target, window=window, setting=setting, scan=scan, overwrite=overwrite)
+            replacing = {"resume": resume, "overwrite": overwrite}
+            import_map(paths[0], target, window=window, setting=setting, scan=scan, **replacing)
             found = open_store(target)
             described = found.mks.describe(fractions=True) | {"frame": found["microstructure"].attrs["frame"]}
         report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)

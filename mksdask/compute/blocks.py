@@ -18,7 +18,6 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask import delayed
-from dask.base import normalize_token, tokenize
 from dask.layers import ArraySliceDep
 from dask.utils import key_split
 from numpy.typing import DTypeLike, NDArray
@@ -26,7 +25,7 @@ from numpy.typing import DTypeLike, NDArray
 from mksdask.compute.alignment import aligned
 from mksdask.compute.client import distributed_client
 from mksdask.compute.faults import samples_text, telling
-from mksdask.compute.graph import optimized_together, renamed, stored_array
+from mksdask.compute.graph import optimized_together, renamed, stored_array, token_of
 from mksdask.compute.waiting import get_from
 
 Merge = Callable[[Any, Any], Any]
@@ -82,7 +81,7 @@ class AlignedTask:
             return aligned(self.kernel)(*map(aligned, values), **options)
 
     def __dask_tokenize__(self) -> object:
-        return normalize_token(self.kernel)
+        return token_of(self.kernel)
 
 
 class _BlockTask(AlignedTask):
@@ -138,7 +137,7 @@ def map_samples(
     if not _any_lazy(arrays):
         return kernel(*map(aligned, (*arrays, *map(np.asarray, shared))), **(options or {}))
     # They are pure, so their names depend on their values alone, and a run that was killed is recognized.
-    constants = {key: delayed(value, pure=True) for key, value in (options or {}).items()}
+    constants = {key: delayed(value, name=f"{key}-{token_of(value)}") for key, value in (options or {}).items()}
     return _for_each_chunk(kernel, arrays, shared, constants, tail, dtype, name, token=name)
 
 
@@ -225,7 +224,7 @@ def map_parts(
         What a part holds, such as "tiles", for errors. The first argument of each task is then the number of the first
         of them, and the number after that of the last.
     """
-    token = uuid.uuid4().hex if of is None else tokenize(kernel, parts, *of)
+    token = uuid.uuid4().hex if of is None else token_of(kernel, parts, *of)
     task = delayed(AlignedTask(kernel, name), name=f"{name}-kernel-{token}")
     constants = [
         None if value is None else delayed(value, name=f"shared-{name}-{token}-{number}", traverse=False)
@@ -269,7 +268,7 @@ def array_of(
     If a function is given, the array holds the function of the value. This is one task, whose name depends on the
     function and the value alone.
     """
-    token = tokenize(function, value)
+    token = token_of(function, value)
     if function is not None:
         task = delayed(AlignedTask(function, name), name=f"{name}-kernel-{token}")
         value = task(value, dask_key_name=f"{name}-{token}")

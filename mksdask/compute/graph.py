@@ -6,6 +6,9 @@ import copy
 import itertools
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
+from functools import cached_property, partial
+from types import MethodType
 from typing import Any
 
 import dask.array as da
@@ -20,11 +23,43 @@ from mksdask.compute.faults import Guarded, block_text, retries
 
 # Beginnings of the names of layers that hold the arrays that are read.
 _HOLDERS = ("original-", "shared-")
+_PACKAGE = __name__.partition(".")[0]
 
 
 def token_of(*values: Any) -> str:
-    """Make a name for values. Equal values have the same name in every process."""
-    return str(tokenize(*values))
+    """Make a name for values. Equal values have the same name in every process, whatever it has imported."""
+    try:
+        return str(tokenize(*map(content_of, values)))
+    except RecursionError:
+        # An object of another package may hold itself.
+        return str(tokenize(*values))
+
+
+def content_of(value: Any) -> Any:
+    """Take objects apart into what their name depends on: their type, and the values of their attributes.
+
+    dask would pickle them, and dask-ml, once it is imported, would name estimators in a way of its own. A pickle
+    depends on which texts are the same object, and dask-ml looks only at the ends of large arrays.
+    """
+    if isinstance(value, dict):
+        return ["dict", *([str(key), content_of(value[key])] for key in sorted(value, key=str))]
+    if type(value) in (tuple, list):
+        return [type(value).__name__, *map(content_of, value)]
+    if isinstance(value, partial):
+        return ["partial", *map(content_of, (value.func, value.args, value.keywords))]
+    if isinstance(value, MethodType):
+        return ["method", value.__func__.__qualname__, content_of(value.__self__)]
+    kind = type(value)
+    is_known = is_dataclass(value) or hasattr(value, "get_params") or kind.__module__.startswith(f"{_PACKAGE}.")
+    is_pickled_otherwise = any({"__reduce__", "__reduce_ex__"} & vars(base).keys() for base in kind.__mro__[:-1])
+    if isinstance(value, type) or not is_known or is_pickled_otherwise or hasattr(value, "__dask_tokenize__"):
+        return value
+    state = value.__getstate__()
+    if not isinstance(state, dict):
+        return value
+    # A property that was computed before must not change the name.
+    state = {key: held for key, held in state.items() if not isinstance(getattr(kind, key, None), cached_property)}
+    return [f"{kind.__module__}.{kind.__qualname__}", content_of(state)]
 
 
 def renamed(array: da.Array, name: str) -> da.Array:

@@ -147,6 +147,7 @@ def import_ebsd(
     setting: int | None = None,
     scan: str | None = None,
     mode: Any = "w-",
+    resume: bool = False,
 ) -> xr.Dataset:
     """Import an EBSD map into a store, as one volume or as an ensemble of windows.
 
@@ -172,6 +173,8 @@ def import_ebsd(
         Name of the scan, if an HDF5 file holds several.
     mode : {"w-", "w"}
         "w-" refuses to overwrite anything, and "w" overwrites an ensemble or a volume.
+    resume : bool, default False
+        As in `import_images`.
 
     Returns
     -------
@@ -285,7 +288,7 @@ def import_ebsd(
         attrs["windows"] = [columns // size[0], n_bands]
     microstructure = xr.DataArray(angles, dims=(*dims, "angle"), coords=coords, attrs=attrs)
     phases = xr.DataArray(phase, dims=dims, attrs=of_phases)
-    options = {"phase": phases, "confidence_index": confidence, "mode": mode}
+    options = {"phase": phases, "confidence_index": confidence, "mode": mode, "resume": resume}
     with recorded(*([] if is_crystal_map(path) else [path]), call="import_ebsd"):
         if size is None:
             per_layer = rows // file.layers

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mksdask.arrays import Array
 from mksdask.compute.faults import retried, retries
+from mksdask.compute.graph import token_of
 from mksdask.compute.plans import Limit
 
 # Largest number of bytes, and of rows, of a slab that is read at once.
@@ -197,6 +198,10 @@ class _Slabs:
         files = getattr(self.read, "files", None)
         with reading(files[first] if files else getattr(self.read, "path", "the file"), f"rows {first} to {last - 1}"):
             return retried(partial(self.read, first, last), self.n_retries)
+
+    def __dask_tokenize__(self) -> str:
+        # An import that goes on may retry more often than the one before.
+        return token_of(self.read)
 
 
 def slab_thickness(shape: Sequence[int], dtype: Any) -> int:

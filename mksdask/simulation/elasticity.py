@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike as NumpyLike, NDArray
 
 from mksdask.arrays import Array, ArrayLike, label, names, numbers_argument, unwrap_samples
 from mksdask.compute.blocks import map_samples
+from mksdask.compute.graph import token_of
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout
 from mksdask.samples import Grid
@@ -176,7 +177,7 @@ class _SolveFields(_Solve):
         else:
             # One task solves a chunk, and five light tasks pick the five fields out of its result.
             solved = da.map_blocks(
-                kernel, data, name=f"solve-elasticity-{da.core.tokenize(kernel, data)}", meta=np.empty((0,) * data.ndim)
+                kernel, data, name=f"solve-elasticity-{token_of(kernel, data)}", meta=np.empty((0,) * data.ndim)
             )
             response = ElasticResponse(
                 *(

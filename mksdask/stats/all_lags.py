@@ -30,6 +30,7 @@ from mksdask.stats.microstructure import (
 )
 from mksdask.stats.pencils import PencilFFT, Pencils, three_axes
 from mksdask.storage.atomic import SCRATCH, Location, Url, check_ours, remove_store
+from mksdask.storage.blocks import layout_begun
 from mksdask.storage.opening import open_array
 from mksdask.storage.results import Result
 
@@ -40,6 +41,8 @@ LEAST_PARTS = 8  # a pass has at least so many tasks, if the volume has so many 
 WRITTEN = 2
 # What the names of the stores that are kept beside the scratch store end with.
 PASSES = ("planes", "lines")
+# What the record of the scratch store calls the sizes of the parts of each pass.
+_LAYOUT = "planes, rows and lags"
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,11 @@ class _Sizes:
     stages: tuple[Stage, ...]
 
     @classmethod
-    def of(cls, passes: _Passes, problem: VolumeCorrelation, limit: Limit) -> _Sizes:
-        """Choose the largest sizes that fit, because then each task reads the fewest parts from the store before it."""
+    def of(cls, passes: _Passes, problem: VolumeCorrelation, limit: Limit, scratch: Url | None) -> _Sizes:
+        """Choose the largest sizes that fit, because then each task reads the fewest parts from the store before it.
+
+        Passes that an earlier call began in `scratch` keep their sizes, if these fit.
+        """
         x, _, _ = three_axes(problem.volume.spatial, 1)
         y, z = passes.pencil.plane
         n_lags = [len(along) for along in passes.lags]
@@ -192,6 +198,10 @@ class _Sizes:
             slab = slab - slab % depth if slab >= depth else -(-depth // -(-depth // slab))
         rows = _most(lines, y, limit, "a row of pencils")
         thick = _most(at_lags, n_lags[0], limit, "a plane of lags")
+        begun = None if scratch is None else layout_begun(scratch, _LAYOUT, 3)
+        if begun is not None and all(n <= most for n, most in zip(begun, (x, y, n_lags[0]), strict=True)):
+            needed = max(task(n) for task, n in zip((planes, lines, at_lags), begun, strict=True))
+            slab, rows, thick = begun if needed <= limit.task_bytes else (slab, rows, thick)
         n = float(np.prod(passes.pencil.lengths))
         steps = 2.5 * n * np.log2(max(n, 2.0)) * (1 if passes.pencil.real else 2) / 3
         read = float(np.prod(problem.volume.spatial)) * problem.volume.voxel_bytes
@@ -218,7 +228,7 @@ def _most(task_bytes: Callable[[int], int], n: int, limit: Limit, what: str) -> 
 def correlate_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url | None = None) -> Any:
     """Compute the statistics at lags -(n//2) … (n-1)//2 along each axis; see `correlate_volume`."""
     passes = _Passes.of(problem)
-    sizes = _Sizes.of(passes, problem, limit)
+    sizes = _Sizes.of(passes, problem, limit, scratch)
     if scratch is not None:
         return _run(passes, sizes, problem, scratch)
     needed = sizes.stages[-1].bytes_written
@@ -235,7 +245,7 @@ def correlate_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url
 def plan_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url | None = None) -> Plan:
     """Plan `correlate_all_lags`."""
     passes = _Passes.of(problem)
-    sizes = _Sizes.of(passes, problem, limit)
+    sizes = _Sizes.of(passes, problem, limit, scratch)
     where = "a temporary folder" if scratch is None else "the scratch store"
     spectra, products = (size_text(stage.bytes_written) for stage in sizes.stages[:2])
     notes = (f"Between the passes, {spectra} and then {products} are kept beside {where}.",)
@@ -287,8 +297,9 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Ur
         Result.of(lazy, url, "scratch", parts=(1, step, sizes.rows, z), is_compressed=False)
         for lazy, url, step in ((planes, urls[0], sizes.slab), (lines, urls[1], sizes.lags))
     )
+    layout = {_LAYOUT: (sizes.slab, sizes.rows, sizes.lags)}
     labelled, given = problem.label(lags, passes.transform.lags, "two_point_statistics"), problem.volume
-    result = Result.of(labelled, scratch, "scratch", reads=(given.data, given.confidence))
+    result = Result.of(labelled, scratch, "scratch", reads=(given.data, given.confidence), layout=layout)
     # The passes before are removed at the end, so nobody else may use them.
     with result.blocks.location.locked():
         if result.blocks.state() != "complete":

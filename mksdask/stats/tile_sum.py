@@ -25,6 +25,7 @@ from mksdask.stats.microstructure import VolumeCorrelation, VolumeFields, mask_f
 from mksdask.stats.pencils import Pencils, three_axes
 from mksdask.stats.tiling import Box, TileWork, Tiling, choose_tiling
 from mksdask.storage.atomic import Url
+from mksdask.storage.blocks import layout_begun
 from mksdask.storage.results import Result
 
 # The products of at most this many tiles are added in the precision of the transforms. Their sums are then added in
@@ -201,7 +202,7 @@ def sum_tiles(
     watch: Watch = False,
 ) -> Any:
     """Compute statistics up to a cutoff lazily, with their standard error if `return_std`; see `correlate_volume`."""
-    kernel, _ = _tile(problem, cutoff, limit, return_std=return_std)
+    kernel, _ = _tile(problem, cutoff, limit, return_std=return_std, scratch=scratch)
     tiling = kernel.tiling
     if watch is False:
         return _statistics(problem, kernel, _runs(kernel, problem), return_std=return_std, scratch=scratch)
@@ -221,7 +222,7 @@ def _statistics(
     """Compute statistics from the sums of runs, lazily."""
     tiling = kernel.tiling
     if scratch is not None:
-        runs = Result.of(runs, scratch, "scratch").write()
+        runs = Result.of(runs, scratch, "scratch", layout={"tile": tiling.tile}).write()
     # The runs are added in their order.
     parts = [(block,) for block in runs.to_delayed(optimize_graph=False).ravel()]
     leaf = partial(TileSums.of, with_squares=return_std)
@@ -247,7 +248,7 @@ def plan_tile_sum(
     scratch: Url | None = None,
 ) -> Plan:
     """Plan `sum_tiles`."""
-    kernel, work = _tile(problem, cutoff, limit, return_std=return_std)
+    kernel, work = _tile(problem, cutoff, limit, return_std=return_std, scratch=scratch)
     tiling = kernel.tiling
     n_runs = tiling.n_runs if problem.volume.is_stored else tiling.n_tiles
     sums = float(work.result_bytes(tiling) * n_runs)
@@ -275,9 +276,12 @@ def plan_tile_sum(
 
 
 def _tile(
-    problem: VolumeCorrelation, cutoff: int | Sequence[int], limit: Limit, *, return_std: bool
+    problem: VolumeCorrelation, cutoff: int | Sequence[int], limit: Limit, *, return_std: bool, scratch: Url | None
 ) -> tuple[_TileSum, TileWork]:
-    """Make the kernel of a run of tiles, with the cheapest tiling that fits, and the work of its tasks."""
+    """Make the kernel of a run of tiles, with the cheapest tiling that fits, and the work of its tasks.
+
+    A sum that an earlier call began in `scratch` keeps its tiles.
+    """
     reach = LagFFT.of(problem.volume.spatial, problem.volume.grid.periodic, cutoff, real=True).reach
     indices = problem.indices
     work = TileWork(
@@ -298,6 +302,7 @@ def _tile(
         limit,
         real=problem.is_real,
         half=len(problem.volume.spatial) > 1 and all(a == b for a, b in indices),
+        begun=None if scratch is None else layout_begun(scratch, "tile", len(problem.volume.spatial)),
     )
     return _TileSum(problem.fields, tiling, indices), work
 

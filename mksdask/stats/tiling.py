@@ -230,6 +230,7 @@ def choose_tiling(
     *,
     real: bool,
     half: bool = False,
+    begun: tuple[int, ...] | None = None,
 ) -> Tiling:
     """Choose the cheapest tiling whose tasks fit into memory.
 
@@ -241,12 +242,18 @@ def choose_tiling(
         Memory and operations of the tasks.
     limit : Limit
         Memory of a worker.
+    begun : tuple of int, optional
+        The tile of a sum that an earlier call began. It is taken if it fits.
 
     Raises
     ------
     ValueError
         If no tiling fits. The message names the smallest limit that would do.
     """
+    if begun is not None and all(size <= n for size, n in zip(begun, spatial, strict=True)):
+        tiling = Tiling(spatial, periodic, cutoff, begun, real, half)
+        if max(work.task_bytes(tiling), work.merge_bytes(tiling)) <= limit.task_bytes:
+            return tiling
     best: tuple[int, float, Tiling] | None = None
     least = 0
     candidates = _fast_lengths(max(LONGEST, 4 * max(cutoff) + 2 * SHORTEST))

@@ -27,7 +27,7 @@ from mksdask.labels import matched, sample_index
 from mksdask.samples import Grid, refuse_ambiguous_lines
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Location, Url, attributes_of, is_marked, is_sealed, metadata_of, seal
-from mksdask.storage.blocks import Variable, Writing, write_blocks
+from mksdask.storage.blocks import Variable
 from mksdask.storage.coordinates import append_coordinates, check_appended, encoded, sample_coordinates
 from mksdask.storage.microstructures import (
     create_store,
@@ -41,6 +41,7 @@ from mksdask.storage.microstructures import (
 )
 from mksdask.storage.opening import open_array
 from mksdask.storage.sources import provenance, sources_of
+from mksdask.storage.writing import Writing, write_blocks
 
 READ_BYTES = 2**20
 # The variables whose values have limits.

@@ -25,6 +25,7 @@ from mksdask.arrays import (
     numbers_argument,
     shown,
     unwrap,
+    warn_caller,
 )
 from mksdask.compute.graph import token_of
 from mksdask.samples import Grid, check_confidence
@@ -43,7 +44,8 @@ def create_store(
 ) -> None:
     """Write a store beside its place, and move it there when it is complete.
 
-    With `resume`, a complete store of the same arrays is taken as done.
+    With `resume`, a complete store of the same arrays is taken as done. What a killed call has written of a source that
+    was changed since then is written anew, with a warning.
     """
     if resume and Blocks(Location.of(url), kind, variables, coords).is_done():
         return
@@ -51,6 +53,10 @@ def create_store(
         if location.is_local:
             Path(location.path).parent.mkdir(parents=True, exist_ok=True)
         blocks = Blocks(location, kind, variables, coords)
+        if resume and (changed := blocks.changed_sources()):
+            warn_caller(f"{', '.join(changed)} changed after an earlier call began to store it; {url} is begun anew")
+            check_ours(location, MICROSTRUCTURES)
+            location.remove()
         blocks.open(MICROSTRUCTURES)
         # All that is in this folder will be moved into the place of the store.
         check_ours(location, MICROSTRUCTURES)

@@ -136,6 +136,7 @@ class Result:
         parts: tuple[int, ...] | None = None,
         is_compressed: bool = True,
         reads: Sequence[Any] = (),
+        layout: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Result:
         """Check a lazy array, and describe how it is stored.
 
@@ -149,7 +150,7 @@ class Result:
             Shape of the parts of a block that readers read. Default: readers read whole blocks.
         is_compressed : bool, default True
             Whether to compress the blocks.
-        reads : sequence of arrays
+        reads, layout
             As in `Blocks`.
 
         Raises
@@ -176,7 +177,7 @@ class Result:
             name = name if lazy.name is None else str(lazy.name)
             dims, attrs, coords = tuple(map(str, lazy.dims)), dict(lazy.attrs), lazy.coords.to_dataset()
         variable = Variable(data, dims, objects, parts, attrs, is_compressed)
-        return cls(Blocks(Location.of(url), kind, {name: variable}, coords, reads), name, is_labelled)
+        return cls(Blocks(Location.of(url), kind, {name: variable}, coords, reads, layout or {}), name, is_labelled)
 
     def write(
         self,
