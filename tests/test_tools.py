@@ -219,7 +219,7 @@ def test_goodness_of_fit__points_errors_and_diagonal():
     assert_allclose(fig.axes[0].collections[2].get_offsets(), [[2, 2.5]])
     assert_allclose([bar[:, 1] for bar in fig.axes[0].collections[0].get_segments()], [[1, 1.2], [2, 2.4], [2.6, 3.2]])
     texts = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
-    assert texts == ["fit: R² = 0.9700, RMSE = 0.141 GPa", "test: RMSE = 0.5 GPa"]
+    assert texts == ["fit: R² = 0.9700\nRMSE = 0.141 GPa", "test: RMSE = 0.5 GPa"]
     assert fig.axes[0].get_ylabel() == "predicted $C_{11}$ / GPa"
     x, y = fig.axes[0].lines[0].get_data()
     assert_allclose(x, y)

@@ -368,7 +368,14 @@ def _explain(scale: Scale | None, panels: list[Axes], *, is_new: bool, is_last: 
             per_row = max(1, int(fig.get_figwidth() / (0.4 + 0.075 * max(map(len, scale.names)))))
             fig.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), per_row), frameon=False)
         else:
-            panels[-1].legend(handles=patches, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+            # Below the name of the axis.
+            panels[(len(panels) - 1) // 2].legend(
+                handles=patches,
+                ncols=min(len(patches), 4),
+                frameon=False,
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.24),
+            )
         return
     rows = len({spec.rowspan.start for panel in panels if (spec := panel.get_subplotspec()) is not None})
     mappable = ScalarMappable(scale.norm, scale.colours)

@@ -293,7 +293,7 @@ def _errors(data: Array, unit: str) -> str:
     """Write R², if the true values differ, and the root mean square error."""
     truth, error = data[0], data[1] - data[0]
     variance = float(np.mean((truth - truth.mean()) ** 2))
-    r2 = f"R² = {1.0 - float(np.mean(error**2)) / variance:.4f}, " if variance > 0.0 else ""
+    r2 = f"R² = {1.0 - float(np.mean(error**2)) / variance:.4f}\n" if variance > 0.0 else ""
     return f"{r2}RMSE = {np.sqrt(np.mean(error**2)):.3g} {unit}".rstrip()
 
 
