@@ -405,6 +405,29 @@ class MKSStructureAnalysis(
         check_is_fitted(self, "dimension_reducer_")
         return np.asarray(self._map.unflatten(np.asarray(self.dimension_reducer_.components_)))
 
+    def components_map(self) -> xr.DataArray:
+        """Label the components for figures: by lags in the units of the samples, and by the phases of each pair.
+
+        Returns
+        -------
+        DataArray, shape (n_components, *lags, n_pairs)
+            `components_`, with the share of the variance that each explains, if the reducer knows it.
+
+        Examples
+        --------
+        >>> from mksdask.bases import PrimitiveBasis
+        >>> from mksdask.datasets import make_microstructure
+        >>> X = make_microstructure(n_samples=9, size=(16, 16), seed=0)
+        >>> MKSStructureAnalysis(PrimitiveBasis(2), n_components=2).fit(X).components_map().dims
+        ('component', 'lag_x', 'lag_y', 'pair')
+        """
+        components = self.components_
+        number = xr.DataArray(np.arange(1, 1 + len(components)), dims="component")
+        coords = {"component": number}
+        if (shares := getattr(self.dimension_reducer_, "explained_variance_ratio_", None)) is not None:
+            coords["variance"] = number.copy(data=np.asarray(shares))
+        return self._label(components, number.assign_coords(coords)).rename("components")
+
     def _parameters(self) -> dict[str, Any]:
         """Collect the parameters on which the statistics depend."""
         names = ("basis", "correlations", "compute_correlations", "mean_center", "weights", "cutoff")

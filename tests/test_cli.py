@@ -42,18 +42,42 @@ def test_demo__makes_ensemble_linkage_and_figures(tmp_path):
     assert re.search(r"dashboard: http://127\.0\.0\.1:\d+/status", result.stdout)
     r2 = float(re.search(r"12 unseen samples: R² = (-?[\d.]+)", result.stdout).group(1))
     assert r2 > 0.5
-    for stage in ("generate", "statistics", "predict", "figures"):
+    assert re.search(r"local strain of an unseen sample: mean error [\d.]+ % of the mean strain", result.stdout)
+    assert len(re.findall(r"^  mksdask (report|fit|import) ", result.stdout, re.MULTILINE)) == 3
+    for stage in ("generate", "statistics", "predict", "calibrate", "figures"):
         assert re.search(rf"{stage}.* \d+\.\d s", result.stdout)
     ensemble = open_ensemble(out / "ensemble.zarr")
     assert ensemble.microstructure.shape == (48, 16, 16)
     assert ensemble.response.min() > 20
     pictures = {path.name for path in out.glob("*.png")}
-    assert pictures >= {"microstructures.png", "correlations.png", "components.png", "goodness_of_fit.png"}
+    assert pictures >= {
+        "microstructures.png",
+        "correlations.png",
+        "goodness_of_fit.png",
+        "local_field.png",
+        "overview.png",
+    }
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
     # Nothing is overwritten unless told.
     refused = CliRunner().invoke(main, ["demo", "--out", str(out)])
     assert refused.exit_code == 1
     assert "--overwrite" in refused.output
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_demo__goes_on_with_the_samples_that_it_has_solved(tmp_path, client, monkeypatch):
+    line = ["demo", "--samples", "40", "--size", "8x8", "--out", str(tmp_path / "demo"), "--resume"]
+    line += ["--scheduler", client.scheduler.address]
+    monkeypatch.setattr("mksdask.tools.draw_components", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    assert "disk full" in CliRunner().invoke(main, line).stderr
+    solved = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo.partial").rglob("c/**/*") if path.is_file()}
+    monkeypatch.undo()
+    assert CliRunner().invoke(main, line).exit_code == 0
+    places = {tmp_path / "demo" / path.relative_to(tmp_path / "demo.partial"): time for path, time in solved.items()}
+    assert places
+    assert all(path.stat().st_mtime_ns == time for path, time in places.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
 @pytest.mark.slow

@@ -2,22 +2,27 @@
 
 import io
 import itertools
+import re
 import sys
 
 import dask.array as da
 import matplotlib as mpl
 import numpy as np
 import pytest
+import tifffile
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
-from mksdask import LegendreBasis, MKSHomogenizationModel, PrimitiveBasis, tools
+from mksdask import LegendreBasis, MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, tools
 from mksdask.datasets import make_microstructure
 from mksdask.datasets.responses import make_elastic_stiffness
+from mksdask.importers import import_images
 from mksdask.stats import correlate
 from tests.helpers import computes
 
@@ -40,12 +45,28 @@ def test_microstructures__x_runs_right_and_scale_is_shared():
     assert len(drawn) == 3
     for image, sample in zip(drawn, X.compute(), strict=True):
         assert_array_equal(image.get_array(), sample.T)
-        assert image.origin == "lower"
-        assert image.get_extent() == [-0.5, 7.5, -0.5, 4.5]
+        assert image.origin == "upper"
+        assert image.get_extent() == [-0.5, 7.5, 4.5, -0.5]
         assert image.norm is drawn[0].norm
-    assert [ax.get_title() for ax in fig.axes[:3]] == ["a", "b", "c"]
-    fig.canvas.draw()
-    assert [t.get_text() for t in fig.axes[-1].get_yticklabels()] == ["0", "1", "2"]
+    assert [ax.get_title() for ax in fig.axes] == ["a", "b", "c"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["phase 0", "phase 1", "phase 2"]
+    # Neighbours share their axes.
+    assert [ax.get_ylabel() for ax in fig.axes] == ["y / voxel", "", ""]
+
+
+def test_microstructures__the_corner_of_an_image_stays_where_the_instrument_shows_it(tmp_path):
+    planes = np.zeros((2, 20, 30), dtype=np.uint8)
+    planes[:, :4, :6] = 1
+    tifffile.imwrite(tmp_path / "scan.tif", planes, photometric="minisblack")
+    volume = import_images(tmp_path / "scan.tif", tmp_path / "scan.zarr", phases="values").microstructure
+    fig = tools.draw_microstructures(volume.isel(z=0).expand_dims("sample"))
+    pixels, box = np.asarray(Image.open(io.BytesIO(fig._repr_png_()))), fig.axes[0].get_window_extent()
+
+    def colour(right, down):
+        row = len(pixels) - (box.y1 - down * box.height)
+        return pixels[int(row), int(box.x0 + right * box.width)].tolist()
+
+    assert colour(0.1, 0.1) != colour(0.1, 0.9) == colour(0.9, 0.1) == colour(0.9, 0.9)
 
 
 def test_microstructures__too_many_are_refused_before_they_are_loaded():
@@ -65,7 +86,8 @@ def test_microstructures__3d_as_central_slices_in_physical_units(tmp_path):
     assert_allclose(drawn[0].get_array(), V[0, :, :, 3].T)
     assert_allclose(drawn[1].get_array(), V[0, :, 2, :].T)
     assert_allclose(drawn[2].get_array(), V[0, 2].T)
-    assert fig.axes[0].get_xlabel() == "x / um"
+    # The axes of a row of slices are named once.
+    assert [ax.get_xlabel() for ax in fig.axes[:6]] == ["", "", "", "x / µm", "x / µm", "y / µm"]
     fig.savefig(tmp_path / "figure.png")
 
 
@@ -75,12 +97,12 @@ def test_correlations__lag_zero_is_at_the_origin():
     fig = tools.draw_correlations(f[0], [(0, 0), (0, 1)])
     first = images(fig)[0]
     assert_array_equal(first.get_array(), f[0, ..., 0].T)
-    assert first.get_extent() == [-4.5, 3.5, -3.5, 3.5]
+    assert first.get_extent() == [-4.5, 3.5, 3.5, -3.5]
     assert "0, 1" in fig.axes[1].get_title()
     with pytest.raises(ValueError, match="each of the 2 pairs"):
         tools.draw_correlations(f[0], [(0, 0)])
     labelled = correlate(xr.DataArray(X, dims=("sample", "x", "y")), PrimitiveBasis(2), cutoff=3)
-    assert images(tools.draw_correlations(labelled[0]))[0].get_extent() == [-3.5, 3.5, -3.5, 3.5]
+    assert images(tools.draw_correlations(labelled[0]))[0].get_extent() == [-3.5, 3.5, 3.5, -3.5]
     assert "0, 1" in tools.draw_correlations(labelled[0]).axes[1].get_title()
     assert len(images(tools.draw_autocorrelations(f[0]))) == len(images(tools.draw_crosscorrelations(f[0]))) == 2
 
@@ -99,6 +121,8 @@ def test_components__diverging_scale_about_zero():
     assert len(drawn) == 6
     low, high = drawn[0].get_clim()
     assert low == -high
+    # A component has a scale of its own, which its pairs share.
+    assert drawn[0].norm is drawn[1].norm is not drawn[2].norm
     assert len(images(tools.draw_components(np.random.default_rng(0).normal(size=(1, 5, 5, 5, 2))))) == 6
 
 
@@ -122,6 +146,10 @@ def test_components_scatter__2d_and_3d():
     points = [c.get_offsets() for c in fig.axes[0].collections]
     assert_allclose(points[1], sets[1].compute())
     assert tools.draw_components_scatter([rng.normal(size=(9, 3))], legend_outside=True).axes[0].name == "3d"
+    fig = tools.draw_components_scatter(sets, variance=[0.9, 0.05, 0.01])
+    assert [fig.axes[0].get_xlabel(), fig.axes[0].get_ylabel()] == ["PC 1 (90 %)", "PC 2 (5 %)"]
+    with pytest.raises(ValueError, match="variance must hold a share for each of the 2 components"):
+        tools.draw_components_scatter(sets, variance=[0.9])
     with pytest.raises(ValueError, match="slice the scores"):
         tools.draw_components_scatter([rng.normal(size=(9, 5))])
     with pytest.raises(ValueError, match="labels must name"):
@@ -185,9 +213,14 @@ def test_gridscores_matrix__scores_where_they_belong():
     assert_allclose(matrix, [[0.6, 0.7], [0.8, 0.9]])
 
 
-def test_goodness_of_fit__points_and_diagonal():
-    fig = tools.draw_goodness_of_fit([[1, 2, 3], [1.1, 2.2, 2.9]], [[2], [2.5]], ["fit", "test"])
-    assert_allclose(fig.axes[0].collections[1].get_offsets(), [[2, 2.5]])
+def test_goodness_of_fit__points_errors_and_diagonal():
+    fit = [[1, 2, 3], [1.1, 2.2, 2.9], [0.1, 0.2, 0.3]]
+    fig = tools.draw_goodness_of_fit(fit, [[2], [2.5]], ["fit", "test"], quantity="$C_{11}$ / GPa")
+    assert_allclose(fig.axes[0].collections[2].get_offsets(), [[2, 2.5]])
+    assert_allclose([bar[:, 1] for bar in fig.axes[0].collections[0].get_segments()], [[1, 1.2], [2, 2.4], [2.6, 3.2]])
+    texts = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    assert texts == ["fit: R² = 0.9700\nRMSE = 0.141 GPa", "test: RMSE = 0.5 GPa"]
+    assert fig.axes[0].get_ylabel() == "predicted $C_{11}$ / GPa"
     x, y = fig.axes[0].lines[0].get_data()
     assert_allclose(x, y)
     with pytest.raises(ValueError, match=r"\(2, n_samples\)"):
@@ -215,8 +248,6 @@ def test_strains__share_one_scale_and_differences_are_symmetric_about_zero():
     for fig, titles in [
         (tools.draw_strains(fields, ["a", "b", "c"]), ["a", "b", "c"]),
         (tools.draw_strains_compare(fields[0], fields[1]), ["finite elements", "MKS"]),
-        (tools.draw_concentrations(list(fields)), ["sample 0", "sample 1", "sample 2"]),
-        (tools.draw_concentrations_compare((fields[0], fields[1])), ["simulation", "MKS"]),
     ]:
         drawn = images(fig)
         assert [ax.get_title() for ax in fig.axes[:-1]] == titles
@@ -224,6 +255,11 @@ def test_strains__share_one_scale_and_differences_are_symmetric_about_zero():
         for image, field in zip(drawn, fields, strict=False):
             assert_array_equal(image.get_array(), field.T)
             assert image.norm is drawn[0].norm
+    near = fields[:2] + 5
+    for fig in (tools.draw_concentrations(near), tools.draw_concentrations_compare(list(near))):
+        low, high = images(fig)[0].get_clim()
+        assert (low + high) / 2 == pytest.approx(near.mean())
+        assert low == pytest.approx(near.min()) or high == pytest.approx(near.max())
     difference = images(tools.draw_differences([fields[0] - 3], ["a - b"]))[0]
     assert difference.norm.vmin == -difference.norm.vmax == (fields[0] - 3).min()
     with pytest.raises(ValueError, match="must be fields of one shape"):
@@ -237,8 +273,8 @@ def test_strains__labelled_fields_have_physical_axes():
         coords={"x": ("x", 0.5 * np.arange(4), {"units": "um"}), "y": ("y", 0.5 * np.arange(6), {"units": "um"})},
     )
     for fig in (tools.draw_strains_compare(field, field), tools.draw_strains(field.expand_dims("sample").chunk())):
-        assert fig.axes[0].get_xlabel() == "x / um"
-        assert images(fig)[0].get_extent() == [-0.25, 1.75, -0.25, 2.75]
+        assert fig.axes[0].get_xlabel() == "x / µm"
+        assert images(fig)[0].get_extent() == [-0.25, 1.75, 2.75, -0.25]
 
 
 @pytest.mark.parametrize("size", [(9,), (9, 8), (5, 6, 7)])
@@ -254,12 +290,20 @@ def test_coeff__lag_zero_is_at_the_origin(size):
     assert len(drawn) == 2 * (3 if len(size) == 3 else 1)
     assert (drawn[0].norm.vmin, drawn[0].norm.vmax) == (-2.0, 2.0)
     for image in drawn[len(drawn) // 2 :]:
-        left, right, bottom, top = image.get_extent()
+        left, right, top, bottom = image.get_extent()
         rows, columns = image.get_array().shape
         row, column = np.argwhere(np.asarray(image.get_array()) == -2.0)[0]
         assert left + (column + 0.5) * (right - left) / columns == pytest.approx(0)
         assert bottom + (row + 0.5) * (top - bottom) / rows == pytest.approx(0)
-    assert fig.axes[0].get_xlabel() == "lag x / voxel"
+    assert fig.axes[len(drawn) - 1].get_xlabel() == f"lag {'x' if len(size) == 2 else 'y'} / voxel"
+
+
+def test_coeff__is_drawn_near_lag_zero():
+    kernels = np.full((41, 41, 2), 1e-3)
+    kernels[20, 12:29] = 1.0
+    labelled = xr.DataArray(kernels, dims=("x", "y", "state"), coords={"x": ("x", np.arange(-20, 21) * 0.5)})
+    assert images(tools.draw_coeff(kernels))[0].get_extent() == [-8.5, 8.5, 8.5, -8.5]
+    assert images(tools.draw_coeff(labelled, cutoff=3))[0].get_extent() == [-1.75, 1.75, 3.5, -3.5]
 
 
 def test_evolution__a_panel_a_component_against_time():
@@ -300,7 +344,7 @@ def test_figures__axes_start_where_the_coordinates_do():
     )
     axes = tools.draw_strains(field).axes[0]
     assert axes.get_xlim() == (9.5, 14.5)
-    assert axes.get_ylim() == (-0.5, 3.5)
+    assert axes.get_ylim() == (3.5, -0.5)
 
 
 @pytest.mark.parametrize(
@@ -349,6 +393,51 @@ def test_draw_learning_curves__several_linkages_and_shared_statistics():
     assert [line.get_label() for line in shared.axes[0].lines] == ["line", "parabola"]
 
 
+def test_correlations__maps_that_would_be_flat_have_scales_of_their_own():
+    f = np.random.default_rng(0).random((9, 9, 2))
+    alike, apart = images(tools.draw_correlations(f)), images(tools.draw_correlations(f * [1.0, 0.1]))
+    assert alike[0].norm is alike[1].norm
+    assert apart[0].norm.vmax > 5 * apart[1].norm.vmax
+
+
+def test_components__of_a_model_have_names_and_units():
+    X = xr.DataArray(
+        make_microstructure(n_samples=8, size=(9, 8), seed=0),
+        dims=("sample", "x", "y"),
+        coords={dim: (dim, np.arange(n) * 0.5, {"units": "um"}) for dim, n in (("x", 9), ("y", 8))},
+        attrs={"phases": ["pore", "grain"]},
+    )
+    model = MKSStructureAnalysis(PrimitiveBasis(2), n_components=2, cutoff=3).fit(X)
+    fig = tools.draw_components(model.components_map())
+    share = model.dimension_reducer_.explained_variance_ratio_[0]
+    assert fig.axes[0].get_title() == rf"$\varphi_{{1}}$ ({100 * share:.3g} %), pore–pore"
+    assert fig.axes[2].get_xlabel() == "lag x / µm"
+    assert_array_equal(model.components_map(), model.components_)
+
+
+def test_figures__are_made_for_print(tmp_path):
+    settings = dict(mpl.rcParams)
+    titles = [f"sample {j} of a material with a long description" for j in range(4)]
+    fig = tools.draw_microstructures(make_microstructure(n_samples=4, size=(9, 9), chunks=4), titles)
+    fig.savefig(tmp_path / "figure.pdf")
+    # Type 3 is the default of matplotlib, and journals refuse it.
+    fonts = re.findall(rb"/FontFile2|/Type3", (tmp_path / "figure.pdf").read_bytes())
+    assert set(fonts) == {b"/FontFile2"}
+    assert fig.get_figwidth() == pytest.approx(180 / 25.4, abs=0.01)
+    texts = [text for text in fig.findobj(Text) if text.get_text()]
+    assert min(text.get_fontsize() for text in texts) >= 6
+    boxes = [ax.title.get_window_extent() for ax in fig.axes]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert dict(mpl.rcParams) == settings
+
+
+def test_figures__may_be_shown_in_scripts():
+    fig = tools.draw_component_variance([0.8, 0.15])
+    with pytest.warns(UserWarning, match=r"fig\.savefig\('figure\.png'\) keeps it"):
+        fig.show()
+    assert fig._repr_png_().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("edge", [5, 6, 11, 12, 41])
 def test_maps__labels_stay_off_their_neighbours(edge):
     fig = tools.draw_correlations(
@@ -387,7 +476,7 @@ def test_show_volume__draws_phases_and_fields_in_their_units(monkeypatch):
     plot = tools.show_volume(labelled, hide=["pore"])
     (drawn,) = plot.objects
     assert_array_equal(np.asarray(drawn.voxels).transpose(2, 1, 0), np.where(phases == 0, 0, phases + 1))
-    assert plot.axes == ["x / um", "y / um", "z / um"]
+    assert plot.axes == ["x / µm", "y / µm", "z / µm"]
     # Twice coarser, in the same place.
     (drawn,) = tools.show_volume(labelled, size=10).objects
     assert_array_equal(np.asarray(drawn.voxels).transpose(2, 1, 0), phases[::2, ::2, ::2] + 1)

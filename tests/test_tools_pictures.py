@@ -228,7 +228,7 @@ def test_pictures__other_figures_would_be_noticed():
 def test_figure__is_clean_as_vectors(name, tmp_path):
     FIGURES[name]().savefig(tmp_path / "figure.svg")
     drawn = (tmp_path / "figure.svg").read_text(encoding="utf-8")
-    # Maps are pixels, one image a panel and one for the colour bar; all else is lines and text.
-    assert drawn.count("<image") == {"draw_correlations": 3}.get(name, 0)
+    # Maps are pixels, one image a panel and one for each colour bar; all else is lines and text.
+    assert drawn.count("<image") == {"draw_correlations": 4}.get(name, 0)
     FIGURES[name]().savefig(tmp_path / "figure.pdf")
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")

@@ -126,7 +126,7 @@ def centre_of(field: Any, n_spatial: int) -> Any:
 
 
 def picture(values: Array, caption: str, *, largest: float | None = None, diverging: bool = False) -> str:
-    """Draw a map with x to the right and y upwards. A row of numbers becomes a line, three channels become colours.
+    """Draw a map as an image is shown, with y downwards. A row of numbers becomes a line, three channels a colour.
 
     Parameters
     ----------
@@ -153,11 +153,11 @@ def picture(values: Array, caption: str, *, largest: float | None = None, diverg
     else:
         shares = (np.nan_to_num(values.astype(float), nan=low) - low) / ((high - low) or 1.0)
         pixels = _colours(DIVERGING if diverging else SEQUENTIAL, shares)
-    upright = np.ascontiguousarray(np.flipud(pixels.swapaxes(0, 1)))
+    rows = np.ascontiguousarray(pixels.swapaxes(0, 1))
     data = io.BytesIO()
-    Image.fromarray(upright).save(data, "PNG")
-    scale = PICTURE / max(upright.shape[:2])
-    height, width = (round(scale * n) for n in upright.shape[:2])
+    Image.fromarray(rows).save(data, "PNG")
+    scale = PICTURE / max(rows.shape[:2])
+    height, width = (round(scale * n) for n in rows.shape[:2])
     source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
     return _figure(f'<img width="{width}" height="{height}" src="{source}" alt="{escape(caption)}">', caption)
 

@@ -1,11 +1,11 @@
 from .correlations import (
     draw_autocorrelations as draw_autocorrelations,
+    draw_coeff as draw_coeff,
     draw_components as draw_components,
     draw_correlations as draw_correlations,
     draw_crosscorrelations as draw_crosscorrelations,
 )
 from .fields import (
-    draw_coeff as draw_coeff,
     draw_concentrations as draw_concentrations,
     draw_concentrations_compare as draw_concentrations_compare,
     draw_differences as draw_differences,

@@ -1,4 +1,4 @@
-"""Figures of 2-point statistics and of their principal components."""
+"""Figures of maps over lags: 2-point statistics, their principal components, and influence kernels."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from mksdask.arrays import ArrayLike, refuse_unnumeric, to_numpy, unwrap
+from mksdask.arrays import Array, ArrayLike, refuse_unnumeric, to_numpy, unwrap
 from mksdask.schema.arguments import checked
-from mksdask.tools.panels import Panels, lag_extent, maps_figure, scale_of
+from mksdask.tools.fields import check_fields, check_real
+from mksdask.tools.panels import Panels, check_panels, lag_extent, maps_figure, scale_of, scales_of, titles_of
+from mksdask.tools.style import styled
 
 
 def _pair_names(
@@ -49,6 +51,7 @@ def _check_one_sample(shape: Sequence[int], n_spatial: int | None) -> None:
 
 
 @checked
+@styled
 def draw_correlations(
     X_corr: ArrayLike,
     correlations: Sequence[tuple[int, int]] | None = None,
@@ -59,7 +62,8 @@ def draw_correlations(
 ) -> Figure:
     """Draw the 2-point statistics of one sample, one map of the lag for each pair of states.
 
-    A 3D map is drawn as three central slices.
+    A 3D map is drawn as three central slices. Maps whose values have much smaller ranges than others get colour scales
+    of their own.
 
     Parameters
     ----------
@@ -105,12 +109,11 @@ def draw_correlations(
     titles = _pair_names(template, values.shape[-1], correlations)
     maps = list(np.moveaxis(values, -1, 0))
     extent = lag_extent(template, values.shape[:-1])
-    return maps_figure(
-        maps, titles, extent, [scale_of(values)] * len(maps), ["2-point statistics"], figsize=figsize, ax=ax
-    )
+    return maps_figure(maps, titles, extent, scales_of(maps, "2-point statistics"), figsize=figsize, ax=ax)
 
 
 @checked
+@styled
 def draw_autocorrelations(
     X_auto: ArrayLike,
     correlations: Sequence[tuple[int, int]] | None = None,
@@ -152,6 +155,7 @@ def draw_autocorrelations(
 
 
 @checked
+@styled
 def draw_crosscorrelations(
     X_cross: ArrayLike,
     correlations: Sequence[tuple[int, int]] | None = None,
@@ -190,6 +194,7 @@ def draw_crosscorrelations(
 
 
 @checked
+@styled
 def draw_components(
     components: ArrayLike,
     correlations: Sequence[tuple[int, int]] | None = None,
@@ -202,7 +207,8 @@ def draw_components(
     Parameters
     ----------
     components : array, shape (n_components, *lags, n_pairs)
-        ``components_`` of a structure analysis or homogenization model.
+        ``components_map()`` of a structure analysis or homogenization model, which names pairs and units, or its
+        ``components_``.
     correlations : list of (int, int), optional
         The pairs of states, for the titles. Default: the pairs that a DataArray names.
     figsize : (float, float), optional
@@ -242,10 +248,72 @@ def draw_components(
     n_pairs = values.shape[-1]
     names = _pair_names(template, n_pairs, correlations)
     maps = [values[k, ..., p] for k in range(len(values)) for p in range(n_pairs)]
-    titles = [rf"$\varphi_{{{k + 1}}}$, {name}" for k in range(len(values)) for name in names]
-    scale = scale_of(values, diverging=True)
+    shares = [""] * len(values)
+    if template is not None and "variance" in template.coords:
+        shares = [f" ({100 * share:.3g} %)" for share in template["variance"].to_numpy()]
+    titles = [rf"$\varphi_{{{k + 1}}}${share}, {name}" for k, share in enumerate(shares) for name in names]
+    # Each component has a scale of its own.
+    scales = [scale for component in values for scale in [scale_of(component, "component", about=0.0)] * n_pairs]
     columns = n_pairs if values.ndim < 5 else 1
     extent = lag_extent(template, values.shape[1:-1])
-    return maps_figure(
-        maps, titles, extent, [scale] * len(maps), ["component"], columns=columns, figsize=figsize, ax=ax
-    )
+    return maps_figure(maps, titles, extent, scales, columns=columns, figsize=figsize, ax=ax)
+
+
+@checked
+@styled
+def draw_coeff(
+    coeff: ArrayLike,
+    labels: Sequence[str] | None = None,
+    *,
+    cutoff: int | None = None,
+    figsize: tuple[float, float] | None = None,
+    ax: Panels | None = None,
+) -> Figure:
+    """Draw influence kernels as maps of the lag, one for each state, in a colour scale symmetric about zero.
+
+    Parameters
+    ----------
+    coeff : array, shape (*spatial, n_states)
+        ``coef_`` of a localization model. If the response has several components, pass the kernels of one.
+    labels : sequence of str, optional
+        Title of each state, such as the names of the phases. Default: ``h = 0``, ``h = 1``, ….
+    cutoff : int, optional
+        Largest lag to draw, voxels. Default: the part about lag 0 in which some coefficient is larger than a
+        twentieth of the largest, and at least 5 voxels.
+    figsize : (float, float), optional
+        Width and height of the figure, inches.
+    ax : matplotlib Axes, or sequence of them, optional
+        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
+        figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fig = draw_coeff(np.random.default_rng(0).normal(size=(9, 9, 2)))
+    """
+    values = to_numpy(coeff, name="coeff")
+    check_fields(values, "coeff", 1)
+    check_real(values, "coeff")
+    n_states = values.shape[-1]
+    titles = titles_of(labels, [f"$h = {state}$" for state in range(n_states)])
+    check_panels(n_states)
+    values, lags = _near_origin(values, cutoff)
+    template = unwrap(coeff, name="coeff")[1]
+    extent = lag_extent(None if template is None else template[lags], values.shape[:-1])
+    scale = scale_of(values, r"$\alpha[h; r]$", about=0.0)
+    return maps_figure(list(np.moveaxis(values, -1, 0)), titles, extent, [scale] * n_states, figsize=figsize, ax=ax)
+
+
+def _near_origin(kernels: Array, cutoff: int | None) -> tuple[Array, tuple[slice, ...]]:
+    """Cut kernels to the lags up to `cutoff`, by default to those that matter."""
+    spatial = kernels.shape[:-1]
+    if cutoff is None:
+        largest = np.abs(kernels).max(axis=-1)
+        far = np.max(np.abs(np.indices(spatial) - np.reshape([n // 2 for n in spatial], (-1, *(1,) * len(spatial)))), 0)
+        cutoff = max(5, int(far[largest > 0.05 * largest.max()].max(initial=0)))
+    lags = tuple(slice(max(0, n // 2 - cutoff), n // 2 + cutoff + 1) for n in spatial)
+    return kernels[lags], lags

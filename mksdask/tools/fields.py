@@ -1,13 +1,12 @@
-"""Figures of microstructures, and of strains, concentrations and influence kernels."""
+"""Figures of microstructures, and of strains and concentrations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, refuse_unnumeric, shown, to_numpy, unwrap
@@ -17,13 +16,14 @@ from mksdask.schema.arguments import checked
 from mksdask.tools.panels import (
     Extent,
     Panels,
+    Scale,
     check_panels,
-    lag_extent,
     maps_figure,
-    phase_colours,
+    phase_scale,
     scale_of,
     titles_of,
 )
+from mksdask.tools.style import styled
 
 MOST_PHASES = 12
 
@@ -39,10 +39,8 @@ def _voxel_extent(labels: xr.DataArray | None, spatial: Sequence[int]) -> Extent
     return Extent.of(positions, [dim for dim, _, _ in axes], axes[0][2])
 
 
-def _microstructure_scale(
-    values: Array, phases: Sequence[str] | None
-) -> tuple[tuple[Colormap, Normalize], str, tuple[Sequence[float], Sequence[str]] | None]:
-    """Choose colours, the label of the colour bar and its ticks. A few phase numbers get discrete colours."""
+def _microstructure_scale(values: Array, phases: Sequence[str] | None) -> Scale:
+    """Choose colours: discrete ones for a few phases, with their names, otherwise continuous ones."""
     if values.dtype.kind in "biu" and values.min() >= 0 and values.max() < MOST_PHASES:
         if phases is not None and not isinstance(phases, list | tuple):
             msg = f"phases must be a list of names, such as ['pore', 'grain'], got {shown(phases)}"
@@ -50,10 +48,8 @@ def _microstructure_scale(
         if phases and len(phases) <= values.max():
             msg = f"phases must name each phase, but {list(phases)} has no name for the phase {values.max()}"
             raise ValueError(msg)
-        n_phases = max(int(values.max()) + 1, len(phases or ()))
-        names = [str(h) for h in range(n_phases)] if phases is None else list(phases)
-        return phase_colours(n_phases), "phase", (range(n_phases), names)
-    return scale_of(values), "local state", None
+        return phase_scale(list(phases or [f"phase {h}" for h in range(int(values.max()) + 1)]))
+    return scale_of(values, "local state")
 
 
 def _laue_groups(template: xr.DataArray | None) -> list[str]:
@@ -63,6 +59,7 @@ def _laue_groups(template: xr.DataArray | None) -> list[str]:
 
 
 @checked
+@styled
 def draw_microstructures(
     microstructures: ArrayLike,
     labels: Sequence[str] | None = None,
@@ -103,8 +100,8 @@ def draw_microstructures(
     --------
     >>> from mksdask.datasets import make_microstructure
     >>> fig = draw_microstructures(make_microstructure(n_samples=3, size=(32, 32)))
-    >>> len(fig.axes)  # three samples and a colour bar
-    4
+    >>> len(fig.axes)  # one for each sample
+    3
     """
     data, template = unwrap(microstructures, name="microstructures")
     if not isinstance(microstructures, list | tuple):
@@ -121,13 +118,13 @@ def draw_microstructures(
         groups = [laue_groups] if isinstance(laue_groups, str) else list(laue_groups or _laue_groups(template))
         numbers = None if phase is None else to_numpy(phase, name="phase")
         colours = phase_ipf_colours(values, numbers, groups)
-        return maps_figure(list(colours), titles, extent, [], [], legend=legend(groups), figsize=figsize, ax=ax)
-    n = len(values)
-    scale, name, ticks = _microstructure_scale(values, phases)
-    return maps_figure(list(values), titles, extent, [scale] * n, [name], figsize=figsize, ax=ax, ticks=[ticks])
+        return maps_figure(list(colours), titles, extent, [], note=legend(groups), figsize=figsize, ax=ax)
+    scales = [_microstructure_scale(values, phases)] * len(values)
+    return maps_figure(list(values), titles, extent, scales, figsize=figsize, ax=ax)
 
 
 @checked
+@styled
 def draw_microstructure_strain(
     microstructure: ArrayLike,
     strain: ArrayLike,
@@ -172,17 +169,14 @@ def draw_microstructure_strain(
         raise ValueError(msg)
     template = unwrap(microstructure)[1]
     expanded = None if template is None else template.expand_dims("sample")
-    scale, name, ticks = _microstructure_scale(values, None if template is None else template.attrs.get("phases"))
+    phases = None if template is None else template.attrs.get("phases")
     return maps_figure(
         [values, response],
         ["microstructure", "strain"],
         _voxel_extent(expanded, values.shape),
-        [scale, scale_of(response)],
-        [name, label],
-        shared=False,
+        [_microstructure_scale(values, phases), scale_of(response, label)],
         figsize=figsize,
         ax=ax,
-        ticks=[ticks, None],
     )
 
 
@@ -238,7 +232,14 @@ def _refuse_one_field(shape: Sequence[int], template: xr.DataArray | None, name:
         raise ValueError(msg)
 
 
-def _check_real(values: Array, name: str) -> None:
+def check_real(values: Array, name: str) -> None:
+    """Refuse complex fields.
+
+    Raises
+    ------
+    ValueError
+        If they are complex.
+    """
     if values.dtype.kind == "c":
         msg = f"{name} must be real to be drawn, got {values.dtype}; draw {name}.real and {name}.imag"
         raise ValueError(msg)
@@ -250,12 +251,12 @@ def _draw_responses(
     *,
     name: str,
     bar_label: str,
-    diverging: bool = False,
+    about: Callable[[Array], float] | None = None,
     figsize: tuple[float, float] | None,
     ax: Panels | None,
 ) -> Figure:
     values, template = _stacked(fields, name)
-    _check_real(values, name)
+    check_real(values, name)
     if titles is not None and not all(isinstance(title, str) for title in titles):
         msg = (
             f"labels must be texts, one for each field, got {type(titles).__name__}; put the fields to compare into "
@@ -263,12 +264,13 @@ def _draw_responses(
         )
         raise ValueError(msg)
     names = titles_of(titles, [f"sample {j}" for j in range(len(values))])
-    scale = scale_of(values, diverging=diverging)
+    scale = scale_of(values, bar_label, about=None if about is None else about(values))
     extent = _voxel_extent(template, values.shape[1:])
-    return maps_figure(list(values), names, extent, [scale] * len(values), [bar_label], figsize=figsize, ax=ax)
+    return maps_figure(list(values), names, extent, [scale] * len(values), figsize=figsize, ax=ax)
 
 
 @checked
+@styled
 def draw_strains(
     strains: ArrayLike | Sequence[ArrayLike],
     labels: Sequence[str] | None = None,
@@ -307,6 +309,7 @@ def draw_strains(
 
 
 @checked
+@styled
 def draw_strains_compare(
     strain_FEM: ArrayLike,
     strain_MKS: ArrayLike,
@@ -344,6 +347,7 @@ def draw_strains_compare(
 
 
 @checked
+@styled
 def draw_concentrations(
     concentrations: ArrayLike | Sequence[ArrayLike],
     labels: Sequence[str] | None = None,
@@ -352,7 +356,7 @@ def draw_concentrations(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw concentration fields side by side, in one colour scale.
+    """Draw concentration fields side by side, in one colour scale that diverges from their mean.
 
     Parameters
     ----------
@@ -377,10 +381,13 @@ def draw_concentrations(
     >>> from mksdask.datasets import make_cahn_hilliard
     >>> fig = draw_concentrations(make_cahn_hilliard(n_samples=2, size=(32, 32), n_steps=50)[1])
     """
-    return _draw_responses(concentrations, labels, name="concentrations", bar_label=label, figsize=figsize, ax=ax)
+    return _draw_responses(
+        concentrations, labels, name="concentrations", bar_label=label, about=np.nanmean, figsize=figsize, ax=ax
+    )
 
 
 @checked
+@styled
 def draw_concentrations_compare(
     concentrations: ArrayLike | Sequence[ArrayLike],
     labels: Sequence[str] = ("simulation", "MKS"),
@@ -389,7 +396,7 @@ def draw_concentrations_compare(
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw a simulated concentration beside the same field from localization, in one colour scale.
+    """Draw a simulated concentration beside the same field from localization, in one diverging colour scale.
 
     Parameters
     ----------
@@ -419,6 +426,7 @@ def draw_concentrations_compare(
 
 
 @checked
+@styled
 def draw_differences(
     differences: ArrayLike | Sequence[ArrayLike],
     labels: Sequence[str] | None = None,
@@ -453,48 +461,5 @@ def draw_differences(
     >>> fig = draw_differences([np.random.default_rng(0).normal(size=(9, 9))], ["finite elements - MKS"])
     """
     return _draw_responses(
-        differences, labels, name="differences", bar_label=label, diverging=True, figsize=figsize, ax=ax
+        differences, labels, name="differences", bar_label=label, about=lambda _: 0.0, figsize=figsize, ax=ax
     )
-
-
-@checked
-def draw_coeff(
-    coeff: ArrayLike,
-    labels: Sequence[str] | None = None,
-    *,
-    figsize: tuple[float, float] | None = None,
-    ax: Panels | None = None,
-) -> Figure:
-    """Draw influence kernels as maps of the lag, one for each state, in a colour scale symmetric about zero.
-
-    Parameters
-    ----------
-    coeff : array, shape (*spatial, n_states)
-        ``coef_`` of a localization model. If the response has several components, pass the kernels of one.
-    labels : sequence of str, optional
-        Title of each state. Default: ``h = 0``, ``h = 1``, ….
-    figsize : (float, float), optional
-        Width and height of the figure, inches.
-    ax : matplotlib Axes, or sequence of them, optional
-        Axes to draw on: one for each panel, three for a 3D field. The function returns their figure. Default: a new
-        figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> fig = draw_coeff(np.random.default_rng(0).normal(size=(9, 9, 2)))
-    """
-    values = to_numpy(coeff, name="coeff")
-    check_fields(values, "coeff", 1)
-    _check_real(values, "coeff")
-    spatial, n_states = values.shape[:-1], values.shape[-1]
-    titles = titles_of(labels, [f"$h = {state}$" for state in range(n_states)])
-    check_panels(n_states)
-    extent = lag_extent(unwrap(coeff, name="coeff")[1], spatial)
-    scale = scale_of(values, diverging=True)
-    maps = list(np.moveaxis(values, -1, 0))
-    return maps_figure(maps, titles, extent, [scale] * n_states, [r"$\alpha[h; r]$"], figsize=figsize, ax=ax)

@@ -12,7 +12,7 @@ from mksdask.arrays import ArrayLike, sizes_argument, to_numpy, unwrap_volume
 from mksdask.display.orientations import phase_ipf_colours
 from mksdask.samples import Grid
 from mksdask.schema.arguments import checked
-from mksdask.tools.panels import phase_colours, scale_of
+from mksdask.tools.panels import phase_scale, printed_unit, scale_of
 
 # A browser still turns this many voxels along the longest side smoothly.
 MOST_VOXELS = 128
@@ -84,7 +84,9 @@ def show_volume(
     grid = Grid.of(labels, data.shape[:3], first=0)
     extent = [n * step * width for n, (_, width, _) in zip(values.shape[:3], grid.axes, strict=True)]
     bounds = [bound for length in extent for bound in (0.0, length)]
-    plot = k3d.plot(height=height, axes=[f"{dim} / {units}" for dim, _, units in grid.axes], background_color=0xFFFFFF)
+    plot = k3d.plot(
+        height=height, axes=[f"{dim} / {printed_unit(units)}" for dim, _, units in grid.axes], background_color=0xFFFFFF
+    )
     if is_oriented:
         stated = [] if labels is None else [group for group in labels.attrs.get("laue_groups", ()) if group]
         mixed = phase_ipf_colours(values, None, [laue_group] if laue_group else stated or ["cubic"])
@@ -99,10 +101,10 @@ def show_volume(
     # The first axis of k3d is z.
     turned = np.ascontiguousarray(values.transpose(2, 1, 0))
     if values.dtype.kind == "f":
-        colours, norm = scale_of(values)
+        scale = scale_of(values)
         shares = np.linspace(0.0, 1.0, 64)
-        table = np.column_stack([shares, colours(shares)[:, :3]]).astype(np.float32)
-        limits = [float(norm.vmin or 0.0), float(norm.vmax or 1.0)]
+        table = np.column_stack([shares, scale.colours(shares)[:, :3]]).astype(np.float32)
+        limits = [float(scale.norm.vmin or 0.0), float(scale.norm.vmax or 1.0)]
         plot += k3d.volume(turned.astype(np.float32), color_map=table.ravel(), color_range=limits, bounds=bounds)
         return plot
     names = list(grid.phases)
@@ -116,7 +118,7 @@ def show_volume(
     hidden = [_phase(phase, names, n_phases) for phase in hide]
     # 0 means empty in k3d.
     solid = np.where(np.isin(turned, hidden), 0, turned.astype(np.int64) + 1).astype(np.uint8)
-    rgb = np.rint(255 * phase_colours(n_phases)[0](np.arange(n_phases))[:, :3]).astype(int)
+    rgb = np.rint(255 * phase_scale([""] * n_phases).colours(np.arange(n_phases))[:, :3]).astype(int)
     packed = [int(red) << 16 | int(green) << 8 | int(blue) for red, green, blue in rgb]
     plot += k3d.voxels(solid, color_map=packed, bounds=bounds, outlines=False)
     return plot

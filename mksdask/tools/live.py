@@ -6,10 +6,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from mksdask.compute.watching import PartialResult
-from mksdask.tools.panels import PANEL, draw_maps, lag_extent, new_figure, scale_of
+from mksdask.tools.panels import draw_maps, lag_extent, new_figure, scale_of
 from mksdask.tools.scores import draw_components_scatter
+from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, styled
 
 
+@styled
 def draw_partial(partial: PartialResult, *, figsize: tuple[float, float] | None = None) -> Figure:
     """Draw the results so far of a running computation: 2-point statistics and, if there are any, scores.
 
@@ -35,19 +37,18 @@ def draw_partial(partial: PartialResult, *, figsize: tuple[float, float] | None 
     """
     has_scores = partial.scores is not None and len(partial.scores) > 0 and partial.scores.shape[1] == 2
     is_whole = partial.done >= partial.total
-    fig = new_figure(*(figsize or ((2.0 if has_scores else 1.0) * (PANEL + 1.4), PANEL + 0.9)))
+    fig = new_figure(*(figsize or (TWO_COLUMNS if has_scores else ONE_COLUMN, 3.0)))
     panels = fig.subplots(1, 2 if has_scores else 1, squeeze=False)[0]
     values = partial.statistics.to_numpy()
     extent = lag_extent(partial.statistics.expand_dims("pair", axis=-1), values.shape)
-    colours, norm = scale_of(values)
-    draw_maps(panels[:1], values, extent, colours, norm, "2-point statistics")
+    scale = scale_of(values)
+    draw_maps(panels[:1], values, extent, scale, "2-point statistics")
     if values.ndim == 2:
-        fig.colorbar(ScalarMappable(norm, colours), ax=panels[0], shrink=0.85, pad=0.02)
+        fig.colorbar(ScalarMappable(scale.norm, scale.colours), ax=panels[0], shrink=0.85, pad=0.02)
     if has_scores:
         draw_components_scatter([partial.scores], ax=panels[1])
-        panels[1].set_title("scores" if is_whole else "scores so far", fontsize="medium")
+        panels[1].set_title("scores" if is_whole else "scores so far")
     fig.suptitle(
         f"{partial.total:,} {partial.unit}" if is_whole else f"{partial.done:,} of {partial.total:,} {partial.unit}",
-        fontsize="medium",
     )
     return fig

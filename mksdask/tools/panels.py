@@ -1,9 +1,14 @@
-"""Panels of maps: a row or a grid of images with shared colour scales. A 3D field is drawn as three central slices."""
+"""Panels of maps: a row or a grid of images with shared colour scales. A 3D field is drawn as three central slices.
+
+All maps are drawn as an image is shown: the first axis runs to the right, and the second runs downwards.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeAlias, cast
 
 import matplotlib as mpl
@@ -13,19 +18,32 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from mksdask.arrays import SPATIAL_DIMS, Array, shown
 from mksdask.display.cards import COLOURS
+from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, PrintFigure
 
 MARKERS = "osD^vP*X"
 # The axes that a caller passes as `ax`.
 Panels: TypeAlias = Axes | Sequence[Axes]
-PANEL = 2.1  # inches
 MOST_PANELS = 64
-# Fields of colours have no scale.
-_NO_SCALE = (mpl.colormaps["gray"], Normalize(0.0, 1.0))
+# Inches: the least width of a panel, the most height of one, and the room of labels, of a colour bar and of a line.
+PANEL, TALLEST, LABELS, BAR, LINE = 1.05, 2.4, 0.45, 0.55, 0.16
+# Width of a letter of titles, inches.
+LETTER = 0.075
 CAPTION = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Colours of the panels that share it. `names` of phases stand in a legend; other values have a colour bar."""
+
+    colours: Colormap
+    norm: Normalize
+    label: str = ""
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +68,17 @@ class Extent:
 
     def label(self, axis: int) -> str:
         """Axis label with units."""
-        return f"{self.dims[axis]} / {self.units}"
+        return f"{self.dims[axis]} / {printed_unit(self.units)}"
+
+    def length(self, axis: int) -> float:
+        """Length of an axis."""
+        low, high = self.edges[axis]
+        return high - low
+
+
+def printed_unit(unit: str) -> str:
+    """Write a unit as a reader expects it, such as µm for um."""
+    return {"um": "µm", "angstrom": "Å"}.get(unit, unit)
 
 
 def lag_extent(template: xr.DataArray | None, lags: Sequence[int]) -> Extent:
@@ -70,7 +98,7 @@ def lag_extent(template: xr.DataArray | None, lags: Sequence[int]) -> Extent:
 
 def new_figure(width: float, height: float) -> Figure:
     """Make an empty figure in the style of the package. It is not registered with pyplot."""
-    return Figure(figsize=(width, height), layout="constrained", dpi=150)
+    return PrintFigure(figsize=(width, height), layout="constrained", dpi=150)
 
 
 def axes_argument(ax: Any, number: int) -> NDArray[Any]:
@@ -158,94 +186,116 @@ def style_of(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
-def phase_colours(n_phases: int) -> tuple[Colormap, BoundaryNorm]:
+def phase_scale(names: Sequence[str]) -> Scale:
     """Choose discrete colours that look equally far apart, one for each phase."""
-    samples = mpl.colormaps["cividis"](np.linspace(0.0, 1.0, max(2, n_phases)))
-    return ListedColormap(samples[:n_phases]), BoundaryNorm(np.arange(n_phases + 1) - 0.5, n_phases)
+    n = len(names)
+    samples = mpl.colormaps["cividis"](np.linspace(0.0, 1.0, max(2, n)))
+    return Scale(ListedColormap(samples[:n]), BoundaryNorm(np.arange(n + 1) - 0.5, n), "phase", tuple(names))
 
 
-def scale_of(fields: Array, *, diverging: bool = False) -> tuple[Colormap, Normalize]:
-    """Choose the colours and limits that all panels share. Diverging limits are symmetric about 0."""
+def scale_of(fields: Array, label: str = "", *, about: float | None = None) -> Scale:
+    """Choose colours and limits that hold all values. With `about`, the colours diverge from this value."""
     finite = fields[np.isfinite(fields)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    if diverging:
-        bound = max(abs(low), abs(high)) or 1.0
-        return mpl.colormaps["RdBu_r"], Normalize(-bound, bound)
+    if about is not None:
+        bound = max(abs(low - about), abs(high - about)) or 1.0
+        return Scale(mpl.colormaps["RdBu_r"], Normalize(about - bound, about + bound), label)
     if np.isclose(low, high, rtol=1e-12, atol=0.0):
         low, high = low - 0.5, high + 0.5
-    return mpl.colormaps["viridis"], Normalize(low, high)
+    return Scale(mpl.colormaps["viridis"], Normalize(low, high), label)
+
+
+def scales_of(fields: Sequence[Array], label: str, *, about: float | None = None) -> list[Scale]:
+    """Choose one scale for all fields, or one for each if some of them would be flat in a common one."""
+    common = scale_of(np.stack(fields), label, about=about)
+    own = [scale_of(field, label, about=about) for field in fields]
+    width = float(np.diff(_limits(common.norm))[0])
+    return [common] * len(own) if all(np.diff(_limits(each.norm))[0] > 0.5 * width for each in own) else own
+
+
+def _limits(norm: Normalize) -> tuple[float, float]:
+    return float(norm.vmin or 0.0), float(norm.vmax or 0.0)
 
 
 def _slices(field: Array, dim: int) -> list[tuple[Array, tuple[int, int]]]:
-    """List the 2D images of a field. Beside each stand the axis that runs right and the axis that runs up."""
+    """List the 2D images of a field. Beside each stand the axis that runs right and the axis that runs down."""
     if dim == 2:
         return [(field, (0, 1))]
     centre = [n // 2 for n in field.shape[:dim]]
     return [(field[:, :, centre[2]], (0, 1)), (field[:, centre[1], :], (0, 2)), (field[centre[0]], (1, 2))]
 
 
-def draw_maps(
-    axes: Sequence[Axes], field: Array, extent: Extent, colours: Colormap, norm: Normalize, title: str
-) -> None:
+def draw_maps(axes: Sequence[Axes], field: Array, extent: Extent, scale: Scale | None, title: str) -> None:
     """Draw one field on its panels: a curve in 1D, one image in 2D, three central slices in 3D.
 
-    A field with one more axis than the extent holds red, green and blue. In 1D they are drawn as a strip.
+    Without a scale, the last axis of the field holds red, green and blue. In 1D they are drawn as a strip.
     """
-    dim, has_colours = len(extent.edges), field.ndim > len(extent.edges)
-    if dim == 1 and has_colours:
+    dim = len(extent.edges)
+    middle = axes[(len(axes) - 1) // 2]
+    middle.set_title(_wrapped(title, middle, len(axes)))
+    if dim == 1 and scale is None:
         axes[0].imshow(field[None], extent=(*extent.edges[0], 0.0, 1.0), aspect="auto", interpolation="none")
-        axes[0].set(title=title, xlabel=extent.label(0), yticks=[])
+        axes[0].set(xlabel=extent.label(0), yticks=[])
         return
-    if dim == 1:
+    if dim == 1 and scale is not None:
         low, high = extent.edges[0]
         centres = low + (np.arange(len(field)) + 0.5) * (high - low) / len(field)
         axes[0].plot(centres, field, color=COLOURS[0], drawstyle="steps-mid" if len(field) < 200 else "default")
-        axes[0].set(title=title, xlabel=extent.label(0), ylim=_padded(norm))
+        bottom, top = _limits(scale.norm)
+        margin = 0.05 * (top - bottom)
+        axes[0].set(xlabel=extent.label(0), ylabel=scale.label, ylim=(bottom - margin, top + margin))
         return
-    for panel, (image, (right, up)) in zip(axes, _slices(field, dim), strict=True):
+    for panel, (image, (right, down)) in zip(axes, _slices(field, dim), strict=True):
         panel.imshow(
             image.swapaxes(0, 1),
-            origin="lower",
-            extent=(*extent.edges[right], *extent.edges[up]),
-            cmap=colours,
-            norm=norm,
+            origin="upper",
+            extent=(*extent.edges[right], *extent.edges[down][::-1]),
+            cmap=None if scale is None else scale.colours,
+            norm=None if scale is None else scale.norm,
             interpolation="none",
         )
-        panel.set(xlabel=extent.label(right), ylabel=extent.label(up))
+        panel.set(xlabel=extent.label(right), ylabel=extent.label(down))
         # The number of ticks is fixed. Otherwise it could change after the layout has made room for the labels.
         panel.locator_params(nbins=4)
         if dim == 3:
-            across = 3 - right - up
-            (low, high), n = extent.edges[across], field.shape[across]
-            position = low + (n // 2 + 0.5) * (high - low) / n
-            text = f"{extent.dims[across]} = {position:.3g}"
+            across = 3 - right - down
+            n = field.shape[across]
+            position = extent.edges[across][0] + (n // 2 + 0.5) * extent.length(across) / n
+            text = f"{extent.dims[across]} = {position:.3g} {printed_unit(extent.units)}"
             panel.text(0.03, 0.96, text, transform=panel.transAxes, va="top", fontsize=6, bbox=CAPTION)
-    axes[(len(axes) - 1) // 2].set_title(title, fontsize="medium")
 
 
-def _padded(norm: Normalize) -> tuple[float, float]:
-    low, high = float(norm.vmin or 0.0), float(norm.vmax or 1.0)
-    margin = 0.05 * (high - low)
-    return low - margin, high + margin
+def _wrapped(title: str, panel: Axes, n_panels: int) -> str:
+    """Break a long title into lines, so that it stays above its panels. Formulas are left as they are."""
+    figure = panel.get_figure(root=True)
+    if figure is None or "$" in title:
+        return title
+    spec = panel.get_subplotspec()
+    columns = 1 if spec is None else spec.get_gridspec().ncols
+    width = figure.get_figwidth() * n_panels / columns - LABELS / columns
+    return textwrap.fill(title, max(8, int(width / LETTER)), break_long_words=False)
+
+
+def _columns(fields: int, dim: int) -> int:
+    """Choose how many fields stand beside one another: up to four, in rows that are about as long."""
+    return 1 if dim == 3 else -(-fields // -(-fields // 4))
 
 
 def maps_figure(
     fields: Sequence[Array],
     titles: Sequence[str],
     extent: Extent,
-    scales: Sequence[tuple[Colormap, Normalize]],
-    bar_labels: Sequence[str],
+    scales: Sequence[Scale],
     *,
-    shared: bool = True,
     columns: int | None = None,
-    legend: str = "",
+    note: str = "",
     figsize: tuple[float, float] | None = None,
-    ticks: Sequence[tuple[Sequence[float], Sequence[str]] | None] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
-    """Draw all fields, on the given axes or on a new figure. `shared` panels have one colour bar in common.
+    """Draw all fields, on the given axes or on a new figure. Neighbours with the same scale share a colour bar.
 
-    If there are no scales, the fields hold red, green and blue, and `legend` says below them what the colours mean.
+    If there are no scales, the fields hold red, green and blue, and `note` says below them what the colours mean.
+    A new figure is as wide as one column of a journal if its panels fit, otherwise as wide as two.
 
     Raises
     ------
@@ -253,10 +303,11 @@ def maps_figure(
         If the numbers of fields and titles differ, if the numbers of panels and axes differ, or if the fields do not
         have 1 to 3 axes.
     """
-    if len(fields) != len(titles):
-        msg = f"labels must name each of the {len(fields)} panels, got {len(titles)}: {list(titles)!r}"
+    n = len(fields)
+    if n != len(titles):
+        msg = f"labels must name each of the {n} panels, got {len(titles)}: {list(titles)!r}"
         raise ValueError(msg)
-    check_panels(len(fields))
+    check_panels(n)
     dim = fields[0].ndim - (not scales)
     if 0 in fields[0].shape or fields[0].dtype.kind not in "biuf":
         msg = f"fields must hold real numbers in voxels, got shape {fields[0].shape} and dtype {fields[0].dtype}"
@@ -264,33 +315,94 @@ def maps_figure(
     if not 1 <= dim <= 3:
         msg = f"fields must have 1 to 3 spatial axes, got shape {fields[0].shape}"
         raise ValueError(msg)
-    per_field = 3 if dim == 3 else 1
-    columns = columns or (1 if dim == 3 else min(len(fields), 4))
-    rows = -(-len(fields) // columns)
+    slices, columns = 3 if dim == 3 else 1, columns or _columns(n, dim)
+    of_fields: list[Scale | None] = [*scales] or [None] * n
     if ax is None:
-        # A single panel must still be wide enough for its title beside the colour bar.
-        width = max(PANEL * per_field * columns + 1.0, 3.6)
-        fig = new_figure(*((width, (PANEL + 0.35) * rows + 0.2) if figsize is None else figsize))
-        panels = np.asarray(fig.subplots(rows, columns * per_field, squeeze=False)).reshape(rows * columns, per_field)
+        size = figsize or _size_of(titles, columns, extent, of_fields)
+        fig: Figure = new_figure(*size)
+        panels = np.asarray(fig.subplots(-(-n // columns), columns * slices, squeeze=False)).reshape(-1, slices)
     else:
-        given = axes_argument(ax, len(fields) * per_field)
-        panels, fig = given.reshape(len(fields), per_field), cast("Figure", given[0].get_figure())
-    for index, (field, title) in enumerate(zip(fields, titles, strict=True)):
-        draw_maps(list(panels[index]), field, extent, *(scales[index] if scales else _NO_SCALE), title)
-    for unused in panels[len(fields) :].ravel():
-        unused.set_axis_off()
-    if not scales:
+        given = axes_argument(ax, n * slices)
+        panels, fig = given.reshape(n, slices), cast("Figure", given[0].get_figure())
+    for index, (field, title, scale) in enumerate(zip(fields, titles, of_fields, strict=True)):
+        draw_maps(list(panels[index]), field, extent, scale, title)
         if ax is None:
-            fig.supxlabel(legend, fontsize="x-small")
-        return fig
-    if dim == 1:
-        panels[0, 0].set_ylabel(bar_labels[0])
-        return fig
-    groups = [list(panels[: len(fields)].ravel())] if shared else [list(group) for group in panels[: len(fields)]]
-    for index, group in enumerate(groups):
-        mappable = ScalarMappable(scales[index][1], scales[index][0])
-        bar = fig.colorbar(mappable, ax=group, shrink=0.85, pad=0.02, aspect=20 * max(1, rows - 1))
-        bar.set_label(bar_labels[index])
-        if ticks is not None and (tick := ticks[index]) is not None:
-            bar.set_ticks(list(tick[0]), labels=list(tick[1]))
+            is_alone = dim == 1 and of_fields[index] is not of_fields[index - 1]
+            is_left = index % columns == 0 or is_alone
+            _share_axes(list(panels[index]), is_left=is_left, is_lowest=index + columns >= n)
+    for unused in panels[n:].ravel():
+        unused.remove()
+    if note and ax is None:
+        fig.supxlabel(note, fontsize=6.5)
+    if dim > 1:
+        for _, group in groupby(range(n), key=lambda index: id(of_fields[index])):
+            chosen = list(group)
+            is_last = chosen[-1] == n - 1 or (chosen[-1] + 1) % columns == 0
+            _explain(of_fields[chosen[0]], list(panels[chosen].ravel()), is_new=ax is None, is_last=is_last)
     return fig
+
+
+def _share_axes(panels: Sequence[Axes], *, is_left: bool, is_lowest: bool) -> None:
+    """Leave the labels of axes to the panels at the left and at the bottom. Slices of a volume have other axes."""
+    for panel in panels:
+        if not is_lowest:
+            panel.set_xlabel("")
+            panel.tick_params(labelbottom=False)
+        if not is_left:
+            panel.set_ylabel("")
+            panel.tick_params(labelleft=False)
+
+
+def _explain(scale: Scale | None, panels: list[Axes], *, is_new: bool, is_last: bool) -> None:
+    """Add a legend of phases, or a colour bar, to panels that share a scale. The last bar of a row is named."""
+    fig = cast("Figure", panels[0].get_figure())
+    if scale is None:
+        return
+    if scale.names:
+        places = np.arange(len(scale.names))
+        patches = [
+            Patch(facecolor=colour, edgecolor="0.3", linewidth=0.4, label=name)
+            for name, colour in zip(scale.names, scale.colours(scale.norm(places)), strict=True)
+        ]
+        if is_new:
+            per_row = max(1, int(fig.get_figwidth() / (0.4 + 0.075 * max(map(len, scale.names)))))
+            fig.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), per_row), frameon=False)
+        else:
+            # Below the name of the axis.
+            panels[(len(panels) - 1) // 2].legend(
+                handles=patches,
+                ncols=min(len(patches), 4),
+                frameon=False,
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.24),
+            )
+        return
+    rows = len({spec.rowspan.start for panel in panels if (spec := panel.get_subplotspec()) is not None})
+    mappable = ScalarMappable(scale.norm, scale.colours)
+    bar = fig.colorbar(mappable, ax=panels, shrink=0.9, pad=0.02, aspect=18 * max(1, rows))
+    bar.set_label(scale.label if is_last or not is_new else "")
+    bar.outline.set_linewidth(0.4)
+
+
+def _size_of(
+    titles: Sequence[str], columns: int, extent: Extent, scales: Sequence[Scale | None]
+) -> tuple[float, float]:
+    """Choose the width and height of a figure in inches: one or two columns of a journal, panels in proportion."""
+    dim, rows = len(extent.edges), -(-len(titles) // columns)
+    across = columns * (3 if dim == 3 else 1)
+    bars = 0
+    if dim > 1:
+        first = [scale for scale in scales[:columns] if scale is not None and not scale.names]
+        bars = len({id(scale) for scale in first})
+    around = LABELS * (3 if dim == 3 else 1) + BAR * bars
+    longest = max((len(word) for title in titles if "$" not in title for word in title.split()), default=0)
+    least = max(PANEL, LETTER * longest if dim < 3 else 0.0)
+    width = ONE_COLUMN if around + across * least <= ONE_COLUMN else TWO_COLUMNS
+    panel = (width - around) / across
+    if dim == 1:
+        tall = 0.75 * panel
+    else:
+        pairs = [(0, 1), (0, 2), (1, 2)] if dim == 3 else [(0, 1)]
+        tall = panel * max(extent.length(down) / extent.length(right) for right, down in pairs)
+    has_legend = any(scale is None or scale.names for scale in scales)
+    return width, rows * (min(max(tall, 0.5), TALLEST) + 2 * LINE) + LABELS + 1.5 * LINE * has_legend

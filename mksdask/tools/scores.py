@@ -13,15 +13,18 @@ from mksdask.arrays import ArrayLike, numbers_argument, shown, to_numpy
 from mksdask.display.cards import COLOURS
 from mksdask.schema.arguments import checked
 from mksdask.tools.panels import check_panels, names_of_sets, new_figure, one_panel, style_of
+from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, styled
 
 
 @checked
+@styled
 def draw_components_scatter(
     datasets: Sequence[ArrayLike],
     labels: Sequence[str] | None = None,
     *,
     title: str | None = None,
     component_labels: Sequence[str] | None = None,
+    variance: ArrayLike | None = None,
     view_angles: tuple[float, float] | None = None,
     legend_outside: bool = False,
     figsize: tuple[float, float] | None = None,
@@ -39,6 +42,9 @@ def draw_components_scatter(
         Title of the figure.
     component_labels : sequence of str, optional
         Names of the components.
+    variance : array, shape (n_components,), optional
+        Share of the variance that each component explains, such as ``explained_variance_ratio_`` of a PCA. The axes
+        then show it in per cent.
     view_angles : (float, float), optional
         Elevation and azimuth of the 3D view, degrees.
     legend_outside : bool
@@ -77,25 +83,43 @@ def draw_components_scatter(
     (dim,) = shapes
     names = names_of_sets(sets, labels, "datasets")
     titles = list(component_labels or [f"PC {k + 1}" for k in range(dim)])
-    default = (5.2, 4.2) if legend_outside else (4.2, 3.8)
+    if variance is not None:
+        shares = 100.0 * numbers_argument(variance, "variance")
+        if shares.ndim != 1 or len(shares) < dim:
+            msg = f"variance must hold a share for each of the {dim} components, got shape {shares.shape}"
+            raise ValueError(msg)
+        titles = [f"{each} ({share:.3g} %)" for each, share in zip(titles, shares, strict=False)]
+    default = (1.35 * ONE_COLUMN, 3.1) if legend_outside else (ONE_COLUMN, 3.1)
     fig, panel = one_panel(ax, figsize, default, projection="3d" if dim == 3 else None)
     for index, (scores, name) in enumerate(zip(sets, names, strict=True)):
-        panel.scatter(*scores.T, s=14, alpha=0.7, linewidths=0, label=name or None, **style_of(index))
+        panel.scatter(*scores.T, s=11, alpha=0.7, linewidths=0, label=name or None, **style_of(index))
     panel.set(xlabel=titles[0], ylabel=titles[1])
     if dim == 3:
         panel.set_zlabel(titles[2])
         panel.locator_params(nbins=4)
-        panel.tick_params(labelsize=7, pad=0)
-        panel.set_box_aspect(None, zoom=0.8)
+        panel.tick_params(pad=-2)
+        panel.xaxis.labelpad = panel.yaxis.labelpad = panel.zaxis.labelpad = -5
+        panel.set_box_aspect(None, zoom=0.84)
         panel.view_init(*(view_angles or (22.0, -55.0)))
     if title:
         panel.set_title(title)
     if any(names):
-        fig.legend(loc="outside right upper") if legend_outside else panel.legend()
+        _add_legend(fig, panel, is_outside=legend_outside, dim=dim)
     return fig
 
 
+def _add_legend(fig: Figure, panel: Axes, *, is_outside: bool, dim: int = 2) -> None:
+    """Add the legend of the sets beside the axes, above them if they are three-dimensional, or in them."""
+    if is_outside:
+        fig.legend(loc="outside right upper")
+    elif dim == 3:
+        panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, columnspacing=1.0)
+    else:
+        panel.legend()
+
+
 @checked
+@styled
 def draw_evolution(
     datasets: Sequence[ArrayLike],
     labels: Sequence[str] | None = None,
@@ -155,23 +179,30 @@ def draw_evolution(
     if len(titles) != n_components:
         msg = f"component_labels must name each of the {n_components} components, got {titles!r}"
         raise ValueError(msg)
-    fig = new_figure(*(figsize or (3.4 * n_components + (1.2 if legend_outside else 0.4), 3.2)))
-    panels = np.atleast_1d(fig.subplots(1, n_components))
-    for component, (panel, name) in enumerate(zip(panels, titles, strict=True)):
+    columns = min(n_components, 3)
+    rows = -(-n_components // columns)
+    fig = new_figure(*(figsize or (ONE_COLUMN if n_components == 1 else TWO_COLUMNS, 2.3 * rows)))
+    panels = np.ravel(fig.subplots(rows, columns, sharex=True))
+    for unused in panels[n_components:]:
+        unused.remove()
+    for component, (panel, name) in enumerate(zip(panels[:n_components], titles, strict=True)):
         for index, (scores, set_name) in enumerate(zip(sets, names, strict=True)):
             # Only the first panel names the sets, so that the legend of the figure lists each set once.
             name_once = set_name if component == 0 and set_name else None
-            columns = scores[:, 0], scores[:, 1 + component]
-            panel.plot(*columns, markersize=3, linewidth=1, label=name_once, **style_of(index))
-        panel.set(xlabel=time_label, ylabel=name)
+            xy = scores[:, 0], scores[:, 1 + component]
+            panel.plot(*xy, label=name_once, **style_of(index))
+        is_lowest = component + columns >= n_components
+        panel.set(xlabel=time_label if is_lowest else "", ylabel=name)
+        panel.tick_params(labelbottom=is_lowest)
     if title:
         fig.suptitle(title)
     if any(names):
-        fig.legend(loc="outside right upper") if legend_outside else panels[0].legend()
+        _add_legend(fig, panels[0], is_outside=legend_outside)
     return fig
 
 
 @checked
+@styled
 def draw_component_variance(
     variance: ArrayLike, *, figsize: tuple[float, float] | None = None, ax: Axes | None = None
 ) -> Figure:
@@ -195,8 +226,8 @@ def draw_component_variance(
     >>> fig = draw_component_variance([0.8, 0.15, 0.04])
     """
     shares = 100.0 * np.cumsum(numbers_argument(variance, "variance"))
-    fig, ax = one_panel(ax, figsize, (4.2, 3.2))
-    ax.plot(np.arange(1, len(shares) + 1), shares, "o-", color=COLOURS[0], markersize=4)
+    fig, ax = one_panel(ax, figsize, (ONE_COLUMN, 2.5))
+    ax.plot(np.arange(1, len(shares) + 1), shares, "o-", color=COLOURS[0])
     ax.set(xlabel="number of components", ylabel="explained variance / %")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(visible=True, alpha=0.3)

@@ -16,6 +16,7 @@ from mksdask.labels import matched_values, sample_index
 from mksdask.reduction.shared import SharedStatistics
 from mksdask.schema.arguments import checked
 from mksdask.tools.panels import names_of_sets, new_figure, one_panel, scale_of, style_of
+from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, styled
 
 
 def _parameter(results: Mapping[str, Any], name: str) -> list[Any]:
@@ -69,11 +70,12 @@ def _curve(
     ax: Axes, x: Array, mean: Array, low: Array, high: Array, name: str | None, color: str, marker: str = "o"
 ) -> None:
     """Draw a curve with a band around it."""
-    ax.plot(x, mean, f"{marker}-", color=color, markersize=4, label=name)
+    ax.plot(x, mean, f"{marker}-", color=color, label=name)
     ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 @checked
+@styled
 def draw_gridscores(
     cv_results: Mapping[str, Any],
     param: str,
@@ -136,7 +138,7 @@ def draw_gridscores(
         else [f"{by} = {v}" if by else "" for v in values]
     )
     palette = list(colors) if colors is not None else [style_of(index)["color"] for index in range(len(values))]
-    fig, ax = one_panel(ax, figsize, (4.6, 3.4))
+    fig, ax = one_panel(ax, figsize, (ONE_COLUMN, 2.6))
     for value, name, colour in zip(values, names, palette, strict=True):
         chosen = np.flatnonzero([repr(each) == repr(value) for each in curves])
         chosen = chosen[np.argsort(positions[chosen])]
@@ -150,6 +152,7 @@ def draw_gridscores(
 
 
 @checked
+@styled
 def draw_gridscores_matrix(
     cv_results: Mapping[str, Any],
     params: tuple[str, str] | Sequence[str],
@@ -195,22 +198,24 @@ def draw_gridscores_matrix(
     across, up = (np.array(_parameter(results, name)) for name in params)
     columns, rows = np.unique(across), np.unique(up)
     names = list(param_labels or [name.replace("_", " ") for name in params])
-    fig = new_figure(*(figsize or (max(6.5, 1.1 * len(columns)), 1.6 + 0.55 * len(rows))))
-    axes = fig.subplots(1, 2)
+    fig = new_figure(*(figsize or (TWO_COLUMNS, 1.2 + 0.4 * len(rows))))
+    axes = fig.subplots(1, 2, sharey=True)
     panels = [("mean_test_score", score_label), ("std_test_score", "standard deviation")]
     for ax, (key, title) in zip(axes, panels, strict=True):
         matrix = np.full((len(rows), len(columns)), np.nan)
         matrix[np.searchsorted(rows, up), np.searchsorted(columns, across)] = np.asarray(results[key], dtype=float)
-        colours, norm = scale_of(matrix)
-        ax.imshow(matrix, origin="lower", cmap=colours, norm=norm, aspect="auto", interpolation="none")
+        scale = scale_of(matrix)
+        ax.imshow(matrix, origin="lower", cmap=scale.colours, norm=scale.norm, aspect="auto", interpolation="none")
         ax.set_xticks(range(len(columns)), labels=[f"{v}" for v in columns])
         ax.set_yticks(range(len(rows)), labels=[f"{v}" for v in rows])
-        ax.set(xlabel=names[0], ylabel=names[1], title=title)
-        fig.colorbar(ScalarMappable(norm, colours), ax=ax, pad=0.02)
+        ax.set(xlabel=names[0], title=title)
+        fig.colorbar(ScalarMappable(scale.norm, scale.colours), ax=ax, pad=0.02)
+    axes[0].set_ylabel(names[1])
     return fig
 
 
 @checked
+@styled
 def draw_goodness_of_fit(
     fit_data: ArrayLike,
     pred_data: ArrayLike | None = None,
@@ -222,15 +227,18 @@ def draw_goodness_of_fit(
 ) -> Figure:
     """Draw predicted values against true values, with the diagonal on which a perfect linkage lies.
 
+    The legend gives R² and the root mean square error (RMSE) of each set.
+
     Parameters
     ----------
-    fit_data, pred_data : array, shape (2, n_samples)
+    fit_data, pred_data : array, shape (2, n_samples) or (3, n_samples)
         True values in the first row and predicted values in the second; `fit_data` of the training samples,
-        `pred_data` of the test samples.
+        `pred_data` of the test samples. A third row holds the standard deviation of each prediction, such as
+        ``predict(X, return_std=True)`` returns it, which is drawn as an error bar.
     labels : (str, str)
         Names of the two sets.
     quantity : str
-        Name of the predicted quantity, with its unit.
+        Name of the predicted quantity, with its unit after a stroke: "stiffness / GPa".
     figsize : (float, float), optional
         Width and height of the figure, inches.
     ax : matplotlib Axes, optional
@@ -243,7 +251,7 @@ def draw_goodness_of_fit(
     Raises
     ------
     ValueError
-        If `fit_data` or `pred_data` does not have shape (2, n_samples).
+        If `fit_data` or `pred_data` does not have two or three rows.
 
     Examples
     --------
@@ -254,25 +262,43 @@ def draw_goodness_of_fit(
     if not all(np.isfinite(data).all() and data.size for data in sets):
         msg = "fit_data and pred_data must hold finite numbers; leave out samples without a property"
         raise ValueError(msg)
-    if any(data.ndim != 2 or len(data) != 2 for data in sets):
+    if any(data.ndim != 2 or len(data) not in (2, 3) for data in sets):
         msg = (
             "fit_data and pred_data must have shape (2, n_samples): true values in the first row, predicted values in "
-            f"the second; got shapes {[data.shape for data in sets]}"
+            f"the second, and their standard deviations in a third if they are known; got shapes "
+            f"{[data.shape for data in sets]}"
         )
         raise ValueError(msg)
-    fig, ax = one_panel(ax, figsize, (4.0, 3.8))
-    low, high = min(data.min() for data in sets), max(data.max() for data in sets)
+    fig, ax = one_panel(ax, figsize, (ONE_COLUMN, 3.3))
+    low, high = min(data[:2].min() for data in sets), max(data[:2].max() for data in sets)
     margin = 0.04 * (high - low) or 0.5
     ends = (low - margin, high + margin)
     ax.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
+    symbol, _, unit = quantity.rpartition(" / ")
     for index, (data, name) in enumerate(zip(sets, labels, strict=False)):
-        ax.scatter(data[0], data[1], s=12, alpha=0.6, linewidths=0, label=name, **style_of(index))
-    ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=f"{quantity}, true", ylabel=f"{quantity}, predicted")
-    ax.legend()
+        look = style_of(index)
+        if len(data) == 3:
+            ax.errorbar(
+                data[0], data[1], yerr=data[2], fmt="none", ecolor=look["color"], elinewidth=0.6, alpha=0.5, zorder=1
+            )
+        text = f"{name}: {_errors(data, unit if symbol else '')}"
+        ax.scatter(data[0], data[1], s=10, alpha=0.6, linewidths=0, label=text, zorder=2, **look)
+    names = [f"{what} {symbol or quantity}" + (f" / {unit}" if symbol else "") for what in ("true", "predicted")]
+    ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=names[0], ylabel=names[1])
+    ax.legend(loc="upper left", handletextpad=0.2)
     return fig
 
 
+def _errors(data: Array, unit: str) -> str:
+    """Write R², if the true values differ, and the root mean square error."""
+    truth, error = data[0], data[1] - data[0]
+    variance = float(np.mean((truth - truth.mean()) ** 2))
+    r2 = f"R² = {1.0 - float(np.mean(error**2)) / variance:.4f}\n" if variance > 0.0 else ""
+    return f"{r2}RMSE = {np.sqrt(np.mean(error**2)):.3g} {unit}".rstrip()
+
+
 @checked
+@styled
 def draw_learning_curves(
     estimator: Any,
     X: ArrayLike,
@@ -353,7 +379,7 @@ def draw_learning_curves(
         )[:3]
         curves += [(label, sizes, validation)] if label else [("training", sizes, training)]
         curves += [] if label else [("cross-validation", sizes, validation)]
-    fig, ax = one_panel(ax, figsize, (4.6, 3.4))
+    fig, ax = one_panel(ax, figsize, (ONE_COLUMN, 2.6))
     for index, (label, sizes, scores) in enumerate(curves):
         values = np.maximum(1.0 - scores, np.finfo(float).eps) if loss else scores
         mean, std = values.mean(axis=1), values.std(axis=1)
