@@ -27,10 +27,11 @@ from mksdask.arrays import (
     numbers_argument,
     shown,
     sizes_argument,
+    unwrap,
     warn_caller,
 )
 from mksdask.compute.blocks import map_samples
-from mksdask.compute.plans import Limit
+from mksdask.compute.plans import Limit, refuse_unless_fits
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 from mksdask.schema.arguments import checked
 from mksdask.stats.lags import LagFFT
@@ -400,11 +401,12 @@ def reconstruct(
     (True, 307, 307)
     """
     # Statistics without labels are those of one structure, so all their axes but the last are lags.
-    labelled, lag_dims, lags, units = as_statistics(statistics, None, min(3, max(1, np.ndim(statistics) - 1)))
-    if set(labelled.dims) != {*lag_dims, "pair"} or labelled.dtype.kind == "c":
+    data, _ = unwrap(statistics, name="statistics")
+    labelled, lag_dims, lags, units = as_statistics(statistics, None, min(3, max(1, data.ndim - 1)))
+    if set(labelled.dims) != {*lag_dims, "pair"} or labelled.dtype.kind == "c" or 0 in data.shape:
         msg = (
-            f"statistics must be those of one structure of phases, real and of shape (*lags, n_pairs), got the dims "
-            f"{labelled.dims} and {labelled.dtype}; select one sample, such as statistics[0]"
+            f"statistics must be those of one structure of phases, real and of shape (*lags, n_pairs), got "
+            f"{dict(labelled.sizes)} of {labelled.dtype}; select one sample, such as statistics[0]"
         )
         raise ValueError(msg)
     labelled = labelled.transpose(*lag_dims, "pair")
@@ -417,18 +419,23 @@ def reconstruct(
     if not is_number(tolerance) or not tolerance > 0:
         msg = f"tolerance must be a positive number, such as 0.005, got {shown(tolerance)}"
         raise ValueError(msg)
-    said = labelled.attrs.get("periodic_axes", ()) if periodic_axes is None else periodic_axes
-    said = [names.index(axis) if axis in names else axis for axis in np.atleast_1d(said).tolist()]
+    if periodic_axes is None:
+        said = np.atleast_1d(labelled.attrs.get("periodic_axes", ())).tolist()
+        periodic_axes = [names.index(axis) if axis in names else axis for axis in said]
+    pairs = _pairs_of(labelled, correlations)
     kernel = _Reconstruction(
-        _pairs_of(labelled, correlations),
+        pairs,
         wanted_size,
-        axes_argument(said, len(names)),
-        _fractions_argument(volume_fraction),
+        axes_argument(periodic_axes, len(names)),
+        _fractions_argument(volume_fraction, 1 + max(map(max, pairs))),
         float(tolerance),
         max_iterations,
         check_seed(seed),
     )
     kernel.check_fits(labelled.size, Limit.of())
+    if chunks is None:
+        what = f"{check_n_samples(n_samples)} structures of {wanted_size} voxels"
+        refuse_unless_fits(n_samples * kernel.dtype.itemsize, what, "make fewer, or make them lazily with chunks=")
     numbers = generate_samples(_unchanged, check_n_samples(n_samples), (), dtype=np.int64, chunks=chunks)
     found = map_samples(kernel, numbers, tail=(), dtype=kernel.dtype, name="reconstruct", shared=(labelled.data,))
     if not isinstance(found, da.Array):
@@ -461,26 +468,33 @@ def _unchanged(indices: Array) -> Array:
 def _pairs_of(labelled: xr.DataArray, correlations: Pairs | None) -> tuple[tuple[int, int], ...]:
     """Choose the pairs of phases of statistics."""
     n_pairs = labelled.sizes["pair"]
-    pairs: list[Any] = [(0, h) for h in range(n_pairs)]
+    pairs = np.array([(0, h) for h in range(n_pairs)], dtype=float)
     if correlations is not None:
-        pairs = list(correlations)
+        pairs = numbers_argument(correlations, "correlations")
     elif "state_1" in labelled.coords:
-        pairs = [*zip(labelled.state_1.values.tolist(), labelled.state_2.values.tolist(), strict=True)]
-    if len(pairs) != n_pairs or any(
-        np.shape(pair) != (2,) or not all(isinstance(h, int | np.integer) and 0 <= h < 256 for h in pair)
-        for pair in pairs
-    ):
-        msg = f"correlations must be {n_pairs} pairs of phases from 0 to 255, one for each of statistics; got {pairs!r}"
+        pairs = np.stack([labelled.state_1.values, labelled.state_2.values], axis=1).astype(float)
+    if pairs.shape != (n_pairs, 2) or not np.isin(pairs, np.arange(256)).all():
+        msg = (
+            f"correlations must be {n_pairs} pairs of phases from 0 to 255, one for each of statistics, got "
+            f"{shown(correlations if correlations is not None else pairs)}"
+        )
         raise ValueError(msg)
-    return tuple((int(a), int(b)) for a, b in pairs)
+    return tuple((a, b) for a, b in pairs.astype(int).tolist())
 
 
-def _fractions_argument(volume_fraction: Sequence[float] | None) -> tuple[float, ...] | None:
+def _fractions_argument(volume_fraction: Sequence[float] | None, least: int) -> tuple[float, ...] | None:
     if volume_fraction is None:
         return None
     fractions = numbers_argument(volume_fraction, "volume_fraction")
-    if fractions.ndim != 1 or not (fractions.min() >= 0 and abs(fractions.sum() - 1.0) <= 1e-6):
-        msg = f"volume_fraction must hold nonnegative fractions that sum to 1, got {volume_fraction!r}"
+    if (
+        fractions.ndim != 1
+        or len(fractions) < least
+        or not (fractions.min() >= 0 and abs(fractions.sum() - 1.0) <= 1e-6)
+    ):
+        msg = (
+            f"volume_fraction must hold nonnegative fractions that sum to 1, one for each phase from 0 to at least "
+            f"{least - 1}; got {shown(volume_fraction)}"
+        )
         raise ValueError(msg)
     return tuple(fractions.tolist())
 
