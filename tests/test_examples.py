@@ -140,6 +140,17 @@ def test_example__process_structure(tmp_path):
 
 
 @pytest.mark.slow
+def test_example__reconstruction(tmp_path):
+    out = run("examples/reconstruction.py", "--quick", "--out", "figures", cwd=tmp_path)
+    places = [(float(a), float(b)) for a, b in re.findall(r"PC 2 (\S+), wanted (\S+)", out)]
+    assert len(places) == 4
+    assert all(abs(made - wanted) < 0.05 for made, wanted in places)
+    assert float(re.search(r"error ([\d.]+)% at most", out).group(1)) <= 1.0
+    assert float(re.search(r"statistics differ by ([\de.-]+), C11", out).group(1)) < 1e-12
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 4
+
+
+@pytest.mark.slow
 def test_example__polycrystal_strain(tmp_path):
     out = run("examples/polycrystal_strain.py", "--quick", "--out", "figures", cwd=tmp_path)
     errors = [float(value) for value in re.findall(r"([\d.]+)% +[\d.]+%", out)]

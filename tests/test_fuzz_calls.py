@@ -291,6 +291,11 @@ CASES = {
     "radial_average": (stats.radial_average, {"statistics": F, "width": 1.0, "spacing": 1.0, "n_spatial": 2}),
     "specific_surface": (stats.specific_surface, {"statistics": F, "spacing": 1.0, "n_spatial": 2}),
     "integral_range": (stats.integral_range, {"statistics": F, "spacing": 1.0, "n_spatial": 2}),
+    "reconstruct": (
+        stats.reconstruct,
+        {"statistics": F[0], "size": (6, 5), "n_samples": 2, "seed": 1, "tolerance": 0.5, "max_iterations": 20}
+        | {"volume_fraction": (0.5, 0.5), "correlations": [(0, 0), (0, 1)], "periodic_axes": [0, 1], "chunks": 1},
+    ),
     "pair_correlation": (
         stats.pair_correlation,
         {"statistics": F, "fractions": [(0.5, 0.5)] * 2, "width": 1.0, "spacing": 1.0, "n_spatial": 2},

@@ -67,6 +67,7 @@ EXAMPLES = {
     "classify_micrographs": ("Which material is it?", QUICK),
     "cahn_hilliard": ("Spinodal decomposition", QUICK),
     "process_structure": ("From process to structure", QUICK),
+    "reconstruction": ("Structures of given statistics", QUICK),
     "polycrystal_strain": ("Local strain of copper", QUICK),
     "polycrystal_stiffness": ("Stiffness of textured copper", QUICK),
     "huge_volume": (
@@ -134,6 +135,8 @@ its figures and how long it took. Run it without ``--quick`` to get these result
      - a long time step of the Cahn–Hilliard equation, learned from many runs and rolled forward
    * - ``process_structure.py``
      - how a structure will look after a time, from its scores now
+   * - ``reconstruction.py``
+     - structures for points among scores, and what 2-point statistics cannot tell
    * - ``polycrystal_strain.py``
      - local strain of textured copper beside finite elements, by number of harmonics
    * - ``polycrystal_stiffness.py``

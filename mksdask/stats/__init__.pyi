@@ -13,6 +13,9 @@ from .radial import (
     radial_average as radial_average,
     specific_surface as specific_surface,
 )
+from .reconstruction import (
+    reconstruct as reconstruct,
+)
 from .transformer import (
     TwoPointStatistics as TwoPointStatistics,
 )

@@ -65,7 +65,7 @@ def n_lag_axes(shape: Sequence[int], n_spatial: int | None, *, name: str = "stat
     return possible[0] if n_spatial is None else int(n_spatial)
 
 
-def _as_statistics(
+def as_statistics(
     statistics: ArrayLike, spacing: float | Sequence[float] | None, n_spatial: int | None
 ) -> tuple[xr.DataArray, list[str], list[Array], str]:
     """Label statistics if they are not labelled. Return them with their lag dims, their lags and the unit of lags."""
@@ -209,7 +209,7 @@ def radial_average(
     >>> radial_average(f, n_spatial=2).radius.values.round(2).tolist()
     [0.0, 1.21, 2.16, 3.04]
     """
-    labelled, lag_dims, lags, units = _as_statistics(statistics, spacing, n_spatial)
+    labelled, lag_dims, lags, units = as_statistics(statistics, spacing, n_spatial)
     steps = [float(abs(along[-1] - along[0]) / (len(along) - 1)) for along in lags if len(along) > 1]
     thickness = min(steps, default=1.0) if width is None else width
     if not is_number(thickness) or not thickness > 0:
@@ -276,7 +276,7 @@ def pair_correlation(
     >>> bool(abs(g[2:] - 1).max() < 0.01)
     True
     """
-    labelled, lag_dims, _, _ = _as_statistics(statistics, spacing, n_spatial)
+    labelled, lag_dims, _, _ = as_statistics(statistics, spacing, n_spatial)
     radial = radial_average(statistics, width=width, spacing=spacing, n_spatial=n_spatial)
     if fractions is not None:
         values = np.asarray(fractions, dtype=float)
@@ -337,7 +337,7 @@ def specific_surface(
     >>> round(float(specific_surface(f, n_spatial=3)[0]) * 64**3 / (4 * np.pi * 20**2), 1)
     1.0
     """
-    labelled, lag_dims, lags, units = _as_statistics(statistics, spacing, n_spatial)
+    labelled, lag_dims, lags, units = as_statistics(statistics, spacing, n_spatial)
     if any(len(along) < 3 for along in lags):
         msg = f"statistics must have lags of one voxel along each axis, got {labelled.sizes}; use cutoff=1 or more"
         raise ValueError(msg)
@@ -391,7 +391,7 @@ def integral_range(
     >>> round(float(integral_range(f)[0]))
     10
     """
-    labelled, lag_dims, lags, units = _as_statistics(statistics, spacing, n_spatial)
+    labelled, lag_dims, lags, units = as_statistics(statistics, spacing, n_spatial)
     origin = _fraction_at_origin(labelled, lag_dims).real.drop_vars(lag_dims, errors="ignore")
     cell = float(np.prod([abs(along[1] - along[0]) for along in lags if len(along) > 1]))
     covariance = (labelled.real - origin**2) / (origin - origin**2)
