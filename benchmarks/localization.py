@@ -1,4 +1,4 @@
-"""Calibration of influence kernels: time over that of its own FFTs and of a plain loop, error when resized, memory."""
+"""Calibration of influence kernels: time over that of FFTs and of a plain loop, error resized and by order, memory."""
 
 import argparse
 import tempfile
@@ -7,6 +7,7 @@ import dask.array as da
 import numpy as np
 import scipy.fft
 import scipy.linalg
+import scipy.ndimage
 from distributed import Client, LocalCluster
 from memory import PeakMemory
 from timing import ratio
@@ -80,7 +81,28 @@ def resized() -> None:
             print(f"  {contrast:8.1f}  {name:<8} {cells[0]}      {cells[1]}      {truth.std():8.1%}", flush=True)
 
 
-def peak_of_fit(samples: int, folder: str) -> float:
+def series(samples: int, size: int) -> None:
+    """Error of ε_xx by order, and time of a fit of all orders over that of as many fits of first order."""
+    print("  contrast  mean error of ε_xx over the imposed strain, orders 1 to 8")
+    rng = np.random.default_rng(0)
+    noise = scipy.ndimage.gaussian_filter(rng.normal(size=(samples + 50, size, size)), (0, 3, 3), mode="wrap")
+    X = (noise > 0).astype("uint8")
+    for contrast in (10.0, 50.0):
+        phases = {"elastic_modulus": (1.0, contrast), "poissons_ratio": (0.3, 0.3), "macro_strain": 1.0}
+        y = ElasticFESimulation(**phases, tolerance=1e-6).run(X).strain
+        model = MKSLocalizationModel(PrimitiveBasis(2), order=8).fit(X[:samples], y[:samples])
+        errors = [np.abs(model.predict(X[samples:], order=k) - y[samples:])[..., 0].mean() for k in range(1, 9)]
+        print(f"  {contrast:8.0f}  {' '.join(f'{error:.2%}' for error in errors)}", flush=True)
+    first, last = (MKSLocalizationModel(PrimitiveBasis(2), order=order) for order in (1, 4))
+    seconds, one, factor = ratio(
+        lambda: last.fit(X[:samples], y[:samples]), lambda: first.fit(X[:samples], y[:samples]), rounds=3
+    )
+    states = len(last.terms_[4]) / len(first.terms_[1])
+    each = f"{factor / 4:.1f} times the time for each order"
+    print(f"  order 4: {seconds:.2f} s, first order {one:.2f} s: {each}, {states:.0f} times the states", flush=True)
+
+
+def peak_of_fit(samples: int, folder: str, order: int) -> float:
     """Largest resident set, GiB, of two workers of 1 GiB that fit a number of samples of 16³."""
     with (
         LocalCluster(
@@ -96,13 +118,13 @@ def peak_of_fit(samples: int, folder: str) -> float:
         shape, chunks = (samples, 16, 16, 16), (50, 16, 16, 16)
         # Warm both workers up, so that what is compiled and loaded counts in neither case.
         X = da.random.default_rng(0).integers(0, 3, size=(200, 16, 16, 16), chunks=chunks, dtype="uint8")
-        MKSLocalizationModel(PrimitiveBasis(3)).fit(X, X.astype(float))
+        MKSLocalizationModel(PrimitiveBasis(3), order=order).fit(X, X.astype(float))
         peak = PeakMemory(client)
         peak.start()
         workers = set(peak.peak)
         X = da.random.default_rng(1).integers(0, 3, size=shape, chunks=chunks, dtype="uint8")
         y = da.random.default_rng(2).normal(size=shape, chunks=chunks)
-        model = MKSLocalizationModel(PrimitiveBasis(3)).fit(X, y)
+        model = MKSLocalizationModel(PrimitiveBasis(3), order=order).fit(X, y)
         highest, spilled = peak.close()
         assert model.n_samples_seen_ == samples
         assert set(client.scheduler_info()["workers"]) == workers, "a worker was restarted"
@@ -110,19 +132,25 @@ def peak_of_fit(samples: int, folder: str) -> float:
     return max(highest.values()) / GIB
 
 
-def memory(few: int, many: int) -> None:
+def memory(few: int, many: int, order: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        small, large = peak_of_fit(few, folder), peak_of_fit(many, folder)
-    print(f"  16³, workers of 1 GiB: peak {small:.3f} GiB on {few} samples, {large:.3f} GiB on {many}", flush=True)
+        small, large = peak_of_fit(few, folder, order), peak_of_fit(many, folder, order)
+    print(
+        f"  16³ to order {order}, workers of 1 GiB: peak {small:.3f} GiB on {few} samples, {large:.3f} GiB on {many}",
+        flush=True,
+    )
     assert abs(large / small - 1) < 0.1, "memory depends on the number of samples"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["fit", "resized", "memory"], help="any of fit, resized, memory")
+    parts = ["fit", "resized", "series", "memory"]
+    parser.add_argument("parts", nargs="*", default=parts, help=f"any of {', '.join(parts)}")
     parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--many", type=int, default=20_000, help="samples of the memory contract")
+    parser.add_argument("--order", type=int, default=1, help="order of the series in the memory contract")
+    parser.add_argument("--training", type=int, default=600, help="samples of the series")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=float, default=4.0, help="largest ratio to its FFTs that passes")
     arguments = parser.parse_args()
@@ -130,5 +158,7 @@ if __name__ == "__main__":
         fit(arguments.samples, arguments.size, arguments.rounds, arguments.limit)
     if "resized" in arguments.parts:
         resized()
+    if "series" in arguments.parts:
+        series(arguments.training, 32)
     if "memory" in arguments.parts:
-        memory(200, arguments.many)
+        memory(200, arguments.many, arguments.order)

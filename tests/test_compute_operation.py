@@ -39,6 +39,7 @@ CALLS = {
     "PCA.fit, tall": (PCA(3).fit, (lazy((9000, 64), 16, "float32"),), {}),
     "structure": (MKSStructureAnalysis(PrimitiveBasis(2), periodic_axes=[0, 1, 2]).fit, (X,), {}),
     "localization": (MKSLocalizationModel(PrimitiveBasis(2)).fit, (X, lazy(X.shape, 16, "float64")), {}),
+    "series": (MKSLocalizationModel(PrimitiveBasis(2), order=2).fit, (X, lazy(X.shape, 16, "float64")), {}),
     "prediction": (FITTED.predict, (X,), {}),
 }
 

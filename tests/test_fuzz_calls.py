@@ -72,6 +72,7 @@ SMALL = {"size": (5, 5), "n_samples": 2, "seed": 3}
 SEARCH = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0], "tol": [1e-3, 1e-2]}, cv=2).fit(SCORES, TARGETS)
 HOMOGENIZATION = MKSHomogenizationModel(BASIS, n_components=2, property_linker="kernel").fit(X, Y)
 LOCALIZATION = MKSLocalizationModel(BASIS).fit(X, FIELD)
+SERIES = MKSLocalizationModel(BASIS, order=2).fit(X, FIELD)
 
 
 def method(name, cls, **fitted):
@@ -222,6 +223,12 @@ CASES = {
         method("fit", MKSLocalizationModel),
         {"basis": BASIS, "linear_model": Ridge(0.1, fit_intercept=False), "X": X, "y": FIELD},
     ),
+    "MKSLocalizationModel.order": (
+        method("fit", MKSLocalizationModel),
+        {"basis": BASIS, "alpha": 0.1, "order": 2, "X": X, "y": FIELD},
+    ),
+    "MKSLocalizationModel.pair_coeff": (of(SERIES, "pair_coeff"), {"lag": (0, 1), "other_lag": (1, 1)}),
+    "MKSLocalizationModel.score_by_order": (of(SERIES, "score_by_order"), {"X": X, "y": FIELD, "size": (6, 5)}),
     "MKSLocalizationModel.partial_fit": (
         method("partial_fit", MKSLocalizationModel, X=X, y=FIELD),
         {"basis": BASIS, "X": X, "y": FIELD, "size": (6, 5)},
@@ -230,7 +237,7 @@ CASES = {
         method("resize_coeff", MKSLocalizationModel, X=X, y=FIELD),
         {"basis": BASIS, "size": (7, 7)},
     ),
-    "MKSLocalizationModel.predict": (of(LOCALIZATION, "predict"), {"X": X, "size": (6, 5)}),
+    "MKSLocalizationModel.predict": (of(SERIES, "predict"), {"X": X, "size": (6, 5), "order": 1}),
     "MKSLocalizationModel.score": (
         of(LOCALIZATION, "score"),
         {"X": X, "y": FIELD, "size": (6, 5), "sample_weight": np.ones(8)},

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import ArrayLike, dims_of, is_lazy, unwrap_samples
+from mksdask.arrays import Array, ArrayLike, dims_of, is_lazy, unwrap_samples, warn_caller
 from mksdask.compute.blocks import computed, fold_samples
 from mksdask.compute.operation import Operation
 from mksdask.compute.plans import Limit, Plan, Stage, chunk_layout, fft_operations
@@ -16,11 +16,15 @@ from mksdask.labels import matched
 from mksdask.localization.expansion import Expansion
 from mksdask.localization.influence import Calibration, Spectra, calibrate, gather, influence_kernels
 from mksdask.localization.linear_models import FACTORED, ridge_of, takes_factors
+from mksdask.localization.response import transfer_function, uniform_response
 from mksdask.localization.ridge import FILTER_BYTES
+from mksdask.localization.series import Series
 from mksdask.samples import Grid, Samples
 
 # Each chain of chunks has one factor, so the number of factors does not grow with the number of samples.
 MOST_CHAINS = 128
+# If the first order explains a smaller share than this of the fluctuation of the responses, `fit` says so.
+LITTLE = 0.5
 
 
 @dataclass(frozen=True)
@@ -116,13 +120,14 @@ class Kind:
     components: tuple[int, ...]
     dtype: str
     kept: str
+    order: int
 
     @classmethod
-    def of(cls, expansion: Expansion, components: tuple[int, ...], linear_model: Any) -> Kind:
-        """Read the kind from the expansion of samples, the shape of the response of a voxel, and the linear model."""
+    def of(cls, expansion: Expansion, components: tuple[int, ...], linear_model: Any, order: int) -> Kind:
+        """Read the kind from the expansion of samples, the response of a voxel, the linear model, and the order."""
         spatial, dtype = expansion.transform.spatial, str(expansion.field_dtype)
         kept = "factors" if takes_factors(linear_model) else "spectra"
-        return cls(expansion.basis.identity, expansion.n_states, spatial, components, dtype, kept)
+        return cls(expansion.basis.identity, expansion.n_states, spatial, components, dtype, kept, order)
 
     def refuse_other(self, seen: Kind) -> None:
         """Refuse samples of another kind than those seen before.
@@ -140,6 +145,7 @@ class Kind:
                     "dtype": "fields of",
                     "spatial": "samples of shape",
                     "kept": "a linear_model that needs",
+                    "order": "the order",
                 }
                 msg = (
                     f"partial_fit got {what.get(field.name, field.name)} {got}, but saw {before} before; use fit to "
@@ -164,39 +170,93 @@ class Calibrate(Operation[Any]):
         """The array whose chunks become tasks."""
         return self.samples.data if self.samples.is_lazy else self.responses.data
 
+    @property
+    def orders(self) -> range:
+        """The orders that are calibrated: all of them, or the last one if samples were seen before."""
+        return range(1 if self.seen is None else self.kind.order, self.kind.order + 1)
+
+    def series(self, order: int) -> Series:
+        """Make the expansion of an order, without the kernels of the orders below."""
+        return Series.after(self.expansion, order, self.responses.n_components)
+
     def plan(self, limit: Limit) -> Plan:
-        """Plan a task for each chunk, and the tasks that merge factors."""
-        stages, expansion, n_components = self.stages(limit), self.expansion, self.responses.n_components
+        """Plan a task for each chunk, and the tasks that merge factors, for each order."""
+        stages, order, n_components = self.stages(limit), self.kind.order, self.responses.n_components
         n_factors = min(MOST_CHAINS, stages[0].n_tasks)
         parts = {"spectra of samples": self.n_kept} if self.keeps_spectra else {"chains": n_factors}
         layout = chunk_layout(self.chunked, stages[0]) | parts | {"components": n_components}
+        if order > 1:
+            layout |= {"orders": order, "states of the last order": self.series(order).n_states}
+        result_bytes = max(self._solution_bytes(self.series(order)) for order in self.orders) + self._kept_bytes()
+        return Plan("MKSLocalizationModel.fit", layout, stages, limit, result_bytes=result_bytes)
+
+    def _solution_bytes(self, expansion: Series) -> int:
+        """Bytes of the rows of one order, its solution at each frequency and its kernels, which are held together."""
+        n_components, itemsize = self.responses.n_components, expansion.spectral_dtype.itemsize
         n_states, n_frequencies = len(expansion.transformed), int(np.prod(expansion.transform.frequencies))
-        itemsize, is_ridge = expansion.spectral_dtype.itemsize, ridge_of(self.model.linear_model, 0.0) is not None
-        # The solution at each frequency and the kernels are held at the same time, beside the factor.
+        is_ridge = ridge_of(self.model.linear_model, 0.0) is not None
         solution = ((n_states if is_ridge else expansion.n_states) + 2 * expansion.n_states) * n_components * itemsize
         if self.model.alpha == "gcv":
             solution = max(solution, FILTER_BYTES * n_states)
         rows = self.n_kept if self.keeps_spectra else n_states
-        result_bytes = (rows * (n_states + n_components) * itemsize + solution) * n_frequencies
-        return Plan("MKSLocalizationModel.fit", layout, stages, limit, result_bytes=result_bytes)
+        row = (n_states + n_components) * itemsize
+        if self.kind.order > 1:
+            # The columns are scaled in a copy, and each has a scale.
+            solution += rows * row + 16 * n_states
+        return int((rows * row + solution) * n_frequencies)
+
+    def _kept_bytes(self) -> int:
+        """Bytes of the kernels and the transfer functions of the orders below the last."""
+        last, n_components = self.series(self.kind.order), self.responses.n_components
+        n_values = sum(self.series(order).n_states for order in range(1, self.kind.order)) * n_components
+        return last.lower_bytes + n_values * int(np.prod(self.samples.spatial)) * self.expansion.field_dtype.itemsize
 
     def run(self) -> Any:
-        """Calibrate the model."""
-        model = self.model
+        """Calibrate the model, one order after the other."""
+        model, order = self.model, self.kind.order
         if is_lazy(self.chunked) or self.keeps_spectra:
             self.stages(Limit.of())
-        calibration = self._calibrated()
-        kernels, ridge = influence_kernels(
-            calibration,
-            self.expansion,
-            ridge=model.alpha if model.alpha == "gcv" else float(model.alpha),
-            rcond=model.lstsq_rcond,
-            linear_model=model.linear_model,
-        )
-        model._set_kernels(kernels, self.samples.basis, self.kind.components, self.samples.grid)
+        kernels: list[Array] = []
+        ridges: list[float | None] = []
+        shares: list[float | None] = []
+        mean = None
+        if self.seen is not None:
+            kernels, ridges, shares = list(model._kernels[:-1]), list(model._ridges[:-1]), list(model.explained_[:-1])
+            mean = model._mean
+        lower = [_applied(values, self.expansion, k) for k, values in enumerate(kernels, 1)]
+        for k in self.orders:
+            expansion = self.series(k)
+            if k > 1:
+                assert mean is not None
+                expansion = expansion.following(mean, lower)
+            calibration = self._calibrated(expansion)
+            if mean is None:
+                n_values = calibration.n_samples * int(np.prod(self.samples.spatial))
+                mean = calibration.sums[expansion.n_states :] / n_values
+                mean = mean.real if expansion.transform.real else mean
+            found = influence_kernels(
+                calibration,
+                expansion,
+                ridge=model.alpha if model.alpha == "gcv" else float(model.alpha),
+                rcond=model.lstsq_rcond,
+                linear_model=model.linear_model,
+                is_scaled=order > 1,
+            )
+            kernels.append(found.values)
+            ridges.append(found.ridge)
+            shares.append(found.explained)
+            if k < order:
+                lower.append(_applied(found.values, self.expansion, k))
+        model._set_kernels(tuple(kernels), self.samples.basis, self.kind.components, self.samples.grid, mean)
         model._calibration, model._kind = calibration, self.kind
         model._response_labels, model._has_real_response = self.responses.labels, self.responses.is_real
-        model.n_samples_seen_, model.alpha_ = calibration.n_samples, ridge
+        model.n_samples_seen_, model._ridges, model.explained_ = calibration.n_samples, tuple(ridges), tuple(shares)
+        first = shares[0]
+        if order == 1 and first is not None and first < LITTLE:
+            warn_caller(
+                f"the first order of the series explains {max(first, 0.0):.0%} of the fluctuation of y in these "
+                "samples; further orders may explain more: MKSLocalizationModel(basis, order=4)"
+            )
         return model
 
     @property
@@ -209,7 +269,7 @@ class Calibrate(Operation[Any]):
         """Number of samples whose rows are kept then."""
         return len(self.samples) + (self.seen.n_samples if self.seen is not None else 0)
 
-    def _calibrated(self) -> Any:
+    def _calibrated(self, expansion: Series) -> Any:
         """Compute the factors of all chunks in one computation: along chains of chunks, then merged in a tree.
 
         The rows of chunks are merged in a tree as well.
@@ -217,9 +277,9 @@ class Calibrate(Operation[Any]):
         samples, responses, seen = self.samples.data, self.responses.data, self.seen
         kernel: Any = gather if self.keeps_spectra else calibrate
         if not is_lazy(self.chunked):
-            return kernel(samples, responses, seen, expansion=self.expansion)
+            return kernel(samples, responses, seen, expansion=expansion)
         merge: Any = Spectra.merge if self.keeps_spectra else Calibration.merge
-        chains, options = None if self.keeps_spectra else MOST_CHAINS, {"expansion": self.expansion}
+        chains, options = None if self.keeps_spectra else MOST_CHAINS, {"expansion": expansion}
         found = computed(
             fold_samples(kernel, merge, samples, responses, name="calibrate", options=options, chains=chains)
         )
@@ -233,11 +293,26 @@ class Calibrate(Operation[Any]):
         ValueError
             If they do not fit into the limit. The message names the limit into which they would fit.
         """
-        transform, itemsize = self.expansion.transform, self.expansion.spectral_dtype.itemsize
-        n_states, n_components = len(self.expansion.transformed), self.responses.n_components
+        stages = tuple(stage for order in self.orders for stage in self._stages_of(order))
+        needed = max(stage.task_bytes for stage in stages)
+        if needed > limit.task_bytes and self.keeps_spectra:
+            what = f"{self.model.linear_model!r}, which needs the spectra of all {self.n_kept} samples at once,"
+            remedy = f"use {' or '.join(FACTORED)}, or calibrate on fewer or smaller samples"
+            raise limit.refusal(needed, what, remedy)
+        if needed > limit.task_bytes and is_lazy(self.chunked):
+            chunk = max(self.chunked.chunks[0])
+            what = f"calibration of kernels of {self.expansion.transform.spatial} voxels in chunks of {chunk} samples"
+            remedy = "calibrate on smaller samples, from which resize_coeff goes to larger ones, or in smaller chunks"
+            raise limit.refusal(needed, what, remedy)
+        return stages
+
+    def _stages_of(self, order: int) -> tuple[Stage, Stage]:
+        """Compute what the tasks of one order need."""
+        expansion, lazy = self.series(order), self.chunked
+        transform, itemsize = expansion.transform, expansion.spectral_dtype.itemsize
+        n_states, n_components = len(expansion.transformed), self.responses.n_components
         n_frequencies, width = int(np.prod(transform.frequencies)), n_states + n_components
         factor = itemsize * n_states * width * n_frequencies
-        lazy = self.chunked
         chunks = lazy.chunks[0] if is_lazy(lazy) else (len(lazy),)
         chains = min(MOST_CHAINS, len(chunks))
         data = (self.samples.data, self.responses.data)
@@ -245,7 +320,8 @@ class Calibrate(Operation[Any]):
         # In the tree of merges, finished factors are held in memory until their partners are ready.
         waiting = int(np.ceil(np.log2(chains))) - 1 if chains > 1 else 0
         batch = min(max(chunks), transform.batch)
-        work = max(chunks) * sample + batch * ((width + 1) * n_frequencies * itemsize + transform.field_bytes(itemsize))
+        rows = (width + 1) * n_frequencies * itemsize + transform.field_bytes(itemsize)
+        work = max(chunks) * sample + batch * (rows + expansion.batch_bytes) + expansion.lower_bytes
         if self.keeps_spectra:
             row = width * n_frequencies * itemsize
             leaf, merge = work + (self.n_kept + max(chunks)) * row, 2 * self.n_kept * row
@@ -253,20 +329,17 @@ class Calibrate(Operation[Any]):
             left = 8 * n_frequencies
             leaf, merge = work + (2 + waiting) * factor + left, (3 + waiting) * factor + left
         n = len(self.samples)
-        operations = width * fft_operations(transform.spatial, real=transform.real)
+        operations = expansion.n_transforms * fft_operations(transform.spatial, real=transform.real)
         absorbing = 0.0 if self.keeps_spectra else 8.0 * n_states * width * n_frequencies
         merges = (len(chunks) if self.keeps_spectra else chains) - 1
-        stages = (
-            Stage("calibrate", len(chunks), leaf, float(n * sample), 0.0, n * (operations + absorbing)),
-            Stage("merge", merges, merge, 0.0, 0.0, chains * absorbing * n_states),
+        name = "" if self.kind.order == 1 else f", order {order}"
+        return (
+            Stage(f"calibrate{name}", len(chunks), leaf, float(n * sample), 0.0, n * (operations + absorbing)),
+            Stage(f"merge{name}", merges, merge, 0.0, 0.0, chains * absorbing * n_states),
         )
-        needed = max(stage.task_bytes for stage in stages)
-        if needed > limit.task_bytes and self.keeps_spectra:
-            what = f"{self.model.linear_model!r}, which needs the spectra of all {self.n_kept} samples at once,"
-            remedy = f"use {' or '.join(FACTORED)}, or calibrate on fewer or smaller samples"
-            raise limit.refusal(needed, what, remedy)
-        if needed > limit.task_bytes and is_lazy(lazy):
-            what = f"calibration of kernels of {transform.spatial} voxels in chunks of {max(chunks)} samples"
-            remedy = "calibrate on smaller samples, from which resize_coeff goes to larger ones, or in smaller chunks"
-            raise limit.refusal(needed, what, remedy)
-        return stages
+
+
+def _applied(kernels: Array, first: Expansion, order: int) -> tuple[Array, Array]:
+    """Compute the transfer function and the uniform response of the kernels of one order."""
+    expansion = Series.after(first, order, kernels.shape[-1])
+    return transfer_function(kernels, expansion=expansion), uniform_response(kernels, expansion)

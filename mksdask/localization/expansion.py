@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
+import scipy.linalg
 
 from mksdask.arrays import Array
 from mksdask.bases.base import Basis
@@ -108,6 +109,11 @@ class Expansion:
     def unity(self) -> Array | None:
         """Weights w_h with Σ_h w_h m[h; s] = 1. None if no weights do so."""
         return self.basis.unity
+
+    @property
+    def span(self) -> Array:
+        """Orthonormal columns that span Σ_h w_h α_h = 0, or all kernels if no weights w_h exist."""
+        return np.eye(self.n_states) if self.unity is None else scipy.linalg.null_space(self.unity[None])
 
     @cached_property
     def derived(self) -> int | None:

@@ -1,25 +1,23 @@
-"""NumPy kernels that fit and apply influence kernels: p[s] = Σ_h Σ_r α[h; r] m[h; s - r].
+"""NumPy kernels that fit influence kernels: p[s] = Σ_h Σ_r α[h; r] m[h; s - r].
 
 `calibrate` turns blocks of samples into least-squares factors, and `gather` into the rows that these replace.
-`influence_kernels` solves either for α, and `localize` computes the response p of a block. All work in Fourier space,
-where the convolution is a product.
+`influence_kernels` solves either for α. All work in Fourier space, where the convolution is a product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
-import scipy.linalg
 
 from mksdask.arrays import Array
 from mksdask.localization.expansion import Expansion, FieldFFT
-from mksdask.localization.least_squares import absorb, empty_factor, solve
+from mksdask.localization.least_squares import SOLVE_TILE, absorb, empty_factor, solve
 from mksdask.localization.linear_models import ridge_of, solve_with
 from mksdask.localization.ridge import Filters
+from mksdask.localization.series import Series
 
 
 def _sums(spectra: Array, n_spatial: int) -> Array:
@@ -50,6 +48,10 @@ class Calibration:
     transform: FieldFFT
     # Σ |P|² of what no kernels explain, over samples, components and all frequencies of the full spectrum.
     outside: float = 0.0
+    # The part of it at zero frequency.
+    outside_of_mean: float = 0.0
+    # Σ [M | P] of the zero frequency over samples. Components come last.
+    sums: Any = 0.0
 
     @classmethod
     def empty(cls, expansion: Expansion, n_components: int) -> Calibration:
@@ -73,6 +75,7 @@ class Calibration:
         multiplicity = self.transform.multiplicity
         left = left.reshape(-1, len(multiplicity)).sum(axis=0)
         self.outside += float((left * multiplicity).sum() + left_of_mean[0])
+        self.outside_of_mean += float(left_of_mean[0])
         self.n_samples += n_samples
 
     def merge(self, other: Calibration) -> Calibration:
@@ -80,6 +83,8 @@ class Calibration:
         merged = self.copy()
         merged.absorb(other.waves, other.mean, other.n_samples)
         merged.outside += other.outside
+        merged.outside_of_mean += other.outside_of_mean
+        merged.sums = self.sums + other.sums
         return merged
 
 
@@ -94,6 +99,11 @@ class Spectra:
     def n_samples(self) -> int:
         """Number of samples."""
         return len(self.mean)
+
+    @property
+    def sums(self) -> Array:
+        """Σ [M | P] of the zero frequency over samples. Components come last."""
+        return np.asarray(self.mean[..., 0].sum(axis=0))
 
     def merge(self, other: Spectra) -> Spectra:
         """Combine the rows of two sets of samples."""
@@ -153,7 +163,9 @@ def calibrate(
     """
     factors = Calibration.empty(expansion, responses.shape[-1]) if seen is None else seen.copy()
     for batch in expansion.transform.batches(len(samples)):
-        factors.absorb(*_rows(samples[batch], responses[batch], expansion), len(samples[batch]))
+        waves, mean = _rows(samples[batch], responses[batch], expansion)
+        factors.absorb(waves, mean, len(samples[batch]))
+        factors.sums = factors.sums + mean[..., 0].sum(axis=0)
     return factors
 
 
@@ -171,48 +183,134 @@ def gather(samples: Array, responses: Array, seen: Spectra | None = None, *, exp
     return Spectra(np.concatenate([part.waves for part in found]), np.concatenate([part.mean for part in found]))
 
 
-def _chosen_ridge(calibration: Calibration, coordinates: Array, *, rcond: float, floor: float, epsilon: float) -> float:
+@dataclass
+class _Problems:
+    """Least-squares problems as they are solved: those of all frequencies but zero, or that of the zero frequency.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (n, n_unknowns + n_components, n_problems)
+        Rows [M | P] of each problem, or their factor.
+    coordinates : ndarray, shape (n_unknowns, n_coordinates)
+        M · coordinates · c = P is solved for c.
+    floor : float
+        Singular values, or norms of all rows, up to it are rounding errors.
+    scales : ndarray, shape (n_coordinates, n_problems), or None
+        Factors of c. If there are any, the rows hold M · coordinates with columns of unit norm.
+    """
+
+    rows: Array
+    coordinates: Array
+    floor: float
+    scales: Array | None = None
+
+    def scaled(self, n_plain: int, noise: Array, means: Array, epsilon: float) -> _Problems:
+        """Scale the columns of M · coordinates to unit norm, the first `n_plain` of them together.
+
+        Columns whose norm is a rounding error become 0, and so do their coordinates. The first `n_plain` columns have
+        the floor of the problems. The others are products, with rounding errors of about `noise` at each frequency,
+        and of the rounding unit times `means` times the first columns at the same frequency.
+        """
+        n_unknowns, n = self.coordinates.shape
+        width = self.rows.shape[1] - n_unknowns + n
+        rows = np.empty((len(self.rows), width, self.rows.shape[-1]), dtype=self.rows.dtype)
+        norms = np.zeros((n, rows.shape[-1]))
+        for scaled, row in zip(rows, self.rows, strict=True):
+            scaled[:n] = np.einsum("uf,uc->cf", row[:n_unknowns], self.coordinates)
+            scaled[n:] = row[n_unknowns:]
+            norms += np.abs(scaled[:n].astype(np.complex128)) ** 2
+        if n_plain:
+            norms[:n_plain] = norms[:n_plain].mean(axis=0)
+        norms = np.sqrt(norms)
+        scales = np.zeros_like(norms)
+        for column, norm in enumerate(norms):
+            floor: Any = self.floor
+            if column >= n_plain:
+                product = column - n_plain
+                floor = noise[product] + (16.0 * epsilon * means[product] * norms[0] if n_plain else 0.0)
+            np.divide(1.0, norm, out=scales[column], where=norm > floor)
+        rows[:, :n] *= scales
+        return _Problems(rows, np.eye(n), 0.0, scales)
+
+    def unscaled(self, solution: Array) -> Array:
+        """Return the coordinates c of a solution."""
+        return solution if self.scales is None else (solution * self.scales[:, None]).astype(solution.dtype)
+
+
+def _chosen_ridge(
+    calibration: Calibration, waves: _Problems, mean: _Problems, *, rcond: float, epsilon: float
+) -> float:
     """Choose one ridge for all frequencies by generalized cross-validation."""
     transform, n_frequencies = calibration.transform, calibration.waves.shape[-1]
     multiplicity = transform.multiplicity
     weights = np.tile(multiplicity, n_frequencies // len(multiplicity))
     filters = Filters(calibration.outside, float(calibration.n_samples * np.prod(transform.spatial)))
     # `mean` holds the zero frequency.
-    filters.add(calibration.waves[..., 1:], coordinates, weights[1:], rcond=rcond, floor=floor)
-    filters.add(calibration.mean, np.eye(len(calibration.mean)), np.ones(1), rcond=rcond, floor=0.0)
+    filters.add(waves.rows[..., 1:], waves.coordinates, weights[1:], rcond=rcond, floor=waves.floor)
+    filters.add(mean.rows, mean.coordinates, np.ones(1), rcond=rcond, floor=mean.floor)
     return filters.choose(epsilon)
+
+
+def _explained(
+    calibration: Calibration | Spectra, coordinates: Array, solution: Array, transform: FieldFFT
+) -> float | None:
+    """Compute the share of Σ |P|², over all frequencies except zero, that kernels explain. None if there is nothing."""
+    n_unknowns, n_frequencies = len(coordinates), solution.shape[-1]
+    weights = np.tile(transform.multiplicity, n_frequencies // len(transform.multiplicity))
+    weights[0] = 0.0
+    left = calibration.outside - calibration.outside_of_mean if isinstance(calibration, Calibration) else 0.0
+    total = left
+    for start in range(0, n_frequencies, SOLVE_TILE):
+        part = slice(start, start + SOLVE_TILE)
+        unknowns = np.einsum("uc,ctf->utf", coordinates, solution[..., part])
+        for row in calibration.waves[..., part]:
+            wanted = row[n_unknowns:].astype(np.complex128)
+            total += float((np.abs(wanted) ** 2).sum(axis=0) @ weights[part])
+            wanted -= (row[:n_unknowns, None] * unknowns).sum(axis=0)
+            left += float((np.abs(wanted) ** 2).sum(axis=0) @ weights[part])
+    return 1.0 - left / total if total > 0 else None
+
+
+class Kernels(NamedTuple):
+    """Influence kernels, the ridge with which they were solved, and the share of the fluctuation that they explain."""
+
+    values: Array  # (*spatial, n_states, n_components), with lag 0 in the centre
+    ridge: float | None
+    explained: float | None
 
 
 def influence_kernels(
     calibration: Calibration | Spectra,
-    expansion: Expansion,
+    expansion: Series,
     *,
     ridge: float | str,
     rcond: float | None,
     linear_model: Any = None,
-) -> tuple[Array, float | None]:
+    is_scaled: bool = False,
+) -> Kernels:
     """Solve the problems at all frequencies for the influence kernels α[h; r]: by least squares, or by a linear model.
 
     Parameters
     ----------
     calibration : Calibration or Spectra
         Factors of all samples, or their rows if the linear model needs these.
-    expansion : Expansion
+    expansion : Series
         The expansion that made them.
     ridge : float or "gcv"
         Weight of Σ_h Σ_r α[h; r]² beside the squared error. "gcv" chooses it, see `Filters`.
     rcond : float or None
         Singular values below `rcond` times the largest of their frequency count as zero. Default: 10 n_states times
-        the rounding unit.
+        the rounding unit, or the root of the rounding unit if columns are scaled.
     linear_model : estimator, optional
         A linear model of scikit-learn. Default: the least-squares solution of least norm.
+    is_scaled : bool
+        Whether the columns of states are scaled to unit norm at each frequency. Ridge and norms belong to the scaled
+        columns.
 
     Returns
     -------
-    kernels : ndarray, shape (*spatial, n_states, n_components)
-        Kernels with lag 0 in the centre.
-    ridge : float or None
-        The ridge with which they were solved. None if the linear model has another penalty.
+    Kernels
+        Kernels of all states. The ridge is None if the linear model has another penalty.
 
     Raises
     ------
@@ -223,8 +321,10 @@ def influence_kernels(
     n_components = calibration.mean.shape[1] - n_states
     epsilon = float(np.finfo(expansion.dtype).eps)
     # The factors have n_states columns, so the threshold does not depend on the number of samples.
-    rcond = 10.0 * epsilon * n_states if rcond is None else rcond
-    states = calibration.waves[:, : len(expansion.transformed)]
+    if rcond is None:
+        rcond = float(np.sqrt(epsilon)) if is_scaled else 10.0 * epsilon * n_states
+    n_products = len(expansion.products)
+    states = calibration.waves[:, : len(expansion.transformed) - n_products]
     # By Parseval, the transforms carry rounding errors of about this size at each frequency.
     squares = sum(float(np.linalg.norm(row.astype(np.complex128)) ** 2) for column in states for row in column)
     floor = 4.0 * epsilon * float(np.sqrt(squares / states.shape[-1]))
@@ -232,157 +332,43 @@ def influence_kernels(
         msg = f"X has values so large that transforms in {expansion.dtype} overflow; scale X, or pass y in float64"
         raise ValueError(msg)
     # The columns are orthonormal and span Σ_h w_h α_h = 0, so the norm of coordinates is the norm of the kernels.
-    span = np.eye(n_states) if expansion.unity is None else scipy.linalg.null_space(expansion.unity[None])
-    found = ridge_of(linear_model, ridge)
+    span, found = expansion.span, ridge_of(linear_model, ridge)
+    if found is None:
+        span = np.eye(n_states)
+    coordinates = expansion.reduce(span)
+    waves = _Problems(calibration.waves, coordinates, floor)
+    mean = _Problems(calibration.mean, np.eye(n_states), 0.0)
+    if is_scaled:
+        columns = calibration.waves[:, len(expansion.transformed) - n_products : len(expansion.transformed)]
+        means = np.array([abs(expansion.mean[c or 0]) for _, c in expansion.products])  # type: ignore[index]
+        sums = sum(np.linalg.norm(row.astype(np.complex128), axis=-1) ** 2 for row in columns)
+        noise = 4.0 * epsilon * np.sqrt(sums / columns.shape[-1]) + floor * means
+        waves = waves.scaled(coordinates.shape[1] - n_products, noise, means, epsilon)
+        mean = mean.scaled(n_states - n_products, noise, means, epsilon)
     if isinstance(found, str):
         assert isinstance(calibration, Calibration)
-        found = _chosen_ridge(calibration, expansion.reduce(span), rcond=rcond, floor=floor, epsilon=epsilon)
+        found = _chosen_ridge(calibration, waves, mean, rcond=rcond, epsilon=epsilon)
     if found is None:
-        span, n_rows = np.eye(n_states), calibration.n_samples
-        waves = solve_with(linear_model, calibration.waves, expansion.reduce(span), n_rows=n_rows, floor=floor)
-        mean = solve_with(linear_model, calibration.mean, span, n_rows=n_rows, floor=0.0)
+        n_rows = calibration.n_samples
+        solved, of_mean = (
+            problems.unscaled(
+                solve_with(linear_model, problems.rows, problems.coordinates, n_rows=n_rows, floor=problems.floor)
+            )
+            for problems in (waves, mean)
+        )
     else:
-        waves = solve(calibration.waves, expansion.reduce(span), rcond=rcond, floor=floor, ridge=found)
-        mean = solve(calibration.mean, np.eye(n_states), rcond=rcond, floor=0.0, ridge=found)
+        solved, of_mean = (
+            problems.unscaled(
+                solve(problems.rows, problems.coordinates, rcond=rcond, floor=problems.floor, ridge=found)
+            )
+            for problems in (waves, mean)
+        )
     kernels = np.empty((*transform.spatial, n_states, n_components), dtype=expansion.field_dtype)
     for h, c in np.ndindex(n_states, n_components):
-        spectrum = np.tensordot(span[h], waves[:, c], axes=1).astype(expansion.spectral_dtype)
-        spectrum[0] = mean[h, c, 0]
+        spectrum = np.tensordot(span[h], solved[:, c], axes=1).astype(expansion.spectral_dtype)
+        spectrum[0] = of_mean[h, c, 0]
         kernels[..., h, c] = scipy.fft.fftshift(transform.inverse(spectrum.reshape(transform.frequencies)))
     if not np.isfinite(kernels).all():
         msg = "the kernels overflow: X and y differ by too many orders of magnitude; scale one of them"
         raise ValueError(msg)
-    return kernels, found
-
-
-def kernels_argument(
-    kernels: Array, *, n_states: int | None, n_spatial: int | None, components: tuple[int, ...]
-) -> Array:
-    """Copy kernels that a user gives, (*spatial, n_states, *components), as real or complex numbers.
-
-    `n_states` and `n_spatial` are None if any number of states, or of spatial axes, is right.
-
-    Raises
-    ------
-    ValueError
-        If the shape is wrong, or a value is not finite.
-    """
-    values = np.array(kernels)
-    if values.dtype.kind in "biu":
-        values = values.astype(np.float64)
-    n_axes = values.ndim - 1 - len(components)
-    if (
-        not 1 <= n_axes <= 3
-        or n_axes != (n_axes if n_spatial is None else n_spatial)
-        or values.dtype.kind not in "fc"
-        or not values.size
-        or (n_states is not None and values.shape[n_axes] != n_states)
-        or values.shape[n_axes + 1 :] != components
-    ):
-        tail = ", ".join(map(str, (n_states or "n_states", *components)))
-        msg = (
-            f"coef_ must be (*spatial, {tail}) with {n_spatial or '1 to 3'} spatial axes, got shape {values.shape} of "
-            f"{values.dtype}"
-        )
-        raise ValueError(msg)
-    if not np.isfinite(values).all():
-        msg = "coef_ holds NaN or infinite values"
-        raise ValueError(msg)
-    return values
-
-
-def resized(kernels: Array, size: Sequence[int]) -> Array:
-    """Pad kernels with zeros to a larger domain. Lag 0 is in the centre again."""
-    for axis, (n, wanted) in enumerate(zip(kernels.shape, size, strict=False)):
-        if n == wanted:
-            continue
-        if n % 2 == 0:
-            # Lags -n/2 and n/2 of a periodic kernel are the same. On the larger domain each gets half of its value.
-            half = np.take(kernels, [0], axis=axis) / 2
-            kernels = np.concatenate([half, np.delete(kernels, 0, axis=axis), half], axis=axis)
-        before = wanted // 2 - n // 2
-        padding = [(0, 0)] * kernels.ndim
-        padding[axis] = (before, wanted - before - kernels.shape[axis])
-        kernels = np.pad(kernels, padding)
-    return kernels
-
-
-def transfer_function(kernels: Array, *, expansion: Expansion) -> Array:
-    """Compute the spectra by which the spectra of the transformed states are multiplied.
-
-    Parameters
-    ----------
-    kernels : ndarray, shape (*calibrated, n_states, n_components)
-        Influence kernels. The samples to predict may have more voxels along each axis, but not fewer.
-    expansion : Expansion
-        The expansion of the samples to predict.
-
-    Returns
-    -------
-    ndarray, shape (n_transformed, n_components, *frequencies)
-    """
-    transform = expansion.transform
-    effective = expansion.reduce(np.moveaxis(kernels, (-2, -1), (0, 1)))
-    out = np.empty((*effective.shape[:2], *transform.frequencies), dtype=expansion.spectral_dtype)
-    for h, c in np.ndindex(out.shape[:2]):
-        out[h, c] = transform.forward(scipy.fft.ifftshift(resized(effective[h, c], transform.spatial)))
-    return out
-
-
-def uniform_response(kernels: Array, expansion: Expansion) -> Array:
-    """Compute the part of the response that is the same in all voxels, because Σ_h w_h m = 1: (n_components,)."""
-    wide = np.result_type(kernels, np.float64)
-    if expansion.unity is None:
-        return np.zeros(kernels.shape[-1], dtype=wide)
-    axes = tuple(range(kernels.ndim - 2))
-    return np.asarray(
-        kernels[..., expansion.derived, :].sum(axis=axes, dtype=wide) / expansion.unity[expansion.derived]
-    )
-
-
-def localize(
-    samples: Array,
-    transfer: Array,
-    offset: Array,
-    *,
-    expansion: Expansion,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-) -> Array:
-    """Compute the response p[s] of a block of samples.
-
-    Parameters
-    ----------
-    samples : ndarray, shape (n, *spatial)
-        Local states of the block.
-    transfer : ndarray, shape (n_transformed, n_components, *frequencies)
-        What `transfer_function` returns.
-    offset : ndarray, shape (n_components,)
-        What `uniform_response` returns.
-    expansion : Expansion
-        Computes the spectra of samples.
-    dtype : dtype
-        dtype of the result. If it is real, the imaginary part is dropped.
-    shape : tuple of int
-        Shape of the result for one sample: the axes of voxels and components, or one axis for flat samples.
-
-    Returns
-    -------
-    ndarray, shape (n, *shape)
-        Components come last.
-    """
-    transform = expansion.transform
-    out = np.empty((len(samples), *transform.spatial, len(offset)), dtype=dtype)
-    for start in range(0, len(samples), transform.batch):
-        batch = slice(start, start + transform.batch)
-        batch_shape = (len(samples[batch]), *transform.frequencies)
-        sums = [np.zeros(batch_shape, dtype=expansion.spectral_dtype) for _ in offset]
-        for state, spectrum in enumerate(expansion.spectra(samples[batch])):
-            for total, response in zip(sums, transfer[state], strict=True):
-                total += spectrum * response
-            del spectrum
-        for component in range(len(offset)):
-            field = transform.inverse(sums.pop(0)) + offset[component]
-            out[batch][..., component] = field if dtype.kind == "c" else field.real
-            del field
-    return out.reshape(len(samples), *shape)
+    return Kernels(kernels, found, _explained(calibration, coordinates, solved, transform))

@@ -19,7 +19,7 @@ _TILE = 32
 # One sweep of reflections absorbs at most this many rows.
 _MOST_ROWS = 32
 # At most this many problems are solved together, which bounds the memory of the work arrays.
-_SOLVE_TILE = 2**16
+SOLVE_TILE = 2**16
 
 _jit = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
@@ -150,8 +150,8 @@ def solve(factor: Array, coordinates: Array, *, rcond: float, floor: float, ridg
     """
     n_unknowns, width, n_problems = factor.shape
     solution = np.zeros((n_unknowns, width - n_unknowns, n_problems), dtype=factor.dtype)
-    for start in range(0, n_problems, _SOLVE_TILE):
-        part = slice(start, start + _SOLVE_TILE)
+    for start in range(0, n_problems, SOLVE_TILE):
+        part = slice(start, start + SOLVE_TILE)
         rows = factor[..., part].astype(np.complex128)
         rows[:, :n_unknowns] = np.einsum("ijf,jk->ikf", rows[:, :n_unknowns], coordinates)
         triangle = absorb(np.zeros_like(rows), rows)

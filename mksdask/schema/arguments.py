@@ -62,6 +62,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n_squares": _whole(1),
     "n_steps": _whole(0, 10**9),
     "ndim": _whole(1, 3),
+    "order": _whole(1, 64),
     "oversampling": _whole(0),
     "seed": _whole(0),
     "square_size": _whole(1),
