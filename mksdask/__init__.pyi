@@ -37,6 +37,7 @@ from .storage.ensembles import (
     open_ensemble as open_ensemble,
 )
 from .storage.models import load_model as load_model, save_model as save_model
+from .storage.repairs import repair as repair
 from .storage.verification import verify as verify
 from .storage.volumes import create_volume as create_volume, open_volume as open_volume
 from .structure import MKSStructureAnalysis as MKSStructureAnalysis

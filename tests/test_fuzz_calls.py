@@ -56,6 +56,7 @@ SECONDS = 15  # of one call, on a machine that is busy with other things
 # So many of all calls may end in an error of another library: about one in 600 does.
 SHARE = 1 / 300
 NUMBERS = itertools.count()  # of new stores
+KEPT = da.ones((4, 3), chunks=(2, 3)) * 2
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 2, (8, 6, 5))
 Y = X.mean(axis=(1, 2)) + 0.01 * np.arange(8)
@@ -270,6 +271,7 @@ CASES = {
     "open_volume": (mksdask.open_volume, {"url": "volume.zarr", "allow_missing": False}),
     "open_store": (storage.open_store, {"url": "volume.zarr", "allow_missing": False}),
     "verify": (mksdask.verify, {"url": "volume.zarr"}),
+    "repair": (mksdask.repair, {"url": "kept.zarr", "lazy": KEPT}),
     "save_model": (store(mksdask.save_model), {"url": "NEW", "model": LOCALIZATION}),
     "load_model": (mksdask.load_model, {"url": "model.zarr"}),
     "sample_windows": (
@@ -641,6 +643,8 @@ def prepare():
     mksdask.create_ensemble("ensemble.zarr", X.astype("uint8"))
     mksdask.create_volume("volume.zarr", VOLUME.astype("uint8"))
     mksdask.save_model(LOCALIZATION, "model.zarr")
+    storage.materialize(KEPT, "kept.zarr", progress=False)
+    Path("kept.zarr/result/c/0/0").unlink()
     reduction.IncrementalPCA(2).fit(SCORES).save("pca.zarr")
     np.save("scan.npy", VOLUME.astype("uint8"))
     lines = [f"0.1 0.2 0.3 {x} {y} 1 0.9 1 0 1" for y in range(6) for x in range(6)]

@@ -25,6 +25,7 @@ from mksdask.cli.demo import demo
 from mksdask.cli.exports import export_command
 from mksdask.cli.linkage import fit, localize, predict
 from mksdask.cli.options import asks_for_json, say
+from mksdask.cli.repairs import repair
 from mksdask.cli.stopping import PATIENCE, Stop, stoppable
 from mksdask.cli.stores import import_command, info, verify
 from mksdask.compute.plans import DoesNotFitError
@@ -193,5 +194,5 @@ def completion(shell: str) -> None:
     click.echo(found(main, {}, "mksdask", "_MKSDASK_COMPLETE").source())
 
 
-for command in (demo, import_command, export_command, info, verify, stats, fit, predict, localize, plan_group):
+for command in (demo, import_command, export_command, info, verify, repair, stats, fit, predict, localize, plan_group):
     main.add_command(command)

@@ -35,9 +35,10 @@ from mksdask.compute.operation import plan
 from mksdask.compute.watching import LivePicture
 from mksdask.stats import correlate, correlate_volume, integral_range, specific_surface
 from mksdask.stats.all_lags import PASSES
-from mksdask.storage.atomic import RESULTS, SCRATCH, Url
+from mksdask.storage.atomic import RESULTS, SCRATCH, Location, Url
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.outputs import Output
+from mksdask.storage.sources import recorded
 from mksdask.structure import MKSStructureAnalysis
 
 # More phases than this without names are grey levels, or numbers of grains.
@@ -100,7 +101,7 @@ def confidence_of(dataset: xr.Dataset) -> dict[str, Any]:
     return {"confidence_index": dataset.confidence_index} if "confidence_index" in dataset else {}
 
 
-def _call(
+def statistics_call(
     store: Url,
     states: int | None,
     pairs: list[tuple[int, int]] | None,
@@ -156,7 +157,7 @@ def stats(
     check_pictures(figure, watch, store, output.path, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
-        operation, arguments, options = _call(store, states, pairs, cutoff, periodic)
+        operation, arguments, options = statistics_call(store, states, pairs, cutoff, periodic)
         if watch is not None and operation is correlate:
             msg = (
                 f"--watch needs a volume, and {store} is an ensemble; leave it out, or use mksdask fit --watch, which "
@@ -164,10 +165,12 @@ def stats(
             )
             raise ValueError(msg)
         live: dict[str, Any] = {} if watch is None else {"watch": LivePicture.of(watch, overwrite=overwrite)}
+        recipe: dict[str, Any] = {"operation": "stats", "store": str(Location.of(store).place.store), "states": states}
+        recipe |= {"pairs": pairs, "cutoff": cutoff, "periodic": periodic}
         step = token_of("volume" if operation is correlate_volume else "ensemble", arguments, options)
         if not output.is_done(step):
             # What is wrong with the arguments, or does not fit, is found before anything is written or removed.
-            plan(operation, *arguments, **options, **live)
+            recipe["memory_limit"] = plan(operation, *arguments, **options, **live).limit.worker_bytes
         with output.intermediate("sums", SCRATCH, resume=resume, beside=PASSES) as sums:
             if not output.is_done(step):
                 with timed_step("statistics", timings):
@@ -175,7 +178,8 @@ def stats(
                         options["scratch"] = sums
                         if live:
                             operation(*arguments, **live, **options)
-                    output.write(operation(*arguments, **options).rename("correlations"), step)
+                    with recorded(recipe=recipe):
+                        output.write(operation(*arguments, **options).rename("correlations"), step)
         found = output.open("correlations")
         mean = found if operation is correlate_volume else found.mean("sample", keep_attrs=True)
         mean = mean.compute()
@@ -244,7 +248,7 @@ def plan_stats(store: Url, memory_limit: int, as_json: bool, **which: Any) -> No
 
     Example: mksdask plan stats rock.zarr --cutoff 40 --memory-limit 1GiB
     """
-    operation, arguments, options = _call(store, **which)
+    operation, arguments, options = statistics_call(store, **which)
     _print_plan(operation, *arguments, as_json=as_json, memory_limit=memory_limit, **options)
 
 
@@ -264,7 +268,7 @@ def plan_fit(store: Url, components: int, memory_limit: int, as_json: bool, **wh
 
     Example: mksdask plan fit samples.zarr --components 20
     """
-    operation, (X, basis), options = _call(store, **which)
+    operation, (X, basis), options = statistics_call(store, **which)
     if operation is not correlate:
         msg = f"{store} is a volume, but fit takes an ensemble; make one with mksdask import --window"
         raise ValueError(msg)

@@ -273,10 +273,6 @@ def predict(
       mksdask predict stiffness.model other.zarr stiffness.csv --std
       mksdask predict stiffness.model other.zarr stiffness.zarr --resume
     """
-    fitted = load_model(model)
-    if not isinstance(fitted, MKSHomogenizationModel):
-        msg = f"{model} is a {type(fitted).__name__}, but predict takes a homogenization model; use mksdask localize"
-        raise ValueError(msg)
     suffix = Path(str(out)).suffix
     if suffix not in (".csv", ".zarr"):
         msg = f"{out} must be a .csv file or a .zarr store; choose a name with one of these endings"
@@ -286,10 +282,7 @@ def predict(
     output = Output.of(out, RESULTS if is_store else None, model, store, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
-        dataset = open_ensemble(store, allow_missing=allows_missing())
-        X = dataset.microstructure
-        found = fitted.predict(X, return_std=std, **confidence_of(dataset))
-        parts = xr.concat(found if std else (found,), "part").rename("predictions")
+        parts = _lazy_predictions(model, store, std=std)
         step = token_of(parts.data.name)
         with output.intermediate("predictions", RESULTS, resume=resume) as kept:
             if is_store and output.is_done(step):
@@ -297,10 +290,11 @@ def predict(
             else:
                 with timed_step("predict", timings):
                     stored = materialize(parts, kept, progress=False).compute()
-                values = xr.Dataset(dict(zip(("prediction", "spread"), stored, strict=False)))
-                with recorded(model, store):
+                values = _table_of(stored)
+                recipe = {"operation": "predict"} | _places(model=model, store=store) | {"std": std}
+                with recorded(model, store, recipe=recipe):
                     write_table(values, output.path, overwrite=overwrite, resume=resume, step=step)
-    summary = {"result": str(out), "samples": X.sizes["sample"]}
+    summary = {"result": str(out), "samples": len(values.prediction)}
     mean = values.prediction.to_numpy()
     summary |= {"lowest": float(mean.min()), "mean": float(mean.mean()), "highest": float(mean.max())}
     report(summary | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
@@ -334,21 +328,54 @@ def localize(
       mksdask localize strain.model large.zarr strain.zarr
       mksdask localize strain.model large.zarr strain.zarr --resume
     """
+    output = Output.of(out, RESULTS, model, store, overwrite=overwrite, resume=resume)
+    timings: dict[str, float] = {}
+    with open_client(**cluster):
+        lazy, recipe = field_of(model, store), {"operation": "localize"} | _places(model=model, store=store)
+        with timed_step("localize", timings), recorded(model, recipe=recipe):
+            field = output.write(lazy)
+        extremes = computed((field.data.min(), field.data.mean(), field.data.max()))
+    size = tuple(field.sizes[dim] for dim in ("x", "y", "z") if dim in field.dims)
+    summary: dict[str, Any] = {"result": str(out), "samples": field.sizes["sample"], "size": size}
+    summary |= dict(zip(("lowest", "mean", "highest"), map(float, extremes), strict=True))
+    report(summary | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
+
+
+def predictions_of(model: Url, store: Url, *, std: bool) -> xr.Dataset:
+    """Predict the properties of the samples of a store, as the table of `mksdask predict`."""
+    return _table_of(_lazy_predictions(model, store, std=std).compute())
+
+
+def _lazy_predictions(model: Url, store: Url, *, std: bool) -> xr.DataArray:
+    """Predict properties lazily, and their standard deviation if `std`: (1 or 2, n_samples, ...)."""
+    fitted = load_model(model)
+    if not isinstance(fitted, MKSHomogenizationModel):
+        msg = f"{model} is a {type(fitted).__name__}, but predict takes a homogenization model; use mksdask localize"
+        raise ValueError(msg)
+    dataset = open_ensemble(store, allow_missing=allows_missing())
+    found = fitted.predict(dataset.microstructure, return_std=std, **confidence_of(dataset))
+    return xr.concat(found if std else (found,), "part").rename("predictions")
+
+
+def _table_of(stored: xr.DataArray) -> xr.Dataset:
+    return xr.Dataset(dict(zip(("prediction", "spread"), stored, strict=False)))
+
+
+def field_of(model: Url, store: Url) -> xr.DataArray:
+    """Predict the local fields of the samples of a store lazily, after a plan says that they fit."""
     fitted = load_model(model)
     if not isinstance(fitted, MKSLocalizationModel):
         msg = f"{model} is a {type(fitted).__name__}, but localize takes a localization model; use mksdask predict"
         raise ValueError(msg)
-    output = Output.of(out, RESULTS, model, store, overwrite=overwrite, resume=resume)
-    timings: dict[str, float] = {}
-    with open_client(**cluster):
-        X = open_ensemble(store, allow_missing=allows_missing()).microstructure
-        size = tuple(X.sizes[dim] for dim in ("x", "y", "z") if dim in X.dims)
-        if size != tuple(fitted.size_):
-            fitted.resize_coeff(size)
-        plan(fitted.predict, X)
-        with timed_step("localize", timings), recorded(model):
-            field = output.write(fitted.predict(X).rename("field"))
-        extremes = computed((field.data.min(), field.data.mean(), field.data.max()))
-    summary = {"result": str(out), "samples": X.sizes["sample"], "size": size}
-    summary |= dict(zip(("lowest", "mean", "highest"), map(float, extremes), strict=True))
-    report(summary | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
+    X = open_ensemble(store, allow_missing=allows_missing()).microstructure
+    size = tuple(X.sizes[dim] for dim in ("x", "y", "z") if dim in X.dims)
+    if size != tuple(fitted.size_):
+        fitted.resize_coeff(size)
+    plan(fitted.predict, X)
+    field: xr.DataArray = fitted.predict(X).rename("field")
+    return field
+
+
+def _places(**inputs: Url) -> dict[str, str]:
+    """Name inputs as provenance does."""
+    return {role: str(Location.of(url).place.store) for role, url in inputs.items()}

@@ -6,6 +6,9 @@ from .ensembles import (
 from .microstructures import (
     open_store as open_store,
 )
+from .repairs import (
+    repair as repair,
+)
 from .results import (
     materialize as materialize,
 )

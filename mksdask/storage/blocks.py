@@ -225,7 +225,7 @@ class Blocks:
         if not location.exists() or (self.state() == "partial" and not self._is_made()):
             check_outside(location)
             try:
-                self._create(record)
+                self._create()
             except OSError:
                 # Another writer of the same arrays may have made the store in the meantime.
                 if not location.exists():
@@ -242,30 +242,30 @@ class Blocks:
             msg = f"{location.path} holds {held}: {told}; {remedy}"
             raise ValueError(msg)
 
-    def _create(self, record: Mapping[str, Any]) -> None:
+    def _create(self) -> None:
         """Make an empty store with its record beside the place, and move it there."""
         if self.location.is_local:
             new = self.location.sibling("new")
             try:
-                self._make(new, record)
+                self.make(new)
                 put(new, self.location)
             finally:
                 new.remove()
             return
         with tempfile.TemporaryDirectory(prefix="mksdask-") as folder:
             new = Location.of(f"{folder}/new.zarr")
-            self._make(new, record)
+            self.make(new)
             upload(new, self.location)
 
-    def _make(self, new: Location, record: Mapping[str, Any]) -> None:
-        """Make an empty store with its record."""
+    def make(self, new: Location) -> None:
+        """Make an empty store of these arrays at another place, with their record and coordinates."""
         if self.coords.variables:
             write_coords(storable(self.coords.drop_attrs(deep=False)), new)
         group = zarr.open_group(new.store, mode="a")
         for name, variable in self.variables.items():
             variable.create(group, name)
         members = sorted(map(str, (*self.variables, *self.coords.variables)))
-        marks = {"mksdask": f"partial {self.kind}", "members": members, "fingerprint": record}
+        marks = {"mksdask": f"partial {self.kind}", "members": members, "fingerprint": self.record}
         seal(new, attributes_of(new) | marks, members=True)
 
     def _is_made(self) -> bool:

@@ -60,7 +60,7 @@ def provenance(sources: Mapping[str, str], computation: str = "") -> dict[str, A
         "libraries": {name: version(name) for name in _LIBRARIES},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "inputs": dict(sources),
-    } | {key: call[key] for key in ("call", "parameters") if key in call}
+    } | {key: call[key] for key in ("call", "parameters", "recipe") if key in call}
 
 
 def chain_of(url: Url, stamp: str | None = None) -> Iterator[str]:
@@ -95,13 +95,18 @@ def sources_of(*arrays: Any) -> dict[str, str]:
     -------
     dict of str to str
         Path or URL of each, and its stamp. A store that was opened by this package has the stamp of that moment. Others
-        have the stamp of now. What only this process knows, such as a store in memory, is left out.
+        have the stamp of now. In place of scratch stand the sources of it. What only this process knows, such as a
+        store in memory, is left out.
     """
     found: dict[str, str] = {place: Location.of(place).stamp() for place in _CALL.get().get("inputs", ())}
     for array in arrays:
         for held in arrays_read(array):
             place, stamp = _place_of(_unwrapped(held))
-            if place and place not in found:
+            attributes = attributes_of(Location.of(place)) if place else {}
+            if str(attributes.get("mksdask")).endswith("scratch"):
+                # Scratch is removed, so it is known by what it was made of.
+                found |= attributes.get("fingerprint", {}).get("sources", {})
+            elif place and place not in found:
                 found[place] = stamp or Location.of(place).stamp()
     return dict(sorted(found.items()))
 
