@@ -12,11 +12,11 @@ from functools import partial
 import dask
 import numpy as np
 import pytest
-from mksdask.importers.raw_files import Raw
 from numpy.testing import assert_array_equal
 
 from mksdask import PrimitiveBasis, plan
 from mksdask.importers import import_ebsd, import_images
+from mksdask.importers.formats.raw_files import Raw
 from mksdask.stats import correlate_volume
 from mksdask.storage.atomic import Location, attributes_of
 from mksdask.storage.blocks import layout_begun
