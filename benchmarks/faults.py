@@ -13,20 +13,15 @@ every tenth request by 503.
 """
 
 import argparse
-import asyncio
 import contextlib
-import errno
 import hashlib
-import importlib.util
 import json
 import os
-import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,223 +31,11 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 import dask
 import fsspec
 import numpy as np
-from distributed import Client, Scheduler, Worker
-from zarr.storage import LocalStore
+from distributed import Client
+from fault_processes import Cluster, Hooks, bucket_of, end, forked, in_fork, is_alive, make_bucket
+from fault_stages import STAGES, change, damage, inputs_of, prepare
 
-import mksdask.importers.sources as files
-from mksdask import (
-    MKSHomogenizationModel,
-    MKSLocalizationModel,
-    MKSStructureAnalysis,
-    PrimitiveBasis,
-    append_ensemble,
-    create_ensemble,
-    create_volume,
-    load_model,
-    open_ensemble,
-    open_volume,
-    save_model,
-)
-from mksdask.datasets import effective_stiffness, solve_fields
-from mksdask.descriptors import ShapeDescriptors
-from mksdask.importers import import_images
-from mksdask.stats import correlate, correlate_volume
-from mksdask.stats.windows import sample_windows
-from mksdask.storage import checksums, materialize
-
-BASIS = PrimitiveBasis(2)
-SHAPE, CHUNK, EDGE = (24, 12, 12), 2, 24
 PATIENCE = 120.0  # seconds after which a call counts as stuck
-PHASES = {"elastic_modulus": [100.0, 200.0], "poissons_ratio": [0.3, 0.3]}
-
-
-def ensemble(at: str) -> Any:
-    return open_ensemble(f"{at}/e.zarr").microstructure
-
-
-def volume(at: str) -> Any:
-    return open_volume(f"{at}/v.zarr").microstructure
-
-
-def kept(at: str, lazy: Any) -> Any:
-    return materialize(lazy, f"{at}/out.zarr", progress=False)
-
-
-def create(at: str) -> Any:
-    create_ensemble(f"{at}/out.zarr", ensemble(at), chunks=CHUNK, resume=True)
-    return open_ensemble(f"{at}/out.zarr").microstructure
-
-
-def append(at: str) -> Any:
-    url = f"{at}/grown.zarr"
-    if open_ensemble(url).sizes["sample"] == CHUNK:
-        append_ensemble(url, ensemble(at))
-    return open_ensemble(url).microstructure
-
-
-def volume_copy(at: str) -> Any:
-    create_volume(f"{at}/out.zarr", volume(at), chunks=EDGE // 3, resume=True)
-    return open_volume(f"{at}/out.zarr").microstructure
-
-
-def imported(at: str) -> Any:
-    files.SLAB_BYTES = 4 * EDGE**2
-    import_images(f"{at}/scan.npy", f"{at}/out.zarr", axes="xyz", resume=True)
-    return open_volume(f"{at}/out.zarr").microstructure
-
-
-def analysis(at: str) -> Any:
-    model = MKSStructureAnalysis(BASIS, n_components=2, scratch=f"{at}/scratch")
-    return model.fit(ensemble(at), resume=True).reduced_fit_data
-
-
-def linkage(at: str) -> Any:
-    model = MKSHomogenizationModel(BASIS, n_components=2, scratch=f"{at}/scratch")
-    found = open_ensemble(f"{at}/e.zarr")
-    return model.fit(found.microstructure, found.response, resume=True).predict(np.asarray(found.microstructure[:4]))
-
-
-def localization(at: str) -> Any:
-    X = ensemble(at)
-    return MKSLocalizationModel(BASIS).fit(X, X.astype(float)).coef_
-
-
-STAGES: dict[str, Callable[[str], Any]] = {
-    "create": create,
-    "append": append,
-    "create volume": volume_copy,
-    "import": imported,
-    "correlate": lambda at: kept(at, correlate(ensemble(at), BASIS)),
-    "tile sums": lambda at: correlate_volume(volume(at), BASIS, cutoff=4, scratch=f"{at}/out.zarr"),
-    "all lags": lambda at: correlate_volume(volume(at), BASIS, cutoff=None, scratch=f"{at}/out.zarr"),
-    "windows": lambda at: kept(at, sample_windows(volume(at), size=6, n=24, chunks=2, seed=1)),
-    "descriptors": lambda at: kept(at, ShapeDescriptors().fit_transform(ensemble(at))),
-    "analysis": analysis,
-    "linkage": linkage,
-    "predict": lambda at: kept(at, load_model(f"{at}/m.zarr").predict(ensemble(at))),
-    "calibrate": localization,
-    "localize": lambda at: kept(at, load_model(f"{at}/l.zarr").predict(ensemble(at))),
-    "fields": lambda at: kept(at, solve_fields(ensemble(at), **PHASES).strain),
-    "stiffness": lambda at: kept(at, effective_stiffness(ensemble(at), **PHASES)),
-}
-
-
-class Hooks:
-    """What the processes of a cell do to blocks: they take a while, are logged, and fail as the cell wants."""
-
-    folder: Path | None = None
-    pause = 0.03
-
-    @classmethod
-    def block(cls, what: str, key: str) -> None:
-        """Log a block that is read or written, and raise what the cell wants."""
-        if cls.folder is None:
-            return
-        time.sleep(cls.pause)
-        with (cls.folder / "log").open("a") as file:
-            file.write(f"{os.getpid()} {what} {key}\n")
-        n_blocks = len((cls.folder / "log").read_text().splitlines())
-        if what == "write" and (cls.folder / "full").exists() and n_blocks > 4:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if what == "read" and (cls.folder / "always").exists() and n_blocks > 4:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        if what == "read" and (cls.folder / "once").exists() and n_blocks > 4:
-            with contextlib.suppress(FileNotFoundError):
-                (cls.folder / "once").unlink()
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    @classmethod
-    def install(cls) -> None:
-        read, write, slabs = checksums._read, LocalStore.set, files._Slabs.__call__
-
-        def reading(path: Path, span: Any) -> Any:
-            if "/c/" in str(path):
-                cls.block("read", "/".join(path.parts[-5:]))
-            return read(path, span)
-
-        async def writing(store: Any, key: str, value: Any) -> None:
-            if "/c/" in key:
-                await asyncio.to_thread(cls.block, "write", f"{Path(store.root).name}/{key}")
-            await write(store, key, value)
-
-        def reading_slab(kernel: Any, numbers: Any) -> Any:
-            cls.block("read", f"scan {numbers[0]}")
-            return slabs(kernel, numbers)
-
-        checksums._read, LocalStore.set, files._Slabs.__call__ = reading, writing, reading_slab
-
-
-def forked(work: Callable[[], None], log: Path) -> int:
-    """Run a function in a process of its own. It prints to a file."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        os.setpgid(0, 0)
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(out, 1), os.dup2(out, 2)
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
-
-
-def is_alive(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        return os.waitpid(pid, os.WNOHANG) == (0, 0)
-    return False
-
-
-def end(pid: int) -> None:
-    with contextlib.suppress(OSError):
-        os.kill(pid, signal.SIGCONT)
-        os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
-
-
-class Cluster:
-    """A scheduler and two workers in processes of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.file = folder, folder / "scheduler.json"
-        self.scheduler, self.workers = 0, []
-
-    def start(self) -> None:
-        """Start what does not run."""
-        if not self.scheduler or not is_alive(self.scheduler):
-            for pid in self.workers:
-                end(pid)
-            self.workers = []
-            self.file.unlink(missing_ok=True)
-            self.scheduler = forked(lambda: asyncio.run(self._schedule()), self.folder / "scheduler.txt")
-            while not self.file.exists():
-                time.sleep(0.02)
-        self.workers = [pid for pid in self.workers if is_alive(pid)]
-        while len(self.workers) < 2:
-            self.workers.append(forked(lambda: asyncio.run(self._work()), self.folder / "worker.txt"))
-
-    async def _schedule(self) -> None:
-        async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
-            new = self.file.with_suffix(".new")
-            new.write_text(scheduler.address)
-            new.rename(self.file)
-            await scheduler.finished()
-
-    async def _work(self) -> None:
-        local = self.folder / f"local-{os.getpid()}"
-        async with Worker(
-            self.file.read_text(), nthreads=1, memory_limit=0, dashboard=False, local_directory=local
-        ) as w:
-            await w.finished()
-
-    def stop(self) -> None:
-        for pid in [*self.workers, self.scheduler]:
-            end(pid)
 
 
 def digest(values: Any) -> str:
@@ -275,51 +58,6 @@ def call(stage: str, at: str, cluster: Cluster | None, out: Path) -> None:
         found |= {"error": type(error).__name__, "message": " ".join(str(error).split())}
     found["seconds"] = time.monotonic() - start
     out.write_text(json.dumps(found))
-
-
-def prepare(base: Path) -> None:
-    """Make the inputs of all stages."""
-    rng = np.random.default_rng(0)
-    X, V = rng.integers(0, 2, SHAPE).astype(np.uint8), rng.integers(0, 2, (EDGE,) * 3).astype(np.uint8)
-    create_ensemble(base / "e.zarr", X, X.mean(axis=(1, 2)), chunks=CHUNK)
-    create_ensemble(base / "grown.zarr", X[:CHUNK], chunks=CHUNK)
-    create_volume(base / "v.zarr", V, chunks=EDGE // 3)
-    np.save(base / "scan.npy", V)
-    save_model(MKSHomogenizationModel(BASIS, n_components=2).fit(X, X.mean(axis=(1, 2))), base / "m.zarr")
-    save_model(MKSLocalizationModel(BASIS).fit(X, X.astype(float)), base / "l.zarr")
-
-
-def inputs_of(stage: str) -> str:
-    """The input of a stage that is damaged or changed."""
-    return {"import": "scan.npy", **dict.fromkeys(("create volume", "tile sums", "all lags", "windows"), "v.zarr")}.get(
-        stage, "e.zarr"
-    )
-
-
-def damage(path: Path, how: str) -> None:
-    """Damage a file in the middle of an input: a chunk of a store, or the file itself."""
-    chunks = sorted(each for each in path.rglob("microstructure/c/*") if each.is_file() or each.is_symlink())
-    chunks = chunks or sorted(each for each in path.rglob("microstructure/c/**/*") if each.is_file())
-    target = chunks[len(chunks) // 2] if chunks else path
-    data = bytearray(target.read_bytes())
-    if how == "flipped":
-        data[len(data) // 2] ^= 4
-    target.write_bytes({"flipped": bytes(data), "cut": bytes(data[: len(data) // 2]), "emptied": b""}.get(how, b""))
-    if how == "deleted":
-        target.unlink()
-
-
-def change(at: Path, stage: str) -> None:
-    """Replace the input by another one of the same shape."""
-    rng = np.random.default_rng(1)
-    X, V = rng.integers(0, 2, SHAPE).astype(np.uint8), rng.integers(0, 2, (EDGE,) * 3).astype(np.uint8)
-    name = inputs_of(stage)
-    if name == "e.zarr":
-        create_ensemble(at / name, X, X.mean(axis=(1, 2)), chunks=CHUNK, mode="w")
-    elif name == "v.zarr":
-        create_volume(at / name, V, chunks=EDGE // 3, mode="w")
-    else:
-        np.save(at / name, V)
 
 
 FAULTS = (
@@ -424,52 +162,6 @@ class Cell:
             self.cluster.stop()
 
 
-@contextlib.contextmanager
-def bucket_of(folder: Path) -> Any:
-    """Start a server of S3 that answers every tenth request by 503, and yield the URL of a bucket."""
-    if any(importlib.util.find_spec(name) is None for name in ("s3fs", "moto")):
-        yield None
-        return
-    port = random.Random(os.getpid()).randint(20000, 50000)
-    pid = forked(lambda: serve(port), folder / "s3.txt")
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    try:
-        yield "s3://bucket"
-    finally:
-        end(pid)
-
-
-def serve(port: int) -> None:
-    moto_server, werkzeug = importlib.import_module("moto.server"), importlib.import_module("werkzeug.serving")
-    app, rng = moto_server.DomainDispatcherApplication(moto_server.create_backend_app), random.Random(0)
-
-    def flaky(environ: Any, start_response: Any) -> Any:
-        if environ["PATH_INFO"].count("/") > 1 and rng.random() < 0.1:
-            start_response("503 Slow Down", [("Content-Length", "0")])
-            return [b""]
-        return app(environ, start_response)
-
-    werkzeug.run_simple("127.0.0.1", port, flaky, threaded=True)
-
-
-def in_fork(work: Callable[[], Any], folder: Path) -> Any:
-    """Run a function in a process of its own, so that this one starts no thread, and return what it returns."""
-    out = folder / f"out-{random.random()}"
-
-    def run() -> None:
-        out.write_text(json.dumps(work()))
-
-    os.waitpid(forked(run, folder / "fork.txt"), 0)
-    if not out.exists():
-        raise SystemExit((folder / "fork.txt").read_text())
-    return json.loads(out.read_text())
-
-
 def undisturbed(stage: str, folder: Path, base: Path) -> dict[str, Any]:
     """Run a stage on a cluster that nothing disturbs, on the inputs as they are, or as they are when they change."""
     cell = cell_in(folder, base, stage, "none", None)
@@ -532,15 +224,6 @@ def main() -> int:
         options.json.write_text(json.dumps(told, indent=1))
     print(f"{n_bad} of {len(told)} cells are WRONG or STUCK")
     return int(n_bad > 0)
-
-
-def make_bucket(url: str) -> None:
-    fs = fsspec.core.url_to_fs(url)[0]
-    for _ in range(100):
-        with contextlib.suppress(OSError):
-            fs.mkdir(url)
-            return
-        time.sleep(0.2)
 
 
 def cell_in(folder: Path, base: Path, stage: str, fault: str, bucket: str | None) -> Cell:
