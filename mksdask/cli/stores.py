@@ -199,5 +199,5 @@ def _describe_model(model: Any) -> dict[str, Any]:
         if getattr(model, "phases_", None):
             found["phases"] = list(model.phases_)
     if hasattr(model, "property_linker"):
-        found["linker"] = str(model.property_linker)
+        found["linker"] = getattr(model.property_linker_, "in_words", repr(model.property_linker_))
     return found

@@ -16,7 +16,7 @@ from mksdask.arrays import Array, ArrayLike, is_number, sizes_argument, to_numpy
 from mksdask.bases.base import Basis
 from mksdask.bases.given import GivenStates
 from mksdask.compute.operation import Operation, operation
-from mksdask.display.cards import WithCard, card, centre_of, picture
+from mksdask.display.cards import WithCard, card, centre_of, cut_of, picture
 from mksdask.labels import first_index, matched_values
 from mksdask.localization.calibration import Calibrate, Kind, Responses
 from mksdask.localization.expansion import Expansion, FieldFFT
@@ -272,11 +272,10 @@ class MKSLocalizationModel(WithCard, RegressorMixin, BaseEstimator):
             facts["samples seen"] = self.n_samples_seen_
         if self.alpha_:
             facts["alpha"] = f"{self.alpha_:.3g}"
-        pictures = [
-            picture(centre_of(first[..., state], n_spatial), f"α[{state}; r]", diverging=True)
-            for state in range(min(MOST_DRAWN, states))
-        ]
-        return card("MKSLocalizationModel", facts, pictures)
+        maps = [(centre_of(first[..., state], n_spatial), f"α[{state}; r]") for state in range(min(MOST_DRAWN, states))]
+        pictures = [picture(*each, diverging=True) for each in maps]
+        cut = [cut_of(first, n_spatial), f"{MOST_DRAWN} of {states} states" * (states > MOST_DRAWN)]
+        return card("MKSLocalizationModel", facts, pictures, notes=[f"Drawn: {each}." for each in cut if each])
 
     @operation
     def predict(self, X: ArrayLike, size: Sequence[int] | None = None) -> Operation[Any]:
