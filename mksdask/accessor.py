@@ -14,7 +14,7 @@ from mksdask.bases import PrimitiveBasis
 from mksdask.bases.base import Basis
 from mksdask.compute.graph import is_cheap
 from mksdask.compute.plans import size_text
-from mksdask.display.cards import card, centre_of, picture, value_text
+from mksdask.display.cards import card, centre_of, cut_of, picture, value_text
 from mksdask.display.orientations import phase_ipf_colours
 from mksdask.stats import correlate, correlate_volume, integral_range, radial_average, specific_surface
 from mksdask.stats.windows import sample_windows
@@ -132,7 +132,10 @@ class MKSAccessor:
     def _repr_html_(self) -> str:
         facts = self.describe()
         facts["bytes"] = size_text(facts["bytes"])
-        return card(f"{facts.pop('kind')}", facts, self._pictures())
+        pictures, X = self._pictures(), self._array()
+        n, what = (X.sizes["pair"], "pairs") if "pair" in X.dims else (X.sizes.get("sample", 1), "samples")
+        notes = [f"{len(pictures)} of {n:,} {what} are drawn."] if 0 < len(pictures) < n else []
+        return card(f"{facts.pop('kind')}", facts, pictures, notes=notes)
 
     def _pictures(self) -> list[str]:
         """Draw some samples or pairs, unless they must be computed first: showing a card must not compute."""
@@ -163,7 +166,8 @@ class MKSAccessor:
                 values = values[:, None] if n_spatial == 1 else values
             if values.ndim <= 3 and n_spatial:
                 largest = len(phases) - 1.0 if len(phases) > 1 and not is_statistics else None
-                found.append(picture(values, caption, largest=largest))
+                words = ", ".join(filter(None, (caption, cut_of(field, n_spatial))))
+                found.append(picture(values, words, largest=largest))
         return found
 
     def _phase_numbers(self) -> xr.DataArray | None:

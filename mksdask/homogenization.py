@@ -332,7 +332,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
 
     def _facts(self) -> dict[str, Any]:
         return super()._facts() | {
-            "linker": repr(self.property_linker_),
+            "linker": getattr(self.property_linker_, "in_words", repr(self.property_linker_)),
             "properties": int(np.prod(self._target_shape)),
         }
 

@@ -33,6 +33,11 @@ def test_primitive__indicators_of_phase_numbers(dtype):
     assert_array_equal(PrimitiveBasis(2).discretize(X)[0, :, 1], [0, 1, 1, 0])
 
 
+def test_repr__names_the_states_always():
+    assert repr(PrimitiveBasis(2)) == "PrimitiveBasis(n_states=2)"
+    assert repr(LegendreBasis(3, domain=(0, 1))) == "LegendreBasis(n_states=3, domain=(0, 1))"
+
+
 def test_primitive__domain_of_grey_levels():
     X = np.array([[0, 85, 170]], dtype="uint8")
     assert_allclose(PrimitiveBasis(3, domain=(0, 170)).discretize(X)[0], np.eye(3))

@@ -1,9 +1,12 @@
 """The command, as a user calls it."""
 
+import base64
 import json
+import os
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -18,12 +21,14 @@ from mksdask import (
     MKSHomogenizationModel,
     PrimitiveBasis,
     create_ensemble,
+    create_volume,
     load_model,
     open_ensemble,
     open_volume,
     plan,
 )
 from mksdask.cli import main
+from mksdask.cli.printing import with_options
 from mksdask.datasets import make_microstructure
 from mksdask.datasets.responses import make_elastic_FE_strain_delta, make_elastic_stiffness
 from mksdask.stats import correlate, correlate_volume
@@ -144,16 +149,19 @@ def test_import_and_stats__from_a_scan_to_a_figure(run, scan, tmp_path):
     assert found["size"] == [16, 14, 12]
     assert_allclose([found["fractions"]["pore"], found["fractions"]["grain"]], [1 - scan.mean(), scan.mean()])
     assert_array_equal(open_volume("v.zarr").microstructure, scan)
-    found = run("stats", "v.zarr", "S2.zarr", "--cutoff", "4", "--figure", "figures/S2.png", "--pairs", "0-1,1-1")
+    found = run(
+        "stats", "v.zarr", "S2.zarr", "--cutoff", "4", "--figure", "figures/S2.png", "--pairs", "pore-grain,1-1"
+    )
     stored = xr.open_zarr("S2.zarr").correlations
     expected = correlate_volume(scan, PrimitiveBasis(2), cutoff=4, correlations=[(0, 1), (1, 1)])
     assert_allclose(stored, expected, atol=1e-6)
     assert stored.pair.to_numpy().tolist() == ["pore–grain", "grain–grain"]
     assert stored.lag_x.attrs["units"] == "um"
     assert_allclose(stored.lag_x, np.arange(-4, 5) * 3.0)
-    assert_allclose(found["volume fraction of grain"], scan.mean(), rtol=1e-6)
-    assert_allclose(found["interface of grain to the whole volume"], stored.mks.specific_surface()[1])
-    assert "volume fraction of pore" not in found
+    assert_allclose(found["phases"]["grain"]["volume_fraction"], scan.mean(), rtol=1e-6)
+    assert_allclose(found["phases"]["grain"]["interface_per_volume"], stored.mks.specific_surface()[1])
+    assert list(found["phases"]) == ["grain"]
+    assert found["units"] == {"lag": "um", "interface_per_volume": "1/um", "integral_range": "um^3"}
     assert (tmp_path / "figures/S2.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "S2.zarr.sums").exists()
     assert "exists; choose another output" in run("stats", "v.zarr", "S2.zarr", code=1)
@@ -176,7 +184,7 @@ def test_import__windows_and_options(run, scan):
     found = run("import", "levels.npy", "t.zarr", "--thresholds", "5", "--periodic", "x,z", "--axes", "zyx")
     assert_array_equal(open_volume("t.zarr").microstructure, scan.T)
     assert open_volume("t.zarr").microstructure.attrs["periodic_axes"] == ["x", "z"]
-    assert "phases must list every value" in run("import", "scan.tif", "x.zarr", "--phases", "0:pore", code=1)
+    assert "--phases must list every value" in run("import", "scan.tif", "x.zarr", "--phases", "0:pore", code=1)
     assert "names files that are not there" in run("import", "a.tif", "x.zarr", code=1)
 
 
@@ -184,7 +192,9 @@ def test_stats__of_an_ensemble(run, ensemble):
     found = run("stats", "e.zarr", "f.zarr", "--figure", "f.png")
     expected = correlate(ensemble[0], PrimitiveBasis(2), periodic_axes=[0, 1])
     assert_allclose(xr.open_zarr("f.zarr").correlations, expected, atol=1e-6)
-    assert_allclose(found["volume fraction of stiff"], 1 - ensemble[0].mean(), rtol=1e-5)
+    assert_allclose(found["phases"]["stiff"]["volume_fraction"], 1 - ensemble[0].mean(), rtol=1e-5)
+    refused = run("stats", "e.zarr", "g.zarr", "--pairs", "stiff-hard", code=1)
+    assert "--pairs stiff-hard does not name two phases of the store; its phases are stiff, soft" in refused
     assert run("stats", "e.zarr", "f.zarr", "--resume")["lags"] == [13, 13]
 
 
@@ -192,12 +202,12 @@ def test_fit_and_predict__equal_python(run, ensemble):
     X, y = ensemble
     found = run("fit", "e.zarr", "m.zarr", "--components", "4", "--degree", "2", "--figure", "fit.png")
     assert found["samples"] == 48
-    assert found["test samples"] == 12
+    assert found["test"]["samples"] == 12
     test = np.sort(np.random.default_rng(0).permutation(np.arange(60))[:12])
     train = np.setdiff1d(np.arange(60), test)
     model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=4, degree=2, periodic_axes=[0, 1])
     model.fit(X[train], y[train])
-    assert_allclose(found["test R²"], model.score(X[test], y[test]), rtol=1e-4)
+    assert_allclose(found["test"]["r2"], model.score(X[test], y[test]), rtol=1e-4)
     run("predict", "m.zarr", "e.zarr", "p.csv", "--std")
     mean, spread = model.predict(X, return_std=True)
     table = pd.read_csv("p.csv")
@@ -205,7 +215,7 @@ def test_fit_and_predict__equal_python(run, ensemble):
     assert_allclose(table.spread, spread, rtol=1e-3)
     pd.DataFrame({"C11": y, "twice": 2 * y}).to_csv("y.csv", index=False)
     found = run("fit", "e.zarr", "k.zarr", "--linker", "kernel", "--response", "y.csv", "--hold-out", "0")
-    assert "test R²" not in found
+    assert "test" not in found
     run("predict", "k.zarr", "e.zarr", "p.zarr")
     assert xr.open_zarr("p.zarr", consolidated=False).prediction.shape == (60, 2)
     assert "kernel" in run("info", "k.zarr", on_cluster=False)
@@ -251,7 +261,7 @@ def test_stats__resumes_its_own_result_alone(run, scan, monkeypatch):
     # What is there is not computed again.
     monkeypatch.setattr("mksdask.cli.analysis.correlate_volume", None)
     again = run("stats", "v.zarr", "S2.zarr", "--cutoff", "4", "--resume")
-    assert again["volume fraction of phase 0"] == first["volume fraction of phase 0"]
+    assert again["phases"] == first["phases"]
     monkeypatch.undo()
 
 
@@ -288,8 +298,8 @@ def test_fit__takes_its_own_predictions_and_gaps(run, ensemble, tmp_path):
     assert list(pd.read_csv("q.csv").columns) == ["sample", "prediction"]
     pd.DataFrame({"C11": np.where(np.arange(60) % 2, y, np.nan)}).to_csv("half.csv", index=False)
     found = run("fit", "e.zarr", "half.zarr", "--response", "half.csv", "--components", "3")
-    assert (found["samples"], found["test samples"], found["without a response"]) == (24, 6, 30)
-    assert found["test R²"] > 0.5
+    assert (found["samples"], found["test"]["samples"], found["without_response"]) == (24, 6, 30)
+    assert found["test"]["r2"] > 0.5
     assert "there is no such file" in run("fit", "e.zarr", "x.zarr", "--response", "none.csv", code=1)
     assert "means nothing to the kernel linker" in run(
         "fit", "e.zarr", "x.zarr", "--linker", "kernel", "--degree", "2", code=1
@@ -344,6 +354,110 @@ def test_commands__raise_on_bad_options(arguments, message):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert message in result.output
+
+
+@pytest.mark.parametrize(
+    ("line", "environment"),
+    [
+        ("--help", {}),
+        ("import --help", {}),
+        ("", {"_MKSDASK_COMPLETE": "bash_complete", "COMP_WORDS": "mksdask st", "COMP_CWORD": "1"}),
+        ("", {"_MKSDASK_COMPLETE": "bash_complete", "COMP_WORDS": "mksdask stats a b --mem", "COMP_CWORD": "4"}),
+    ],
+)
+def test_command__helps_and_completes_without_numpy(line, environment):
+    code = "import atexit, sys\natexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))\n"
+    code += f"sys.argv = ['mksdask', *{line.split()!r}]\nfrom mksdask.cli import main\nmain(prog_name='mksdask')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | environment
+    )
+    modules = done.stderr.split()
+    assert "mksdask.cli.commands" in modules
+    assert not {"numpy", "dask", "distributed", "xarray", "zarr", "fsspec", "matplotlib", "pandas"} & set(modules)
+    # The interpreter and click take about 300.
+    assert len(modules) < 500
+    expected = {"st": "stats", "stats a b --mem": "--memory-limit"}
+    assert expected.get(environment.get("COMP_WORDS", "").removeprefix("mksdask "), "Usage: mksdask") in done.stdout
+
+
+def test_command__help_is_whole_and_in_groups():
+    told = CliRunner().invoke(main, ["--help"]).output
+    assert "..." not in told.replace('"..."', "").replace("[ARGS]...", "")
+    assert re.search(r"Compute:\n  stats .*?Pass on, and keep:\n  report ", told, re.DOTALL)
+    told = CliRunner().invoke(main, ["fit", "--help"]).output
+    order = [told.index(f"\n{heading}:\n") for heading in ("Phases", "Statistics", "Model", "Output", "Workers")]
+    assert order == sorted(order)
+
+
+class Page(HTMLParser):
+    """The text of a page, its pictures, and whether all that is opened is closed."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.pictures, self.opened, self.others = "", [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.others += [value for name, value in attributes.items() if name in ("href", "src") and value[:5] != "data:"]
+        if tag == "img":
+            assert attributes["alt"]
+            self.pictures.append(base64.b64decode(attributes["src"].removeprefix("data:image/png;base64,")))
+        if tag not in ("img", "meta"):
+            self.opened.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.opened.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.parametrize("kind", ["volume", "ensemble"])
+def test_report__is_one_page_of_all_that_is_known(run, tmp_path, kind):
+    X = make_microstructure(n_samples=5, size=(14, 12, 10) if kind == "volume" else (14, 12), grain_size=4)
+    geometry = {"spacing": 0.5, "units": "um", "phases": ("pore", "<script>alert(1)</script>")}
+    if kind == "volume":
+        create_volume(tmp_path / "s.zarr", X[0], **geometry)
+    else:
+        create_ensemble(tmp_path / "s.zarr", X, **geometry)
+    found = run("report", "s.zarr", "out.html", "--title", "Rock & roll")
+    html = (tmp_path / "out.html").read_text("utf-8")
+    assert found["bytes"] == len(html.encode())
+    page = Page(html)
+    assert page.opened == []
+    # Nothing comes from elsewhere, and what files say is text.
+    assert page.others == []
+    assert "<script" not in html
+    assert "Rock & roll" in page.text
+    assert page.text.count("<script>alert(1)</script>") >= 4
+    assert all(picture.startswith(b"\x89PNG") for picture in page.pictures)
+    assert len(page.pictures) == 4
+    assert f"{(X[0] if kind == 'volume' else X).mean():.4g}" in page.text
+    assert "interface per volume / µm⁻¹" in page.text
+    assert "clusters per µm" in page.text
+    assert "pass --overwrite" in run("report", "s.zarr", "out.html", code=1)
+    run("report", "s.zarr", "out.html", "--overwrite")
+    (tmp_path / "mine.html").write_text("mine")
+    assert "which replaces an earlier report" in run("report", "s.zarr", "mine.html", "--overwrite", code=1)
+
+
+def test_info_and_stats__print_units(run, scan, client):
+    run("import", "scan.tif", "v.zarr", "--otsu", "2", "--names", "pore,grain", "--spacing", "3", "--units", "um")
+    assert re.search(r"^spacing +x 3, y 3, z 3 µm$", run("info", "v.zarr", on_cluster=False), re.MULTILINE)
+    line = ["stats", "v.zarr", "S2.zarr", "--cutoff", "3", "--scheduler", client.scheduler.address]
+    told = CliRunner().invoke(main, line).stdout
+    assert re.search(r"^pore: volume fraction +0\.\d+$", told, re.MULTILINE)
+    assert re.search(r"^pore: interface per volume +[\d.]+ 1/µm$", told, re.MULTILINE)
+    assert re.search(r"^pore: integral range +-?[\d.]+ µm³$", told, re.MULTILINE)
+    assert re.search(r"^seconds +[\d.]+ s$", told, re.MULTILINE)
+
+
+def test_errors__name_options_instead_of_arguments():
+    assert with_options('pass axes="zyx" if so', ["--axes"]) == "pass --axes zyx if so"
+    assert with_options("correlations must be pairs, got n=3", ["--pairs"]) == "--pairs must be pairs, got n=3"
+    assert with_options("size must be a number", ["--axes"]) == "size must be a number"
 
 
 def test_commands__help_shows_examples_and_shells_complete():

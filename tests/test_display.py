@@ -110,6 +110,7 @@ def test_stores__show_samples_without_computing_others(tmp_path):
     assert all(text in html for text in ("12 × 10", "pore, grain", "x 0.5, y 0.5", "um", "sample 8"))
     shown = images(html)
     assert len(shown) == 4
+    assert "4 of 9 samples are drawn." in html
     last = X[8].T
     assert len(np.unique(shown[-1].reshape(-1, 3), axis=0)) == 2
     assert_array_equal(shown[-1][..., 0] == int(SEQUENTIAL[-1][:2], 16), last == 1)
@@ -126,7 +127,10 @@ def test_volume__shows_its_middle_however_large(tmp_path):
     X = np.zeros((300, 20, 5), dtype=np.uint8)
     X[:22], X[150, 3, 2] = 1, 1
     create_volume(tmp_path / "v.zarr", X)
-    (shown,) = images(checked(open_volume(tmp_path / "v.zarr").mks._repr_html_()))
+    html = checked(open_volume(tmp_path / "v.zarr").mks._repr_html_())
+    # It says what it cuts.
+    assert "plane z = 2 of 5, middle 256 × 20 of 300 × 20" in html
+    (shown,) = images(html)
     assert shown.shape == (20, 256, 3)
     assert_array_equal(np.argwhere(shown[..., 0] > 0), [[3, 150 - 22]])
 
@@ -144,7 +148,8 @@ def test_orientations__are_shown_as_colours(tmp_path):
 @pytest.mark.parametrize(
     ("basis", "texts", "n_curves"),
     [
-        (PrimitiveBasis(3), ("domain", "0, 2"), 3),
+        (PrimitiveBasis(3), ("domain", "0, 2", "n_states=3"), 3),
+        (PrimitiveBasis(2), ("n_states=2", "0, 1"), 2),
         (LegendreBasis(4, domain=(-1, 1)), ("-1, 1",), 4),
         (FourierBasis(3), ("complex",), 6),
         (GSHBasis(15, domain="cubic"), ("l = 0 1", "cubic", "Bunge"), 0),
@@ -167,6 +172,7 @@ def test_models__show_what_they_have_learnt_once_they_have(tmp_path):
         model.fit(X, y)
         html = checked(model._repr_mimebundle_()["text/html"])
         assert "12 samples, 3 components" in html
+        assert model is reduced or "kernel ridge regression, Gaussian kernel" in html
         assert len(images(html)) == 3
         assert html.count("<circle") == 12
         assert html.count("<rect") == 3
@@ -187,6 +193,7 @@ def test_reducers_and_regressors__say_what_was_chosen():
     assert f"{regressor.gamma_:.6g}" in checked(regressor._card())
     few = KernelRegressor(n_landmarks=8).fit(X[:, :3], X[:, 0])
     assert "landmarks" in checked(few._card())
+    assert polynomial_regression(2).in_words == "polynomial regression of degree 2"
     assert "mks-card" not in polynomial_regression(2)._repr_mimebundle_()["text/html"]
 
 

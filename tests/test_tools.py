@@ -466,6 +466,7 @@ def test_maps__on_axes_that_are_given():
 
 
 def test_show_volume__draws_phases_and_fields_in_their_units(monkeypatch):
+    pytest.importorskip("k3d")
     phases = make_microstructure(n_samples=1, size=(20, 14, 10), n_phases=3, grain_size=3)[0]
     labelled = xr.DataArray(
         phases,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,7 +24,7 @@ from mksdask.arrays import (
     unwrap_samples,
 )
 from mksdask.compute.blocks import map_samples
-from mksdask.display.cards import WithCard, card, curves
+from mksdask.display.cards import WithCard, card, curves, value_text
 from mksdask.schema import NOTHING, Kind, Listed, Number, Record, Whole
 from mksdask.schema.arguments import checked
 
@@ -226,6 +227,13 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        """Name the states, which scikit-learn leaves out where they are the default, and what else was chosen."""
+        usual = {name: each.default for name, each in signature(type(self)).parameters.items()}
+        given = self.get_params(deep=False)
+        shown = {name: each for name in usual if repr(each := given[name]) != repr(usual[name]) or name == "n_states"}
+        return f"{type(self).__name__}({', '.join(f'{name}={each!r}' for name, each in shown.items())})"
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
@@ -236,6 +244,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
 
     def _facts(self) -> dict[str, Any]:
         return {
+            "states": value_text(list(self.states[:MOST_DRAWN])) + ", …" * (len(self.states) > MOST_DRAWN),
             "local state": "a number" if self.state_size == 1 else f"{self.state_size} numbers",
             "values": "complex" if self.is_complex else "real",
             "Σ m = 1": self.is_complete,

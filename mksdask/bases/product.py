@@ -206,5 +206,5 @@ class ProductBasis(Basis):
         _ = self.states
         return ProductBasis(*(clone(basis) for basis in self.bases))
 
-    def __repr__(self) -> str:
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         return f"ProductBasis({', '.join(map(repr, self.bases))})"

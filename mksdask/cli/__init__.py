@@ -16,19 +16,12 @@ from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
-from distributed import KilledWorker
-from distributed.comm import CommClosedError
 
-from mksdask.cli.analysis import plan_group, stats
 from mksdask.cli.arguments import KEYS
-from mksdask.cli.demo import demo
-from mksdask.cli.exports import export_command
-from mksdask.cli.linkage import fit, localize, predict
-from mksdask.cli.options import asks_for_json, say
-from mksdask.cli.repairs import repair
+from mksdask.cli.commands import COMMANDS
+from mksdask.cli.declaring import Group
+from mksdask.cli.printing import asks_for_json, say, with_options
 from mksdask.cli.stopping import PATIENCE, Stop, stoppable
-from mksdask.cli.stores import import_command, info, verify
-from mksdask.compute.plans import DoesNotFitError
 from mksdask.startup import stopped_by
 
 # Errors whose message says what was wrong with an input. The message of any other error needs its name.
@@ -39,7 +32,7 @@ class _DoesNotFit(click.ClickException):
     exit_code = 3
 
 
-class _Group(click.Group):
+class _Main(Group):
     """Prints an error in one line, and ends with an exit code that says what kind of error it was."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -52,8 +45,16 @@ class _Group(click.Group):
         except (Exception, CancelledError) as error:
             if ctx.find_root().params.get("traceback"):
                 raise
-            failure = _DoesNotFit if isinstance(error, DoesNotFitError) else click.ClickException
-            raise failure(_message_of(error)) from error
+            failure = _DoesNotFit if _is(error, "DoesNotFitError") else click.ClickException
+            raise failure(with_options(_message_of(error), self._options(ctx))) from error
+
+    def _options(self, ctx: click.Context) -> list[str]:
+        """List the options of the command that was called."""
+        called: click.Command | None = self
+        for word in ctx.meta.get("line", ()):
+            if isinstance(called, click.Group):
+                called = called.commands.get(word)
+        return [option for parameter in (called.params if called else ()) for option in parameter.opts]
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         # What is written records the line, and messages say how to go on.
@@ -81,7 +82,7 @@ class _Group(click.Group):
         given = list(sys.argv[1:] if args is None else args)
         as_json = asks_for_json(given)
         with warnings.catch_warnings(), stoppable() as stop:
-            warnings.showwarning = _Warn(as_json)
+            warnings.showwarning = _Warn(stop, as_json)
             try:
                 # `--help` and `--version` return their exit code, and commands return nothing.
                 code = super().main(args, prog_name, standalone_mode=False, **options) or 0
@@ -97,10 +98,15 @@ class _Group(click.Group):
         sys.exit(code)
 
 
+def _is(error: BaseException, name: str) -> bool:
+    """Whether an error is of a class that is known by its name alone, because to import it takes a second."""
+    return name in {each.__name__ for each in type(error).__mro__}
+
+
 def _message_of(error: BaseException) -> str:
     """Say in one line what went wrong."""
     text = " ".join(str(error).split())
-    if isinstance(error, CommClosedError | CancelledError | futures.CancelledError):
+    if isinstance(error, CancelledError | futures.CancelledError) or _is(error, "CommClosedError"):
         context = click.get_current_context(silent=True)
         is_kept = context is not None and "--resume" in context.find_root().meta.get("line", ())
         return "the scheduler of dask ended, or the connection to it was lost; " + (
@@ -108,7 +114,7 @@ def _message_of(error: BaseException) -> str:
             if is_kept
             else "nothing is kept; call again with --resume, which keeps what is done"
         )
-    if isinstance(error, KilledWorker):
+    if _is(error, "KilledWorker"):
         return (
             "workers died several times in the same task, most likely because they ran out of memory; give each more "
             f"by --memory-limit, such as 4GiB, or use fewer --workers ({text})"
@@ -151,15 +157,18 @@ def _end_soon(code: int) -> None:
 class _Warn:
     """Prints a warning in one line, without the place in the code."""
 
-    def __init__(self, as_json: bool) -> None:  # noqa: FBT001
-        self.as_json = as_json
+    def __init__(self, stop: Stop, as_json: bool) -> None:  # noqa: FBT001
+        self.stop, self.as_json = stop, as_json
 
     def __call__(self, message: Warning | str, *place: Any, **more: Any) -> None:
+        if self.stop.number is not None:
+            # Python warns of what a signal cut off.
+            return
         text = " ".join(str(message).split())
         say(json.dumps({"warning": text}, ensure_ascii=False) if self.as_json else f"Warning: {text}", err=True)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mksdask")
 @click.option("--traceback", is_flag=True, help="Show the place in the Python code where an error occurred.")
 def main(traceback: bool) -> None:  # noqa: FBT001
@@ -194,5 +203,5 @@ def completion(shell: str) -> None:
     click.echo(found(main, {}, "mksdask", "_MKSDASK_COMPLETE").source())
 
 
-for command in (demo, import_command, export_command, info, verify, repair, stats, fit, predict, localize, plan_group):
+for command in COMMANDS:
     main.add_command(command)

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import click
 import dask
 import numpy as np
 import xarray as xr
 
 from mksdask import tools
 from mksdask.bases import PrimitiveBasis
-from mksdask.cli.arguments import Axes, Bytes, Cutoff, LocalFile, Pairs, Place
 from mksdask.cli.options import (
     allows_missing,
     check_pictures,
-    cluster_options,
-    json_option,
-    missing_option,
     open_client,
-    overwrite_option,
     report,
-    resume_option,
     save_figure,
-    say,
     timed_step,
-    watch_option,
 )
+from mksdask.cli.printing import say
 from mksdask.compute.graph import token_of
 from mksdask.compute.operation import plan
 from mksdask.compute.watching import LivePicture
@@ -44,37 +36,6 @@ from mksdask.structure import MKSStructureAnalysis
 # More phases than this without names are grey levels, or numbers of grains.
 MOST_UNNAMED = 32
 LagLimit: TypeAlias = int | tuple[int, ...] | None
-
-
-def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which statistics of which store to compute."""
-    for option in (
-        missing_option,
-        click.option(
-            "--periodic", type=Axes(), help="Periodic axes, such as x,y, or none. Default: as the store says."
-        ),
-        click.option(
-            "--cutoff",
-            type=Cutoff(),
-            metavar="LAG[,LAG,LAG]",
-            help="Largest lag in voxels, such as 40, or one for each axis, such as 40,40,20. Default: all lags from "
-            "-n//2 to (n-1)//2 along an axis of n voxels.",
-        ),
-        click.option(
-            "--pairs",
-            type=Pairs(),
-            help="Pairs of phases by their numbers, such as 0-0,0-1. Default: the first phase with each phase.",
-        ),
-        click.option(
-            "--states",
-            type=click.IntRange(min=1),
-            help="Number of phases, such as 2. Default: as many as the store names, or one more than its largest "
-            "number.",
-        ),
-        click.argument("store", type=Place(exists=True)),
-    ):
-        command = option(command)
-    return command
 
 
 def basis_of(dataset: xr.Dataset, states: int | None) -> PrimitiveBasis:
@@ -101,34 +62,39 @@ def confidence_of(dataset: xr.Dataset) -> dict[str, Any]:
     return {"confidence_index": dataset.confidence_index} if "confidence_index" in dataset else {}
 
 
+def pairs_of(given: Sequence[str] | None, X: xr.DataArray) -> list[tuple[int, int]] | None:
+    """Turn pairs such as pore-grain or 0-1 into numbers of phases. Names may hold hyphens themselves."""
+    if given is None:
+        return None
+    names = [str(name) for name in X.attrs.get("phases") or ()]
+    numbers = {str(h): h for h in range(MOST_UNNAMED)} | {name: h for h, name in enumerate(names)}
+    pairs = []
+    for pair in given:
+        cuts = [i for i, letter in enumerate(pair) if letter == "-"]
+        found = [(numbers[pair[:i]], numbers[pair[i + 1 :]]) for i in cuts if {pair[:i], pair[i + 1 :]} <= set(numbers)]
+        if len(found) != 1:
+            known = f"its phases are {', '.join(names)}" if names else "its phases have no names, so write 0-1"
+            msg = f"--pairs {pair} does not name two phases of the store; {known}"
+            raise ValueError(msg)
+        pairs += found
+    return pairs
+
+
 def statistics_call(
     store: Url,
     states: int | None,
-    pairs: list[tuple[int, int]] | None,
+    pairs: list[str] | None,
     cutoff: LagLimit,
     periodic: list[int] | None,
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Choose `correlate` or `correlate_volume`, and collect its arguments."""
     dataset = open_store(store, allow_missing=allows_missing())
     X = dataset.microstructure
-    options: dict[str, Any] = {"cutoff": cutoff, "correlations": pairs, "periodic_axes": periodic}
+    options: dict[str, Any] = {"cutoff": cutoff, "correlations": pairs_of(pairs, X), "periodic_axes": periodic}
     options |= confidence_of(dataset)
     return (correlate if "sample" in X.dims else correlate_volume), (X, basis_of(dataset, states)), options
 
 
-@click.command()
-@statistics_options
-@click.argument("out", type=Place())
-@click.option(
-    "--figure",
-    type=LocalFile(),
-    help="Draw the statistics into a file, such as S2.png. For an ensemble, draw their mean.",
-)
-@watch_option
-@resume_option
-@overwrite_option("an earlier result")
-@cluster_options
-@json_option
 def stats(
     store: Url,
     out: Url,
@@ -138,21 +104,12 @@ def stats(
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
     states: int | None,
-    pairs: list[tuple[int, int]] | None,
+    pairs: list[str] | None,
     cutoff: LagLimit,
     periodic: list[int] | None,
     **cluster: Any,
 ) -> None:
-    """Compute the 2-point statistics of a volume, or of each sample of an ensemble, and write them to a zarr store.
-
-    STORE is a volume or an ensemble, as mksdask import writes them, and OUT is the zarr store of the statistics.
-
-    \b
-    Examples:
-      mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png
-      mksdask stats samples.zarr f.zarr --pairs 0-0,0-1 --periodic x,y,z
-      mksdask stats rock.zarr S2.zarr --cutoff 40,40,20 --scheduler scheduler.json
-    """
+    """Compute the 2-point statistics of a volume, or of each sample of an ensemble, and write them to a zarr store."""
     output = Output.of(out, RESULTS, store, overwrite=overwrite, resume=resume)
     check_pictures(figure, watch, store, output.path, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
@@ -193,29 +150,20 @@ def stats(
 
 def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:
     """Compute volume fraction, interface and integral range of each phase whose autocorrelation was computed."""
-    summary: dict[str, Any] = {"units": str(mean.coords[mean.dims[0]].attrs.get("units", "voxel"))}
+    unit = str(mean.coords[mean.dims[0]].attrs.get("units", "voxel"))
+    dim = mean.ndim - 1
     origin = tuple(n // 2 for n in mean.shape[:-1])
     surfaces, ranges = specific_surface(mean), integral_range(mean)
-    phases = X.attrs.get("phases")
+    names, found = X.attrs.get("phases") or (), dict[str, Any]()
     for i, (state, other) in enumerate(zip(mean["state_1"].to_numpy(), mean["state_2"].to_numpy(), strict=True)):
-        if state != other:
-            continue
-        name = phases[state] if phases and state < len(phases) else f"phase {state}"
-        summary[f"volume fraction of {name}"] = float(np.asarray(mean[(*origin, i)]))
-        summary[f"interface of {name} to the whole volume"] = float(surfaces[i])
-        summary[f"integral range of {name}"] = float(ranges[i])
-    return summary
-
-
-@click.group("plan")
-def plan_group() -> None:
-    """Show the tasks, the memory and the bytes that a call would need, without making the call.
-
-    \b
-    Examples:
-      mksdask plan stats rock.zarr --cutoff 40 --memory-limit 1GiB
-      mksdask plan fit samples.zarr --components 20
-    """
+        if state == other:
+            found[names[state] if state < len(names) else f"phase {state}"] = {
+                "volume_fraction": float(np.asarray(mean[(*origin, i)])),
+                "interface_per_volume": float(surfaces[i]),
+                "integral_range": float(ranges[i]),
+            }
+    units = {"interface_per_volume": f"1/{unit}", "integral_range": f"{unit}^{dim}" if dim > 1 else unit}
+    return {"phases": found, "units": {"lag": unit} | units}
 
 
 def _print_plan(
@@ -230,44 +178,14 @@ def _print_plan(
         say(str(found))
 
 
-memory_option = click.option(
-    "--memory-limit",
-    type=Bytes(),
-    default="2GiB",
-    show_default=True,
-    help="Memory of each worker, such as 2GiB or 512MiB.",
-)
-
-
-@plan_group.command("stats")
-@statistics_options
-@memory_option
-@json_option
 def plan_stats(store: Url, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
-    """Show what `mksdask stats` would need. STORE is a volume or an ensemble.
-
-    Example: mksdask plan stats rock.zarr --cutoff 40 --memory-limit 1GiB
-    """
+    """Show what `mksdask stats` would need. STORE is a volume or an ensemble."""
     operation, arguments, options = statistics_call(store, **which)
     _print_plan(operation, *arguments, as_json=as_json, memory_limit=memory_limit, **options)
 
 
-@plan_group.command("fit")
-@statistics_options
-@click.option(
-    "--components",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Number of principal components, such as 8.",
-)
-@memory_option
-@json_option
 def plan_fit(store: Url, components: int, memory_limit: int, as_json: bool, **which: Any) -> None:  # noqa: FBT001
-    """Show what the statistics and components of `mksdask fit` would need. STORE is an ensemble.
-
-    Example: mksdask plan fit samples.zarr --components 20
-    """
+    """Show what the statistics and components of `mksdask fit` would need. STORE is an ensemble."""
     operation, (X, basis), options = statistics_call(store, **which)
     if operation is not correlate:
         msg = f"{store} is a volume, but fit takes an ensemble; make one with mksdask import --window"

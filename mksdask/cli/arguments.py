@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 from click.shell_completion import CompletionItem
-from fsspec.implementations.memory import MemoryFileSystem
-
-from mksdask.compute.plans import bytes_argument
-from mksdask.storage.atomic import Location, Url
 
 # What to do if an object store does not know the user.
 KEYS = "; set them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+
+
+def _package(module: str) -> Any:
+    """Import a module of this package. Help and completion convert no values, and do without it."""
+    return import_module(f"mksdask.{module}")
 
 
 class _Named(click.ParamType[Any]):
@@ -33,12 +35,15 @@ class Place(_Named):
     def __init__(self, *, exists: bool = False) -> None:
         self.exists = exists
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Url:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
         """Parse, or fail with what is wrong."""
         text = os.fspath(value)
+        if ctx is not None and ctx.resilient_parsing:
+            # A shell asks how to complete the line.
+            return text
         is_url = "://" in text
         try:
-            location = Location.of(text if is_url else Path(text))
+            location = _package("storage.atomic").Location.of(text if is_url else Path(text))
             found = location.exists() if self.exists else True
         except Exception as error:
             # Clients of remote file systems raise errors of any kind if they may not read, or cannot connect.
@@ -46,7 +51,7 @@ class Place(_Named):
             if "credentials" in told:
                 told += KEYS
             self.fail(f"{text!r} cannot be reached: {told}" if is_url else told, param, ctx)
-        if isinstance(location.fs, MemoryFileSystem):
+        if isinstance(location.fs, import_module("fsspec.implementations.memory").MemoryFileSystem):
             self.fail(
                 f"{text!r} lies in the memory of one process, but other processes compute; give a path, or a URL that "
                 "all workers reach",
@@ -68,6 +73,8 @@ class LocalFile(_Named):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Parse, or fail with what is wrong."""
         found = Place().convert(value, param, ctx)
+        if ctx is not None and ctx.resilient_parsing:
+            return Path(found)
         if not isinstance(found, Path):
             self.fail(f"{value!r} is not a file of this machine; give a path", param, ctx)
         return found
@@ -107,19 +114,20 @@ class Bytes(click.ParamType[int]):
 
     name = "bytes"
 
-    def __init__(self, least: int = 1) -> None:
-        self.least = least
+    def __init__(self, *, for_worker: bool = False) -> None:
+        self.for_worker = for_worker
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse, or fail with how to write it."""
+        if ctx is not None and ctx.resilient_parsing:
+            return 0
         try:
-            found = bytes_argument(value)
+            found = _package("compute.plans").bytes_argument(value)
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is not an amount of memory; write 2GiB or 512MiB", param, ctx)
-        if found < self.least:
-            self.fail(
-                f"{value!r} is less than a worker needs by itself; give {self.least >> 20}MiB or more", param, ctx
-            )
+        least = _package("compute.plans").PROCESS_BYTES if self.for_worker else 1
+        if found < least:
+            self.fail(f"{value!r} is less than a worker needs by itself; give {least >> 20}MiB or more", param, ctx)
         return found
 
 
@@ -141,22 +149,17 @@ class Cutoff(click.ParamType[Any]):
         return found if len(found) > 1 else found[0]
 
 
-class Pairs(click.ParamType[list[tuple[int, int]]]):
-    """Pairs of local states: 0-0,0-1."""
+class Pairs(click.ParamType[list[str]]):
+    """Pairs of phases, by name or by number: pore-grain,0-1. The store says what its phases are called."""
 
     name = "pairs"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[tuple[int, int]]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         """Parse, or fail with how to write it."""
-        if isinstance(value, list):
-            return value
-        try:
-            pairs = [tuple(int(state) for state in pair.split("-")) for pair in str(value).split(",")]
-        except ValueError:
-            pairs = [()]
-        if any(len(pair) != 2 for pair in pairs):
-            self.fail(f"{value!r} is not a list of pairs of local states; write 0-0,0-1", param, ctx)
-        return [(pair[0], pair[1]) for pair in pairs]
+        pairs = value if isinstance(value, list) else [pair.strip() for pair in str(value).split(",")]
+        if not all("-" in pair.strip("-") for pair in pairs):
+            self.fail(f"{value!r} is not a list of pairs of phases; write pore-grain, or 0-0,0-1", param, ctx)
+        return pairs
 
 
 class Axes(click.ParamType[list[int]]):
@@ -233,3 +236,18 @@ class Crop(click.ParamType[dict[str, Any]]):
         if len(crop) < len(parts):
             self.fail(f"{value!r} gives two ranges to one axis; name each axis once", param, ctx)
         return crop
+
+
+class Selection(click.ParamType[dict[str, str]]):
+    """Labels along axes, such as sample=3,component=xx."""
+
+    name = "axis=label"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        """Parse, or fail with how to write it."""
+        if isinstance(value, dict):
+            return value
+        pairs = [text.partition("=") for text in str(value).split(",")]
+        if any(not (axis.strip() and sign and label.strip()) for axis, sign, label in pairs):
+            self.fail(f"{value!r} is not written as axis=label, such as sample=3,component=xx", param, ctx)
+        return {axis.strip(): label.strip() for axis, _, label in pairs}

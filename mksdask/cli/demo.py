@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from mksdask import tools
 from mksdask.arrays import concatenate_samples, to_numpy
 from mksdask.bases import PrimitiveBasis
-from mksdask.cli.arguments import LocalFile, Size
-from mksdask.cli.options import cluster_options, open_client, overwrite_option, resume_option, save_figure, timed_step
+from mksdask.cli.options import open_client, save_figure, timed_step
 from mksdask.compute.plans import samples_per_chunk
 from mksdask.datasets import MicrostructureGenerator, mean_stress, solve_fields
 from mksdask.homogenization import MKSHomogenizationModel
@@ -41,39 +40,6 @@ QUANTITY = "$C_{11}$ / GPa"
 LOCAL = r"$\varepsilon_{xx}$ / 10⁻³"
 
 
-@click.command()
-@click.option(
-    "--out",
-    type=LocalFile(),
-    metavar="FOLDER",
-    default=Path("mksdask-demo"),
-    show_default=True,
-    help="Folder for the ensemble and the figures, such as quick.",
-)
-@click.option(
-    "--samples",
-    type=click.IntRange(min=40),
-    default=480,
-    show_default=True,
-    help="Number of samples in the ensemble, such as 200.",
-)
-@click.option(
-    "--size",
-    type=Size(4),
-    default="24x24x24",
-    show_default=True,
-    help="Voxels of a sample, such as 24x24x24, 64x64, or 24 for a cube.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of the random microstructures, such as 3.",
-)
-@cluster_options
-@resume_option
-@overwrite_option("the ensemble and the figures in the folder --out")
 def demo(
     out: Path,
     samples: int,
@@ -83,14 +49,7 @@ def demo(
     overwrite: bool,  # noqa: FBT001
     **cluster: Any,
 ) -> None:
-    """Run the whole chain: ensemble → 2-point statistics → PCA → regression → stiffness, and local fields.
-
-    The demo writes two-phase microstructures of four grain shapes to zarr, together with their effective stiffness C11
-    from finite elements. It fits a linkage to three quarters of them, and predicts the stiffness of the others, with
-    its uncertainty. Then it calibrates influence kernels, and predicts the strain in each voxel of one more sample.
-
-    Example: mksdask demo --samples 200 --size 32x32 --out quick
-    """
+    """Run the whole chain: ensemble → 2-point statistics → PCA → regression → stiffness, and local fields."""
     if out.exists() and not overwrite:
         msg = f"{out} exists; choose another --out, or pass --overwrite"
         raise click.ClickException(msg)

@@ -15,21 +15,14 @@ from click.core import ParameterSource
 
 from mksdask import tools
 from mksdask.arrays import to_numpy
-from mksdask.cli.analysis import LagLimit, basis_of, confidence_of, statistics_options
-from mksdask.cli.arguments import LocalFile, Place
+from mksdask.cli.analysis import LagLimit, basis_of, confidence_of, pairs_of
 from mksdask.cli.options import (
     allows_missing,
     check_pictures,
-    cluster_options,
-    json_option,
-    missing_option,
     open_client,
-    overwrite_option,
     report,
-    resume_option,
     save_figure,
     timed_step,
-    watch_option,
 )
 from mksdask.compute.blocks import computed
 from mksdask.compute.graph import token_of
@@ -65,48 +58,6 @@ def _response(dataset: xr.Dataset, response: str) -> Any:
     return read_table(path, sample_index(dataset["microstructure"]))
 
 
-@click.command()
-@statistics_options
-@click.argument("model", type=Place())
-@click.option(
-    "--response",
-    default="response",
-    show_default=True,
-    help="Response: a variable of the store, such as response, or a file of one row for each sample, such as "
-    "strain.npy or stiffness.csv.",
-)
-@click.option(
-    "--components",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Number of principal components, such as 8.",
-)
-@click.option(
-    "--linker",
-    type=click.Choice(["polynomial", "kernel"]),
-    default="polynomial",
-    show_default=True,
-    help="Regression from scores to the response.",
-)
-@click.option("--degree", type=click.IntRange(min=1), help="Degree of the polynomial, such as 2. Default: 1.")
-@click.option(
-    "--hold-out",
-    type=click.FloatRange(0, 0.9),
-    default=0.2,
-    show_default=True,
-    help="Fraction of the samples that only tests the fit, such as 0.25.",
-)
-@click.option(
-    "--figure",
-    type=LocalFile(),
-    help="Draw predictions over responses into a file, such as fit.png.",
-)
-@watch_option
-@resume_option
-@overwrite_option("an earlier model")
-@cluster_options
-@json_option
 def fit(
     store: Url,
     model: Url,
@@ -121,23 +72,12 @@ def fit(
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
     states: int | None,
-    pairs: list[tuple[int, int]] | None,
+    pairs: list[str] | None,
     cutoff: LagLimit,
     periodic: list[int] | None,
     **cluster: Any,
 ) -> None:
-    """Fit a linkage from the samples of an ensemble to their response, and save it.
-
-    STORE is an ensemble, and MODEL is the zarr store of the model. If the response has a few numbers for each sample,
-    the linkage is a homogenization model. If it has a number for each voxel, the linkage is a localization model of
-    influence kernels, and of the options for statistics only --states applies. Test samples are drawn with a fixed
-    seed, and are not used in the fit.
-
-    \b
-    Examples:
-      mksdask fit samples.zarr stiffness.model --components 8 --degree 2
-      mksdask fit samples.zarr strain.model --response strain.npy
-    """
+    """Fit a linkage from the samples of an ensemble to their response, and save it."""
     if math.isnan(hold_out):
         msg = "--hold-out must be a fraction from 0 to 0.9, got nan"
         raise ValueError(msg)
@@ -181,7 +121,7 @@ def fit(
                 n_components=components,
                 property_linker=linker,
                 degree=degree,
-                correlations=pairs,
+                correlations=pairs_of(pairs, X),
                 cutoff=cutoff,
                 periodic_axes=periodic,
                 scratch=output.folder,
@@ -196,11 +136,11 @@ def fit(
             fitted.fit(X_train, y_train, **options)
         result: dict[str, Any] = {"model": str(model), "kind": type(fitted).__name__, "samples": len(known) - n_test}
         if len(known) < n:
-            result["without a response"] = n - len(known)
+            result["without_response"] = n - len(known)
         if n_test:
             X_test, y_test, options = rows["test"]
             with timed_step("test", timings):
-                result |= {"test samples": n_test, "test R²": fitted.score(X_test, y_test, **options)}
+                result["test"] = {"samples": n_test, "r2": fitted.score(X_test, y_test, **options)}
         _refuse_other(output)
         with recorded(*inputs):
             write_state(fitted, output.path, step=step, report=json.loads(json.dumps(result)))
@@ -243,16 +183,6 @@ def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any, Any]],
     save_figure(tools.draw_goodness_of_fit(data[0], data[1] if data[1].size else None), figure)
 
 
-@click.command()
-@click.argument("model", type=Place(exists=True))
-@click.argument("store", type=Place(exists=True))
-@click.argument("out", type=Place())
-@missing_option
-@click.option("--std", is_flag=True, help="Write the standard deviation of each prediction too.")
-@resume_option
-@overwrite_option("an earlier result")
-@cluster_options
-@json_option
 def predict(
     model: Url,
     store: Url,
@@ -263,16 +193,7 @@ def predict(
     as_json: bool,  # noqa: FBT001
     **cluster: Any,
 ) -> None:
-    """Predict the effective properties of the samples of an ensemble by a homogenization model.
-
-    MODEL is a model that mksdask fit saved, and STORE is an ensemble. The predictions go to OUT, which is a .csv file
-    or a .zarr store.
-
-    \b
-    Examples:
-      mksdask predict stiffness.model other.zarr stiffness.csv --std
-      mksdask predict stiffness.model other.zarr stiffness.zarr --resume
-    """
+    """Predict the effective properties of the samples of an ensemble by a homogenization model."""
     suffix = Path(str(out)).suffix
     if suffix not in (".csv", ".zarr"):
         msg = f"{out} must be a .csv file or a .zarr store; choose a name with one of these endings"
@@ -296,19 +217,10 @@ def predict(
                     write_table(values, output.path, overwrite=overwrite, resume=resume, step=step)
     summary = {"result": str(out), "samples": len(values.prediction)}
     mean = values.prediction.to_numpy()
-    summary |= {"lowest": float(mean.min()), "mean": float(mean.mean()), "highest": float(mean.max())}
+    summary["prediction"] = {"lowest": float(mean.min()), "mean": float(mean.mean()), "highest": float(mean.max())}
     report(summary | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
 
-@click.command()
-@click.argument("model", type=Place(exists=True))
-@click.argument("store", type=Place(exists=True))
-@click.argument("out", type=Place())
-@missing_option
-@resume_option
-@overwrite_option("an earlier result")
-@cluster_options
-@json_option
 def localize(
     model: Url,
     store: Url,
@@ -318,16 +230,7 @@ def localize(
     as_json: bool,  # noqa: FBT001
     **cluster: Any,
 ) -> None:
-    """Predict the local field of each sample by a localization model, and write the fields to a zarr store.
-
-    MODEL is a model that mksdask fit saved, STORE is an ensemble, and OUT is the zarr store of the fields. Influence
-    kernels that were calibrated on samples of another size are resized to the size of these samples.
-
-    \b
-    Examples:
-      mksdask localize strain.model large.zarr strain.zarr
-      mksdask localize strain.model large.zarr strain.zarr --resume
-    """
+    """Predict the local field of each sample by a localization model, and write the fields to a zarr store."""
     output = Output.of(out, RESULTS, model, store, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
@@ -337,7 +240,7 @@ def localize(
         extremes = computed((field.data.min(), field.data.mean(), field.data.max()))
     size = tuple(field.sizes[dim] for dim in ("x", "y", "z") if dim in field.dims)
     summary: dict[str, Any] = {"result": str(out), "samples": field.sizes["sample"], "size": size}
-    summary |= dict(zip(("lowest", "mean", "highest"), map(float, extremes), strict=True))
+    summary["field"] = dict(zip(("lowest", "mean", "highest"), map(float, extremes), strict=True))
     report(summary | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,6 @@ from mksdask.importers.ebsd.files import is_ebsd
 # Options of the command that say something of maps; the others are refused.
 _OF_MAPS = {"sources", "store", "window", "setting", "scan", "resume", "overwrite", "as_json"}
 _OF_MAPS |= {"workers", "memory_limit", "scheduler"}
-
-
-def map_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --setting and --scan, which `import_map` takes."""
-    for option in (
-        click.option("--scan", help="Name of the EBSD scan, such as 'Scan 1', if the file holds several."),
-        click.option(
-            "--setting",
-            type=click.IntRange(1, 4),
-            help="Coordinate system of OIM Analysis, such as 2, for maps of EDAX and orix. Default: as the file says.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 def is_map(paths: list[Path]) -> bool:

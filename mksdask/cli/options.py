@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,32 +16,21 @@ import numpy as np
 from distributed import Client, LocalCluster
 from matplotlib.backend_bases import FigureCanvasBase
 
-from mksdask.cli.arguments import Bytes, LocalFile
+from mksdask.cli.printing import say
 from mksdask.cli.stopping import STOP, blocked
-from mksdask.compute.plans import PROCESS_BYTES
+from mksdask.compute.plans import size_text
 from mksdask.compute.progress import progress
 from mksdask.display.cards import value_text
 from mksdask.display.pictures import is_our_picture, save_picture
 from mksdask.storage.atomic import Location, Url, check_apart, check_outside
 from mksdask.storage.sources import recorded
 from mksdask.storage.staging import check_file
+from mksdask.tools.panels import printed_unit
 
+# Entries of results that hold entries of their own.
+_NESTED = ("phases", "test", "prediction", "field")
 # Seconds to wait for a scheduler that does not answer, for the file of a scheduler that starts, and for workers.
 ANSWER, FILE, WORKERS = 10, 30, 60
-
-
-# Characters that a terminal obeys, and those that turn the direction of text. Tabs and ends of lines are none of them.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
-def say(text: str, *, err: bool = False) -> None:
-    """Print a text. A terminal does not obey it, because names in files of others may hold commands for terminals."""
-    click.echo(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text), err=err)
-
-
-def asks_for_json(arguments: Sequence[str]) -> bool:
-    """Whether the arguments of the command contain --json."""
-    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
 
 
 @contextmanager
@@ -149,99 +137,9 @@ def _address_in(path: Path) -> str:
         raise click.ClickException(msg) from error
 
 
-def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --workers, --memory-limit and --scheduler, which `open_client` takes."""
-    for option in (
-        click.option(
-            "--scheduler",
-            metavar="ADDRESS",
-            help="Use a running dask scheduler instead of local workers: its address, such as tcp://10.0.0.1:8786, or "
-            "the file that it writes, such as scheduler.json. Its workers must see the same files.",
-        ),
-        click.option(
-            "--memory-limit",
-            type=Bytes(PROCESS_BYTES),
-            default="2GiB",
-            show_default=True,
-            help="Memory of each local worker, such as 2GiB or 512MiB.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(min=1),
-            default=2,
-            show_default=True,
-            help="Number of local workers, such as 4. Each has one thread.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def resume_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --resume."""
-    option = click.option(
-        "--resume",
-        is_flag=True,
-        help="Continue an earlier run that failed or was killed. If this run is killed, keep what it has done.",
-    )
-    decorated: Callable[..., Any] = option(command)
-    return decorated
-
-
-def missing_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --allow-missing, which `allows_missing` reads."""
-
-    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-        context.meta["allow_missing"] = value
-        return value
-
-    option = click.option(
-        "--allow-missing",
-        is_flag=True,
-        expose_value=False,
-        callback=keep,
-        help="Take chunks that a store of another program lacks as its fill value.",
-    )
-    decorated: Callable[..., Any] = option(command)
-    return decorated
-
-
 def allows_missing() -> bool:
     """Whether the command has --allow-missing."""
     return bool(click.get_current_context().meta.get("allow_missing"))
-
-
-def overwrite_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add --overwrite, which replaces an earlier result."""
-    option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-        "--overwrite",
-        is_flag=True,
-        help=f"Replace {what} when the new one is complete. If the run fails or is killed, the old one stays.",
-    )
-    return option
-
-
-def watch_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --watch, which keeps a picture of the partial result."""
-    option = click.option(
-        "--watch",
-        type=LocalFile(),
-        help="Draw the partial result into a file, such as live.png, while the command runs.",
-    )
-    decorated: Callable[..., Any] = option(command)
-    return decorated
-
-
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --json, which prints the report for scripts."""
-    option = click.option(
-        "--json",
-        "as_json",
-        is_flag=True,
-        help="Print only the report, as one line of JSON. An error is one line of JSON on the standard error stream.",
-    )
-    decorated: Callable[..., Any] = option(command)
-    return decorated
 
 
 def check_pictures(
@@ -280,14 +178,35 @@ def save_figure(figure: Any, path: Path) -> None:
     save_picture(figure, target)
 
 
-def report(result: dict[str, Any], *, as_json: bool) -> None:
-    """Print a result as one line for each entry, or as JSON."""
+def report(result: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a result as one line for each entry, or as JSON.
+
+    The entry ``units`` holds the unit of each entry that has one, or of ``spacing`` alone. As text, units stand behind
+    their values.
+    """
     if as_json:
         say(json.dumps(_known(result), default=_plain, ensure_ascii=False))
         return
-    width = max(map(len, result), default=0)
+    units = result.get("units", {})
+    lines = [*_lines(result, {"spacing": units} if isinstance(units, str) else units)]
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, text in lines:
+        say(f"{name:<{width}}  {text}")
+
+
+def _lines(result: Mapping[str, Any], units: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Write each entry as a name and a text. Entries of an entry are named behind it, such as "pore: fraction"."""
     for name, value in result.items():
-        say(f"{name:<{width}}  {value_text(value)}")
+        title = {"r2": "R²"}.get(name, name.replace("_", " "))
+        if name in _NESTED and isinstance(value, Mapping):
+            groups = value if all(isinstance(each, Mapping) for each in value.values()) else {title: value}
+            for group, entries in groups.items():
+                yield from ((f"{group}: {entry}", text) for entry, text in _lines(entries, units))
+        elif name == "bytes":
+            yield title, size_text(value)
+        elif name != "units":
+            unit = {"seconds": "s"}.get(name) or printed_unit(units.get(name, ""))
+            yield title, f"{value_text(value)} {unit}".rstrip()
 
 
 def _known(value: Any) -> Any:

@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import click
 import xarray as xr
 
 from mksdask.cli.analysis import statistics_call
-from mksdask.cli.arguments import Place
 from mksdask.cli.linkage import field_of, predictions_of
-from mksdask.cli.options import cluster_options, json_option, missing_option, open_client, report
+from mksdask.cli.options import open_client, report
 from mksdask.stats import correlate
 from mksdask.stats.all_lags import PASSES
 from mksdask.storage.atomic import RESULTS, SCRATCH, Location, Url, attributes_of
@@ -46,7 +44,7 @@ def _are_counts(value: Any) -> bool:
 
 
 def _are_pairs(value: Any) -> bool:
-    return isinstance(value, list) and all(_are_counts(pair) and len(pair) == 2 for pair in value)
+    return isinstance(value, list) and all(map(_is_text, value))
 
 
 def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -141,19 +139,8 @@ def _repair_lazy(
     repair_blocks(blocks, damage)
 
 
-@click.command()
-@click.argument("store", type=Place(exists=True))
-@missing_option
-@cluster_options
-@json_option
 def repair(store: Url, as_json: bool, **cluster: Any) -> None:  # noqa: FBT001
-    """Compute damaged blocks of a result again, from the inputs that it names, and write them into its store.
-
-    STORE is a result of mksdask stats, predict or localize whose inputs still are what they were. A block is written
-    only if it agrees with what is left of the stored one. Nothing else in the store is touched.
-
-    Example: mksdask repair S2.zarr
-    """
+    """Compute damaged blocks of a result again, from the inputs that it names, and write them into its store."""
     with open_client(**cluster):
         damage = damage_of(store)
         if damage:

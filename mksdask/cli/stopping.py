@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from typing import Any
 
-from distributed import LocalCluster
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # For so many seconds after a signal, further ones are ignored, because the command is removing what is not complete.
 # Then it is stopped again, in case that something has swallowed the first exception, and after that it ends anyway.
@@ -31,7 +29,7 @@ class Stop:
         self._is_watched = False
         self._since = 0.0
         self._is_deferred = False
-        self._cluster: LocalCluster | None = None
+        self._cluster: Any = None
 
     def __call__(self, number: int, frame: Any) -> None:
         """Handle a signal: end the workers, and raise KeyboardInterrupt."""
@@ -62,7 +60,7 @@ class Stop:
         self._is_deferred = True
 
     @contextmanager
-    def ending(self, cluster: LocalCluster) -> Iterator[None]:
+    def ending(self, cluster: Any) -> Iterator[None]:
         """End the workers of a cluster first if the block inside is stopped, so that none of them writes any more."""
         self._cluster, self._is_deferred = cluster, False
         try:
@@ -131,7 +129,7 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def end_workers(cluster: LocalCluster) -> None:
+def end_workers(cluster: Any) -> None:
     """Kill the worker processes of a cluster, and start no others in their place."""
     for nanny in list(cluster.workers.values()):
         pid = nanny.pid

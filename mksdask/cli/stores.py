@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import click
-
 from mksdask.cli.analysis import MOST_UNNAMED
-from mksdask.cli.arguments import Axes, Crop, Numbers, Phases, Place, Size
-from mksdask.cli.maps import import_map, is_map, map_options
+from mksdask.cli.maps import import_map, is_map
 from mksdask.cli.options import (
     allows_missing,
-    cluster_options,
-    json_option,
-    missing_option,
     open_client,
-    overwrite_option,
     report,
-    resume_option,
-    say,
     timed_step,
 )
+from mksdask.cli.printing import say, with_options
 from mksdask.importers import AssumedWarning, import_images
 from mksdask.importers.formats.raw_files import data_type
 from mksdask.importers.image_files import input_files
@@ -35,64 +26,7 @@ from mksdask.storage.outputs import Output
 from mksdask.storage.sources import chain_of
 from mksdask.storage.verification import verify as verify_store
 
-# An argument of Python in a sentence, such as "axes=".
-_ARGUMENT = re.compile(r"\b([a-z_]+)=")
 
-
-@click.command("import")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.argument("store", type=Place())
-@click.option(
-    "--phases",
-    type=Phases(),
-    help="Phase of each value in the image, such as 0:pore,255:grain. The word values stores the values unchanged.",
-)
-@click.option("--thresholds", type=Numbers(), help="Grey levels at which the next phase begins, such as 80,160.")
-@click.option(
-    "--otsu",
-    type=click.IntRange(2, 6),
-    help="Number of phases, such as 2. Otsu's method finds the thresholds between them.",
-)
-@click.option("--names", help="Names of the phases between thresholds, such as pore,grain.")
-@click.option(
-    "--spacing",
-    type=Numbers(),
-    help="Voxel size, such as 3, or sizes along x,y,z, such as 3,3,5. Default: as the file says.",
-)
-@click.option("--units", help="Unit of the spacing, such as um.")
-@click.option("--crop", type=Crop(), help="Part of the image to import, such as x=0:200,z=50:.")
-@click.option(
-    "--window",
-    type=Size(1),
-    help="Cut the image into windows of this many voxels, such as 64 along each axis, or 64x64x32 along x, y and z. A "
-    "remainder at the ends is left out.",
-)
-@click.option("--dataset", help="Name of the array, such as CellData/FeatureIds, if the file holds several.")
-@click.option("--series", type=click.IntRange(min=0), help="Number of the series of pages, from 0, such as 1.")
-@click.option("--channel", type=click.IntRange(min=0), help="Number of the channel, from 0, such as 1.")
-@click.option("--time", type=click.IntRange(min=0), help="Number of the time, from 0, such as 1.")
-@click.option("--axes", help="Order of the axes in the file, such as zyx. The letter s stands for samples.")
-@click.option("--shape", type=Size(1), help="Voxels along x, y, z of a file of raw values, such as 1000x1000x1200.")
-@click.option("--dtype", help="Data type of raw values, such as uint16.")
-@click.option("--order", type=click.Choice(["little", "big"]), help="Order of the bytes of raw values, such as big.")
-@click.option("--offset", type=click.IntRange(min=0), help="Bytes before raw values, such as 512.")
-@click.option("--pattern", help="Names of the files to take from a folder, such as 'slice*.tif'.")
-@click.option(
-    "--as",
-    "join",
-    type=click.Choice(["slices", "samples"]),
-    default="slices",
-    show_default=True,
-    help="Whether several files are slices of one image or samples of an ensemble.",
-)
-@click.option("--follow-links", is_flag=True, help="Read values to which a file links in other folders.")
-@click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes, such as x,y.")
-@click.option("--allow-missing", is_flag=True, help="Take chunks that a zarr store lacks as its fill value.")
-@map_options
-@resume_option
-@overwrite_option("an earlier store of a volume or an ensemble")
-@cluster_options
-@json_option
 def import_command(
     sources: tuple[str, ...],
     store: Url,
@@ -125,23 +59,7 @@ def import_command(
     as_json: bool,  # noqa: FBT001
     **cluster: Any,
 ) -> None:
-    """Import images into a store of one volume. With --window, import them into a store of an ensemble.
-
-    An EBSD map of EDAX, Oxford, Bruker or orix is told by what its file holds, and stored as orientations.
-
-    SOURCE is a TIFF stack, a folder or a pattern of TIFF, PNG or JPEG slices, or a file of NumPy, HDF5, DREAM.3D,
-    netCDF, VTK, zarr, NRRD, MetaImage or NIfTI, or a file of raw values with --shape and --dtype. Several SOURCEs are
-    slices of one image, in the order in which they are given, or with --as samples the samples of an ensemble. STORE is
-    the zarr store to make. What the files do not say is assumed, and the command prints what.
-
-    \b
-    Examples:
-      mksdask import scan.tif rock.zarr --phases 0:pore,255:grain --spacing 3 --units um
-      mksdask import 'slices/*.png' rock.zarr --otsu 2 --names pore,grain
-      mksdask import scan.h5 cells.zarr --dataset CellData/FeatureIds --window 64
-      mksdask import scan.raw rock.zarr --shape 1000x1000x1200 --dtype uint16 --order little
-      mksdask import map.ctf map.zarr
-    """
+    """Import images into a store of one volume. With --window, import them into a store of an ensemble."""
     if order is not None and dtype is None:
         msg = f"--order {order} is for raw values; give their --dtype too, such as uint16"
         raise ValueError(msg)
@@ -194,18 +112,12 @@ def import_command(
         described = open_store(target).mks.describe(fractions=True)
     if len(described.get("fractions", ())) > MOST_UNNAMED:
         described["values"] = f"{len(described.pop('fractions'))} labels or grey levels"
-    assumed = [_ARGUMENT.sub(_as_option, text) for text in described.pop("assumed", [])]
+    assumed = [with_options(text) for text in described.pop("assumed", [])]
     for text in () if as_json else assumed:
         say(f"  {text}", err=True)
     if as_json:
         described["assumed"] = assumed
     report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
-
-
-def _as_option(argument: re.Match[str]) -> str:
-    """Write an argument of Python as the option of the command."""
-    name = argument[1]
-    return "--" + {"join": "as"}.get(name, name).replace("_", "-")
 
 
 def _source(text: str) -> Path:
@@ -219,21 +131,8 @@ def _source(text: str) -> Path:
     return Path(location.path)
 
 
-@click.command()
-@click.argument("store", type=Place(exists=True))
-@missing_option
-@click.option("--fractions", is_flag=True, help="Compute the volume fractions of the phases, which reads all voxels.")
-@json_option
 def info(store: Url, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
-    """Describe what a store holds: a volume, an ensemble, a model or a result.
-
-    STORE is a path or a URL.
-
-    \b
-    Examples:
-      mksdask info rock.zarr --fractions
-      mksdask info zip://rock.zarr::rock.zip
-    """
+    """Describe what a store holds: a volume, an ensemble, a model or a result."""
     location = Location.of(store)
     try:
         is_group = check_store(location).get("node_type") == "group"
@@ -256,25 +155,15 @@ def info(store: Url, fractions: bool, as_json: bool) -> None:  # noqa: FBT001
         say("made\n" + "\n".join(f"  {line}" for line in made))
 
 
-@click.command()
-@click.argument("store", type=Place(exists=True))
-@cluster_options
-@json_option
 def verify(store: Url, as_json: bool, **cluster: Any) -> None:  # noqa: FBT001
-    """Read all chunks of a store, compare them with their checksums, and list what is damaged.
-
-    STORE holds an ensemble, a volume, a result or a model, or another program wrote it. The exit code is 1 if anything
-    is damaged. Chunks that another program wrote without checksums are counted.
-
-    Example: mksdask verify rock.zarr
-    """
+    """Read all chunks of a store, compare them with their checksums, and list what is damaged."""
     with open_client(**cluster):
         found = verify_store(store)
     report(
         {
             "store": str(store),
             "chunks": found.n_chunks,
-            "without checksum": found.n_unchecked,
+            "unchecked": found.n_unchecked,
             "damaged": [f"{each.array or 'store'}: {each.chunk} {each.kind}" for each in found.damage],
         },
         as_json=as_json,
@@ -311,5 +200,5 @@ def _describe_model(model: Any) -> dict[str, Any]:
         if getattr(model, "phases_", None):
             found["phases"] = list(model.phases_)
     if hasattr(model, "property_linker"):
-        found["linker"] = str(model.property_linker)
+        found["linker"] = getattr(model.property_linker_, "in_words", repr(model.property_linker_))
     return found

@@ -82,14 +82,22 @@ class _OfProcess(_Counts):
         self.callback.unregister()
 
 
+def _left(done: int, total: int, seconds: float) -> str:
+    """Say how long the rest takes if it goes on as it began. Tasks that are not known yet are not counted."""
+    if not 0 < done < total:
+        return ""
+    rest = round(seconds * (total - done) / done)
+    return f"{rest} s left" if rest < 100 else f"{rest // 60} min left" if rest < 6000 else f"{rest // 3600} h left"
+
+
 class _Terminal:
-    def show(self, title: str, done: int, total: int, running: str) -> None:
+    def show(self, title: str, done: int, total: int, running: str, left: str) -> None:
         filled = BAR_WIDTH * done // max(1, total)
         bar = "█" * filled + "·" * (BAR_WIDTH - filled)
-        self._write(f"  {title:<34} {bar} {done:>5}/{total:<5} {running[:24]:<24}")
+        self._write(f"  {title:<34} {bar} {done:>5}/{total:<5} {left:<12} {running[:24]:<24}")
 
     def close(self, title: str, seconds: float) -> None:
-        self._write(" " * (BAR_WIDTH + 78))
+        self._write(" " * (BAR_WIDTH + 91))
         self._write("")
 
     @staticmethod
@@ -102,9 +110,9 @@ class _Notebook:
     def __init__(self) -> None:
         self.cell = Cell()
 
-    def show(self, title: str, done: int, total: int, running: str) -> None:
+    def show(self, title: str, done: int, total: int, running: str, left: str) -> None:
         share = done / max(1, total)
-        self._show(title, share, f"{done:,} of {total:,} tasks {running}")
+        self._show(title, share, f"{done:,} of {total:,} tasks {running} {left}".rstrip())
 
     def close(self, title: str, seconds: float) -> None:
         self._show(title, 1.0, f"{seconds:.1f} s")
@@ -122,7 +130,7 @@ class _Notebook:
 
 @contextmanager
 def progress(title: str = "") -> Iterator[None]:
-    """Show how many tasks are done, and which stage runs, while the block inside computes.
+    """Show how many tasks are done, which stage runs, and how long the rest takes, while the block inside computes.
 
     All tasks of the current cluster are counted, also those of other users. Without a cluster, the tasks of dask in
     this process are counted. In a terminal, the bar is one line on the standard error stream, which is removed at the
@@ -152,7 +160,7 @@ def progress(title: str = "") -> Iterator[None]:
     def watch() -> None:
         while not ended.wait(INTERVAL):
             begun, done, running = counts.read()
-            view.show(title, done, begun, running)
+            view.show(title, done, begun, running, _left(done, begun, time.perf_counter() - start))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

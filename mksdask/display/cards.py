@@ -125,6 +125,17 @@ def centre_of(field: Any, n_spatial: int) -> Any:
     return field[tuple(index)]
 
 
+def cut_of(field: Any, n_spatial: int) -> str:
+    """Say in a few words which part of a field `centre_of` selects. Empty if it is all of it."""
+    shape = field.shape[:n_spatial]
+    plane = f"plane z = {shape[2] // 2} of {shape[2]}" if n_spatial == 3 else ""
+    sizes = [min(n, MOST_PIXELS) for n in shape[:2]]
+    middle = (
+        f"middle {value_text(tuple(sizes))} of {value_text(tuple(shape[:2]))}" if max(shape[:2]) > MOST_PIXELS else ""
+    )
+    return ", ".join(filter(None, (plane, middle)))
+
+
 def picture(values: Array, caption: str, *, largest: float | None = None, diverging: bool = False) -> str:
     """Draw a map as an image is shown, with y downwards. A row of numbers becomes a line, three channels a colour.
 

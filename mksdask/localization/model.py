@@ -15,7 +15,7 @@ from mksdask.arrays import Array, ArrayLike, is_number, unwrap
 from mksdask.bases.base import Basis
 from mksdask.bases.given import GivenStates
 from mksdask.compute.operation import Operation, operation
-from mksdask.display.cards import WithCard, card, centre_of, picture
+from mksdask.display.cards import WithCard, card, centre_of, cut_of, picture
 from mksdask.labels import first_index, matched_values
 from mksdask.localization.calibration import Calibrate, Kind, Responses
 from mksdask.localization.expansion import Expansion
@@ -329,11 +329,10 @@ class MKSLocalizationModel(WithCard, RegressorMixin, FittedKernels):
             facts["order"] = len(self._kernels)
         if any(self._ridges):
             facts["alpha"] = ", ".join(f"{ridge:.3g}" for ridge in self._ridges if ridge is not None)
-        pictures = [
-            picture(centre_of(first[..., state], n_spatial), f"α[{state}; r]", diverging=True)
-            for state in range(min(MOST_DRAWN, states))
-        ]
-        return card("MKSLocalizationModel", facts, pictures)
+        maps = [(centre_of(first[..., state], n_spatial), f"α[{state}; r]") for state in range(min(MOST_DRAWN, states))]
+        pictures = [picture(*each, diverging=True) for each in maps]
+        cut = [cut_of(first, n_spatial), f"{MOST_DRAWN} of {states} states" * (states > MOST_DRAWN)]
+        return card("MKSLocalizationModel", facts, pictures, notes=[f"Drawn: {each}." for each in cut if each])
 
     @operation
     def predict(self, X: ArrayLike, size: Sequence[int] | None = None, *, order: int | None = None) -> Operation[Any]:

@@ -242,6 +242,12 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         refuse_overflow(weights, self._mean, self._deviation)
         self._fit, self.alpha_, self.gamma_, self.landmarks_ = fit, fit.alpha, kernel.gamma, landmarks
 
+    @property
+    def in_words(self) -> str:
+        """What the regressor is, for cards and the command."""
+        names = {"rbf": "Gaussian", "polynomial": "polynomial", "matern": "Matérn"}
+        return f"kernel ridge regression, {names.get(str(self.kernel), self.kernel)} kernel"
+
     def _card(self) -> str:
         known = {"samples": len(self._fit.known)} if self.landmarks_ is None else {"landmarks": len(self.landmarks_)}
         facts = {"components": self.n_features_in_, "α": self.alpha_, "γ": self.gamma_}

@@ -37,6 +37,12 @@ class LabelledPipeline(Pipeline):
         }
     )
 
+    @property
+    def in_words(self) -> str:
+        """What the pipeline is, for cards and the command."""
+        degree = self.get_params().get("monomials__degree")
+        return "pipeline" if degree is None else f"polynomial regression of degree {degree}"
+
     def fit(self, X: ArrayLike, y: ArrayLike | None = None, **params: Any) -> Self:
         """Fit the steps.
 

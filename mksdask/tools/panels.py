@@ -77,8 +77,11 @@ class Extent:
 
 
 def printed_unit(unit: str) -> str:
-    """Write a unit as a reader expects it, such as µm for um."""
-    return {"um": "µm", "angstrom": "Å"}.get(unit, unit)
+    """Write a unit as a reader expects it, such as µm for um, and µm³ for um^3."""
+    name, _, power = unit.partition("^")
+    over = "1/" if name.startswith("1/") else ""
+    name = {"um": "µm", "angstrom": "Å"}.get(name.removeprefix("1/"), name.removeprefix("1/"))
+    return over + name + {"2": "²", "3": "³"}.get(power, power)
 
 
 def lag_extent(template: xr.DataArray | None, lags: Sequence[int]) -> Extent:

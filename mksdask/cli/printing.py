@@ -1,0 +1,50 @@
+"""Prints what commands say, so that terminals show names in files of others as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import click
+
+# Characters that a terminal obeys, and those that turn the direction of text. Tabs and ends of lines are none of them.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+# Arguments of Python whose option has another name. None: it has none, and what holds its value is told.
+_OPTIONS = {
+    "correlations": "pairs",
+    "join": "as",
+    "n_components": "components",
+    "n_states": "states",
+    "periodic_axes": "periodic",
+    "property_linker": "linker",
+}
+# An argument of Python with its value, or alone as the subject of a sentence.
+_GIVEN = re.compile(r"\b([a-z_]+)=(?:(['\"])(.*?)\2)?")
+_SUBJECT = re.compile(r"^([a-z_]+)(?= (?:must|is|has|names|does|gives)\b)")
+
+
+def with_options(text: str, known: Sequence[str] = ()) -> str:
+    """Write arguments of Python in a message as options. `known` are the options that a command has."""
+
+    def name(argument: str) -> str:
+        return "--" + _OPTIONS.get(argument, argument).replace("_", "-")
+
+    def given(found: re.Match[str]) -> str:
+        option = name(found[1])
+        if known and option not in known:
+            return found[0]
+        return f"{option} {found[3]}" if found[2] else option
+
+    text = _GIVEN.sub(given, text)
+    return _SUBJECT.sub(lambda found: name(found[1]) if name(found[1]) in known else found[0], text)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text. A terminal does not obey it, because names in files of others may hold commands for terminals."""
+    click.echo(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text), err=err)
+
+
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether the arguments of the command contain --json."""
+    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]

@@ -1,0 +1,251 @@
+"""`mksdask report`: what a store holds, as one HTML page with its figures inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from mksdask import tools
+from mksdask.arrays import SPATIAL_DIMS, to_numpy
+from mksdask.cli.analysis import basis_of, confidence_of
+from mksdask.cli.options import allows_missing, open_client, report as print_report, timed_step
+from mksdask.compute.blocks import computed
+from mksdask.descriptors import ShapeDescriptors
+from mksdask.display.cards import value_text
+from mksdask.stats import chord_lengths, correlate, correlate_volume, integral_range, radial_average, specific_surface
+from mksdask.storage.atomic import Location, Url, check_apart, check_outside
+from mksdask.storage.microstructures import open_store
+from mksdask.storage.sources import chain_of
+from mksdask.storage.staging import check_file, staged_file
+from mksdask.tools.panels import new_figure, printed_unit, style_of
+from mksdask.tools.style import TWO_COLUMNS, styled
+
+# What tells a page of this command from those of others.
+MARK = '<meta name="generator" content="mksdask report">'
+# Phases and samples in tables and figures, and voxels along each axis that are read at once.
+MOST_PHASES, MOST_SAMPLES, MOST_VOXELS = 6, 4, 200
+
+STYLE = """
+body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
+h1{font-size:1.7rem;margin-bottom:.2em}h2{font-size:1.2rem;margin-top:2em;border-bottom:1px solid #ccc}
+table{border-collapse:collapse;margin:.8em 0;display:block;overflow-x:auto}
+th,td{padding:.25em .9em .25em 0;text-align:left;vertical-align:top}thead th{border-bottom:1px solid #999}
+td{font-variant-numeric:tabular-nums}figure{margin:1em 0}img{max-width:100%;height:auto}
+figcaption,.note{color:#555;font-size:.9rem}
+"""
+
+
+def report(
+    store: Url,
+    out: Path,
+    title: str | None,
+    cutoff: int | None,
+    overwrite: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+    **cluster: Any,
+) -> None:
+    """Write what a store holds as one HTML page, for readers without Python."""
+    _check_page(out, store, overwrite=overwrite)
+    timings: dict[str, float] = {}
+    with open_client(**cluster), timed_step("report", timings):
+        dataset = open_store(store, allow_missing=allows_missing())
+        page = _page(dataset, title or Path(str(store)).stem, cutoff, [*chain_of(store)])
+        target = Path(Location.of(out).path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with staged_file(target) as new:
+            new.write_text(page, "utf-8")
+    result = {"report": str(out), "bytes": len(page.encode()), "seconds": round(sum(timings.values()), 2)}
+    print_report(result, as_json=as_json)
+
+
+def _check_page(out: Path, store: Url, *, overwrite: bool) -> None:
+    """Refuse a page that is none, that is not ours to replace, or that lies in a store."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        msg = f"{out} must end with .html; choose another name"
+        raise ValueError(msg)
+    if out.exists() and not (overwrite and out.is_file() and MARK in out.read_text("utf-8", "replace")[:1000]):
+        msg = f"{out} exists; choose another output, or pass --overwrite, which replaces an earlier report"
+        raise FileExistsError(msg)
+    check_apart(out, store)
+    check_outside(Location.of(out))
+    check_file(out)
+
+
+def _page(dataset: xr.Dataset, title: str, cutoff: int | None, made: Sequence[str]) -> str:
+    body = "".join(_sections(dataset, cutoff, made))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{MARK}\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>{body}</body></html>\n"
+    )
+
+
+def _sections(dataset: xr.Dataset, cutoff: int | None, made: Sequence[str]) -> Iterator[str]:
+    X, basis = dataset.microstructure, basis_of(dataset, None)
+    is_ensemble = "sample" in X.dims
+    dims = [str(dim) for dim in X.dims if dim in SPATIAL_DIMS]
+    n_phases = min(len(basis.states), MOST_PHASES)
+    names = [str(name) for name in X.attrs.get("phases", ())] or [f"phase {h}" for h in range(n_phases)]
+    names = names[:n_phases]
+    facts = dataset.mks.describe(fractions=True)
+    fractions, unit = facts.pop("fractions", {}), printed_unit(str(facts.pop("units")))
+    facts["spacing"] = {dim: f"{step:.6g} {unit}" for dim, step in facts["spacing"].items()}
+    yield _table([], [(name, value_text(value)) for name, value in facts.items()])
+
+    few = X[:: max(1, len(X) // MOST_SAMPLES)][:MOST_SAMPLES] if is_ensemble else X.expand_dims("sample")
+    few = _central(few, dims).compute()
+    yield "<h2>Pictures</h2>"
+    size = " × ".join(str(few.sizes[dim]) for dim in dims)
+    labels = [f"sample {j}" for j in np.arange(len(X))[:: max(1, len(X) // MOST_SAMPLES)][:MOST_SAMPLES]]
+    figure = tools.draw_microstructures(few, labels if is_ensemble else [""])
+    yield _figure(figure, f"The central {size} voxels{', as three central slices' if len(dims) == 3 else ''}.")
+
+    if cutoff is None:
+        cutoff = max(1, min(50, min(X.sizes[dim] for dim in dims) // 4))
+    pairs = [(h, h) for h in range(n_phases)]
+    options: dict[str, Any] = {"cutoff": cutoff, "correlations": pairs} | confidence_of(dataset)
+    found = correlate(X, basis, **options).mean("sample") if is_ensemble else correlate_volume(X, basis, **options)
+    statistics = found.assign_attrs(X.attrs).compute()
+    yield "<h2>Phases</h2>" + _phases(statistics, X, names, fractions, unit, dims)
+    yield "<h2>2-point statistics</h2><p>The probability that both ends of a vector r lie in the same phase.</p>"
+    yield _figure(tools.draw_correlations(statistics), "Maps over the vector r, which is 0 in the middle.")
+    yield _figure(_curves(statistics, names, unit), "The same, averaged over all directions.")
+
+    yield "<h2>Chord lengths</h2><p>How long lines run inside a phase, along each axis.</p>"
+    yield _chords(few if is_ensemble else X, names, unit, dims)
+    yield "<h2>Clusters</h2>" + _clusters(few, names, unit, dims)
+    if made:
+        yield (
+            "<h2>How it was made</h2><ul>" + "".join(f"<li><code>{escape(line)}</code></li>" for line in made) + "</ul>"
+        )
+
+
+def _central(X: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
+    """Select the middle of large samples, which is read at once."""
+    starts = {dim: max(0, X.sizes[dim] - MOST_VOXELS) // 2 for dim in dims}
+    return X.isel({dim: slice(start, start + MOST_VOXELS) for dim, start in starts.items()})
+
+
+def _phases(
+    statistics: xr.DataArray,
+    X: xr.DataArray,
+    names: Sequence[str],
+    fractions: dict[str, float],
+    unit: str,
+    dims: Sequence[str],
+) -> str:
+    """Tabulate fractions, interfaces, and how well the fractions are known (Matheron's integral range)."""
+    power = f"{unit}{'¹²³'[len(dims) - 1] if len(dims) > 1 else ''}"
+    step = [abs(float(X[dim][1] - X[dim][0])) if dim in X.coords and X.sizes[dim] > 1 else 1.0 for dim in dims]
+    volume = float(np.prod([X.sizes[dim] * each for dim, each in zip(dims, step, strict=True)]))
+    rows = []
+    surfaces, ranges = to_numpy(specific_surface(statistics)), to_numpy(integral_range(statistics))
+    for h, name in enumerate(names):
+        share, independent = float(fractions.get(name, fractions.get(str(h), np.nan))), float(ranges[h])
+        spread = np.sqrt(max(0.0, share * (1.0 - share) * independent / volume))
+        enough = (1.0 - share) * independent / (share * 0.01**2) if share > 0.0 else np.nan
+        side = max(0.0, enough) ** (1 / len(dims))
+        # Statistics that are not flat at the largest lag tell nothing of independent pieces.
+        sizes = [f"{independent:.3g}", f"{spread:.2g}", f"{side:.3g}"] if independent > 0.0 else ["not known"] * 3
+        rows.append((name, f"{share:.4g}", f"{surfaces[h]:.3g}", *sizes))
+    head = ["phase", "volume fraction", f"interface per volume / {unit}⁻¹", f"integral range / {power}"]
+    head += ["uncertainty of the fraction in one sample", f"side for 1 % uncertainty / {unit}"]
+    note = (
+        "The uncertainty is one standard deviation of the volume fraction between samples of this size. The side is "
+        "that of a sample whose fraction is known to 1 % of itself. Both follow from the integral range up to the "
+        "largest lag, and hold if the statistics are flat there."
+    )
+    return _table(head, rows) + f'<p class="note">{note}</p>'
+
+
+@styled
+def _curves(statistics: xr.DataArray, names: Sequence[str], unit: str) -> Figure:
+    """Draw the radial average of each autocorrelation."""
+    found = radial_average(statistics)
+    distance = next(dim for dim in found.dims if dim != "pair")
+    figure = new_figure(TWO_COLUMNS, 2.6)
+    panel = figure.subplots()
+    for h, name in enumerate(names):
+        panel.plot(found[distance], found.isel(pair=h), label=name, **style_of(h))
+    panel.set(xlabel=f"distance / {unit}", ylabel="2-point statistics", ylim=(0.0, None))
+    panel.legend()
+    return figure
+
+
+def _chords(X: xr.DataArray, names: Sequence[str], unit: str, dims: Sequence[str]) -> str:
+    samples = list(X) if "sample" in X.dims else [X]
+    counts = computed(
+        [
+            [chord_lengths(each, phase)[f"chords_{dim}"].data for dim in dims for each in samples]
+            for phase in range(len(names))
+        ]
+    )
+    rows, figures = [], []
+    for name, of_phase in zip(names, counts, strict=True):
+        by_axis = [np.sum(of_phase[a * len(samples) : (a + 1) * len(samples)], axis=0) for a in range(len(dims))]
+        steps = [float(X[dim][1] - X[dim][0]) if dim in X.coords and X.sizes[dim] > 1 else 1.0 for dim in dims]
+        lengths = [np.arange(1, len(n) + 1) * step for n, step in zip(by_axis, steps, strict=True)]
+        means = [np.average(at, weights=n) if n.sum() else np.nan for at, n in zip(lengths, by_axis, strict=True)]
+        rows.append((name, *(f"{mean:.3g}" for mean in means)))
+        figures.append((name, lengths, by_axis))
+    head = ("mean chord of", *(f"along {dim} / {unit}" for dim in dims))
+    return _table(head, rows) + _figure(_histograms(figures, dims, unit), "Share of the chords, by length.")
+
+
+@styled
+def _histograms(figures: Sequence[tuple[str, Any, Any]], dims: Sequence[str], unit: str) -> Figure:
+    columns = min(3, len(figures))
+    rows = -(-len(figures) // columns)
+    figure = new_figure(TWO_COLUMNS, 2.3 * rows)
+    panels = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for panel, (name, lengths, by_axis) in zip(panels, figures, strict=False):
+        for axis, (at, n) in enumerate(zip(lengths, by_axis, strict=True)):
+            last = 1 + int(np.searchsorted(np.cumsum(n), 0.999 * n.sum()))
+            panel.plot(
+                at[:last], n[:last] / max(1, n.sum()), label=f"along {dims[axis]}", color=style_of(axis)["color"]
+            )
+        panel.set(title=name, xlabel=f"length / {unit}", yscale="log")
+    for unused in panels[len(figures) :]:
+        unused.remove()
+    panels[0].set_ylabel("share of the chords")
+    panels[0].legend()
+    return figure
+
+
+def _clusters(few: xr.DataArray, names: Sequence[str], unit: str, dims: Sequence[str]) -> str:
+    """Count clusters in the pictures: per volume, and the share of a phase that is in its largest."""
+    shape = ShapeDescriptors(descriptors=("clusters", "largest"), n_phases=max(len(names), int(few.max()) + 1))
+    found = dict(zip(shape.fit(few).get_feature_names_out(), to_numpy(shape.transform(few)).mean(axis=0), strict=True))
+    power = {1: "", 2: "²", 3: "³"}[len(dims)]
+    rows = [
+        (name, *(f"{value:.4g}" for key, value in found.items() if key.endswith(f" {h}")))
+        for h, name in enumerate(names)
+    ]
+    size = " × ".join(str(few.sizes[dim]) for dim in dims)
+    note = f'<p class="note">Clusters are voxels that share faces, in the central {size} voxels.</p>'
+    return _table(("phase", f"clusters per {unit}{power}", "share of the phase in its largest cluster"), rows) + note
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{escape(text)}</th>" for text in head)
+    body = "".join(
+        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(text)}</td>' for text in others)}</tr>"
+        for first, *others in rows
+    )
+    return f"<table>{f'<thead><tr>{top}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
+
+
+def _figure(figure: Figure, caption: str) -> str:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=160)
+    source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+    text = escape(caption)
+    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
