@@ -87,7 +87,10 @@ def axes_argument(ax: Any, number: int) -> NDArray[Any]:
     if is_one and not isinstance(ax, Axes):
         msg = f"ax must be axes of matplotlib, one for each panel, got {shown(ax)}"
         raise TypeError(msg)
-    given = np.ravel(np.array([ax] if is_one else ax, dtype=object))
+    try:
+        given = np.ravel(np.array([ax] if is_one else ax, dtype=object))
+    except (TypeError, ValueError):
+        given = np.full(1, None)
     if not all(isinstance(each, Axes) for each in given):
         msg = f"ax must be axes of matplotlib, one for each panel, got {shown(ax)}"
         raise TypeError(msg)
@@ -166,6 +169,9 @@ def phase_colours(n_phases: int) -> tuple[Colormap, BoundaryNorm]:
 
 def scale_of(fields: Array, *, diverging: bool = False) -> tuple[Colormap, Normalize]:
     """Choose the colours and limits that all panels share. Diverging limits are symmetric about 0."""
+    if np.iscomplexobj(fields):
+        msg = f"a figure shows real numbers, got fields of dtype {fields.dtype}; draw their .real or np.abs of them"
+        raise TypeError(msg)
     finite = fields[np.isfinite(fields)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if diverging:
