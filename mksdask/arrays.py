@@ -354,12 +354,15 @@ def validated(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
     Raises
     ------
     TypeError
-        If an array is masked, or holds text, dates or structures.
+        If an array is masked, or holds text, dates or structures, or if y is sparse.
     ValueError
         As `validate_data` does.
     """
     for array, name in zip((X, *y), ("X", "y"), strict=False):
         refuse_unnumeric(array, name=name)
+        if name == "y" and scipy.sparse.issparse(array):
+            msg = "y is sparse, which is not supported; pass y.toarray()"
+            raise TypeError(msg)
     try:
         return validate_data(estimator, X, *y, **options)
     except (TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ import scipy.sparse.linalg
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, names, to_numpy, unwrap
+from mksdask.arrays import Array, ArrayLike, is_lazy, names, to_numpy, unwrap
 from mksdask.bases.primitive import PrimitiveBasis
 from mksdask.compute.blocks import map_samples
 from mksdask.samples import Grid, Samples
@@ -291,7 +291,7 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
             If a parameter is not valid.
         """
         samples = self._samples(X, size)
-        strange = [name for name in self.descriptors if name not in DESCRIPTORS]
+        strange = is_lazy(self.descriptors) or [name for name in self.descriptors if name not in DESCRIPTORS]
         if isinstance(self.descriptors, str) or strange or not len(self.descriptors):
             msg = f"descriptors must be some of {', '.join(DESCRIPTORS)}, got {self.descriptors!r}"
             raise ValueError(msg)

@@ -344,6 +344,9 @@ class MKSStructureAnalysis(
         remedy = "use one that has, such as PCA()"
         require_methods(self.dimension_reducer_, ["inverse_transform"], "dimension_reducer", remedy)
         scores, labels = unwrap(X, name="scores")
+        if np.isnan(scores.shape).any():
+            msg = f"X must have a known number of rows, got shape {scores.shape}; call X.compute_chunk_sizes() first"
+            raise ValueError(msg)
         statistics = self._map.unflatten(self.dimension_reducer_.inverse_transform(scores))
         return self._label(statistics, labels)
 

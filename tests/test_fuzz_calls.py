@@ -591,7 +591,10 @@ def is_own(error):
 def unclear(error):
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename.startswith(ROOT)]
-    where = f"{own[-1].filename[len(ROOT) + 1 :]}:{own[-1].lineno} {own[-1].name}" if own else "outside"
+    if not own:
+        # The case itself failed, before it made its call.
+        return None
+    where = f"{own[-1].filename[len(ROOT) + 1 :]}:{own[-1].lineno} {own[-1].name}"
     return f"{type(error).__name__} at {where}: {str(error)[:90]!r}"
 
 

@@ -7,10 +7,12 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import xarray as xr
 import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
 
 from mksdask import (
     FourierBasis,
@@ -33,10 +35,12 @@ from mksdask import (
 )
 from mksdask.datasets import (
     CahnHilliardSimulation,
+    ComponentTexture,
     effective_stiffness,
     make_cahn_hilliard,
     make_checkerboard_microstructure,
     make_delta_microstructures,
+    make_elastic_FE_strain_delta,
     make_microstructure,
     make_polycrystal,
 )
@@ -685,3 +689,28 @@ def test_zarr__and_lazy_arrays_are_looked_at_alike():
     for given in (zarr.array(flat), da.from_array(flat, chunks=(5, 168))):
         with pytest.raises(ValueError, match=r"X of shape \(20, 168\) can be read in several ways"):
             correlate(given, BASIS)
+
+
+UNKNOWN = da.ones((6, 2), chunks=(3, 2))[da.ones(6, chunks=3) > 0]
+ODD = {
+    "groups": lambda _: KernelRegressor().fit(np.eye(6), np.arange(6.0), groups=[None] * 6),
+    "y is sparse": lambda _: regression.polynomial_regression(1).fit(np.eye(6), scipy.sparse.csr_array(np.eye(6))),
+    "X must be a matrix": lambda _: regression.polynomial_regression(1).fit([np.eye(2), np.eye(3)], [1.0, 2.0]),
+    "correlations must be pairs in memory": lambda _: correlate(X, BASIS, correlations=UNKNOWN),
+    "elastic_modulus": lambda _: make_elastic_FE_strain_delta(UNKNOWN[:, 0], size=(3, 3)),
+    "descriptors must be some of": lambda _: ShapeDescriptors(descriptors=UNKNOWN).fit(X),
+    "spread must be an angle": lambda _: ComponentTexture([0.1, 0.2, 0.3], spread=1e300),
+    "spacing": lambda folder: create_volume(folder / "v.zarr", X, spacing=[np.eye(2), np.eye(3)]),
+    "a figure shows real numbers": lambda _: tools.draw_microstructure_strain(X[0], np.full(X[0].shape, np.nan + 1j)),
+    "ax must be axes of matplotlib": lambda _: tools.draw_component_variance([0.5, 0.2], ax=[xr.Dataset()]),
+    "the estimator cannot be scored with this X, y, cv, params": lambda _: tools.draw_learning_curves(
+        Ridge(), np.eye(20), np.arange(20.0), params={"a": 1}
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("told", ODD)
+def test_odd__arguments_are_named(tmp_path, told):
+    with pytest.raises((TypeError, ValueError), match=told):
+        ODD[told](tmp_path)

@@ -19,6 +19,9 @@ from mksdask.compute.plans import refuse_unless_fits
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 from mksdask.schema.arguments import checked
 
+# Rotation vectors that are longer than this have lost their digits.
+_MOST_SPREAD = 1e6
+
 
 class Texture(ABC):
     """A distribution of crystal orientations."""
@@ -136,8 +139,8 @@ def _grains(n: int) -> int:
 
 
 def _check_spread(spread: float) -> None:
-    if not (is_number(spread) and spread >= 0):
-        msg = f"spread must be a nonnegative angle in radians, got {spread!r}"
+    if not (is_number(spread) and 0 <= spread <= _MOST_SPREAD):
+        msg = f"spread must be an angle in radians from 0 to {_MOST_SPREAD:g}, got {spread!r}"
         raise ValueError(msg)
 
 

@@ -299,10 +299,11 @@ def make_elastic_FE_strain_delta(
     >>> X.shape, strain.mean(axis=(1, 2)).round(9).tolist()
     ((2, 5, 5), [0.01, 0.01])
     """
-    if len(elastic_modulus) < 2:
+    n_phases = numbers_argument(elastic_modulus, "elastic_modulus").size
+    if n_phases < 2:
         msg = f"elastic_modulus must name two phases at least, a matrix and an inclusion; got {elastic_modulus!r}"
         raise ValueError(msg)
-    X = make_delta_microstructures(len(elastic_modulus), size, chunks=chunks)
+    X = make_delta_microstructures(n_phases, size, chunks=chunks)
     return X, _strain(X, elastic_modulus, poissons_ratio, macro_strain, component)
 
 

@@ -45,6 +45,17 @@ POOL = 8
 PREDICTION_BYTES = 32 * 2**20
 
 
+def _group_names(groups: ArrayLike) -> Array:
+    """Take the names of groups, and refuse what cannot be told apart."""
+    names = to_numpy(groups)
+    try:
+        np.unique(names)
+    except TypeError as error:
+        msg = f"groups must hold numbers or names, got {names.dtype} values such as {names.ravel()[:1].tolist()}"
+        raise TypeError(msg) from error
+    return names
+
+
 class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
     r"""Kernel ridge regression on scores, with a predictive spread, for any number of samples.
 
@@ -221,7 +232,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         random = check_random_state(0 if self.random_state is None else self.random_state)
         rng = np.random.default_rng(random.randint(2**31))
         if n_landmarks is None:
-            self._fit_exact(data, target, None if groups is None else to_numpy(groups), rng)
+            self._fit_exact(data, target, None if groups is None else _group_names(groups), rng)
         else:
             self._fit_landmarks(data, target, n_landmarks, rng)
 

@@ -56,7 +56,12 @@ class LabelledPipeline(Pipeline):
             Parameters of the `fit` of steps, such as ``regression__sample_weight``.
         """
         y, *values = paired(X, y, **params)
-        _refuse_many_monomials(self, np.shape(X))
+        try:
+            shape = np.shape(X)
+        except ValueError as error:
+            msg = f"X must be a matrix (n_samples, n_features), got rows of different shapes: {shown(X)}"
+            raise ValueError(msg) from error
+        _refuse_many_monomials(self, shape)
         return super().fit(X, y, **dict(zip(params, values, strict=True)))
 
     def score(self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None) -> float:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from mksdask.arrays import Array, names
+from mksdask.arrays import Array, is_lazy, names, shown
 from mksdask.bases.base import Basis
 from mksdask.samples import Grid
 
@@ -34,6 +34,9 @@ def resolve_pairs(correlations: Pairs | None, basis: Basis) -> tuple[tuple[int, 
         constant = states[int(np.argmax(weights != 0.0))]
         others = [state for state in states if state != constant]
         return (*((constant, state) for state in states), *((state, state) for state in others))
+    if is_lazy(correlations):
+        msg = f"correlations must be pairs in memory, such as [(0, 0), (0, 1)], got {shown(correlations)}"
+        raise TypeError(msg)
     pairs = []
     for pair in correlations:
         if np.shape(pair) != (2,) or any(h not in states for h in pair):

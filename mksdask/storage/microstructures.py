@@ -143,7 +143,7 @@ def refuse_colours(data: Any, labels: xr.DataArray | None, spacing: float | Sequ
     ValueError
         If the last axis may hold colours, and neither dims nor one spacing for each axis say that it is one of space.
     """
-    is_named = labels is not None or np.ndim(spacing) > 0
+    is_named = labels is not None or np.ndim(numbers_argument(spacing, "spacing")) > 0
     if is_named or data.dtype != np.uint8 or data.ndim < 3 or data.shape[-1] not in (3, 4):
         return
     if is_lazy(data) or (data.size and data.max() >= MOST_PHASES):

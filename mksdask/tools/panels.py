@@ -118,7 +118,10 @@ def axes_argument(ax: Any, number: int) -> NDArray[Any]:
     if is_one and not isinstance(ax, Axes):
         msg = f"ax must be axes of matplotlib, one for each panel, got {shown(ax)}"
         raise TypeError(msg)
-    given = np.ravel(np.array([ax] if is_one else ax, dtype=object))
+    try:
+        given = np.ravel(np.array([ax] if is_one else ax, dtype=object))
+    except (TypeError, ValueError):
+        given = np.full(1, None)
     if not all(isinstance(each, Axes) for each in given):
         msg = f"ax must be axes of matplotlib, one for each panel, got {shown(ax)}"
         raise TypeError(msg)
@@ -198,6 +201,9 @@ def phase_scale(names: Sequence[str]) -> Scale:
 
 def scale_of(fields: Array, label: str = "", *, about: float | None = None) -> Scale:
     """Choose colours and limits that hold all values. With `about`, the colours diverge from this value."""
+    if np.iscomplexobj(fields):
+        msg = f"a figure shows real numbers, got fields of dtype {fields.dtype}; draw their .real or np.abs of them"
+        raise TypeError(msg)
     finite = fields[np.isfinite(fields)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if about is not None:

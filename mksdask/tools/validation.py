@@ -367,16 +367,20 @@ def draw_learning_curves(
     shared, targets = isinstance(X, SharedStatistics), matched_values(y, sample_index(X), name="y")
     curves: list[tuple[str, Any, Any]] = []
     for label, each in estimator.items() if isinstance(estimator, Mapping) else (("", estimator),):
-        sizes, training, validation = learning_curve(
-            each,
-            X if shared else to_numpy(X),
-            targets,
-            cv=cv,
-            train_sizes=np.asarray(train_sizes),
-            scoring=scoring,
-            n_jobs=n_jobs,
-            params=dict(options) or None,
-        )[:3]
+        try:
+            sizes, training, validation = learning_curve(
+                each,
+                X if shared else to_numpy(X),
+                targets,
+                cv=cv,
+                train_sizes=np.asarray(train_sizes),
+                scoring=scoring,
+                n_jobs=n_jobs,
+                params=dict(options) or None,
+            )[:3]
+        except ValueError as error:
+            msg = f"the estimator cannot be scored with this X, y, cv, params and scoring: {error}"
+            raise ValueError(msg) from error
         curves += [(label, sizes, validation)] if label else [("training", sizes, training)]
         curves += [] if label else [("cross-validation", sizes, validation)]
     fig, ax = one_panel(ax, figsize, (ONE_COLUMN, 2.6))

@@ -76,6 +76,9 @@ class TextFile(EbsdFile):
         with Path(self.path).open("rb") as file:
             file.seek(self.first_byte)
             words = file.readline().replace(b",", b".").split()
+        if not set(names) <= {*self.columns}:
+            msg = f"{self.path}: the header names the columns {list(self.columns)}, expected {list(names)} among them"
+            raise ValueError(msg)
         return [float(words[self.columns.index(name)]) for name in names]
 
     def _table(self, start: int, stop: int) -> dict[str, Array]:
@@ -144,6 +147,9 @@ def present_columns(path: str, names: Sequence[str], line: str, number: int, nee
     ValueError
         If it is not there.
     """
+    if needed not in names:
+        msg = f"{path}: the header names the columns {list(names)}, expected {needed!r} among them"
+        raise ValueError(msg)
     found = tuple(names[: len(line.split())])
     if needed not in found:
         wanted = names[: list(names).index(needed) + 1]
