@@ -103,7 +103,7 @@ def test_import__windows_equal_python(run, client, text, window, shape):
 
 def test_import__says_which_arrays_a_file_has(run, volume):
     tifffile.imwrite("scan.tif", np.zeros((4, 5), "uint8"))
-    assert "dataset='a' does not apply to" in run("import", "scan.tif", "x.zarr", "--dataset", "a", code=1)
+    assert "--dataset a does not apply to" in run("import", "scan.tif", "x.zarr", "--dataset", "a", code=1)
     # Grey levels are not listed as if they were phases, and are no states.
     np.save("grey.npy", np.arange(4000, dtype="uint16").reshape(50, 80))
     assert "fractions" not in run("import", "grey.npy", "grey.zarr")

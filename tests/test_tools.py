@@ -328,6 +328,7 @@ def test_evolution__a_panel_a_component_against_time():
         (lambda F: tools.draw_strains(3.0), "n_samples"),
         (lambda F: tools.draw_strains(F + 1j), "must be real"),
         (lambda F: tools.draw_coeff(1j * F), "must be real"),
+        (lambda F: tools.draw_coeff(F, cutoff=-1), "cutoff must be a number of voxels from 0"),
         (lambda F: tools.draw_concentrations_compare(list(F[0]), F[1]), "labels must be texts"),
         (lambda F: tools.draw_evolution([F[0]], component_labels=["a"]), "component_labels must name each"),
         (lambda F: tools.draw_strains(xr.DataArray(F, dims=("sample", "x", "component"))), "one component"),

@@ -6,7 +6,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,9 @@ def _new_folder(out: Path, *, keep: bool) -> Iterator[Path]:
     _check_demo(kept)
     kept.mkdir(exist_ok=True)
     yield kept
-    kept.rmdir()
+    # Files of others stay, and the folder with them.
+    with suppress(OSError):
+        kept.rmdir()
 
 
 def _check_demo(out: Path) -> None:

@@ -178,8 +178,10 @@ def _refuse_useless(*, is_field: bool, linker: str) -> None:
 def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any, Any]], figure: Path) -> None:
     data = []
     for X, y, options in rows.values():
-        truth, found = to_numpy(y), to_numpy(fitted.predict(X, **options))
-        data.append(np.array([part.reshape(len(y), -1)[:, 0] for part in (truth, found)]))
+        parts = [to_numpy(y), *map(to_numpy, fitted.predict(X, return_std=True, **options))]
+        values = np.array([part.reshape(len(y), -1)[:, 0] for part in parts])
+        # Too few samples for the monomials say nothing of the spread.
+        data.append(values if np.isfinite(values[2]).all() else values[:2])
     save_figure(tools.draw_goodness_of_fit(data[0], data[1] if data[1].size else None), figure)
 
 

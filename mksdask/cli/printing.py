@@ -10,7 +10,7 @@ import click
 # Characters that a terminal obeys, and those that turn the direction of text. Tabs and ends of lines are none of them.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
-# Arguments of Python whose option has another name. None: it has none, and what holds its value is told.
+# Arguments of Python whose option has another name.
 _OPTIONS = {
     "correlations": "pairs",
     "join": "as",

@@ -18,6 +18,7 @@ from mksdask.arrays import SPATIAL_DIMS, to_numpy
 from mksdask.cli.analysis import basis_of, confidence_of
 from mksdask.cli.options import allows_missing, open_client, report as print_report, timed_step
 from mksdask.compute.blocks import computed
+from mksdask.compute.plans import size_text
 from mksdask.descriptors import ShapeDescriptors
 from mksdask.display.cards import value_text
 from mksdask.stats import chord_lengths, correlate, correlate_volume, integral_range, radial_average, specific_surface
@@ -97,6 +98,7 @@ def _sections(dataset: xr.Dataset, cutoff: int | None, made: Sequence[str]) -> I
     names = names[:n_phases]
     facts = dataset.mks.describe(fractions=True)
     fractions, unit = facts.pop("fractions", {}), printed_unit(str(facts.pop("units")))
+    facts["bytes"] = size_text(facts["bytes"])
     facts["spacing"] = {dim: f"{step:.6g} {unit}" for dim, step in facts["spacing"].items()}
     yield _table([], [(name, value_text(value)) for name, value in facts.items()])
 
@@ -119,7 +121,8 @@ def _sections(dataset: xr.Dataset, cutoff: int | None, made: Sequence[str]) -> I
     yield _figure(tools.draw_correlations(statistics), "Maps over the vector r, which is 0 in the middle.")
     yield _figure(_curves(statistics, names, unit), "The same, averaged over all directions.")
 
-    yield "<h2>Chord lengths</h2><p>How long lines run inside a phase, along each axis.</p>"
+    where = ", in the samples of the pictures" if is_ensemble else ""
+    yield f"<h2>Chord lengths</h2><p>How long lines run inside a phase, along each axis{where}.</p>"
     yield _chords(few if is_ensemble else X, names, unit, dims)
     yield "<h2>Clusters</h2>" + _clusters(few, names, unit, dims)
     if made:
@@ -131,7 +134,10 @@ def _sections(dataset: xr.Dataset, cutoff: int | None, made: Sequence[str]) -> I
 def _central(X: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
     """Select the middle of large samples, which is read at once."""
     starts = {dim: max(0, X.sizes[dim] - MOST_VOXELS) // 2 for dim in dims}
-    return X.isel({dim: slice(start, start + MOST_VOXELS) for dim, start in starts.items()})
+    # What is cut has ends, also along a periodic axis.
+    periodic = [dim for dim in X.attrs.get("periodic_axes", ()) if X.sizes[dim] <= MOST_VOXELS]
+    middle = X.isel({dim: slice(start, start + MOST_VOXELS) for dim, start in starts.items()})
+    return middle.assign_attrs(periodic_axes=periodic)
 
 
 def _phases(
@@ -230,7 +236,7 @@ def _clusters(few: xr.DataArray, names: Sequence[str], unit: str, dims: Sequence
         for h, name in enumerate(names)
     ]
     size = " × ".join(str(few.sizes[dim]) for dim in dims)
-    note = f'<p class="note">Clusters are voxels that share faces, in the central {size} voxels.</p>'
+    note = f'<p class="note">Clusters are voxels that share faces, in the {size} voxels of the pictures.</p>'
     return _table(("phase", f"clusters per {unit}{power}", "share of the phase in its largest cluster"), rows) + note
 
 

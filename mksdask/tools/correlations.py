@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from mksdask.arrays import Array, ArrayLike, refuse_unnumeric, to_numpy, unwrap
+from mksdask.arrays import Array, ArrayLike, is_number, refuse_unnumeric, shown, to_numpy, unwrap
 from mksdask.schema.arguments import checked
 from mksdask.tools.fields import check_fields, check_real
 from mksdask.tools.panels import Panels, check_panels, lag_extent, maps_figure, scale_of, scales_of, titles_of
@@ -315,5 +315,9 @@ def _near_origin(kernels: Array, cutoff: int | None) -> tuple[Array, tuple[slice
         largest = np.abs(kernels).max(axis=-1)
         far = np.max(np.abs(np.indices(spatial) - np.reshape([n // 2 for n in spatial], (-1, *(1,) * len(spatial)))), 0)
         cutoff = max(5, int(far[largest > 0.05 * largest.max()].max(initial=0)))
+    elif not is_number(cutoff) or cutoff != int(cutoff) or cutoff < 0:
+        msg = f"cutoff must be a number of voxels from 0, or None, got {shown(cutoff)}"
+        raise ValueError(msg)
+    cutoff = int(cutoff)
     lags = tuple(slice(max(0, n // 2 - cutoff), n // 2 + cutoff + 1) for n in spatial)
     return kernels[lags], lags
