@@ -17,6 +17,7 @@ from mksdask.compute.plans import PROCESS_BYTES, Limit, SampleWork
 from mksdask.compute.workers import ALLOCATION
 from mksdask.datasets import effective_stiffness, make_microstructure, mean_stress, solve_fields
 from mksdask.reduction import PCA
+from mksdask.simulation import effective_conductivity, solve_conduction
 from mksdask.stats import correlate, correlate_volume
 
 
@@ -35,6 +36,8 @@ CALLS = {
     "solve_fields": (solve_fields, (X,), ELASTIC),
     "mean_stress": (mean_stress, (X,), ELASTIC),
     "effective_stiffness": (effective_stiffness, (X,), ELASTIC),
+    "solve_conduction": (solve_conduction, (X,), {"conductivity": (1, 2)}),
+    "effective_conductivity": (effective_conductivity, (X,), {"conductivity": (1, 2)}),
     "PCA.fit": (PCA(3).fit, (lazy((64, 9000), 16, "float32"),), {}),
     "PCA.fit, tall": (PCA(3).fit, (lazy((9000, 64), 16, "float32"),), {}),
     "structure": (MKSStructureAnalysis(PrimitiveBasis(2), periodic_axes=[0, 1, 2]).fit, (X,), {}),

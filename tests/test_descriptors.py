@@ -163,8 +163,49 @@ def test_descriptors__bad_arguments(options, message):
         ShapeDescriptors().fit(X).transform(X[:, None])
 
 
+@pytest.mark.parametrize(
+    ("size", "periodic_axes"), [((9, 8), []), ((9, 8), [1]), ((6, 7, 5), [1]), ((5, 6, 6), [0, 1, 2]), ((7, 6, 1), [2])]
+)
+def test_diffusivity__equals_an_independent_assembly(size, periodic_axes):
+    mask = np.random.default_rng(0).random(size) < 0.75
+    spacing = (1.0, 2.0, 0.5)[: len(size)]
+    coords = {dim: step * np.arange(n) for dim, step, n in zip("xyz", spacing, size, strict=False)}
+    if size[-1] == 1:
+        coords, spacing = {}, (1.0,) * 3
+    X = xr.DataArray(mask[None].astype(int), dims=("sample", *"xyz"[: len(size)]), coords=coords)
+    shape = ShapeDescriptors(2, descriptors=["diffusivity"], periodic_axes=periodic_axes)
+    found = shape.fit_transform(X)
+    for axis, name in enumerate("xyz"[: len(size)]):
+        # A resistor network with two more nodes, the inlet and the outlet.
+        n = mask.size
+        matrix = np.zeros((n + 2, n + 2))
+
+        def join(a, b, conductance, matrix=matrix):
+            matrix[[a, b], [a, b]] += conductance
+            matrix[[a, b], [b, a]] -= conductance
+
+        number = np.arange(n).reshape(size)
+        for place in np.ndindex(size):
+            if not mask[place]:
+                continue
+            for along, step in enumerate(spacing):
+                there = list(place)
+                there[along] = (place[along] + 1) % size[along]
+                is_inside = there[along] > place[along] or (along in periodic_axes and along != axis)
+                if is_inside and there != list(place) and mask[tuple(there)]:
+                    join(number[place], number[tuple(there)], 1.0 / step**2)
+            for end, node in ((0, n), (size[axis] - 1, n + 1)):
+                if place[axis] == end:
+                    join(number[place], node, 2.0 / spacing[axis] ** 2)
+        right = -matrix[:n, n]
+        inside = np.linalg.lstsq(matrix[:n, :n], right, rcond=1e-12)[0]
+        flow = (matrix[n, :n] @ inside + matrix[n, n]) * spacing[axis] ** 2
+        expected = flow * size[axis] / (mask.size / size[axis])
+        assert_allclose(float(found.sel(descriptor=f"diffusivity {name} 1")[0]), expected, rtol=1e-6, atol=1e-9)
+
+
 def test_diffusivity__raises_if_it_does_not_converge(monkeypatch):
-    monkeypatch.setattr("scipy.sparse.linalg.cg", lambda _, source, **options: (source, options["maxiter"]))
+    monkeypatch.setattr("mksdask.descriptors.MOST_ITERATIONS", 2)
     X = make_microstructure(n_samples=1, size=(12, 12), grain_size=3)
     with pytest.raises(ArithmeticError, match="diffusivity along x did not converge"):
         described(X, descriptors=["diffusivity"])

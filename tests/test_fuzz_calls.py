@@ -152,6 +152,7 @@ STORED = {
 RANDOM = {"grain_size": (2, 2), "volume_fraction": (0.5, 0.5), "percent_variance": 0.1, "chunks": None}
 STIFF = {**PHASES, "size": (5, 5), "macro_strain": 0.01, "chunks": None}
 SOLVE = {"X": X[:2], **PHASES, "crystal_stiffness": None, "tolerance": 1e-4, "max_iterations": 100}
+CONDUCT = {"X": X[:2], "conductivity": (1.0, 2.0), "tolerance": 1e-4, "max_iterations": 100}
 CLASSES = {"n_samples": (2, 2), "grain_size": ((2, 2), (3, 3)), "seed": 3, "volume_fraction": (0.5, 0.5)}
 WITH_ONE = {"percent_variance": 0.1, **CLASSES}
 IMAGE = {
@@ -382,6 +383,12 @@ CASES = {
             "crystal_stiffness": simulation.single_crystal_stiffness([168.4, 121.4, 75.4]),
             "tolerance": 1e-4,
         },
+    ),
+    "solve_conduction": (simulation.solve_conduction, {**CONDUCT, "macro_gradient": 1.0}),
+    "effective_conductivity": (simulation.effective_conductivity, CONDUCT),
+    "make_conduction_random": (
+        datasets.make_conduction_random,
+        {"n_samples": 2, "conductivity": (1, 2), "size": (5, 5), "macro_gradient": 1.0, "seed": 3, "chunks": None},
     ),
     "mean_stress": (simulation.mean_stress, {**SOLVE, "macro_strain": 0.01}),
     "effective_stiffness": (simulation.effective_stiffness, SOLVE),

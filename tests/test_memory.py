@@ -109,6 +109,17 @@ OPERATIONS = {
         from mksdask.datasets import effective_stiffness as function
         arguments, warm, finish, options = (ensemble(2, 88, 1),), (ensemble(1, 8, 1),), drop, elastic
     """,
+    "solve_conduction": """
+        from mksdask.simulation import solve_conduction as function
+        arguments, warm = (ensemble(30, 80, 1),), (ensemble(1, 8, 1),)
+        options = {"conductivity": (1, 2), "tolerance": 0.1}
+        finish = lambda response: drop(response.flux)
+    """,
+    "effective_conductivity": """
+        from mksdask.simulation import effective_conductivity as function
+        arguments, warm, finish = (ensemble(2, 120, 1),), (ensemble(1, 8, 1),), drop
+        options = {"conductivity": (1, 2), "tolerance": 0.1}
+    """,
     "PCA, more features than samples": """
         from mksdask.reduction import PCA
         X = da.random.default_rng(0).normal(size=(1000, 600_000), chunks=(10, 600_000)).astype("float32")

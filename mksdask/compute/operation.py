@@ -69,8 +69,8 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     operation : callable
         The function or method to plan: ``correlate``, ``correlate_volume``, ``PCA(5).fit``, ``KernelRegressor().fit``,
         ``MKSStructureAnalysis(...).fit`` or ``.share``, ``MKSHomogenizationModel(...).fit`` or ``.share``,
-        ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress`` or
-        ``effective_stiffness``.
+        ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress``,
+        ``effective_stiffness``, ``solve_conduction`` or ``effective_conductivity``.
     *args, **options
         The arguments of the call.
     memory_limit : int or str, optional

@@ -15,6 +15,7 @@ from mksdask.datasets.polycrystal import (
 )
 from mksdask.datasets.responses import (
     make_cahn_hilliard,
+    make_conduction_random,
     make_elastic_FE_strain_delta,
     make_elastic_FE_strain_random,
     make_elastic_stiffness,
@@ -43,6 +44,7 @@ __all__ = [
     "effective_stiffness",
     "make_cahn_hilliard",
     "make_checkerboard_microstructure",
+    "make_conduction_random",
     "make_delta_microstructures",
     "make_elastic_FE_strain_delta",
     "make_elastic_FE_strain_random",

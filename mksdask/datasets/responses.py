@@ -18,6 +18,7 @@ from mksdask.datasets.generator import (
 )
 from mksdask.schema.arguments import checked
 from mksdask.simulation.cahn_hilliard import CahnHilliardSimulation
+from mksdask.simulation.conduction import solve_conduction
 from mksdask.simulation.elasticity import COMPONENTS, mean_stress, solve_fields
 
 
@@ -356,3 +357,60 @@ def make_elastic_FE_strain_random(
         raise ValueError(msg)
     X = make_independent_voxels(n_samples, size, n_phases, seed, chunks=chunks)
     return X, _strain(X, elastic_modulus, poissons_ratio, macro_strain, component)
+
+
+@checked
+def make_conduction_random(
+    n_samples: int = 1,
+    conductivity: NumpyLike = (1, 1.5),
+    size: Sequence[int] = (21, 21),
+    macro_gradient: float | NumpyLike = 1.0,
+    seed: int = 10,
+    *,
+    chunks: Chunks | None = None,
+) -> tuple[Any, Any]:
+    """Make microstructures of independent voxels and compute the gradients that drive fluxes in them.
+
+    Each voxel is of each phase with equal probability.
+
+    Parameters
+    ----------
+    n_samples : int, default 1
+        Number of samples.
+    conductivity : array, shape (n_phases,) or (n_phases, d, d)
+        Conductivity of each phase; see `mksdask.simulation.solve_conduction`.
+    size : tuple of int
+        Number of voxels along each of 2 or 3 axes.
+    macro_gradient : float or sequence of float
+        Imposed mean gradient. A number is the gradient along x.
+    seed : int
+        The same seed gives the same samples under any chunking.
+    chunks : int, optional
+        Number of samples in a chunk. With it, the result is lazy.
+
+    Returns
+    -------
+    X : ndarray or dask array, shape (n_samples, *size)
+        Phase numbers.
+    y : ndarray or dask array, shape (n_samples, *size, dim)
+        Mean gradient in each voxel.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit together.
+
+    Examples
+    --------
+    >>> from mksdask import MKSLocalizationModel, PrimitiveBasis
+    >>> X, gradient = make_conduction_random(n_samples=40, size=(9, 9))
+    >>> model = MKSLocalizationModel(PrimitiveBasis(2)).fit(X[:30], gradient[:30])
+    >>> bool(model.score(X[30:], gradient[30:]) > 0.9)
+    True
+    """
+    values = numbers_argument(conductivity, "conductivity")
+    if values.ndim not in (1, 3) or not len(values):
+        msg = f"conductivity must hold one number, or one tensor, for each phase, got shape {values.shape}"
+        raise ValueError(msg)
+    X = make_independent_voxels(n_samples, size, len(values), seed, chunks=chunks)
+    return X, solve_conduction(X, conductivity=conductivity, macro_gradient=macro_gradient).gradient

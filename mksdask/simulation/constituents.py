@@ -8,12 +8,52 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from mksdask.arrays import Array, numbers_argument
 from mksdask.bases.gsh import check_angles
+from mksdask.grid import Grid
 from mksdask.simulation.crystals import turned_stiffness, voigt_average
 from mksdask.simulation.stencils import Anisotropic, Isotropic, Material
+
+
+def cubic_grid(labels: xr.DataArray | None, spatial: Sequence[int]) -> Grid:
+    """Make the grid of samples, and check that its voxels are cubes.
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    grid = Grid.of(labels, tuple(spatial))
+    steps, units = np.abs(grid.steps), {axis.units for axis in grid.axes}
+    if not np.allclose(steps, steps[0], rtol=1e-6, atol=0.0) or len(units) > 1:
+        msg = (
+            f"X must have cubic voxels, got the spacing {steps.tolist()} in the units {sorted(units)}; resample X "
+            "to the same spacing along all axes"
+        )
+        raise ValueError(msg)
+    return grid
+
+
+def phase_numbers(block: Array, n_phases: int, argument: str) -> NDArray[np.intp]:
+    """Return the phase numbers of a block, which has one for each value of an argument.
+
+    Raises
+    ------
+    ValueError
+        If the block holds a value that is not a phase number.
+    """
+    phase = block.astype(np.intp)
+    if block.size and not (block.min() >= 0 and block.max() < n_phases and np.array_equal(phase, block)):
+        found = np.unique(block)[:8].tolist()
+        msg = (
+            f"X must hold phase numbers 0…{n_phases - 1}, one for each value of {argument}, got values such "
+            f"as {found}; number the phases of your data from 0"
+        )
+        raise ValueError(msg)
+    return phase
 
 
 class Constituents(ABC):
@@ -94,15 +134,7 @@ class IsotropicPhases(Constituents):
         ValueError
             If the block holds a value that is not a phase number.
         """
-        n_phases = len(self.lam)
-        phase = block.astype(np.intp)
-        if block.size and not (block.min() >= 0 and block.max() < n_phases and np.array_equal(phase, block)):
-            found = np.unique(block)[:8].tolist()
-            msg = (
-                f"X must hold phase numbers 0…{n_phases - 1}, one for each value of elastic_modulus, got values such "
-                f"as {found}; number the phases of your data from 0"
-            )
-            raise ValueError(msg)
+        phase = phase_numbers(block, len(self.lam), "elastic_modulus")
         return Isotropic(self.lam[phase], self.mu[phase])
 
 

@@ -20,7 +20,7 @@ from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout
 from mksdask.samples import Grid
 from mksdask.schema.arguments import checked
-from mksdask.simulation.constituents import CrystalOrientations, IsotropicPhases
+from mksdask.simulation.constituents import CrystalOrientations, IsotropicPhases, cubic_grid
 from mksdask.simulation.crystals import single_crystal_stiffness
 from mksdask.simulation.equilibrium import batch_size
 from mksdask.simulation.solver import ElasticResponse, ElasticSolver, response_shapes
@@ -125,14 +125,7 @@ class _Solve(Operation[Any]):
                 f"shape {tuple(data.shape)}; if X is one sample, add an axis of samples: X[None]"
             )
             raise ValueError(msg)
-        grid = Grid.of(labels, data.shape[1 : 1 + dim])
-        steps, units = np.abs(grid.steps), {axis.units for axis in grid.axes}
-        if not np.allclose(steps, steps[0], rtol=1e-6, atol=0.0) or len(units) > 1:
-            msg = (
-                f"X must have cubic voxels, got the spacing {steps.tolist()} in the units {sorted(units)}; resample X "
-                "to the same spacing along all axes"
-            )
-            raise ValueError(msg)
+        grid = cubic_grid(labels, data.shape[1 : 1 + dim])
         return cls(solver, data, labels, grid, macro_strain_vector(macro_strain, dim))
 
     @property

@@ -5,14 +5,15 @@ The elastic forces come from `stencils`.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from mksdask.simulation.stencils import Float, Isotropic, Material, jit, n_strain_components, voigt_pairs
+from mksdask.simulation.stencils import Float, Isotropic, Material, Stencil, jit, n_strain_components, voigt_pairs
 
 # Largest number of unknowns that are solved together, so that a batch stays in cache.
 BATCH_UNKNOWNS = 2**18
@@ -40,7 +41,8 @@ def _descend(x, r, p, kp, rz, active):  # type: ignore[no-untyped-def]
             energy = 0.0
             for k in range(size):
                 energy += p[s, k] * kp[s, k]
-            alpha = rz[s] / energy
+            # What has no energy, such as a movement inside a pore, is no way to go.
+            alpha = rz[s] / energy if energy > 0.0 else 0.0
             for k in range(size):
                 x[s, k] += alpha * p[s, k]
                 r[s, k] -= alpha * kp[s, k]
@@ -130,12 +132,40 @@ def _precondition(green: NDArray[np.float32], r: Float) -> NDArray[np.float32]:
     return scipy.fft.irfftn(v, s=r.shape[2:], axes=axes, overwrite_x=True)
 
 
-def _equilibrium(
-    material: Material, macro: Float, green: NDArray[np.float32], tolerance: float, max_iterations: int
+def equilibrium(
+    material: Stencil,
+    macro: Float,
+    precondition: Callable[[Float], NDArray[np.floating]],
+    tolerance: float,
+    max_iterations: int,
 ) -> tuple[Float, NDArray[np.int64]]:
-    """Find the fluctuation at equilibrium, (n, dim, *spatial), and the number of iterations of each sample."""
+    """Find the fluctuation at which the forces of a material vanish, by preconditioned conjugate gradients.
+
+    Parameters
+    ----------
+    material : Stencil
+        The forces.
+    macro : ndarray, shape (n, n_components)
+        Imposed mean of each sample.
+    precondition : callable
+        Approximates the fluctuation that belongs to forces: a symmetric and positive map of fields.
+    tolerance : float
+        Factor by which the preconditioned residual norm is reduced.
+    max_iterations : int
+        Limit of iterations.
+
+    Returns
+    -------
+    fluctuation : ndarray, shape (n, n_fields, *spatial)
+    iterations : ndarray, shape (n,)
+
+    Raises
+    ------
+    ConvergenceError
+        If a sample needs more than `max_iterations`.
+    """
     n, *spatial = material.shape
-    x = np.zeros((n, len(spatial), *spatial))
+    x = np.zeros((n, material.n_fields, *spatial))
     active = np.ones(n, dtype=bool)
     r = -material.forces(x, macro, active, np.empty_like(x))
     kp = np.empty_like(x)
@@ -148,7 +178,7 @@ def _equilibrium(
     # The right-hand side of a homogeneous cell holds only rounding errors, so it needs no iteration.
     load = np.abs(macro).max(axis=1) * material.largest()
     active &= np.abs(r.reshape(flat)).max(axis=1) > 1e-13 * load
-    _conjugate(p.reshape(flat), r.reshape(flat), _precondition(green, r).reshape(flat), rz, active)
+    _conjugate(p.reshape(flat), r.reshape(flat), precondition(r).reshape(flat), rz, active)
     target = tolerance**2 * rz
     active &= rz > 0.0
     for _ in range(max_iterations):
@@ -156,7 +186,7 @@ def _equilibrium(
             return x, iterations
         material.forces(p, no_macro, active, kp)
         _descend(x.reshape(flat), r.reshape(flat), p.reshape(flat), kp.reshape(flat), rz, active)
-        _conjugate(p.reshape(flat), r.reshape(flat), _precondition(green, r).reshape(flat), rz, active)
+        _conjugate(p.reshape(flat), r.reshape(flat), precondition(r).reshape(flat), rz, active)
         iterations[active] += 1
         active &= rz > target
     if active.any():
@@ -170,21 +200,23 @@ def _equilibrium(
     return x, iterations
 
 
+def element_gradient(field: Float, axis: int) -> Float:
+    """Compute the mean derivative in each element of a field on the corners, (n, *spatial), along an axis."""
+    for other in range(field.ndim - 1):
+        shifted = np.roll(field, -1, axis=1 + other)
+        field = shifted - field if other == axis else 0.5 * (shifted + field)
+    return field
+
+
 def _strain(u: Float, macro: Float) -> Float:
     """Compute the mean strain of each element, (n, *spatial, n_components)."""
     dim = u.shape[1]
     rows, cols = voigt_pairs(dim)
-
-    def gradient(component: int, axis: int) -> Float:
-        field = u[:, component]
-        for other in range(dim):
-            shifted = np.roll(field, -1, axis=1 + other)
-            field = shifted - field if other == axis else 0.5 * (shifted + field)
-        return field
-
     strain = np.empty((len(u), *u.shape[2:], len(rows)))
     for v, (a, b) in enumerate(zip(rows, cols, strict=True)):
-        strain[..., v] = gradient(a, b) if a == b else gradient(a, b) + gradient(b, a)
+        strain[..., v] = element_gradient(u[:, a], b)
+        if a != b:
+            strain[..., v] += element_gradient(u[:, b], a)
         strain[..., v] += macro[:, v].reshape(-1, *(1,) * dim)
     return strain
 
@@ -259,7 +291,8 @@ def solve_elasticity(
     amplitude[amplitude == 0.0] = 1.0
     green = green_operator(spatial, reference[0] / unit, 1.0)
     macro = macro_strain / amplitude[:, None]
-    fluctuation, iterations = _equilibrium(material.scaled(1.0 / unit), macro, green, tolerance, max_iterations)
+    precondition = partial(_precondition, green)
+    fluctuation, iterations = equilibrium(material.scaled(1.0 / unit), macro, precondition, tolerance, max_iterations)
     fluctuation *= amplitude.reshape(-1, *(1,) * (len(spatial) + 1))
     strain = _strain(fluctuation, macro_strain)
     return ElasticFields(strain, material.stress(strain), fluctuation, iterations)

@@ -38,21 +38,29 @@ def voigt_pairs(dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return ((0, 1, 0), (0, 1, 1)) if dim == 2 else ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 
 
-class Material(Protocol):
-    """The elastic stiffness of each voxel of n samples."""
+class Stencil(Protocol):
+    """The forces of fields on the voxels of n samples."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the voxels, (n, *spatial)."""
 
-    def scaled(self, factor: float) -> Self:
-        """Return the same material with its stiffnesses multiplied by a factor."""
+    @property
+    def n_fields(self) -> int:
+        """Number of unknown fields."""
 
     def largest(self) -> Float:
         """Estimate the largest stiffness of each sample, (n,)."""
 
     def forces(self, u: Float, macro: Float, active: NDArray[np.bool_], out: Float) -> Float:
-        """Write the forces ``Bᵀ C (B u + E)`` on the corners of active samples to `out`, (n, dim, *spatial)."""
+        """Write the forces ``Bᵀ C (B u + E)`` of active samples to `out`, (n, n_fields, *spatial)."""
+
+
+class Material(Stencil, Protocol):
+    """The elastic stiffness of each voxel of n samples."""
+
+    def scaled(self, factor: float) -> Self:
+        """Return the same material with its stiffnesses multiplied by a factor."""
 
     def stress(self, strain: Float) -> Float:
         """Return the stress that belongs to a strain, both (n, *spatial, n_components)."""
@@ -69,6 +77,11 @@ class Isotropic:
     def shape(self) -> tuple[int, ...]:
         """Shape of the voxels, (n, *spatial)."""
         return self.lam.shape
+
+    @property
+    def n_fields(self) -> int:
+        """Number of components of the displacement."""
+        return len(self.shape) - 1
 
     def scaled(self, factor: float) -> Isotropic:
         """Return the same material with its moduli multiplied by a factor."""
@@ -105,6 +118,11 @@ class Anisotropic:
     def shape(self) -> tuple[int, ...]:
         """Shape of the voxels, (n, *spatial)."""
         return (*self.packed.shape[:-2], self.packed.shape[-1])
+
+    @property
+    def n_fields(self) -> int:
+        """Number of components of the displacement."""
+        return len(self.shape) - 1
 
     def scaled(self, factor: float) -> Anisotropic:
         """Return the same material with its stiffnesses multiplied by a factor."""
