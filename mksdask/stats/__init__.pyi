@@ -16,6 +16,11 @@ from .radial import (
 from .reconstruction import (
     reconstruct as reconstruct,
 )
+from .representativity import (
+    mean_interval as mean_interval,
+    phase_fraction_interval as phase_fraction_interval,
+    representative_size as representative_size,
+)
 from .transformer import (
     TwoPointStatistics as TwoPointStatistics,
 )
