@@ -2,6 +2,10 @@ from .chords import (
     chord_lengths as chord_lengths,
     lineal_path as lineal_path,
 )
+from .clusters import (
+    cluster_statistics as cluster_statistics,
+    label_clusters as label_clusters,
+)
 from .correlation import (
     autocorrelate as autocorrelate,
     correlate as correlate,

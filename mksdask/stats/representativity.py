@@ -330,7 +330,9 @@ def phase_fraction_interval(
     is extrapolated from the squares of the components of the volume along 16 to 256 long waves, of which there are as
     many as the material allows. The interval is that of Student's t with their degrees of freedom. For simulated
     materials of several kinds, intervals of 95 % hold the true fraction in 93 to 97 % of 500 volumes, if a volume has
-    ten or more features along each axis. If it has fewer, no estimate from one volume is reliable.
+    ten or more features along each axis. Real materials may vary over longer distances than a volume shows. Of windows
+    of 80³ voxels of a sandstone, 90 % of the intervals hold the porosity of the whole. With the integral range taken
+    as exactly known, this is 86 %, and 61 to 71 % for the simulated materials.
 
     References
     ----------
