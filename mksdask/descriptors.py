@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import scipy.ndimage
-import scipy.sparse
-import scipy.sparse.csgraph
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -21,6 +18,7 @@ from mksdask.samples import Grid, Samples
 from mksdask.schema.arguments import checked
 from mksdask.simulation.diffusion import diffusivity
 from mksdask.simulation.equilibrium import ConvergenceError
+from mksdask.stats.clusters import label_sample
 
 # By this factor the residual of the diffusion is reduced, in at most so many iterations.
 RESIDUAL = 1e-5
@@ -62,30 +60,15 @@ class _Shape:
 
     def clusters(self, sample: Array) -> Array:
         volume = sample.size * float(np.prod(self.spacing))
-        return np.array([self._labelled(sample == phase)[1] / volume for phase in range(self.n_phases)])
+        return np.array([label_sample(sample == phase, self.periodic)[1] / volume for phase in range(self.n_phases)])
 
     def largest(self, sample: Array) -> Array:
         found = []
         for phase in range(self.n_phases):
-            labels, n = self._labelled(sample == phase)
+            labels, n = label_sample(sample == phase, self.periodic)
             sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
             found.append(sizes.max() / sizes.sum() if n else 0.0)
         return np.array(found)
-
-    def _labelled(self, mask: Array) -> tuple[Array, int]:
-        """Number the clusters of voxels that share faces, across periodic sides too. Also return how many there are."""
-        labels, n = scipy.ndimage.label(mask)
-        ends: list[Array] = []
-        for axis in np.flatnonzero(self.periodic):
-            first, last = np.take(labels, 0, axis=axis).ravel(), np.take(labels, -1, axis=axis).ravel()
-            both = (first > 0) & (last > 0)
-            ends.append(np.stack([first[both], last[both]]))
-        if not n or not ends:
-            return labels, n
-        rows, columns = np.concatenate(ends, axis=1) - 1
-        graph = scipy.sparse.coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(n, n))
-        n_joined, joined = scipy.sparse.csgraph.connected_components(graph, directed=False)
-        return np.concatenate([[0], joined + 1])[labels], n_joined
 
     def interfaces(self, sample: Array) -> Array:
         pairs = list(itertools.combinations(range(self.n_phases), 2))
@@ -134,7 +117,7 @@ class _Shape:
     def _diffusivity(self, mask: Array, axis: int) -> float:
         """Compute D_eff/D of a phase from side to side, by finite volumes and conjugate gradients."""
         sideways = _Shape((), 2, tuple(p and i != axis for i, p in enumerate(self.periodic)), self.spacing)
-        labels, _ = sideways._labelled(mask)
+        labels, _ = label_sample(mask, sideways.periodic)
         ends = [np.take(labels, side, axis=axis) for side in (0, -1)]
         through = np.intersect1d(ends[0], ends[1])
         mask = np.isin(labels, through[through > 0])

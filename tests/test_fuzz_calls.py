@@ -301,6 +301,22 @@ CASES = {
     "radial_average": (stats.radial_average, {"statistics": F, "width": 1.0, "spacing": 1.0, "n_spatial": 2}),
     "specific_surface": (stats.specific_surface, {"statistics": F, "spacing": 1.0, "n_spatial": 2}),
     "integral_range": (stats.integral_range, {"statistics": F, "spacing": 1.0, "n_spatial": 2}),
+    "label_clusters": (stats.label_clusters, {"volume": VOLUME, "phase": 1, "periodic_axes": [0]}),
+    "cluster_statistics": (stats.cluster_statistics, {"volume": VOLUME, "phase": 1, "periodic_axes": [0]}),
+    "phase_fraction_interval": (
+        stats.phase_fraction_interval,
+        {"volume": VOLUME, "confidence": 0.9, "phases": [0, 1], "periodic_axes": [0]}
+        | {"confidence_index": np.ones(VOLUME.shape)},
+    ),
+    "mean_interval": (
+        stats.mean_interval,
+        {"field": FIELD, "confidence": 0.9, "periodic_axes": [0], "confidence_index": MASK},
+    ),
+    "representative_size": (
+        stats.representative_size,
+        {"volume": VOLUME, "error": 0.1, "confidence": 0.9, "phases": [1], "periodic_axes": [0]}
+        | {"confidence_index": np.ones(VOLUME.shape)},
+    ),
     "reconstruct": (
         stats.reconstruct,
         {"statistics": F[0], "size": (6, 5), "n_samples": 2, "seed": 1, "tolerance": 0.5, "max_iterations": 20}

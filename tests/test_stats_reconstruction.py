@@ -11,9 +11,9 @@ from mksdask import MKSStructureAnalysis, PrimitiveBasis
 from mksdask.datasets import make_microstructure
 from mksdask.reduction import PCA
 from mksdask.stats import correlate, reconstruct
+from mksdask.stats.gaussian_phases import assign_phases
 from mksdask.stats.lags import LagFFT
 from mksdask.stats.mismatch import Mismatch, descend
-from mksdask.stats.reconstruction import assign_phases
 from tests.conftest import real_data
 from tests.helpers import computes, sample_chunks, statistics_bruteforce
 

@@ -111,6 +111,11 @@ def import_command() -> None:
 @click.argument("store", type=Place(exists=True))
 @missing_option
 @click.option("--fractions", is_flag=True, help="Compute the volume fractions of the phases, which reads all voxels.")
+@click.option(
+    "--representative",
+    is_flag=True,
+    help="Tell how exact the volume fractions of a volume are, and how large a volume would be more exact.",
+)
 @json_option
 def info() -> None:
     """Describe what a store holds: a volume, an ensemble, a model or a result.
@@ -120,6 +125,7 @@ def info() -> None:
     \b
     Examples:
       mksdask info rock.zarr --fractions
+      mksdask info rock.zarr --representative
       mksdask info zip://rock.zarr::rock.zip
     """
 

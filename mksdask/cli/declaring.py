@@ -20,7 +20,7 @@ _HEADINGS = {
     "Geometry": "spacing units crop window axes shape periodic",
     "What is read": "dataset series channel time dtype order offset pattern join follow_links scan setting variable"
     " select allow_missing",
-    "Statistics": "pairs cutoff fractions",
+    "Statistics": "pairs cutoff fractions representative",
     "Model": "response components linker degree hold_out std",
     "Samples": "samples size seed",
     "Output": "out figure watch title resume overwrite as_json",

@@ -2,6 +2,10 @@ from .chords import (
     chord_lengths as chord_lengths,
     lineal_path as lineal_path,
 )
+from .clusters import (
+    cluster_statistics as cluster_statistics,
+    label_clusters as label_clusters,
+)
 from .correlation import (
     autocorrelate as autocorrelate,
     correlate as correlate,
@@ -15,6 +19,11 @@ from .radial import (
 )
 from .reconstruction import (
     reconstruct as reconstruct,
+)
+from .representativity import (
+    mean_interval as mean_interval,
+    phase_fraction_interval as phase_fraction_interval,
+    representative_size as representative_size,
 )
 from .transformer import (
     TwoPointStatistics as TwoPointStatistics,

@@ -14,7 +14,6 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import scipy.fft
 import scipy.special
 import xarray as xr
 from numpy.typing import NDArray
@@ -34,6 +33,7 @@ from mksdask.compute.blocks import map_samples
 from mksdask.compute.plans import Limit, refuse_unless_fits
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 from mksdask.schema.arguments import checked
+from mksdask.stats.gaussian_phases import assign_phases, gaussian_scores, voxel_counts
 from mksdask.stats.lags import LagFFT
 from mksdask.stats.mismatch import MEMORY, Mismatch, descend
 from mksdask.stats.pairs import Pairs
@@ -53,44 +53,6 @@ WIDEST = 16
 STREAM = 2
 # Why a search ended.
 REASONS = ("tolerance_reached", "no_exchange_improves", "max_iterations_reached")
-
-
-def assign_phases(scores: Array, counts: Sequence[int]) -> tuple[NDArray[np.intp], Array]:
-    """Give each voxel the phase of the highest score plus an offset. The offsets give each phase its number of voxels.
-
-    Parameters
-    ----------
-    scores : ndarray, shape (n_phases, n_voxels)
-        Scores of the phases.
-    counts : sequence of int
-        Number of voxels of each phase. Their sum is the number of voxels.
-
-    Returns
-    -------
-    phases : ndarray of int, shape (n_voxels,)
-        Phase of each voxel.
-    offsets : ndarray, shape (n_phases,)
-        Offset of each phase.
-    """
-    n_phases, n_voxels = scores.shape
-    offsets, wanted = np.zeros(n_phases), np.asarray(counts)
-    for _ in range(30 if n_phases > 2 else 1):
-        for phase in range(n_phases):
-            # A voxel gets the phase if its offset is larger than this gap.
-            others = np.delete(scores + offsets[:, None], phase, axis=0).max(axis=0)
-            gaps = others - scores[phase]
-            ends = [max(wanted[phase] - 1, 0), min(wanted[phase], n_voxels - 1)]
-            offsets[phase] = np.partition(gaps, ends)[ends].mean()
-        phases = np.argmax(scores + offsets[:, None], axis=0)
-        if np.array_equal(np.bincount(phases, minlength=n_phases), wanted):
-            return phases, offsets
-    # Scores are equal, or a phase has no voxel. The voxels that lose least by it get another phase.
-    while (surplus := np.bincount(phases, minlength=n_phases) - wanted).any():
-        many, few = int(np.argmax(surplus)), int(np.argmin(surplus))
-        places = np.flatnonzero(phases == many)
-        losses = (scores[many] - scores[few])[places]
-        phases[places[np.argsort(losses, kind="stable")[: min(surplus[many], -surplus[few])]]] = few
-    return phases, offsets
 
 
 def _indicators(phases: Array, n_phases: int, shape: Sequence[int]) -> Array:
@@ -156,7 +118,7 @@ class _Reconstruction:
         if len(fractions) == 2 and all(self.periodic):
             # Each pair of two phases determines the others.
             sought = Mismatch(transform, self.pairs[:1], told.wanted[:1], scales[:1])
-        counts = _counts(fractions, int(np.prod(self.size)))
+        counts = voxel_counts(fractions, int(np.prod(self.size)))
         out = np.empty(len(indices), dtype=self.dtype)
         for number, index in enumerate(indices):
             rng = sample_rng(self.seed, STREAM, int(index))
@@ -211,7 +173,7 @@ class _Reconstruction:
     ) -> tuple[Array, int, str]:
         """Search one structure. Return the phases of its voxels, the number of evaluations, and why it ended."""
         n_phases, limit = len(counts), self.tolerance**2
-        scores = _gaussian_scores(mismatch, fractions, rng)
+        scores = gaussian_scores(mismatch, fractions, rng)
         phases, offsets = assign_phases(scores.reshape(n_phases, -1), counts)
         n_calls, best = 1, mismatch(_indicators(phases, n_phases, self.size))
         logits = scores + offsets.reshape(-1, *(1,) * len(self.size))
@@ -273,38 +235,6 @@ class _Reconstruction:
         needed = 4 * n_voxels * n_phases * (2 * MEMORY + 8) + 4 * padded * (2 * n_phases + 6) + 16 * n_lags
         if needed > limit.task_bytes:
             raise limit.refusal(needed, f"a structure of {self.size} voxels", "make it smaller")
-
-
-def _counts(fractions: NDArray[np.float64], n_voxels: int) -> list[int]:
-    """Turn fractions into numbers of voxels that sum up. The largest remainders are rounded up."""
-    exact = fractions * n_voxels
-    counts = np.floor(exact).astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[: n_voxels - counts.sum()]] += 1
-    return [int(count) for count in counts]
-
-
-def _gaussian_scores(mismatch: Mismatch, fractions: NDArray[np.float64], rng: np.random.Generator) -> Array:
-    """Draw Gaussian fields, (n_phases, *size). That of a phase has the spectrum of its autocovariance."""
-    size = mismatch.transform.spatial
-    places = np.ix_(*(along % n for along, n in zip(mismatch.transform.lags, size, strict=True)))
-    covariances: dict[int, Array] = {}
-    for own in (True, False):
-        for (a, b), values in zip(mismatch.pairs, mismatch.wanted, strict=True):
-            if (a == b) is own:
-                covariance = np.zeros(size)
-                # The covariance of two phases is mostly negative. That of a phase with itself is about the opposite.
-                covariance[places] = np.nan_to_num((1 if own else -1) * (values - fractions[a] * fractions[b]))
-                for phase in (a, b):
-                    covariances.setdefault(phase, covariance)
-    mean = np.mean([*covariances.values()], axis=0)
-    scores = []
-    for phase in range(len(fractions)):
-        spectrum = scipy.fft.rfftn(rng.standard_normal(size))
-        power = np.maximum(scipy.fft.rfftn(covariances.get(phase, mean)).real, 0.0)
-        power.flat[0] = 0.0
-        field = scipy.fft.irfftn(spectrum * np.sqrt(power), s=size)
-        scores.append(field / (field.std() or 1.0))
-    return np.stack(scores)
 
 
 @checked
