@@ -133,6 +133,19 @@ def test_example__local_strain_3d(tmp_path):
 
 
 @pytest.mark.slow
+def test_example__high_contrast(tmp_path):
+    out = run("examples/high_contrast.py", real_data("berea_400.tif"), "--quick", "--out", "figures", cwd=tmp_path)
+    rows = re.findall(r"[23]D +[\d.]+ +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) *\n", out)
+    assert len(rows) == 14
+    for row in rows:
+        errors = [float(error) for error in row]
+        assert errors[0] > errors[1] > errors[3] > 0.1
+        assert errors[3] < errors[0] / 3
+    assert "finite elements at a tolerance of 0.1" in out
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 1
+
+
+@pytest.mark.slow
 def test_example__process_structure(tmp_path):
     out = run("examples/process_structure.py", "--quick", "--out", "figures", cwd=tmp_path)
     assert float(re.search(r"hold-out of 10 runs: R² = ([\d.]+)", out).group(1)) > 0.8
@@ -196,6 +209,19 @@ def test_benchmark__bases(tmp_path):
 def test_benchmark__localization(tmp_path):
     options = ("fit", "--samples", "8", "--size", "12", "--rounds", "1", "--limit", "1e9")
     assert run("benchmarks/localization.py", *options, cwd=tmp_path).count("ratio") == 2
+
+
+@pytest.mark.slow
+def test_benchmark__series(tmp_path):
+    out = run("benchmarks/localization.py", "series", "--training", "100", cwd=tmp_path)
+    ten, fifty = (
+        [float(error) for error in re.findall(r"([\d.]+)%", row)]
+        for row in re.findall(r"^ +[15]0 .*$", out, flags=re.MULTILINE)
+    )
+    assert 15 < ten[0] < 22
+    assert ten[7] < 1.8
+    assert 30 < fifty[0] < 40
+    assert fifty[7] < 7
 
 
 @pytest.mark.slow

@@ -161,6 +161,8 @@ def test_fit__no_order_explains_less_and_no_state_follows_from_others(basis, X, 
     assert tuple(len(model.terms_[order]) for order in (1, 2, 3)) == n_terms
     assert tuple(model.coef_[order].shape for order in (1, 2, 3)) == tuple((6, 5, n, 2) for n in n_terms)
     assert 0 < model.explained_[0] < model.explained_[1] < model.explained_[2] < 1
+    assert_allclose(model.mean_response_, y.mean(axis=(0, 1, 2)))
+    assert model.mean_response_.dtype == y.dtype
 
 
 def test_fit__of_finite_elements_gains_with_each_order():

@@ -65,6 +65,7 @@ EXAMPLES = {
     "effective_stiffness": ("Effective stiffness", QUICK),
     "local_strain": ("Local strain", QUICK),
     "classify_micrographs": ("Which material is it?", QUICK),
+    "high_contrast": ("Local strain at high contrast", QUICK),
     "cahn_hilliard": ("Spinodal decomposition", QUICK),
     "process_structure": ("From process to structure", QUICK),
     "reconstruction": ("Structures of given statistics", QUICK),
@@ -128,6 +129,8 @@ its figures and how long it took. Run it without ``--quick`` to get these result
      - section 5.1 of the PyMKS paper, on true finite-element data
    * - ``local_strain.py``
      - section 5.2: local strain of a material of three phases, beside finite elements
+   * - ``high_contrast.py [TIFF]``
+     - error of the local strain by order of the series, for phases whose stiffness differs by a factor of up to 50
    * - ``classify_micrographs.py FOLDER``
      - windows of micrographs of seven materials, classified from their statistics: 85 % of the windows of unseen parts
        are right, and 74 % from the volume fraction alone

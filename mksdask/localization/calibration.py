@@ -233,7 +233,7 @@ class Calibrate(Operation[Any]):
             if mean is None:
                 n_values = calibration.n_samples * int(np.prod(self.samples.spatial))
                 mean = calibration.sums[expansion.n_states :] / n_values
-                mean = mean.real if expansion.transform.real else mean
+                mean = mean.real if self.responses.is_real else mean
             found = influence_kernels(
                 calibration,
                 expansion,
