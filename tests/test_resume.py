@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from mksdask import PrimitiveBasis, plan
+from mksdask import PrimitiveBasis, create_volume, open_volume, plan
 from mksdask.importers import import_ebsd, import_images
 from mksdask.importers.formats.raw_files import Raw
 from mksdask.stats import correlate_volume
+from mksdask.stats.all_lags import _Passes
+from mksdask.stats.tile_sum import _TileSum
 from mksdask.storage.atomic import Location, attributes_of
 from mksdask.storage.blocks import layout_begun
 
@@ -99,6 +101,29 @@ def test_layout__is_not_taken_from_a_record_that_holds_something_else(tmp_path):
             call(volume, scratch=tmp_path / "s.zarr", memory_limit=SMALL["tile sum"])
 
 
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_volume__that_changed_is_begun_anew(tmp_path, kind, monkeypatch):
+    store, call = tmp_path / "v.zarr", partial(correlate_volume, basis=PrimitiveBasis(2), scratch=tmp_path / "s.zarr")
+    create_volume(store, VOLUME[:24, :20, :16], chunks=8)
+    owner, name = (_TileSum, "__call__") if kind == "tile sum" else (_Passes, "at_lags")
+    with monkeypatch.context() as patch, dask.config.set(scheduler="sync"):
+
+        def failing(*_):
+            msg = "the disk is full"
+            raise OSError(msg)
+
+        patch.setattr(owner, name, failing)
+        with pytest.raises(OSError, match="the disk is full"):
+            call(open_volume(store).microstructure, cutoff=OPTIONS[kind]["cutoff"])
+    create_volume(store, VOLUME[24:48, :20, :16], chunks=8, mode="w")
+    with dask.config.set(scheduler="sync"):
+        with pytest.warns(UserWarning, match=r"v.zarr changed after an earlier call began .*s.zarr, which begins anew"):
+            found = call(open_volume(store).microstructure, cutoff=OPTIONS[kind]["cutoff"])
+        expected = correlate_volume(VOLUME[24:48, :20, :16], PrimitiveBasis(2), cutoff=OPTIONS[kind]["cutoff"])
+        assert_array_equal(found, expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr", "v.zarr"]
+
+
 def test_import__of_a_source_that_was_cut_and_is_whole_again(tmp_path):
     path, url = tmp_path / "scan.raw", tmp_path / "v.zarr"
     image = np.random.default_rng(0).integers(0, 200, (96, 20, 20)).astype(np.uint8)
@@ -130,7 +155,7 @@ def test_import__of_a_source_that_was_cut_and_is_whole_again(tmp_path):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = call()
-    assert any("scan.raw changed after an earlier call began to store it" in str(each.message) for each in told)
+    assert any("scan.raw changed after an earlier call began " in str(each.message) for each in told)
     assert_array_equal(found.microstructure, image.ravel()[::-1].reshape(image.shape) >= 100)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["scan.raw", "v.zarr"]
 

@@ -302,6 +302,9 @@ def _run(passes: _Passes, sizes: _Sizes, problem: VolumeCorrelation, scratch: Ur
     result = Result.of(labelled, scratch, "scratch", reads=(given.data, given.confidence), layout=layout)
     # The passes before are removed at the end, so nobody else may use them.
     with result.blocks.location.locked():
+        if result.blocks.stale_sources():
+            for url in urls:
+                remove_store(url, SCRATCH)
         if result.blocks.state() != "complete":
             # What the last pass would refuse is refused before the first.
             result.blocks.open()

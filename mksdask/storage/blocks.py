@@ -27,8 +27,8 @@ from mksdask.storage.atomic import (
     Location,
     Url,
     attributes_of,
+    check_ours,
     check_outside,
-    is_marked,
     metadata_of,
     seal,
 )
@@ -188,12 +188,16 @@ class Blocks:
             (found.get("provenance") or {}).get("computation")
         )
 
-    def changed_sources(self) -> list[str]:
-        """List the sources that were changed since a part of these arrays was written here."""
-        if not is_marked(self.location, (self.kind,)):
+    def stale_sources(self) -> list[str]:
+        """List the sources that were changed since an earlier call wrote a part of these arrays here.
+
+        Results are left out, because a user may want to keep what was computed. They are refused instead.
+        """
+        found = attributes_of(self.location)
+        if self.kind == "result" or found.get("mksdask") != f"partial {self.kind}":
             return []
-        found = attributes_of(self.location).get("fingerprint", {}).get("sources", {})
-        return [place for place, stamp in self.sources.items() if found.get(place, stamp) != stamp]
+        before = found.get("fingerprint", {}).get("sources", {})
+        return [place for place, stamp in self.sources.items() if before.get(place, stamp) != stamp]
 
     def state(self) -> Literal["absent", "partial", "complete", "other"]:
         """Whether the store is absent, holds a part of these arrays, holds all of them, or holds something else."""
@@ -206,6 +210,8 @@ class Blocks:
 
     def open(self, kinds: Kinds | None = None) -> None:
         """Make the store if there is none, and refuse a store of something else.
+
+        A part of a store, or of scratch, whose sources were changed since then is removed, with a warning.
 
         Parameters
         ----------
@@ -221,6 +227,10 @@ class Blocks:
         """
         location, record = self.location, self.record
         remove_strays(location)
+        if changed := self.stale_sources():
+            check_ours(location, (self.kind,))
+            warn_caller(f"{', '.join(changed)} changed after an earlier call began {location.path}, which begins anew")
+            location.remove()
         # On an object store, a store whose objects were not all made has no metadata of its arrays.
         if not location.exists() or (self.state() == "partial" and not self._is_made()):
             check_outside(location)

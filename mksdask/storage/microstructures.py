@@ -25,7 +25,6 @@ from mksdask.arrays import (
     numbers_argument,
     shown,
     unwrap,
-    warn_caller,
 )
 from mksdask.compute.graph import token_of
 from mksdask.samples import Grid, check_confidence
@@ -53,10 +52,6 @@ def create_store(
         if location.is_local:
             Path(location.path).parent.mkdir(parents=True, exist_ok=True)
         blocks = Blocks(location, kind, variables, coords)
-        if resume and (changed := blocks.changed_sources()):
-            warn_caller(f"{', '.join(changed)} changed after an earlier call began to store it; {url} is begun anew")
-            check_ours(location, MICROSTRUCTURES)
-            location.remove()
         blocks.open(MICROSTRUCTURES)
         # All that is in this folder will be moved into the place of the store.
         check_ours(location, MICROSTRUCTURES)
