@@ -91,13 +91,15 @@ def draw_radial(
     labelled, lag_dims = _of_one(statistics, n_spatial, "statistics")
     fig, ax = one_panel(ax, figsize, (4.6, 3.4))
     mean = radial_average(labelled)
-    errors = None if std is None else radial_average(_of_one(std, n_spatial, "std")[0])
-    if errors is not None and errors.shape != mean.shape:
-        msg = f"std must have the shape of statistics, {labelled.shape}, got {np.shape(std)}"
-        raise ValueError(msg)
-    if errors is not None and bool((errors < 0).any()):
-        msg = "std must hold standard errors, which are not negative, got negative numbers"
-        raise ValueError(msg)
+    errors = None
+    if std is not None:
+        beside = _of_one(std, n_spatial, "std")[0]
+        if beside.shape != labelled.shape or bool((beside < 0).any()):
+            msg = (
+                f"std must have the shape of statistics, {labelled.shape}, and no negative numbers, got {shown(beside)}"
+            )
+            raise ValueError(msg)
+        errors = radial_average(beside)
     radius = mean.radius.to_numpy()
     surface = None if any(labelled.sizes[dim] < 3 for dim in lag_dims) else specific_surface(labelled)
     own = labelled.state_1 == labelled.state_2 if "state_1" in labelled.coords else None
