@@ -68,6 +68,10 @@ TARGETS = SCORES[:, 0] + 0.1 * RNG.normal(size=30)
 VOLUME = RNG.integers(0, 2, (8, 8, 8))
 BASIS = PrimitiveBasis(2)
 F = stats.correlate(X, BASIS)
+LABELLED_F = stats.correlate(xr.DataArray(X[:1], dims=("sample", "x", "y")), BASIS)[0]
+MADE = stats.reconstruct(LABELLED_F, tolerance=10.0)
+CHORDS = stats.chord_lengths(VOLUME, 1)
+CLUSTERS = stats.cluster_statistics(VOLUME, 1)
 PHASES = {"elastic_modulus": (100.0, 150.0), "poissons_ratio": (0.3, 0.3)}
 SMALL = {"size": (5, 5), "n_samples": 2, "seed": 3}
 SEARCH = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0], "tol": [1e-3, 1e-2]}, cv=2).fit(SCORES, TARGETS)
@@ -494,6 +498,16 @@ CASES = {
         tools.draw_gridscores_matrix,
         {"cv_results": SEARCH.cv_results_, "params": ["alpha", "tol"], "score_label": "s"}
         | {"param_labels": ["a", "t"], "figsize": (3.0, 3.0)},
+    ),
+    "draw_radial": (
+        tools.draw_radial,
+        {"statistics": F[0], "std": 0.1 * abs(F[0]), "n_spatial": 2, "title": "t", **DRAW},
+    ),
+    "draw_chord_lengths": (tools.draw_chord_lengths, {"chords": CHORDS, "title": "t", **DRAW}),
+    "draw_clusters": (tools.draw_clusters, {"clusters": CLUSTERS, "title": "t", **DRAW}),
+    "draw_reconstruction": (
+        tools.draw_reconstruction,
+        {"statistics": LABELLED_F, "structures": MADE, "n_spatial": 2, "title": "t", **DRAW},
     ),
     "draw_learning_curves": (
         tools.draw_learning_curves,

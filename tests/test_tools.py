@@ -23,7 +23,7 @@ from mksdask import LegendreBasis, MKSHomogenizationModel, MKSStructureAnalysis,
 from mksdask.datasets import make_microstructure
 from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.importers import import_images
-from mksdask.stats import correlate
+from mksdask.stats import correlate, correlate_volume, specific_surface
 from tests.helpers import computes
 
 
@@ -496,3 +496,30 @@ def test_show_volume__draws_phases_and_fields_in_their_units(monkeypatch):
     monkeypatch.setitem(sys.modules, "k3d", None)
     with pytest.raises(ImportError, match=r"pip install 'mksdask\[interactive\]'"):
         tools.show_volume(phases)
+
+
+def test_draw_radial__error_bars_and_tangents_of_the_specific_surface():
+    X = np.kron(np.random.default_rng(0).integers(0, 2, (12, 12, 12)), np.ones((4, 4, 4), int))
+    f, std = correlate_volume(X, PrimitiveBasis(2), cutoff=6, correlations=[(1, 1), (0, 1)], return_std=True)
+    ax = tools.draw_radial(f, std, n_spatial=3).axes[0]
+    assert len(ax.containers) == 2
+    # One of the two pairs is an autocorrelation.
+    (tangent,) = [line for line in ax.lines if line.get_linestyle() == "--"]
+    (x0, x1), (y0, y1) = tangent.get_data()
+    assert x0 == 0
+    assert y0 == pytest.approx(X.mean())
+    surface = float(specific_surface(f.compute(), n_spatial=3)[0])
+    assert (y0 - y1) / (x1 - x0) == pytest.approx(surface / 4)
+
+
+def test_draw_curves__raise_on_other_arguments():
+    f = np.zeros((3, 5, 5, 1))
+    with pytest.raises(ValueError, match="select one, such as statistics"):
+        tools.draw_radial(f, n_spatial=2)
+    with pytest.raises(ValueError, match="std must have the shape"):
+        tools.draw_radial(f[0], f[0, :3], n_spatial=2)
+    for draw in (tools.draw_chord_lengths, tools.draw_clusters):
+        with pytest.raises(TypeError, match="must be the Dataset that"):
+            draw(f)
+    with pytest.raises(TypeError, match="reconstruct returns"):
+        tools.draw_reconstruction(f[0], f, n_spatial=2)

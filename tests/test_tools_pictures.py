@@ -33,7 +33,15 @@ from mksdask.datasets.responses import (
     make_elastic_FE_strain_random,
     make_elastic_stiffness,
 )
-from mksdask.stats import autocorrelate, correlate, crosscorrelate
+from mksdask.stats import (
+    autocorrelate,
+    chord_lengths,
+    cluster_statistics,
+    correlate,
+    correlate_volume,
+    crosscorrelate,
+    reconstruct,
+)
 from tests.conftest import real_data
 
 FOLDER = Path(__file__).parent / "pictures"
@@ -149,7 +157,24 @@ def partial():
     return tools.draw_partial(PartialResult(24, 48, "samples", plane.label(f), scores()[0][:, :2]))
 
 
+def radial():
+    f, std = correlate_volume(
+        micrographs()[3], PrimitiveBasis(2), correlations=[(0, 0), (1, 1)], cutoff=20, return_std=True
+    )
+    return tools.draw_radial(f, std)
+
+
+def reconstruction():
+    f = correlate(micrographs()[3:, :96, :96], PrimitiveBasis(2), correlations=[(1, 1)], cutoff=20)[0]
+    made = reconstruct(f, size=(96, 96), periodic_axes=[0, 1], tolerance=0.02, n_samples=2)
+    return tools.draw_reconstruction(f, made)
+
+
 FIGURES = {
+    "draw_radial": radial,
+    "draw_chord_lengths": lambda: tools.draw_chord_lengths(chord_lengths(electrode()[0], 1)),
+    "draw_clusters": lambda: tools.draw_clusters(cluster_statistics(electrode()[0], 2)),
+    "draw_reconstruction": reconstruction,
     "draw_microstructures": lambda: tools.draw_microstructures(made_up((60, 40))),
     "draw_microstructures_3d": lambda: tools.draw_microstructures(made_up((48, 40, 32))),
     "draw_microstructure_strain": lambda: tools.draw_microstructure_strain(local()[1][0], local()[2][0]),

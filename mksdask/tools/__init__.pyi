@@ -5,6 +5,12 @@ from .correlations import (
     draw_correlations as draw_correlations,
     draw_crosscorrelations as draw_crosscorrelations,
 )
+from .curves import (
+    draw_chord_lengths as draw_chord_lengths,
+    draw_clusters as draw_clusters,
+    draw_radial as draw_radial,
+    draw_reconstruction as draw_reconstruction,
+)
 from .fields import (
     draw_concentrations as draw_concentrations,
     draw_concentrations_compare as draw_concentrations_compare,
