@@ -41,7 +41,7 @@ def test_accessor__methods_are_the_functions(volume, ensemble):
     assert len(volume.mks.plot().axes) >= 3
     titles = [ax.get_title() for ax in S2.mks.plot_correlations().axes]
     assert "pore–grain" in titles
-    assert any(ax.get_xlabel() == "lag x / um" for ax in f.mks.plot_correlations().axes)
+    assert any(ax.get_xlabel() == "lag x / µm" for ax in f.mks.plot_correlations().axes)
 
 
 def test_accessor__masks_other_bases_and_errors(ensemble):

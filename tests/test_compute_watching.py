@@ -270,7 +270,7 @@ def test_draw_partial__of_lags_with_and_without_scores():
     plane = Plane.of([9, 7, 5], [("x", 0.5, "um"), ("y", 1.0, "um"), ("z", 1.0, "um")])
     values = plane.label(np.random.default_rng(0).random((9, 7)))
     alone = draw_partial(PartialResult(3, 8, "tiles", values))
-    assert [ax.get_xlabel() for ax in alone.axes[:1]] == ["lag x / um"]
+    assert [ax.get_xlabel() for ax in alone.axes[:1]] == ["lag x / µm"]
     assert "3 of 8 tiles" in alone.get_suptitle()
     both = draw_partial(PartialResult(8, 8, "samples", values, np.zeros((4, 2))))
     assert both.axes[1].get_xlabel() == "PC 1"

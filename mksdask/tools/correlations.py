@@ -14,6 +14,8 @@ from mksdask.tools.fields import check_fields, check_real
 from mksdask.tools.panels import Panels, check_panels, lag_extent, maps_figure, scale_of, scales_of, titles_of
 from mksdask.tools.style import styled
 
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
 
 def _pair_names(
     template: xr.DataArray | None, n_pairs: int, correlations: Sequence[tuple[int, int]] | None
@@ -251,7 +253,8 @@ def draw_components(
     shares = [""] * len(values)
     if template is not None and "variance" in template.coords:
         shares = [f" ({100 * share:.3g} %)" for share in template["variance"].to_numpy()]
-    titles = [rf"$\varphi_{{{k + 1}}}${share}, {name}" for k, share in enumerate(shares) for name in names]
+    numbers = [str(k + 1).translate(SUBSCRIPTS) for k in range(len(values))]
+    titles = [f"φ{k}{share}, {name}" for k, share in zip(numbers, shares, strict=True) for name in names]
     # Each component has a scale of its own.
     scales = [scale for component in values for scale in [scale_of(component, "component", about=0.0)] * n_pairs]
     columns = n_pairs if values.ndim < 5 else 1

@@ -19,6 +19,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from mksdask.arrays import SPATIAL_DIMS, Array, shown
@@ -388,7 +389,9 @@ def _explain(scale: Scale | None, panels: list[Axes], *, is_new: bool, is_last: 
         return
     rows = len({spec.rowspan.start for panel in panels if (spec := panel.get_subplotspec()) is not None})
     mappable = ScalarMappable(scale.norm, scale.colours)
-    bar = fig.colorbar(mappable, ax=panels, shrink=0.9, pad=0.02, aspect=18 * max(1, rows))
+    # As with the panels, the number of ticks is fixed.
+    ticks = MaxNLocator(5)
+    bar = fig.colorbar(mappable, ax=panels, shrink=0.9, pad=0.02, aspect=18 * max(1, rows), ticks=ticks)
     bar.set_label(scale.label if is_last or not is_new else "")
     bar.outline.set_linewidth(0.4)
 
@@ -407,6 +410,8 @@ def _size_of(
     longest = max((len(word) for title in titles if "$" not in title for word in title.split()), default=0)
     least = max(PANEL, LETTER * longest if dim < 3 else 0.0)
     width = ONE_COLUMN if around + across * least <= ONE_COLUMN else TWO_COLUMNS
+    # Very many panels are for a screen.
+    width = max(width, around + across * 0.6)
     panel = (width - around) / across
     if dim == 1:
         tall = 0.75 * panel
