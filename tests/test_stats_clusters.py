@@ -42,7 +42,7 @@ def by_graph(mask, periodic):
     return out
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=3),
     st.integers(0, 2**32 - 1),

@@ -120,7 +120,7 @@ def test_reconstruct__in_three_dimensions_and_larger_than_the_lags():
     assert int((found.microstructure == 0).sum()) == round(float(wanted[4, 4, 4, 0]) * 24 * 20 * 18)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(sample_chunks(4))
 def test_reconstruct__chunk_invariant(rows):
     wanted = statistics(TWO, [(0, 0)], periodic_axes=[0, 1])

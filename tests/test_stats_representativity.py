@@ -48,10 +48,10 @@ def test_interval__of_independent_pieces_is_that_of_the_binomial():
 
 
 def test_interval__holds_the_fraction_as_often_as_it_says():
-    # Of 60 volumes, 95 ± 2.8 % hold it. The benchmark takes 500 of many kinds.
-    volumes = [gaussian(seed, (64, 64), 2) for seed in range(60)]
+    # Of 40 volumes, 95 ± 3.4 % hold it. The benchmark takes 500 of many kinds.
+    volumes = [gaussian(seed, (64, 64), 2) for seed in range(40)]
     found = [phase_fraction_interval(X, phases=[1]) for X in volumes]
-    assert 0.87 <= coverage(found, scipy.stats.norm.sf(0.5)) <= 1.0
+    assert 0.85 <= coverage(found, scipy.stats.norm.sf(0.5)) <= 1.0
     for periodic in ([0, 1], [1]):
         again = [phase_fraction_interval(X, phases=[1], periodic_axes=periodic) for X in volumes[:20]]
         # The faces of these volumes do not fit, which changes little.

@@ -58,7 +58,7 @@ def test_microstructures__the_corner_of_an_image_stays_where_the_instrument_show
     planes = np.zeros((2, 20, 30), dtype=np.uint8)
     planes[:, :4, :6] = 1
     tifffile.imwrite(tmp_path / "scan.tif", planes, photometric="minisblack")
-    volume = import_images(tmp_path / "scan.tif", tmp_path / "scan.zarr", phases="values").microstructure
+    volume = import_images(tmp_path / "scan.tif", tmp_path / "scan.zarr", axes="zyx", phases="values").microstructure
     fig = tools.draw_microstructures(volume.isel(z=0).expand_dims("sample"))
     pixels, box = np.asarray(Image.open(io.BytesIO(fig._repr_png_()))), fig.axes[0].get_window_extent()
 
