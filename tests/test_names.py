@@ -109,6 +109,8 @@ SCRIPT = """
     keep("grains", *make_polycrystal(6, (5, 6), 4, chunks=2, return_grains=True))
     keep("deltas", make_delta_microstructures(2, (5, 5), chunks=1))
     keep("descriptors", ShapeDescriptors().fit(lazy).transform(lazy))
+    # A store that was read in between keeps its names.
+    np.asarray(volume[:4])
     keep("windows", sample_windows(volume, size=4), sample_windows(volume, size=4, n=6, seed=2))
     keep("radial", radial_average(f), pair_correlation(f[..., :1]))
     names["chords"] = token_of(chord_lengths(volume, 1).to_dict(), lineal_path(volume, 1).to_dict())
