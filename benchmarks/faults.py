@@ -5,6 +5,7 @@ Each cell runs a stage, lets something fail in the middle, mends what was broken
     equal       the call itself gave the result of a run that nothing disturbed
     resumed     the call stopped with an error, or was killed; the same call again gave that result
     WRONG       a call gave another result without a word
+    refused     an input was changed under the run; the same call again says so, and how to go on
     STUCK       the same call again did not give a result
 
 Behind the slash stand the blocks that were read again and the seconds that were lost. The exit status is 1 if a cell is
@@ -36,6 +37,8 @@ from fault_processes import Cluster, Hooks, bucket_of, end, forked, in_fork, is_
 from fault_stages import STAGES, change, damage, inputs_of, prepare
 
 PATIENCE = 120.0  # seconds after which a call counts as stuck
+# How a partial result of inputs that were changed is refused.
+_TOLD = "was changed or replaced since then"
 
 
 def digest(values: Any) -> str:
@@ -154,7 +157,9 @@ class Cell:
                 self.mend()
                 second = self.run(2, None)
                 told["second"], verdict = second, "STUCK"
-                if second is not None and "digest" in second:
+                if second is not None and _TOLD in second.get("message", ""):
+                    verdict = "refused"
+                elif second is not None and "digest" in second:
                     verdict = "resumed" if second["digest"] in good else "WRONG"
                 seconds += 0.0 if second is None else second["seconds"]
             return told | {"verdict": verdict, "seconds": seconds, "blocks": self.n_blocks()}

@@ -110,6 +110,8 @@ SCRIPT = """
     keep("grains", *make_polycrystal(6, (5, 6), 4, chunks=2, return_grains=True))
     keep("deltas", make_delta_microstructures(2, (5, 5), chunks=1))
     keep("descriptors", ShapeDescriptors().fit(lazy).transform(lazy))
+    # A store that was read in between keeps its names.
+    np.asarray(volume[:4])
     keep("windows", sample_windows(volume, size=4), sample_windows(volume, size=4, n=6, seed=2))
     keep("reconstruct", reconstruct(f[0], n_samples=4, chunks=2).microstructure)
     keep("radial", radial_average(f), pair_correlation(f[..., :1]))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from mksdask import PrimitiveBasis, create_volume, open_volume, plan
+from mksdask import PrimitiveBasis, create_volume, open_volume, plan, sample_windows
 from mksdask.importers import import_ebsd, import_images
 from mksdask.importers.formats.raw_files import Raw
 from mksdask.stats import correlate_volume
@@ -185,3 +185,15 @@ def test_map__that_is_imported_already_is_taken_as_done(tmp_path):
     assert stamps[0] == stamps[1]
     with pytest.raises(FileExistsError, match=r"m.zarr exists"):
         import_ebsd(path, url, window=1, resume=True)
+
+
+def test_windows__have_the_same_name_whatever_was_read_before(tmp_path):
+    create_volume(tmp_path / "v.zarr", VOLUME[:24], chunks=12)
+    names = []
+    for _ in range(2):
+        volume = open_volume(tmp_path / "v.zarr").microstructure
+        names.append(sample_windows(volume, size=6, n=4, seed=1).data.name)
+        np.asarray(volume)
+        names.append(sample_windows(volume, size=6, n=4, seed=1).data.name)
+        (tmp_path / "v.zarr" / "zarr.json").touch()
+    assert len(set(names)) == 1

@@ -316,7 +316,7 @@ def take_samples(array: Any, rows: NDArray[np.intp], cuts: Sequence[int] | None 
     tail, dtype, source = array.shape[1:], array.dtype, stored_array(array)
     if source is not None:
         numbers = da.from_array(rows, chunks=(tuple(array.chunks[0] if cuts is None else cuts),))
-        options = {"source": _Named(source, str(array.name))}
+        options = {"source": NamedArray(source, str(array.name))}
         return map_samples(_read_rows, numbers, tail=tail, dtype=dtype, name="take-samples", options=options)
     edges = np.cumsum((0, *array.chunks[0]))
     chunk = np.searchsorted(edges, rows, side="right") - 1
@@ -327,7 +327,7 @@ def take_samples(array: Any, rows: NDArray[np.intp], cuts: Sequence[int] | None 
     return map_samples(_rows_of, moved, rows - edges[chunk], tail=tail, dtype=dtype, name="take-samples")
 
 
-class _Named:
+class NamedArray:
     """A stored array, under the name of the dask array that views it."""
 
     def __init__(self, array: Any, name: str) -> None:
@@ -337,7 +337,7 @@ class _Named:
         return self.name
 
 
-def _read_rows(rows: NDArray[np.intp], *, source: _Named) -> NDArray[Any]:
+def _read_rows(rows: NDArray[np.intp], *, source: NamedArray) -> NDArray[Any]:
     # Stores read rows in rising order, and each one once.
     rising, places = np.unique(rows, return_inverse=True)
     return np.asarray(source.array[rising])[places]

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mksdask.arrays import Array, ArrayLike, dims_of, shown, sizes_argument, unwrap_volume
-from mksdask.compute.blocks import map_samples
+from mksdask.compute.blocks import NamedArray, map_samples
 from mksdask.compute.graph import stored_array
 from mksdask.compute.plans import refuse_unless_fits, samples_per_chunk
 from mksdask.samples import Grid
@@ -21,6 +21,7 @@ from mksdask.schema.arguments import checked
 
 def _cut(numbers: NDArray[np.int64], *, source: Any, corners: NDArray[np.int64], size: tuple[int, ...]) -> Array:
     """Read the windows of some numbers: (n, *size, ...)."""
+    source = source.array if isinstance(source, NamedArray) else source
     out = np.empty((len(numbers), *size, *source.shape[len(size) :]), dtype=source.dtype)
     for target, corner in zip(out, corners[numbers], strict=True):
         target[...] = np.asarray(source[tuple(slice(s, s + n) for s, n in zip(corner.tolist(), size, strict=True))])
@@ -138,6 +139,9 @@ def _windows(data: Any, corners: NDArray[np.int64], size: tuple[int, ...], rows:
     if source is None:
         cuts = [data[tuple(slice(s, s + m) for s, m in zip(corner, size, strict=True))] for corner in corners.tolist()]
         return da.stack(cuts).rechunk((rows, *size, *tail))
+    if isinstance(data, da.Array):
+        # The name of a view of a store is the same in every process.
+        source = NamedArray(source, str(data.name))
     return map_samples(
         partial(_cut, size=size),
         da.arange(len(corners), chunks=rows),
