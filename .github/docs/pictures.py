@@ -26,9 +26,9 @@ def panels(n, *, height=3.0):
 
 
 def show(ax, image, title, **options):
-    """Draw an image with x to the right."""
+    """Draw an image with x to the right and y downwards."""
     ax.set(title=title, xticks=[], yticks=[])
-    return ax.imshow(image.T, origin="lower", **options)
+    return ax.imshow(image.T, **options)
 
 
 def local_states(path):
@@ -47,7 +47,7 @@ def statistics(path):
     f = correlate(X, PrimitiveBasis(2), periodic_axes=[0, 1], correlations=[(1, 1)])[0, ..., 0]
     figure, (image, map_, line) = panels(3, height=2.9)
     show(image, X[0], "blue is phase 1", cmap=PHASES)
-    drawn = show(map_, f, "f[1, 1; r]", extent=(-32, 32, -32, 32), cmap="viridis")
+    drawn = show(map_, f, "f[1, 1; r]", extent=(-32, 32, 32, -32), cmap="viridis")
     map_.set(xticks=[-30, 0, 30], yticks=[-30, 0, 30], xlabel="lag along x", ylabel="lag along y")
     figure.colorbar(drawn, ax=map_, shrink=0.8)
     lags = np.arange(33)
@@ -95,7 +95,7 @@ def kernels(path):
         axes[0],
         kernel,
         "α[1; r] / mean strain",
-        extent=(-7.5, 7.5, -7.5, 7.5),
+        extent=(-7.5, 7.5, 7.5, -7.5),
         cmap="RdBu_r",
         vmin=-limit,
         vmax=limit,
