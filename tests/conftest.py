@@ -1,6 +1,7 @@
-"""Fixtures: the --slow option, real data, an ensemble with its stiffness, a small cluster, the command."""
+"""Options for slow tests, and fixtures: real data, an ensemble with its stiffness, a small cluster, the command."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from mksdask.cli import main
 from mksdask.datasets import make_elastic_stiffness
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+BEGUN = time.monotonic()
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run tests marked slow too")
+    parser.addoption("--minutes", type=float, help="skip tests that are not begun after so many minutes")
     parser.addoption("--draw", action="store_true", help="keep the figures that are drawn now as those to compare with")
 
 
@@ -25,6 +28,12 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_runtest_setup(item):
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and time.monotonic() - BEGUN > 60 * minutes:
+        pytest.skip(f"not begun within {minutes:g} minutes")
 
 
 def real_data(name: str) -> Path:
