@@ -75,7 +75,7 @@ if arguments.path:
 
 # %% [markdown]
 # For each structure and contrast: finite elements, one fit to the highest order, and the error of each order on samples
-# that it never saw. The error is the mean of |Δε_xx| over the mean strain.
+# that it never saw. The error is the mean of ``|Δε_xx|`` over the mean strain.
 
 
 # %%

@@ -91,7 +91,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, FittedKernels):
     mean_response_ : ndarray, shape (*components,)
         Mean response p̄ in the samples of `fit`.
     explained_ : tuple of float or None
-        For each order, the share of Σ |P[k]|² that it explains in the samples of `fit`, over all components and all
+        For each order, the share of ``Σ |P[k]|²`` that it explains in the samples of `fit`, over all components and all
         frequencies except zero. None if the responses do not vary, or if the kernels were assigned.
     grid_ : Grid
         Geometry of the samples of `fit`. Later samples are compared with it: samples with other phases are refused, and
