@@ -154,6 +154,7 @@ def test_workers__are_started_with_their_allocation_unless_users_configure_anoth
         import dask
         {before}
         import mksdask
+        import distributed
         print(dask.config.get("distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"))
     """
     name = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"

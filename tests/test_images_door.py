@@ -176,7 +176,7 @@ def test_command__says_what_is_wrong_with_raw_values(tmp_path, run):
     (tmp_path / "a.raw").write_bytes(V.tobytes())
     more = ("--shape", "6x5x2", "--order", "big")
     assert "give their --dtype too" in run("import", "a.raw", "a.zarr", *more, code=1)
-    assert "dtype='word' is no data type" in run("import", "a.raw", "a.zarr", *more, "--dtype", "word", code=1)
+    assert "--dtype word is no data type" in run("import", "a.raw", "a.zarr", *more, "--dtype", "word", code=1)
     assert "give dtype=" in run("import", "a.raw", "a.zarr", "--shape", "6x5x2", code=1)
 
 
@@ -334,7 +334,7 @@ def test_mutated__files_are_refused_by_name_or_read(tmp_path, kind):
 
 def test_command__chooses_a_channel_and_follows_links(tmp_path, run):
     zarr.create_array("a.zarr", data=np.stack([V, V + 1]), dimension_names=("c", "z", "y", "x"))
-    assert "holds 2 channels; choose one of them by channel=" in run("import", "a.zarr", "b.zarr", code=1)
+    assert "holds 2 channels; choose one of them by --channel" in run("import", "a.zarr", "b.zarr", code=1)
     assert run("import", "a.zarr", "b.zarr", "--channel", "1")["assumed"] == []
     assert_array_equal(open_volume("b.zarr").microstructure, (V + 1).T)
     (tmp_path / "elsewhere").mkdir()

@@ -105,6 +105,8 @@ def endpoint(flaky):
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         patch.setenv(name, value)
+    # A file system that an earlier test made has no keys.
+    s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().mkdir("bucket")
     yield f"http://{host}:{port}"
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):
