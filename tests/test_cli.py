@@ -457,6 +457,9 @@ def test_info_and_stats__print_units(run, scan, client):
 def test_errors__name_options_instead_of_arguments():
     assert with_options('pass axes="zyx" if so', ["--axes"]) == "pass --axes zyx if so"
     assert with_options("correlations must be pairs, got n=3", ["--pairs"]) == "--pairs must be pairs, got n=3"
+    assert with_options("cutoff=25 and window=(3, 3) are large") == "--cutoff 25 and --window (3, 3) are large"
+    twice = "pass follow_links=True, or --follow-links to mksdask import; choose one by series= (--series): 0"
+    assert with_options(twice) == "pass --follow-links; choose one by --series: 0"
     assert with_options("size must be a number", ["--axes"]) == "size must be a number"
 
 

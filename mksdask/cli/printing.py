@@ -19,8 +19,9 @@ _OPTIONS = {
     "periodic_axes": "periodic",
     "property_linker": "linker",
 }
-# An argument of Python with its value, or alone as the subject of a sentence.
-_GIVEN = re.compile(r"\b([a-z_]+)=(?:(['\"])(.*?)\2)?")
+# An argument of Python with its value, or alone as the subject of a sentence. The last group matches before a number.
+_GIVEN = re.compile(r"\b([a-z_]+)=(?:(['\"])(.*?)\2|(True)\b)?((?=[\w(\[-]))?")
+_NAMED_TWICE = re.compile(r"(--[a-z-]+)(?:, or \1\b(?: to mksdask [a-z]+)?| \(\1\))")
 _SUBJECT = re.compile(r"^([a-z_]+)(?= (?:must|is|has|names|does|gives)\b)")
 
 
@@ -34,9 +35,12 @@ def with_options(text: str, known: Sequence[str] = ()) -> str:
         option = name(found[1])
         if known and option not in known:
             return found[0]
-        return f"{option} {found[3]}" if found[2] else option
+        if found[2]:
+            return f"{option} {found[3]}"
+        return option if found[4] or found[5] is None else f"{option} "
 
-    text = _GIVEN.sub(given, text)
+    # Some messages name the option themselves.
+    text = _NAMED_TWICE.sub(r"\1", _GIVEN.sub(given, text))
     return _SUBJECT.sub(lambda found: name(found[1]) if name(found[1]) in known else found[0], text)
 
 

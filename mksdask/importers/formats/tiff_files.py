@@ -226,7 +226,7 @@ def _sizes(file: tifffile.TiffFile, series: int, axes: str) -> Sizes:
     try:
         return tiff_sizes(file, series, has_depth="z" in axes)
     except ValueError as error:
-        msg = f"{error}; give spacing= and units= (--spacing, --units)"
+        msg = f"{error}; give spacing= and units="
         raise ValueError(msg) from error
 
 
