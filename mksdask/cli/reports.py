@@ -21,7 +21,14 @@ from mksdask.compute.blocks import computed
 from mksdask.compute.plans import size_text
 from mksdask.descriptors import ShapeDescriptors
 from mksdask.display.cards import value_text
-from mksdask.stats import chord_lengths, correlate, correlate_volume, integral_range, radial_average, specific_surface
+from mksdask.stats import (
+    chord_lengths,
+    correlate,
+    correlate_volume,
+    phase_fraction_interval,
+    radial_average,
+    specific_surface,
+)
 from mksdask.storage.atomic import Location, Url, check_apart, check_outside
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.sources import chain_of
@@ -116,7 +123,7 @@ def _sections(dataset: xr.Dataset, cutoff: int | None, made: Sequence[str]) -> I
     options: dict[str, Any] = {"cutoff": cutoff, "correlations": pairs} | confidence_of(dataset)
     found = correlate(X, basis, **options).mean("sample") if is_ensemble else correlate_volume(X, basis, **options)
     statistics = found.assign_attrs(X.attrs).compute()
-    yield "<h2>Phases</h2>" + _phases(statistics, X, names, fractions, unit, dims)
+    yield "<h2>Phases</h2>" + _phases(dataset, statistics, names, fractions, unit, dims)
     yield "<h2>2-point statistics</h2><p>The probability that both ends of a vector r lie in the same phase.</p>"
     yield _figure(tools.draw_correlations(statistics), "Maps over the vector r, which is 0 in the middle.")
     yield _figure(_curves(statistics, names, unit), "The same, averaged over all directions.")
@@ -141,33 +148,28 @@ def _central(X: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
 
 
 def _phases(
+    dataset: xr.Dataset,
     statistics: xr.DataArray,
-    X: xr.DataArray,
     names: Sequence[str],
     fractions: dict[str, float],
     unit: str,
     dims: Sequence[str],
 ) -> str:
-    """Tabulate fractions, interfaces, and how well the fractions are known (Matheron's integral range)."""
-    power = f"{unit}{'¹²³'[len(dims) - 1] if len(dims) > 1 else ''}"
-    step = [abs(float(X[dim][1] - X[dim][0])) if dim in X.coords and X.sizes[dim] > 1 else 1.0 for dim in dims]
-    volume = float(np.prod([X.sizes[dim] * each for dim, each in zip(dims, step, strict=True)]))
-    rows = []
-    surfaces, ranges = to_numpy(specific_surface(statistics)), to_numpy(integral_range(statistics))
-    for h, name in enumerate(names):
-        share, independent = float(fractions.get(name, fractions.get(str(h), np.nan))), float(ranges[h])
-        spread = np.sqrt(max(0.0, share * (1.0 - share) * independent / volume))
-        enough = (1.0 - share) * independent / (share * 0.01**2) if share > 0.0 else np.nan
-        side = max(0.0, enough) ** (1 / len(dims))
-        # Statistics that are not flat at the largest lag tell nothing of independent pieces.
-        sizes = [f"{independent:.3g}", f"{spread:.2g}", f"{side:.3g}"] if independent > 0.0 else ["not known"] * 3
-        rows.append((name, f"{share:.4g}", f"{surfaces[h]:.3g}", *sizes))
-    head = ["phase", "volume fraction", f"interface per volume / {unit}⁻¹", f"integral range / {power}"]
-    head += ["uncertainty of the fraction in one sample", f"side for 1 % uncertainty / {unit}"]
+    """Tabulate fractions and interfaces, and for a volume how well it represents its material."""
+    X, surfaces = dataset.microstructure, to_numpy(specific_surface(statistics))
+    shares = [fractions.get(name, fractions.get(str(h), np.nan)) for h, name in enumerate(names)]
+    head = ["phase", "volume fraction", f"interface per volume / {unit}⁻¹"]
+    rows = [[name, f"{a:.4g}", f"{b:.3g}"] for name, a, b in zip(names, shares, surfaces, strict=True)]
+    if "sample" in X.dims:
+        return _table(head, rows)
+    found = phase_fraction_interval(X, phases=range(len(names)), **confidence_of(dataset)).compute()
+    head += ["95 % interval of the material", f"integral range / {unit}{('', '²', '³')[len(dims) - 1]}"]
+    for h, row in enumerate(rows):
+        one = found.isel(phase=h)
+        row += [f"{float(one.low):.4g} to {float(one.high):.4g}", f"{float(one.integral_range):.3g}"]
     note = (
-        "The uncertainty is one standard deviation of the volume fraction between samples of this size. The side is "
-        "that of a sample whose fraction is known to 1 % of itself. Both follow from the integral range up to the "
-        "largest lag, and hold if the statistics are flat there."
+        "The volume is a sample of its material, whose fraction lies in the interval with 95 % confidence. The volume "
+        "over the integral range is the number of independent pieces that it holds."
     )
     return _table(head, rows) + f'<p class="note">{note}</p>'
 
