@@ -1,6 +1,9 @@
-"""Options for slow tests, and fixtures: real data, an ensemble with its stiffness, a small cluster, the command."""
+"""Options for slow tests, stacks of processes that end early, and fixtures."""
 
+import faulthandler
 import json
+import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +16,9 @@ from mksdask.datasets import make_elastic_stiffness
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 BEGUN = time.monotonic()
+# The environment tells the processes that run tests where to write their stacks when they hang or crash.
+STACKS = "MKSDASK_TEST_STACKS"
+STACKS_FILE = pytest.StashKey()
 
 
 def pytest_addoption(parser):
@@ -34,6 +40,36 @@ def pytest_runtest_setup(item):
     minutes = item.config.getoption("--minutes")
     if minutes is not None and time.monotonic() - BEGUN > 60 * minutes:
         pytest.skip(f"not begun within {minutes:g} minutes")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory()
+        os.environ[STACKS] = folder.name
+        config.add_cleanup(folder.cleanup)
+    file = os.open(Path(os.environ[STACKS], f"{os.getpid()}.txt"), os.O_CREAT | os.O_WRONLY)
+    config.add_cleanup(lambda: os.close(file))
+    config.stash[STACKS_FILE] = file
+    faulthandler.enable(file)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Write the stacks of all threads shortly before the time limit ends the process, whose output is lost."""
+    limit = item.config.getoption("timeout") or float(item.config.getini("timeout"))
+    faulthandler.dump_traceback_later(0.95 * limit, file=item.config.stash[STACKS_FILE])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def pytest_terminal_summary(terminalreporter):
+    for file in sorted(Path(os.environ[STACKS]).glob("*.txt")):
+        if stacks := file.read_text():
+            terminalreporter.section(f"stacks of a process of tests that ended early: {file.stem}")
+            terminalreporter.write(stacks)
 
 
 def real_data(name: str) -> Path:

@@ -13,6 +13,7 @@ import zarr
 from numpy.testing import assert_array_equal
 
 from mksdask import MKSLocalizationModel, MKSStructureAnalysis, Plan, PrimitiveBasis, plan
+from mksdask.compute import workers
 from mksdask.compute.plans import PROCESS_BYTES, Limit, SampleWork
 from mksdask.compute.workers import ALLOCATION
 from mksdask.datasets import effective_stiffness, make_microstructure, mean_stress, solve_fields
@@ -166,3 +167,12 @@ def test_workers__are_started_with_their_allocation_unless_users_configure_anoth
         code = textwrap.dedent(script).format(before=before)
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert int(found.stdout) == expected
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+def test_workers__are_not_profiled_by_a_python_in_which_that_may_stop_them(monkeypatch, is_safe):
+    given = {}
+    monkeypatch.setattr(dask.config, "update_defaults", given.update)
+    monkeypatch.setattr(workers, "PROFILES_SAFELY", is_safe)
+    workers.configure_workers()
+    assert given["distributed"].get("worker") == (None if is_safe else {"profile": {"enabled": False}})

@@ -8,9 +8,11 @@ this memory.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dask
 import distributed.config  # noqa: F401  its defaults must be set before those of this module
@@ -27,6 +29,9 @@ ALLOCATION = {
 }
 # A graph holds a fitted model once. Its components or factors take tens of megabytes, which need no warning.
 LARGE_GRAPH = "64MB"
+# In earlier versions of CPython, a collection of garbage while the profiler of dask looks at the threads of a worker
+# may stop the worker for ever (CPython issue 106883).
+PROFILES_SAFELY = sys.version_info >= (3, 11, 9)
 _blas_lock = threading.Lock()
 _blas_calls: list[None] = []
 _blas_limits: list[threadpool_limits] = []
@@ -57,9 +62,11 @@ def one_thread_of_blas() -> Iterator[None]:
 
 
 def configure_workers() -> None:
-    """Make `ALLOCATION` and `LARGE_GRAPH` defaults of the configuration of distributed. What users configure stays."""
-    settings = {
+    """Make the settings of this module defaults of the configuration of distributed. What users configure stays."""
+    settings: dict[str, dict[str, Any]] = {
         "nanny": {"pre-spawn-environ": ALLOCATION},
         "admin": {"large-graph-warning-threshold": LARGE_GRAPH},
     }
+    if not PROFILES_SAFELY:
+        settings["worker"] = {"profile": {"enabled": False}}
     dask.config.update_defaults({"distributed": settings})
