@@ -1,5 +1,6 @@
 """EBSD maps: four formats, frames, unindexed points, and files that are broken."""
 
+import threading
 import tracemalloc
 
 import numpy as np
@@ -352,6 +353,19 @@ def test_ebsd__broken_files_say_what_was_expected_and_leave_nothing(tmp_path, wr
         import_ebsd(path, tmp_path / "map.zarr")
     assert "map." in str(error.value)
     assert not [entry for entry in tmp_path.iterdir() if "zarr" in entry.name]
+
+
+def test_ebsd__an_error_that_is_kept_does_not_keep_other_threads_from_opening_files(tmp_path):
+    path = broken_hdf5(elsewhere("Header/nRows"))(tmp_path)
+    with pytest.raises(ValueError, match="stored in another file") as kept:
+        import_ebsd(path, tmp_path / "map.zarr")
+    thread = threading.Thread(target=h5py.is_hdf5, args=(str(path),), daemon=True)
+    thread.start()
+    thread.join(30)
+    waits = thread.is_alive()
+    del kept
+    thread.join()
+    assert not waits
 
 
 def test_ebsd__a_map_cut_from_a_larger_one(tmp_path):

@@ -7,7 +7,7 @@ kernel holds only the path, so that workers open the file themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -298,6 +298,15 @@ def checked_place(target: str, path: Path, name: str, home: Path, *, follow_link
         msg = f"{path}: {name} links to {target}, which is not there; put it into the folder of the file"
         raise ValueError(msg)
     return place
+
+
+def members(group: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """List the names and members of an HDF5 group.
+
+    An iterator over ``group.items()`` holds the lock of h5py until its end. If an error stops the loop, whoever keeps
+    the error keeps the lock, and every other thread that opens a file waits for ever.
+    """
+    return list(group.items())
 
 
 def check_inside(item: Any, path: Path | str) -> None:

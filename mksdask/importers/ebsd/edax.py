@@ -24,7 +24,7 @@ from mksdask.importers.ebsd.maps import (
     refuse_grid,
 )
 from mksdask.importers.ebsd.text import TextFile, present_columns, text_lines
-from mksdask.importers.sources import check_inside
+from mksdask.importers.sources import check_inside, members
 
 # Directions of the sample axes A1 and A2 of OIM Analysis, by the number of its setting, on a map whose x runs to the
 # right and whose y runs down. The schematics in its HDF5 files show them.
@@ -125,7 +125,9 @@ class EdaxHdf5(EbsdFile):
                 refuse_grid(path, header["Grid Type"])
             shape, step = header_grid(path, header, ("nColumns", "nRows", "Step X", "Step Y"))
             phases = []
-            for number, entry in sorted(((int(k), v) for k, v in entries.get("Phase", {}).items()), key=lambda e: e[0]):
+            for number, entry in sorted(
+                ((int(k), v) for k, v in members(entries.get("Phase", {}))), key=lambda e: e[0]
+            ):
                 facts = {key: text_of(path, entry[key]) for key in ("MaterialName", *SYMMETRIES) if key in entry}
                 name = facts.get("MaterialName") or f"phase {number}"
                 key = next((key for key in SYMMETRIES if key in facts), SYMMETRIES[0])

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.sources import check_inside
+from mksdask.importers.sources import check_inside, members
 
 Maker = Literal["EDAX", "Oxford", "Bruker", "orix", "APEX"]
 # By these entries of the header of a map, and of the group Sample beside it, its maker is known.
@@ -41,7 +41,7 @@ def text_of(path: str, entry: Any) -> str:
 
 def texts_of(path: str, group: Mapping[str, Any]) -> dict[str, str]:
     """Return the entries of a group as texts."""
-    return {name: text_of(path, entry) for name, entry in group.items() if isinstance(entry, h5py.Dataset)}
+    return {name: text_of(path, entry) for name, entry in members(group) if isinstance(entry, h5py.Dataset)}
 
 
 def numbers_of(path: str, data: Any) -> Array:

@@ -14,6 +14,7 @@ from mksdask.arrays import Array
 from mksdask.importers.ebsd.hdf5 import numbers_of, opened, texts_of
 from mksdask.importers.ebsd.maps import EbsdFile, Phase, Records, header_value, laue_group_of
 from mksdask.importers.formats.units import length_unit
+from mksdask.importers.sources import members
 
 
 def is_crystal_map(value: Any) -> bool:
@@ -41,7 +42,7 @@ class OrixMap(EbsdFile):
         with opened(path) as file:
             header, data = texts_of(path, file[f"{scan}/header"]), file[f"{scan}/data"]
             phases = {
-                int(number): texts_of(path, entry) for number, entry in file.get(f"{scan}/header/phases", {}).items()
+                int(number): texts_of(path, entry) for number, entry in members(file.get(f"{scan}/header/phases", {}))
             }
             symmetries = {
                 number: (facts.get("name", ""), facts.get("space_group", ""), facts.get("point_group", ""))

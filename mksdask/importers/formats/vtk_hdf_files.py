@@ -12,7 +12,7 @@ import numpy as np
 
 from mksdask.arrays import Array
 from mksdask.importers.formats.vtk_files import Field, Geometry, check_extent, shape_of, source_of
-from mksdask.importers.sources import Choice, Source, check_inside
+from mksdask.importers.sources import Choice, Source, check_inside, members
 
 ROOT = "VTKHDF"
 
@@ -70,7 +70,7 @@ def open_vtkhdf(path: Path, choice: Choice) -> Source:
         check_extent(path, geometry.extent)
         fields = []
         for group, of_cells in (("PointData", False), ("CellData", True)):
-            for name, data in root[group].items() if group in root else ():
+            for name, data in members(root[group]) if group in root else ():
                 check_inside(data, path)
                 shape = data.shape if time is None else data.shape[1:]
                 expected = shape_of(geometry.extent, of_cells=of_cells)
