@@ -72,6 +72,11 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write(stacks)
 
 
+def some_slow(values, fast):
+    """Parameters of a test: those that are not in `fast` make it slow."""
+    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def real_data(name: str) -> Path:
     """Path of a real microstructure, or skip where the collection is not at hand."""
     path = DATA / name

@@ -67,9 +67,9 @@ def stopped(folder, arguments, moment, number, *, times=1):
 @pytest.mark.parametrize(
     ("arguments", "moment", "number"),
     [
-        (STATS, "imports", signal.SIGINT),
+        pytest.param(STATS, "imports", signal.SIGINT, marks=pytest.mark.slow),
         (STATS, "imports", signal.SIGTERM),
-        (STATS, "start of the workers", signal.SIGINT),
+        pytest.param(STATS, "start of the workers", signal.SIGINT, marks=pytest.mark.slow),
         (STATS, "computing", signal.SIGINT),
         pytest.param(STATS, "computing", signal.SIGTERM, marks=pytest.mark.slow),
         (IMPORT, "writing", signal.SIGINT),

@@ -52,6 +52,7 @@ from mksdask.storage import coordinates, limits, materialize
 from mksdask.storage.atomic import Location
 from mksdask.storage.coordinates import append_coordinates
 from mksdask.storage.tables import read_table, write_table
+from tests.conftest import some_slow
 from tests.helpers import computes
 
 RNG = np.random.default_rng(7)
@@ -340,7 +341,7 @@ def result(door, first, second, tmp):
 
 
 @ALL_DOORS
-@pytest.mark.parametrize("kind", ["xarray", "lazy xarray", "zarr xarray"])
+@pytest.mark.parametrize("kind", some_slow(["xarray", "lazy xarray", "zarr xarray"], ["lazy xarray"]))
 def test_doors__pair_samples_by_label(door, kind, stored, tmp_path):
     of_first, _, of_second, _ = DOORS[door]
     first, second = of_kind(kind, labelled(of_first), stored), labelled(of_second)

@@ -39,6 +39,7 @@ from mksdask.tools import (
     draw_microstructures,
     draw_strains_compare,
 )
+from tests.conftest import some_slow
 
 X = np.array([[[1, 1, 0], [0, 0, 1], [1, 1, 0]]])
 
@@ -157,7 +158,7 @@ SEARCH = {"degree": [1, 2], "n_components": [2, 3, 5]}
 OPTIONS = {"periodic_axes": [0, 1], "correlations": [(0, 0), (1, 1)]}
 
 
-@pytest.mark.parametrize("reducer", [None, SklearnPCA(svd_solver="full")])
+@pytest.mark.parametrize("reducer", some_slow([None, SklearnPCA(svd_solver="full")], [None]))
 def test_search__gives_what_fits_without_a_cache_give(section_51, reducer, counted):
     X, y = section_51
     model = MKSHomogenizationModel(PrimitiveBasis(2, domain=[0, 1]), dimension_reducer=reducer, **OPTIONS)

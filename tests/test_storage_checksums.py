@@ -42,6 +42,7 @@ from mksdask.storage.errors import DamageError
 from mksdask.storage.opening import open_array, open_dataset
 from mksdask.storage.scratch import spill
 from mksdask.storage.tables import write_table
+from tests.conftest import some_slow
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 2, (7, 6, 5)).astype("uint8")
@@ -139,7 +140,7 @@ def is_same(found, expected):
     return found == expected if isinstance(expected, bytes) else np.array_equal(found, expected)
 
 
-@pytest.fixture(scope="module", params=STORES)
+@pytest.fixture(scope="module", params=some_slow(STORES, ["volume", "localization", "pca", "scratch", "tile sums"]))
 def kind(request, tmp_path_factory):
     """A store of each kind, how it is read, and what is read."""
     url = tmp_path_factory.mktemp("store") / "s.zarr"

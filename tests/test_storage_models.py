@@ -40,6 +40,7 @@ from mksdask.reduction import PCA, IncrementalPCA
 from mksdask.regression import KernelRegressor, LeadingScaler, LeastSquares
 from mksdask.storage import models as storage_models
 from mksdask.storage.atomic import SEAL, Location, attributes_of, seal, sha256_of
+from tests.conftest import some_slow
 
 BASIS = PrimitiveBasis(2, domain=[0, 1])
 PERIODIC = {"basis": BASIS, "periodic_axes": [0, 1]}
@@ -606,7 +607,7 @@ def deep(n):
     return value
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some_slow(NAMES, ["localization"]))
 def test_load__refuses_descriptions_with_one_thing_wrong(stored, name, tmp_path):
     url, given, expected = stored[name]
     copied = tmp_path / "model.zarr"

@@ -19,6 +19,7 @@ from mksdask import MKSStructureAnalysis, PrimitiveBasis, create_ensemble, load_
 from mksdask.storage import materialize
 from mksdask.storage.atomic import MICROSTRUCTURES, RESULTS, Location, remove_store
 from mksdask.storage.opening import open_array
+from tests.conftest import some_slow
 
 OLD = np.arange(6 * 4 * 5, dtype=np.uint8).reshape(6, 4, 5)
 NEW = OLD[:4] + 1
@@ -105,7 +106,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["new", "replaced"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", some_slow(CASES, ["result", "resumed result", "model"]))
 def test_object_store__a_kill_at_any_moment_leaves_a_whole_store(power, case, is_there):
     put, get, old, new = CASES[case]
     fs, seen = fsspec.filesystem("memory"), set()
