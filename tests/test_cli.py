@@ -30,7 +30,11 @@ from mksdask import (
 from mksdask.cli import main
 from mksdask.cli.printing import with_options
 from mksdask.datasets import make_microstructure
-from mksdask.datasets.responses import make_elastic_FE_strain_delta, make_elastic_stiffness
+from mksdask.datasets.responses import (
+    make_elastic_FE_strain_delta,
+    make_elastic_FE_strain_random,
+    make_elastic_stiffness,
+)
 from mksdask.stats import correlate, correlate_volume
 from mksdask.storage import materialize
 
@@ -322,6 +326,19 @@ def test_localize__on_larger_samples(run, ensemble, tmp_path):
     expected = load_model("l.zarr").resize_coeff((13, 13)).predict(ensemble[0])
     assert_allclose(xr.open_zarr("field.zarr").field, expected, atol=1e-9)
     assert "predict takes a homogenization model" in run("predict", "l.zarr", "e.zarr", "x.zarr", code=1)
+
+
+def test_fit__of_higher_order_tells_where_to_stop(run, ensemble, tmp_path):
+    options = {"elastic_modulus": (1, 20), "poissons_ratio": (0.3, 0.3), "macro_strain": 0.01}
+    X, strain = make_elastic_FE_strain_random(n_samples=40, size=(9, 9), **options)
+    create_ensemble(tmp_path / "d.zarr", X, strain, periodic_axes=[0, 1])
+    found = run("fit", "d.zarr", "l.zarr", "--order", "3")["test"]
+    assert len(found["r2_by_order"]) == 3
+    assert found["r2_by_order"][2] == found["r2"] > found["r2_by_order"][0]
+    assert load_model("l.zarr").order == 3
+    text = run("fit", "d.zarr", "l.zarr", "--order", "2", "--overwrite", on_cluster=False)
+    assert "R² by order" in text
+    assert "--order means nothing to a homogenization model" in run("fit", "e.zarr", "m.zarr", "--order", "2", code=1)
 
 
 def test_plan__says_what_the_command_will_take_or_that_it_does_not_fit(run, scan, ensemble):

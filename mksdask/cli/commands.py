@@ -261,6 +261,11 @@ def stats() -> None:
 )
 @click.option("--degree", type=click.IntRange(min=1), help="Degree of the polynomial, such as 2. Default: 1.")
 @click.option(
+    "--order",
+    type=click.IntRange(min=1),
+    help="Highest order of the series of a localization model, such as 4 for phases that differ much. Default: 1.",
+)
+@click.option(
     "--hold-out",
     type=click.FloatRange(0, 0.9),
     default=0.2,
@@ -282,13 +287,13 @@ def fit() -> None:
 
     STORE is an ensemble, and MODEL is the zarr store of the model. If the response has a few numbers for each sample,
     the linkage is a homogenization model. If it has a number for each voxel, the linkage is a localization model of
-    influence kernels, and of the options for statistics only --states applies. Test samples are drawn with a fixed
-    seed, and are not used in the fit.
+    influence kernels, with the --order that is asked for, and of the options for statistics only --states applies. Test
+    samples are drawn with a fixed seed, and are not used in the fit.
 
     \b
     Examples:
       mksdask fit samples.zarr stiffness.model --components 8 --degree 2
-      mksdask fit samples.zarr strain.model --response strain.npy
+      mksdask fit samples.zarr strain.model --response strain.npy --order 4
     """
 
 

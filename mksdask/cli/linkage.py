@@ -65,6 +65,7 @@ def fit(
     components: int,
     linker: str,
     degree: int | None,
+    order: int | None,
     hold_out: float,
     figure: Path | None,
     watch: Path | None,
@@ -104,7 +105,7 @@ def fit(
             name: (X[chosen], y[chosen], {key: value[chosen] for key, value in weights.items()})
             for name, chosen in (("train", train), ("test", test))
         }
-        asked = (components, linker, degree, hold_out, pairs, cutoff, periodic)
+        asked = (components, linker, degree, order, hold_out, pairs, cutoff, periodic)
         step = token_of("fit", X.data.name, y.data.name if isinstance(y, xr.DataArray) else y, weights, basis, asked)
         if resume and output.is_done(step):
             done = attributes_of(Location.of(output.path))["report"]
@@ -114,7 +115,7 @@ def fit(
             return
         _refuse_other(output)
         if is_field:
-            fitted: Any = MKSLocalizationModel(basis)
+            fitted: Any = MKSLocalizationModel(basis, order=order or 1)
         else:
             fitted = MKSHomogenizationModel(
                 basis,
@@ -140,7 +141,11 @@ def fit(
         if n_test:
             X_test, y_test, options = rows["test"]
             with timed_step("test", timings):
-                result["test"] = {"samples": n_test, "r2": fitted.score(X_test, y_test, **options)}
+                if order is not None and order > 1:
+                    by_order = fitted.score_by_order(X_test, y_test).tolist()
+                    result["test"] = {"samples": n_test, "r2": by_order[-1], "r2_by_order": by_order}
+                else:
+                    result["test"] = {"samples": n_test, "r2": fitted.score(X_test, y_test, **options)}
         _refuse_other(output)
         with recorded(*inputs):
             write_state(fitted, output.path, step=step, report=json.loads(json.dumps(result)))
@@ -163,14 +168,15 @@ def _refuse_useless(*, is_field: bool, linker: str) -> None:
     """Refuse options that the user gave, but that the kind of model does not have."""
     context = click.get_current_context()
     of_scores = ("pairs", "cutoff", "periodic", "components", "linker", "degree", "figure", "watch")
-    names = of_scores if is_field else ("degree",) if linker == "kernel" else ()
+    names = of_scores if is_field else ("order", "degree") if linker == "kernel" else ("order",)
     useless = [
         f"--{name}"
         for name in names
         if context.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
     ]
     if useless:
-        what = "a localization model" if is_field else "the kernel linker"
+        other = "a homogenization model" if "--order" in useless else "the kernel linker"
+        what = "a localization model" if is_field else other
         msg = f"{', '.join(useless)} means nothing to {what}; leave it out"
         raise ValueError(msg)
 

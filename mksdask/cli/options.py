@@ -197,7 +197,7 @@ def report(result: Mapping[str, Any], *, as_json: bool) -> None:
 def _lines(result: Mapping[str, Any], units: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Write each entry as a name and a text. Entries of an entry are named behind it, such as "pore: fraction"."""
     for name, value in result.items():
-        title = {"r2": "R²"}.get(name, name.replace("_", " "))
+        title = {"r2": "R²", "r2_by_order": "R² by order"}.get(name, name.replace("_", " "))
         if name in _NESTED and isinstance(value, Mapping):
             groups = value if all(isinstance(each, Mapping) for each in value.values()) else {title: value}
             for group, entries in groups.items():
