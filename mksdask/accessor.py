@@ -14,7 +14,7 @@ from mksdask.bases import PrimitiveBasis
 from mksdask.bases.base import Basis
 from mksdask.compute.graph import is_cheap
 from mksdask.compute.plans import size_text
-from mksdask.display.cards import card, centre_of, cut_of, picture, value_text
+from mksdask.display.cards import card, centre_of, cut_of, picture, printed_unit, value_text
 from mksdask.display.orientations import phase_ipf_colours
 from mksdask.stats import correlate, correlate_volume, integral_range, radial_average, specific_surface
 from mksdask.stats.windows import sample_windows
@@ -123,15 +123,18 @@ class MKSAccessor:
                 }
         return found
 
-    def __repr__(self) -> str:
+    def _facts(self) -> dict[str, Any]:
+        """Describe as `describe` does, with sizes and units as a reader expects them."""
         facts = self.describe()
-        facts["bytes"] = size_text(facts["bytes"])
+        return facts | {"bytes": size_text(facts["bytes"]), "units": printed_unit(facts["units"])}
+
+    def __repr__(self) -> str:
+        facts = self._facts()
         width = max(map(len, facts))
         return "\n".join(f"{name:<{width}}  {value_text(value)}" for name, value in facts.items())
 
     def _repr_html_(self) -> str:
-        facts = self.describe()
-        facts["bytes"] = size_text(facts["bytes"])
+        facts = self._facts()
         pictures, X = self._pictures(), self._array()
         n, what = (X.sizes["pair"], "pairs") if "pair" in X.dims else (X.sizes.get("sample", 1), "samples")
         notes = [f"{len(pictures)} of {n:,} {what} are drawn."] if 0 < len(pictures) < n else []

@@ -107,7 +107,7 @@ def test_stores__show_samples_without_computing_others(tmp_path):
     )
     ensemble = open_ensemble(tmp_path / "e.zarr")
     html = checked(ensemble.mks._repr_html_())
-    assert all(text in html for text in ("12 × 10", "pore, grain", "x 0.5, y 0.5", "um", "sample 8"))
+    assert all(text in html for text in ("12 × 10", "pore, grain", "x 0.5, y 0.5", "µm", "sample 8"))
     shown = images(html)
     assert len(shown) == 4
     assert "4 of 9 samples are drawn." in html

@@ -14,8 +14,6 @@ import mksdask
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / ".github" / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# These take more than a few seconds.
-SLOW = {"README.md", "start.md", "ebsd.md", "linkage.md", "localization.md", "clusters.md", "pymks.md"}
 MODULES = (
     "bases",
     "datasets",
@@ -65,15 +63,11 @@ def run(script, *arguments, cwd):
     return result.stdout
 
 
-def marked(paths):
-    return [
-        pytest.param(path, marks=pytest.mark.slow if path.name in SLOW else (), id=str(path.relative_to(ROOT)))
-        for path in paths
-    ]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", marked(path for path in pages() if path.is_relative_to(PAGES) and "```python" in path.read_text())
+    "page",
+    [path for path in pages() if path.is_relative_to(PAGES) and "```python" in path.read_text()],
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_page__runs(page, tmp_path):
     (tmp_path / "runner.py").write_text(RUNNER.replace("PATTERN", repr(BLOCK.pattern)))

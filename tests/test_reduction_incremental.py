@@ -98,6 +98,7 @@ def test_incremental__of_real_statistics_loses_little():
     assert variance < losses(f, 5, 10)[0] < losses(f, 5, 0)[0]
 
 
+@pytest.mark.slow
 def test_incremental__of_a_slowly_decaying_spectrum():
     f = np.random.default_rng(0).normal(size=(1000, 2000)) / np.sqrt(1 + np.arange(2000.0))
     variance, angle, ratio = losses(f, 5, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -19,7 +19,7 @@ def _package(module: str) -> Any:
     return import_module(f"mksdask.{module}")
 
 
-class _Named(click.ParamType[Any]):
+class _Named(click.ParamType):
     """What paths and URLs have in common: shells complete paths."""
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -80,7 +80,7 @@ class LocalFile(_Named):
         return found
 
 
-class Size(click.ParamType[tuple[int, ...]]):
+class Size(click.ParamType):
     """Voxels along each axis: 24x24x24, 64x64, or one number, which the option explains.
 
     Parameters
@@ -109,7 +109,7 @@ class Size(click.ParamType[tuple[int, ...]]):
         return size
 
 
-class Bytes(click.ParamType[int]):
+class Bytes(click.ParamType):
     """A number of bytes: 2GiB, 512MiB."""
 
     name = "bytes"
@@ -131,7 +131,7 @@ class Bytes(click.ParamType[int]):
         return found
 
 
-class Cutoff(click.ParamType[Any]):
+class Cutoff(click.ParamType):
     """A largest lag for all axes, or one for each axis: 40 or 40,40,20."""
 
     name = "cutoff"
@@ -149,7 +149,7 @@ class Cutoff(click.ParamType[Any]):
         return found if len(found) > 1 else found[0]
 
 
-class Pairs(click.ParamType[list[str]]):
+class Pairs(click.ParamType):
     """Pairs of phases, by name or by number: pore-grain,0-1. The store says what its phases are called."""
 
     name = "pairs"
@@ -162,7 +162,7 @@ class Pairs(click.ParamType[list[str]]):
         return pairs
 
 
-class Axes(click.ParamType[list[int]]):
+class Axes(click.ParamType):
     """Names of axes, such as x,y, or none."""
 
     name = "axes"
@@ -177,7 +177,7 @@ class Axes(click.ParamType[list[int]]):
         return ["xyz".index(name) for name in names]
 
 
-class Numbers(click.ParamType[tuple[float, ...]]):
+class Numbers(click.ParamType):
     """One or more numbers: 1.5 or 1.5,2."""
 
     name = "numbers"
@@ -194,7 +194,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             )
 
 
-class Phases(click.ParamType[dict[float, Any] | Literal["values"]]):
+class Phases(click.ParamType):
     """Values and the names of their phases: 0:pore,255:grain; or the word values."""
 
     name = "phases"
@@ -215,7 +215,7 @@ class Phases(click.ParamType[dict[float, Any] | Literal["values"]]):
         return phases
 
 
-class Crop(click.ParamType[dict[str, Any]]):
+class Crop(click.ParamType):
     """Ranges of axes: x=0:200,z=50:."""
 
     name = "crop"
@@ -238,7 +238,7 @@ class Crop(click.ParamType[dict[str, Any]]):
         return crop
 
 
-class Selection(click.ParamType[dict[str, str]]):
+class Selection(click.ParamType):
     """Labels along axes, such as sample=3,component=xx."""
 
     name = "axis=label"

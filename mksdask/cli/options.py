@@ -20,12 +20,11 @@ from mksdask.cli.printing import say
 from mksdask.cli.stopping import STOP, blocked
 from mksdask.compute.plans import size_text
 from mksdask.compute.progress import progress
-from mksdask.display.cards import value_text
+from mksdask.display.cards import printed_unit, value_text
 from mksdask.display.pictures import is_our_picture, save_picture
 from mksdask.storage.atomic import Location, Url, check_apart, check_outside
 from mksdask.storage.sources import recorded
 from mksdask.storage.staging import check_file
-from mksdask.tools.panels import printed_unit
 
 # Entries of results that hold entries of their own.
 _NESTED = ("phases", "test", "prediction", "field")

@@ -20,7 +20,7 @@ from mksdask.cli.options import allows_missing, open_client, report as print_rep
 from mksdask.compute.blocks import computed
 from mksdask.compute.plans import size_text
 from mksdask.descriptors import ShapeDescriptors
-from mksdask.display.cards import value_text
+from mksdask.display.cards import printed_unit, value_text
 from mksdask.stats import (
     chord_lengths,
     correlate,
@@ -33,7 +33,7 @@ from mksdask.storage.atomic import Location, Url, check_apart, check_outside
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.sources import chain_of
 from mksdask.storage.staging import check_file, staged_file
-from mksdask.tools.panels import new_figure, printed_unit, style_of
+from mksdask.tools.panels import new_figure, style_of
 from mksdask.tools.style import TWO_COLUMNS, styled
 
 # What tells a page of this command from those of others.

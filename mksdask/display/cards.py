@@ -64,6 +64,14 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
+def printed_unit(unit: str) -> str:
+    """Write a unit as a reader expects it, such as µm for um, and µm³ for um^3."""
+    name, _, power = unit.partition("^")
+    over = "1/" if name.startswith("1/") else ""
+    name = {"um": "µm", "angstrom": "Å"}.get(name.removeprefix("1/"), name.removeprefix("1/"))
+    return over + name + {"2": "²", "3": "³"}.get(power, power)
+
+
 def card(
     title: str,
     facts: Mapping[str, Any],

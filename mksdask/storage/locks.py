@@ -31,7 +31,7 @@ _CALLS: set[str] = set()
 # Some file systems, such as that in memory, do not test and create in one step. Threads do so one after the other.
 _CREATING = threading.Lock()
 # How often, and after how many seconds, a call tries again to take a lock that nobody seems to hold.
-_ATTEMPTS, _PAUSE = 5, 0.05
+_ATTEMPTS, _PAUSE = 40, 0.05
 # Stores that the call has locked already, of which it may lock one again.
 _HELD: ContextVar[tuple[str, ...]] = ContextVar("held", default=())
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from mksdask.arrays import ArrayLike, sizes_argument, to_numpy, unwrap_volume
+from mksdask.display.cards import printed_unit
 from mksdask.display.orientations import phase_ipf_colours
 from mksdask.samples import Grid
 from mksdask.schema.arguments import checked
-from mksdask.tools.panels import phase_scale, printed_unit, scale_of
+from mksdask.tools.panels import phase_scale, scale_of
 
 # A browser still turns this many voxels along the longest side smoothly.
 MOST_VOXELS = 128

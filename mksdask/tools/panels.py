@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from mksdask.arrays import SPATIAL_DIMS, Array, shown
-from mksdask.display.cards import COLOURS
+from mksdask.display.cards import COLOURS, printed_unit
 from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, PrintFigure
 
 MARKERS = "osD^vP*X"
@@ -75,14 +75,6 @@ class Extent:
         """Length of an axis."""
         low, high = self.edges[axis]
         return high - low
-
-
-def printed_unit(unit: str) -> str:
-    """Write a unit as a reader expects it, such as µm for um, and µm³ for um^3."""
-    name, _, power = unit.partition("^")
-    over = "1/" if name.startswith("1/") else ""
-    name = {"um": "µm", "angstrom": "Å"}.get(name.removeprefix("1/"), name.removeprefix("1/"))
-    return over + name + {"2": "²", "3": "³"}.get(power, power)
 
 
 def lag_extent(template: xr.DataArray | None, lags: Sequence[int]) -> Extent:
