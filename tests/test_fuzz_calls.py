@@ -305,8 +305,14 @@ CASES = {
     "radial_average": (stats.radial_average, {"statistics": F, "width": 1.0, "spacing": 1.0, "n_spatial": 2}),
     "specific_surface": (stats.specific_surface, {"statistics": F, "spacing": 1.0, "n_spatial": 2}),
     "integral_range": (stats.integral_range, {"statistics": F, "spacing": 1.0, "n_spatial": 2}),
-    "label_clusters": (stats.label_clusters, {"volume": VOLUME, "phase": 1, "periodic_axes": [0]}),
-    "cluster_statistics": (stats.cluster_statistics, {"volume": VOLUME, "phase": 1, "periodic_axes": [0]}),
+    "label_clusters": (
+        stats.label_clusters,
+        {"volume": VOLUME, "phase": 1, "periodic_axes": [0], "scratch": None},
+    ),
+    "cluster_statistics": (
+        stats.cluster_statistics,
+        {"volume": VOLUME, "phase": 1, "periodic_axes": [0], "scratch": None},
+    ),
     "phase_fraction_interval": (
         stats.phase_fraction_interval,
         {"volume": VOLUME, "confidence": 0.9, "phases": [0, 1], "periodic_axes": [0]}

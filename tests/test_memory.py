@@ -219,6 +219,10 @@ OPERATIONS = {
         warm = (np.zeros((50, 50, 50), "uint8"), PrimitiveBasis(2))
         options = {"cutoff": None, "correlations": [(0, 0)], "scratch": "f.zarr"}
     """,
+    "clusters": """
+        from mksdask.stats import label_clusters as function
+        arguments, warm, finish, options = (volume(448), 1), (np.ones((9, 9, 9), "uint8"), 1), drop, {}
+    """,
 }
 
 RUN = """

@@ -1,0 +1,39 @@
+"""Checks of the arguments of functions of one phase."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mksdask.arrays import ArrayLike, unwrap_volume
+
+
+def phases_argument(volume: ArrayLike, phase: Any) -> tuple[Any, xr.DataArray | None]:
+    """Check a volume of phase numbers, and the number of a phase, and split the volume into its data and its labels.
+
+    Raises
+    ------
+    ValueError
+        If the volume holds something else, or `phase` is no number of a phase.
+    """
+    data, labels = unwrap_volume(volume)
+    if not 1 <= data.ndim <= 3 or 0 in data.shape or data.dtype.kind not in "biu":
+        msg = f"volume must hold phase numbers along 1 to 3 axes, got shape {tuple(data.shape)} of {data.dtype}"
+        raise ValueError(msg)
+    check_phase(phase)
+    return data, labels
+
+
+def check_phase(phase: Any) -> None:
+    """Check the number of a phase.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    if not isinstance(phase, int | np.integer) or isinstance(phase, bool):
+        msg = f"phase must be the number of a phase, got {phase!r}"
+        raise ValueError(msg)
