@@ -313,6 +313,14 @@ CASES = {
         stats.cluster_statistics,
         {"volume": VOLUME, "phase": 1, "periodic_axes": [0], "scratch": None},
     ),
+    "correlate_clusters": (
+        stats.correlate_clusters,
+        {"X": X, "phase": 1, "size": (6, 5), "periodic_axes": [0], "cutoff": 1},
+    ),
+    "correlate_volume_clusters": (
+        stats.correlate_volume_clusters,
+        {"volume": VOLUME, "phase": 1, "cutoff": 1, "periodic_axes": [0], "scratch": None},
+    ),
     "phase_fraction_interval": (
         stats.phase_fraction_interval,
         {"volume": VOLUME, "confidence": 0.9, "phases": [0, 1], "periodic_axes": [0]}

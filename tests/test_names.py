@@ -32,7 +32,8 @@ SCRIPT = """
     from mksdask.reduction import PCA, IncrementalPCA
     from mksdask.regression import KernelRegressor
     from mksdask.stats import (
-        TwoPointStatistics, chord_lengths, correlate, correlate_volume, label_clusters, lineal_path, pair_correlation,
+        TwoPointStatistics, chord_lengths, correlate, correlate_clusters, correlate_volume, correlate_volume_clusters,
+        label_clusters, lineal_path, pair_correlation,
         radial_average, reconstruct,
     )
     from mksdask.storage.blocks import Blocks
@@ -115,7 +116,8 @@ SCRIPT = """
     keep("windows", sample_windows(volume, size=4), sample_windows(volume, size=4, n=6, seed=2))
     keep("reconstruct", reconstruct(f[0], n_samples=4, chunks=2).microstructure)
     keep("radial", radial_average(f), pair_correlation(f[..., :1]))
-    keep("clusters", label_clusters(volume, 1))
+    keep("clusters", label_clusters(volume, 1), correlate_volume_clusters(volume, 1, cutoff=2))
+    keep("clusters of samples", correlate_clusters(lazy, 1))
     names["chords"] = token_of(chord_lengths(volume, 1).to_dict(), lineal_path(volume, 1).to_dict())
     print(json.dumps(names))
 """

@@ -67,10 +67,10 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     Parameters
     ----------
     operation : callable
-        The function or method to plan: ``correlate``, ``correlate_volume``, ``label_clusters``,
-        ``cluster_statistics``, ``PCA(5).fit``, ``KernelRegressor().fit``,
-        ``MKSStructureAnalysis(...).fit`` or ``.share``, ``MKSHomogenizationModel(...).fit`` or ``.share``,
-        ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress``,
+        The function or method to plan: ``correlate``, ``correlate_volume``, ``correlate_clusters``,
+        ``correlate_volume_clusters``, ``label_clusters``, ``cluster_statistics``, ``PCA(5).fit``,
+        ``KernelRegressor().fit``, ``MKSStructureAnalysis(...).fit`` or ``.share``, ``MKSHomogenizationModel(...).fit``
+        or ``.share``, ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress``,
         ``effective_stiffness``, ``solve_conduction`` or ``effective_conductivity``.
     *args, **options
         The arguments of the call.

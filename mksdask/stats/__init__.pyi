@@ -2,6 +2,10 @@ from .chords import (
     chord_lengths as chord_lengths,
     lineal_path as lineal_path,
 )
+from .cluster_function import (
+    correlate_clusters as correlate_clusters,
+    correlate_volume_clusters as correlate_volume_clusters,
+)
 from .clusters import (
     cluster_statistics as cluster_statistics,
     label_clusters as label_clusters,

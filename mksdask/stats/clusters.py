@@ -144,7 +144,7 @@ def _voxel_bytes(data: Any) -> int:
 
 
 @dataclass(frozen=True)
-class _Clustering(Operation[Any]):
+class Clustering(Operation[Any]):
     """The checked arguments of `label_clusters`, and those of `cluster_statistics`."""
 
     name: str
@@ -157,15 +157,18 @@ class _Clustering(Operation[Any]):
     @classmethod
     def of(
         cls, name: str, volume: ArrayLike, phase: Any, periodic_axes: int | Sequence[int] | None, scratch: Url | None
-    ) -> _Clustering:
+    ) -> Clustering:
+        """Check the arguments of a call."""
         data, labels = phases_argument(volume, phase)
         return cls(name, data, labels, int(phase), Grid.of(labels, data.shape, periodic_axes, first=0), scratch)
 
     def tiling(self, limit: Limit) -> _Tiling:
+        """Choose the tiles."""
         begun = None if self.scratch is None else layout_begun(self.scratch, "tile", self.data.ndim)
         return _Tiling.of(self.data, self.phase, self.grid, limit, begun)
 
     def plan(self, limit: Limit) -> Plan:
+        """Plan the passes over the tiles."""
         tiling, n = self.tiling(limit), int(np.prod(self.data.shape))
         read, kept = float(n * self.data.dtype.itemsize), 4.0 * n * (self.scratch is not None)
         n_tiles, task_bytes = len(tiling.boxes), tiling.task_bytes
@@ -183,6 +186,7 @@ class _Clustering(Operation[Any]):
         return Plan(self.name, {"volume": tiling.kernel.spatial, "tile": tiling.steps}, tuple(stages), limit, notes)
 
     def run(self) -> Any:
+        """Label the clusters, or compute their statistics."""
         tiling = self.tiling(Limit.of())
         if self.scratch is not None:
             tiling = tiling.kept(self.scratch)
@@ -249,7 +253,7 @@ def label_clusters(
     >>> label_clusters(np.array([[1, 0, 1], [1, 0, 1], [0, 1, 0]]), 1).compute().tolist()
     [[1, 0, 2], [1, 0, 2], [0, 3, 0]]
     """
-    return _Clustering.of("label_clusters", volume, phase, periodic_axes, scratch)
+    return Clustering.of("label_clusters", volume, phase, periodic_axes, scratch)
 
 
 @operation
@@ -289,7 +293,7 @@ def cluster_statistics(
     >>> int(found.n_clusters), float(found.largest), found.percolates.values.tolist(), found.counts[:3].values.tolist()
     (2, 0.6, [True, False], [0, 2, 0])
     """
-    return _Clustering.of("cluster_statistics", volume, phase, periodic_axes, scratch)
+    return Clustering.of("cluster_statistics", volume, phase, periodic_axes, scratch)
 
 
 def _statistics(united: Any, grid: Grid) -> xr.Dataset:
