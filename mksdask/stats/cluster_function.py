@@ -19,27 +19,25 @@ from numpy.typing import NDArray
 
 from mksdask.arrays import Array, ArrayLike
 from mksdask.bases.primitive import PrimitiveBasis
-from mksdask.compute.blocks import array_of, fold_parts, map_samples
+from mksdask.compute.blocks import array_of, map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, Stage, chunk_layout, fft_operations
 from mksdask.samples import Samples, Volume
 from mksdask.schema.arguments import checked
 from mksdask.stats.clusters import Clustering
 from mksdask.stats.components import label_sample
+from mksdask.stats.halos import HaloedTiles
 from mksdask.stats.lags import LagFFT
 from mksdask.stats.microstructure import VolumeCorrelation
 from mksdask.stats.pairs import lag_labels
 from mksdask.stats.phases import check_phase, phases_argument
-from mksdask.stats.tiling import Tiling
 from mksdask.storage.atomic import Url
 
 # A transform takes as long as so many pairs of voxels that are counted one by one: at least, and for each
 # floating-point operation.
 LEAST_PAIRS, PAIRS_OF_OPERATION = 5e4, 0.1
 # Bytes of a voxel of the padded block in a task: transforms in double precision, labels, places and their order.
-WORK = 120
-# Largest edge of a tile with its halos.
-LONGEST = 256
+WORK = 200
 
 _jit = numba.njit(cache=True, nogil=True)
 
@@ -179,19 +177,11 @@ class _OfSamples:
 class _OfTile:
     """The kernel of one tile, whose labels are given with a halo."""
 
-    tiling: Tiling
+    cutoff: tuple[int, ...]
 
-    def __call__(self, number: int, labels: Array) -> NDArray[np.int64]:
-        tiling = self.tiling
-        box = tiling.box(number)
-        # The block begins at the halo, or at the side of the volume if this comes first.
-        haloed = [
-            (low if wraps else max(low, 0)) for (low, _), wraps in zip(tiling.haloed(box), tiling.periodic, strict=True)
-        ]
-        inner = tuple(slice(low - start, high - start) for (low, high), start in zip(box, haloed, strict=True))
-        reach = tuple((c, c) for c in tiling.cutoff)
-        transform = LagFFT(labels.shape, (False,) * labels.ndim, reach, real=True)
-        return ClusterPairs(transform)(labels, inner)
+    def __call__(self, labels: Array, inner: tuple[slice, ...]) -> NDArray[np.int64]:
+        reach = tuple((c, c) for c in self.cutoff)
+        return ClusterPairs(LagFFT(labels.shape, (False,) * labels.ndim, reach, real=True))(labels, inner)
 
 
 @dataclass(frozen=True)
@@ -304,19 +294,8 @@ class _VolumeFunction(Operation[Any]):
     cutoff: tuple[int, ...]
     scratch: Url | None
 
-    def tiling(self, limit: Limit) -> Tiling:
-        """Choose the largest tile that fits, up to `LONGEST` voxels with its halos."""
-        spatial, periodic = self.problem.volume.spatial, self.problem.volume.grid.periodic
-        for edge in range(max(1, LONGEST - 2 * max(self.cutoff)), 0, -1):
-            tile = tuple(min(edge, n) for n in spatial)
-            tiling = Tiling(spatial, periodic, self.cutoff, tile, real=True)
-            if self._task_bytes(tiling) <= limit.task_bytes:
-                return tiling
-        raise limit.refusal(self._task_bytes(tiling), f"a tile for lags up to cutoff={self.cutoff}", "lower the cutoff")
-
-    def _task_bytes(self, tiling: Tiling) -> int:
-        padded = [n + c for n, c in zip(tiling.largest_block, tiling.cutoff, strict=True)]
-        return WORK * int(np.prod(padded)) + 24 * int(np.prod([2 * c + 1 for c in tiling.cutoff]))
+    def tiles(self, labels: Any, limit: Limit) -> HaloedTiles:
+        return HaloedTiles.of(labels, self.problem.volume.grid, self.cutoff, WORK, limit, remedy="lower the cutoff")
 
     @property
     def clustering(self) -> Clustering:
@@ -326,19 +305,16 @@ class _VolumeFunction(Operation[Any]):
 
     def plan(self, limit: Limit) -> Plan:
         labelling = self.clustering.plan(limit)
-        tiling = self.tiling(limit)
-        pairs = Stage("pairs of clusters", tiling.n_tiles, self._task_bytes(tiling), 8.0 * tiling.voxels_read())
+        tiles = self.tiles(None, limit)
+        tiling = tiles.tiling
+        pairs = Stage("pairs of clusters", tiling.n_tiles, tiles.task_bytes, 8.0 * tiling.voxels_read())
         layout = {"volume": tiling.spatial, "tile": tiling.tile, "lags": " × ".join(f"±{c}" for c in self.cutoff)}
         return Plan("correlate_volume_clusters", layout, (*labelling.stages, pairs), limit, labelling.notes)
 
     def run(self) -> Any:
-        tiling = self.tiling(Limit.of())
-        labels = self.clustering.run()
-        parts = []
-        for number in range(tiling.n_tiles):
-            block = tiling.gather(labels, tiling.haloed(tiling.box(number)))
-            parts.append((number, block))
-        counts = fold_parts(_OfTile(tiling), np.add, parts, name="pairs-of-clusters", of=())
+        tiles = self.tiles(self.clustering.run(), Limit.of())
+        tiling, kernel = tiles.tiling, _OfTile(self.cutoff)
+        counts = tiles.fold(kernel, np.add, name="pairs-of-clusters")
         transform = LagFFT.of(tiling.spatial, tiling.periodic, self.cutoff, real=True)
         function = partial(_share, omega=transform.count_pairs())
         found = array_of(counts, (*transform.shape, 1), np.float64, name="cluster-function", function=function)
