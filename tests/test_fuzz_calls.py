@@ -321,6 +321,12 @@ CASES = {
         stats.correlate_volume_clusters,
         {"volume": VOLUME, "phase": 1, "cutoff": 1, "periodic_axes": [0], "scratch": None},
     ),
+    "distance_map": (stats.distance_map, {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0]}),
+    "pore_sizes": (stats.pore_sizes, {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0]}),
+    "local_thickness": (
+        stats.local_thickness,
+        {"volume": VOLUME, "phase": 1, "radii": [1.0, 2.0], "periodic_axes": [0]},
+    ),
     "phase_fraction_interval": (
         stats.phase_fraction_interval,
         {"volume": VOLUME, "confidence": 0.9, "phases": [0, 1], "periodic_axes": [0]}

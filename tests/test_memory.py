@@ -223,6 +223,18 @@ OPERATIONS = {
         from mksdask.stats import label_clusters as function
         arguments, warm, finish, options = (volume(448), 1), (np.ones((9, 9, 9), "uint8"), 1), drop, {}
     """,
+    "cluster function": """
+        from mksdask.stats import correlate_volume_clusters as function
+        values = np.random.default_rng(0).random((192, 192, 192), dtype="float32") < 0.5
+        arguments, warm, finish = (values.astype("uint8"), 1), (np.ones((9, 9, 9), "uint8"), 1), drop
+        options = {"cutoff": 4}
+    """,
+    "local thickness": """
+        from mksdask.stats import local_thickness as function
+        values = np.random.default_rng(0).random((256, 256, 256), dtype="float32") < 0.99
+        arguments, warm, finish = (values.astype("uint8"), 1, [2, 4]), (np.ones((9, 9, 9), "uint8"), 1, [2]), drop
+        options = {}
+    """,
 }
 
 RUN = """

@@ -15,6 +15,11 @@ from .correlation import (
     correlate as correlate,
     crosscorrelate as crosscorrelate,
 )
+from .distances import (
+    distance_map as distance_map,
+    local_thickness as local_thickness,
+    pore_sizes as pore_sizes,
+)
 from .radial import (
     integral_range as integral_range,
     pair_correlation as pair_correlation,
