@@ -321,6 +321,15 @@ CASES = {
         stats.correlate_volume_clusters,
         {"volume": VOLUME, "phase": 1, "cutoff": 1, "periodic_axes": [0], "scratch": None},
     ),
+    "correlate_surfaces": (
+        stats.correlate_surfaces,
+        {"X": X, "phase": 1, "smoothing": 1.0, "size": (6, 5), "periodic_axes": [0], "cutoff": 1, "dtype": "float32"},
+    ),
+    "correlate_volume_surfaces": (
+        stats.correlate_volume_surfaces,
+        {"volume": VOLUME, "phase": 1, "cutoff": 1, "smoothing": 1.0, "periodic_axes": [0], "dtype": "float32"}
+        | {"scratch": None},
+    ),
     "distance_map": (stats.distance_map, {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0]}),
     "pore_sizes": (stats.pore_sizes, {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0]}),
     "local_thickness": (

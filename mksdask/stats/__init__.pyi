@@ -34,6 +34,10 @@ from .representativity import (
     phase_fraction_interval as phase_fraction_interval,
     representative_size as representative_size,
 )
+from .surfaces import (
+    correlate_surfaces as correlate_surfaces,
+    correlate_volume_surfaces as correlate_volume_surfaces,
+)
 from .transformer import (
     TwoPointStatistics as TwoPointStatistics,
 )
