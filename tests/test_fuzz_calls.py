@@ -321,6 +321,7 @@ CASES = {
         stats.correlate_volume_clusters,
         {"volume": VOLUME, "phase": 1, "cutoff": 1, "periodic_axes": [0], "scratch": None},
     ),
+    "correlate3": (stats.correlate3, CORRELATE | {"offsets": [(1, 0), (0, 1)], "correlations": [(0, 1, 1)]}),
     "correlate_surfaces": (
         stats.correlate_surfaces,
         {"X": X, "phase": 1, "smoothing": 1.0, "size": (6, 5), "periodic_axes": [0], "cutoff": 1, "dtype": "float32"},

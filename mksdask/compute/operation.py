@@ -67,7 +67,7 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     Parameters
     ----------
     operation : callable
-        The function or method to plan: ``correlate``, ``correlate_volume``, ``correlate_clusters``,
+        The function or method to plan: ``correlate``, ``correlate3``, ``correlate_volume``, ``correlate_clusters``,
         ``correlate_volume_clusters``, ``correlate_surfaces``, ``correlate_volume_surfaces``, ``label_clusters``,
         ``cluster_statistics``, ``distance_map``, ``pore_sizes``, ``local_thickness``, ``PCA(5).fit``,
         ``KernelRegressor().fit``, ``MKSStructureAnalysis(...).fit`` or ``.share``, ``MKSHomogenizationModel(...).fit``

@@ -38,6 +38,9 @@ from .surfaces import (
     correlate_surfaces as correlate_surfaces,
     correlate_volume_surfaces as correlate_volume_surfaces,
 )
+from .three_points import (
+    correlate3 as correlate3,
+)
 from .transformer import (
     TwoPointStatistics as TwoPointStatistics,
 )
