@@ -153,8 +153,8 @@ def test_correlate3__carries_a_linkage_that_two_points_cannot():
         linkage = make_pipeline(PCA(10), LinearRegression())
         predicted = cross_val_predict(linkage, rows, y, cv=5)
         scores.append(1 - ((predicted - y) ** 2).mean() / y.var())
-    assert scores[0] < 0.3
-    assert scores[1] > 0.8
+    assert scores[0] < 0.1
+    assert scores[1] > 0.95
 
 
 @pytest.mark.parametrize(
