@@ -118,8 +118,16 @@ def test_surfaces__lazy_labelled_and_planned(tmp_path):
     assert radial_average(found).radius.attrs["units"] == "um"
     np.testing.assert_allclose(lazy.compute() / [4, 2], found, rtol=1e-4)
     np.testing.assert_allclose(samples[0], found, rtol=1e-4)
-    kept = correlate_volume_surfaces(stored, 0, cutoff=3, scratch=tmp_path / "s.zarr")
-    np.testing.assert_array_equal(kept, found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(halos, "BLOCK_VOXELS", 4000)
+        kept = correlate_volume_surfaces(stored, 0, cutoff=3, scratch=tmp_path / "s.zarr")
+    np.testing.assert_allclose(kept, found, rtol=1e-5)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s.zarr").rglob("c/**/*") if path.is_file()}
+    assert len(before) > 8
+    # A call that would choose larger tiles goes on with those that were begun.
+    again = correlate_volume_surfaces(stored, 0, cutoff=3, scratch=tmp_path / "s.zarr")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    np.testing.assert_allclose(again, found, rtol=1e-5)
     planned = plan(correlate_volume_surfaces, stored, 0, cutoff=3, memory_limit="1GiB")
     assert planned.peak_bytes <= planned.limit.task_bytes
     assert [stage.name for stage in planned.stages] == ["surface fields", "tile sums", "add up"]

@@ -60,9 +60,19 @@ class HaloedTiles:
 
     @classmethod
     def of(
-        cls, data: Any, grid: Grid, halo: Sequence[int], voxel_bytes: int, limit: Limit, *, remedy: str
+        cls,
+        data: Any,
+        grid: Grid,
+        halo: Sequence[int],
+        voxel_bytes: int,
+        limit: Limit,
+        *,
+        remedy: str,
+        begun: tuple[int, ...] | None = None,
     ) -> HaloedTiles:
         """Choose the largest tiles that fit into memory, up to `BLOCK_VOXELS` with the halo.
+
+        `begun` is the tile of a call that was begun. It is taken if it fits.
 
         Raises
         ------
@@ -73,6 +83,10 @@ class HaloedTiles:
         least = cls(data, Tiling(spatial, grid.periodic, tuple(halo), (1,) * len(spatial), real=True), voxel_bytes)
         if least.task_bytes > limit.task_bytes:
             raise limit.refusal(least.task_bytes, f"a tile with a halo of {max(halo)} voxels", remedy)
+        if begun is not None and all(size <= n for size, n in zip(begun, spatial, strict=True)):
+            found = cls(data, Tiling(spatial, grid.periodic, tuple(halo), begun, real=True), voxel_bytes)
+            if found.task_bytes <= limit.task_bytes:
+                return found
         best, low, high = least, 1, most
         while low <= high:
             edge = (low + high) // 2

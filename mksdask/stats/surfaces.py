@@ -30,6 +30,7 @@ from mksdask.stats.phases import check_phase, phases_argument
 from mksdask.stats.radial import AREA_OF_CROSSINGS
 from mksdask.stats.volume import correlate_volume
 from mksdask.storage.atomic import Url
+from mksdask.storage.blocks import layout_begun
 from mksdask.storage.results import Result
 
 PAIRS = [(0, 0), (0, 1)]
@@ -278,11 +279,13 @@ class _VolumeFunctions(Operation[Any]):
     scratch: Url | None
 
     def tiles(self, limit: Limit) -> HaloedTiles:
-        return HaloedTiles.of(self.data, self.grid, self.fields.halo, WORK, limit, remedy="lower smoothing")
+        begun = None if self.scratch is None else layout_begun(self.scratch, "tile", len(self.grid.shape))
+        halo = self.fields.halo
+        return HaloedTiles.of(self.data, self.grid, halo, WORK, limit, remedy="lower smoothing", begun=begun)
 
-    def mapped(self, limit: Limit) -> Any:
+    def mapped(self, tiles: HaloedTiles) -> Any:
         """Compute both fields lazily."""
-        return self.tiles(limit).map(_OfTile(self.fields), self.fields.dtype, name="surface-fields", tail=(2,))
+        return tiles.map(_OfTile(self.fields), self.fields.dtype, name="surface-fields", tail=(2,))
 
     def options(self) -> dict[str, Any]:
         return {
@@ -304,16 +307,17 @@ class _VolumeFunctions(Operation[Any]):
         written = 0.0 if self.scratch is None else 2.0 * n * self.fields.dtype.itemsize
         read = float(tiles.tiling.voxels_read() * self.data.dtype.itemsize)
         first = Stage("surface fields", tiles.tiling.n_tiles, tiles.task_bytes, read, written)
-        fields = self.mapped(limit)
+        fields = self.mapped(tiles)
         if self.scratch is not None:
             fields = np.broadcast_to(self.fields.dtype.type(0), fields.shape)
         found = self.correlation(fields).plan(limit)
         return replace(found, operation="correlate_volume_surfaces", stages=(first, *found.stages))
 
     def run(self) -> Any:
-        fields = self.mapped(Limit.of())
+        tiles = self.tiles(Limit.of())
+        fields = self.mapped(tiles)
         if self.scratch is not None:
-            fields = Result.of(fields, self.scratch, "scratch").write()
+            fields = Result.of(fields, self.scratch, "scratch", layout={"tile": tiles.tiling.tile}).write()
         return _with_names(self.correlation(fields).run(), self.fields.phase, self.grid)
 
 
