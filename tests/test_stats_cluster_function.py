@@ -98,6 +98,13 @@ def test_function__lazy_labelled_and_planned(tmp_path):
         plan(correlate_volume_clusters, stored, 1, cutoff=19, memory_limit="640.1MiB")
 
 
+def test_function__of_a_phase_without_a_name():
+    X = xr.DataArray(np.full((1, 4, 5), -1), dims=("sample", "x", "y"), attrs={"phases": ["pore", "grain"]})
+    found = correlate_clusters(X, -1, cutoff=1)
+    assert found.pair.values.tolist() == ["-1,-1"]
+    np.testing.assert_array_equal(found, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [({"phase": 1.5}, "phase must be"), ({"phase": 1, "cutoff": 9}, "cutoff=9 must lie")],

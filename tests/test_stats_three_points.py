@@ -167,6 +167,7 @@ def test_correlate3__carries_a_linkage_that_two_points_cannot():
         ({"correlations": [(0, 1)]}, "correlations must be triples"),
         ({"correlations": [(0, 1, 2)]}, "correlations must be triples"),
         ({"correlations": 1}, "correlations must be triples"),
+        ({"correlations": da.zeros((2, 3), dtype=int)}, "correlations must be triples"),
     ],
 )
 def test_correlate3__raises_on_bad_arguments(options, match):

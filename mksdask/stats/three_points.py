@@ -216,11 +216,9 @@ def _triples_argument(correlations: Any, basis: Basis) -> tuple[Triple, ...]:
     states = basis.states
     if correlations is None:
         return tuple((h, h, h) for h in states)
-    try:
-        triples = [tuple(triple) for triple in correlations]
-    except TypeError:
-        triples = []
-    if not triples or any(len(triple) != 3 or any(h not in states for h in triple) for triple in triples):
+    is_sequence = isinstance(correlations, list | tuple | np.ndarray)
+    triples = list(correlations) if is_sequence and np.ndim(correlations) > 0 else []
+    if not triples or any(np.shape(triple) != (3,) or any(h not in states for h in triple) for triple in triples):
         msg = f"correlations must be triples of local states out of {tuple(states)}, got {shown(correlations)}"
         raise ValueError(msg)
     return tuple((int(a), int(b), int(c)) for a, b, c in triples)
