@@ -24,7 +24,7 @@ def tiled(mask, periodic):
     return np.tile(mask, repeats), middle
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=3),
     st.integers(0, 2**32 - 1),

@@ -216,9 +216,11 @@ def _triples_argument(correlations: Any, basis: Basis) -> tuple[Triple, ...]:
     states = basis.states
     if correlations is None:
         return tuple((h, h, h) for h in states)
-    is_sequence = isinstance(correlations, list | tuple | np.ndarray)
-    triples = list(correlations) if is_sequence and np.ndim(correlations) > 0 else []
-    if not triples or any(np.shape(triple) != (3,) or any(h not in states for h in triple) for triple in triples):
+    try:
+        triples = np.asarray(None if is_lazy(correlations) else correlations)
+    except (TypeError, ValueError):
+        triples = np.asarray(None)
+    if triples.ndim != 2 or triples.shape[1] != 3 or not len(triples) or not np.isin(triples, states).all():
         msg = f"correlations must be triples of local states out of {tuple(states)}, got {shown(correlations)}"
         raise ValueError(msg)
     return tuple((int(a), int(b), int(c)) for a, b, c in triples)
