@@ -113,5 +113,7 @@ def test_function__raises_on_bad_arguments(options, match):
     X = np.zeros((2, 4, 5), dtype=int)
     with pytest.raises(ValueError, match=match):
         correlate_clusters(X, **options)
+    with pytest.raises(ValueError, match="X must hold phase numbers, got float64"):
+        correlate_clusters(0.5 * X, 1)
     with pytest.raises(ValueError, match=match):
         correlate_volume_clusters(X[0], **({"cutoff": 2} | options))

@@ -30,7 +30,7 @@ from mksdask.stats.halos import HaloedTiles
 from mksdask.stats.lags import LagFFT
 from mksdask.stats.microstructure import VolumeCorrelation
 from mksdask.stats.pairs import lag_labels
-from mksdask.stats.phases import check_phase, phases_argument
+from mksdask.stats.phases import phases_argument, samples_of_phases
 from mksdask.storage.atomic import Url
 
 # A transform takes as long as so many pairs of voxels that are counted one by one: at least, and for each
@@ -279,8 +279,7 @@ def correlate_clusters(
     >>> correlate_clusters(X, 1, size=(6,), periodic_axes=[0], cutoff=2)[0, :, 0].round(3).tolist()
     [0.0, 0.167, 0.5, 0.167, 0.0]
     """
-    check_phase(phase)
-    samples = Samples.of(X, PrimitiveBasis(2), size=size, periodic_axes=periodic_axes)
+    samples = samples_of_phases(X, phase, size, periodic_axes)
     transform = LagFFT.of(samples.grid.shape, samples.grid.periodic, cutoff, real=True)
     return _EnsembleFunction(samples, _OfSamples(int(phase), ClusterPairs(transform)))
 

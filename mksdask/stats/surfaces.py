@@ -17,7 +17,6 @@ from numpy.typing import DTypeLike
 
 from mksdask.arrays import Array, ArrayLike, is_lazy, is_number, names, precision_argument, shown
 from mksdask.bases.given import GivenStates
-from mksdask.bases.primitive import PrimitiveBasis
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import PREPARE, Operation, operation
 from mksdask.compute.plans import Limit, Plan, Stage
@@ -26,7 +25,7 @@ from mksdask.schema.arguments import checked
 from mksdask.stats.correlation import Correlation
 from mksdask.stats.halos import HaloedTiles
 from mksdask.stats.lags import LagFFT
-from mksdask.stats.phases import check_phase, phases_argument
+from mksdask.stats.phases import phases_argument, samples_of_phases
 from mksdask.stats.radial import AREA_OF_CROSSINGS
 from mksdask.stats.volume import correlate_volume
 from mksdask.storage.atomic import Url
@@ -138,7 +137,6 @@ class _OfTile:
 
 
 def _surface_fields(phase: Any, grid: Grid, smoothing: Any, dtype: DTypeLike) -> SurfaceFields:
-    check_phase(phase)
     if smoothing is not None and (not is_number(smoothing) or not 0.5 <= smoothing <= 100):
         msg = f"smoothing must be a number of voxels from 0.5 to 100, or None, got {shown(smoothing)}"
         raise ValueError(msg)
@@ -261,7 +259,7 @@ def correlate_surfaces(
     >>> [round(float(value), 3) for value in f[0, [20, 30], 1]]  # F_sv at the lags 0 and 10
     [0.025, 0.025]
     """
-    samples = Samples.of(X, PrimitiveBasis(2), size=size, periodic_axes=periodic_axes)
+    samples = samples_of_phases(X, phase, size, periodic_axes)
     fields = _surface_fields(phase, samples.grid, smoothing, dtype)
     LagFFT.of(samples.grid.shape, samples.grid.periodic, cutoff, real=True)
     return _EnsembleFunctions(samples, fields, cutoff)
