@@ -18,7 +18,7 @@ from mksdask.samples import Grid, Samples
 from mksdask.schema.arguments import checked
 from mksdask.simulation.diffusion import diffusivity
 from mksdask.simulation.equilibrium import ConvergenceError
-from mksdask.stats.clusters import label_sample
+from mksdask.stats.components import label_sample
 
 # By this factor the residual of the diffusion is reduced, in at most so many iterations.
 RESIDUAL = 1e-5

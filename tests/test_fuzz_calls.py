@@ -305,8 +305,38 @@ CASES = {
     "radial_average": (stats.radial_average, {"statistics": F, "width": 1.0, "spacing": 1.0, "n_spatial": 2}),
     "specific_surface": (stats.specific_surface, {"statistics": F, "spacing": 1.0, "n_spatial": 2}),
     "integral_range": (stats.integral_range, {"statistics": F, "spacing": 1.0, "n_spatial": 2}),
-    "label_clusters": (stats.label_clusters, {"volume": VOLUME, "phase": 1, "periodic_axes": [0]}),
-    "cluster_statistics": (stats.cluster_statistics, {"volume": VOLUME, "phase": 1, "periodic_axes": [0]}),
+    "label_clusters": (
+        stats.label_clusters,
+        {"volume": VOLUME, "phase": 1, "periodic_axes": [0], "scratch": None},
+    ),
+    "cluster_statistics": (
+        stats.cluster_statistics,
+        {"volume": VOLUME, "phase": 1, "periodic_axes": [0], "scratch": None},
+    ),
+    "correlate_clusters": (
+        stats.correlate_clusters,
+        {"X": X, "phase": 1, "size": (6, 5), "periodic_axes": [0], "cutoff": 1},
+    ),
+    "correlate_volume_clusters": (
+        stats.correlate_volume_clusters,
+        {"volume": VOLUME, "phase": 1, "cutoff": 1, "periodic_axes": [0], "scratch": None},
+    ),
+    "correlate3": (stats.correlate3, CORRELATE | {"offsets": [(1, 0), (0, 1)], "correlations": [(0, 1, 1)]}),
+    "correlate_surfaces": (
+        stats.correlate_surfaces,
+        {"X": X, "phase": 1, "smoothing": 1.0, "size": (6, 5), "periodic_axes": [0], "cutoff": 1, "dtype": "float32"},
+    ),
+    "correlate_volume_surfaces": (
+        stats.correlate_volume_surfaces,
+        {"volume": VOLUME, "phase": 1, "cutoff": 1, "smoothing": 1.0, "periodic_axes": [0], "dtype": "float32"}
+        | {"scratch": None},
+    ),
+    "distance_map": (stats.distance_map, {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0]}),
+    "pore_sizes": (stats.pore_sizes, {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0]}),
+    "local_thickness": (
+        stats.local_thickness,
+        {"volume": VOLUME, "phase": 1, "radii": [1.0, 2.0], "periodic_axes": [0]},
+    ),
     "phase_fraction_interval": (
         stats.phase_fraction_interval,
         {"volume": VOLUME, "confidence": 0.9, "phases": [0, 1], "periodic_axes": [0]}

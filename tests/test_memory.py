@@ -219,6 +219,34 @@ OPERATIONS = {
         warm = (np.zeros((50, 50, 50), "uint8"), PrimitiveBasis(2))
         options = {"cutoff": None, "correlations": [(0, 0)], "scratch": "f.zarr"}
     """,
+    "clusters": """
+        from mksdask.stats import label_clusters as function
+        arguments, warm, finish, options = (volume(448), 1), (np.ones((9, 9, 9), "uint8"), 1), drop, {}
+    """,
+    "cluster function": """
+        from mksdask.stats import correlate_volume_clusters as function
+        values = np.random.default_rng(0).random((192, 192, 192), dtype="float32") < 0.5
+        arguments, warm, finish = (values.astype("uint8"), 1), (np.ones((9, 9, 9), "uint8"), 1), drop
+        options = {"cutoff": 4}
+    """,
+    "local thickness": """
+        from mksdask.stats import local_thickness as function
+        values = np.random.default_rng(0).random((256, 256, 256), dtype="float32") < 0.99
+        arguments, warm, finish = (values.astype("uint8"), 1, [2, 4]), (np.ones((9, 9, 9), "uint8"), 1, [2]), drop
+        options = {}
+    """,
+    "surface correlations": """
+        from mksdask.stats import correlate_volume_surfaces as function
+        values = (np.random.default_rng(0).random((256, 256, 256), dtype="float32") < 0.5).astype("uint8")
+        arguments, warm, finish = (values, 1), (np.ones((40, 40, 40), "uint8"), 1), drop
+        options = {"cutoff": 8, "smoothing": 1.5, "scratch": "s.zarr"}
+    """,
+    "3-point statistics": """
+        from mksdask.stats import correlate3 as function
+        offsets = [(2, 0, 0), (0, 2, 0)]
+        arguments, warm, finish = (ensemble(60, 96, 4), PrimitiveBasis(2), offsets), (*small, offsets), drop
+        options = {"cutoff": 24}
+    """,
 }
 
 RUN = """

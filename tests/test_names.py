@@ -32,8 +32,9 @@ SCRIPT = """
     from mksdask.reduction import PCA, IncrementalPCA
     from mksdask.regression import KernelRegressor
     from mksdask.stats import (
-        TwoPointStatistics, chord_lengths, correlate, correlate_volume, lineal_path, pair_correlation, radial_average,
-        reconstruct,
+        TwoPointStatistics, chord_lengths, correlate, correlate3, correlate_clusters, correlate_surfaces,
+        correlate_volume, correlate_volume_clusters, correlate_volume_surfaces, distance_map, label_clusters,
+        lineal_path, local_thickness, pair_correlation, radial_average, reconstruct,
     )
     from mksdask.storage.blocks import Blocks
     from mksdask.storage.results import Result
@@ -115,6 +116,11 @@ SCRIPT = """
     keep("windows", sample_windows(volume, size=4), sample_windows(volume, size=4, n=6, seed=2))
     keep("reconstruct", reconstruct(f[0], n_samples=4, chunks=2).microstructure)
     keep("radial", radial_average(f), pair_correlation(f[..., :1]))
+    keep("clusters", label_clusters(volume, 1), correlate_volume_clusters(volume, 1, cutoff=2))
+    keep("clusters of samples", correlate_clusters(lazy, 1))
+    keep("distances", distance_map(volume, 1, largest=2), local_thickness(volume, 1, [1, 2]))
+    keep("surfaces", correlate_surfaces(lazy, 1), correlate_volume_surfaces(volume, 1, cutoff=2))
+    keep("three points", correlate3(lazy, states, [(1, 0)]))
     names["chords"] = token_of(chord_lengths(volume, 1).to_dict(), lineal_path(volume, 1).to_dict())
     print(json.dumps(names))
 """

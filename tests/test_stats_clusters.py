@@ -1,5 +1,9 @@
 """Clusters of volumes of any size: those of scipy under any tiling, and those of a graph where axes are periodic."""
 
+import subprocess
+import sys
+import textwrap
+
 import dask
 import dask.array as da
 import numpy as np
@@ -11,7 +15,7 @@ import tifffile
 import xarray as xr
 from hypothesis import given, settings, strategies as st
 
-from mksdask import create_volume, open_volume
+from mksdask import create_volume, open_volume, plan
 from mksdask.stats import cluster_statistics, clusters, label_clusters
 from mksdask.storage import materialize
 from tests.conftest import real_data
@@ -98,6 +102,74 @@ def test_labels__lazy_stored_and_written(tmp_path, monkeypatch):
     assert told["volume"].attrs["units"] == "um^3"
     # The names of tasks depend on their values alone, so that a call that was killed goes on.
     assert label_clusters(stored, 1).data.name != label_clusters(stored, 0).data.name
+
+
+def test_clusters__are_the_same_from_labels_that_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters, "TILE_VOXELS", 4000)
+    X = (np.random.default_rng(0).random((40, 30, 20)) < 0.35).astype("uint8")
+    for number, volume in enumerate((X, da.from_array(X, chunks=(13, 30, 7)) + 0)):
+        url = tmp_path / f"{number}.zarr"
+        told = cluster_statistics(volume, 1, periodic_axes=[1], scratch=url)
+        xr.testing.assert_identical(told.compute(), cluster_statistics(volume, 1, periodic_axes=[1]).compute())
+        before = {path: path.stat().st_mtime_ns for path in url.rglob("c/**/*") if path.is_file()}
+        assert len(before) > 8
+        found = label_clusters(volume, 1, periodic_axes=[1], scratch=url)
+        np.testing.assert_array_equal(found, by_graph(X == 1, [False, True, False]))
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+        with pytest.raises(ValueError, match="other"):
+            label_clusters(volume, 0, scratch=url)
+
+
+def test_clusters__plan_counts_tiles_within_a_limit(tmp_path):
+    X = da.zeros((400, 400, 400), dtype="uint8", chunks=100)
+    large = plan(label_clusters, X, 1, memory_limit="8GiB")
+    small = plan(label_clusters, X, 1, memory_limit="700MiB", scratch=tmp_path / "s.zarr")
+    assert large.layout["tile"] == (200, 200, 200)
+    assert [stage.n_tasks for stage in large.stages] == [8, 1, 8]
+    assert small.peak_bytes <= small.limit.task_bytes < large.peak_bytes
+    assert small.bytes_written == 4 * X.size
+    assert len(small.stages) == len(plan(cluster_statistics, X, 1, scratch=tmp_path / "s.zarr").stages) + 1
+    with pytest.raises(ValueError, match="memory_limit"):
+        plan(label_clusters, X, 1, memory_limit="600MiB")
+
+
+KILLED = """
+    import os, sys
+    import dask, numpy as np
+    from mksdask.stats import cluster_statistics, components
+
+    n_calls, kernel = 5, components.NumberTile.__call__
+
+
+    def killed(*arguments):
+        global n_calls
+        n_calls -= 1
+        if n_calls < 0:
+            os._exit(9)
+        return kernel(*arguments)
+
+
+    components.NumberTile.__call__ = killed
+    with dask.config.set({"scheduler": "sync", "mksdask.memory-limit": "643MiB"}):
+        cluster_statistics(np.load("v.npy"), 1, scratch="s.zarr")
+"""
+
+
+@pytest.mark.slow
+def test_clusters__go_on_after_a_kill(tmp_path):
+    X = (np.random.default_rng(0).random((120, 110, 100)) < 0.3).astype("uint8")
+    np.save(tmp_path / "v.npy", X)
+    line = [sys.executable, "-c", textwrap.dedent(KILLED)]
+    assert subprocess.run(line, check=False, cwd=tmp_path).returncode == 9
+    url = tmp_path / "s.zarr"
+    before = {path: path.stat().st_mtime_ns for path in url.rglob("c/**/*") if path.is_file()}
+    assert len(before) == 5
+    # Larger workers keep the tiles, so that nothing that was done is done again.
+    with dask.config.set(scheduler="sync"):
+        told = cluster_statistics(X, 1, scratch=url).compute()
+    assert len([path for path in url.rglob("c/**/*") if path.is_file()]) > 8
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    xr.testing.assert_identical(told, cluster_statistics(X, 1).compute())
 
 
 def test_clusters__of_a_phase_that_is_not_there():

@@ -21,6 +21,7 @@ from mksdask.compute.blocks import array_of, fold_parts
 from mksdask.compute.graph import stored_array
 from mksdask.compute.plans import Limit
 from mksdask.samples import Grid
+from mksdask.stats.phases import phases_argument
 
 PENCIL_VOXELS = 2**25
 # Bytes of a voxel beside those that are read: whether it has the phase, and the same again in the order of lines.
@@ -125,13 +126,7 @@ def _arguments(
     volume: ArrayLike, phase: Any, axes: int | Sequence[int] | None, periodic_axes: int | Sequence[int] | None
 ) -> tuple[Any, list[int], Grid]:
     """Check arguments, and return the data of the volume, the axes along which chords run, and the grid."""
-    data, labels = unwrap_volume(volume)
-    if not 1 <= data.ndim <= 3 or 0 in data.shape or data.dtype.kind not in "biu":
-        msg = f"volume must hold phase numbers along 1 to 3 axes, got shape {tuple(data.shape)} of {data.dtype}"
-        raise ValueError(msg)
-    if not isinstance(phase, int | np.integer) or isinstance(phase, bool):
-        msg = f"phase must be the number of a phase, got {phase!r}"
-        raise ValueError(msg)
+    data, labels = phases_argument(volume, phase)
     grid = Grid.of(labels, data.shape, periodic_axes, first=0)
     chosen = list(range(data.ndim)) if axes is None else _ordered(axes, data.ndim)
     return data, chosen, grid

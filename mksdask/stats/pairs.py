@@ -58,7 +58,7 @@ def lag_labels(grid: Grid, lags: Sequence[Array], pairs: Pairs, basis: Basis) ->
     """Make the dims and coordinates of statistics: lags in the units of the grid, and names of pairs."""
     coords: dict[str, Any] = grid.lags(lags)
     dims = (*coords, "pair")
-    if basis.states_are_phases and len(grid.phases) > max(max(pair) for pair in pairs):
+    if basis.states_are_phases and all(0 <= h < len(grid.phases) for pair in pairs for h in pair):
         coords["pair"] = names([f"{grid.phases[a]}–{grid.phases[b]}" for a, b in pairs])
     else:
         coords["pair"] = names([f"{a},{b}" for a, b in pairs])

@@ -1,0 +1,379 @@
+"""The two-point cluster function: how often two voxels at a lag lie in the same cluster of a phase.
+
+It is the sum of the autocorrelations of all clusters. A small cluster is correlated by its pairs of voxels, a larger
+one by a transform of its bounding box, and one that may run around a periodic axis by a transform of the whole sample.
+All sums are numbers of pairs, so the result is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+import scipy.ndimage
+from numpy.typing import NDArray
+
+from mksdask.arrays import Array, ArrayLike
+from mksdask.bases.primitive import PrimitiveBasis
+from mksdask.compute.blocks import array_of, map_samples
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan, SampleWork, Stage, chunk_layout, fft_operations
+from mksdask.samples import Samples, Volume
+from mksdask.schema.arguments import checked
+from mksdask.stats.clusters import Clustering
+from mksdask.stats.components import label_sample
+from mksdask.stats.halos import HaloedTiles
+from mksdask.stats.lags import LagFFT
+from mksdask.stats.microstructure import VolumeCorrelation
+from mksdask.stats.pairs import lag_labels
+from mksdask.stats.phases import phases_argument, samples_of_phases
+from mksdask.storage.atomic import Url
+
+# A transform takes as long as so many pairs of voxels that are counted one by one: at least, and for each
+# floating-point operation.
+LEAST_PAIRS, PAIRS_OF_OPERATION = 5e4, 0.1
+# Bytes of a voxel of the padded block in a task: transforms in double precision, labels, places and their order.
+WORK = 200
+
+_jit = numba.njit(cache=True, nogil=True)
+
+
+@_jit
+def _add_pairs(chosen, starts, places, is_first, low, high, periods, counts):  # type: ignore[no-untyped-def]
+    """Add the pairs of voxels of the chosen clusters to counts (*lags), with three axes."""
+    for label in chosen:
+        for i in range(starts[label], starts[label + 1]):
+            if not is_first[i]:
+                continue
+            for j in range(starts[label], starts[label + 1]):
+                x = places[j, 0] - places[i, 0]
+                y = places[j, 1] - places[i, 1]
+                z = places[j, 2] - places[i, 2]
+                if periods[0]:
+                    x = (x + low[0]) % periods[0] - low[0]
+                if periods[1]:
+                    y = (y + low[1]) % periods[1] - low[1]
+                if periods[2]:
+                    z = (z + low[2]) % periods[2] - low[2]
+                if x < -low[0] or x > high[0] or y < -low[1] or y > high[1] or z < -low[2] or z > high[2]:
+                    continue
+                counts[x + low[0], y + low[1], z + low[2]] += 1
+
+
+@dataclass(frozen=True)
+class ClusterPairs:
+    """The kernel that counts the pairs (s, s + r) of voxels of one cluster at each lag r.
+
+    Parameters
+    ----------
+    transform : LagFFT
+        Transform of a sample, or of a tile with its halos, to its lags.
+    """
+
+    transform: LagFFT
+
+    def __call__(self, labels: Array, inner: tuple[slice, ...] | None = None) -> NDArray[np.int64]:
+        """Count pairs with s in the part `inner` of labels (*spatial,), which are 0 outside clusters: (*lags,)."""
+        is_first = np.ones(labels.shape, dtype=np.bool_)
+        if inner is not None:
+            is_first[...] = False
+            is_first[inner] = True
+            # Only clusters that have voxels in the inner part count.
+            kept = np.unique(labels[inner])
+            kept = kept[kept > 0]
+            number = np.searchsorted(kept, labels)
+            number[number == len(kept)] = 0
+            labels = np.where(kept[number] == labels, number + 1, 0) if len(kept) else np.zeros_like(labels)
+        flat = labels.ravel()
+        starts = np.cumsum(np.bincount(flat))
+        counts = np.zeros(self.transform.shape, dtype=np.int64)
+        if len(starts) < 2:
+            return counts
+        order = np.argsort(flat, kind="stable")[starts[0] :]
+        firsts = is_first.ravel()[order]
+        starts = starts - starts[0]
+        n_all = np.diff(starts)
+        n_first = np.diff(np.concatenate([[0], np.cumsum(firsts)])[starts])
+        boxes = scipy.ndimage.find_objects(labels)
+        is_small = n_first * n_all <= LEAST_PAIRS
+        transforms = {label: self._of_box(boxes[label]) for label in np.flatnonzero(~is_small)}
+        for label, transform in transforms.items():
+            is_small[label] = n_first[label] * n_all[label] <= LEAST_PAIRS + _pairs_worth(transform)
+        places = np.zeros((len(order), 3), dtype=np.int64)
+        places[:, : labels.ndim] = np.stack(np.unravel_index(order, labels.shape), axis=1)
+        low, high, periods = np.zeros((3, 3), dtype=np.int64)
+        for axis, (reach, n, wraps) in enumerate(
+            zip(self.transform.reach, self.transform.spatial, self.transform.periodic, strict=True)
+        ):
+            low[axis], high[axis], periods[axis] = *reach, n if wraps else 0
+        of_three = counts.reshape(*counts.shape, *(1,) * (3 - counts.ndim))
+        _add_pairs(np.flatnonzero(is_small), starts, places, firsts, low, high, periods, of_three)
+        total: Any = 0.0
+        for label in np.flatnonzero(~is_small):
+            transform, box = transforms[label], boxes[label]
+            if transform is self.transform:
+                box = (slice(None),) * labels.ndim
+            field = labels[box] == label + 1
+            second = transform.forward(field[None].astype(np.float64))
+            first = second
+            if inner is not None:
+                first = transform.forward((field & is_first[box])[None].astype(np.float64))
+            if transform is self.transform:
+                total = total + first.conj() * second
+                continue
+            part = tuple(
+                slice(whole[0] - own[0], whole[0] + own[1] + 1)
+                for whole, own in zip(self.transform.reach, transform.reach, strict=True)
+            )
+            counts[part] += _at_lags(transform, first.conj() * second)
+        return counts if np.ndim(total) == 0 else counts + _at_lags(self.transform, total)
+
+    def _of_box(self, box: tuple[slice, ...]) -> LagFFT:
+        """Choose the transform of the bounding box of a cluster: of the box, or of all if the cluster may wrap."""
+        whole = self.transform
+        sizes = tuple(along.stop - along.start for along in box)
+        for size, n, wraps, (before, _) in zip(sizes, whole.spatial, whole.periodic, whole.reach, strict=True):
+            if wraps and size - 1 >= n - before:
+                return whole
+        reach = tuple((min(a, n - 1), min(b, n - 1)) for (a, b), n in zip(whole.reach, sizes, strict=True))
+        return LagFFT(sizes, (False,) * len(sizes), reach, real=True)
+
+
+def _pairs_worth(transform: LagFFT) -> float:
+    return 3 * PAIRS_OF_OPERATION * fft_operations(transform.lengths, real=True)
+
+
+def _share(counts: Array, *, omega: Array) -> Array:
+    return np.asarray(counts / omega)[..., None]
+
+
+def _at_lags(transform: LagFFT, spectra: Array) -> NDArray[np.int64]:
+    out = np.empty((1, *transform.shape))
+    transform.inverse(spectra, out, 1.0)
+    return np.rint(out[0]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _OfSamples:
+    """The kernel of one block of samples: (n, *spatial) → (n, *lags, 1)."""
+
+    phase: int
+    pairs: ClusterPairs
+
+    def __call__(self, block: Array) -> Array:
+        transform = self.pairs.transform
+        out = np.empty((len(block), *transform.shape, 1))
+        for sample, found in zip(block, out, strict=True):
+            labels, _ = label_sample(sample == self.phase, transform.periodic)
+            found[..., 0] = self.pairs(labels) / transform.count_pairs()
+        return out
+
+
+@dataclass(frozen=True)
+class _OfTile:
+    """The kernel of one tile, whose labels are given with a halo."""
+
+    cutoff: tuple[int, ...]
+
+    def __call__(self, labels: Array, inner: tuple[slice, ...]) -> NDArray[np.int64]:
+        reach = tuple((c, c) for c in self.cutoff)
+        return ClusterPairs(LagFFT(labels.shape, (False,) * labels.ndim, reach, real=True))(labels, inner)
+
+
+@dataclass(frozen=True)
+class _EnsembleFunction(Operation[Any]):
+    """The checked arguments of `correlate_clusters`."""
+
+    samples: Samples
+    kernel: _OfSamples
+
+    @property
+    def work(self) -> SampleWork:
+        transform, samples = self.kernel.pairs.transform, self.samples
+        result_bytes = 8 * int(np.prod(transform.shape))
+        largest = WORK * int(np.prod(transform.lengths)) + 2 * result_bytes
+        return SampleWork(
+            "cluster function",
+            samples.sample_bytes,
+            lambda n: n * result_bytes + largest,
+            result_bytes,
+            2 * fft_operations(transform.lengths, real=True),
+            "take fewer lags, or smaller samples",
+        )
+
+    def plan(self, limit: Limit) -> Plan:
+        stage = self.work.stage(self.samples.data, limit)
+        layout = chunk_layout(self.samples.data, stage) | {"lags": self.kernel.pairs.transform.shape}
+        return Plan("correlate_clusters", layout, (stage,), limit)
+
+    def run(self) -> Any:
+        samples, transform = self.samples, self.kernel.pairs.transform
+        found = map_samples(
+            self.kernel,
+            self.work.fitting(samples.data),
+            tail=(*transform.shape, 1),
+            dtype=np.float64,
+            name="correlate-clusters",
+        )
+        pair = [(self.kernel.phase, self.kernel.phase)]
+        dims, coords = lag_labels(samples.grid, transform.lags, pair, samples.basis)
+        return samples.label(found, dims=dims, coords=coords, name="cluster_function", attrs=samples.attrs)
+
+
+@operation
+@checked
+def correlate_clusters(
+    X: ArrayLike,
+    phase: int,
+    *,
+    size: Sequence[int] | None = None,
+    periodic_axes: int | Sequence[int] | None = None,
+    cutoff: int | Sequence[int] | None = None,
+) -> Operation[Any]:
+    r"""Compute the two-point cluster function of each sample: how often two voxels lie in the same cluster of a phase.
+
+    .. math:: C_2[r] = \frac{1}{\Omega[r]} \sum_k \sum_s m_k[s]\, m_k[s + r]
+
+    m_k[s] is 1 in the cluster k of the phase, and 0 elsewhere. C₂ is never larger than the autocorrelation f[h, h; r]
+    of the phase. The rest, f - C₂, belongs to pairs of voxels in different clusters. At long lags, C₂ is above 0 only
+    if a cluster percolates.
+
+    Parameters
+    ----------
+    X : array, shape (n_samples, *spatial)
+        Phase number of each voxel, as NumPy, dask, zarr or xarray, with 1 to 3 spatial axes.
+    phase : int
+        Number of the phase.
+    size, periodic_axes, cutoff
+        As in `correlate`.
+
+    Returns
+    -------
+    array of the kind of `X`, shape (n_samples, *lags, 1), float64
+        As `correlate` returns the statistics of one pair. `radial_average` and the like take it. The result is lazy for
+        lazy input, with one task for each chunk.
+
+    Raises
+    ------
+    ValueError
+        As in `correlate`, or if `phase` is no number of a phase.
+
+    Notes
+    -----
+    Voxels of a phase belong to one cluster if a path from face to face leads from one to the other, as in
+    `label_clusters`. The pairs are counted, so the result is exact.
+
+    References
+    ----------
+    Torquato, S., Beasley, J. D., Chiew, Y. C. Two-point cluster function for continuum percolation. J. Chem. Phys. 88
+    (1988) 6540.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([[1, 1, 0, 1, 0, 0]])
+    >>> correlate_clusters(X, 1, size=(6,), periodic_axes=[0], cutoff=2)[0, :, 0].round(3).tolist()
+    [0.0, 0.167, 0.5, 0.167, 0.0]
+    """
+    samples = samples_of_phases(X, phase, size, periodic_axes)
+    transform = LagFFT.of(samples.grid.shape, samples.grid.periodic, cutoff, real=True)
+    return _EnsembleFunction(samples, _OfSamples(int(phase), ClusterPairs(transform)))
+
+
+@dataclass(frozen=True)
+class _VolumeFunction(Operation[Any]):
+    """The checked arguments of `correlate_volume_clusters`."""
+
+    problem: VolumeCorrelation
+    phase: int
+    cutoff: tuple[int, ...]
+    scratch: Url | None
+
+    def tiles(self, labels: Any, limit: Limit) -> HaloedTiles:
+        return HaloedTiles.of(labels, self.problem.volume.grid, self.cutoff, WORK, limit, remedy="lower the cutoff")
+
+    @property
+    def clustering(self) -> Clustering:
+        """The call of `label_clusters` for this volume."""
+        volume = self.problem.volume
+        return Clustering.of("label_clusters", volume.data, self.phase, volume.grid.periodic_axes, self.scratch)
+
+    def plan(self, limit: Limit) -> Plan:
+        labelling = self.clustering.plan(limit)
+        tiles = self.tiles(None, limit)
+        tiling = tiles.tiling
+        pairs = Stage("pairs of clusters", tiling.n_tiles, tiles.task_bytes, 8.0 * tiling.voxels_read())
+        layout = {"volume": tiling.spatial, "tile": tiling.tile, "lags": " × ".join(f"±{c}" for c in self.cutoff)}
+        return Plan("correlate_volume_clusters", layout, (*labelling.stages, pairs), limit, labelling.notes)
+
+    def run(self) -> Any:
+        tiles = self.tiles(self.clustering.run(), Limit.of())
+        tiling, kernel = tiles.tiling, _OfTile(self.cutoff)
+        counts = tiles.fold(kernel, np.add, name="pairs-of-clusters")
+        transform = LagFFT.of(tiling.spatial, tiling.periodic, self.cutoff, real=True)
+        function = partial(_share, omega=transform.count_pairs())
+        found = array_of(counts, (*transform.shape, 1), np.float64, name="cluster-function", function=function)
+        return self.problem.label(found, transform.lags, "cluster_function")
+
+
+@operation
+@checked
+def correlate_volume_clusters(
+    volume: ArrayLike,
+    phase: int,
+    *,
+    cutoff: int | Sequence[int],
+    periodic_axes: int | Sequence[int] | None = None,
+    scratch: Url | None = None,
+) -> Operation[Any]:
+    """Compute the two-point cluster function of one volume of any size, for lags up to a cutoff.
+
+    Clusters are those of the whole volume, as `label_clusters` finds them. See `correlate_clusters` for the formula.
+
+    Parameters
+    ----------
+    volume : array, shape (*spatial,)
+        Phase number of each voxel, with 1 to 3 axes and any chunks: NumPy, zarr, dask, or a variable of the Dataset
+        that `open_volume` returns.
+    phase : int
+        Number of the phase.
+    cutoff : int or sequence of int
+        Largest lag along each axis, as in `correlate_volume`.
+    periodic_axes : sequence of int, optional
+        Numbers of the periodic axes. Default: those in the attribute ``periodic_axes`` of a DataArray, or none.
+    scratch : str or path, optional
+        A store for the labels of tiles, as in `label_clusters`.
+
+    Returns
+    -------
+    dask array or DataArray, shape (*lags, 1), float64
+        Lag 0 is at index `cutoff`. The result is lazy. It does not depend on the tiles.
+
+    Raises
+    ------
+    ValueError
+        As in `label_clusters` and `correlate_volume`.
+
+    References
+    ----------
+    Torquato, S., Beasley, J. D., Chiew, Y. C. Two-point cluster function for continuum percolation. J. Chem. Phys. 88
+    (1988) 6540.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> volume = np.zeros((30, 30), int)
+    >>> volume[:10], volume[12:20] = 1, 1
+    >>> f = correlate_volume_clusters(volume, 1, cutoff=4).compute()
+    >>> float(f[4, 4, 0]), float(f[8, 4, 0].round(3))  # the two strips are two clusters
+    (0.6, 0.385)
+    """
+    phases_argument(volume, phase)
+    whole = Volume.of(volume, PrimitiveBasis(2), periodic_axes=periodic_axes)
+    reach = LagFFT.of(whole.spatial, whole.grid.periodic, cutoff, real=True).reach
+    problem = VolumeCorrelation(whole, ((int(phase), int(phase)),), np.dtype(np.float64))
+    return _VolumeFunction(problem, int(phase), tuple(low for low, _ in reach), scratch)

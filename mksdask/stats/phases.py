@@ -1,0 +1,53 @@
+"""Checks of the arguments of functions of one phase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mksdask.arrays import ArrayLike, unwrap_volume
+from mksdask.bases.primitive import PrimitiveBasis
+from mksdask.samples import Samples
+
+
+def phases_argument(volume: ArrayLike, phase: Any) -> tuple[Any, xr.DataArray | None]:
+    """Check a volume of phase numbers, and the number of a phase, and split the volume into its data and its labels.
+
+    Raises
+    ------
+    ValueError
+        If the volume holds something else, or `phase` is no number of a phase.
+    """
+    data, labels = unwrap_volume(volume)
+    if not 1 <= data.ndim <= 3 or 0 in data.shape or data.dtype.kind not in "biu":
+        msg = f"volume must hold phase numbers along 1 to 3 axes, got shape {tuple(data.shape)} of {data.dtype}"
+        raise ValueError(msg)
+    _check_phase(phase)
+    return data, labels
+
+
+def samples_of_phases(
+    X: ArrayLike, phase: Any, size: Sequence[int] | None, periodic_axes: int | Sequence[int] | None
+) -> Samples:
+    """Check samples of phase numbers, and the number of a phase, and make the samples.
+
+    Raises
+    ------
+    ValueError
+        If the samples hold something else, or `phase` is no number of a phase.
+    """
+    samples = Samples.of(X, PrimitiveBasis(2), size=size, periodic_axes=periodic_axes)
+    if samples.data.dtype.kind not in "biu":
+        msg = f"X must hold phase numbers, got {samples.data.dtype}; use X.astype(int) if they are"
+        raise ValueError(msg)
+    _check_phase(phase)
+    return samples
+
+
+def _check_phase(phase: Any) -> None:
+    if not isinstance(phase, int | np.integer) or isinstance(phase, bool):
+        msg = f"phase must be the number of a phase, got {phase!r}"
+        raise ValueError(msg)

@@ -1,0 +1,300 @@
+"""3-point statistics of each sample of an ensemble, for chosen offsets of the third point.
+
+The product of the first state and of the third state shifted by an offset is one more field. Its correlation with the
+second state is a product in Fourier space, as for 2-point statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from mksdask.arrays import Array, ArrayLike, is_lazy, names, precision_argument, shown
+from mksdask.bases.base import Basis
+from mksdask.compute.blocks import map_samples
+from mksdask.compute.operation import Operation, operation
+from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, fft_operations
+from mksdask.samples import Samples, check_confidence
+from mksdask.stats.lags import LagFFT
+
+Triple = tuple[int, int, int]
+
+
+def shifted(field: Array, offset: Sequence[int], periodic: Sequence[bool]) -> Array:
+    """Return the field whose value at s is that of `field` at s + offset: (*spatial,). It is 0 beyond a side."""
+    out = field
+    for axis, (step, wraps) in enumerate(zip(offset, periodic, strict=True)):
+        if not step:
+            continue
+        out = np.roll(out, -step, axis)
+        if not wraps:
+            lost = slice(-step, None) if step > 0 else slice(0, -step)
+            out[(slice(None),) * axis + (lost,)] = 0
+    return out
+
+
+@dataclass(frozen=True)
+class ThreePointKernel:
+    """The kernel of one block of samples.
+
+    Parameters
+    ----------
+    basis : Basis
+        Basis of the local state.
+    transform : LagFFT
+        Transform of samples to their lags.
+    offsets : tuple of tuple of int
+        Offsets r' of the third point, in voxels.
+    triples : tuple of (int, int, int)
+        Triples of positions of states in the basis.
+    dtype : dtype
+        float32 or float64.
+    """
+
+    basis: Basis
+    transform: LagFFT
+    offsets: tuple[tuple[int, ...], ...]
+    triples: tuple[Triple, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def tail(self) -> tuple[int, ...]:
+        """Shape of the statistics of one sample, (*lags, n_offsets, n_triples)."""
+        return (*self.transform.shape, len(self.offsets), len(self.triples))
+
+    @property
+    def result_dtype(self) -> np.dtype[Any]:
+        """The dtype of the statistics."""
+        return self.dtype if self.transform.real else np.result_type(self.dtype, np.complex64)
+
+    def __call__(self, block: Array, confidence: Array | None = None, shared: Array | None = None) -> Array:
+        """Compute the statistics of a block: (n, *spatial) → (n, *lags, n_offsets, n_triples)."""
+        out = np.empty((len(block), *self.tail), dtype=self.result_dtype)
+        states = sorted({state for triple in self.triples for state in triple})
+        weights = None
+        for number, sample in enumerate(block):
+            mask = shared if confidence is None else confidence[number]
+            if weights is None or confidence is not None:
+                weights = self._weights(mask)
+            given = None if mask is None else mask[None].astype(self.dtype, copy=False)
+            fields = dict(zip(states, self.basis.weighted_fields(sample[None], given, states, self.dtype), strict=True))
+            self._correlate({state: field[0] for state, field in fields.items()}, weights, out[number])
+        return out
+
+    def _correlate(self, fields: dict[int, Array], weights: list[Array], out: Array) -> None:
+        spectra = {b: self.transform.forward(fields[b][None]) for b in {triple[1] for triple in self.triples}}
+        for number, offset in enumerate(self.offsets):
+            for first, third in sorted({(a, c) for a, _, c in self.triples}):
+                product = fields[first] * shifted(fields[third], offset, self.transform.periodic).conj()
+                of_product = self.transform.forward(product[None]).conj()
+                for position, (a, second, c) in enumerate(self.triples):
+                    if (a, c) == (first, third):
+                        target = out[None, ..., number, position]
+                        self.transform.inverse(of_product * spectra[second], target, weights[number])
+
+    def _weights(self, mask: Array | None) -> list[Array]:
+        """Compute 1/Ω[r, r'] for each offset r'. It is NaN where no three voxels are observed."""
+        if mask is not None:
+            check_confidence(mask)
+        found = []
+        for offset in self.offsets:
+            omega = self._counts(offset) if mask is None else self._confident(mask, offset)
+            with np.errstate(divide="ignore"):
+                found.append(np.where(omega > 0, 1.0 / omega, np.nan).astype(self.dtype))
+        return found
+
+    def _counts(self, offset: Sequence[int]) -> Array:
+        """Count the voxels s for which s, s + r and s + r' all lie in the sample, at each lag r."""
+        counts = np.ones((1,) * len(offset))
+        transform = self.transform
+        for axis, (step, n, wraps, lags) in enumerate(
+            zip(offset, transform.spatial, transform.periodic, transform.lags, strict=True)
+        ):
+            low, high = np.maximum(np.maximum(-lags, 0), -step), np.minimum(np.minimum(n - lags, n), n - step)
+            along = np.full(len(lags), n) if wraps else np.maximum(high - low, 0)
+            counts = counts * along.astype(float).reshape([-1 if a == axis else 1 for a in range(len(offset))])
+        return counts
+
+    def _confident(self, mask: Array, offset: Sequence[int]) -> Array:
+        """Compute Ω[r, r'] = Σ_s c[s] c[s + r] c[s + r'] in float64. It is 0 where no three voxels are observed."""
+        transform = LagFFT(self.transform.spatial, self.transform.periodic, self.transform.reach, real=True)
+
+        def correlated(weights: Array) -> Array:
+            product = weights * shifted(weights, offset, transform.periodic)
+            out = np.empty((1, *transform.shape))
+            spectra = transform.forward(product[None]).conj() * transform.forward(weights[None])
+            transform.inverse(spectra, out, 1.0)
+            return out[0]
+
+        observed = np.rint(correlated((mask > 0).astype(np.float64)))
+        return np.where(observed > 0, correlated(mask.astype(np.float64)), 0.0)
+
+    def task_bytes(self, n_samples: int, *, is_masked: bool) -> int:
+        """Peak bytes of a task beyond its input: its result, and the work arrays of one sample."""
+        result = n_samples * int(np.prod(self.tail)) * self.result_dtype.itemsize
+        *leading, last = self.transform.lengths
+        frequencies = int(np.prod(leading)) * (last // 2 + 1 if self.transform.real else last)
+        n_states = len({state for triple in self.triples for state in triple})
+        n_voxels, n_lags = int(np.prod(self.transform.spatial)), int(np.prod(self.transform.shape))
+        work = (n_states + 5) * frequencies * 2 * self.dtype.itemsize
+        work += (n_states + 3) * n_voxels * self.result_dtype.itemsize
+        work += n_lags * (len(self.offsets) * self.dtype.itemsize + 24)
+        if is_masked:
+            work += 16 * 4 * frequencies
+        return result + work + self.basis.work_bytes(n_voxels, n_states, self.dtype)
+
+
+@dataclass(frozen=True)
+class _ThreePoints(Operation[Any]):
+    """The checked arguments of `correlate3`."""
+
+    samples: Samples
+    triples: tuple[Triple, ...]
+    kernel: ThreePointKernel
+
+    @property
+    def work(self) -> SampleWork:
+        kernel, is_masked = self.kernel, self.samples.confidence is not None
+        n_products = len({(a, c) for a, _, c in kernel.triples}) + len(kernel.triples)
+        n_transforms = len(kernel.offsets) * n_products + len({b for _, b, _ in kernel.triples})
+        return SampleWork(
+            "3-point statistics",
+            self.samples.sample_bytes,
+            lambda n: kernel.task_bytes(n, is_masked=is_masked),
+            int(np.prod(kernel.tail)) * kernel.result_dtype.itemsize,
+            n_transforms * fft_operations(kernel.transform.lengths, real=kernel.transform.real),
+            "take fewer offsets, lags or triples, or smaller samples",
+        )
+
+    def plan(self, limit: Limit) -> Plan:
+        data, transform = self.samples.data, self.kernel.transform
+        stage = self.work.stage(data, limit)
+        layout = chunk_layout(data, stage) | {"lags": transform.shape, "offsets": len(self.kernel.offsets)}
+        return Plan("correlate3", layout, (stage,), limit)
+
+    def run(self) -> Any:
+        samples, kernel = self.samples, self.kernel
+        found = map_samples(
+            kernel,
+            self.work.fitting(samples.data),
+            samples.masks,
+            tail=kernel.tail,
+            dtype=kernel.result_dtype,
+            name="correlate3",
+            shared=(samples.confidence,) if samples.has_shared_mask else (),
+        )
+        coords: dict[str, Any] = samples.grid.lags(kernel.transform.lags)
+        dims = (*coords, "offset", "triple")
+        for axis, steps in zip(samples.grid.axes, np.array(kernel.offsets).T, strict=True):
+            coords[f"offset_{axis.name}"] = ("offset", steps * axis.step, {"units": axis.units})
+        coords["triple"] = names([",".join(map(str, triple)) for triple in self.triples])
+        return samples.label(found, dims=dims, coords=coords, name="three_point_statistics", attrs=samples.attrs)
+
+
+def _offsets_argument(offsets: Any, transform: LagFFT) -> tuple[tuple[int, ...], ...]:
+    try:
+        given = np.asarray(None if is_lazy(offsets) else offsets)
+    except (TypeError, ValueError):
+        given = np.asarray(None)
+    n = len(transform.spatial)
+    if given.ndim != 2 or given.shape[1] != n or not len(given) or given.dtype.kind not in "iu":
+        msg = f"offsets must be vectors of {n} integers, such as [{(2,) + (0,) * (n - 1)}], got {shown(offsets)}"
+        raise ValueError(msg)
+    if (np.abs(given) >= np.array(transform.spatial)).any():
+        msg = (
+            f"offsets must be shorter than samples of {transform.spatial} voxels along each axis, got {shown(offsets)}"
+        )
+        raise ValueError(msg)
+    return tuple(tuple(map(int, offset)) for offset in given)
+
+
+def _triples_argument(correlations: Any, basis: Basis) -> tuple[Triple, ...]:
+    states = basis.states
+    if correlations is None:
+        return tuple((h, h, h) for h in states)
+    try:
+        triples = np.asarray(None if is_lazy(correlations) else correlations)
+    except (TypeError, ValueError):
+        triples = np.asarray(None)
+    if triples.ndim != 2 or triples.shape[1] != 3 or not len(triples) or not np.isin(triples, states).all():
+        msg = f"correlations must be triples of local states out of {tuple(states)}, got {shown(correlations)}"
+        raise ValueError(msg)
+    return tuple((int(a), int(b), int(c)) for a, b, c in triples)
+
+
+@operation
+def correlate3(
+    X: ArrayLike,
+    basis: Basis | None,
+    offsets: Sequence[Sequence[int]],
+    *,
+    size: Sequence[int] | None = None,
+    periodic_axes: int | Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
+    correlations: Sequence[Triple] | None = None,
+    cutoff: int | Sequence[int] | None = None,
+    dtype: DTypeLike = "float32",
+) -> Operation[Any]:
+    r"""Compute 3-point statistics of each sample: how often three local states occur at the corners of a triangle.
+
+    .. math:: f[h, h', h''; r, r'] = \frac{1}{\Omega[r, r']} \sum_s m^*[h; s]\, m[h'; s + r]\, m[h''; s + r']
+
+    The corner r' takes the given offsets, and r takes all lags. Structures of equal 2-point statistics can differ in
+    3-point statistics.
+
+    Parameters
+    ----------
+    X, basis, size, periodic_axes, cutoff, dtype
+        As in `correlate`.
+    offsets : sequence of sequences of int
+        Offsets r' of the third point, in voxels. Offsets of a few voxels along the axes are a good start.
+    confidence_index : array, shape (n_samples, *spatial) or (*spatial,), optional
+        Weight c[s] in [0, 1] of each voxel. m is multiplied by c, and ``Ω[r, r'] = Σ_s c[s] c[s + r] c[s + r']``.
+    correlations : list of (int, int, int), optional
+        Triples (h, h', h'') of state labels. Default: (h, h, h) for each state.
+
+    Returns
+    -------
+    array of the kind of `X`, shape (n_samples, *lags, n_offsets, n_triples)
+        Lag 0 is at index n//2 of each axis, or at index `cutoff`. Where no three voxels are observed, it is NaN. At the
+        offset 0, it holds 2-point statistics. A DataArray has the dims ``lag_x``, …, ``offset`` and ``triple``, and the
+        coordinates ``offset_x``, ….
+
+    Raises
+    ------
+    ValueError
+        As in `correlate`, or if an offset is longer than a sample, or a triple does not exist.
+
+    Notes
+    -----
+    The result is lazy for lazy input, with one task for each chunk. For each offset, a sample takes a Fourier transform
+    for each pair (h, h''), and one for each triple.
+
+    References
+    ----------
+    Torquato, S. Random Heterogeneous Materials. Springer, 2002, section 2.1.
+    Jiao, Y., Stillinger, F. H., Torquato, S. A superior descriptor of random textures and its predictive capacity. PNAS
+    106 (2009) 17634, for structures that 2-point statistics do not tell apart.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mksdask import PrimitiveBasis
+    >>> X = np.array([[1, 1, 0, 1, 0, 0, 0]])
+    >>> basis, options = PrimitiveBasis(2), {"size": (7,), "periodic_axes": [0], "correlations": [(1, 1, 1)]}
+    >>> f = correlate3(X, basis, [[1]], **options)
+    >>> (f[0, :, 0, 0] * 7).round().astype(int).tolist()  # the voxels 0, 1 and 3 make the lag 3
+    [0, 0, 0, 1, 1, 0, 1]
+    """
+    samples = Samples.of(X, basis, size=size, confidence_index=confidence_index, periodic_axes=periodic_axes)
+    precision, states = precision_argument(dtype), samples.basis
+    is_real = states.result_dtype(precision).kind != "c"
+    transform = LagFFT.of(samples.grid.shape, samples.grid.periodic, cutoff, real=is_real)
+    triples = _triples_argument(correlations, states)
+    positions = tuple(tuple(map(states.states.index, triple)) for triple in triples)
+    kernel = ThreePointKernel(states, transform, _offsets_argument(offsets, transform), positions, precision)  # type: ignore[arg-type]
+    return _ThreePoints(samples, triples, kernel)
