@@ -17,8 +17,8 @@ from mksdask.datasets import (
     solve_fields,
 )
 from mksdask.simulation.crystals import single_crystal_stiffness, turned_stiffness
-from mksdask.simulation.elasticity import COMPONENTS, macro_strain_vector
 from mksdask.simulation.equilibrium import solve_elasticity
+from mksdask.simulation.loads import COMPONENTS, macro_strain_vector
 from mksdask.simulation.stencils import Isotropic, voigt_pairs
 from tests.helpers import chunked, computes, sample_chunks, tasks_per_chunk
 

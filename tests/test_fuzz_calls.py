@@ -404,6 +404,26 @@ CASES = {
             "tolerance": 1e-4,
         },
     ),
+    "solve_fields.stress": (
+        simulation.solve_fields,
+        {**SOLVE, "macro_strain": 0.01, "macro_stress": [np.nan, 0.0, 0.0], "eigenstrain": (0.0, 0.1)},
+    ),
+    "solve_fields.voxels": (
+        simulation.solve_fields,
+        {"stiffness": np.tile(np.eye(3), (2, 4, 3, 1, 1)), "eigenstrain": FIELD[:2, :4, :3], "tolerance": 1e-4},
+    ),
+    "solve_fields.moduli": (
+        simulation.solve_fields,
+        {"elastic_modulus": 1.0 + X[:2], "poissons_ratio": 0.3 * X[:2], "tolerance": 1e-4},
+    ),
+    "effective_expansion": (
+        simulation.effective_expansion,
+        {**PHASES, "X": X[:2], "eigenstrain": (0.0, 0.1), "tolerance": 1e-4, "max_iterations": 100},
+    ),
+    "effective_stiffness.phases": (
+        simulation.effective_stiffness,
+        {"X": X[:2], "stiffness": np.stack([np.eye(6), 2 * np.eye(6)]), "tolerance": 1e-4},
+    ),
     "solve_conduction": (simulation.solve_conduction, {**CONDUCT, "macro_gradient": 1.0}),
     "effective_conductivity": (simulation.effective_conductivity, CONDUCT),
     "make_conduction_random": (

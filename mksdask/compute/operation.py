@@ -70,7 +70,7 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
         The function or method to plan: ``correlate``, ``correlate_volume``, ``PCA(5).fit``, ``KernelRegressor().fit``,
         ``MKSStructureAnalysis(...).fit`` or ``.share``, ``MKSHomogenizationModel(...).fit`` or ``.share``,
         ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress``,
-        ``effective_stiffness``, ``solve_conduction`` or ``effective_conductivity``.
+        ``effective_stiffness``, ``effective_expansion``, ``solve_conduction`` or ``effective_conductivity``.
     *args, **options
         The arguments of the call.
     memory_limit : int or str, optional

@@ -2,9 +2,9 @@
 
 from mksdask.simulation.cahn_hilliard import CahnHilliardSimulation
 from mksdask.simulation.conduction import ConductionResponse, effective_conductivity, solve_conduction
+from mksdask.simulation.conjugate_gradients import ConvergenceError
 from mksdask.simulation.crystals import single_crystal_stiffness
-from mksdask.simulation.elasticity import effective_stiffness, mean_stress, solve_fields
-from mksdask.simulation.equilibrium import ConvergenceError
+from mksdask.simulation.elasticity import effective_expansion, effective_stiffness, mean_stress, solve_fields
 from mksdask.simulation.fe_simulation import ElasticFESimulation
 from mksdask.simulation.solver import ElasticResponse
 
@@ -15,6 +15,7 @@ __all__ = [
     "ElasticFESimulation",
     "ElasticResponse",
     "effective_conductivity",
+    "effective_expansion",
     "effective_stiffness",
     "mean_stress",
     "single_crystal_stiffness",
