@@ -433,6 +433,23 @@ CASES = {
     "mean_stress": (simulation.mean_stress, {**SOLVE, "macro_strain": 0.01}),
     "effective_stiffness": (simulation.effective_stiffness, SOLVE),
     "single_crystal_stiffness": (simulation.single_crystal_stiffness, {"constants": [168.4, 121.4, 75.4]}),
+    "engineering_constants": (simulation.engineering_constants, {"stiffness": np.tile(np.eye(6), (2, 1, 1))}),
+    "isotropic_stiffness": (
+        simulation.isotropic_stiffness,
+        {"elastic_modulus": (1.0, 2.0), "poissons_ratio": 0.3, "n_spatial": 2},
+    ),
+    "voigt_reuss_bounds": (
+        simulation.voigt_reuss_bounds,
+        {"fractions": np.array([[0.5, 0.5], [0.0, 1.0]]), "properties": (1.0, 2.0)},
+    ),
+    "hashin_shtrikman_bounds": (
+        simulation.hashin_shtrikman_bounds,
+        {**PHASES, "fractions": np.array([[0.5, 0.5], [0.0, 1.0]]), "n_spatial": 3},
+    ),
+    "hashin_shtrikman_bounds.conductivity": (
+        simulation.hashin_shtrikman_bounds,
+        {"fractions": [0.5, 0.5], "conductivity": (1.0, 2.0), "n_spatial": 2},
+    ),
     "ComponentTexture": (
         lambda n, **options: datasets.ComponentTexture(**options).draw(n, np.random.default_rng(0)),
         {"angles": [(0.1, 0.2, 0.3)], "spread": 0.1, "weights": [1.0], "n": 4},
@@ -555,7 +572,7 @@ CASES = {
 }
 # Public names that have no arguments of their own to try, or are tried through others.
 OTHERS = {"Basis", "Texture", "RandomTexture", "Plan", "ElasticResponse", "ConductionResponse", "ConvergenceError"}
-OTHERS |= {"MissingPropertyWarning"}
+OTHERS |= {"MissingPropertyWarning", "Bounds", "ElasticConstants"}
 OTHERS |= {"PartialResult", "draw_partial", "AssumedWarning", "ipf_colours"}
 SIMPLE = [
     None, True, False, -1, 0, 1, 3, 10**12, 2**63, -(2**63) - 1, np.nan, np.inf, -np.inf, 0.5, -0.5, 1e-300, 1e300,
