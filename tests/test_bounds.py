@@ -1,14 +1,27 @@
 """Bounds of effective properties, and the numbers that describe a stiffness, against closed forms."""
 
+import pickle
+
+import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.transform import Rotation
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.model_selection import GridSearchCV, KFold
 
+from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis
 from mksdask.bases.gsh import bunge_angles
 from mksdask.datasets import make_microstructure
+from mksdask.reduction import PCA
+from mksdask.regression import KernelRegressor, polynomial_regression
 from mksdask.simulation import (
+    BoundedRegressor,
+    effective_conductivity,
     effective_stiffness,
     engineering_constants,
     hashin_shtrikman_bounds,
@@ -216,3 +229,160 @@ def test_bounds__of_pores():
 def test_bounds__raise_and_say_what_mends_them(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Structures of many fractions, their stiffness, and features: scores of their statistics, and the fraction."""
+    X = np.concatenate(
+        [
+            make_microstructure(n_samples=10, size=(12, 12), grain_size=g, seed=7 * i + j, volume_fraction=(f, 1 - f))
+            for i, g in enumerate([(4, 4), (2, 6), (6, 2)])
+            for j, f in enumerate((0.2, 0.35, 0.5, 0.65, 0.8))
+        ]
+    )
+    C = effective_stiffness(X, elastic_modulus=YOUNG, poissons_ratio=POISSON, tolerance=1e-6)
+    scores = MKSStructureAnalysis(PrimitiveBasis(2), periodic_axes=[0, 1], n_components=4).fit_transform(X)
+    return X, C, np.column_stack([scores, 1 - X.mean(axis=(1, 2))])
+
+
+PLANE = isotropic_stiffness(YOUNG, POISSON, n_spatial=2)
+
+
+def assert_bounded(tensors, fraction, properties=PLANE):
+    bounds = voigt_reuss_bounds(np.column_stack([fraction, 1 - fraction]), properties)
+    margin = 1e-9 * np.abs(properties).max()
+    assert np.linalg.eigvalsh(bounds.upper - tensors).min() > -margin
+    assert np.linalg.eigvalsh(tensors - bounds.lower).min() > -margin
+
+
+@pytest.mark.parametrize(
+    "regressor", [None, polynomial_regression(3), RandomForestRegressor(20, random_state=0), KernelRegressor()]
+)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_bounded_regressor__keeps_the_bounds_and_is_as_good_inside(samples, regressor, normalize):
+    _, C, features = samples
+    truth = C[1::2]
+    model = BoundedRegressor(PLANE, regressor, columns=[4], normalize=normalize).fit(features[::2], C[::2])
+    found = model.predict(features[1::2])
+    assert found.shape == (75, 3, 3)
+    assert_array_equal(found, found.swapaxes(1, 2))
+    assert_bounded(found, features[1::2, 4])
+    scatter = ((truth - truth.mean(axis=0)) ** 2).sum()
+    assert_allclose(model.score(features[1::2], truth), 1 - ((found - truth) ** 2).sum() / scatter)
+    # The same regressor on the entries themselves.
+    plain = clone(polynomial_regression(2) if regressor is None else regressor)
+    rows, columns = np.triu_indices(3)
+    other = np.empty_like(truth)
+    other[:, rows, columns] = plain.fit(features[::2], C[::2, rows, columns]).predict(features[1::2])
+    other[:, columns, rows] = other[:, rows, columns]
+    if normalize:
+        most = 1.25 if isinstance(regressor, KernelRegressor) else 1.0
+        assert np.linalg.norm(found - truth) < most * np.linalg.norm(other - truth)
+    else:
+        # No prediction is made worse, measured within the range between the bounds.
+        bounds = voigt_reuss_bounds(np.column_stack([features[1::2, 4], 1 - features[1::2, 4]]), PLANE)
+        values, vectors = np.linalg.eigh(bounds.upper - bounds.lower)
+        inverse = (vectors / np.sqrt(values)[:, None]) @ vectors.swapaxes(1, 2)
+        before, after = (np.linalg.norm(inverse @ (each - truth) @ inverse, axis=(1, 2)) for each in (other, found))
+        assert (after <= before * (1 + 1e-9)).all()
+    # Scores far from all that was seen.
+    far = features[1::2] * np.array([9, -9, 9, 9, 1])
+    assert_bounded(model.predict(far), far[:, 4])
+
+
+def test_bounded_regressor__is_better_on_fractions_that_it_has_not_seen(samples):
+    _, C, features = samples
+    is_seen = np.abs(features[:, 4] - 0.5) < 0.2
+    bounded = BoundedRegressor(PLANE, columns=[4]).fit(features[is_seen], C[is_seen])
+    plain = polynomial_regression(2).fit(features[is_seen], C[is_seen].reshape(-1, 9))
+    new, truth = features[~is_seen], C[~is_seen]
+    errors = [np.linalg.norm(model.predict(new).reshape(-1, 3, 3) - truth) for model in (bounded, plain)]
+    assert errors[0] < 0.7 * errors[1]
+    assert_bounded(bounded.predict(new), new[:, 4])
+    pure = bounded.predict(np.array([[5.0, 5, 5, 5, 1], [5, 5, 5, 5, 0]]))
+    assert_allclose(pure, PLANE, atol=1e-9 * YOUNG[0])
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 999), n_phases=st.integers(2, 3), n=st.integers(1, 3))
+def test_bounded_regressor__keeps_bounds_of_any_phases(seed, n_phases, n):
+    rng = np.random.default_rng(seed)
+    properties = np.stack([random_stiffness(rng.integers(2**31), n=n) for _ in range(n_phases)])
+    properties[0] *= rng.integers(0, 2)  # pores, or none
+    f = rng.dirichlet(np.ones(n_phases), size=30)
+    lower, upper = voigt_reuss_bounds(f, properties)
+    y = lower + rng.random((30, 1, 1)) * (upper - lower)
+    X = np.column_stack([rng.normal(size=(30, 2)), f])
+    columns = list(range(2, 2 + n_phases))
+    if n == 1:
+        properties, y = properties[:, 0, 0], y[:, 0, 0]
+        lower, upper = lower[:, 0, 0], upper[:, 0, 0]
+    model = BoundedRegressor(properties, columns=columns).fit(X, y)
+    found = model.predict(X * np.array([30, 30, *[1] * n_phases]))
+    assert found.shape == y.shape
+    for gap in (found - lower, upper - found):
+        assert np.linalg.eigvalsh(gap.reshape(30, *(n, n))).min() > -1e-8 * np.abs(properties).max()
+    flat = BoundedRegressor(properties, columns=columns[:-1]).fit(X, y.reshape(30, -1))
+    assert_allclose(flat.predict(X), model.predict(X).reshape(30, -1), rtol=0, atol=1e-7 * np.abs(properties).max())
+
+
+def test_bounded_regressor__as_the_linker_of_a_model(samples):
+    X, C, _ = samples
+    lag0 = np.ravel_multi_index((6, 6), (12, 12))  # of the first phase with itself, which is its fraction
+    reducer = ColumnTransformer([("fraction", "passthrough", [lag0]), ("scores", PCA(4), slice(0, None))])
+    model = MKSHomogenizationModel(
+        PrimitiveBasis(2),
+        correlations=[(0, 0)],
+        periodic_axes=[0, 1],
+        dimension_reducer=reducer,
+        property_linker=BoundedRegressor(PLANE),
+    )
+    model.fit(X[::2], C[::2])
+    lazy = model.predict(da.from_array(X[1::2], chunks=(20, -1, -1)))
+    assert isinstance(lazy, da.Array)
+    found = lazy.compute()
+    assert_array_equal(found, model.predict(X[1::2]))
+    assert_allclose(found, C[1::2], rtol=0, atol=0.2 * YOUNG[0])
+    fraction = 1 - X[1::2].mean(axis=(1, 2))
+    slack = 1e-6 * YOUNG[0]  # statistics are in single precision
+    bounds = voigt_reuss_bounds(np.column_stack([fraction, 1 - fraction]), PLANE)
+    assert np.linalg.eigvalsh(bounds.upper - found).min() > -slack
+    assert np.linalg.eigvalsh(found - bounds.lower).min() > -slack
+
+
+def test_bounded_regressor__is_searched_copied_and_paired_by_labels(samples):
+    X, _, features = samples
+    K = effective_conductivity(X, conductivity=(1.0, 8.0), tolerance=1e-6)[:, 0, 0]
+    search = GridSearchCV(
+        BoundedRegressor((1.0, 8.0), polynomial_regression(1), columns=[4]),
+        {"regressor__monomials__degree": [1, 2]},
+        cv=KFold(5, shuffle=True, random_state=0),
+    )
+    search.fit(features, K)
+    assert search.best_score_ > 0.9
+    copied = pickle.loads(pickle.dumps(search.best_estimator_))
+    assert_array_equal(copied.predict(features), search.predict(features))
+    table = pd.DataFrame(features, index=[f"s{i}" for i in range(len(features))])
+    turned = pd.Series(K, index=table.index)[::-1]
+    by_label, by_order = (clone(search.best_estimator_).fit(*data) for data in ((table, turned), (features, K)))
+    assert_allclose(by_label.predict(table), by_order.predict(features))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "change", "message"),
+    [
+        ({"columns": [0, 1, 2]}, {}, "columns must be the columns of X"),
+        ({"columns": [7]}, {}, "columns must lie between 0 and 4"),
+        ({"columns": None}, {}, "fractions must be from 0"),
+        ({"properties": PLANE[:1]}, {}, "the 1 phases"),
+        ({"properties": PLANE / 1000}, {}, "y must lie between the bounds"),
+        ({"properties": PLANE[::-1]}, {}, "the order of properties"),
+        ({}, {"y": np.ones((150, 3))}, "y must hold one tensor 3 × 3"),
+        ({}, {"X": np.tile([0.0, 0, 0, 0, 1], (150, 1)), "y": np.tile(PLANE[0], (150, 1, 1))}, "one phase alone"),
+    ],
+)
+def test_bounded_regressor__raises_and_says_what_mends_it(samples, arguments, change, message):
+    _, C, features = samples
+    with pytest.raises(ValueError, match=message):
+        BoundedRegressor(**{"properties": PLANE, "columns": [4]} | arguments).fit(**{"X": features, "y": C} | change)

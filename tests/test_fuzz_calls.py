@@ -442,6 +442,14 @@ CASES = {
         simulation.voigt_reuss_bounds,
         {"fractions": np.array([[0.5, 0.5], [0.0, 1.0]]), "properties": (1.0, 2.0)},
     ),
+    "BoundedRegressor": (
+        method("fit", simulation.BoundedRegressor),
+        {"properties": (0.0, 1.0), "regressor": None, "columns": [0], "normalize": True, "X": Y[:, None], "y": 1.0 - Y},
+    ),
+    "BoundedRegressor.predict": (
+        of(simulation.BoundedRegressor((0.0, 1.0)).fit(Y[:, None], 1.0 - Y), "predict"),
+        {"X": Y[:, None]},
+    ),
     "hashin_shtrikman_bounds": (
         simulation.hashin_shtrikman_bounds,
         {**PHASES, "fractions": np.array([[0.5, 0.5], [0.0, 1.0]]), "n_spatial": 3},

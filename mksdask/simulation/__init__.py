@@ -1,5 +1,6 @@
 """Simulation of the physics of voxel samples: elasticity, conduction, and spinodal decomposition."""
 
+from mksdask.simulation.bounded_regressor import BoundedRegressor
 from mksdask.simulation.bounds import Bounds, hashin_shtrikman_bounds, voigt_reuss_bounds
 from mksdask.simulation.cahn_hilliard import CahnHilliardSimulation
 from mksdask.simulation.conduction import ConductionResponse, effective_conductivity, solve_conduction
@@ -11,6 +12,7 @@ from mksdask.simulation.moduli import ElasticConstants, engineering_constants, i
 from mksdask.simulation.solver import ElasticResponse
 
 __all__ = [
+    "BoundedRegressor",
     "Bounds",
     "CahnHilliardSimulation",
     "ConductionResponse",
