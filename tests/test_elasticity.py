@@ -101,7 +101,7 @@ def test_solve_fields__of_voxels_equals_an_independent_assembly(spatial, kind):
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_effective_stiffness__of_phases_by_moduli_matrices_and_voxels_is_one(dim):
-    X = make_microstructure(n_samples=3, size=(8, 7, 6)[:dim], grain_size=3, seed=1)
+    X = make_microstructure(n_samples=2, size=(6, 5, 4)[:dim], grain_size=3, seed=1)
     expected = effective_stiffness(X, elastic_modulus=YOUNG, poissons_ratio=POISSON, **TIGHT)
     forms = {
         "matrices of phases": {"X": X, "stiffness": FULL},
@@ -124,9 +124,9 @@ def test_effective_stiffness__of_crystals_by_orientations_and_voxels_is_one(size
     assert_allclose(effective_stiffness(stiffness=C, **TIGHT), expected, rtol=0, atol=1e-9 * C.max())
 
 
-@pytest.mark.parametrize("size", [(20, 20), (10, 10, 10)])
+@pytest.mark.parametrize("size", [(20, 20), (8, 8, 8)])
 def test_effective_stiffness__of_pores_is_the_limit_of_a_large_contrast(size):
-    X = make_microstructure(n_samples=3, size=size, grain_size=4, seed=2, volume_fraction=(0.7, 0.3))
+    X = make_microstructure(n_samples=2, size=size, grain_size=4, seed=2, volume_fraction=(0.7, 0.3))
     found = effective_stiffness(X, elastic_modulus=(1.0, 0.0), poissons_ratio=(0.3, 0.3))
     limit = effective_stiffness(X, elastic_modulus=(1.0, 1e-6), poissons_ratio=(0.3, 0.3))
     assert_allclose(found, limit, rtol=0, atol=1e-4)
@@ -154,11 +154,15 @@ def test_effective_stiffness__of_layers_of_pores_is_that_along_the_layers():
     assert_allclose(C, expected, rtol=0, atol=1e-8)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(data=st.data())
 def test_solve_fields__of_voxels_is_chunk_invariant(data):
     rng = np.random.default_rng(1)
-    C, E, v = random_stiffness(rng, 5, 4, 6, n=6), rng.uniform(1, 9, (5, 4, 6)), rng.uniform(0, 0.4, (5, 4, 6))
+    C, E = random_stiffness(rng, 5, 4, 6, n=6), rng.uniform(1, 9, (5, 4, 6))
+    # Samples that are solved with different preconditioners, and one without stiffness.
+    v = np.broadcast_to(np.array([0.05, 0.47, 0.3, 0.47, -0.2])[:, None, None], E.shape)
+    C[1, ..., :3, :3] += 50.0
+    C[2] = 0.0
     rows = data.draw(sample_chunks(5))
 
     def lazy(array):

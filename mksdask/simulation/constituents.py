@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,10 @@ from mksdask.arrays import Array, numbers_argument
 from mksdask.bases.gsh import check_angles
 from mksdask.grid import Grid
 from mksdask.simulation.crystals import turned_stiffness, voigt_average
-from mksdask.simulation.stencils import Anisotropic, Isotropic, Material
+from mksdask.simulation.stencils import Anisotropic, Float, Isotropic, Material
+
+# Lamé moduli λ, μ of a homogeneous material.
+Reference = tuple[float, float]
 
 
 def cubic_grid(labels: xr.DataArray | None, spatial: Sequence[int]) -> Grid:
@@ -75,15 +78,23 @@ class Constituents(ABC):
     material_fields: ClassVar[int] = 0
     #: Number of phases, unless voxels hold something else than phase numbers.
     n_phases: int | None = None
-    #: Whether each sample has a reference of its own, so that samples are not solved together.
-    alone: ClassVar[bool] = False
+    #: Whether voxels hold the stiffness itself.
+    is_of_voxels: ClassVar[bool] = False
 
     @abstractmethod
-    def reference(self, material: Any) -> tuple[float, float]:
-        """Lamé moduli λ, μ of a homogeneous material like this one.
+    def references(self, material: Any) -> Iterator[tuple[NDArray[np.intp], Reference, float | Float]]:
+        """Choose homogeneous materials like the samples of a material.
 
-        They do not depend on the samples, or on one sample alone, so that a result does not depend on how samples are
-        grouped into chunks.
+        They depend on each sample alone, so that a result does not depend on how samples are grouped into chunks.
+
+        Yields
+        ------
+        rows : ndarray of int
+            Samples that share a reference.
+        reference : tuple of float
+            Lamé moduli λ, μ of a homogeneous material like them.
+        unit : float or ndarray
+            Stiffness of these samples, or of each of them.
         """
 
     @abstractmethod
@@ -136,9 +147,10 @@ class IsotropicPhases(Constituents):
             raise ValueError(msg)
         return cls(*lame_moduli(young, poisson))
 
-    def reference(self, material: Any) -> tuple[float, float]:
+    def references(self, material: Any) -> Iterator[tuple[NDArray[np.intp], Reference, float]]:
         """Means of the Lamé moduli over the phases."""
-        return float(self.lam.mean()), float(self.mu.mean())
+        lam, mu = float(self.lam.mean()), float(self.mu.mean())
+        yield np.arange(material.shape[0]), (lam, mu), mu
 
     def material(self, *blocks: Array) -> Isotropic:
         """Return the moduli of each voxel.
@@ -167,9 +179,10 @@ class CrystalOrientations(Constituents):
     trailing = 1
     material_fields = 28
 
-    def reference(self, material: Any) -> tuple[float, float]:
+    def references(self, material: Any) -> Iterator[tuple[NDArray[np.intp], Reference, float]]:
         """Lamé moduli of the Voigt average over all orientations."""
-        return voigt_average(self.crystal)
+        lam, mu = voigt_average(self.crystal)
+        yield np.arange(material.shape[0]), (lam, mu), mu
 
     def material(self, *blocks: Array) -> Anisotropic:
         """Return the stiffness of each voxel in the frame of the sample."""

@@ -31,6 +31,7 @@ from mksdask.labels import first_index, matched
 from mksdask.samples import Grid
 from mksdask.simulation.constituents import Constituents, CrystalOrientations, IsotropicPhases, cubic_grid
 from mksdask.simulation.crystals import single_crystal_stiffness
+from mksdask.simulation.equilibrium import batch_size
 from mksdask.simulation.loads import COMPONENTS, Eigenstrains, Loads
 from mksdask.simulation.matrices import StiffnessPhases, VoxelModuli, VoxelStiffness
 from mksdask.simulation.solver import ElasticResponse, ElasticSolver, response_shapes
@@ -206,7 +207,7 @@ class Solve(Operation[Any]):
         data = self.arrays[self.leading]
         stage = self.work.stage(data, limit)
         layout = chunk_layout(data, stage) | {"load cases": self.n_loads}
-        batch = self.solver.batch(self.grid.shape)
+        batch = batch_size(self.grid.shape)
         layout["samples of a batch"] = min(batch, layout.get("samples of a task", len(data)))
         return Plan(self.name, layout, (stage,), limit)
 

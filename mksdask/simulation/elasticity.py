@@ -100,9 +100,8 @@ def solve_fields(
     Notes
     -----
     Lazy input gives a lazy result. One task solves each chunk, in batches of samples that fit in cache. A task holds
-    its results, which are ``2 · n_components + dim`` float64 fields, and the fields of one batch. If each voxel has
-    values of its own, samples are solved one by one. A chunk that would not fit into the memory of a worker is cut; see
-    `mksdask.plan`.
+    its results, which are ``2 · n_components + dim`` float64 fields, and the fields of one batch. A chunk that would
+    not fit into the memory of a worker is cut; see `mksdask.plan`.
 
     The strain inside a pore is that of the elements that continue the displacement into it. It carries no stress.
 

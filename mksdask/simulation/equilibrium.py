@@ -199,6 +199,7 @@ def solve_elasticity(
     macro_strain: Float,
     *,
     reference: tuple[float, float],
+    unit: float | Float | None = None,
     macro_stress: Float | None = None,
     eigenstress: Float | None = None,
     tolerance: float = 1e-8,
@@ -220,6 +221,9 @@ def solve_elasticity(
         Imposed mean strain of each cell, with engineering shear.
     reference : tuple of float
         Lamé moduli λ, μ of the homogeneous reference. Only their ratio matters to the iteration.
+    unit : float or ndarray, shape (n,), optional
+        Stiffness of the material, or of each cell, by which it is divided in the computation. Default: μ of the
+        reference.
     macro_stress : ndarray, shape (n_components,), optional
         Imposed mean stress of all cells. NaN stands for components whose strain is imposed.
     eigenstress : ndarray, shape (n, *spatial, n_components), optional
@@ -267,20 +271,20 @@ def solve_elasticity(
     """
     spatial = tuple(material.shape[1:])
     # The computation is dimensionless, so that single precision in the preconditioner is safe for any unit.
-    unit = reference[1]
+    unit = reference[1] if unit is None else unit
     amplitude = np.abs(macro_strain).max(axis=1)
     if eigenstress is not None:
         np.maximum(amplitude, np.abs(eigenstress).reshape(len(amplitude), -1).max(axis=1) / unit, out=amplitude)
     if macro_stress is not None:
         np.maximum(amplitude, np.nanmax(np.abs(macro_stress)) / unit, out=amplitude)
     amplitude[amplitude == 0.0] = 1.0
-    green = green_operator(spatial, reference[0] / unit, 1.0)
+    green = green_operator(spatial, reference[0] / reference[1], 1.0)
     macro = macro_strain / amplitude[:, None]
     precondition = partial(_precondition, green)
     forces = None
     if eigenstress is not None:
         forces = stress_forces(eigenstress)
-        forces /= unit * amplitude.reshape(-1, *(1,) * (len(spatial) + 1))
+        forces /= (unit * amplitude).reshape(-1, *(1,) * (len(spatial) + 1))
     stop = (tolerance, max_iterations)
     if macro_stress is None:
         fluctuation, iterations = equilibrium(material.scaled(1.0 / unit), macro, precondition, *stop, forces)
@@ -289,8 +293,8 @@ def solve_elasticity(
         stress = np.tile(macro_stress, (len(macro), 1))
         if eigenstress is not None:
             stress += eigenstress.mean(axis=tuple(range(1, len(spatial) + 1)))
-        stress /= unit * amplitude[:, None]
-        control = StressControl(material.scaled(1.0 / unit), stress, reference[0] / unit)
+        stress /= (unit * amplitude)[:, None]
+        control = StressControl(material.scaled(1.0 / unit), stress, reference[0] / reference[1])
         fluctuation, macro, iterations = control.equilibrium(macro, precondition, *stop, forces)
         macro *= amplitude[:, None]
     fluctuation *= amplitude.reshape(-1, *(1,) * (len(spatial) + 1))

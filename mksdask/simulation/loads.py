@@ -147,13 +147,13 @@ class Eigenstrains:
         kinds = "a number or 6 components" if dim == 3 or is_crystal else "a number, or 3 or 6 components,"
         n_phases = constituents.n_phases
         if (
-            constituents.alone
+            constituents.is_of_voxels
             or not np.isfinite(given).all()
             or given.ndim - len(first) not in (0, 1)
             or (not is_crystal and first != (n_phases,))
             or (given.ndim > len(first) and not _fits(given.shape[-1], dim, n_components, is_crystal=is_crystal))
         ):
-            of_phases = "" if constituents.alone else f" hold {kinds} for {whose}, all finite, or"
+            of_phases = "" if constituents.is_of_voxels else f" hold {kinds} for {whose}, all finite, or"
             msg = (
                 f"eigenstrain must{of_phases} be an array of numbers, shape (n_samples, *spatial), or of components, "
                 f"shape (n_samples, *spatial, n_components), got shape {given.shape}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike as NumpyLike, NDArray
 
 from mksdask.arrays import Array, numbers_argument
-from mksdask.simulation.constituents import Constituents, lame_moduli, phase_numbers
+from mksdask.simulation.constituents import Constituents, Reference, lame_moduli, phase_numbers
 from mksdask.simulation.crystals import voigt_average
 from mksdask.simulation.stencils import Anisotropic, Float, Isotropic, jit, n_strain_components
 
@@ -92,14 +93,16 @@ def isotropic_part(stiffness: Float) -> tuple[float, float]:
     return float(0.25 * (normal + coupling) - shear), float(shear)
 
 
-def rounded_reference(lam: float, mu: float) -> tuple[float, float]:
-    """Round the ratio λ / μ to a power of 2, so that samples that are alike share one preconditioner.
+def grouped_references(moduli: list[tuple[float, float]]) -> Iterator[tuple[NDArray[np.intp], Reference, Float]]:
+    """Round the ratio λ / μ of each sample to a power of 2, so that samples that are alike share a reference.
 
     A sample without stiffness has the reference 1, 1.
     """
-    if not mu > 0.0:
-        return 1.0, 1.0
-    return mu * 2.0 ** float(np.clip(np.rint(np.log2(max(lam / mu, 0.25))), -2, 8)), mu
+    rounded = [float(np.clip(np.rint(np.log2(max(lam / mu, 0.25))), -2, 8)) if mu > 0.0 else 0.0 for lam, mu in moduli]
+    units = np.array([mu if mu > 0.0 else 1.0 for _, mu in moduli])
+    for power in sorted(set(rounded)):
+        rows = np.flatnonzero(np.array(rounded) == power)
+        yield rows, (2.0**power, 1.0), units[rows]
 
 
 @dataclass(frozen=True)
@@ -145,9 +148,10 @@ class StiffnessPhases(Constituents):
             raise ValueError(msg)
         return cls(0.5 * (values + values.swapaxes(1, 2)))
 
-    def reference(self, material: Any) -> tuple[float, float]:
+    def references(self, material: Any) -> Iterator[tuple[NDArray[np.intp], Reference, float]]:
         """Means over the phases."""
-        return isotropic_part(self.stiffness.mean(axis=0))
+        lam, mu = isotropic_part(self.stiffness.mean(axis=0))
+        yield np.arange(material.shape[0]), (lam, mu), mu
 
     def material(self, *blocks: Array) -> Anisotropic:
         """Return the stiffness of each voxel.
@@ -173,17 +177,19 @@ class VoxelStiffness(Constituents):
 
     trailing = 2
     material_fields = 57
-    alone = True
+    is_of_voxels = True
 
-    def reference(self, material: Any) -> tuple[float, float]:
-        """Mean over the voxels of the sample, with its ratio rounded."""
-        packed = material.packed
-        mean = np.moveaxis(packed, -2, -1).reshape(-1, packed.shape[-2]).mean(axis=0)
-        n = 6 if len(mean) == 21 else 3
-        stiffness = np.zeros((n, n))
-        rows, columns = np.triu_indices(n)
-        stiffness[rows, columns] = stiffness[columns, rows] = mean
-        return rounded_reference(*isotropic_part(stiffness))
+    def references(self, material: Any) -> Iterator[tuple[NDArray[np.intp], Reference, Float]]:
+        """Mean over the voxels of each sample, with its ratio rounded."""
+        moduli = []
+        for packed in material.packed:
+            mean = np.moveaxis(packed, -2, -1).reshape(-1, packed.shape[-2]).mean(axis=0)
+            n = 6 if len(mean) == 21 else 3
+            stiffness = np.zeros((n, n))
+            rows, columns = np.triu_indices(n)
+            stiffness[rows, columns] = stiffness[columns, rows] = mean
+            moduli.append(isotropic_part(stiffness))
+        yield from grouped_references(moduli)
 
     def material(self, *blocks: Array) -> Anisotropic:
         """Return the stiffness of each voxel.
@@ -216,7 +222,7 @@ class VoxelModuli(Constituents):
     poissons_ratio: float | None = None
 
     material_fields = 6
-    alone = True
+    is_of_voxels = True
 
     @classmethod
     def of(cls, poissons_ratio: float) -> VoxelModuli:
@@ -237,9 +243,10 @@ class VoxelModuli(Constituents):
         """Number of arrays that hold the values."""
         return 1 if self.poissons_ratio is not None else 2
 
-    def reference(self, material: Any) -> tuple[float, float]:
-        """Means over the voxels of the sample, with its ratio rounded."""
-        return rounded_reference(float(material.lam.mean()), float(material.mu.mean()))
+    def references(self, material: Any) -> Iterator[tuple[NDArray[np.intp], Reference, Float]]:
+        """Means over the voxels of each sample, with its ratio rounded."""
+        moduli = zip(material.lam, material.mu, strict=True)
+        yield from grouped_references([(float(lam.mean()), float(mu.mean())) for lam, mu in moduli])
 
     def material(self, *blocks: Array) -> Isotropic:
         """Return the moduli of each voxel.

@@ -80,10 +80,6 @@ class ElasticSolver:
         """Spatial shape of the samples of a block."""
         return tuple(block.shape[1 : block.ndim - self.trailing])
 
-    def batch(self, spatial: tuple[int, ...]) -> int:
-        """Choose the number of samples that are solved together."""
-        return 1 if self.constituents.alone else batch_size(spatial)
-
     def work(self, what: str, arrays: Sequence[Any], loads: Loads, *, n_loads: int, keeps_fields: bool) -> SampleWork:
         """Estimate what a task needs: memory for its results and for the fields of one batch, and operations."""
         data = arrays[0]
@@ -100,7 +96,7 @@ class ElasticSolver:
         if self.eigenstrains is not None:
             fields += 2 * self.eigenstrains.n_components + n_components + dim
         batch = int(field * fields)
-        together = self.batch(spatial)
+        together = batch_size(spatial)
         transforms = 2 * dim * fft_operations(spatial, real=True)
         return SampleWork(
             what,
@@ -110,26 +106,30 @@ class ElasticSolver:
             n_loads * ITERATIONS * (transforms + int(np.prod(spatial)) * (200 if dim == 2 else 900)),
         )
 
-    def _batches(self, blocks: tuple[Array, ...], loads: Loads) -> Iterator[tuple[slice, ElasticFields]]:
-        """Solve the samples of blocks in batches that fit in cache."""
-        step = self.batch(self.spatial(blocks[0]))
+    def _batches(self, blocks: tuple[Array, ...], loads: Loads) -> Iterator[tuple[NDArray[np.intp], ElasticFields]]:
+        """Solve the samples of blocks in batches that fit in cache, and that share a reference."""
+        step = batch_size(self.spatial(blocks[0]))
         for start in range(0, len(blocks[0]), step):
-            rows = slice(start, start + step)
-            parts = tuple(block[rows] for block in blocks)
-            material = self.constituents.material(*parts[: self.constituents.n_arrays])
-            eigenstress = None
+            parts = tuple(block[start : start + step] for block in blocks)
+            whole = self.constituents.material(*parts[: self.constituents.n_arrays])
+            stresses = None
             if self.eigenstrains is not None:
-                eigenstress = self.eigenstrains.stress(self.constituents, material, parts)
-            fields = solve_elasticity(
-                material,
-                np.tile(loads.strain, (len(parts[0]), 1)),
-                reference=self.constituents.reference(material),
-                macro_stress=loads.stress,
-                eigenstress=eigenstress,
-                tolerance=self.tolerance,
-                max_iterations=self.max_iterations,
-            )
-            yield rows, fields
+                stresses = self.eigenstrains.stress(self.constituents, whole, parts)
+            for rows, reference, unit in self.constituents.references(whole):
+                material, eigenstress = whole, stresses
+                if len(rows) < len(parts[0]):
+                    material, eigenstress = whole.of_samples(rows), None if stresses is None else stresses[rows]
+                fields = solve_elasticity(
+                    material,
+                    np.tile(loads.strain, (len(rows), 1)),
+                    reference=reference,
+                    unit=unit,
+                    macro_stress=loads.stress,
+                    eigenstress=eigenstress,
+                    tolerance=self.tolerance,
+                    max_iterations=self.max_iterations,
+                )
+                yield start + rows, fields
 
     def fields(self, *blocks: Array, loads: Loads) -> ElasticResponse:
         """Solve for the fields and averages of one block."""
