@@ -372,6 +372,9 @@ def test_effective_expansion__is_the_relation_of_levin():
 def test_effective_expansion__is_lazy_and_labelled_and_of_the_same_expansion_is_that():
     X = make_microstructure(n_samples=6, size=(5, 6, 4), grain_size=3, seed=3)
     elastic = {"elastic_modulus": YOUNG, "poissons_ratio": POISSON}
+    one = solve_fields(np.zeros((2, 3, 4, 5)), eigenstrain=[0.3], elastic_modulus=[2.0], poissons_ratio=[0.2])
+    assert_array_equal(one.strain, np.broadcast_to([0.01, 0, 0, 0, 0, 0], one.strain.shape))
+    assert_allclose(one.stress[..., 1], 2 / (1 - 2 * 0.2) * (0.01 * 0.2 / 1.2 - 0.3))
     uniform = effective_expansion(X, eigenstrain=(2.0, 2.0), **elastic)
     assert_allclose(uniform, np.tile([2.0, 2, 2, 0, 0, 0], (6, 1)), rtol=0, atol=1e-6)
     lazy = da.from_array(X, chunks=((1, 3, 2), -1, -1, -1))
@@ -393,10 +396,10 @@ def test_effective_expansion__is_lazy_and_labelled_and_of_the_same_expansion_is_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"eigenstrain": (1.0, 2.0, 3.0)}, "a number, or 3 or 6 components, for each phase"),
-        ({"eigenstrain": 1.0}, "for each phase"),
+        ({"eigenstrain": (1.0, 2.0, 3.0)}, "a number, or 3 or 6 components, for each of the 2 phases"),
+        ({"eigenstrain": 1.0}, "for each of the 2 phases"),
         ({"eigenstrain": (1.0, np.nan)}, "all finite"),
-        ({"eigenstrain": np.ones((2, 4))}, "for each phase"),
+        ({"eigenstrain": np.ones((2, 4))}, "for each of the 2 phases"),
         ({"eigenstrain": np.ones((2, 3, 3))}, "eigenstrain must hold a number for each voxel"),
         ({"eigenstrain": np.full((1, 3, 3), np.nan)}, "eigenstrain must be finite"),
         ({"macro_stress": np.inf}, "macro_stress must be finite, or NaN"),
@@ -436,6 +439,13 @@ def test_loads__raise_and_say_what_mends_them(options, message):
 def test_stiffness__raises_and_says_what_mends_it(options, message):
     with pytest.raises(ValueError, match=message):
         mean_stress(**options)
+
+
+def test_eigenstrain__of_crystals_and_of_voxels_alone_says_what_it_may_be():
+    with pytest.raises(ValueError, match="a number or 6 components for the crystal"):
+        mean_stress(np.zeros((1, 2, 2, 3)), crystal_stiffness=COPPER, eigenstrain=[1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="eigenstrain must be an array of numbers"):
+        mean_stress(elastic_modulus=np.ones((1, 2, 2)), poissons_ratio=0.3, eigenstrain=[1.0])
 
 
 def test_stiffness__of_complex_numbers_is_refused():

@@ -284,6 +284,12 @@ def solve_elasticity(
     forces = None
     if eigenstress is not None:
         forces = stress_forces(eigenstress)
+        # Those of a uniform stress are only rounding errors.
+        largest, flat = (
+            np.abs(eigenstress).reshape(len(forces), -1).max(axis=1),
+            np.abs(forces).reshape(len(forces), -1),
+        )
+        forces[flat.max(axis=1) <= 1e-13 * largest] = 0.0
         forces /= (unit * amplitude).reshape(-1, *(1,) * (len(spatial) + 1))
     stop = (tolerance, max_iterations)
     if macro_stress is None:

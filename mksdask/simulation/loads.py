@@ -141,27 +141,21 @@ class Eigenstrains:
         ValueError
             If their shape does not fit, or a value is not finite.
         """
-        is_crystal = constituents.trailing == 1
-        whose = "the crystal" if is_crystal else "each phase"
+        is_crystal, n_phases = constituents.trailing == 1, constituents.n_phases
         first = () if is_crystal else given.shape[:1]
-        kinds = "a number or 6 components" if dim == 3 or is_crystal else "a number, or 3 or 6 components,"
-        n_phases = constituents.n_phases
-        if (
-            constituents.is_of_voxels
-            or not np.isfinite(given).all()
-            or given.ndim - len(first) not in (0, 1)
-            or (not is_crystal and first != (n_phases,))
-            or (given.ndim > len(first) and not _fits(given.shape[-1], dim, n_components, is_crystal=is_crystal))
-        ):
+        is_number = given.ndim == len(first)
+        fits = given.ndim == len(first) + 1 and _fits(given.shape[-1], 3 if is_crystal else dim, n_components)
+        is_right = np.isfinite(given).all() and (is_number or fits) and (is_crystal or first == (n_phases,))
+        if constituents.is_of_voxels or not is_right:
+            kinds = "a number, or 3 or 6 components," if dim == 2 and not is_crystal else "a number or 6 components"
+            whose = "the crystal" if is_crystal else f"each of the {n_phases} phases"
             of_phases = "" if constituents.is_of_voxels else f" hold {kinds} for {whose}, all finite, or"
             msg = (
                 f"eigenstrain must{of_phases} be an array of numbers, shape (n_samples, *spatial), or of components, "
                 f"shape (n_samples, *spatial, n_components), got shape {given.shape}"
-                + f", for {n_phases} phases"
-                * (n_phases is not None)
             )
             raise ValueError(msg)
-        return cls(_expanded(given, given.ndim == len(first), n_components), n_components)
+        return cls(_expanded(given, n_components, is_number=is_number), n_components)
 
     @classmethod
     def of_voxels(cls, shape: tuple[int, ...], voxels: tuple[int, ...], n_components: int) -> Eigenstrains:
@@ -172,11 +166,7 @@ class Eigenstrains:
         ValueError
             If it is not that of the voxels.
         """
-        n_axes = len(voxels)
-        is_right = shape == voxels or (
-            shape[:-1] == voxels and _fits(shape[-1], n_axes - 1, n_components, is_crystal=False)
-        )
-        if not is_right:
+        if shape != voxels and not (shape[:-1] == voxels and _fits(shape[-1], len(voxels) - 1, n_components)):
             msg = (
                 f"eigenstrain must hold a number for each voxel, shape {voxels}, or components, shape "
                 f"{(*voxels, n_components)}, got shape {shape}"
@@ -198,7 +188,7 @@ class Eigenstrains:
             if not np.isfinite(given).all():
                 msg = "eigenstrain must be finite in each voxel"
                 raise ValueError(msg)
-            strain = _expanded(given, given.ndim == dim + 1, self.n_components)
+            strain = _expanded(given, self.n_components, is_number=given.ndim == dim + 1)
         elif self.values.ndim == 2:
             strain = self.values[phase_numbers(voxels[0], len(self.values), "eigenstrain")]
         else:
@@ -210,12 +200,12 @@ class Eigenstrains:
         return np.ascontiguousarray(thick.stress(strain[:, :, :, None])[:, :, :, 0, PLANE])
 
 
-def _fits(size: int, dim: int, n_components: int, *, is_crystal: bool) -> bool:
-    """Whether so many components stand for the strain of a voxel."""
-    return size == n_components or (size == 3 and dim == 2 and not is_crystal)
+def _fits(size: int, dim: int, n_components: int) -> bool:
+    """Whether so many components stand for the strain of a voxel: all, or those in the plane of 2D samples."""
+    return size == n_components or (size == 3 and dim == 2)
 
 
-def _expanded(values: Float, is_number: bool, n_components: int) -> Float:  # noqa: FBT001
+def _expanded(values: Float, n_components: int, *, is_number: bool) -> Float:
     """Return all components of numbers, which are the same along all axes, or of components in the plane."""
     if not is_number and values.shape[-1] == n_components:
         return values
