@@ -16,8 +16,8 @@ from mksdask.bases.primitive import PrimitiveBasis
 from mksdask.compute.blocks import map_samples
 from mksdask.samples import Grid, Samples
 from mksdask.schema.arguments import checked
+from mksdask.simulation.conjugate_gradients import ConvergenceError
 from mksdask.simulation.diffusion import diffusivity
-from mksdask.simulation.equilibrium import ConvergenceError
 from mksdask.stats.components import label_sample
 
 # By this factor the residual of the diffusion is reduced, in at most so many iterations.

@@ -18,7 +18,7 @@ from mksdask.compute.plans import PROCESS_BYTES, Limit, SampleWork
 from mksdask.compute.workers import ALLOCATION
 from mksdask.datasets import effective_stiffness, make_microstructure, mean_stress, solve_fields
 from mksdask.reduction import PCA
-from mksdask.simulation import effective_conductivity, solve_conduction
+from mksdask.simulation import effective_conductivity, effective_expansion, solve_conduction
 from mksdask.stats import correlate, correlate_volume
 
 
@@ -37,6 +37,12 @@ CALLS = {
     "solve_fields": (solve_fields, (X,), ELASTIC),
     "mean_stress": (mean_stress, (X,), ELASTIC),
     "effective_stiffness": (effective_stiffness, (X,), ELASTIC),
+    "effective_stiffness of voxels": (
+        effective_stiffness,
+        (),
+        {"stiffness": lazy((8, 32, 32, 32, 6, 6), 2, "float32")},
+    ),
+    "effective_expansion": (effective_expansion, (X,), ELASTIC | {"eigenstrain": (1, 2)}),
     "solve_conduction": (solve_conduction, (X,), {"conductivity": (1, 2)}),
     "effective_conductivity": (effective_conductivity, (X,), {"conductivity": (1, 2)}),
     "PCA.fit": (PCA(3).fit, (lazy((64, 9000), 16, "float32"),), {}),

@@ -14,7 +14,13 @@ from scipy.spatial.transform import Rotation
 
 from mksdask import MKSLocalizationModel, PrimitiveBasis
 from mksdask.datasets import make_conduction_random, make_microstructure
-from mksdask.simulation import ConvergenceError, effective_conductivity, solve_conduction
+from mksdask.simulation import (
+    ConvergenceError,
+    effective_conductivity,
+    hashin_shtrikman_bounds,
+    solve_conduction,
+    voigt_reuss_bounds,
+)
 from tests.helpers import computes, sample_chunks, tasks_per_chunk
 
 
@@ -123,12 +129,13 @@ def test_effective_conductivity__lies_between_the_bounds(dim):
     k1, k2 = 1.0, 6.0
     found = np.trace(effective_conductivity(X, conductivity=(k1, k2)), axis1=1, axis2=2) / dim
     f2 = X.mean(axis=tuple(range(1, dim + 1)))
+    fractions = np.stack([1 - f2, f2], axis=-1)
     # Hashin and Shtrikman, for the mean over samples of an isotropic ensemble.
-    lower = k1 + f2 / (1 / (k2 - k1) + (1 - f2) / (dim * k1))
-    upper = k2 + (1 - f2) / (1 / (k1 - k2) + f2 / (dim * k2))
-    assert lower.mean() < found.mean() < upper.mean()
-    assert (found > 1 / ((1 - f2) / k1 + f2 / k2)).all()
-    assert (found < (1 - f2) * k1 + f2 * k2).all()
+    narrow = hashin_shtrikman_bounds(fractions, conductivity=(k1, k2), n_spatial=dim)
+    assert narrow.lower.mean() < found.mean() < narrow.upper.mean()
+    wide = voigt_reuss_bounds(fractions, (k1, k2))
+    assert (found > wide.lower).all()
+    assert (found < wide.upper).all()
 
 
 @pytest.mark.parametrize("size", [(24, 24), (12, 12, 12)])

@@ -434,6 +434,26 @@ CASES = {
             "tolerance": 1e-4,
         },
     ),
+    "solve_fields.stress": (
+        simulation.solve_fields,
+        {**SOLVE, "macro_strain": 0.01, "macro_stress": [np.nan, 0.0, 0.0], "eigenstrain": (0.0, 0.1)},
+    ),
+    "solve_fields.voxels": (
+        simulation.solve_fields,
+        {"stiffness": np.tile(np.eye(3), (2, 4, 3, 1, 1)), "eigenstrain": FIELD[:2, :4, :3], "tolerance": 1e-4},
+    ),
+    "solve_fields.moduli": (
+        simulation.solve_fields,
+        {"elastic_modulus": 1.0 + X[:2], "poissons_ratio": 0.3 * X[:2], "tolerance": 1e-4},
+    ),
+    "effective_expansion": (
+        simulation.effective_expansion,
+        {**PHASES, "X": X[:2], "eigenstrain": (0.0, 0.1), "tolerance": 1e-4, "max_iterations": 100},
+    ),
+    "effective_stiffness.phases": (
+        simulation.effective_stiffness,
+        {"X": X[:2], "stiffness": np.stack([np.eye(6), 2 * np.eye(6)]), "tolerance": 1e-4},
+    ),
     "solve_conduction": (simulation.solve_conduction, {**CONDUCT, "macro_gradient": 1.0}),
     "effective_conductivity": (simulation.effective_conductivity, CONDUCT),
     "make_conduction_random": (
@@ -443,6 +463,31 @@ CASES = {
     "mean_stress": (simulation.mean_stress, {**SOLVE, "macro_strain": 0.01}),
     "effective_stiffness": (simulation.effective_stiffness, SOLVE),
     "single_crystal_stiffness": (simulation.single_crystal_stiffness, {"constants": [168.4, 121.4, 75.4]}),
+    "engineering_constants": (simulation.engineering_constants, {"stiffness": np.tile(np.eye(6), (2, 1, 1))}),
+    "isotropic_stiffness": (
+        simulation.isotropic_stiffness,
+        {"elastic_modulus": (1.0, 2.0), "poissons_ratio": 0.3, "n_spatial": 2},
+    ),
+    "voigt_reuss_bounds": (
+        simulation.voigt_reuss_bounds,
+        {"fractions": np.array([[0.5, 0.5], [0.0, 1.0]]), "properties": (1.0, 2.0)},
+    ),
+    "BoundedRegressor": (
+        method("fit", simulation.BoundedRegressor),
+        {"properties": (0.0, 1.0), "regressor": None, "columns": [0], "normalize": True, "X": Y[:, None], "y": 1.0 - Y},
+    ),
+    "BoundedRegressor.predict": (
+        of(simulation.BoundedRegressor((0.0, 1.0)).fit(Y[:, None], 1.0 - Y), "predict"),
+        {"X": Y[:, None]},
+    ),
+    "hashin_shtrikman_bounds": (
+        simulation.hashin_shtrikman_bounds,
+        {**PHASES, "fractions": np.array([[0.5, 0.5], [0.0, 1.0]]), "n_spatial": 3},
+    ),
+    "hashin_shtrikman_bounds.conductivity": (
+        simulation.hashin_shtrikman_bounds,
+        {"fractions": [0.5, 0.5], "conductivity": (1.0, 2.0), "n_spatial": 2},
+    ),
     "ComponentTexture": (
         lambda n, **options: datasets.ComponentTexture(**options).draw(n, np.random.default_rng(0)),
         {"angles": [(0.1, 0.2, 0.3)], "spread": 0.1, "weights": [1.0], "n": 4},
@@ -565,7 +610,7 @@ CASES = {
 }
 # Public names that have no arguments of their own to try, or are tried through others.
 OTHERS = {"Basis", "Texture", "RandomTexture", "Plan", "ElasticResponse", "ConductionResponse", "ConvergenceError"}
-OTHERS |= {"MissingPropertyWarning"}
+OTHERS |= {"MissingPropertyWarning", "Bounds", "ElasticConstants"}
 OTHERS |= {"PartialResult", "draw_partial", "AssumedWarning", "ipf_colours"}
 SIMPLE = [
     None, True, False, -1, 0, 1, 3, 10**12, 2**63, -(2**63) - 1, np.nan, np.inf, -np.inf, 0.5, -0.5, 1e-300, 1e300,

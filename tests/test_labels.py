@@ -42,6 +42,7 @@ from mksdask.regression import KernelRegressor, LeastSquares, polynomial_regress
 from mksdask.samples import Samples
 from mksdask.simulation import (
     effective_conductivity,
+    effective_expansion,
     effective_stiffness,
     mean_stress,
     solve_conduction,
@@ -838,6 +839,7 @@ RESULTS = {
     "displacement": lambda X: solve_fields(X, **ELASTIC).displacement,
     "mean_stress": lambda X: mean_stress(X, **ELASTIC),
     "effective_stiffness": lambda X: effective_stiffness(X, **ELASTIC),
+    "effective_expansion": lambda X: effective_expansion(X, eigenstrain=(1, 2), **ELASTIC),
     "gradient": lambda X: solve_conduction(X, conductivity=(1, 2)).gradient,
     "effective_conductivity": lambda X: effective_conductivity(X, conductivity=(1, 2)),
     "ElasticFESimulation": lambda X: ElasticFESimulation(**ELASTIC).run(X).stress,

@@ -110,6 +110,21 @@ OPERATIONS = {
         from mksdask.datasets import effective_stiffness as function
         arguments, warm, finish, options = (ensemble(2, 88, 1),), (ensemble(1, 8, 1),), drop, elastic
     """,
+    "effective_stiffness of voxels": """
+        from mksdask.datasets import effective_stiffness as function
+        matrices = np.diag([3.0, 3.0, 3.0, 1.0, 1.0, 1.0]) + 0.1
+        def stiffness(n, size):
+            phases = ensemble(n, size, 1)
+            return phases[..., None, None] * matrices + 2.0 * matrices
+        arguments, warm, finish = (), (), drop
+        options = {"stiffness": stiffness(2, 40), "tolerance": 0.1}
+        warm_options = {"stiffness": stiffness(1, 8), "tolerance": 0.1}
+    """,
+    "solve_fields, stress and expansion": """
+        from mksdask.datasets import solve_fields as function
+        arguments, warm, finish = (ensemble(30, 64, 1),), (ensemble(1, 8, 1),), lambda response: drop(response.stress)
+        options = elastic | {"macro_stress": 0.0, "eigenstrain": (1, 2), "tolerance": 0.1}
+    """,
     "solve_conduction": """
         from mksdask.simulation import solve_conduction as function
         arguments, warm = (ensemble(30, 80, 1),), (ensemble(1, 8, 1),)
@@ -254,6 +269,7 @@ RUN = """
     with dask.config.set({"mksdask.memory-limit": "1008MiB"}):
         found = plan(function, *arguments, **options)
         little = {key: value for key, value in options.items() if key not in ("confidence_index", "scratch")}
+        little |= globals().get("warm_options", {})
         finish(function(*warm, **little))
         peak = Peak()
         finish(function(*arguments, **options))

@@ -31,6 +31,7 @@ SCRIPT = """
     from mksdask.descriptors import ShapeDescriptors
     from mksdask.reduction import PCA, IncrementalPCA
     from mksdask.regression import KernelRegressor
+    from mksdask.simulation import effective_expansion
     from mksdask.stats import (
         TwoPointStatistics, chord_lengths, correlate, correlate3, correlate_clusters, correlate_surfaces,
         correlate_volume, correlate_volume_clusters, correlate_volume_surfaces, distance_map, label_clusters,
@@ -105,6 +106,9 @@ SCRIPT = """
     keep("solve fields", fields.strain, fields.stress)
     keep("mean stress", mean_stress(lazy, elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3)))
     keep("effective stiffness", effective_stiffness(lazy, elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3)))
+    keep("stiffness of voxels", effective_stiffness(elastic_modulus=1.0 + lazy, poissons_ratio=0.3))
+    expansion = effective_expansion(lazy, eigenstrain=(1, 2), elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3))
+    keep("effective expansion", expansion)
     keep("generator", MicrostructureGenerator(12, (8, 9), chunks=4).generate())
     keep("microstructures", make_microstructure(12, (8, 9), chunks=4))
     keep("polycrystal", make_polycrystal(6, (5, 6), 4, chunks=2))

@@ -72,7 +72,7 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
         ``cluster_statistics``, ``distance_map``, ``pore_sizes``, ``local_thickness``, ``PCA(5).fit``,
         ``KernelRegressor().fit``, ``MKSStructureAnalysis(...).fit`` or ``.share``, ``MKSHomogenizationModel(...).fit``
         or ``.share``, ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress``,
-        ``effective_stiffness``, ``solve_conduction`` or ``effective_conductivity``.
+        ``effective_stiffness``, ``effective_expansion``, ``solve_conduction`` or ``effective_conductivity``.
     *args, **options
         The arguments of the call.
     memory_limit : int or str, optional

@@ -19,7 +19,8 @@ from mksdask.datasets.generator import (
 from mksdask.schema.arguments import checked
 from mksdask.simulation.cahn_hilliard import CahnHilliardSimulation
 from mksdask.simulation.conduction import solve_conduction
-from mksdask.simulation.elasticity import COMPONENTS, mean_stress, solve_fields
+from mksdask.simulation.elasticity import mean_stress, solve_fields
+from mksdask.simulation.loads import COMPONENTS
 
 
 def _uniform(indices: NDArray[np.int64], *, size: tuple[int, ...], seed: int, dtype: np.dtype[Any]) -> Array:

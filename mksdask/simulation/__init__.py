@@ -1,23 +1,5 @@
-"""Simulation of the physics of voxel samples: elasticity, conduction, and spinodal decomposition."""
+"""Simulation of the physics of voxel samples: elasticity, conduction, and spinodal decomposition; and their bounds."""
 
-from mksdask.simulation.cahn_hilliard import CahnHilliardSimulation
-from mksdask.simulation.conduction import ConductionResponse, effective_conductivity, solve_conduction
-from mksdask.simulation.crystals import single_crystal_stiffness
-from mksdask.simulation.elasticity import effective_stiffness, mean_stress, solve_fields
-from mksdask.simulation.equilibrium import ConvergenceError
-from mksdask.simulation.fe_simulation import ElasticFESimulation
-from mksdask.simulation.solver import ElasticResponse
+import lazy_loader
 
-__all__ = [
-    "CahnHilliardSimulation",
-    "ConductionResponse",
-    "ConvergenceError",
-    "ElasticFESimulation",
-    "ElasticResponse",
-    "effective_conductivity",
-    "effective_stiffness",
-    "mean_stress",
-    "single_crystal_stiffness",
-    "solve_conduction",
-    "solve_fields",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

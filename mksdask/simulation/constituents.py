@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -15,7 +15,10 @@ from mksdask.arrays import Array, numbers_argument
 from mksdask.bases.gsh import check_angles
 from mksdask.grid import Grid
 from mksdask.simulation.crystals import turned_stiffness, voigt_average
-from mksdask.simulation.stencils import Anisotropic, Isotropic, Material
+from mksdask.simulation.stencils import Anisotropic, Float, Isotropic, Material
+
+# Lamé moduli λ, μ of a homogeneous material.
+Reference = tuple[float, float]
 
 
 def cubic_grid(labels: xr.DataArray | None, spatial: Sequence[int]) -> Grid:
@@ -56,24 +59,46 @@ def phase_numbers(block: Array, n_phases: int, argument: str) -> NDArray[np.intp
     return phase
 
 
+def lame_moduli(
+    young: NDArray[np.float64], poisson: NDArray[np.float64] | float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the Lamé moduli λ, μ from Young's moduli and Poisson's ratios."""
+    mu = young / (2.0 * (1.0 + poisson))
+    return 2.0 * mu * poisson / (1.0 - 2.0 * poisson), mu
+
+
 class Constituents(ABC):
     """A translation of the values of voxels into the stiffness of each voxel."""
 
-    #: Number of axes that X has after the spatial ones.
+    #: Number of arrays that hold the values.
+    n_arrays: ClassVar[int] = 1
+    #: Number of axes that they have after the spatial ones.
     trailing: ClassVar[int] = 0
     #: Number of float64 fields that the stiffness takes while it is made.
     material_fields: ClassVar[int] = 0
+    #: Number of phases, unless voxels hold something else than phase numbers.
+    n_phases: int | None = None
+    #: Whether voxels hold the stiffness itself.
+    is_of_voxels: ClassVar[bool] = False
 
-    @property
     @abstractmethod
-    def reference(self) -> tuple[float, float]:
-        """Lamé moduli λ, μ of a homogeneous material like this one.
+    def references(self, material: Any) -> Iterator[tuple[NDArray[np.intp], Reference, float | Float]]:
+        """Choose homogeneous materials like the samples of a material.
 
-        They do not depend on the samples, so that a result does not depend on how samples are grouped into chunks.
+        They depend on each sample alone, so that a result does not depend on how samples are grouped into chunks.
+
+        Yields
+        ------
+        rows : ndarray of int
+            Samples that share a reference.
+        reference : tuple of float
+            Lamé moduli λ, μ of a homogeneous material like them.
+        unit : float or ndarray
+            Stiffness of these samples, or of each of them.
         """
 
     @abstractmethod
-    def material(self, block: Array) -> Material:
+    def material(self, *blocks: Array) -> Material:
         """Return the stiffness of each voxel of a block."""
 
 
@@ -92,6 +117,11 @@ class IsotropicPhases(Constituents):
 
     material_fields = 2
 
+    @property
+    def n_phases(self) -> int:  # type: ignore[override]
+        """Number of phases."""
+        return len(self.mu)
+
     @classmethod
     def from_engineering(cls, elastic_modulus: Sequence[float], poissons_ratio: Sequence[float]) -> IsotropicPhases:
         """Compute the Lamé moduli from Young's moduli and Poisson's ratios.
@@ -109,24 +139,20 @@ class IsotropicPhases(Constituents):
                 f"{young.tolist()} and {poisson.tolist()}"
             )
             raise ValueError(msg)
-        if not (np.isfinite(young).all() and (young > 0).all()):
-            msg = (
-                f"elastic_modulus must be positive, got {young.tolist()}; give a pore a small modulus, such as "
-                "1e-3 times that of the solid"
-            )
+        if not (np.isfinite(young).all() and (young >= 0).all() and (young > 0).any()):
+            msg = f"elastic_modulus must be positive, or 0 for pores, and not 0 in all phases; got {young.tolist()}"
             raise ValueError(msg)
         if not ((poisson > -1.0) & (poisson < 0.5)).all():
             msg = f"poissons_ratio must lie between -1 and 0.5, both excluded, got {poisson.tolist()}"
             raise ValueError(msg)
-        mu = young / (2.0 * (1.0 + poisson))
-        return cls(2.0 * mu * poisson / (1.0 - 2.0 * poisson), mu)
+        return cls(*lame_moduli(young, poisson))
 
-    @property
-    def reference(self) -> tuple[float, float]:
+    def references(self, material: Any) -> Iterator[tuple[NDArray[np.intp], Reference, float]]:
         """Means of the Lamé moduli over the phases."""
-        return float(self.lam.mean()), float(self.mu.mean())
+        lam, mu = float(self.lam.mean()), float(self.mu.mean())
+        yield np.arange(material.shape[0]), (lam, mu), mu
 
-    def material(self, block: Array) -> Isotropic:
+    def material(self, *blocks: Array) -> Isotropic:
         """Return the moduli of each voxel.
 
         Raises
@@ -134,7 +160,7 @@ class IsotropicPhases(Constituents):
         ValueError
             If the block holds a value that is not a phase number.
         """
-        phase = phase_numbers(block, len(self.lam), "elastic_modulus")
+        phase = phase_numbers(blocks[0], len(self.lam), "elastic_modulus")
         return Isotropic(self.lam[phase], self.mu[phase])
 
 
@@ -153,12 +179,12 @@ class CrystalOrientations(Constituents):
     trailing = 1
     material_fields = 28
 
-    @property
-    def reference(self) -> tuple[float, float]:
+    def references(self, material: Any) -> Iterator[tuple[NDArray[np.intp], Reference, float]]:
         """Lamé moduli of the Voigt average over all orientations."""
-        return voigt_average(self.crystal)
+        lam, mu = voigt_average(self.crystal)
+        yield np.arange(material.shape[0]), (lam, mu), mu
 
-    def material(self, block: Array) -> Anisotropic:
+    def material(self, *blocks: Array) -> Anisotropic:
         """Return the stiffness of each voxel in the frame of the sample."""
-        check_angles(block)
-        return turned_stiffness(self.crystal, block)
+        check_angles(blocks[0])
+        return turned_stiffness(self.crystal, blocks[0])

@@ -13,14 +13,12 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from mksdask.simulation.conjugate_gradients import conjugate_gradients
 from mksdask.simulation.stencils import Float, Isotropic, Material, Stencil, jit, n_strain_components, voigt_pairs
+from mksdask.simulation.stress_control import StressControl
 
 # Largest number of unknowns that are solved together, so that a batch stays in cache.
 BATCH_UNKNOWNS = 2**18
-
-
-class ConvergenceError(ArithmeticError):
-    """The conjugate gradients reached the limit of iterations before they reached the tolerance."""
 
 
 class ElasticFields(NamedTuple):
@@ -28,39 +26,9 @@ class ElasticFields(NamedTuple):
 
     strain: Float
     stress: Float
+    macro: Float
     fluctuation: Float
     iterations: NDArray[np.int64]
-
-
-@jit
-def _descend(x, r, p, kp, rz, active):  # type: ignore[no-untyped-def]
-    """``x += α p``, ``r -= α K p`` with ``α = (r, z) / (p, K p)``, where each sample has its own α."""
-    n, size = x.shape
-    for s in range(n):
-        if active[s]:
-            energy = 0.0
-            for k in range(size):
-                energy += p[s, k] * kp[s, k]
-            # What has no energy, such as a movement inside a pore, is no way to go.
-            alpha = rz[s] / energy if energy > 0.0 else 0.0
-            for k in range(size):
-                x[s, k] += alpha * p[s, k]
-                r[s, k] -= alpha * kp[s, k]
-
-
-@jit
-def _conjugate(p, r, z, rz, active):  # type: ignore[no-untyped-def]
-    """``p = z + β p`` with ``β = (r, z) / (r, z)_previous``; (r, z) is updated in place."""
-    n, size = p.shape
-    for s in range(n):
-        if active[s]:
-            new = 0.0
-            for k in range(size):
-                new += r[s, k] * z[s, k]
-            beta = new / rz[s] if rz[s] > 0.0 else 0.0
-            rz[s] = new
-            for k in range(size):
-                p[s, k] = z[s, k] + beta * p[s, k]
 
 
 @jit
@@ -138,6 +106,7 @@ def equilibrium(
     precondition: Callable[[Float], NDArray[np.floating]],
     tolerance: float,
     max_iterations: int,
+    forces: Float | None = None,
 ) -> tuple[Float, NDArray[np.int64]]:
     """Find the fluctuation at which the forces of a material vanish, by preconditioned conjugate gradients.
 
@@ -153,6 +122,8 @@ def equilibrium(
         Factor by which the preconditioned residual norm is reduced.
     max_iterations : int
         Limit of iterations.
+    forces : ndarray, shape (n, n_fields, *spatial), optional
+        Further forces on the corners, such as those of eigenstrains.
 
     Returns
     -------
@@ -165,39 +136,26 @@ def equilibrium(
         If a sample needs more than `max_iterations`.
     """
     n, *spatial = material.shape
-    x = np.zeros((n, material.n_fields, *spatial))
-    active = np.ones(n, dtype=bool)
-    r = -material.forces(x, macro, active, np.empty_like(x))
-    kp = np.empty_like(x)
-    p = np.zeros_like(x)
-    rz = np.zeros(n)
+    shape, flat = (n, material.n_fields, *spatial), (n, -1)
     no_macro = np.zeros_like(macro)
-    iterations = np.zeros(n, dtype=np.int64)
-    flat = (n, -1)
 
-    # The right-hand side of a homogeneous cell holds only rounding errors, so it needs no iteration.
+    def apply(p: Float, active: NDArray[np.bool_], out: Float) -> None:
+        material.forces(p.reshape(shape), no_macro, active, out.reshape(shape))
+
+    residual = -material.forces(np.zeros(shape), macro, np.ones(n, dtype=bool), np.empty(shape))
     load = np.abs(macro).max(axis=1) * material.largest()
-    active &= np.abs(r.reshape(flat)).max(axis=1) > 1e-13 * load
-    _conjugate(p.reshape(flat), r.reshape(flat), precondition(r).reshape(flat), rz, active)
-    target = tolerance**2 * rz
-    active &= rz > 0.0
-    for _ in range(max_iterations):
-        if not active.any():
-            return x, iterations
-        material.forces(p, no_macro, active, kp)
-        _descend(x.reshape(flat), r.reshape(flat), p.reshape(flat), kp.reshape(flat), rz, active)
-        _conjugate(p.reshape(flat), r.reshape(flat), precondition(r).reshape(flat), rz, active)
-        iterations[active] += 1
-        active &= rz > target
-    if active.any():
-        reached = np.sqrt((rz / np.where(target > 0, target, 1.0))[active].max()) * tolerance
-        msg = (
-            f"{active.sum()} of {n} samples did not converge in max_iterations={max_iterations}: the worst of them "
-            f"reached a relative residual of {reached:.1e}, but tolerance is {tolerance:.1e}. Raise max_iterations or "
-            "tolerance, or lower the contrast between the voxels."
-        )
-        raise ConvergenceError(msg)
-    return x, iterations
+    if forces is not None:
+        residual += forces
+        load = np.maximum(load, np.abs(forces.reshape(flat)).max(axis=1))
+    x, iterations = conjugate_gradients(
+        residual.reshape(flat),
+        apply,
+        lambda r: precondition(r.reshape(shape)).reshape(flat),
+        load,
+        tolerance,
+        max_iterations,
+    )
+    return x.reshape(shape), iterations
 
 
 def element_gradient(field: Float, axis: int) -> Float:
@@ -206,6 +164,21 @@ def element_gradient(field: Float, axis: int) -> Float:
         shifted = np.roll(field, -1, axis=1 + other)
         field = shifted - field if other == axis else 0.5 * (shifted + field)
     return field
+
+
+def stress_forces(stress: Float) -> Float:
+    """Compute the forces Bᵀ σ on the corners, (n, dim, *spatial), of uniform stresses of the elements."""
+    n, *spatial, _ = stress.shape
+    dim = len(spatial)
+    forces = np.zeros((n, dim, *spatial))
+    for v, (a, b) in enumerate(zip(*voigt_pairs(dim), strict=True)):
+        for row, axis in {(a, b), (b, a)}:
+            field = stress[..., v]
+            for other in range(dim):
+                shifted = np.roll(field, 1, axis=1 + other)
+                field = shifted - field if other == axis else 0.5 * (shifted + field)
+            forces[:, row] += field
+    return forces
 
 
 def _strain(u: Float, macro: Float) -> Float:
@@ -226,14 +199,18 @@ def solve_elasticity(
     macro_strain: Float,
     *,
     reference: tuple[float, float],
+    unit: float | Float | None = None,
+    macro_stress: Float | None = None,
+    eigenstress: Float | None = None,
     tolerance: float = 1e-8,
     max_iterations: int = 1000,
 ) -> ElasticFields:
     """Solve for the equilibrium of a batch of periodic voxel cells under imposed mean strains.
 
-    The solver minimises the elastic energy ``1/2 Σ_e ∫ (B ũ + E) : C (B ũ + E)`` over periodic ``ũ`` by conjugate
-    gradients. They are preconditioned in Fourier space with the inverse stencil of a homogeneous reference. With this
-    preconditioner the number of iterations does not depend on the grid. All cells are solved together.
+    The solver minimises the elastic energy ``1/2 Σ_e ∫ (B ũ + E - ε*) : C (B ũ + E - ε*)`` over periodic ``ũ``, and
+    over those components of E whose mean stress is imposed, by conjugate gradients. They are preconditioned in Fourier
+    space with the inverse stencil of a homogeneous reference. With this preconditioner the number of iterations does
+    not depend on the grid. All cells are solved together.
 
     Parameters
     ----------
@@ -244,6 +221,13 @@ def solve_elasticity(
         Imposed mean strain of each cell, with engineering shear.
     reference : tuple of float
         Lamé moduli λ, μ of the homogeneous reference. Only their ratio matters to the iteration.
+    unit : float or ndarray, shape (n,), optional
+        Stiffness of the material, or of each cell, by which it is divided in the computation. Default: μ of the
+        reference.
+    macro_stress : ndarray, shape (n_components,), optional
+        Imposed mean stress of all cells. NaN stands for components whose strain is imposed.
+    eigenstress : ndarray, shape (n, *spatial, n_components), optional
+        Stress C ε* that belongs to the eigenstrain ε* of each voxel.
     tolerance : float
         The iteration stops when the preconditioned residual norm has fallen by this factor. The factor estimates the
         relative error in the energy norm, and underestimates it as the contrast grows.
@@ -254,6 +238,7 @@ def solve_elasticity(
     -------
     ElasticFields
         ``strain`` and ``stress``, shape (n, *spatial, n_components): means of each element.
+        ``macro``, shape (n, n_components): mean strain.
         ``fluctuation``, shape (n, dim, *spatial): ũ at the lower corner of each voxel, in voxels.
         ``iterations``, shape (n,): number of iterations of each cell.
 
@@ -286,13 +271,41 @@ def solve_elasticity(
     """
     spatial = tuple(material.shape[1:])
     # The computation is dimensionless, so that single precision in the preconditioner is safe for any unit.
-    unit = reference[1]
+    unit = reference[1] if unit is None else unit
     amplitude = np.abs(macro_strain).max(axis=1)
+    if eigenstress is not None:
+        np.maximum(amplitude, np.abs(eigenstress).reshape(len(amplitude), -1).max(axis=1) / unit, out=amplitude)
+    if macro_stress is not None:
+        np.maximum(amplitude, np.nanmax(np.abs(macro_stress)) / unit, out=amplitude)
     amplitude[amplitude == 0.0] = 1.0
-    green = green_operator(spatial, reference[0] / unit, 1.0)
+    green = green_operator(spatial, reference[0] / reference[1], 1.0)
     macro = macro_strain / amplitude[:, None]
     precondition = partial(_precondition, green)
-    fluctuation, iterations = equilibrium(material.scaled(1.0 / unit), macro, precondition, tolerance, max_iterations)
+    forces = None
+    if eigenstress is not None:
+        forces = stress_forces(eigenstress)
+        # Those of a uniform stress are only rounding errors.
+        largest, flat = (
+            np.abs(eigenstress).reshape(len(forces), -1).max(axis=1),
+            np.abs(forces).reshape(len(forces), -1),
+        )
+        forces[flat.max(axis=1) <= 1e-13 * largest] = 0.0
+        forces /= (unit * amplitude).reshape(-1, *(1,) * (len(spatial) + 1))
+    stop = (tolerance, max_iterations)
+    if macro_stress is None:
+        fluctuation, iterations = equilibrium(material.scaled(1.0 / unit), macro, precondition, *stop, forces)
+        macro = macro_strain
+    else:
+        stress = np.tile(macro_stress, (len(macro), 1))
+        if eigenstress is not None:
+            stress += eigenstress.mean(axis=tuple(range(1, len(spatial) + 1)))
+        stress /= (unit * amplitude)[:, None]
+        control = StressControl(material.scaled(1.0 / unit), stress, reference[0] / reference[1])
+        fluctuation, macro, iterations = control.equilibrium(macro, precondition, *stop, forces)
+        macro *= amplitude[:, None]
     fluctuation *= amplitude.reshape(-1, *(1,) * (len(spatial) + 1))
-    strain = _strain(fluctuation, macro_strain)
-    return ElasticFields(strain, material.stress(strain), fluctuation, iterations)
+    strain = _strain(fluctuation, macro)
+    stresses = material.stress(strain)
+    if eigenstress is not None:
+        stresses -= eigenstress
+    return ElasticFields(strain, stresses, macro, fluctuation, iterations)

@@ -15,6 +15,8 @@ from mksdask.simulation.solver import ElasticResponse
 class ElasticFESimulation:
     """Simulate linear elasticity of periodic voxel samples by finite elements, with one Q1 element for each voxel.
 
+    `solve_fields` takes more: stiffness matrices, values of each voxel, mean stresses and eigenstrains.
+
     Parameters
     ----------
     elastic_modulus, poissons_ratio : sequence of float, optional

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from mksdask.compute.plans import SampleWork, fft_operations
 from mksdask.schema.arguments import check_argument
 from mksdask.simulation.constituents import Constituents
 from mksdask.simulation.equilibrium import ElasticFields, batch_size, solve_elasticity
+from mksdask.simulation.loads import Eigenstrains, Loads
 from mksdask.simulation.stencils import n_strain_components, voigt_pairs
 
 # Typical number of iterations of the conjugate gradients at moderate contrast, for estimates of work.
@@ -55,11 +56,14 @@ class ElasticSolver:
         Factor by which the preconditioned residual norm is reduced.
     max_iterations : int
         Limit of iterations.
+    eigenstrains : Eigenstrains, optional
+        Strains that the voxels would have without stress.
     """
 
     constituents: Constituents
     tolerance: float
     max_iterations: int
+    eigenstrains: Eigenstrains | None = None
 
     def __post_init__(self) -> None:
         check_argument(self.max_iterations, "max_iterations")
@@ -76,66 +80,88 @@ class ElasticSolver:
         """Spatial shape of the samples of a block."""
         return tuple(block.shape[1 : block.ndim - self.trailing])
 
-    def work(self, what: str, data: Any, *, n_loads: int, keeps_fields: bool) -> SampleWork:
+    def work(self, what: str, arrays: Sequence[Any], loads: Loads, *, n_loads: int, keeps_fields: bool) -> SampleWork:
         """Estimate what a task needs: memory for its results and for the fields of one batch, and operations."""
+        data = arrays[0]
         spatial = tuple(int(n) for n in data.shape[1 : data.ndim - self.trailing])
         dim, field = len(spatial), 8 * int(np.prod(spatial))
+        n_components = n_strain_components(dim)
         shapes = response_shapes(spatial)
         kept = shapes if keeps_fields else shapes[3:]
         result = sum(8 * int(np.prod(shape)) for shape in kept)
         # Conjugate gradients hold x, r, p and K p, and the preconditioner holds its transforms in single precision.
-        batch = int(field * (self.constituents.material_fields + 2 * n_strain_components(dim) + 5.5 * dim))
+        fields = self.constituents.material_fields + 2 * n_components + 5.5 * dim
+        # The forces of a unit strain for each imposed stress, and a copy of what is split into fluctuation and strain.
+        fields += (loads.n_imposed_stresses + 4) * dim if loads.stress is not None else 0
+        if self.eigenstrains is not None:
+            fields += 2 * self.eigenstrains.n_components + n_components + dim
+        batch = int(field * fields)
         together = batch_size(spatial)
         transforms = 2 * dim * fft_operations(spatial, real=True)
         return SampleWork(
             what,
-            int(np.prod(data.shape[1:])) * data.dtype.itemsize,
+            sum(int(np.prod(array.shape[1:])) * array.dtype.itemsize for array in arrays),
             lambda n: n * result + min(n, together) * batch,
             result,
             n_loads * ITERATIONS * (transforms + int(np.prod(spatial)) * (200 if dim == 2 else 900)),
         )
 
-    def _batches(
-        self, block: Array, macro_strain: NDArray[np.float64]
-    ) -> Iterator[tuple[slice, ElasticFields, NDArray[np.float64]]]:
-        """Solve the samples of a block in batches that fit in cache."""
-        step = batch_size(self.spatial(block))
-        for start in range(0, len(block), step):
-            rows = slice(start, start + step)
-            macro = np.tile(macro_strain, (len(block[rows]), 1))
-            fields = solve_elasticity(
-                self.constituents.material(block[rows]),
-                macro,
-                reference=self.constituents.reference,
-                tolerance=self.tolerance,
-                max_iterations=self.max_iterations,
-            )
-            yield rows, fields, macro
+    def _batches(self, blocks: tuple[Array, ...], loads: Loads) -> Iterator[tuple[NDArray[np.intp], ElasticFields]]:
+        """Solve the samples of blocks in batches that fit in cache, and that share a reference."""
+        step = batch_size(self.spatial(blocks[0]))
+        for start in range(0, len(blocks[0]), step):
+            parts = tuple(block[start : start + step] for block in blocks)
+            whole = self.constituents.material(*parts[: self.constituents.n_arrays])
+            stresses = None
+            if self.eigenstrains is not None:
+                stresses = self.eigenstrains.stress(self.constituents, whole, parts)
+            for rows, reference, unit in self.constituents.references(whole):
+                material, eigenstress = whole, stresses
+                if len(rows) < len(parts[0]):
+                    material, eigenstress = whole.of_samples(rows), None if stresses is None else stresses[rows]
+                fields = solve_elasticity(
+                    material,
+                    np.tile(loads.strain, (len(rows), 1)),
+                    reference=reference,
+                    unit=unit,
+                    macro_stress=loads.stress,
+                    eigenstress=eigenstress,
+                    tolerance=self.tolerance,
+                    max_iterations=self.max_iterations,
+                )
+                yield start + rows, fields
 
-    def fields(self, block: Array, *, macro_strain: NDArray[np.float64]) -> ElasticResponse:
+    def fields(self, *blocks: Array, loads: Loads) -> ElasticResponse:
         """Solve for the fields and averages of one block."""
-        n, spatial, n_components = len(block), self.spatial(block), len(macro_strain)
+        n, spatial, n_components = len(blocks[0]), self.spatial(blocks[0]), len(loads.strain)
         out = ElasticResponse(*(np.empty((n, *tail)) for tail in response_shapes(spatial)))
         axes = tuple(range(1, len(spatial) + 1))
-        for rows, fields, macro in self._batches(block, macro_strain):
+        for rows, fields in self._batches(blocks, loads):
             out.strain[rows], out.stress[rows] = fields.strain, fields.stress
-            out.displacement[rows] = _displacement(fields.fluctuation, macro)
+            out.displacement[rows] = _displacement(fields.fluctuation, fields.macro)
         out.mean_strain[...] = out.strain.mean(axis=axes).reshape(n, n_components)
         out.mean_stress[...] = out.stress.mean(axis=axes).reshape(n, n_components)
         return out
 
-    def mean_stress(self, block: Array, *, macro_strain: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mean_stress(self, *blocks: Array, loads: Loads) -> NDArray[np.float64]:
         """Solve for the mean stress of one block, (n, n_components)."""
-        axes = tuple(range(1, len(self.spatial(block)) + 1))
-        out = np.empty((len(block), len(macro_strain)))
-        for rows, fields, _ in self._batches(block, macro_strain):
+        axes = tuple(range(1, len(self.spatial(blocks[0])) + 1))
+        out = np.empty((len(blocks[0]), len(loads.strain)))
+        for rows, fields in self._batches(blocks, loads):
             out[rows] = fields.stress.mean(axis=axes)
         return out
 
-    def stiffness(self, block: Array) -> NDArray[np.float64]:
+    def mean_strain(self, *blocks: Array, loads: Loads) -> NDArray[np.float64]:
+        """Solve for the mean strain of one block, (n, n_components)."""
+        out = np.empty((len(blocks[0]), len(loads.strain)))
+        for rows, fields in self._batches(blocks, loads):
+            out[rows] = fields.macro
+        return out
+
+    def stiffness(self, *blocks: Array) -> NDArray[np.float64]:
         """Solve for the effective stiffness of one block, (n, n_components, n_components)."""
-        unit_loads = np.eye(n_strain_components(len(self.spatial(block))))
-        columns = [self.mean_stress(block, macro_strain=load) for load in unit_loads]
+        unit_loads = np.eye(n_strain_components(len(self.spatial(blocks[0]))))
+        columns = [self.mean_stress(*blocks, loads=Loads(load)) for load in unit_loads]
         stiffness = np.stack(columns, axis=-1)
         return 0.5 * (stiffness + np.swapaxes(stiffness, -1, -2))
 

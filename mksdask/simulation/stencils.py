@@ -59,8 +59,11 @@ class Stencil(Protocol):
 class Material(Stencil, Protocol):
     """The elastic stiffness of each voxel of n samples."""
 
-    def scaled(self, factor: float) -> Self:
-        """Return the same material with its stiffnesses multiplied by a factor."""
+    def scaled(self, factor: float | Float) -> Self:
+        """Return the same material with its stiffnesses multiplied by a factor, or by one for each sample."""
+
+    def of_samples(self, rows: NDArray[np.intp]) -> Self:
+        """Return the material of some of the samples."""
 
     def stress(self, strain: Float) -> Float:
         """Return the stress that belongs to a strain, both (n, *spatial, n_components)."""
@@ -83,9 +86,14 @@ class Isotropic:
         """Number of components of the displacement."""
         return len(self.shape) - 1
 
-    def scaled(self, factor: float) -> Isotropic:
-        """Return the same material with its moduli multiplied by a factor."""
+    def scaled(self, factor: float | Float) -> Isotropic:
+        """Return the same material with its moduli multiplied by a factor, or by one for each sample."""
+        factor = np.reshape(factor, (-1, *(1,) * self.n_fields))
         return Isotropic(self.lam * factor, self.mu * factor)
+
+    def of_samples(self, rows: NDArray[np.intp]) -> Isotropic:
+        """Return the material of some of the samples."""
+        return Isotropic(self.lam[rows], self.mu[rows])
 
     def largest(self) -> Float:
         """Return the largest λ + 2 μ of each sample."""
@@ -124,9 +132,13 @@ class Anisotropic:
         """Number of components of the displacement."""
         return len(self.shape) - 1
 
-    def scaled(self, factor: float) -> Anisotropic:
-        """Return the same material with its stiffnesses multiplied by a factor."""
-        return Anisotropic(self.packed * factor)
+    def scaled(self, factor: float | Float) -> Anisotropic:
+        """Return the same material with its stiffnesses multiplied by a factor, or by one for each sample."""
+        return Anisotropic(self.packed * np.reshape(factor, (-1, *(1,) * (self.packed.ndim - 1))))
+
+    def of_samples(self, rows: NDArray[np.intp]) -> Anisotropic:
+        """Return the material of some of the samples."""
+        return Anisotropic(self.packed[rows])
 
     def largest(self) -> Float:
         """Return the largest entry of each sample."""
