@@ -11,9 +11,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, is_lazy, names, to_numpy, unwrap
+from mksdask.arrays import Array, ArrayLike, is_lazy, names, unwrap
 from mksdask.bases.primitive import PrimitiveBasis
-from mksdask.compute.blocks import map_samples
+from mksdask.compute.blocks import computed, fold_samples, map_samples
 from mksdask.samples import Grid, Samples
 from mksdask.schema.arguments import checked
 from mksdask.simulation.diffusion import diffusivity
@@ -259,7 +259,10 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
             raise ValueError(msg)
         wanted = self.n_phases
         if wanted is None:
-            wanted = len(samples.grid.phases) or int(to_numpy(samples.data.max())) + 1
+            wanted = (
+                len(samples.grid.phases)
+                or int(computed(fold_samples(np.max, max, samples.data, name="largest-phase"))) + 1
+            )
         if isinstance(wanted, bool) or not isinstance(wanted, int | np.integer) or wanted < 1:
             msg = f"n_phases must be a positive integer, got {self.n_phases!r}"
             raise ValueError(msg)
