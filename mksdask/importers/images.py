@@ -114,8 +114,8 @@ def import_images(
         Whether chunks that a zarr store or an HDF5 file lacks are taken as its fill value. A warning counts them. By
         default it is refused, because chunks that were left out cannot be told from chunks that were lost.
     follow_links : bool, default False
-        Whether links of an HDF5 file or of a header are followed to files outside its folder. Links to files in its
-        folder are always followed.
+        Whether links of an HDF5 file or of a header are followed to files outside its folder, and links in a zarr store
+        out of the store. Links to files in the folder or the store are always followed.
 
     Returns
     -------

@@ -45,7 +45,7 @@ def _whole(least: int, most: int = 2**63 - 1) -> tuple[Callable[[Any], bool], st
 
 
 _FLAGS = "allow_missing progress compute_correlations flatten is_checked is_complex legend_outside loss mean_center"
-_FLAGS += " overwrite resume return_grains return_std store_correlations whiten"
+_FLAGS += " follow_links overwrite resume return_grains return_std store_correlations whiten"
 _TEXTS = "criterion label mode param_label quantity score_label solver time_label title units"
 _LISTS = "component_labels data_labels labels names param_labels"
 #: What the arguments of public calls must be that have these names. A default is always right.

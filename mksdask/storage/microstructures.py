@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -228,14 +229,14 @@ def has_angles(X: ArrayLike, data: Any, spacing: Any) -> bool:
 
 
 @checked
-def open_store(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
+def open_store(url: Url, *, allow_missing: bool = False, follow_links: bool = False) -> xr.Dataset:
     """Open a store lazily that holds an ensemble or a volume.
 
     Parameters
     ----------
     url : str or path
         A path, or any URL that fsspec knows.
-    allow_missing : bool, default False
+    allow_missing, follow_links : bool, default False
         As in `open_ensemble`.
 
     Returns
@@ -248,14 +249,14 @@ def open_store(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     FileNotFoundError, ValueError
         As in `open_ensemble` and `open_volume`.
     """
-    return open_microstructures(url, None, allow_missing=allow_missing)
+    return open_microstructures(url, None, allow_missing=allow_missing, follow_links=follow_links)
 
 
 def open_microstructures(
-    url: Url, kind: Literal["ensemble", "volume"] | None, *, allow_missing: bool = False
+    url: Url, kind: Literal["ensemble", "volume"] | None, *, allow_missing: bool = False, follow_links: bool = False
 ) -> xr.Dataset:
     """Open a store lazily, in chunks of one shard. With `kind`, refuse a store of the other kind."""
-    location = Location.of(url)
+    location = replace(Location.of(url), follow_links=follow_links)
     maker = (f"create_{kind}" if kind else "create_ensemble or create_volume") + ", or by mksdask import"
     try:
         dataset = open_dataset(location, chunks=None, allow_missing=allow_missing)
