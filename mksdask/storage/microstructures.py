@@ -31,9 +31,10 @@ from mksdask.compute.graph import token_of
 from mksdask.samples import Grid, check_confidence
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers
-from mksdask.storage.blocks import Blocks, Variable
+from mksdask.storage.blocks import Blocks, Variable, layout_begun
 from mksdask.storage.opening import open_dataset, small_coords
-from mksdask.storage.staging import staged
+from mksdask.storage.sources import recorded_layout
+from mksdask.storage.staging import staged, unfinished
 
 # Values of uint8 from here on are not taken for phases, if the last axis may hold colours.
 MOST_PHASES = 16
@@ -47,18 +48,27 @@ def create_store(
     With `resume`, a complete store of the same arrays is taken as done. What a killed call has written of a source that
     was changed since then is written anew, with a warning.
     """
-    if resume and Blocks(Location.of(url), kind, variables, coords).is_done():
+    layout = recorded_layout()
+    if resume and Blocks(Location.of(url), kind, variables, coords, layout=layout).is_done():
         return
     with staged(url, mode, MICROSTRUCTURES, resume=resume) as location:
         if location.is_local:
             Path(location.path).parent.mkdir(parents=True, exist_ok=True)
-        blocks = Blocks(location, kind, variables, coords)
+        blocks = Blocks(location, kind, variables, coords, layout=layout)
         blocks.open(MICROSTRUCTURES)
         # All that is in this folder will be moved into the place of the store.
         check_ours(location, MICROSTRUCTURES)
         blocks.write()
         remove_leftovers(location)
         blocks.finish(keep_record=False)
+
+
+def store_layout_begun(url: Url, name: str, n: int) -> tuple[int, ...] | None:
+    """Find how a computation was cut whose store an earlier call began or completed; see `layout_begun`."""
+    for place in (unfinished(url, MICROSTRUCTURES), Location.of(url)):
+        if (found := layout_begun(place, name, n)) is not None:
+            return found
+    return None
 
 
 def description(
