@@ -10,11 +10,12 @@ import warnings
 from functools import partial
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from mksdask import PrimitiveBasis, create_volume, open_volume, plan, sample_windows
+from mksdask import MKSStructureAnalysis, PrimitiveBasis, create_volume, open_volume, plan, sample_windows
 from mksdask.compute.plans import MEMORY_LIMIT_KEY
 from mksdask.importers import import_ebsd, import_images
 from mksdask.importers.formats.raw_files import Raw
@@ -159,6 +160,42 @@ def test_import__of_a_source_that_was_cut_and_is_whole_again(tmp_path):
     assert any("scan.raw changed after an earlier call began " in str(each.message) for each in told)
     assert_array_equal(found.microstructure, image.ravel()[::-1].reshape(image.shape) >= 100)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["scan.raw", "v.zarr"]
+
+
+def test_fit__goes_on_with_the_slabs_of_workers_of_another_size(tmp_path, monkeypatch):
+    X, n_left = np.random.default_rng(0).integers(0, 2, (12, 40, 40)).astype(np.uint8), 2
+    # Small workers write one sample at once, in slabs of 800 features, and large workers write three samples.
+
+    def counted(block):
+        nonlocal n_left
+        n_left -= 1
+        if n_left < 0:
+            raise InterruptedError
+        return block
+
+    def fit(limit, place):
+        lazy = da.from_array(X, chunks=(3, 40, 40)).map_blocks(counted, dtype=X.dtype, meta=X[:0], name="counted")
+        analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=2, scratch=tmp_path / place)
+        with dask.config.set({"scheduler": "sync", MEMORY_LIMIT_KEY: limit}):
+            return analysis.fit(lazy, resume=True).reduced_fit_data
+
+    small, large = "640.3MiB", "2GiB"
+    with pytest.raises(InterruptedError):
+        fit(small, "a")
+    n_left = 100
+    expected = fit(small, "b")
+    # Two of the four chunks were read, and the statistics of six samples were kept.
+    assert len(list((tmp_path / "a").glob("*/rows/c/*/*"))) > 4
+    n_left = 2
+    assert_array_equal(fit(large, "a"), expected)
+    assert n_left == 0
+    assert not list((tmp_path / "a").iterdir())
+    n_left = 2
+    with pytest.raises(InterruptedError):
+        fit(large, "a")
+    told = r"samples and features of an object \[3, 3200\], which workers of this size do not take, now \[1, 800\]"
+    with pytest.raises(ValueError, match=told):
+        fit(small, "a")
 
 
 @pytest.mark.parametrize("options", [{"thresholds": 100}, {"phases": "values", "window": 12}])
