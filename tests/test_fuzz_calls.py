@@ -52,7 +52,7 @@ from mksdask import (
 from mksdask.descriptors import ShapeDescriptors
 
 ROOT = str(Path(mksdask.__file__).parent)
-SECONDS = 15  # of one call, on a machine that is busy with other things
+SECONDS = 15  # of CPU that one call may take; it may last longer on a machine that is busy with other things
 # So many of all calls may end in an error of another library: about one in 600 does.
 SHARE = 1 / 300
 NUMBERS = itertools.count()  # of new stores
@@ -595,8 +595,10 @@ def settle(found):
 def fault(name, argument, value):
     """Call with one argument replaced. Return what is unclear about the error, or None."""
     call, arguments = CASES[name]
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    timers = {signal.SIGALRM: (signal.ITIMER_REAL, 8 * SECONDS), signal.SIGPROF: (signal.ITIMER_PROF, SECONDS)}
+    before = {each: signal.signal(each, stop) for each in timers}
+    for timer, seconds in timers.values():
+        signal.setitimer(timer, seconds)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"), dask.config.set(scheduler="sync"):
             warnings.simplefilter("ignore")
@@ -612,8 +614,10 @@ def fault(name, argument, value):
     except BaseException as error:
         return unclear(error)
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for timer, _ in timers.values():
+            signal.setitimer(timer, 0)
+        for each, handler in before.items():
+            signal.signal(each, handler)
         plt.close("all")
     return None
 

@@ -106,6 +106,9 @@ def draw_correlations(
         )
         raise ValueError(msg)
     values = np.real(to_numpy(X_corr, name="X_corr"))
+    if 0 in values.shape:
+        msg = f"X_corr must hold at least one lag and one pair, got shape {values.shape}"
+        raise ValueError(msg)
     if template is None:
         _check_one_sample(values.shape, n_spatial)
     titles = _pair_names(template, values.shape[-1], correlations)
@@ -301,6 +304,9 @@ def draw_coeff(
     values = to_numpy(coeff, name="coeff")
     check_fields(values, "coeff", 1)
     check_real(values, "coeff")
+    if 0 in values.shape:
+        msg = f"coeff must hold at least one lag and one state, got shape {values.shape}"
+        raise ValueError(msg)
     n_states = values.shape[-1]
     titles = titles_of(labels, [f"$h = {state}$" for state in range(n_states)])
     check_panels(n_states)
