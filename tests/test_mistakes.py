@@ -29,6 +29,7 @@ from mksdask import (
     create_volume,
     load_model,
     open_ensemble,
+    plan,
     regression,
     save_model,
     tools,
@@ -692,11 +693,20 @@ def test_zarr__and_lazy_arrays_are_looked_at_alike():
 
 
 UNKNOWN = da.ones((6, 2), chunks=(3, 2))[da.ones(6, chunks=3) > 0]
+SOME = da.ones((6, 5, 2), chunks=(3, 5, 2))[da.ones(6, chunks=3) > 0]
 ODD = {
     "groups": lambda _: KernelRegressor().fit(np.eye(6), np.arange(6.0), groups=[None] * 6),
     "y is sparse": lambda _: regression.polynomial_regression(1).fit(np.eye(6), scipy.sparse.csr_array(np.eye(6))),
     "X must be a matrix": lambda _: regression.polynomial_regression(1).fit([np.eye(2), np.eye(3)], [1.0, 2.0]),
     "correlations must be pairs in memory": lambda _: correlate(X, BASIS, correlations=UNKNOWN),
+    "correlations must be pairs in memory, such": lambda _: tools.draw_components(np.eye(4), correlations=UNKNOWN),
+    "correlations must be pairs in": lambda _: autocorrelate(X, BASIS, correlations=UNKNOWN),
+    "view_angles must be in memory": lambda _: tools.draw_components_scatter([np.eye(3)], view_angles=UNKNOWN),
+    "X has chunks of unknown sizes": lambda _: KernelRegressor().fit(UNKNOWN, np.arange(6.0)),
+    "call X.compute_chunk_sizes": lambda _: plan(correlate, SOME.astype(int), BASIS),
+    "y must have one entry": lambda _: KernelRegressor(n_landmarks=2).fit(UNKNOWN.compute_chunk_sizes(), SOME[:, 0]),
+    "statistics has chunks of unknown sizes": lambda _: specific_surface(SOME, n_spatial=1),
+    "at most 1024 phases, got n_phases=9223372036854775808": lambda _: ShapeDescriptors(2**63).fit(X),
     "elastic_modulus": lambda _: make_elastic_FE_strain_delta(UNKNOWN[:, 0], size=(3, 3)),
     "descriptors must be some of": lambda _: ShapeDescriptors(descriptors=UNKNOWN).fit(X),
     "spread must be an angle": lambda _: ComponentTexture([0.1, 0.2, 0.3], spread=1e300),

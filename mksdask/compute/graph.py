@@ -96,6 +96,19 @@ def stored_array(data: Any) -> Any:
     return array if tuple(array.shape) == data.shape and array.dtype == data.dtype else None
 
 
+def check_known(data: Any, name: str = "X") -> None:
+    """Refuse a dask array whose number of samples is not known.
+
+    Raises
+    ------
+    ValueError
+        If it is not. The message names the call that finds it.
+    """
+    if isinstance(data, da.Array) and np.isnan(data.shape[0]):
+        msg = f"{name} has chunks of unknown sizes; call {name}.compute_chunk_sizes() first"
+        raise ValueError(msg)
+
+
 def is_cheap(data: Any) -> bool:
     """Whether parts of an array can be read without computing: from memory, or from a store that a dask array views."""
     views = ("original-", "open_dataset-", "from-zarr-", "array-", "getitem-", "transpose-")

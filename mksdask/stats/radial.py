@@ -23,6 +23,7 @@ from mksdask.arrays import (
     unwrap,
 )
 from mksdask.compute.blocks import array_of, fold_parts
+from mksdask.compute.graph import check_known
 from mksdask.schema.arguments import checked
 
 # For each number of dimensions: interface area per volume, divided by the mean number of crossings per length of a
@@ -71,6 +72,8 @@ def as_statistics(
     """Label statistics if they are not labelled. Return them with their lag dims, their lags and the unit of lags."""
     data, labels = unwrap(statistics, name="statistics")
     refuse_unnumeric(data, name="statistics")
+    if data.ndim:
+        check_known(data, "statistics")
     if data.dtype.kind not in "iufc":
         msg = f"statistics must hold numbers, got {shown(data)}"
         raise TypeError(msg)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mksdask.arrays import ArrayLike, numbers_argument, shown, to_numpy
+from mksdask.arrays import ArrayLike, is_lazy, numbers_argument, shown, to_numpy
 from mksdask.display.cards import COLOURS
 from mksdask.schema.arguments import checked
 from mksdask.tools.panels import check_panels, names_of_sets, new_figure, one_panel, style_of
@@ -164,7 +164,7 @@ def draw_evolution(
     >>> time = np.arange(5.0)
     >>> fig = draw_evolution([np.stack([time, np.exp(-time)], axis=1)], ["annealing"])
     """
-    sets = [to_numpy(scores) for scores in datasets]
+    sets = [to_numpy(scores) for scores in (to_numpy(datasets) if is_lazy(datasets) else datasets)]
     widths = {scores.shape[1] if scores.ndim == 2 else 0 for scores in sets}
     if len(widths) != 1 or min(widths) < 2:
         msg = (
