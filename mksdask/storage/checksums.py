@@ -308,11 +308,21 @@ class CheckedStore(WrapperStore[Store]):
             # The chunks of a store that took the place of this one may have other sizes.
             if root is not None and not self.newest:
                 await asyncio.to_thread(self._check_same, root, key)
+            elif root is None and self.stamp and not key.endswith(METADATA):
+                await self._check_there(prototype)
             raise
         # A chunk is that of the store that was opened, if this store is still there after the chunk was read.
         if root is not None:
             await asyncio.to_thread(self._check_same, root, key)
         return found
+
+    async def _check_there(self, prototype: BufferPrototype) -> None:
+        """Say that a chunk on an object store is missing because its store was replaced or removed, if it was."""
+        found = await self._store.get("zarr.json", prototype)
+        attributes = {} if found is None else json.loads(found.to_bytes()).get("attributes") or {}
+        # The stores of other programs have no stamp.
+        if found is None or attributes.get("stamp", self.stamp) != self.stamp:
+            raise ChangedError(self.url)
 
     def _check_same(self, root: Path, key: str) -> None:
         """Refuse a chunk if its store was replaced or changed after it was opened."""
