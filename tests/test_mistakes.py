@@ -701,6 +701,7 @@ ODD = {
     "correlations must be pairs in memory": lambda _: correlate(X, BASIS, correlations=UNKNOWN),
     "correlations must be pairs in memory, such": lambda _: tools.draw_components(np.eye(4), correlations=UNKNOWN),
     "correlations must be pairs in": lambda _: autocorrelate(X, BASIS, correlations=UNKNOWN),
+    "view_angles must be two angles": lambda _: tools.draw_components_scatter([np.eye(3)], view_angles=(2, 2, 2, 2)),
     "view_angles must be in memory": lambda _: tools.draw_components_scatter([np.eye(3)], view_angles=UNKNOWN),
     "X has chunks of unknown sizes": lambda _: KernelRegressor().fit(UNKNOWN, np.arange(6.0)),
     "call X.compute_chunk_sizes": lambda _: plan(correlate, SOME.astype(int), BASIS),

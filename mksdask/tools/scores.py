@@ -72,6 +72,10 @@ def draw_components_scatter(
     if not isinstance(datasets, list | tuple | np.ndarray):
         msg = f"datasets must be a list of arrays of scores, got {shown(datasets)}"
         raise TypeError(msg)
+    angles = np.array((22.0, -55.0)) if view_angles is None else numbers_argument(view_angles, "view_angles")
+    if angles.shape != (2,):
+        msg = f"view_angles must be two angles in degrees, elevation and azimuth, got {shown(view_angles)}"
+        raise ValueError(msg)
     sets = [to_numpy(scores) for scores in datasets]
     shapes = {scores.shape[1] if scores.ndim == 2 else 0 for scores in sets}
     if shapes not in ({2}, {3}):
@@ -100,7 +104,7 @@ def draw_components_scatter(
         panel.tick_params(pad=-2)
         panel.xaxis.labelpad = panel.yaxis.labelpad = panel.zaxis.labelpad = -5
         panel.set_box_aspect(None, zoom=0.84)
-        panel.view_init(*(view_angles or (22.0, -55.0)))
+        panel.view_init(*angles)
     if title:
         panel.set_title(title)
     if any(names):
