@@ -54,6 +54,7 @@ from mksdask.stats import (
     correlate_volume,
     crosscorrelate,
     integral_range,
+    mean_interval,
     pair_correlation,
     radial_average,
     specific_surface,
@@ -708,6 +709,9 @@ ODD = {
     "y must have one entry": lambda _: KernelRegressor(n_landmarks=2).fit(UNKNOWN.compute_chunk_sizes(), SOME[:, 0]),
     "statistics has chunks of unknown sizes": lambda _: specific_surface(SOME, n_spatial=1),
     "at most 1024 phases, got n_phases=9223372036854775808": lambda _: ShapeDescriptors(2**63).fit(X),
+    "coordinates of the field must differ": lambda _: mean_interval(
+        xr.DataArray(X[0] * 1.0, dims=("x", "y"), coords={"x": [0] * 12})
+    ),
     "elastic_modulus": lambda _: make_elastic_FE_strain_delta(UNKNOWN[:, 0], size=(3, 3)),
     "descriptors must be some of": lambda _: ShapeDescriptors(descriptors=UNKNOWN).fit(X),
     "spread must be an angle": lambda _: ComponentTexture([0.1, 0.2, 0.3], spread=1e300),
