@@ -104,7 +104,7 @@ def check_known(data: Any, name: str = "X") -> None:
     ValueError
         If it is not. The message names the call that finds it.
     """
-    if isinstance(data, da.Array) and np.isnan(data.shape[0]):
+    if isinstance(data, da.Array) and data.ndim and np.isnan(data.shape[0]):
         msg = f"{name} has chunks of unknown sizes; call {name}.compute_chunk_sizes() first"
         raise ValueError(msg)
 

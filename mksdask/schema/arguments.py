@@ -29,7 +29,9 @@ def _are_texts(value: Any) -> bool:
 
 
 def _is_in_memory(value: Any) -> bool:
-    return not hasattr(value, "__dask_graph__")
+    graph = None if isinstance(value, type) else getattr(value, "__dask_graph__", None)
+    # A DataArray in memory has the method too, and it returns None.
+    return not callable(graph) or graph() is None
 
 
 def _is_figure_size(value: Any) -> bool:

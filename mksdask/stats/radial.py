@@ -72,8 +72,7 @@ def as_statistics(
     """Label statistics if they are not labelled. Return them with their lag dims, their lags and the unit of lags."""
     data, labels = unwrap(statistics, name="statistics")
     refuse_unnumeric(data, name="statistics")
-    if data.ndim:
-        check_known(data, "statistics")
+    check_known(data, "statistics")
     if data.dtype.kind not in "iufc":
         msg = f"statistics must hold numbers, got {shown(data)}"
         raise TypeError(msg)
