@@ -710,6 +710,7 @@ ODD = {
     "statistics has chunks of unknown sizes": lambda _: specific_surface(SOME, n_spatial=1),
     "at most 1024 phases, got n_phases=9223372036854775808": lambda _: ShapeDescriptors(2**63).fit(X),
     "width must be a positive number below": lambda _: make_cahn_hilliard(1, (4, 4), width=1e300),
+    "X must hold real numbers": lambda _: KernelRegressor(n_landmarks=2).fit(da.ones((6, 2)).astype(str), np.ones(6)),
     "coordinates of the field must differ": lambda _: mean_interval(
         xr.DataArray(X[0] * 1.0, dims=("x", "y"), coords={"x": [0] * 12})
     ),
