@@ -711,6 +711,10 @@ ODD = {
     "at most 1024 phases, got n_phases=9223372036854775808": lambda _: ShapeDescriptors(2**63).fit(X),
     "width must be a positive number below": lambda _: make_cahn_hilliard(1, (4, 4), width=1e300),
     "X must hold real numbers": lambda _: KernelRegressor(n_landmarks=2).fit(da.ones((6, 2)).astype(str), np.ones(6)),
+    "makes more than 1000000 shells": lambda _: radial_average(np.ones((1, 5, 5, 1)), n_spatial=2, width=1e-9),
+    "fields of one sample each": lambda _: tools.draw_strains_compare(
+        *[xr.DataArray(X[:2, 0] * 1.0, dims=("sample", "x"))] * 2
+    ),
     "coordinates of the field must differ": lambda _: mean_interval(
         xr.DataArray(X[0] * 1.0, dims=("x", "y"), coords={"x": [0] * 12})
     ),

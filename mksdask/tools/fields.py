@@ -186,6 +186,9 @@ def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[Array,
         if isinstance(field, xr.DataArray) and "component" in field.dims:
             msg = f"{name} must be one component, got dims {field.dims}; use {name}.sel(component=...)"
             raise ValueError(msg)
+        if isinstance(fields, list | tuple) and isinstance(field, xr.DataArray) and "sample" in field.dims:
+            msg = f"{name} must hold fields of one sample each, got dims {field.dims}; choose one, such as [0]"
+            raise ValueError(msg)
     if isinstance(fields, list | tuple):
         check_panels(len(fields))
         arrays = [to_numpy(field, name=name) for field in fields]
