@@ -715,6 +715,9 @@ ODD = {
     "fields of one sample each": lambda _: tools.draw_strains_compare(
         *[xr.DataArray(X[:2, 0] * 1.0, dims=("sample", "x"))] * 2
     ),
+    "microstructure must be one sample": lambda _: tools.draw_microstructure_strain(
+        xr.DataArray(X[:2, 0], dims=("sample", "x")), X[:2, 0] * 1.0
+    ),
     "coordinates of the field must differ": lambda _: mean_interval(
         xr.DataArray(X[0] * 1.0, dims=("x", "y"), coords={"x": [0] * 12})
     ),

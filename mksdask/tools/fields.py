@@ -168,6 +168,9 @@ def draw_microstructure_strain(
         )
         raise ValueError(msg)
     template = unwrap(microstructure)[1]
+    if template is not None and "sample" in template.dims:
+        msg = f"microstructure must be one sample, got dims {template.dims}; choose one, such as [0]"
+        raise ValueError(msg)
     expanded = None if template is None else template.expand_dims("sample")
     phases = None if template is None else template.attrs.get("phases")
     return maps_figure(
