@@ -718,6 +718,11 @@ ODD = {
     "microstructure must be one sample": lambda _: tools.draw_microstructure_strain(
         xr.DataArray(X[:2, 0], dims=("sample", "x")), X[:2, 0] * 1.0
     ),
+    "components must have shape": lambda _: tools.draw_components([]),
+    r"n_features\), got <xarray": lambda _: regression.polynomial_regression(1).fit(
+        xr.Dataset({"a": ("x", [1.0])}), [1.0]
+    ),
+    "makes more than 1000000 chunks": lambda _: make_microstructure(10**12, (5, 5), chunks=8),
     "coordinates of the field must differ": lambda _: mean_interval(
         xr.DataArray(X[0] * 1.0, dims=("x", "y"), coords={"x": [0] * 12})
     ),

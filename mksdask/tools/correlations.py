@@ -239,7 +239,7 @@ def draw_components(
     is_list = isinstance(components, list | tuple)
     if not is_list:
         refuse_unnumeric(unwrap(components, name="components")[0], name="components")
-    n_axes = 1 + np.ndim(components[0]) if is_list else np.ndim(components)
+    n_axes = 1 + (np.ndim(components[0]) if components else 0) if is_list else np.ndim(components)
     has_pairs = correlations is not None and not any(isinstance(pair, str) for pair in correlations)
     # A list of matrices holds scores of several sets of samples, or maps of one axis.
     if n_axes < 3 or (is_list and n_axes == 3 and not has_pairs):
