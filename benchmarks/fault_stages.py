@@ -135,14 +135,14 @@ def damage(path: Path, how: str) -> None:
         target.unlink()
 
 
-def change(at: Path, stage: str) -> None:
-    """Replace the input by another one of the same shape."""
+def change(at: Path | str, stage: str) -> None:
+    """Replace the input by another one of the same shape. The place may be that of a bucket."""
     rng = np.random.default_rng(1)
     X, V = rng.integers(0, 2, SHAPE).astype(np.uint8), rng.integers(0, 2, (EDGE,) * 3).astype(np.uint8)
     name = inputs_of(stage)
     if name == "e.zarr":
-        create_ensemble(at / name, X, X.mean(axis=(1, 2)), chunks=CHUNK, mode="w")
+        create_ensemble(f"{at}/{name}", X, X.mean(axis=(1, 2)), chunks=CHUNK, mode="w")
     elif name == "v.zarr":
-        create_volume(at / name, V, chunks=EDGE // 3, mode="w")
+        create_volume(f"{at}/{name}", V, chunks=EDGE // 3, mode="w")
     else:
-        np.save(at / name, V)
+        np.save(Path(at) / name, V)

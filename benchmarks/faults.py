@@ -10,7 +10,7 @@ Each cell runs a stage, lets something fail in the middle, mends what was broken
 
 Behind the slash stand the blocks that were read again and the seconds that were lost. The exit status is 1 if a cell is
 WRONG or STUCK. The column "503" needs the packages of the extra `dev`, and runs against a server of S3 that answers
-every tenth request by 503.
+every tenth request by 503. With --s3, all cells keep their inputs and results there.
 """
 
 import argparse
@@ -88,12 +88,23 @@ class Cell:
     def __init__(self, folder: Path, base: Path, stage: str, fault: str, bucket: str | None) -> None:
         self.folder, self.base, self.stage, self.fault = folder, base, stage, fault
         self.at = str(folder)
-        if fault == "503":
-            self.at = f"{bucket}/{folder.name}"
-            in_fork(lambda: fsspec.core.url_to_fs(self.at)[0].put(f"{base}/", f"{self.at}/", recursive=True), folder)
-        else:
-            shutil.copytree(base, folder, dirs_exist_ok=True)
+        shutil.copytree(base, folder, dirs_exist_ok=True)
+        if bucket is not None:
+            self.at = f"{bucket}/{folder.parent.name}/{folder.name}"
         self.log, self.cluster = folder / "log", Cluster(folder)
+
+    def upload(self) -> None:
+        """Replace the inputs in the bucket by those in the folder."""
+
+        def put() -> None:
+            fs, inputs = fsspec.core.url_to_fs(self.at)[0], [place.name for place in self.base.iterdir()]
+            for name in inputs:
+                if fs.exists(f"{self.at}/{name}"):
+                    fs.rm(f"{self.at}/{name}", recursive=True)
+                fs.put(str(self.folder / name), f"{self.at}/{name}", recursive=True)
+
+        if self.at.startswith("s3:"):
+            in_fork(put, self.folder)
 
     def n_blocks(self) -> int:
         return len(self.log.read_text().splitlines()) if self.log.exists() else 0
@@ -123,7 +134,7 @@ class Cell:
         elif self.fault == "client kill":
             os.kill(client, signal.SIGKILL)
         elif self.fault == "changed":
-            pid = forked(lambda: change(self.folder, self.stage), self.folder / "change.txt")
+            pid = forked(lambda: change(self.at, self.stage), self.folder / "change.txt")
             os.waitpid(pid, 0)
         elif self.fault == "stop":
             os.kill(victim, signal.SIGSTOP)
@@ -139,6 +150,7 @@ class Cell:
             (self.folder / name).unlink(missing_ok=True) if (self.folder / name).is_file() else None
             copy = shutil.copytree if (self.base / name).is_dir() else shutil.copy
             copy(self.base / name, self.folder / name)
+            self.upload()
 
     def result(self, good: set[str]) -> dict[str, Any]:
         """Run the cell. `good` holds the digests of right results."""
@@ -146,6 +158,7 @@ class Cell:
             (self.folder / FLAGS[self.fault]).touch()
         if self.fault in DAMAGE:
             damage(self.folder / inputs_of(self.stage), self.fault)
+        self.upload()
         moving = ("worker kill", "scheduler kill", "client kill", "stop", "changed")
         try:
             first = self.run(1, self.disturb if self.fault in moving else None)
@@ -167,9 +180,10 @@ class Cell:
             self.cluster.stop()
 
 
-def undisturbed(stage: str, folder: Path, base: Path) -> dict[str, Any]:
+def undisturbed(stage: str, folder: Path, base: Path, bucket: str | None) -> dict[str, Any]:
     """Run a stage on a cluster that nothing disturbs, on the inputs as they are, or as they are when they change."""
-    cell = cell_in(folder, base, stage, "none", None)
+    cell = cell_in(folder, base, stage, "none", bucket)
+    cell.upload()
     try:
         found = cell.run(0, None)
     finally:
@@ -184,6 +198,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES), metavar="STAGE")
     parser.add_argument("--faults", nargs="+", default=list(FAULTS), choices=FAULTS, metavar="FAULT")
+    parser.add_argument("--s3", action="store_true", help="keep the inputs and the results of all cells in S3")
     parser.add_argument("--json", type=Path, help="write what each call said, for each cell")
     options = parser.parse_args()
     told, n_bad = [], 0
@@ -198,28 +213,31 @@ def main() -> int:
         for stage in {inputs_of(stage): stage for stage in options.stages}.values():
             in_fork(lambda stage=stage: change(changed, stage), folder)
         print(f"{'':<14}" + "".join(f"{fault:>17}" for fault in options.faults), flush=True)
-        with bucket_of(folder) if "503" in options.faults else contextlib.nullcontext() as bucket:
+        with bucket_of(folder) if options.s3 or "503" in options.faults else contextlib.nullcontext() as bucket:
             if bucket is not None:
                 in_fork(lambda: make_bucket(bucket), folder)
             for stage in options.stages:
                 place = folder / stage.replace(" ", "-")
                 place.mkdir()
                 Hooks.folder = place / "usual"
-                usual = undisturbed(stage, place / "usual", base)
+                home = bucket if options.s3 and stage != "import" else None
+                usual = undisturbed(stage, place / "usual", base, home)
                 Hooks.folder = place / "other"
-                other = undisturbed(stage, place / "other", changed) if "changed" in options.faults else usual
+                other = undisturbed(stage, place / "other", changed, home) if "changed" in options.faults else usual
                 line = f"{stage:<14}"
                 for fault in options.faults:
-                    # The files of others have no checksums.
-                    if (fault == "503" and (bucket is None or stage == "import")) or (fault, stage) == (
-                        "flipped",
-                        "import",
+                    is_remote = options.s3 or fault == "503"
+                    # The files of others have no checksums, and are on a disk. A bucket has no end.
+                    if (
+                        (is_remote and (bucket is None or stage == "import"))
+                        or (fault, stage) == ("flipped", "import")
+                        or (options.s3 and fault == "disk full")
                     ):
                         line += f"{'-':>17}"
                         continue
                     Hooks.folder = place / fault.replace(" ", "-")
                     good = {usual["digest"], *([other["digest"]] if fault == "changed" else [])}
-                    found = cell_in(Hooks.folder, base, stage, fault, bucket).result(good)
+                    found = cell_in(Hooks.folder, base, stage, fault, bucket if is_remote else None).result(good)
                     told.append(found)
                     n_bad += found["verdict"].isupper()
                     again, lost = max(0, found["blocks"] - usual["blocks"]), found["seconds"] - usual["seconds"]

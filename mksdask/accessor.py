@@ -297,7 +297,7 @@ def _counts(data: Any) -> NDArray[np.int64] | None:
         dtype=np.int64,
         meta=np.empty((0,) * (data.ndim + 1), dtype=np.int64),
     )
-    counts = np.asarray(parts.sum(axis=tuple(range(data.ndim)), split_every=4).compute())
+    counts = to_numpy(parts.sum(axis=tuple(range(data.ndim)), split_every=4))
     return None if counts[-1] else counts[:-1]
 
 

@@ -25,7 +25,7 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.utils.validation import validate_data
 
 from mksdask.compute.alignment import aligned
-from mksdask.compute.blocks import check_whole_samples
+from mksdask.compute.blocks import check_whole_samples, computed_array
 from mksdask.types import Array as Array, ArrayLike as ArrayLike
 
 # Types of arrays that must not go through `numpy.asarray`, which computes them or loses their labels or masks.
@@ -465,4 +465,4 @@ def to_numpy(array: ArrayLike, *, name: str = "the array") -> NDArray[Any]:
     if isinstance(array, xr.Dataset):
         raise TypeError(_dataset_message(array, name))
     data = array.data if isinstance(array, xr.DataArray) else array
-    return aligned(data.compute() if isinstance(data, da.Array) else in_memory(data, name=name))
+    return computed_array(data) if isinstance(data, da.Array) else aligned(in_memory(data, name=name))

@@ -11,9 +11,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, is_lazy, names, to_numpy, unwrap
+from mksdask.arrays import Array, ArrayLike, is_lazy, names, unwrap
 from mksdask.bases.primitive import PrimitiveBasis
-from mksdask.compute.blocks import map_samples
+from mksdask.compute.blocks import computed, fold_samples, map_samples
 from mksdask.samples import Grid, Samples
 from mksdask.schema.arguments import checked
 from mksdask.simulation.conjugate_gradients import ConvergenceError
@@ -23,6 +23,8 @@ from mksdask.stats.components import label_sample
 # By this factor the residual of the diffusion is reduced, in at most so many iterations.
 RESIDUAL = 1e-5
 MOST_ITERATIONS = 10_000
+# Labels, which are not phases, would make millions of pairs of phases.
+MOST_PHASES = 1024
 # Interface per volume over crossings per length of a line: area in 3D, length in 2D, points in 1D (Cauchy).
 _PER_CROSSING = {1: 1.0, 2: np.pi / 2.0, 3: 2.0}
 
@@ -259,9 +261,15 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
             raise ValueError(msg)
         wanted = self.n_phases
         if wanted is None:
-            wanted = len(samples.grid.phases) or int(to_numpy(samples.data.max())) + 1
+            wanted = (
+                len(samples.grid.phases)
+                or int(computed(fold_samples(np.max, max, samples.data, name="largest-phase"))) + 1
+            )
         if isinstance(wanted, bool) or not isinstance(wanted, int | np.integer) or wanted < 1:
             msg = f"n_phases must be a positive integer, got {self.n_phases!r}"
+            raise ValueError(msg)
+        if wanted > MOST_PHASES:
+            msg = f"descriptors are of at most {MOST_PHASES} phases, got n_phases={wanted}; number the phases 0, 1, …"
             raise ValueError(msg)
         self.n_phases_, self.grid_ = int(wanted), samples.grid
         self.size_, self.periodic_axes_ = samples.spatial, samples.grid.periodic_axes

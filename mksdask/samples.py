@@ -31,7 +31,7 @@ from mksdask.arrays import (
 from mksdask.bases.base import Basis
 from mksdask.bases.given import local_states, trailing_axes
 from mksdask.compute.blocks import check_whole_samples
-from mksdask.compute.graph import stored_array
+from mksdask.compute.graph import check_known, stored_array
 from mksdask.grid import Grid as Grid
 from mksdask.labels import matched, sample_index
 
@@ -171,9 +171,7 @@ class Samples:
         ValueError
             If there are fewer samples, or chunks have unknown sizes.
         """
-        if np.isnan(self.data.shape[0]):
-            msg = "X has chunks of unknown sizes; call X.compute_chunk_sizes() first"
-            raise ValueError(msg)
+        check_known(self.data)
         if len(self) < least:
             msg = f"X holds no samples, got shape {tuple(self.data.shape)}"
             raise ValueError(msg)

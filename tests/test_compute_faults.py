@@ -11,10 +11,12 @@ import pytest
 from numpy.testing import assert_array_equal
 from zarr.storage import LocalStore
 
-from mksdask import PrimitiveBasis, create_ensemble, open_ensemble
+from mksdask import MKSHomogenizationModel, MKSLocalizationModel, PrimitiveBasis, create_ensemble, open_ensemble
+from mksdask.arrays import to_numpy
 from mksdask.compute import faults
 from mksdask.compute.blocks import computed, fold_samples, map_parts, map_samples
 from mksdask.compute.faults import is_transient, retried, told
+from mksdask.descriptors import ShapeDescriptors
 from mksdask.importers.sources import lazy_slabs
 from mksdask.stats import correlate
 from mksdask.storage import checksums, materialize
@@ -157,6 +159,32 @@ def test_reading__error_names_store_and_samples(client, tmp_path, on_cluster):
             lazy.compute()
         with pytest.raises(DamageError, match=r"is missing \(stage .*-correlate, block \[8:12, "):
             materialize(lazy, tmp_path / "f.zarr", progress=False)
+
+
+@pytest.mark.parametrize("on_cluster", [False, True])
+def test_reading__error_of_whole_arrays_names_the_block(client, tmp_path, on_cluster):
+    url = tmp_path / "e.zarr"
+    create_ensemble(url, X, X.mean(axis=(1, 2)), chunks=4)
+    stored = open_ensemble(url)
+    assert_array_equal(to_numpy(stored.response[2:]), X.mean(axis=(1, 2))[2:])
+    assert_array_equal(to_numpy(stored.response[:0]), np.zeros(0))
+    for name, key in (("microstructure", "c/2/0/0"), ("response", "c/2")):
+        (url / name / key).unlink()
+    linkage, shapes = MKSHomogenizationModel(BASIS, n_components=1), ShapeDescriptors(descriptors=["fraction"])
+    local = MKSLocalizationModel(BASIS)
+    with client.as_current() if on_cluster else nullcontext():
+        with pytest.raises(DamageError, match=r"'response' is missing \(stage .*response.*, block \[8:12\]\)"):
+            linkage.fit(X, stored.response)
+        with pytest.raises(DamageError, match=r"is missing \(stage .*largest-phase, block \[8:12\]\)"):
+            shapes.fit(stored.microstructure)
+        with pytest.raises(DamageError, match=r"is missing \(stage .*microstructure.*, block \[8:12, 0:6, 0:5\]\)"):
+            local.fit(stored.microstructure, stored.microstructure.astype(float))
+
+
+def test_reading_of_whole_arrays__is_tried_again(tmp_path):
+    lazy, folder = flaky(tmp_path, times=2)
+    assert_array_equal(to_numpy(lazy), X)
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_reading__is_tried_again(tmp_path, monkeypatch):

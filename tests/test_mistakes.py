@@ -29,6 +29,7 @@ from mksdask import (
     create_volume,
     load_model,
     open_ensemble,
+    plan,
     regression,
     save_model,
     tools,
@@ -53,6 +54,7 @@ from mksdask.stats import (
     correlate_volume,
     crosscorrelate,
     integral_range,
+    mean_interval,
     pair_correlation,
     radial_average,
     specific_surface,
@@ -692,11 +694,38 @@ def test_zarr__and_lazy_arrays_are_looked_at_alike():
 
 
 UNKNOWN = da.ones((6, 2), chunks=(3, 2))[da.ones(6, chunks=3) > 0]
+SOME = da.ones((6, 5, 2), chunks=(3, 5, 2))[da.ones(6, chunks=3) > 0]
 ODD = {
     "groups": lambda _: KernelRegressor().fit(np.eye(6), np.arange(6.0), groups=[None] * 6),
     "y is sparse": lambda _: regression.polynomial_regression(1).fit(np.eye(6), scipy.sparse.csr_array(np.eye(6))),
     "X must be a matrix": lambda _: regression.polynomial_regression(1).fit([np.eye(2), np.eye(3)], [1.0, 2.0]),
     "correlations must be pairs in memory": lambda _: correlate(X, BASIS, correlations=UNKNOWN),
+    "correlations must be pairs in memory, such": lambda _: tools.draw_components(np.eye(4), correlations=UNKNOWN),
+    "correlations must be pairs in": lambda _: autocorrelate(X, BASIS, correlations=UNKNOWN),
+    "view_angles must be two angles": lambda _: tools.draw_components_scatter([np.eye(3)], view_angles=(2, 2, 2, 2)),
+    "view_angles must be in memory": lambda _: tools.draw_components_scatter([np.eye(3)], view_angles=UNKNOWN),
+    "X has chunks of unknown sizes": lambda _: KernelRegressor().fit(UNKNOWN, np.arange(6.0)),
+    "call X.compute_chunk_sizes": lambda _: plan(correlate, SOME.astype(int), BASIS),
+    "y must have one entry": lambda _: KernelRegressor(n_landmarks=2).fit(UNKNOWN.compute_chunk_sizes(), SOME[:, 0]),
+    "statistics has chunks of unknown sizes": lambda _: specific_surface(SOME, n_spatial=1),
+    "at most 1024 phases, got n_phases=9223372036854775808": lambda _: ShapeDescriptors(2**63).fit(X),
+    "width must be a positive number below": lambda _: make_cahn_hilliard(1, (4, 4), width=1e300),
+    "X must hold real numbers": lambda _: KernelRegressor(n_landmarks=2).fit(da.ones((6, 2)).astype(str), np.ones(6)),
+    "makes more than 1000000 shells": lambda _: radial_average(np.ones((1, 5, 5, 1)), n_spatial=2, width=1e-9),
+    "fields of one sample each": lambda _: tools.draw_strains_compare(
+        *[xr.DataArray(X[:2, 0] * 1.0, dims=("sample", "x"))] * 2
+    ),
+    "microstructure must be one sample": lambda _: tools.draw_microstructure_strain(
+        xr.DataArray(X[:2, 0], dims=("sample", "x")), X[:2, 0] * 1.0
+    ),
+    "components must have shape": lambda _: tools.draw_components([]),
+    r"n_features\), got <xarray": lambda _: regression.polynomial_regression(1).fit(
+        xr.Dataset({"a": ("x", [1.0])}), [1.0]
+    ),
+    "makes more than 1000000 chunks": lambda _: make_microstructure(10**12, (5, 5), chunks=8),
+    "coordinates of the field must differ": lambda _: mean_interval(
+        xr.DataArray(X[0] * 1.0, dims=("x", "y"), coords={"x": [0] * 12})
+    ),
     "elastic_modulus": lambda _: make_elastic_FE_strain_delta(UNKNOWN[:, 0], size=(3, 3)),
     "descriptors must be some of": lambda _: ShapeDescriptors(descriptors=UNKNOWN).fit(X),
     "spread must be an angle": lambda _: ComponentTexture([0.1, 0.2, 0.3], spread=1e300),

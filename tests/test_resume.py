@@ -10,11 +10,13 @@ import warnings
 from functools import partial
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from mksdask import PrimitiveBasis, create_volume, open_volume, plan, sample_windows
+from mksdask import MKSStructureAnalysis, PrimitiveBasis, create_volume, open_volume, plan, sample_windows
+from mksdask.compute.plans import MEMORY_LIMIT_KEY
 from mksdask.importers import import_ebsd, import_images
 from mksdask.importers.formats.raw_files import Raw
 from mksdask.stats import correlate_volume
@@ -158,6 +160,88 @@ def test_import__of_a_source_that_was_cut_and_is_whole_again(tmp_path):
     assert any("scan.raw changed after an earlier call began " in str(each.message) for each in told)
     assert_array_equal(found.microstructure, image.ravel()[::-1].reshape(image.shape) >= 100)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["scan.raw", "v.zarr"]
+
+
+def test_fit__goes_on_with_the_slabs_of_workers_of_another_size(tmp_path, monkeypatch):
+    X, n_left = np.random.default_rng(0).integers(0, 2, (12, 40, 40)).astype(np.uint8), 2
+    # Small workers write one sample at once, in slabs of 800 features, and large workers write three samples.
+
+    def counted(block):
+        nonlocal n_left
+        n_left -= 1
+        if n_left < 0:
+            raise InterruptedError
+        return block
+
+    def fit(limit, place):
+        lazy = da.from_array(X, chunks=(3, 40, 40)).map_blocks(counted, dtype=X.dtype, meta=X[:0], name="counted")
+        analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=2, scratch=tmp_path / place)
+        with dask.config.set({"scheduler": "sync", MEMORY_LIMIT_KEY: limit}):
+            return analysis.fit(lazy, resume=True).reduced_fit_data
+
+    small, large = "640.3MiB", "2GiB"
+    with pytest.raises(InterruptedError):
+        fit(small, "a")
+    n_left = 100
+    expected = fit(small, "b")
+    # Two of the four chunks were read, and the statistics of six samples were kept.
+    assert len(list((tmp_path / "a").glob("*/rows/c/*/*"))) > 4
+    n_left = 2
+    assert_array_equal(fit(large, "a"), expected)
+    assert n_left == 0
+    assert not list((tmp_path / "a").iterdir())
+    n_left = 2
+    with pytest.raises(InterruptedError):
+        fit(large, "a")
+    told = r"samples and features of an object \[3, 3200\], which workers of this size do not take, now \[1, 800\]"
+    with pytest.raises(ValueError, match=told):
+        fit(small, "a")
+
+
+@pytest.mark.parametrize("options", [{"thresholds": 100}, {"phases": "values", "window": 12}])
+def test_import__goes_on_with_the_slabs_of_workers_of_another_size(tmp_path, options, monkeypatch):
+    path, url = tmp_path / "scan.raw", tmp_path / "v.zarr"
+    image = np.random.default_rng(0).integers(0, 200, (48, 24, 24)).astype(np.uint8)
+    path.write_bytes(image.tobytes())
+    # Workers of 642 MiB read 8 rows at once, and those of 2 GiB read 16.
+    monkeypatch.setattr("mksdask.importers.sources.SLABS_OF_A_TASK", 300)
+    monkeypatch.setattr("mksdask.importers.sources.MOST_ROWS", 16)
+    options |= {"axes": "xyz", "shape": image.shape, "dtype": "uint8", "spacing": 1}
+    read, taken = Raw.__call__, []
+
+    def call(limit, place=url, *, n_left=100, resume=True):
+        def reading(kernel, first, last):
+            taken.append((first, last))
+            if len(taken) > n_left:
+                raise InterruptedError
+            return read(kernel, first, last)
+
+        taken.clear()
+        with monkeypatch.context() as patch, dask.config.set({"scheduler": "sync", MEMORY_LIMIT_KEY: limit}):
+            patch.setattr(Raw, "__call__", reading)
+            return import_images(path, place, resume=resume, **options)
+
+    with warnings.catch_warnings():
+        # The threshold and the grey levels are only a test.
+        warnings.simplefilter("ignore")
+        expected = call("2GiB", tmp_path / "whole.zarr")
+        assert max(last - first for first, last in taken) == 16
+        with pytest.raises((InterruptedError, ValueError)):
+            call("642MiB", n_left=4)
+        found = call("2GiB")
+        # What was done is not done again, and the rest is read in slabs of the same size.
+        assert 0 < len(taken) < 6
+        assert max(last - first for first, last in taken) == 8
+        assert_array_equal(found.microstructure, expected.microstructure)
+        stamp = attributes_of(Location.of(url))["stamp"]
+        call("2GiB")
+        call("642MiB")
+        assert (attributes_of(Location.of(url))["stamp"], taken) == (stamp, [])
+        # Slabs that are too large for these workers are told.
+        with pytest.raises((InterruptedError, ValueError)):
+            call("2GiB", tmp_path / "large.zarr", n_left=1)
+        with pytest.raises(ValueError, match=r"bytes of a slab \[\d+\], which workers of this size do not take, now"):
+            call("642MiB", tmp_path / "large.zarr")
 
 
 ANG = """# TEM_PIXperUM 1.0

@@ -1,8 +1,10 @@
 """Stores and files that change under a run: the run ends with an error that names them."""
 
 import itertools
+from contextlib import suppress
 
 import dask.array as da
+import fsspec
 import h5py
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from mksdask import (
 )
 from mksdask.stats import correlate, correlate_volume
 from mksdask.storage import materialize
-from mksdask.storage.atomic import Location, attributes_of
+from mksdask.storage.atomic import Location, attributes_of, remove_store
 from mksdask.storage.errors import ChangedError
 from mksdask.storage.sources import sources_of
 
@@ -114,6 +116,25 @@ def test_store__that_was_replaced_is_not_read_as_a_mixture(tmp_path, n_samples):
         with pytest.raises(ChangedError, match=r"e.zarr was changed, replaced or removed after it was opened"):
             call()
     assert_array_equal(open_ensemble(tmp_path / "e.zarr").microstructure, 1 - X[:n_samples])
+
+
+@pytest.mark.parametrize("n_replaced", [1, 2])
+def test_store_of_fsspec__that_was_replaced_is_told(n_replaced):
+    url = "memory://replaced/e.zarr"
+    try:
+        for number in range(n_replaced):
+            create_ensemble(url, X + number, chunks=4, mode="w")
+        opened = open_ensemble(url).microstructure
+        create_ensemble(url, 1 - X, chunks=4, mode="w")
+        with pytest.raises(ChangedError, match=r"e.zarr.* was changed, replaced or removed after it was opened"):
+            opened.compute()
+        opened = open_ensemble(url).microstructure
+        remove_store(url, ("ensemble",))
+        with pytest.raises(ChangedError, match=r"e.zarr.* was changed, replaced or removed after it was opened"):
+            opened.compute()
+    finally:
+        with suppress(FileNotFoundError):
+            fsspec.filesystem("memory").rm("/replaced", recursive=True)
 
 
 def test_store__that_is_replaced_during_a_run_ends_it(tmp_path):

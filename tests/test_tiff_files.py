@@ -1,7 +1,10 @@
 """TIFF files as several programs write them: every page, series, channel and time, sizes, codecs and dtypes."""
 
+import logging
 import shutil
+import struct
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from mksdask.importers import AssumedWarning, import_images, sources
+from mksdask.importers.formats.tiff_opening import opened_tiff
 from mksdask.importers.image_files import open_source
 from mksdask.importers.sources import Choice
 
@@ -429,3 +433,40 @@ def test_tiff__imagemagick_of_few_bits(tmp_path, depth, dtype, compression):
     axes, values = read(made)
     assert (axes, values.dtype) == ("yx", dtype)
     assert abs(values - VOLUME[0] * ((2**depth - 1) / 255)).max() < 2
+
+
+def with_broken_tags(path, n_pages, n_broken):
+    """Repeat the directory of a file with one page, each time with tags of a data type that does not exist."""
+    data = path.read_bytes()
+    data += bytes(len(data) % 2)
+    (start,) = struct.unpack("<I", data[4:8])
+    (n_tags,) = struct.unpack("<H", data[start : start + 2])
+    tags = data[start + 2 : start + 2 + 12 * n_tags]
+    tags += b"".join(struct.pack("<HHII", 40000 + i, 99, 1, 0) for i in range(n_broken))
+    first, size = len(data), len(tags) + 6
+    data = data[:4] + struct.pack("<I", first) + data[8:]
+    for page in range(n_pages):
+        after = 0 if page == n_pages - 1 else first + (page + 1) * size
+        data += struct.pack("<H", n_tags + n_broken) + tags + struct.pack("<I", after)
+    path.write_bytes(data)
+
+
+def test_tiff__of_many_broken_tags(tmp_path, caplog):
+    path, log = write(tmp_path / "a.tif", VOLUME[0], metadata=None), logging.getLogger("tifffile")
+    with_broken_tags(path, 2, 2000)
+    axes, values = read(path)
+    assert axes == "zyx"
+    assert_array_equal(values, VOLUME[[0, 0]])
+    # Opening the file and reading its slabs each tell the first broken tags only, and not all 4000 of them.
+    assert 3 <= len(caplog.records) < 100
+    caplog.clear()
+    path = write(tmp_path / "b.tif", VOLUME[0], metadata=None)
+    with_broken_tags(path, 30, 4000)
+    with pytest.raises(ValueError, match=r"b.tif has more than 10000 faults, such as broken tags \(.*data type 99"):
+        read(path)
+    assert len(caplog.records) == 3
+    assert not log.filters
+    # Messages about files that others read meanwhile are passed on.
+    with opened_tiff(tmp_path / "a.tif"), ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: [log.error("of another file") for _ in range(5)]).result()
+    assert [record.getMessage() for record in caplog.records].count("of another file") == 5

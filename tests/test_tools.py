@@ -329,6 +329,9 @@ def test_evolution__a_panel_a_component_against_time():
         (lambda F: tools.draw_strains(F + 1j), "must be real"),
         (lambda F: tools.draw_coeff(1j * F), "must be real"),
         (lambda F: tools.draw_coeff(F, cutoff=-1), "cutoff must be a number of voxels from 0"),
+        (lambda F: tools.draw_coeff(F[:0]), "coeff must hold at least one lag and one state"),
+        (lambda F: tools.draw_correlations(F[..., :0]), "X_corr must hold at least one lag and one pair"),
+        (lambda F: tools.draw_autocorrelations([[]]), "X_corr must hold at least one lag and one pair"),
         (lambda F: tools.draw_concentrations_compare(list(F[0]), F[1]), "labels must be texts"),
         (lambda F: tools.draw_evolution([F[0]], component_labels=["a"]), "component_labels must name each"),
         (lambda F: tools.draw_strains(xr.DataArray(F, dims=("sample", "x", "component"))), "one component"),
@@ -493,6 +496,9 @@ def test_show_volume__draws_phases_and_fields_in_their_units(monkeypatch):
         tools.show_volume(phases[0])
     with pytest.raises(ValueError, match="must hold phase numbers from 0 to 253, got 0 to 300"):
         tools.show_volume(np.arange(301).reshape(7, 43, 1))
+    for size in ([3, 3], xr.Dataset(), 0):
+        with pytest.raises(ValueError, match="size must be"):
+            tools.show_volume(field, size=size)
     monkeypatch.setitem(sys.modules, "k3d", None)
     with pytest.raises(ImportError, match=r"pip install 'mksdask\[interactive\]'"):
         tools.show_volume(phases)

@@ -14,9 +14,9 @@ import xarray as xr
 from mksdask import tools
 from mksdask.bases import PrimitiveBasis
 from mksdask.cli.options import (
-    allows_missing,
     check_pictures,
     open_client,
+    opening,
     report,
     save_figure,
     timed_step,
@@ -88,7 +88,7 @@ def statistics_call(
     periodic: list[int] | None,
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Choose `correlate` or `correlate_volume`, and collect its arguments."""
-    dataset = open_store(store, allow_missing=allows_missing())
+    dataset = open_store(store, **opening())
     X = dataset.microstructure
     options: dict[str, Any] = {"cutoff": cutoff, "correlations": pairs_of(pairs, X), "periodic_axes": periodic}
     options |= confidence_of(dataset)

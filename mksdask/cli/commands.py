@@ -12,9 +12,10 @@ from mksdask.cli.declaring import (
     cluster_options,
     command,
     json_option,
+    links_option,
     map_options,
     memory_option,
-    missing_option,
+    opening_options,
     overwrite_option,
     resume_option,
     statistics_options,
@@ -79,7 +80,7 @@ def plan_group() -> None:
     show_default=True,
     help="Whether several files are slices of one image or samples of an ensemble.",
 )
-@click.option("--follow-links", is_flag=True, help="Read values to which a file links in other folders.")
+@click.option("--follow-links", is_flag=True, help="Read values to which a file or a store links in other folders.")
 @click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes, such as x,y.")
 @click.option("--allow-missing", is_flag=True, help="Take chunks that a zarr store lacks as its fill value.")
 @map_options
@@ -109,7 +110,7 @@ def import_command() -> None:
 
 @command("stores:info")
 @click.argument("store", type=Place(exists=True))
-@missing_option
+@opening_options
 @click.option("--fractions", is_flag=True, help="Compute the volume fractions of the phases, which reads all voxels.")
 @click.option(
     "--representative",
@@ -132,6 +133,7 @@ def info() -> None:
 
 @command("stores:verify")
 @click.argument("store", type=Place(exists=True))
+@links_option
 @cluster_options
 @json_option
 def verify() -> None:
@@ -146,7 +148,7 @@ def verify() -> None:
 
 @command("repairs:repair")
 @click.argument("store", type=Place(exists=True))
-@missing_option
+@opening_options
 @cluster_options
 @json_option
 def repair() -> None:
@@ -191,7 +193,7 @@ def export_command() -> None:
     type=click.IntRange(min=1),
     help="Largest lag in voxels, such as 40. Default: a quarter of the shortest axis, at most 50.",
 )
-@missing_option
+@opening_options
 @overwrite_option("an earlier report")
 @cluster_options
 @json_option
@@ -301,7 +303,7 @@ def fit() -> None:
 @click.argument("model", type=Place(exists=True))
 @click.argument("store", type=Place(exists=True))
 @click.argument("out", type=Place())
-@missing_option
+@opening_options
 @click.option("--std", is_flag=True, help="Write the standard deviation of each prediction too.")
 @resume_option
 @overwrite_option("an earlier result")
@@ -324,7 +326,7 @@ def predict() -> None:
 @click.argument("model", type=Place(exists=True))
 @click.argument("store", type=Place(exists=True))
 @click.argument("out", type=Place())
-@missing_option
+@opening_options
 @resume_option
 @overwrite_option("an earlier result")
 @cluster_options

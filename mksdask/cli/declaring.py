@@ -12,6 +12,9 @@ import click
 
 from mksdask.cli.arguments import Axes, Bytes, Cutoff, LocalFile, Pairs, Place
 
+# Where the context of a command keeps how stores are opened.
+OPENING = "mksdask.opening"
+
 Declared = Callable[..., Any]
 
 # Under which heading help lists an option. A name means the same in each command.
@@ -121,22 +124,35 @@ def resume_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-def missing_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --allow-missing, which `allows_missing` reads."""
+def links_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --follow-links, which `opening` reads."""
+    option = click.option(
+        "--follow-links",
+        is_flag=True,
+        expose_value=False,
+        callback=_keep,
+        help="Follow links in the store out of it, if you trust its author.",
+    )
+    decorated: Callable[..., Any] = option(command)
+    return decorated
 
-    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-        context.meta["allow_missing"] = value
-        return value
 
+def opening_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how a store is opened, which `opening` reads."""
     option = click.option(
         "--allow-missing",
         is_flag=True,
         expose_value=False,
-        callback=keep,
+        callback=_keep,
         help="Take chunks that a store of another program lacks as its fill value.",
     )
-    decorated: Callable[..., Any] = option(command)
+    decorated: Callable[..., Any] = option(links_option(command))
     return decorated
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    context.meta.setdefault(OPENING, {})[parameter.name] = value
+    return value
 
 
 def overwrite_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -175,7 +191,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which statistics of which store to compute."""
     for option in (
-        missing_option,
+        opening_options,
         click.option(
             "--periodic", type=Axes(), help="Periodic axes, such as x,y, or none. Default: as the store says."
         ),

@@ -17,9 +17,9 @@ from mksdask import tools
 from mksdask.arrays import to_numpy
 from mksdask.cli.analysis import LagLimit, basis_of, confidence_of, pairs_of
 from mksdask.cli.options import (
-    allows_missing,
     check_pictures,
     open_client,
+    opening,
     report,
     save_figure,
     timed_step,
@@ -87,7 +87,7 @@ def fit(
     check_pictures(figure, watch, *inputs, output.path, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
-        dataset = open_ensemble(store, allow_missing=allows_missing())
+        dataset = open_ensemble(store, **opening())
         X, y = dataset.microstructure, _response(dataset, response)
         basis, n = basis_of(dataset, states), X.sizes["sample"]
         if len(y) != n:
@@ -215,10 +215,10 @@ def predict(
         step = token_of(parts.data.name)
         with output.intermediate("predictions", RESULTS, resume=resume) as kept:
             if is_store and output.is_done(step):
-                values = output.open_all().compute()
+                values = computed(output.open_all())
             else:
                 with timed_step("predict", timings):
-                    stored = materialize(parts, kept, progress=False).compute()
+                    stored = computed(materialize(parts, kept, progress=False))
                 values = _table_of(stored)
                 recipe = {"operation": "predict"} | _places(model=model, store=store) | {"std": std}
                 with recorded(model, store, recipe=recipe):
@@ -254,7 +254,7 @@ def localize(
 
 def predictions_of(model: Url, store: Url, *, std: bool) -> xr.Dataset:
     """Predict the properties of the samples of a store, as the table of `mksdask predict`."""
-    return _table_of(_lazy_predictions(model, store, std=std).compute())
+    return _table_of(computed(_lazy_predictions(model, store, std=std)))
 
 
 def _lazy_predictions(model: Url, store: Url, *, std: bool) -> xr.DataArray:
@@ -263,7 +263,7 @@ def _lazy_predictions(model: Url, store: Url, *, std: bool) -> xr.DataArray:
     if not isinstance(fitted, MKSHomogenizationModel):
         msg = f"{model} is a {type(fitted).__name__}, but predict takes a homogenization model; use mksdask localize"
         raise ValueError(msg)
-    dataset = open_ensemble(store, allow_missing=allows_missing())
+    dataset = open_ensemble(store, **opening())
     found = fitted.predict(dataset.microstructure, return_std=std, **confidence_of(dataset))
     return xr.concat(found if std else (found,), "part").rename("predictions")
 
@@ -278,7 +278,7 @@ def field_of(model: Url, store: Url) -> xr.DataArray:
     if not isinstance(fitted, MKSLocalizationModel):
         msg = f"{model} is a {type(fitted).__name__}, but localize takes a localization model; use mksdask predict"
         raise ValueError(msg)
-    X = open_ensemble(store, allow_missing=allows_missing()).microstructure
+    X = open_ensemble(store, **opening()).microstructure
     size = tuple(X.sizes[dim] for dim in ("x", "y", "z") if dim in X.dims)
     if size != tuple(fitted.size_):
         fitted.resize_coeff(size)

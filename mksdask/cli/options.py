@@ -16,6 +16,7 @@ import numpy as np
 from distributed import Client, LocalCluster
 from matplotlib.backend_bases import FigureCanvasBase
 
+from mksdask.cli.declaring import OPENING
 from mksdask.cli.printing import say
 from mksdask.cli.stopping import STOP, blocked
 from mksdask.compute.plans import size_text
@@ -136,9 +137,10 @@ def _address_in(path: Path) -> str:
         raise click.ClickException(msg) from error
 
 
-def allows_missing() -> bool:
-    """Whether the command has --allow-missing."""
-    return bool(click.get_current_context().meta.get("allow_missing"))
+def opening() -> dict[str, bool]:
+    """Read how the command opens stores: the arguments of `open_store` that its options set."""
+    found: dict[str, bool] = click.get_current_context().meta.get(OPENING, {})
+    return found
 
 
 def check_pictures(

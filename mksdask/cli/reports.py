@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from mksdask import tools
 from mksdask.arrays import SPATIAL_DIMS, to_numpy
 from mksdask.cli.analysis import basis_of, confidence_of
-from mksdask.cli.options import allows_missing, open_client, report as print_report, timed_step
+from mksdask.cli.options import open_client, opening, report as print_report, timed_step
 from mksdask.compute.blocks import computed
 from mksdask.compute.plans import size_text
 from mksdask.descriptors import ShapeDescriptors
@@ -64,7 +64,7 @@ def report(
     _check_page(out, store, overwrite=overwrite)
     timings: dict[str, float] = {}
     with open_client(**cluster), timed_step("report", timings):
-        dataset = open_store(store, allow_missing=allows_missing())
+        dataset = open_store(store, **opening())
         page = _page(dataset, title or Path(str(store)).stem, cutoff, [*chain_of(store)])
         target = Path(Location.of(out).path)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,8 @@ import xarray as xr
 from mksdask.cli.analysis import MOST_UNNAMED
 from mksdask.cli.maps import import_map, is_map
 from mksdask.cli.options import (
-    allows_missing,
     open_client,
+    opening,
     report,
     timed_step,
 )
@@ -140,7 +141,8 @@ def _source(text: str) -> Path:
 
 def info(store: Url, fractions: bool, representative: bool, as_json: bool) -> None:  # noqa: FBT001
     """Describe what a store holds: a volume, an ensemble, a model or a result."""
-    location = Location.of(store)
+    options = opening()
+    location = replace(Location.of(store), follow_links=options["follow_links"])
     try:
         is_group = check_store(location).get("node_type") == "group"
     except FileNotFoundError:
@@ -153,14 +155,16 @@ def info(store: Url, fractions: bool, representative: bool, as_json: bool) -> No
         found = _describe_model(load_model(store))
     else:
         try:
-            found = open_store(store, allow_missing=allows_missing()).mks.describe(fractions=fractions)
+            stored = open_store(store, **options)
         except ValueError:
             found = _describe_result(location)
+        else:
+            found = stored.mks.describe(fractions=fractions)
     if representative:
         if found.get("kind") != "volume":
             msg = f"{store} holds no volume, which --representative needs; leave it out"
             raise ValueError(msg)
-        intervals = _intervals(open_store(store, allow_missing=allows_missing()))
+        intervals = _intervals(open_store(store, **options))
         found["representative"] = intervals if as_json else [_sentence(**interval) for interval in intervals]
     made = [*chain_of(store)] if "provenance" in attributes else []
     report(found | ({"made": made} if as_json and made else {}), as_json=as_json)
@@ -171,7 +175,7 @@ def info(store: Url, fractions: bool, representative: bool, as_json: bool) -> No
 def verify(store: Url, as_json: bool, **cluster: Any) -> None:  # noqa: FBT001
     """Read all chunks of a store, compare them with their checksums, and list what is damaged."""
     with open_client(**cluster):
-        found = verify_store(store)
+        found = verify_store(store, **opening())
     report(
         {
             "store": str(store),

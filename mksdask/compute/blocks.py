@@ -11,7 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import dask
 import dask.array as da
@@ -184,7 +184,7 @@ def fold_samples(
         return _merged(list(optimized_together(found).values()), merge, f"{name}-{token}")
     # One task packs the blocks of a chunk, so that tasks on which several arrays depend run once.
     packed = _for_each_chunk(_packed, arrays, shared, {}, (), object, name, name=f"{name}-data-{token}")
-    chunks, values = list(optimized_together(packed).values()), []
+    chunks, values = list(optimized_together(packed, inputs=arrays).values()), []
     edges = np.cumsum((0, *packed.chunks[0])).tolist()
     absorb = delayed(AlignedTask(_absorbed, name), name=f"{name}-absorb-kernel-{token}")
     for chain in np.array_split(np.arange(len(chunks)), min(chains, len(chunks))):
@@ -283,6 +283,18 @@ def computed(value: Any) -> Any:
     client = distributed_client()
     options = {} if client is None else {"scheduler": get_from(client)}
     return aligned(dask.compute(value, **options)[0])
+
+
+def computed_array(array: da.Array) -> NDArray[Any]:
+    """Compute a dask array, as `computed` does. An error names the stage and the block.
+
+    After an error that may heal by itself, a task runs again.
+    """
+    fresh = _renamed(array)
+    blocks = optimized_together(fresh)
+    if blocks:
+        fresh = da.Array(dict(next(iter(blocks.values())).dask), fresh.name, fresh.chunks, meta=fresh._meta)
+    return cast("NDArray[Any]", computed(fresh))
 
 
 def in_chunks_of(lazy: da.Array, array: Any) -> Any:

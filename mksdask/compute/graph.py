@@ -96,6 +96,19 @@ def stored_array(data: Any) -> Any:
     return array if tuple(array.shape) == data.shape and array.dtype == data.dtype else None
 
 
+def check_known(data: Any, name: str = "X") -> None:
+    """Refuse a dask array whose number of samples is not known.
+
+    Raises
+    ------
+    ValueError
+        If it is not. The message names the call that finds it.
+    """
+    if isinstance(data, da.Array) and data.ndim and np.isnan(data.shape[0]):
+        msg = f"{name} has chunks of unknown sizes; call {name}.compute_chunk_sizes() first"
+        raise ValueError(msg)
+
+
 def is_cheap(data: Any) -> bool:
     """Whether parts of an array can be read without computing: from memory, or from a store that a dask array views."""
     views = ("original-", "open_dataset-", "from-zarr-", "array-", "getitem-", "transpose-")
@@ -126,7 +139,9 @@ def unchanged(block: Any) -> Any:
     return block
 
 
-def optimized_together(*arrays: da.Array, cuts: Sequence[da.Array] | None = None) -> dict[Any, Any]:
+def optimized_together(
+    *arrays: da.Array, cuts: Sequence[da.Array] | None = None, inputs: Sequence[Any] = ()
+) -> dict[Any, Any]:
     """Optimize arrays together, and return their delayed blocks by key.
 
     A task on which several arrays depend stays one task. `dask.optimize` would fuse it into the blocks of each array,
@@ -139,6 +154,8 @@ def optimized_together(*arrays: da.Array, cuts: Sequence[da.Array] | None = None
         The arrays.
     cuts : sequence of dask array, optional
         An array for each of `arrays`, whose chunks say where its blocks lie. Default: the arrays themselves.
+    inputs : sequence of arrays
+        Arrays in the graph whose tasks say where their blocks lie too. Those that are not lazy are left out.
 
     Returns
     -------
@@ -149,13 +166,17 @@ def optimized_together(*arrays: da.Array, cuts: Sequence[da.Array] | None = None
     keys = [(array.name, *block) for array in arrays for block in np.ndindex(*array.numblocks)]
     layer = f"blocks-{uuid.uuid4().hex}"
     tasks = da.Array.__dask_optimize__(graph, keys)
-    edges = {}
+    edges = {array.name: _edges(array) for array in inputs if isinstance(array, da.Array)}
     for array, cut in zip(arrays, arrays if cuts is None else cuts, strict=True):
-        edges[array.name] = edges[cut.name] = [np.cumsum((0, *sizes)).tolist() for sizes in cut.chunks]
+        edges[array.name] = edges[cut.name] = _edges(cut)
     optimized = HighLevelGraph.from_collections(
         layer, {key: _guarded(task, edges, retries()) for key, task in dict(tasks).items()}
     )
     return {key: Delayed(key, optimized, layer=layer) for key in keys}
+
+
+def _edges(array: da.Array) -> list[list[int]]:
+    return [np.cumsum((0, *sizes)).tolist() for sizes in array.chunks]
 
 
 def _guarded(task: Any, edges: dict[str, list[list[int]]], n_retries: int) -> Any:

@@ -17,6 +17,7 @@ from dask.utils import parse_bytes
 from distributed import default_client
 from distributed.system import MEMORY_LIMIT
 
+from mksdask.compute.graph import check_known
 from mksdask.display.cards import card, value_text
 
 # The statistics of a chunk of this many voxels take tens of megabytes for each pair. A worker of 1 GiB holds several of
@@ -370,6 +371,7 @@ class SampleWork:
 
     def stage(self, data: Any, limit: Limit) -> Stage:
         """Plan the tasks on all samples: chunks that fit for lazy samples, one call for samples in memory."""
+        check_known(data)
         chunks = self.fitting(data, limit).chunks[0] if isinstance(data, da.Array) else (len(data),)
         chunk = max(data.chunks[0]) if isinstance(data, da.Array) else len(data)
         return Stage(

@@ -15,6 +15,8 @@ from mksdask.compute.plans import refuse_unless_fits
 from mksdask.types import Array
 
 Chunks: TypeAlias = int | str | Sequence[int]
+# Dask keeps some kB for each chunk, even if it is not computed.
+MOST_CHUNKS = 1_000_000
 
 
 def sample_rng(seed: int, stream: int, index: int) -> np.random.Generator:
@@ -73,6 +75,9 @@ def generate_samples(
         msg = f"chunks must be a positive number of samples, or 'auto', got {reprlib.repr(chunks)}"
         raise ValueError(msg)
     largest = min(int(first), n_samples)
+    if n_samples > MOST_CHUNKS * largest:
+        msg = f"n_samples={n_samples} in chunks of {largest} makes more than {MOST_CHUNKS} chunks; make chunks larger"
+        raise ValueError(msg)
     refuse_unless_fits(
         largest * n_bytes, f"a chunk of {largest} samples of {tuple(size)} voxels", "make chunks smaller"
     )

@@ -85,8 +85,8 @@ def make_cahn_hilliard(
     voxels = sizes_argument(size)
     kernel = partial(_uniform, size=voxels, seed=check_seed(seed), dtype=precision)
     X = generate_samples(kernel, check_n_samples(n_samples), voxels, dtype=precision, chunks=chunks)
-    if not (is_number(width) and width > 0):
-        msg = f"width must be a positive number, got {width!r}"
+    if not (is_number(width) and 0 < width < 1e100):
+        msg = f"width must be a positive number below 1e100, got {width!r}"
         raise ValueError(msg)
     return X, CahnHilliardSimulation(dx=dx, gamma=width**2, dt=dt).run(X, n_steps).response
 

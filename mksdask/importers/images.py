@@ -15,13 +15,17 @@ from mksdask.importers.formats.raw_files import data_type
 from mksdask.importers.formats.units import METRES, converted, length_unit
 from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
-from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, Source, slab_thickness
+from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, SlabSize, Source
 from mksdask.importers.windows import cut_windows
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
+from mksdask.storage.microstructures import store_layout_begun
 from mksdask.storage.sources import recorded
 from mksdask.storage.volumes import VOLUME_SHARD, create_volume, open_volume
+
+# What the record of a store calls the size of the slabs in which an image is read.
+_SLAB = "bytes of a slab"
 
 
 @checked
@@ -114,8 +118,8 @@ def import_images(
         Whether chunks that a zarr store or an HDF5 file lacks are taken as its fill value. A warning counts them. By
         default it is refused, because chunks that were left out cannot be told from chunks that were lost.
     follow_links : bool, default False
-        Whether links of an HDF5 file or of a header are followed to files outside its folder. Links to files in its
-        folder are always followed.
+        Whether links of an HDF5 file or of a header are followed to files outside its folder, and links in a zarr store
+        out of the store. Links to files in the folder or the store are always followed.
 
     Returns
     -------
@@ -184,11 +188,13 @@ def import_images(
         has_spacing=spacing is not None,
         allow_missing=allow_missing,
     )
-    source = open_source(path, choice, axes=axes)
+    size = SlabSize(_slab_bytes_begun(url) if resume else None)
+    with size.applied():
+        source = open_source(path, choice, axes=axes)
     data, spatial = _cropped(source, crop)
     steps, unit, assumed = _spacing(source, spacing, units, spatial)
     if window is None and _is_in_slabs(source, data):
-        data = data.rechunk({0: slab_thickness(data.shape, data.dtype)})
+        data = data.rechunk({0: size.rows(data.shape, data.dtype)})
     mapping, found = _segmentation(source, data, phases, thresholds, otsu)
     phase_names = _names(names, found, mapping) or (list(source.phases) if mapping is None and source.phases else None)
     if mapping is None and phases is None and ANGLES not in source.axes and source.missing is None:
@@ -204,7 +210,7 @@ def import_images(
         periodic_axes = ()
     else:
         fields = {name: _transposed(field, source.axes, spatial) for name, field in fields.items()}
-    shards = [] if is_ensemble else _shards(source, data, spatial)
+    shards = [] if is_ensemble else _shards(source, data, spatial, size)
     if shards:
         # The method "tasks" splits each slab where it lies, so that workers exchange nothing.
         fields = {
@@ -232,12 +238,18 @@ def import_images(
         "mode": mode,
         "resume": resume,
     }
-    with recorded(*inputs, call="import_images"):
+    with recorded(*inputs, call="import_images", layout={_SLAB: (size.n_bytes,)}):
         if is_ensemble:
             create_ensemble(url, X, **options)
             return open_ensemble(url)
         create_volume(url, X, chunks=shards, **options)
         return open_volume(url)
+
+
+def _slab_bytes_begun(url: Url) -> int | None:
+    """Find the size of the slabs of an import that an earlier call began or completed."""
+    found = store_layout_begun(url, _SLAB, 1)
+    return None if found is None else found[0]
 
 
 def _is_in_slabs(source: Source, data: Any) -> bool:
@@ -254,13 +266,13 @@ def _transposed(field: Any, axes: str, spatial: str) -> Any:
     return field.rechunk(dict.fromkeys(range(1, field.ndim), -1)) if "s" in axes else field
 
 
-def _shards(source: Source, data: Any, spatial: str) -> list[int]:
+def _shards(source: Source, data: Any, spatial: str, size: SlabSize) -> list[int]:
     """Choose the shape of the shards of a volume."""
     shards = [VOLUME_SHARD[len(spatial)]] * len(spatial)
     if _is_in_slabs(source, data):
         # Shards are as thick as the slab that a task reads, so that no task has to wait for the slabs of others.
         slow = spatial.index(source.axes[0])
-        shards[slow] = min(shards[slow], slab_thickness(data.shape, data.dtype))
+        shards[slow] = min(shards[slow], size.rows(data.shape, data.dtype))
     return shards
 
 

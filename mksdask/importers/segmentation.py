@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from mksdask.arrays import Array, is_number, shown
-from mksdask.compute.blocks import computed
+from mksdask.compute.blocks import computed, computed_array
 
 # Number of bins of a histogram of values that are not 8- or 16-bit integers.
 BINS = 2**16
@@ -349,7 +349,7 @@ def _histogram_of(data: Any, low: float, width: float, n_bins: int) -> Array:
         meta=np.empty((0,) * (data.ndim + 1), dtype=np.int64),
         token="histogram",
     )
-    return np.asarray(parts.sum(axis=tuple(range(data.ndim)), split_every=4).compute())
+    return computed_array(parts.sum(axis=tuple(range(data.ndim)), split_every=4))
 
 
 def _histogram(block: Array, low: float, width: float, n_bins: int) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -204,14 +205,47 @@ class _Slabs:
         return token_of(self.read)
 
 
-def slab_thickness(shape: Sequence[int], dtype: Any) -> int:
-    """Choose the number of rows that a task reads: a power of two, so that the shards of a store can be as thick.
+class SlabSize:
+    """How many rows a task reads. Workers with little memory read fewer.
 
-    Workers with little memory read fewer rows.
+    Parameters
+    ----------
+    begun : int, optional
+        Bytes of a slab in an import that an earlier call began, perhaps on workers of another size. Its slabs stay as
+        they are where they fit.
+
+    Attributes
+    ----------
+    n_bytes : int
+        Bytes of a slab: those of the earlier call, unless some of its slabs do not fit.
     """
-    row_bytes = max(1, math.prod(map(int, shape[1:])) * np.dtype(dtype).itemsize)
-    slab_bytes = min(SLAB_BYTES, int(Limit.of().task_bytes / SLABS_OF_A_TASK))
-    return min(MOST_ROWS, 1 << max(0, (slab_bytes // row_bytes).bit_length() - 1))
+
+    def __init__(self, begun: int | None = None) -> None:
+        self._most = min(SLAB_BYTES, int(Limit.of().task_bytes / SLABS_OF_A_TASK))
+        self.n_bytes = self._begun = self._most if begun is None else begun
+
+    def rows(self, shape: Sequence[int], dtype: Any) -> int:
+        """Choose the number of rows of a slab: a power of two, so that the shards of a store can be as thick."""
+        row_bytes = max(1, math.prod(map(int, shape[1:])) * np.dtype(dtype).itemsize)
+        begun, most = (
+            min(MOST_ROWS, 1 << max(0, (n_bytes // row_bytes).bit_length() - 1))
+            for n_bytes in (self._begun, self._most)
+        )
+        if begun > most:
+            self.n_bytes = self._most
+        return min(begun, most)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let `lazy_slabs` cut slabs of this size inside the block."""
+        token = _SIZE.set(self)
+        try:
+            yield
+        finally:
+            _SIZE.reset(token)
+
+
+_SIZE: ContextVar[SlabSize | None] = ContextVar("slab size", default=None)
 
 
 def check_chunks(shape: Sequence[int], chunks: Sequence[int], dtype: Any, what: str) -> None:
@@ -234,12 +268,13 @@ def check_chunks(shape: Sequence[int], chunks: Sequence[int], dtype: Any, what: 
 def lazy_slabs(read: Callable[[int, int], Array], shape: Sequence[int], dtype: Any) -> da.Array:
     """Make a lazy array from ``read(first, last)``, which returns the rows from `first` to `last`."""
     n, rest = int(shape[0]), tuple(int(size) for size in shape[1:])
-    if n > MOST_SLABS * slab_thickness(shape, dtype):
+    n_rows = (_SIZE.get() or SlabSize()).rows(shape, dtype)
+    if n > MOST_SLABS * n_rows:
         msg = (
             f"an array of shape {tuple(shape)} would be read in more than {MOST_SLABS} parts; store it in another shape"
         )
         raise ValueError(msg)
-    chunks = da.core.normalize_chunks((slab_thickness(shape, dtype),), (n,), dtype=np.int64)
+    chunks = da.core.normalize_chunks((n_rows,), (n,), dtype=np.int64)
     return da.arange(n, chunks=chunks).map_blocks(
         _Slabs(read, retries()),
         chunks=(chunks[0], *((size,) for size in rest)),

@@ -142,20 +142,25 @@ class EnsembleStatistics:
 
     def features(self, reducer: Any, watched: FeatureChannel | None = None) -> Any:
         """Make rows for a reducer, shape (n_samples, n_features)."""
-        fills_gaps = isinstance(reducer, PCA) and reducer.solver in ("auto", "gram")
-        rounding = None
-        if takes_no_negatives(reducer):
-            # Statistics that the user gives may be those of any basis. Their mean makes parts of all negative.
-            sign = False if self.options.mean_center else self.samples.basis.is_non_negative
-            rounding = rounding_of(self.map.dtype, is_non_negative=sign)
         return self.map.rows(
             self.values,
-            may_have_gaps=fills_gaps,
+            may_have_gaps=self._fills_gaps(reducer),
             mean_center=self.options.mean_center,
             dtype=np.dtype(self.options.dtype),
             watched=watched,
-            rounding=rounding,
+            rounding=self._rounding(reducer),
         )
+
+    @staticmethod
+    def _fills_gaps(reducer: Any) -> bool:
+        return isinstance(reducer, PCA) and reducer.solver in ("auto", "gram")
+
+    def _rounding(self, reducer: Any) -> float | None:
+        if not takes_no_negatives(reducer):
+            return None
+        # Statistics that the user gives may be those of any basis. Their mean makes parts of all negative.
+        sign = False if self.options.mean_center else self.samples.basis.is_non_negative
+        return rounding_of(self.map.dtype, is_non_negative=sign)
 
     def reduce(
         self, reducer: Any, y: Array | None, *, scratch: Url | None = None, watch: Watch = False, resume: bool = False
@@ -189,14 +194,22 @@ class EnsembleStatistics:
             if watcher is not None:
                 watched = FeatureChannel.of(watcher.channel, plane, self.map.shape, is_complex=self.map.is_complex)
             features = self.features(reducer, watched)
-            # The name must not depend on the watcher, so that a later call finds the same statistics.
-            name = str(self.features(reducer).name) if resume and is_lazy(features) else None
+            name = self._name(reducer) if resume and is_lazy(features) else None
             known = self._known and (self._known, token_of(self.options))
             scores = fit_scores(reducer, features, y, scratch=scratch, resume=name, known=known)
             if watcher is not None:
                 mean = None if self.options.mean_center else getattr(reducer, "mean_", None)
                 watcher.finish(None if mean is None else self.map.unflatten(mean[None])[0], scores)
         return reducer, scores
+
+    def _name(self, reducer: Any) -> str:
+        """Name lazy features by what they are made of.
+
+        The name depends neither on a watcher nor on the size of workers, so that a later call finds the same features.
+        """
+        samples, correlation = self.samples, self.correlation
+        made_of = (samples.data, samples.confidence, correlation and correlation.kernel, self.options, self.map)
+        return token_of(*made_of, self._fills_gaps(reducer), self._rounding(reducer))
 
     def scores(self, reducer: Any, *, n_components: int, dtype: np.dtype[Any]) -> Any:
         """Compute the scores by a fitted reducer, shape (n_samples, n_components), lazily for lazy samples."""

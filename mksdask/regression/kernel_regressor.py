@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator, MultiOutputMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, label, to_numpy, unwrap, validated
+from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, label, shown, to_numpy, unwrap, validated
 from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, in_chunks_of, map_samples
+from mksdask.compute.graph import check_known
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, Stage
 from mksdask.display.cards import WithCard, card
@@ -208,6 +209,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         self._check_parameters()
         data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
         target: Any = y
+        check_known(data)
         if not is_lazy(data):
             y = y if y is None else to_numpy(y, name="y")
             data, target = validated(self, data, y, dtype=np.float64, multi_output=True, y_numeric=True)
@@ -295,7 +297,11 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         if data.ndim != 2 or 0 in data.shape or np.isnan(data.shape[0]):
             msg = f"X must be a matrix (n_samples, n_components) of known shape, got shape {tuple(data.shape)}"
             raise ValueError(msg)
-        if target.ndim not in (1, 2) or len(target) != len(data):
+        for name, array in (("X", data), ("y", target)):
+            if array.dtype.kind not in "biuf":
+                msg = f"{name} must hold real numbers, got {shown(array)}"
+                raise TypeError(msg)
+        if target.ndim not in (1, 2) or target.shape[0] != len(data):
             msg = f"y must have one entry for each of the {len(data)} samples of X, got shape {tuple(target.shape)}"
             raise ValueError(msg)
         check_whole_samples(data)

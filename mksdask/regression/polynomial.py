@@ -58,6 +58,9 @@ class LabelledPipeline(Pipeline):
         y, *values = paired(X, y, **params)
         try:
             shape = np.shape(X)
+        except TypeError as error:
+            msg = f"X must be a matrix (n_samples, n_features), got {shown(X)}"
+            raise TypeError(msg) from error
         except ValueError as error:
             msg = f"X must be a matrix (n_samples, n_features), got rows of different shapes: {shown(X)}"
             raise ValueError(msg) from error

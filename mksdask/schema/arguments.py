@@ -28,6 +28,12 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list | tuple | np.ndarray | pd.Index) and all(isinstance(text, str) for text in value)
 
 
+def _is_in_memory(value: Any) -> bool:
+    graph = None if isinstance(value, type) else getattr(value, "__dask_graph__", None)
+    # A DataArray in memory has the method too, and it returns None.
+    return not callable(graph) or graph() is None
+
+
 def _is_figure_size(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(is_number(n) and 0 < n <= 1000 for n in value)
 
@@ -45,14 +51,17 @@ def _whole(least: int, most: int = 2**63 - 1) -> tuple[Callable[[Any], bool], st
 
 
 _FLAGS = "allow_missing progress compute_correlations flatten is_checked is_complex legend_outside loss mean_center"
-_FLAGS += " normalize overwrite resume return_grains return_std store_correlations whiten"
+_FLAGS += " follow_links normalize overwrite resume return_grains return_std store_correlations whiten"
 _TEXTS = "criterion label mode param_label quantity score_label solver time_label title units"
 _LISTS = "component_labels data_labels labels names param_labels"
+_PAIRS, _SMALL = "correlations", "colors hide params view_angles"
 #: What the arguments of public calls must be that have these names. A default is always right.
 ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(_FLAGS.split(), (_is_flag, "True or False")),
     **dict.fromkeys(_TEXTS.split(), (_is_text, "a text")),
     **dict.fromkeys(_LISTS.split(), (_are_texts, "texts, one for each; put what is to be compared into one list")),
+    **dict.fromkeys(_PAIRS.split(), (_is_in_memory, "pairs in memory, such as [(0, 0), (0, 1)]")),
+    **dict.fromkeys(_SMALL.split(), (_is_in_memory, "in memory, not lazy; call its compute first")),
     "figsize": (_is_figure_size, "the width and the height in inches, two positive numbers up to 1000"),
     "height": _whole(1, 10_000),
     "iterated_power": _whole(0, 1000),
@@ -76,14 +85,14 @@ def check_argument(value: Any, name: str) -> None:
     Raises
     ------
     TypeError
-        If it must be a flag or a text, and is not.
+        If it must be a flag, a text, or in memory, and is not.
     ValueError
         If it is no number of the right kind, or no list of texts.
     """
     fits, text = ARGUMENTS[name]
     if not fits(value):
         msg = f"{name} must be {text}, got {shown(value)}"
-        raise (TypeError if fits in (_is_flag, _is_text) else ValueError)(msg)
+        raise (TypeError if fits in (_is_flag, _is_text, _is_in_memory) else ValueError)(msg)
 
 
 def checked(call: Callable[P, R]) -> Callable[P, R]:

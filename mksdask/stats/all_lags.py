@@ -17,7 +17,7 @@ import dask.array as da
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.compute.blocks import array_of, map_parts
+from mksdask.compute.blocks import array_of, computed, map_parts
 from mksdask.compute.graph import stored_array
 from mksdask.compute.plans import Limit, Plan, Stage, size_text
 from mksdask.stats.lags import LagFFT
@@ -239,7 +239,7 @@ def correlate_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url
         )
         raise ValueError(msg)
     with tempfile.TemporaryDirectory(dir=dask.config.get("temporary-directory", None)) as folder:
-        return _run(passes, sizes, problem, f"{folder}/statistics.zarr").compute()
+        return computed(_run(passes, sizes, problem, f"{folder}/statistics.zarr"))
 
 
 def plan_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url | None = None) -> Plan:

@@ -218,8 +218,8 @@ def autocorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | No
     >>> autocorrelate(np.array([[0, 0, 1, 1]]), PrimitiveBasis(2), size=(4,), periodic_axes=0)[0, 2].tolist()
     [0.5, 0.5]
     """
-    states = Samples.of(X, basis, size=options.get("size")).basis.states
-    pairs = [(h, h) for h in states] if correlations is None else correlations
+    known = Samples.of(X, basis, size=options.get("size")).basis
+    pairs = resolve_pairs([(h, h) for h in known.states] if correlations is None else correlations, known)
     if any(a != b for a, b in pairs):
         msg = f"autocorrelate takes pairs (h, h), got {pairs!r}; use correlate or crosscorrelate"
         raise ValueError(msg)
@@ -253,12 +253,12 @@ def crosscorrelate(X: ArrayLike, basis: Basis | None, *, correlations: Pairs | N
     >>> crosscorrelate(np.array([[0, 0, 1, 1]]), PrimitiveBasis(2), size=(4,), periodic_axes=0)[0, :, 0].tolist()
     [0.5, 0.25, 0.0, 0.25]
     """
-    states = Samples.of(X, basis, size=options.get("size")).basis.states
-    pairs = list(itertools.combinations(states, 2)) if correlations is None else correlations
+    known = Samples.of(X, basis, size=options.get("size")).basis
+    pairs = (*itertools.combinations(known.states, 2),) if correlations is None else resolve_pairs(correlations, known)
     if any(a == b for a, b in pairs):
         msg = f"crosscorrelate takes pairs of different states, got {pairs!r}; use correlate or autocorrelate"
         raise ValueError(msg)
     if not pairs:
-        msg = f"crosscorrelate needs a basis with two local states or more, got one with {len(states)}"
+        msg = f"crosscorrelate needs a basis with two local states or more, got one with {len(known.states)}"
         raise ValueError(msg)
     return correlate(X, basis, correlations=pairs, **options)

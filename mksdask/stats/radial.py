@@ -23,11 +23,14 @@ from mksdask.arrays import (
     unwrap,
 )
 from mksdask.compute.blocks import array_of, fold_parts
+from mksdask.compute.graph import check_known
 from mksdask.schema.arguments import checked
 
 # For each number of dimensions: interface area per volume, divided by the mean number of crossings per length of a
 # line. These are the formulas of Cauchy and Crofton.
 AREA_OF_CROSSINGS = {1: 1.0, 2: np.pi / 2.0, 3: 2.0}
+# More shells than these would not fit in memory, and mean that the width or the spacing is in another unit.
+MOST_SHELLS = 1_000_000
 
 
 def n_lag_axes(shape: Sequence[int], n_spatial: int | None, *, name: str = "statistics") -> int:
@@ -71,6 +74,7 @@ def as_statistics(
     """Label statistics if they are not labelled. Return them with their lag dims, their lags and the unit of lags."""
     data, labels = unwrap(statistics, name="statistics")
     refuse_unnumeric(data, name="statistics")
+    check_known(data, "statistics")
     if data.dtype.kind not in "iufc":
         msg = f"statistics must hold numbers, got {shown(data)}"
         raise TypeError(msg)
@@ -216,6 +220,12 @@ def radial_average(
         msg = f"width must be a positive number, got {width!r}"
         raise ValueError(msg)
     reach = min(min(-float(along[0]), float(along[-1])) if len(along) > 1 else np.inf for along in lags)
+    if np.isfinite(reach) and reach / thickness > MOST_SHELLS:
+        msg = (
+            f"width={thickness} makes more than {MOST_SHELLS} shells of lags up to {reach:g}; take a larger width, or "
+            "check spacing"
+        )
+        raise ValueError(msg)
     shells = _Shells(thickness, int(np.floor(reach / thickness + 1e-9)) + 1 if np.isfinite(reach) else 1)
     others = [str(dim) for dim in labelled.dims if dim not in (*lag_dims, "pair")]
     ordered = labelled.transpose(*others, *lag_dims, "pair")

@@ -228,6 +228,10 @@ def _told(volume: Volume, phases: tuple[int, ...] | None, confidence: float) -> 
         parts = [(box, _cut(data, box), None if mask is None else _cut(mask, box)) for box in boxes]
         total = fold_parts(partial(kernel, is_cut=True), np.add, parts, name="cells", of=())
     steps = [abs(step) for step in grid.steps]
+    if not all(steps) or not np.isfinite(steps).all():
+        named = dict(zip(grid.dims, steps, strict=True))
+        msg = f"the coordinates of the field must differ from voxel to voxel, but the voxel sizes are {named}"
+        raise ValueError(msg)
     waves = [
         _Waves.of(n, m, step, wraps=wraps)
         for n, m, step, wraps in zip(grid.shape, size, steps, grid.periodic, strict=True)

@@ -14,13 +14,14 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import fsspec
 
+from mksdask.storage.links import files_in, link_out, refuse_link
 from mksdask.storage.locks import locked
 
 Url: TypeAlias = str | os.PathLike[str]
@@ -57,6 +58,7 @@ class Location:
     is_local: bool
     inside: str = ""  # what holds the path, such as the URL of a zip file
     root: str = ""  # the place of the store, if the path is that of a generation in it
+    follow_links: bool = False  # whether links in the store may lead out of it
 
     @classmethod
     def of(cls, url: Url) -> Location:
@@ -127,6 +129,15 @@ class Location:
         """Keep other calls from changing the store here in place; see `mksdask.storage.locks.locked`."""
         return locked(self.fs, self.place.path, is_local=self.is_local)
 
+    def leads_out(self, key: str) -> bool:
+        """Whether a name in the store leads out of it by a link, and such links are not followed."""
+        return self.is_local and not self.follow_links and link_out(self.path, key) is not None
+
+    def check_link(self, key: str) -> None:
+        """Refuse a name in the store that leads out of it by a link, unless such links are followed."""
+        if self.is_local and not self.follow_links:
+            refuse_link(self.path, key)
+
     def exists(self) -> bool:
         """Whether there is anything at this location."""
         return bool(self.fs.exists(self.path))
@@ -146,6 +157,8 @@ class Location:
             known = [name.removeprefix(self.path), info["size"], *(str(info.get(time)) for time in times)]
             digest.update(json.dumps(known).encode())
         sampled = [*sorted(found)][:: max(1, len(found) // SAMPLES)]
+        # A link may lead to a folder, or to nothing.
+        sampled = [name for name in sampled if not found[name].get("islink") or self.fs.isfile(name)]
         for starts, ends in ((0, SAMPLE_BYTES), (-SAMPLE_BYTES, None)):
             for content in self.fs.cat_ranges(sampled, [starts] * len(sampled), [ends] * len(sampled)):
                 digest.update(content)
@@ -155,8 +168,12 @@ class Location:
         """When a file here was changed last, in nanoseconds. Return 0 if the file system does not tell."""
         if not self.is_local:
             return 0
-        files = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
-        return max((file.stat().st_mtime_ns for file in files), default=0)
+        newest = 0
+        for name in files_in(self.path, follow_links=self.follow_links):
+            # A link may lead to nothing.
+            with suppress(OSError):
+                newest = max(newest, Path(self.path, name).stat().st_mtime_ns)
+        return newest
 
     def remove(self) -> None:
         """Remove what is there, if anything. Use it only for what the same call has made under a new name."""

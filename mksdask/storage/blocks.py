@@ -339,21 +339,24 @@ class Blocks:
             return
         known = {name: value for name, value in attrs.items() if keep_record or name != "fingerprint"}
         # The mark is written last, because it records that the store is complete.
-        made = {"mksdask": self.kind, "provenance": provenance(self.sources, self.computation)}
+        layout = {"layout": {name: [*map(int, sizes)] for name, sizes in self.layout.items()}} if self.layout else {}
+        made = {"mksdask": self.kind, "provenance": provenance(self.sources, self.computation) | layout}
         seal(self.location, known | attributes | made)
 
 
-def layout_begun(url: Url, name: str, n: int) -> tuple[int, ...] | None:
-    """Read how the computation was cut that an earlier call began, or None if the place holds no such record.
+def layout_begun(url: Url | Location, name: str, n: int) -> tuple[int, ...] | None:
+    """Read how the computation was cut that an earlier call began or completed. Return None if nothing tells it.
 
     Parameters
     ----------
-    url : str or path
+    url : str, path or Location
         Where the call writes.
     name, n
         The name of the layout, and how many numbers it has.
     """
-    found: Any = attributes_of(Location.of(url)).get("fingerprint")
+    attributes = attributes_of(url if isinstance(url, Location) else Location.of(url))
+    # A store that is complete has no fingerprint any more.
+    found: Any = attributes.get("fingerprint", attributes.get("provenance"))
     for key in ("layout", name):
         found = found.get(key) if isinstance(found, dict) else None
     is_sound = isinstance(found, list) and len(found) == n and all(type(size) is int and size > 0 for size in found)

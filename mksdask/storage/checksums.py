@@ -27,15 +27,17 @@ from zarr.storage import LocalStore, WrapperStore
 from mksdask.arrays import Array
 from mksdask.compute.faults import retried_async, retries, telling
 from mksdask.storage.errors import ChangedError, DamageError
+from mksdask.storage.links import refuse_link
 
 CHECKSUM_BYTES = 4
 CHECKSUM = "crc32c"
 MISSING, EMPTY, SHORT = "is missing", "is empty", "is shorter than it was written"
+LINKED = "is a link that leads out of the store"
 CHANGED_METADATA = "is not what was written"
 CHANGED, INDEX_CHANGED = "has a checksum that is not the stored one", "has an index that was changed or cut off"
 # The index of a shard marks parts that it does not hold with this offset and this length.
 _ABSENT = np.uint64(2**64 - 1)
-_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
 def has_checksum(data: Array) -> bool:
@@ -244,6 +246,8 @@ class CheckedStore(WrapperStore[Store]):
         The stamp of the store when it was opened. If it has another one when a chunk is read, the chunk is refused.
     newest : int
         When a file of a store without a stamp was changed last. A chunk that was changed later is refused.
+    follow_links : bool, default False
+        Whether a link out of the store is read. By default it is refused.
 
     Notes
     -----
@@ -262,11 +266,12 @@ class CheckedStore(WrapperStore[Store]):
         allow_missing: bool = False,
         stamp: str = "",
         newest: int = 0,
+        follow_links: bool = False,
     ) -> None:
         super().__init__(store)
         self.url, self.layouts, self.token, self.remedy, self.allow_missing = url, layouts, token, remedy, allow_missing
         self.n_retries = retries()
-        self.stamp, self.newest, self._same = stamp, newest, b""
+        self.stamp, self.newest, self.follow_links, self._same = stamp, newest, follow_links, b""
 
     def _with_store(self, store: Store) -> CheckedStore:
         new = CheckedStore(
@@ -278,6 +283,7 @@ class CheckedStore(WrapperStore[Store]):
             allow_missing=self.allow_missing,
             stamp=self.stamp,
             newest=self.newest,
+            follow_links=self.follow_links,
         )
         new.n_retries = self.n_retries
         return new
@@ -295,18 +301,28 @@ class CheckedStore(WrapperStore[Store]):
     async def _get_same(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
         """Read a chunk, and refuse it if its store is no longer the one that was opened."""
         store = self._store
-        root = store.root if isinstance(store, LocalStore) and key.rpartition("/")[2] not in _METADATA else None
+        root = store.root if isinstance(store, LocalStore) and key.rpartition("/")[2] not in METADATA else None
         try:
             found = await self._get(key, prototype, byte_range)
         except DamageError:
             # The chunks of a store that took the place of this one may have other sizes.
             if root is not None and not self.newest:
                 await asyncio.to_thread(self._check_same, root, key)
+            elif root is None and self.stamp and not key.endswith(METADATA):
+                await self._check_there(prototype)
             raise
         # A chunk is that of the store that was opened, if this store is still there after the chunk was read.
         if root is not None:
             await asyncio.to_thread(self._check_same, root, key)
         return found
+
+    async def _check_there(self, prototype: BufferPrototype) -> None:
+        """Say that a chunk on an object store is missing because its store was replaced or removed, if it was."""
+        found = await self._store.get("zarr.json", prototype)
+        attributes = {} if found is None else json.loads(found.to_bytes()).get("attributes") or {}
+        # The stores of other programs have no stamp.
+        if found is None or attributes.get("stamp", self.stamp) != self.stamp:
+            raise ChangedError(self.url)
 
     def _check_same(self, root: Path, key: str) -> None:
         """Refuse a chunk if its store was replaced or changed after it was opened."""
@@ -330,12 +346,15 @@ class CheckedStore(WrapperStore[Store]):
             raise ChangedError(self.url) from error
 
     async def _get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
-        if key.rpartition("/")[2] in _METADATA:
+        name, layout, block = self._place(key)
+        is_metadata = key.rpartition("/")[2] in METADATA
+        if is_metadata or layout is None:
+            await asyncio.to_thread(self._check_link, key)
+        if is_metadata:
             found = await self._store.get(key, prototype, byte_range)
             if found is None or byte_range is not None or not key.endswith("zarr.json"):
                 return found
             return prototype.buffer.from_bytes(json.dumps(_without_checksums(json.loads(found.to_bytes()))).encode())
-        name, layout, block = self._place(key)
         if layout is None:
             found = await self._store.get(key, prototype, byte_range)
             if found is None and not self.allow_missing:
@@ -344,9 +363,12 @@ class CheckedStore(WrapperStore[Store]):
         wanted = _extended(byte_range, layout)
         if isinstance(self._store, LocalStore):
             path = Path(self._store.root, key)
-            checked = await asyncio.to_thread(
-                lambda: self._checked(_read(path, wanted), name, layout, block, byte_range)
-            )
+
+            def read() -> Any:
+                self._check_link(key)
+                return self._checked(_read(path, wanted), name, layout, block, byte_range)
+
+            checked = await asyncio.to_thread(read)
         else:
             buffer = await self._store.get(key, prototype, wanted)
             data = None if buffer is None else buffer.as_numpy_array().view(np.uint8)
@@ -370,6 +392,10 @@ class CheckedStore(WrapperStore[Store]):
             if (inner != key or not name) and (block := layout.block(inner)) is not None:
                 return name, layout, block
         return "", None, ()
+
+    def _check_link(self, key: str) -> None:
+        if isinstance(self._store, LocalStore) and not self.follow_links:
+            refuse_link(self._store.root, key)
 
     def _refuse(self, name: str, key: str, part: tuple[int, ...] | None, kind: str) -> None:
         raise fault(self.url, name, key.removeprefix(f"{name}/"), part, kind, self.remedy if kind == MISSING else "")

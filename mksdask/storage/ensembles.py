@@ -388,7 +388,7 @@ def _cast_block(block: Array, *, to: np.dtype[Any], of: str) -> Array:
 
 
 @checked
-def open_ensemble(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
+def open_ensemble(url: Url, *, allow_missing: bool = False, follow_links: bool = False) -> xr.Dataset:
     """Open an ensemble lazily.
 
     Parameters
@@ -398,6 +398,9 @@ def open_ensemble(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     allow_missing : bool, default False
         Whether chunks that another program did not write are taken as the fill value. A warning counts them. Chunks of
         stores of this package are never missing.
+    follow_links : bool, default False
+        Whether links in the store are followed out of it. By default they are refused: those to arrays and to metadata
+        on opening, and those to chunks when they are read.
 
     Returns
     -------
@@ -413,8 +416,8 @@ def open_ensemble(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
         If there is no store.
     ValueError
         If the store is not an ensemble; or if one of its arrays has a codec or a data type that the package does not
-        write, such as pickle. Then nothing is decoded. Also if chunks are missing, or if the store was damaged. Damage
-        of a chunk is found when the chunk is read.
+        write, such as pickle. Then nothing is decoded. Also if chunks are missing, if a link leads out of the store, or
+        if the store was damaged. Damage of a chunk is found when the chunk is read.
 
     Examples
     --------
@@ -424,4 +427,4 @@ def open_ensemble(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     >>> open_ensemble(url).microstructure.chunks
     ((2, 2), (8,), (8,))
     """
-    return open_microstructures(url, "ensemble", allow_missing=allow_missing)
+    return open_microstructures(url, "ensemble", allow_missing=allow_missing, follow_links=follow_links)

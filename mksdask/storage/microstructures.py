@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,9 +31,10 @@ from mksdask.compute.graph import token_of
 from mksdask.samples import Grid, check_confidence
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers
-from mksdask.storage.blocks import Blocks, Variable
+from mksdask.storage.blocks import Blocks, Variable, layout_begun
 from mksdask.storage.opening import open_dataset, small_coords
-from mksdask.storage.staging import staged
+from mksdask.storage.sources import recorded_layout
+from mksdask.storage.staging import staged, unfinished
 
 # Values of uint8 from here on are not taken for phases, if the last axis may hold colours.
 MOST_PHASES = 16
@@ -46,18 +48,27 @@ def create_store(
     With `resume`, a complete store of the same arrays is taken as done. What a killed call has written of a source that
     was changed since then is written anew, with a warning.
     """
-    if resume and Blocks(Location.of(url), kind, variables, coords).is_done():
+    layout = recorded_layout()
+    if resume and Blocks(Location.of(url), kind, variables, coords, layout=layout).is_done():
         return
     with staged(url, mode, MICROSTRUCTURES, resume=resume) as location:
         if location.is_local:
             Path(location.path).parent.mkdir(parents=True, exist_ok=True)
-        blocks = Blocks(location, kind, variables, coords)
+        blocks = Blocks(location, kind, variables, coords, layout=layout)
         blocks.open(MICROSTRUCTURES)
         # All that is in this folder will be moved into the place of the store.
         check_ours(location, MICROSTRUCTURES)
         blocks.write()
         remove_leftovers(location)
         blocks.finish(keep_record=False)
+
+
+def store_layout_begun(url: Url, name: str, n: int) -> tuple[int, ...] | None:
+    """Find how a computation was cut whose store an earlier call began or completed; see `layout_begun`."""
+    for place in (unfinished(url, MICROSTRUCTURES), Location.of(url)):
+        if (found := layout_begun(place, name, n)) is not None:
+            return found
+    return None
 
 
 def description(
@@ -228,14 +239,14 @@ def has_angles(X: ArrayLike, data: Any, spacing: Any) -> bool:
 
 
 @checked
-def open_store(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
+def open_store(url: Url, *, allow_missing: bool = False, follow_links: bool = False) -> xr.Dataset:
     """Open a store lazily that holds an ensemble or a volume.
 
     Parameters
     ----------
     url : str or path
         A path, or any URL that fsspec knows.
-    allow_missing : bool, default False
+    allow_missing, follow_links : bool, default False
         As in `open_ensemble`.
 
     Returns
@@ -248,14 +259,14 @@ def open_store(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     FileNotFoundError, ValueError
         As in `open_ensemble` and `open_volume`.
     """
-    return open_microstructures(url, None, allow_missing=allow_missing)
+    return open_microstructures(url, None, allow_missing=allow_missing, follow_links=follow_links)
 
 
 def open_microstructures(
-    url: Url, kind: Literal["ensemble", "volume"] | None, *, allow_missing: bool = False
+    url: Url, kind: Literal["ensemble", "volume"] | None, *, allow_missing: bool = False, follow_links: bool = False
 ) -> xr.Dataset:
     """Open a store lazily, in chunks of one shard. With `kind`, refuse a store of the other kind."""
-    location = Location.of(url)
+    location = replace(Location.of(url), follow_links=follow_links)
     maker = (f"create_{kind}" if kind else "create_ensemble or create_volume") + ", or by mksdask import"
     try:
         dataset = open_dataset(location, chunks=None, allow_missing=allow_missing)

@@ -157,7 +157,7 @@ def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
     Raises
     ------
     ValueError
-        If there is no such object, or if the store is damaged.
+        If there is no such object, if a link leads out of the store, or if the store is damaged.
     """
     what = "model" if len(classes) > 1 else classes[0].__name__
     complaint, remedy = f"{url} is damaged, or was changed", "Save the model again"
@@ -177,6 +177,8 @@ def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
             raise
         msg = f"{url} holds no saved {what}, or one that is damaged ({type(error).__name__}: {error}); save it again"
         raise ValueError(msg) from error
+    for key in sizes:
+        location.check_link(key)
     if attrs.get("mksdask") != kind:
         other = ", but something else of this package" if "mksdask" in attrs else ""
         msg = f"{url} holds no saved {what}{other}; make one with save_model, or mksdask fit"

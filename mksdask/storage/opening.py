@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from mksdask.storage.atomic import FORMAT, SEAL, Location, is_generation, is_sea
 from mksdask.storage.checksums import (
     CHANGED_METADATA,
     INDEX_CHANGED,
+    METADATA,
     MISSING,
     CheckedStore,
     Layout,
@@ -30,6 +32,7 @@ from mksdask.storage.checksums import (
 )
 from mksdask.storage.errors import DamageError
 from mksdask.storage.limits import CODECS, DEEPEST, PLAIN, large_label, objection_to, old_objection_to
+from mksdask.storage.links import files_in
 
 Mode = Literal["r", "r+"]
 
@@ -123,7 +126,13 @@ def checked_store(
             remedy = "the store is not complete; repeat the call that writes it"
         layouts = {key: Layout.of(found) for key, found in metadata["consolidated_metadata"]["metadata"].items()}
         return CheckedStore(
-            inner, url, layouts, attributes[SEAL], remedy=remedy, stamp=str(attributes.get("stamp", ""))
+            inner,
+            url,
+            layouts,
+            attributes[SEAL],
+            remedy=remedy,
+            stamp=str(attributes.get("stamp", "")),
+            follow_links=location.follow_links,
         )
     names = [name] if name is not None else sorted({key for key, _ in members_of(location)})
     arrays = {
@@ -143,7 +152,16 @@ def checked_store(
                 raise ValueError(msg)
             warn_caller(f"{told}; they are read as {fill}")
     stamp, newest = location.modified(), location.newest()
-    return CheckedStore(inner, url, layouts, stamp, allow_missing=allow_missing, stamp=stamp, newest=newest)
+    return CheckedStore(
+        inner,
+        url,
+        layouts,
+        stamp,
+        allow_missing=allow_missing,
+        stamp=stamp,
+        newest=newest,
+        follow_links=location.follow_links,
+    )
 
 
 def count_missing(location: Location, name: str, layout: Layout) -> tuple[int, int]:
@@ -155,13 +173,17 @@ def count_missing(location: Location, name: str, layout: Layout) -> tuple[int, i
     ------
     DamageError
         If such an index is damaged.
+    ValueError
+        If a link leads out of the store, and such links are not followed.
     """
     folder = "/".join(part for part in (location.path, name) if part) + "/"
-    paths = {
-        block: path
-        for path in location.fs.find(folder)
-        if (block := layout.block(path.removeprefix(folder))) is not None
-    }
+    if location.is_local:
+        keys = [*files_in(folder, follow_links=location.follow_links)]
+        for key in filter(lambda key: Path(folder, key).is_symlink(), keys):
+            location.check_link(f"{name}/{key}".lstrip("/"))
+    else:
+        keys = [path.removeprefix(folder) for path in location.fs.find(folder)]
+    paths = {block: f"{folder}{key}" for key in keys if (block := layout.block(key)) is not None}
     n_objects = math.prod(layout.counts)
     if layout.parts is None:
         return n_objects - len(paths), n_objects
@@ -242,6 +264,8 @@ def foreign_metadata(location: Location, name: str = "") -> dict[str, Any] | Non
 
 
 def _any_metadata(location: Location, name: str) -> dict[str, Any] | None:
+    for key in METADATA:
+        location.check_link(f"{name}/{key}".lstrip("/"))
     found = metadata_of(location, name)
     if found is not None:
         return found

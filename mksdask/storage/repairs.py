@@ -124,6 +124,8 @@ def put_back(location: Location, new: Location, damage: Sequence[DamageError]) -
             layout = _layout_of(location, name)
             for key in sorted(keys):
                 path = f"{name}/{key}"
+                # The object takes the place of a link, but a folder that is a link would lead it out of the store.
+                location.check_link(path.rpartition("/")[0])
                 found[path] = new.fs.cat_file(f"{new.path}/{path}")
                 _check_agrees(location, path, found[path], layout, layout.block(key) or ())
         for path, content in found.items():

@@ -17,11 +17,11 @@ from mksdask.arrays import Array
 from mksdask.compute.blocks import check_whole_samples
 from mksdask.compute.graph import token_of
 from mksdask.storage.atomic import SCRATCH, Location, Url, attributes_of, check_ours, holds_only, remove_store
-from mksdask.storage.blocks import Blocks, Variable
+from mksdask.storage.blocks import Blocks, Variable, layout_begun
 from mksdask.storage.opening import open_array
 
-# Name of the matrix in its store.
-NAME = "rows"
+# Name of the matrix in its store, and what its record calls the shape of its objects.
+NAME, _LAYOUT = "rows", "samples and features of an object"
 # Bytes of one slab of features: all samples in the precision of the matrix, and a centred copy of them.
 SLAB_BYTES = 96 * 2**20
 # Smallest number of features of a slab. Narrower slabs would be slow to read.
@@ -91,8 +91,8 @@ def spill(
         Number of features of a slab. Default: as many as take `SLAB_BYTES`.
     resume : str, optional
         A token of the computation of the matrix. With it, a copy that an earlier call for the same matrix left in
-        `scratch` is continued, and on error the copy stays. Only one such call may run at a time. Default: nothing
-        stays.
+        `scratch` is continued, and on error the copy stays. If that call ran on smaller workers, its objects hold fewer
+        samples or features, and stay so. Only one such call may run at a time. Default: nothing stays.
 
     Yields
     ------
@@ -104,6 +104,8 @@ def spill(
         If another call with the same `resume` uses the copy.
     FileExistsError
         If something has the name of the copy and is not such a copy, or holds something else too.
+    ValueError
+        If the objects of the copy are larger than fits here.
     """
     check_whole_samples(features, name="features")
     sizes = features.chunks[0]
@@ -115,15 +117,18 @@ def spill(
         if width is None:
             n_samples, n_features = features.shape
             width = slab_width(n_samples, n_features, features.dtype)
-        # The name contains the layout, because another limit of memory may change it.
-        known = None if resume is None else token_of(resume, features.shape, features.chunks[0], width)
+        known = None if resume is None else token_of(resume, features.shape)
         url = f"{parent}/rows-{uuid.uuid4().hex[:12] if known is None else known}.zarr"
+        if known is not None and (begun := layout_begun(url, _LAYOUT, 2)) is not None:
+            n_rows = features.chunksize[0]
+            if n_rows % begun[0] == 0 and begun[1] <= width:
+                features, width = features.rechunk({0: begun[0]}), begun[1]
         rows = SpilledRows(url, features.chunks[0], features.shape[1], features.dtype, width)
         # A task writes all features of some samples. Each object holds one slab of features.
         objects = (features.chunksize[0], width)
         variable = Variable(features, ("sample", "feature"), objects, is_compressed=False, computation=known)
         location = Location.of(url)
-        blocks = Blocks(location, "scratch", {NAME: variable})
+        blocks = Blocks(location, "scratch", {NAME: variable}, layout={_LAYOUT: objects})
         with nullcontext() if known is None else location.locked():
             # If a call was killed while it removed a copy, the metadata of the copy may be gone.
             if location.fs.isdir(location.path) and not attributes_of(location) and holds_only(location, {NAME: 2}):

@@ -43,6 +43,12 @@ def recorded(*inputs: Url, **described: Any) -> Iterator[None]:
         _CALL.reset(token)
 
 
+def recorded_layout() -> dict[str, tuple[int, ...]]:
+    """Read how the caller has cut the computation of a store, as it said by `recorded`."""
+    found: dict[str, tuple[int, ...]] = _CALL.get().get("layout", {})
+    return found
+
+
 def provenance(sources: Mapping[str, str], computation: str = "") -> dict[str, Any]:
     """Make the record of how a store was made.
 

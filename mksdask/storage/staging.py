@@ -131,7 +131,7 @@ def staged(url: Url, mode: str, kinds: Kinds, *, resume: bool = False) -> Iterat
         with target.locked():
             pass
     is_own = target.is_local and not resume
-    beside = target.sibling("partial") if is_own else target.place.at(f"{target.place.path}.partial")
+    beside = target.sibling("partial") if is_own else _beside(target)
     with beside.locked():
         staging, is_moved = beside if target.is_local else _generation(target, kinds, resume=resume), False
         try:
@@ -147,6 +147,16 @@ def staged(url: Url, mode: str, kinds: Kinds, *, resume: bool = False) -> Iterat
         finally:
             if not (resume or is_moved):
                 staging.remove()
+
+
+def unfinished(url: Url, kinds: Kinds) -> Location:
+    """Find where a call with `resume` writes a store of one of `kinds` before it is complete."""
+    target = Location.of(url)
+    return _beside(target) if target.is_local else _generation(target, kinds, resume=True)
+
+
+def _beside(target: Location) -> Location:
+    return target.place.at(f"{target.place.path}.partial")
 
 
 def _generation(target: Location, kinds: Kinds, *, resume: bool) -> Location:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mksdask.compute.blocks import computed, map_parts
+from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Location, Url, is_sealed
-from mksdask.storage.checksums import MISSING, Layout, fault
+from mksdask.storage.checksums import LINKED, MISSING, Layout, fault
 from mksdask.storage.errors import DamageError
 from mksdask.storage.opening import checked_metadata, members_of
 
@@ -55,12 +56,16 @@ def _checked(
     for block in blocks:
         key = layout.key(block)
         n_chunks = math.prod(along.stop for along in layout.held(block))
+        path = "/".join(part for part in (name, key) if part)
+        faults: list[tuple[tuple[int, ...] | None, str]]
         try:
-            content = location.fs.cat_file("/".join(part for part in (location.path, name, key) if part))
+            if location.leads_out(path):
+                faults = [(None, LINKED)]
+            else:
+                content = location.fs.cat_file(f"{location.path}/{path}")
+                faults = list(layout.faults(np.frombuffer(content, dtype=np.uint8), block))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            faults: list[tuple[tuple[int, ...] | None, str]] = [(None, MISSING)]
-        else:
-            faults = list(layout.faults(np.frombuffer(content, dtype=np.uint8), block))
+            faults = [(None, MISSING)]
         damage += [fault(str(location.store), name, key, part, kind) for part, kind in faults]
         n_good = 0 if any(part is None for part, _ in faults) else n_chunks - len(faults)
         if layout.is_checked:
@@ -77,7 +82,8 @@ def _batches(layout: Layout) -> Iterator[list[tuple[int, ...]]]:
         yield batch
 
 
-def verify(url: Url) -> Verification:
+@checked
+def verify(url: Url, *, follow_links: bool = False) -> Verification:
     """Read all chunks of a store, and report which are missing or damaged.
 
     Parameters
@@ -85,6 +91,8 @@ def verify(url: Url) -> Verification:
     url : str or path
         A store of this package: an ensemble, a volume, a result, a model, or scratch. A store of zarr that another
         program wrote is checked as far as it has checksums.
+    follow_links : bool, default False
+        Whether chunks to which links lead out of the store are read. By default they count as damaged.
 
     Returns
     -------
@@ -96,8 +104,8 @@ def verify(url: Url) -> Verification:
     FileNotFoundError
         If there is no store.
     ValueError
-        If the store will not be opened, because it has a codec or a data type that the package does not write, or
-        because another version of the package wrote it.
+        If the store will not be opened, because it has a codec or a data type that the package does not write, because
+        an array or its metadata is a link out of the store, or because another version of the package wrote it.
 
     Notes
     -----
@@ -113,7 +121,7 @@ def verify(url: Url) -> Verification:
     >>> verify(url).is_sound
     True
     """
-    location = Location.of(url)
+    location = replace(Location.of(url), follow_links=follow_links)
     metadata, damage = checked_metadata(location)
     if is_sealed(metadata):
         # If these metadata are damaged, nobody knows how the chunks are laid out.

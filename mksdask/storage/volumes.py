@@ -120,7 +120,7 @@ def create_volume(
 
 
 @checked
-def open_volume(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
+def open_volume(url: Url, *, allow_missing: bool = False, follow_links: bool = False) -> xr.Dataset:
     """Open a volume lazily.
 
     Parameters
@@ -130,6 +130,9 @@ def open_volume(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     allow_missing : bool, default False
         Whether chunks that another program did not write are taken as the fill value. A warning counts them. Chunks of
         stores of this package are never missing.
+    follow_links : bool, default False
+        Whether links in the store are followed out of it. By default they are refused: those to arrays and to metadata
+        on opening, and those to chunks when they are read.
 
     Returns
     -------
@@ -143,8 +146,8 @@ def open_volume(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
         If there is no store.
     ValueError
         If the store is not a volume; or if one of its arrays has a codec or a data type that the package does not
-        write, such as pickle. Then nothing is decoded. Also if chunks are missing, or if the store was damaged. Damage
-        of a chunk is found when the chunk is read.
+        write, such as pickle. Then nothing is decoded. Also if chunks are missing, if a link leads out of the store, or
+        if the store was damaged. Damage of a chunk is found when the chunk is read.
 
     Examples
     --------
@@ -154,4 +157,4 @@ def open_volume(url: Url, *, allow_missing: bool = False) -> xr.Dataset:
     >>> open_volume(url).x.values.tolist()
     [0.0, 2.0, 4.0, 6.0]
     """
-    return open_microstructures(url, "volume", allow_missing=allow_missing)
+    return open_microstructures(url, "volume", allow_missing=allow_missing, follow_links=follow_links)

@@ -106,6 +106,9 @@ def draw_correlations(
         )
         raise ValueError(msg)
     values = np.real(to_numpy(X_corr, name="X_corr"))
+    if 0 in values.shape:
+        msg = f"X_corr must hold at least one lag and one pair, got shape {values.shape}"
+        raise ValueError(msg)
     if template is None:
         _check_one_sample(values.shape, n_spatial)
     titles = _pair_names(template, values.shape[-1], correlations)
@@ -236,7 +239,7 @@ def draw_components(
     is_list = isinstance(components, list | tuple)
     if not is_list:
         refuse_unnumeric(unwrap(components, name="components")[0], name="components")
-    n_axes = 1 + np.ndim(components[0]) if is_list else np.ndim(components)
+    n_axes = 1 + (np.ndim(components[0]) if components else 0) if is_list else np.ndim(components)
     has_pairs = correlations is not None and not any(isinstance(pair, str) for pair in correlations)
     # A list of matrices holds scores of several sets of samples, or maps of one axis.
     if n_axes < 3 or (is_list and n_axes == 3 and not has_pairs):
@@ -301,6 +304,9 @@ def draw_coeff(
     values = to_numpy(coeff, name="coeff")
     check_fields(values, "coeff", 1)
     check_real(values, "coeff")
+    if 0 in values.shape:
+        msg = f"coeff must hold at least one lag and one state, got shape {values.shape}"
+        raise ValueError(msg)
     n_states = values.shape[-1]
     titles = titles_of(labels, [f"$h = {state}$" for state in range(n_states)])
     check_panels(n_states)

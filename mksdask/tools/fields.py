@@ -168,6 +168,9 @@ def draw_microstructure_strain(
         )
         raise ValueError(msg)
     template = unwrap(microstructure)[1]
+    if template is not None and "sample" in template.dims:
+        msg = f"microstructure must be one sample, got dims {template.dims}; choose one, such as [0]"
+        raise ValueError(msg)
     expanded = None if template is None else template.expand_dims("sample")
     phases = None if template is None else template.attrs.get("phases")
     return maps_figure(
@@ -185,6 +188,9 @@ def _stacked(fields: ArrayLike | Sequence[ArrayLike], name: str) -> tuple[Array,
     for field in fields if isinstance(fields, list | tuple) else [fields]:
         if isinstance(field, xr.DataArray) and "component" in field.dims:
             msg = f"{name} must be one component, got dims {field.dims}; use {name}.sel(component=...)"
+            raise ValueError(msg)
+        if isinstance(fields, list | tuple) and isinstance(field, xr.DataArray) and "sample" in field.dims:
+            msg = f"{name} must hold fields of one sample each, got dims {field.dims}; choose one, such as [0]"
             raise ValueError(msg)
     if isinstance(fields, list | tuple):
         check_panels(len(fields))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.arrays import ArrayLike, sizes_argument, to_numpy, unwrap_volume
+from mksdask.arrays import ArrayLike, shown, sizes_argument, to_numpy, unwrap_volume
 from mksdask.display.cards import printed_unit
 from mksdask.display.orientations import phase_ipf_colours
 from mksdask.samples import Grid
@@ -79,8 +79,11 @@ def show_volume(
     if data.ndim != 3 + is_oriented or 0 in data.shape or data.dtype.kind not in "biuf":
         msg = f"volume must be three-dimensional and real, got shape {tuple(data.shape)} and dtype {data.dtype}"
         raise ValueError(msg)
-    (largest,) = sizes_argument(size) if np.ndim(size) == 0 else (1,)
-    step = -(-max(data.shape[:3]) // largest)
+    largest = sizes_argument(size)
+    if len(largest) > 1:
+        msg = f"size must be one number of voxels, which holds for the longest axis, got {shown(size)}"
+        raise ValueError(msg)
+    step = -(-max(data.shape[:3]) // largest[0])
     values = to_numpy(data[::step, ::step, ::step])
     grid = Grid.of(labels, data.shape[:3], first=0)
     extent = [n * step * width for n, (_, width, _) in zip(values.shape[:3], grid.axes, strict=True)]

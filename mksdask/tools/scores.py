@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mksdask.arrays import ArrayLike, numbers_argument, shown, to_numpy
+from mksdask.arrays import ArrayLike, is_lazy, numbers_argument, shown, to_numpy
 from mksdask.display.cards import COLOURS
 from mksdask.schema.arguments import checked
 from mksdask.tools.panels import check_panels, names_of_sets, new_figure, one_panel, style_of
@@ -72,6 +72,10 @@ def draw_components_scatter(
     if not isinstance(datasets, list | tuple | np.ndarray):
         msg = f"datasets must be a list of arrays of scores, got {shown(datasets)}"
         raise TypeError(msg)
+    angles = np.array((22.0, -55.0)) if view_angles is None else numbers_argument(view_angles, "view_angles")
+    if angles.shape != (2,):
+        msg = f"view_angles must be two angles in degrees, elevation and azimuth, got {shown(view_angles)}"
+        raise ValueError(msg)
     sets = [to_numpy(scores) for scores in datasets]
     shapes = {scores.shape[1] if scores.ndim == 2 else 0 for scores in sets}
     if shapes not in ({2}, {3}):
@@ -100,7 +104,7 @@ def draw_components_scatter(
         panel.tick_params(pad=-2)
         panel.xaxis.labelpad = panel.yaxis.labelpad = panel.zaxis.labelpad = -5
         panel.set_box_aspect(None, zoom=0.84)
-        panel.view_init(*(view_angles or (22.0, -55.0)))
+        panel.view_init(*angles)
     if title:
         panel.set_title(title)
     if any(names):
@@ -164,7 +168,7 @@ def draw_evolution(
     >>> time = np.arange(5.0)
     >>> fig = draw_evolution([np.stack([time, np.exp(-time)], axis=1)], ["annealing"])
     """
-    sets = [to_numpy(scores) for scores in datasets]
+    sets = [to_numpy(scores) for scores in (to_numpy(datasets) if is_lazy(datasets) else datasets)]
     widths = {scores.shape[1] if scores.ndim == 2 else 0 for scores in sets}
     if len(widths) != 1 or min(widths) < 2:
         msg = (

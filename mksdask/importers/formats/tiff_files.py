@@ -13,6 +13,7 @@ import tifffile
 
 from mksdask.arrays import Array
 from mksdask.importers.formats.pictures import Picture, checked_number, one_channel
+from mksdask.importers.formats.tiff_opening import opened_tiff
 from mksdask.importers.formats.tiff_sizes import Sizes, ome_images, tiff_sizes
 from mksdask.importers.sources import Choice
 
@@ -91,7 +92,7 @@ class _Pages:
         for _, numbers in groupby(range(first, last), key=lambda number: self.files[number]):
             # Pages that follow each other in one file are read from one open file.
             pages = list(numbers)
-            with tifffile.TiffFile(self.files[pages[0]]) as file:
+            with opened_tiff(self.files[pages[0]]) as file:
                 for number in pages:
                     slab[number - first] = self._page(file, number)
         return slab.reshape(n_rows, *self.inner, *inside)
@@ -125,7 +126,7 @@ class _Rows:
     channel: int | None = None
 
     def __call__(self, first: int, last: int) -> Array:
-        with tifffile.TiffFile(self.path) as file:
+        with opened_tiff(self.path) as file:
             page = file.pages.get(self.number)
             n_planes, _, length, width, n_samples = page.shaped
             high = page.tilelength if page.is_tiled else min(page.rowsperstrip or length, length)
@@ -193,7 +194,7 @@ def tiff_picture(path: Path, choice: Choice) -> Picture:
         compression is not known; or if it has colours.
     """
     choice.check(path, "series", "channel", "time")
-    with tifffile.TiffFile(path) as file:
+    with opened_tiff(path) as file:
         if not file.pages or not file.series:
             msg = f"{path} holds no image; write it anew with at least one page"
             raise ValueError(msg)

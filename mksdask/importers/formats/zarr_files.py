@@ -56,8 +56,8 @@ class _Part:
 
 def open_zarr(path: Path, choice: Choice) -> Source:
     """Open a zarr array, one array of a zarr group, or the finest level of an OME-Zarr image."""
-    choice.check(path, "dataset", "series", "channel", "time")
-    location = Location.of(path)
+    choice.check(path, "dataset", "series", "channel", "time", "follow_links")
+    location = replace(Location.of(path), follow_links=choice.follow_links)
     node = foreign_metadata(location)
     if node is None:
         msg = "there is no array and no group of zarr"
