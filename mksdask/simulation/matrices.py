@@ -140,10 +140,12 @@ class StiffnessPhases(Constituents):
                 f"samples, got shape {values.shape}; if it holds the stiffness of each voxel, leave X out"
             )
             raise ValueError(msg)
-        if packed_stiffness(values[None, None]) is None or not values.any():
+        wrong = [phase for phase, matrix in enumerate(values) if packed_stiffness(matrix[None, None, None]) is None]
+        if wrong or not values.any():
+            found = f"that of phase {wrong[0]} is {values[wrong[0]].tolist()}" if wrong else "all of them are 0"
             msg = (
-                "stiffness must hold finite and symmetric matrices without negative eigenvalues, which are not 0 in "
-                f"all phases; got {values.tolist()}"
+                "stiffness must hold finite and symmetric matrices without negative eigenvalues, not 0 in all phases; "
+                f"{found}"
             )
             raise ValueError(msg)
         return cls(0.5 * (values + values.swapaxes(1, 2)))
