@@ -170,14 +170,16 @@ def test_intervals__raise_on_bad_arguments(call, match):
 
 
 @pytest.mark.parametrize("phases", [["pore", "grain"], None])
-def test_command__prints_a_sentence(tmp_path, phases):
+@pytest.mark.parametrize("command", ["info", "stats"])
+def test_command__prints_a_sentence(client, tmp_path, phases, command):
     url = str(tmp_path / "v.zarr")
     create_volume(url, PIECES.astype("uint8"), spacing=3.0, units="um", phases=phases)
-    result = CliRunner().invoke(main, ["info", url, "--representative"])
+    more = [str(tmp_path / "S2.zarr"), "--cutoff", "3", "--scheduler", client.scheduler.address]
+    result = CliRunner().invoke(main, [command, url, "--representative", *(more if command == "stats" else ())])
     assert result.exit_code == 0, result.output
     name = "phase 0" if phases is None else "pore"
     text = " ".join(result.output.split())
-    found = re.search(name + r" [\d.]+ ± ([\d.]+) % \(95 %\); ± ([\d.]+) % needs a square of (\d+) um", text)
+    found = re.search(name + r" [\d.]+ ± ([\d.]+) % \(95 %\); ± ([\d.]+) % needs a square of (\d+) µm", text)
     error, wanted, edge = map(float, found.groups())
     assert error / 9 < wanted <= error / 3
     assert edge > 3 * 160

@@ -22,6 +22,7 @@ from mksdask.cli.options import (
     timed_step,
 )
 from mksdask.cli.printing import say
+from mksdask.cli.representativity import told_intervals
 from mksdask.compute.graph import token_of
 from mksdask.compute.operation import plan
 from mksdask.compute.watching import LivePicture
@@ -100,6 +101,7 @@ def stats(
     out: Url,
     figure: Path | None,
     watch: Path | None,
+    representative: bool,  # noqa: FBT001
     resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
@@ -120,6 +122,9 @@ def stats(
                 f"--watch needs a volume, and {store} is an ensemble; leave it out, or use mksdask fit --watch, which "
                 "shows the mean of an ensemble"
             )
+            raise ValueError(msg)
+        if representative and operation is correlate:
+            msg = f"--representative needs a volume, and {store} is an ensemble; leave it out"
             raise ValueError(msg)
         live: dict[str, Any] = {} if watch is None else {"watch": LivePicture.of(watch, overwrite=overwrite)}
         recipe: dict[str, Any] = {"operation": "stats", "store": str(Location.of(store).place.store), "states": states}
@@ -143,7 +148,10 @@ def stats(
         if figure is not None:
             with timed_step("figure", timings):
                 save_figure(tools.draw_correlations(mean), figure)
-    result = {"result": str(out), "lags": tuple(mean.shape[:-1])} | _summary(mean, arguments[0])
+        result = {"result": str(out), "lags": tuple(mean.shape[:-1])} | _summary(mean, arguments[0])
+        if representative:
+            with timed_step("representativity", timings):
+                result["representative"] = told_intervals(open_store(store, **opening()), as_json=as_json)
     result |= {} if figure is None else {"figure": str(figure)}
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 

@@ -17,6 +17,7 @@ from mksdask.cli.declaring import (
     memory_option,
     opening_options,
     overwrite_option,
+    representative_option,
     resume_option,
     statistics_options,
     watch_option,
@@ -112,11 +113,7 @@ def import_command() -> None:
 @click.argument("store", type=Place(exists=True))
 @opening_options
 @click.option("--fractions", is_flag=True, help="Compute the volume fractions of the phases, which reads all voxels.")
-@click.option(
-    "--representative",
-    is_flag=True,
-    help="Tell how exact the volume fractions of a volume are, and how large a volume would be more exact.",
-)
+@representative_option
 @json_option
 def info() -> None:
     """Describe what a store holds: a volume, an ensemble, a model or a result.
@@ -219,6 +216,7 @@ def report() -> None:
     type=LocalFile(),
     help="Draw the statistics into a file, such as S2.png. For an ensemble, draw their mean.",
 )
+@representative_option
 @watch_option
 @resume_option
 @overwrite_option("an earlier result")
@@ -231,7 +229,7 @@ def stats() -> None:
 
     \b
     Examples:
-      mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png
+      mksdask stats rock.zarr S2.zarr --cutoff 40 --figure S2.png --representative
       mksdask stats samples.zarr f.zarr --pairs 0-0,0-1 --periodic x,y,z
       mksdask stats rock.zarr S2.zarr --cutoff 40,40,20 --scheduler scheduler.json
     """

@@ -176,6 +176,17 @@ def watch_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
+def representative_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --representative, which tells how exact volume fractions are."""
+    option = click.option(
+        "--representative",
+        is_flag=True,
+        help="Tell how exact the volume fractions of a volume are, and how large a volume would be more exact.",
+    )
+    decorated: Callable[..., Any] = option(command)
+    return decorated
+
+
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --json, which prints the report for scripts."""
     option = click.option(

@@ -7,9 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import xarray as xr
-
 from mksdask.cli.analysis import MOST_UNNAMED
 from mksdask.cli.maps import import_map, is_map
 from mksdask.cli.options import (
@@ -19,10 +16,10 @@ from mksdask.cli.options import (
     timed_step,
 )
 from mksdask.cli.printing import say, with_options
+from mksdask.cli.representativity import told_intervals
 from mksdask.importers import AssumedWarning, import_images
 from mksdask.importers.formats.raw_files import data_type
 from mksdask.importers.image_files import input_files
-from mksdask.stats.representativity import edge_of, phase_fraction_interval
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, attributes_of
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.models import load_model
@@ -30,9 +27,6 @@ from mksdask.storage.opening import check_store, open_dataset, open_group
 from mksdask.storage.outputs import Output
 from mksdask.storage.sources import chain_of
 from mksdask.storage.verification import verify as verify_store
-
-# The confidence of the intervals that --representative prints.
-CONFIDENCE = 0.95
 
 
 def import_command(
@@ -164,8 +158,7 @@ def info(store: Url, fractions: bool, representative: bool, as_json: bool) -> No
         if found.get("kind") != "volume":
             msg = f"{store} holds no volume, which --representative needs; leave it out"
             raise ValueError(msg)
-        intervals = _intervals(open_store(store, **options))
-        found["representative"] = intervals if as_json else [_sentence(**interval) for interval in intervals]
+        found["representative"] = told_intervals(open_store(store, **options), as_json=as_json)
     made = [*chain_of(store)] if "provenance" in attributes else []
     report(found | ({"made": made} if as_json and made else {}), as_json=as_json)
     if made and not as_json:
@@ -188,49 +181,6 @@ def verify(store: Url, as_json: bool, **cluster: Any) -> None:  # noqa: FBT001
     if not found.is_sound:
         msg = f"{store} is damaged in {len(found.damage)} places; make it again, or restore it from a copy"
         raise ValueError(msg)
-
-
-def _intervals(stored: xr.Dataset) -> list[dict[str, Any]]:
-    """Find the interval of the fraction of each phase of a volume, and the size that would give a smaller error."""
-    volume = stored["phase"] if "phase" in stored else stored["microstructure"]
-    phases = None if volume.attrs.get("phases") else np.asarray(np.unique(volume.data)).tolist()
-    mask = stored.get("confidence_index")
-    table = phase_fraction_interval(volume, phases=phases, confidence_index=mask).compute()
-    units, found = str(volume[volume.dims[0]].attrs.get("units", "voxel")), []
-    for number, phase in enumerate(table.phase.to_numpy()):
-        row = table.isel(phase=number)
-        error = float(row.error)
-        if not error > 0:
-            continue
-        name = str(row.name_of_phase.item()) if "name_of_phase" in row.coords else f"phase {phase}"
-        # The smaller error is a third, rounded down to 1, 2 or 5 with zeros.
-        power = 10.0 ** np.floor(np.log10(error / 3.0))
-        wanted = power * max(step for step in (1, 2, 5) if step * power <= error / 3.0)
-        size = float(edge_of(row, wanted, CONFIDENCE, volume.ndim))
-        found.append(
-            {
-                "phase": name,
-                "fraction": float(row.fraction),
-                "error": error,
-                "confidence": CONFIDENCE,
-                "wanted_error": float(wanted),
-                "needed_size": size,
-                "units": units,
-                "n_axes": volume.ndim,
-            }
-        )
-    return found
-
-
-def _sentence(**row: Any) -> str:
-    """Write an interval as a sentence, such as "pore 19.6 ± 0.7 % (95 %); ± 0.2 % needs a cube of 1900 um"."""
-    digits, shape = max(0, -int(np.floor(np.log10(100.0 * row["error"])))), {1: "line", 2: "square", 3: "cube"}
-    size = float(f"{row['needed_size']:.2g}")
-    return (
-        f"{row['phase']} {100 * row['fraction']:.{digits}f} ± {100 * row['error']:.{digits}f} % "
-        f"({row['confidence']:.0%}); ± {100 * row['wanted_error']:g} % needs a {shape[row['n_axes']]} of {size:.12g} "
-        f"{row['units']}"
-    ).replace("95%", "95 %")
 
 
 def _describe_result(location: Location) -> dict[str, Any]:
