@@ -59,8 +59,8 @@ class BoundedRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Notes
     -----
     The range of N is convex. So to move N into it brings N nearer to all that lies in the range, and also to the truth:
-    without `normalize`, no prediction of the regressor is made worse. With `normalize`, errors are usually smaller,
-    above all for fractions far from those of `fit`.
+    without `normalize`, no prediction gets a larger error of N than that of the regressor alone. With `normalize`,
+    errors are often smaller, above all for fractions far from those of `fit`, but not always.
 
     As the `property_linker` of `mksdask.MKSHomogenizationModel`, it needs a reducer that passes fractions on: the lag 0
     of an autocorrelation is the fraction of its phase. Models with this linker cannot be saved.
