@@ -113,7 +113,7 @@ def test_repair__refuses_what_is_not_the_same(tmp_path, url, lazy, monkeypatch):
             repair(url, correlate(lazy, BASIS))
     path.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("mksdask.storage.repairs.version", lambda name: "0.1")
+        patch.setattr("mksdask.storage.repairs.libraries", lambda: {"numpy": "0.1", "pyfftw": "0.15"})
         with pytest.raises(ValueError, match="cannot be proven to be the one that was stored, which was computed with"):
             repair(url, correlate(lazy, BASIS))
     assert not path.exists()

@@ -262,6 +262,8 @@ def chosen_labels(n_states: int | Sequence[int], first: Callable[[int], Iterable
     ValueError
         If `n_states` names no state, or names one twice.
     """
+    if type(n_states) is int and 0 < n_states <= MOST_STATES:
+        return tuple(first(n_states))
     is_one = isinstance(n_states, int | np.integer)
     wanted = integers(n_states)
     if (wanted is None and not (isinstance(n_states, list | tuple) and not n_states)) or isinstance(n_states, bool):
@@ -330,8 +332,9 @@ class ScalarBasis(Basis):
 
     def _interval(self) -> tuple[float, float]:
         """Return the lowest and the highest local state."""
-        domain: Any = self._default_domain if self.domain is None else self.domain
-        ends = numbers_argument(domain, "domain")
+        if self.domain is None:
+            return self._default_domain
+        ends = numbers_argument(self.domain, "domain")
         low, high = ends if ends.shape == (2,) else (0.0, 0.0)
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
             msg = f"domain must be (lowest, highest), two finite numbers in rising order, got {self.domain!r}"

@@ -26,6 +26,7 @@ from mksdask.compute.alignment import aligned
 from mksdask.compute.client import distributed_client
 from mksdask.compute.faults import samples_text, telling
 from mksdask.compute.graph import optimized_together, renamed, stored_array, token_of
+from mksdask.compute.transforms import fft_library, transforms_by
 from mksdask.compute.waiting import get_from
 
 Merge = Callable[[Any, Any], Any]
@@ -63,6 +64,8 @@ def _whole(block: Any) -> Any:
 class AlignedTask:
     """A task of the graph, which calls a kernel with aligned arrays. An error names the stage, and the part of it.
 
+    It computes Fourier transforms by the library that the configuration named when the graph was made.
+
     Parameters
     ----------
     kernel : callable
@@ -72,16 +75,17 @@ class AlignedTask:
     """
 
     def __init__(self, kernel: Callable[..., Any], stage: str) -> None:
-        self.kernel, self.stage = kernel, stage
+        self.kernel, self.stage, self.fft = kernel, stage, fft_library()
 
     def __call__(self, *values: Any, part: str = "", **options: Any) -> Any:
         """Call the kernel. The kernel itself may hold arrays too, as a partial function or a method does."""
-        with telling(f"stage {self.stage}, {part}" if part else f"stage {self.stage}"):
+        where = f"stage {self.stage}, {part}" if part else f"stage {self.stage}"
+        with telling(where), transforms_by(self.fft):
             options = {key: aligned(value) for key, value in options.items()}
             return aligned(self.kernel)(*map(aligned, values), **options)
 
     def __dask_tokenize__(self) -> object:
-        return token_of(self.kernel)
+        return token_of(self.kernel, self.fft)
 
 
 class _BlockTask(AlignedTask):
@@ -135,7 +139,7 @@ def map_samples(
     """
     _stages.add(name)
     if not _any_lazy(arrays):
-        return kernel(*map(aligned, (*arrays, *map(np.asarray, shared))), **(options or {}))
+        return _called(kernel, arrays, shared, **(options or {}))
     # They are pure, so their names depend on their values alone, and a run that was killed is recognized.
     constants = {key: delayed(value, name=f"{key}-{token_of(value)}") for key, value in (options or {}).items()}
     return _for_each_chunk(kernel, arrays, shared, constants, tail, dtype, name, token=name)
@@ -174,7 +178,7 @@ def fold_samples(
     """
     start = () if chains is None else (None,)
     if not _any_lazy(arrays):
-        return kernel(*map(aligned, (*arrays, *map(np.asarray, shared))), *start, **(options or {}))
+        return _called(kernel, arrays, shared, *start, **(options or {}))
     token = uuid.uuid4().hex
     whole = delayed(partial(kernel, **options), name=f"{name}-kernel-{token}") if options else kernel
     if chains is None:
@@ -224,7 +228,7 @@ def map_parts(
         What a part holds, such as "tiles", for errors. The first argument of each task is then the number of the first
         of them, and the number after that of the last.
     """
-    token = uuid.uuid4().hex if of is None else token_of(kernel, parts, *of)
+    token = uuid.uuid4().hex if of is None else token_of(kernel, parts, fft_library(), *of)
     task = delayed(AlignedTask(kernel, name), name=f"{name}-kernel-{token}")
     constants = [
         None if value is None else delayed(value, name=f"shared-{name}-{token}-{number}", traverse=False)
@@ -416,6 +420,14 @@ def _for_each_chunk(
         **names,
         **constants,
     )
+
+
+def _called(
+    kernel: Callable[..., Any], arrays: Sequence[Any], shared: Sequence[Any], *more: Any, **options: Any
+) -> Any:
+    """Call a kernel of NumPy input at once."""
+    with transforms_by(fft_library()):
+        return kernel(*map(aligned, (*arrays, *map(np.asarray, shared))), *more, **options)
 
 
 def _applied(*blocks: Any, kernel: Callable[..., Any]) -> Any:

@@ -15,6 +15,7 @@ from mksdask.arrays import Array, is_lazy, is_trial_of_dask_ml
 from mksdask.compute.graph import token_of
 from mksdask.compute.plans import Limit, Plan, cache_limit, chunk_layout
 from mksdask.compute.recent import RECENT, recalled
+from mksdask.compute.transforms import fft_library
 from mksdask.compute.watching import FeatureChannel, Plane, Watch, watching
 from mksdask.reduction.pca import PCA, stages_of_pca
 from mksdask.reduction.reducers import fit_scores, scores_of, takes_no_negatives
@@ -131,7 +132,9 @@ class EnsembleStatistics:
         n_bytes = sum(array.nbytes for array in arrays) + len(self) * self.map.n_features * self.map.dtype.itemsize
         if samples.is_lazy or n_bytes > cache_limit() or is_trial_of_dask_ml():
             return None
-        return RECENT.number_of(*map(np.asarray, arrays)), token_of(self.correlation and self.correlation.kernel)
+        return RECENT.number_of(*map(np.asarray, arrays)), token_of(
+            self.correlation and self.correlation.kernel, fft_library()
+        )
 
     @cached_property
     def map(self) -> FeatureMap:
@@ -209,7 +212,7 @@ class EnsembleStatistics:
         """
         samples, correlation = self.samples, self.correlation
         made_of = (samples.data, samples.confidence, correlation and correlation.kernel, self.options, self.map)
-        return token_of(*made_of, self._fills_gaps(reducer), self._rounding(reducer))
+        return token_of(*made_of, self._fills_gaps(reducer), self._rounding(reducer), fft_library())
 
     def scores(self, reducer: Any, *, n_components: int, dtype: np.dtype[Any]) -> Any:
         """Compute the scores by a fitted reducer, shape (n_samples, n_components), lazily for lazy samples."""

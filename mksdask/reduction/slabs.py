@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from mksdask.arrays import Array
+from mksdask.compute.blas import one_thread_of_blas
 from mksdask.compute.blocks import computed, fold_parts, map_parts
-from mksdask.compute.workers import one_thread_of_blas
 from mksdask.storage.atomic import Url
 from mksdask.storage.scratch import SpilledRows, slab_width, spill
 

@@ -7,10 +7,12 @@ The sum is a product in Fourier space. A few samples are transformed at a time, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numba
 import numpy as np
 
 from mksdask.arrays import Array
@@ -20,6 +22,13 @@ from mksdask.stats.lags import LagFFT
 
 # Small samples are transformed together, up to this many voxels, which stay in cache.
 BATCH_VOXELS = 2**15
+
+
+@numba.njit(cache=True, nogil=True)
+def _cross_spectrum(a: Array, b: Array, out: Array) -> None:
+    """Write a* b in one pass over memory."""
+    for i in range(len(a)):
+        out[i] = a[i].conjugate() * b[i]
 
 
 @dataclass(frozen=True)
@@ -65,13 +74,13 @@ class CorrelationKernel:
         out = np.empty((len(block), *self.transform.shape, len(self.pairs)), dtype=self.result_dtype)
         masks, weight, whole = None, None, None
         if confidence is None:
-            ones = np.ones((1, *self.transform.spatial)) if shared is None else shared[None]
-            masks = None if shared is None else ones.astype(self.dtype)
-            weight, whole = self._weight(ones, is_masked=shared is not None), self._whole(ones)
+            masks = None if shared is None else shared[None].astype(self.dtype)
+            weight = self._weight(None if shared is None else shared[None])
+            whole = self._whole(np.ones((1, *self.transform.spatial), self.dtype) if shared is None else shared[None])
         for start in range(0, len(block), self._batch):
             rows = slice(start, start + self._batch)
             if confidence is not None:
-                weight, whole = self._weight(confidence[rows], is_masked=True), self._whole(confidence[rows])
+                weight, whole = self._weight(confidence[rows]), self._whole(confidence[rows])
                 masks = confidence[rows].astype(self.dtype, copy=False)
             self._correlate(block[rows], masks, weight, whole, out[rows])
         return out
@@ -107,11 +116,12 @@ class CorrelationKernel:
         everything = list(range(self.n_states))
         return {row[-1]: row[:-1] for row in rows.values() if sorted(self.pairs[p][1] for p in row) == everything}
 
-    def _weight(self, confidence: Array, *, is_masked: bool) -> Array | float:
+    def _weight(self, confidence: Array | None) -> Array | float:
         """Compute 1/Ω[r]."""
-        if not is_masked:
-            omega = self.transform.count_pairs()
-            return 1.0 / float(omega.flat[0]) if all(self.transform.periodic) else (1.0 / omega).astype(self.dtype)
+        if confidence is None:
+            if all(self.transform.periodic):
+                return 1.0 / math.prod(self.transform.spatial)
+            return (1.0 / self.transform.count_pairs()).astype(self.dtype)
         check_confidence(confidence)
         return (1.0 / self.transform.count_confident_pairs(confidence)).astype(self.dtype)
 
@@ -133,7 +143,10 @@ class CorrelationKernel:
         full_rows = self._full_rows if masks is None else {}
         for position, (a, b) in enumerate(self.pairs):
             if position not in full_rows:
-                self.transform.inverse(spectra[a].conj() * spectra[b], out[..., position], weight)
+                is_needed = full_rows or any(b in pair for pair in self.pairs[position + 1 :])
+                product = np.empty_like(spectra[b]) if is_needed else spectra[b]
+                _cross_spectrum(spectra[a].ravel(), spectra[b].ravel(), product.ravel())
+                self.transform.inverse(product, out[..., position], weight)
         for position, others in full_rows.items():
             origin = (slice(None), *(slice(0, 1),) * (out.ndim - 2))
             fraction = spectra[self.pairs[position][0]][origin].real * weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 import scipy.fft
 
 from mksdask.arrays import Array, integers
+from mksdask.compute.transforms import fast_length
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,15 @@ class LagFFT:
         """Length of the transform along each axis. If the axis is not periodic, padding keeps lags from wrapping."""
         last = len(self.spatial) - 1
         return tuple(
-            n if wraps else scipy.fft.next_fast_len(n + max(reach), real=self.real and axis == last)
+            n if wraps else fast_length(n + max(reach), real=self.real and axis == last)
             for axis, (n, wraps, reach) in enumerate(zip(self.spatial, self.periodic, self.reach, strict=True))
         )
 
     def forward(self, fields: Array) -> Array:
-        """Transform fields (n, *spatial) axis by axis. Rows that hold only padding are not transformed."""
+        """Transform fields (n, *spatial). Rows that hold only padding are not transformed."""
         last = len(self.spatial)
+        if self.lengths == self.spatial:
+            return (scipy.fft.rfftn if self.real else scipy.fft.fftn)(fields, axes=range(1, last + 1))
         transform = scipy.fft.rfft if self.real else scipy.fft.fft
         spectra = transform(fields, n=self.lengths[-1], axis=last)
         for axis in range(last - 1, 0, -1):
@@ -93,17 +97,23 @@ class LagFFT:
 
     def inverse(self, spectra: Array, out: Array, weight: Array | float) -> None:
         """Write ``weight · F⁻¹(spectra)`` at the lags that are kept to `out` (n, *lags). `spectra` is overwritten."""
-        last = len(self.spatial)
+        last, waiting = len(self.spatial), list[int]()
+        # One weight for all lags takes in the division by the number of frequencies.
+        norm = "backward" if isinstance(weight, np.ndarray) else "forward"
+        weight = weight if isinstance(weight, np.ndarray) else weight / math.prod(self.lengths)
         for axis, (low, high) in enumerate(self.reach, start=1):
             length = self.lengths[axis - 1]
-            if axis == last and self.real:
-                spectra = scipy.fft.irfft(spectra, n=length, axis=axis, overwrite_x=True)
-            else:
-                spectra = scipy.fft.ifft(spectra, axis=axis, overwrite_x=True)
+            waiting.append(axis)
             if axis < last and low + high + 1 <= 0.8 * length:
                 # The other lags are dropped now, so that the next axes have fewer rows to transform.
-                keep = np.r_[0 : high + 1, length - low : length]
-                spectra = np.take(spectra, keep, axis=axis)
+                spectra = scipy.fft.ifftn(spectra, axes=waiting, norm=norm, overwrite_x=True)
+                spectra = np.take(spectra, np.r_[0 : high + 1, length - low : length], axis=axis)
+                waiting = []
+        lengths, inverse = (
+            [self.lengths[axis - 1] for axis in waiting],
+            scipy.fft.irfftn if self.real else scipy.fft.ifftn,
+        )
+        spectra = inverse(spectra, s=lengths, axes=waiting, norm=norm, overwrite_x=True)
         for corner in itertools.product((False, True), repeat=last):
             source = tuple(
                 slice(length - low, length) if negative else slice(0, high + 1)

@@ -16,6 +16,7 @@ import scipy.fft
 from numpy.typing import DTypeLike
 
 from mksdask.arrays import Array
+from mksdask.compute.transforms import fast_length
 
 LINES_BYTES = 2**18  # bytes of the lines that are transformed together
 LEAST_LINES = 32  # at least so many lines are transformed together, so that whole cache lines are read
@@ -88,7 +89,7 @@ class PencilFFT:
     @classmethod
     def padded(cls, least: Sequence[int], *, real: bool) -> PencilFFT:
         """Choose the fastest transform of at least `least` voxels along 1 to 3 axes. An axis of one voxel stays so."""
-        x, y, z = (scipy.fft.next_fast_len(n) if n > 1 else 1 for n in three_axes(least, 1))
+        x, y, z = (fast_length(n) if n > 1 else 1 for n in three_axes(least, 1))
         return cls((x, y, z), real)
 
     @property

@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
-import scipy.fft
 
 from mksdask.arrays import Array
 from mksdask.compute.plans import Limit
+from mksdask.compute.transforms import fast_length
 from mksdask.stats.microstructure import SLAB_VOXELS
 from mksdask.stats.pencils import PencilFFT, three_axes
 
@@ -289,7 +289,7 @@ def choose_tiling(
 def _fast_lengths(longest: int) -> list[int]:
     """List the lengths of fast transforms up to `longest`."""
     lengths, n = [], 1
-    while (n := scipy.fft.next_fast_len(n)) <= longest:
+    while (n := fast_length(n)) <= longest:
         lengths.append(n)
         n += 1
     return lengths

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from mksdask.storage.checksums import CHECKSUM_BYTES, Layout
 from mksdask.storage.errors import DamageError
 from mksdask.storage.opening import checked_metadata, open_array
 from mksdask.storage.results import Result
-from mksdask.storage.sources import check_unchanged
+from mksdask.storage.sources import check_unchanged, libraries
 from mksdask.storage.verification import verify
 from mksdask.storage.writing import Writing
 
@@ -151,8 +150,9 @@ def _check_agrees(location: Location, path: str, new: bytes, layout: Layout, blo
         old = location.fs.cat_file(f"{location.path}/{path}")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         old = b""
-    libraries = (attributes_of(location).get("provenance") or {}).get("libraries", {})
-    others = [f"{name} {known}" for name, known in libraries.items() if version(name) != known]
+    known, now = (attributes_of(location).get("provenance") or {}).get("libraries", {}), libraries()
+    differ = [name for name in known | now if known.get(name) != now.get(name)]
+    others = [f"{name} {known[name]}" if name in known else f"no {name}" for name in differ]
     is_proven, is_other = bool(old), len(old) > len(new)
     for first, last in _spans(new, layout, block):
         left, end = old[first:last], last - CHECKSUM_BYTES

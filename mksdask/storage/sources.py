@@ -15,6 +15,7 @@ import zarr
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from mksdask.compute.graph import arrays_read
+from mksdask.compute.transforms import fft_library
 from mksdask.storage.atomic import Location, Url, attributes_of
 from mksdask.storage.checksums import CheckedStore
 from mksdask.storage.errors import ChangedError
@@ -23,7 +24,7 @@ from mksdask.storage.errors import ChangedError
 _CALL: ContextVar[dict[str, Any]] = ContextVar("call", default={})  # noqa: B039  it is never changed in place
 # More files than these are recorded as the folder of the first.
 _MOST_FILES = 16
-_LIBRARIES = ("numpy", "scipy", "dask", "zarr")
+_LIBRARIES = ("numpy", "scipy", "dask", "zarr")  # those that compute and store in each run
 
 
 @contextmanager
@@ -49,6 +50,11 @@ def recorded_layout() -> dict[str, tuple[int, ...]]:
     return found
 
 
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that compute and store now."""
+    return {name: version(name) for name in (*_LIBRARIES, *({fft_library()} - {"scipy"}))}
+
+
 def provenance(sources: Mapping[str, str], computation: str = "") -> dict[str, Any]:
     """Make the record of how a store was made.
 
@@ -63,7 +69,7 @@ def provenance(sources: Mapping[str, str], computation: str = "") -> dict[str, A
     return {
         "computation": computation,
         "version": version("mksdask"),
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": libraries(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "inputs": dict(sources),
     } | {key: call[key] for key in ("call", "parameters", "recipe") if key in call}
