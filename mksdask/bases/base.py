@@ -148,7 +148,12 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
             yield from self.fields(values, states, dtype)
             return
         observed = confidence > 0
-        values = np.where(observed if values.ndim == observed.ndim else observed[..., None], values, self.placeholder)
+        if not observed.all():
+            placeholder = np.asarray(self.placeholder)
+            same = placeholder.astype(values.dtype)
+            # Values keep their type where they can, since numbers of phases are expanded faster.
+            fill = same if (same == placeholder).all() else placeholder
+            values = np.where(observed if values.ndim == observed.ndim else observed[..., None], values, fill)
         weights = confidence.astype(dtype, copy=False)
         for field in self.fields(values, states, dtype):
             yield field * weights

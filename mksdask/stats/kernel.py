@@ -21,7 +21,7 @@ from mksdask.samples import check_confidence
 from mksdask.stats.lags import LagFFT
 
 # Small samples are transformed together, up to this many voxels, which stay in cache.
-BATCH_VOXELS = 2**15
+BATCH_VOXELS = 2**17
 
 
 @numba.njit(cache=True, nogil=True)
@@ -130,27 +130,29 @@ class CorrelationKernel:
         return None if self._unity is None else self.transform.forward(confidence.astype(self.dtype, copy=False))
 
     def _correlate(self, samples: Array, masks: Array | None, weight: Any, whole: Array | None, out: Array) -> None:
+        full_rows = self._full_rows if masks is None else {}
+        transformed = [pair for position, pair in enumerate(self.pairs) if position not in full_rows]
+        needed = {state for pair in transformed for state in pair} | {self.pairs[position][0] for position in full_rows}
         states = [state for state in self._needed if state != self._derived]
         spectra: dict[int, Array] = {}
         for state, field in zip(states, self.basis.weighted_fields(samples, masks, states, self.dtype), strict=True):
             spectra[state] = self.transform.forward(field)
-        if whole is not None and self._unity is not None and self._derived is not None:
+        if whole is not None and self._unity is not None and self._derived in needed:
             rest = np.broadcast_to(whole, (len(samples), *whole.shape[1:])).copy()
             for state, spectrum in spectra.items():
                 if self._unity[state]:
                     rest -= spectrum if self._unity[state] == 1.0 else self._unity[state] * spectrum
             spectra[self._derived] = rest if self._unity[self._derived] == 1.0 else rest / self._unity[self._derived]
-        full_rows = self._full_rows if masks is None else {}
+        origin = (slice(None), *(slice(0, 1),) * (out.ndim - 2))
+        fractions = {position: spectra[self.pairs[position][0]][origin].real * weight for position in full_rows}
         for position, (a, b) in enumerate(self.pairs):
             if position not in full_rows:
-                is_needed = full_rows or any(b in pair for pair in self.pairs[position + 1 :])
+                is_needed = any(b in pair for pair in self.pairs[position + 1 :])
                 product = np.empty_like(spectra[b]) if is_needed else spectra[b]
                 _cross_spectrum(spectra[a].ravel(), spectra[b].ravel(), product.ravel())
                 self.transform.inverse(product, out[..., position], weight)
         for position, others in full_rows.items():
-            origin = (slice(None), *(slice(0, 1),) * (out.ndim - 2))
-            fraction = spectra[self.pairs[position][0]][origin].real * weight
-            np.subtract(fraction, out[..., others[0]], out=out[..., position])
+            np.subtract(fractions[position], out[..., others[0]], out=out[..., position])
             for other in others[1:]:
                 out[..., position] -= out[..., other]
 
