@@ -93,7 +93,7 @@ def costs(quick: bool) -> None:  # noqa: FBT001
     row(
         "PCA(10), 200 samples",
         "features",
-        [10_000, 100_000, 1_000_000][: most - 1],
+        [10_000, 100_000, 1_000_000][: max(2, most - 1)],
         lambda n: (lambda X: lambda: PCA(10).fit(X))(rng.standard_normal((200, n), dtype=np.float32)),
     )
 

@@ -59,17 +59,15 @@ def autocorrelation(small: int) -> dict[str, Run]:
 def radial(small: int) -> dict[str, Run]:
     """Two-point probability of one volume by distance, not periodic."""
     volume = blobs(1, *(128 // small,) * 3)[0]
-    shells = np.arange(1, 10)
 
     def ours() -> Any:
         mksdask, stats = import_module("mksdask"), import_module("mksdask.stats")
         f = stats.correlate(volume[None], mksdask.PrimitiveBasis(2), correlations=[(1, 1)], periodic_axes=(), cutoff=16)
-        average = stats.radial_average(f, n_spatial=3)
-        return np.interp(shells, average.radius, average.values[0, :, 0])
+        return stats.radial_average(f, n_spatial=3).values[0, 1:10, 0]
 
     def with_porespy() -> Any:
         found = import_module("porespy").metrics.two_point_correlation(volume == 1, bins=np.arange(0.5, 17.5))
-        return np.interp(shells, found.distance, found.probability)
+        return found.probability_scaled[:9]
 
     return {"mksdask": ours, "porespy": with_porespy}
 
@@ -89,8 +87,8 @@ def components(small: int) -> dict[str, Run]:
         return import_module("sklearn.decomposition").PCA(10, svd_solver="full").fit(X).explained_variance_
 
     def with_dask_ml() -> Any:
-        pca = import_module("dask_ml.decomposition").PCA(10, svd_solver="tsqr")
-        return pca.fit(da.from_array(X.T, chunks=(-1, 100)).T.rechunk((100, -1))).explained_variance_
+        pca = import_module("dask_ml.decomposition").PCA(10, random_state=0)
+        return pca.fit(da.from_array(X, chunks=(100, -1))).explained_variance_
 
     return {"mksdask": ours, "scikit-learn": with_sklearn, "dask-ml": with_dask_ml}
 
@@ -128,11 +126,14 @@ def thickness(small: int) -> dict[str, Run]:
 # What is compared, and by how much results may differ, relative to the largest.
 CASES: dict[str, tuple[Callable[[int], dict[str, Run]], float]] = {
     "autocorrelation": (autocorrelation, 1e-5),
-    "radial": (radial, 0.03),
+    "radial": (radial, 1e-5),
     "components": (components, 1e-5),
     "clusters": (clusters, 0.0),
     "thickness": (thickness, 1e-6),
 }
+
+# Sides that estimate the result. Their difference is printed.
+ESTIMATES = ("dask-ml",)
 
 
 def measure(case: str, side: str, small: int, path: Path) -> None:
@@ -151,7 +152,7 @@ def main(cases: list[str], small: int) -> None:
     for case in cases:
         make, tolerance = CASES[case]
         title = (make.__doc__ or "").partition(".")[0]
-        print(f"{title}\n  {'':<16}{'seconds':>9}{'CPU':>9}{'MB more':>9}  of ours", flush=True)
+        print(f"{title}\n  {'':<16}{'seconds':>9}{'CPU':>9}{'MB more':>9}  of ours  differs by", flush=True)
         found: dict[str, list[Any]] = {}
         for side in make(small):
             with tempfile.TemporaryDirectory() as folder:
@@ -176,10 +177,10 @@ def main(cases: list[str], small: int) -> None:
                     continue
                 found[side] = json.loads(path.read_text())
             seconds, cpu, more, result = found[side]
-            print(f"  {side:<16}{seconds:9.3f}{cpu:9.3f}{more:9.0f}  {seconds / found['mksdask'][0]:7.2f}", flush=True)
-            reference = np.array(found["mksdask"][3])
+            ours, reference = found["mksdask"][0], np.array(found["mksdask"][3])
             differ = np.abs(np.array(result) - reference).max() / np.abs(reference).max()
-            assert differ <= tolerance, f"{case}: {side} differs by {differ:.2e}, more than {tolerance:.0e}"
+            print(f"  {side:<16}{seconds:9.3f}{cpu:9.3f}{more:9.0f}  {seconds / ours:7.2f}  {differ:10.1e}", flush=True)
+            assert side in ESTIMATES or differ <= tolerance, f"{case}: {side} differs by more than {tolerance:.0e}"
 
 
 if __name__ == "__main__":
