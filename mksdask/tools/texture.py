@@ -208,7 +208,7 @@ def draw_odf(
     rows = -(-len(chosen) // columns)
     if ax is None:
         width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
-        height = rows * ((width - 1.2) / columns * tilt[-1] / phi1[-1] + 0.4) + 0.3
+        height = max(2.0, rows * ((width - 1.2) / columns * tilt[-1] / phi1[-1] + 0.4) + 0.3)
         fig = new_figure(*((width, height) if figsize is None else figsize))
         panels = np.ravel(np.asarray(fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)))
     else:
@@ -295,8 +295,9 @@ def draw_misorientations(
     random = mackenzie_density(np.deg2rad(fine), group) * np.pi / 180
     ax.plot(fine, random, color=style_of(1)["color"], label=f"random, {group}")
     ax.set(xlabel="misorientation / °", ylabel="density / (1/°)", xlim=(0, upper[-1]))
-    ax.set_ylim(bottom=0)
-    ax.legend(fontsize=7)
+    # The legend stands above the bars.
+    ax.set_ylim(0, 1.3 * max(float(np.nanmax(density, initial=0.0)), float(random.max())))
+    ax.legend(fontsize=7, loc="upper left")
     if title is not None:
         ax.set_title(title)
     return fig
