@@ -327,6 +327,11 @@ CASES = {
         {"volume": VOLUME, "phase": 1, "cutoff": 1, "periodic_axes": [0], "scratch": None},
     ),
     "correlate3": (stats.correlate3, CORRELATE | {"offsets": [(1, 0), (0, 1)], "correlations": [(0, 1, 1)]}),
+    "correlate_volume3": (
+        stats.correlate_volume3,
+        {"volume": VOLUME, "basis": BASIS, "offsets": [(1, 0, 0), (0, 1, 0)], "cutoff": 1, "periodic_axes": [0]}
+        | {"correlations": [(0, 1, 1)], "confidence_index": np.ones(VOLUME.shape), "dtype": "float32"},
+    ),
     "correlate_surfaces": (
         stats.correlate_surfaces,
         {"X": X, "phase": 1, "smoothing": 1.0, "size": (6, 5), "periodic_axes": [0], "cutoff": 1, "dtype": "float32"},
