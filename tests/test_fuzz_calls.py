@@ -320,11 +320,12 @@ CASES = {
     ),
     "correlate_clusters": (
         stats.correlate_clusters,
-        {"X": X, "phase": 1, "size": (6, 5), "periodic_axes": [0], "cutoff": 1},
+        {"X": X, "phase": 1, "size": (6, 5), "periodic_axes": [0], "cutoff": 1, "confidence_index": MASK},
     ),
     "correlate_volume_clusters": (
         stats.correlate_volume_clusters,
-        {"volume": VOLUME, "phase": 1, "cutoff": 1, "periodic_axes": [0], "scratch": None},
+        {"volume": VOLUME, "phase": 1, "cutoff": 1, "periodic_axes": [0], "scratch": None}
+        | {"confidence_index": np.ones(VOLUME.shape)},
     ),
     "correlate3": (stats.correlate3, CORRELATE | {"offsets": [(1, 0), (0, 1)], "correlations": [(0, 1, 1)]}),
     "correlate_volume3": (
@@ -334,18 +335,25 @@ CASES = {
     ),
     "correlate_surfaces": (
         stats.correlate_surfaces,
-        {"X": X, "phase": 1, "smoothing": 1.0, "size": (6, 5), "periodic_axes": [0], "cutoff": 1, "dtype": "float32"},
+        {"X": X, "phase": 1, "smoothing": 1.0, "size": (6, 5), "periodic_axes": [0], "cutoff": 1, "dtype": "float32"}
+        | {"confidence_index": MASK},
     ),
     "correlate_volume_surfaces": (
         stats.correlate_volume_surfaces,
         {"volume": VOLUME, "phase": 1, "cutoff": 1, "smoothing": 1.0, "periodic_axes": [0], "dtype": "float32"}
-        | {"scratch": None},
+        | {"scratch": None, "confidence_index": np.ones(VOLUME.shape)},
     ),
-    "distance_map": (stats.distance_map, {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0]}),
-    "pore_sizes": (stats.pore_sizes, {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0]}),
+    "distance_map": (
+        stats.distance_map,
+        {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0], "confidence_index": VOLUME},
+    ),
+    "pore_sizes": (
+        stats.pore_sizes,
+        {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0], "confidence_index": VOLUME},
+    ),
     "local_thickness": (
         stats.local_thickness,
-        {"volume": VOLUME, "phase": 1, "radii": [1.0, 2.0], "periodic_axes": [0]},
+        {"volume": VOLUME, "phase": 1, "radii": [1.0, 2.0], "periodic_axes": [0], "confidence_index": VOLUME},
     ),
     "texture_coefficients": (
         texture.texture_coefficients,
