@@ -341,6 +341,8 @@ def test_texture__of_a_sample_without_weights():
     found = misorientation_density(X, confidence_index=confidence)
     assert np.isnan(C).any(axis=1).tolist() == [False, True]
     assert np.isnan(found["mean"]).values.tolist() == [False, True]
+    # One orientation, or one direction.
+    assert np.shape(odf(C[0], basis, [0.1, 0.2, 0.3])) == np.shape(pole_figure(C[0], basis, (1, 1, 1), (0, 0, 1))) == ()
     for call in (lambda: texture_coefficients(X, basis), lambda: misorientation_density(X)):
         with pytest.raises(ValueError, match="NaN"):
             call()

@@ -213,7 +213,7 @@ def odf(coefficients: ArrayLike, basis: GSHBasis, orientations: ArrayLike | None
     found, labels = _summed(coefficients, _Functions(known), angles, "odf")
     if orientations is None:
         return _labelled(found, labels, grid, "odf")
-    return found.reshape(*found.shape[:-1], *angles.shape[:-1])
+    return found.reshape((*found.shape[:-1], *angles.shape[:-1]))
 
 
 def texture_index(coefficients: ArrayLike, basis: GSHBasis) -> Any:
@@ -354,4 +354,4 @@ def pole_figure(
     found, labels = _summed(coefficients, _Poles(known, tuple(h.tolist())), _towards(y), "pole-figure")
     if directions is None:
         return _labelled(found, labels, grid, "pole_figure")
-    return found.reshape(*found.shape[:-1], *y.shape[:-1])
+    return found.reshape((*found.shape[:-1], *y.shape[:-1]))
