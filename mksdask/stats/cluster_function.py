@@ -198,11 +198,10 @@ class _OfTile:
 
     def __call__(self, labels: Array, inner: tuple[slice, ...], mask: Array | None = None) -> NDArray[np.float64]:
         transform = LagFFT(labels.shape, (False,) * labels.ndim, tuple((c, c) for c in self.cutoff), real=True)
-        counts = ClusterPairs(transform)(labels, inner, mask)
         if mask is None:
-            return counts
+            return ClusterPairs(transform)(labels, inner)
         check_confidence(mask)
-        is_first, found = np.zeros(mask.shape, dtype=bool), [counts]
+        is_first, found = np.zeros(mask.shape, dtype=bool), [ClusterPairs(transform)(labels, inner, mask)]
         is_first[inner] = True
         for weights in (mask.astype(np.float64), (mask > 0).astype(np.float64)):
             spectra = transform.forward((weights * is_first)[None]).conj() * transform.forward(weights[None])

@@ -255,7 +255,7 @@ class _VolumeCoefficients(Operation[Any]):
 
     def tiles(self, limit: Limit) -> HaloedTiles:
         volume, work = self.volume, _work_bytes(self.basis)
-        voxel_bytes = 2 * volume.voxel_bytes + (0 if volume.confidence is None else 9)
+        voxel_bytes = (1 if volume.is_stored else 2) * volume.voxel_bytes + (0 if volume.confidence is None else 9)
         halo, remedy = (0,) * len(volume.spatial), "take fewer functions"
         if work + voxel_bytes > limit.task_bytes:
             raise limit.refusal(work + voxel_bytes, f"{len(self.basis.states)} functions", remedy)
