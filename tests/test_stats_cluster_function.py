@@ -74,7 +74,7 @@ def test_function__is_the_defining_sum(least, shape, seed, share, flags, cutoff,
 def test_function__where_voxels_were_not_measured(least, shape, seed, flags, cutoff, edge, is_binary):
     rng, periodic = np.random.default_rng(seed), flags[: len(shape)]
     mask, axes = rng.random(shape) < 0.7, [axis for axis, wraps in enumerate(flags[: len(shape)]) if wraps]
-    confidence = (rng.random(shape) < 0.7) if is_binary else rng.choice([0.0, 0.25, 1.0], size=shape)
+    confidence = (rng.random(shape) < 0.7) if is_binary else rng.choice([0.0, 0.25, 1.0], size=shape).astype("f4")
     lags = tuple(min(cutoff, (n - 1) // 2 if wraps else n - 1) for n, wraps in zip(shape, periodic, strict=True))
     options = {"periodic_axes": axes, "cutoff": lags}
     measured = mask & (confidence > 0)

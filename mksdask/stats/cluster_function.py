@@ -125,7 +125,9 @@ class ClusterPairs:
             transform, box = transforms[label], boxes[label]
             if transform is self.transform:
                 box = (slice(None),) * labels.ndim
-            field = (labels[box] == label + 1) * (1.0 if weights is None else weights[box])
+            field = (labels[box] == label + 1).astype(np.float64)
+            if weights is not None:
+                field *= weights[box]
             second = transform.forward(field[None])
             first = second
             if inner is not None:
