@@ -11,6 +11,7 @@ from . import (
     stats as stats,
     storage as storage,
     structure as structure,
+    texture as texture,
     tools as tools,
 )
 from .bases import (

@@ -416,9 +416,14 @@ def check_confidence(confidence: Array) -> None:
 
     Raises
     ------
+    TypeError
+        If it is complex.
     ValueError
         If a value is outside, or NaN.
     """
+    if confidence.dtype.kind == "c":
+        msg = f"confidence_index must be real, got {confidence.dtype}"
+        raise TypeError(msg)
     lowest, highest = confidence.min(), confidence.max()
     if not (lowest >= 0.0 and highest <= 1.0):
         msg = f"confidence_index must lie in [0, 1] without NaN, got values from {lowest} to {highest}"

@@ -27,6 +27,7 @@ ORDER = (
     "samples",
     "storage",
     "stats",
+    "texture",
     "reduction",
     "regression",
     "simulation",

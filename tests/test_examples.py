@@ -257,3 +257,20 @@ def test_benchmark__resized_kernels(tmp_path):
     assert len(rows) == 10
     # Small contrast, single voxels: a few thousandths.
     assert float(rows[0][0]) < 0.5
+
+
+@pytest.mark.slow
+def test_example__texture(tmp_path):
+    out = run("examples/texture.py", "--quick", "--out", "figures", cwd=tmp_path)
+    found, closed = re.search(r"fibre 111: ([\d.]+) times random, closed form ([\d.]+)", out).groups()
+    assert abs(float(found) - float(closed)) < 0.08 * float(closed)
+    assert abs(float(re.search(r"mean misorientation random: ([\d.]+)°", out).group(1)) - 40.74) < 1.0
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_example__morphology(tmp_path):
+    out = run("examples/morphology.py", "--quick", "--out", "figures", cwd=tmp_path)
+    assert "% pores in " in out
+    assert abs(float(re.search(r"F_sv .* = ([\d.]+)", out).group(1)) - 1) < 0.2
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 1

@@ -47,6 +47,7 @@ from mksdask import (
     simulation,
     stats,
     storage,
+    texture,
     tools,
 )
 from mksdask.descriptors import ShapeDescriptors
@@ -72,6 +73,10 @@ LABELLED_F = stats.correlate(xr.DataArray(X[:1], dims=("sample", "x", "y")), BAS
 MADE = stats.reconstruct(LABELLED_F, tolerance=10.0)
 CHORDS = stats.chord_lengths(VOLUME, 1)
 CLUSTERS = stats.cluster_statistics(VOLUME, 1)
+HARMONICS = GSHBasis(None, domain="cubic", max_degree=4)
+TEXTURE = texture.texture_coefficients(ANGLES, HARMONICS)
+WEIGHTS = np.ones((2, 4, 4))
+MISORIENTATIONS = texture.volume_misorientation_density(ANGLES[0])
 PHASES = {"elastic_modulus": (100.0, 150.0), "poissons_ratio": (0.3, 0.3)}
 SMALL = {"size": (5, 5), "n_samples": 2, "seed": 3}
 SEARCH = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0], "tol": [1e-3, 1e-2]}, cv=2).fit(SCORES, TARGETS)
@@ -315,28 +320,67 @@ CASES = {
     ),
     "correlate_clusters": (
         stats.correlate_clusters,
-        {"X": X, "phase": 1, "size": (6, 5), "periodic_axes": [0], "cutoff": 1},
+        {"X": X, "phase": 1, "size": (6, 5), "periodic_axes": [0], "cutoff": 1, "confidence_index": MASK},
     ),
     "correlate_volume_clusters": (
         stats.correlate_volume_clusters,
-        {"volume": VOLUME, "phase": 1, "cutoff": 1, "periodic_axes": [0], "scratch": None},
+        {"volume": VOLUME, "phase": 1, "cutoff": 1, "periodic_axes": [0], "scratch": None}
+        | {"confidence_index": np.ones(VOLUME.shape)},
     ),
     "correlate3": (stats.correlate3, CORRELATE | {"offsets": [(1, 0), (0, 1)], "correlations": [(0, 1, 1)]}),
+    "correlate_volume3": (
+        stats.correlate_volume3,
+        {"volume": VOLUME, "basis": BASIS, "offsets": [(1, 0, 0), (0, 1, 0)], "cutoff": 1, "periodic_axes": [0]}
+        | {"correlations": [(0, 1, 1)], "confidence_index": np.ones(VOLUME.shape), "dtype": "float32"},
+    ),
     "correlate_surfaces": (
         stats.correlate_surfaces,
-        {"X": X, "phase": 1, "smoothing": 1.0, "size": (6, 5), "periodic_axes": [0], "cutoff": 1, "dtype": "float32"},
+        {"X": X, "phase": 1, "smoothing": 1.0, "size": (6, 5), "periodic_axes": [0], "cutoff": 1, "dtype": "float32"}
+        | {"confidence_index": MASK},
     ),
     "correlate_volume_surfaces": (
         stats.correlate_volume_surfaces,
         {"volume": VOLUME, "phase": 1, "cutoff": 1, "smoothing": 1.0, "periodic_axes": [0], "dtype": "float32"}
-        | {"scratch": None},
+        | {"scratch": None, "confidence_index": np.ones(VOLUME.shape)},
     ),
-    "distance_map": (stats.distance_map, {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0]}),
-    "pore_sizes": (stats.pore_sizes, {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0]}),
+    "distance_map": (
+        stats.distance_map,
+        {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0], "confidence_index": VOLUME},
+    ),
+    "pore_sizes": (
+        stats.pore_sizes,
+        {"volume": VOLUME, "phase": 1, "largest": 2.0, "periodic_axes": [0], "confidence_index": VOLUME},
+    ),
     "local_thickness": (
         stats.local_thickness,
-        {"volume": VOLUME, "phase": 1, "radii": [1.0, 2.0], "periodic_axes": [0]},
+        {"volume": VOLUME, "phase": 1, "radii": [1.0, 2.0], "periodic_axes": [0], "confidence_index": VOLUME},
     ),
+    "texture_coefficients": (
+        texture.texture_coefficients,
+        {"X": ANGLES, "basis": HARMONICS, "size": (4, 4), "confidence_index": WEIGHTS, "halfwidth": 0.2},
+    ),
+    "volume_texture_coefficients": (
+        texture.volume_texture_coefficients,
+        {"volume": ANGLES[0], "basis": HARMONICS, "confidence_index": WEIGHTS[0], "halfwidth": 0.2},
+    ),
+    "odf": (texture.odf, {"coefficients": TEXTURE, "basis": HARMONICS, "orientations": ANGLES, "step": 0.2}),
+    "odf.grid": (texture.odf, {"coefficients": TEXTURE[0], "basis": HARMONICS, "step": 0.2}),
+    "texture_index": (texture.texture_index, {"coefficients": TEXTURE, "basis": HARMONICS}),
+    "pole_figure": (
+        texture.pole_figure,
+        {"coefficients": TEXTURE, "basis": HARMONICS, "pole": (1, 1, 1), "directions": ANGLES, "step": 0.2},
+    ),
+    "misorientation_density": (
+        texture.misorientation_density,
+        {"X": ANGLES, "laue_group": "cubic", "width": 0.1, "least": 0.05, "size": (4, 4), "periodic_axes": [0]}
+        | {"confidence_index": WEIGHTS},
+    ),
+    "volume_misorientation_density": (
+        texture.volume_misorientation_density,
+        {"volume": ANGLES[0], "laue_group": "cubic", "width": 0.1, "least": 0.05, "periodic_axes": [0]}
+        | {"confidence_index": WEIGHTS[0]},
+    ),
+    "mackenzie_density": (texture.mackenzie_density, {"angles": ANGLES, "laue_group": "cubic"}),
     "phase_fraction_interval": (
         stats.phase_fraction_interval,
         {"volume": VOLUME, "confidence": 0.9, "phases": [0, 1], "periodic_axes": [0]}
@@ -584,6 +628,18 @@ CASES = {
         tools.draw_reconstruction,
         {"statistics": LABELLED_F, "structures": MADE, "n_spatial": 2, "title": "t", **DRAW},
     ),
+    "draw_pole_figure": (
+        tools.draw_pole_figure,
+        {"coefficients": TEXTURE[0], "basis": HARMONICS, "poles": [(0, 0, 1), (1, 1, 1)], "labels": ["a", "b"], **DRAW},
+    ),
+    "draw_odf": (
+        tools.draw_odf,
+        {"coefficients": TEXTURE[0], "basis": HARMONICS, "sections": [0.0, 0.5], **DRAW},
+    ),
+    "draw_misorientations": (
+        tools.draw_misorientations,
+        {"misorientations": MISORIENTATIONS, "title": "t", **DRAW},
+    ),
     "draw_learning_curves": (
         tools.draw_learning_curves,
         {"estimator": Ridge(), "X": SCORES, "y": TARGETS, "cv": 2, "train_sizes": (0.5, 1.0), "scoring": None}
@@ -774,7 +830,8 @@ def prepare():
 
 def test_every_public_name_is_tried():
     rooms = ["", "bases", "datasets", "importers", "localization", "reduction", "regression", "simulation", "stats"]
-    packages = [importlib.import_module(f"mksdask.{room}".rstrip(".")) for room in [*rooms, "storage", "tools"]]
+    rooms += ["storage", "texture", "tools"]
+    packages = [importlib.import_module(f"mksdask.{room}".rstrip(".")) for room in rooms]
     public = {name for package in packages for name in package.__all__ if not inspect.ismodule(getattr(package, name))}
     tried = {name.partition(".")[0] for name in CASES}
     assert public - tried - OTHERS == set()

@@ -262,6 +262,33 @@ OPERATIONS = {
         arguments, warm, finish = (ensemble(60, 96, 4), PrimitiveBasis(2), offsets), (*small, offsets), drop
         options = {"cutoff": 24}
     """,
+    "3-point statistics of a volume": """
+        from mksdask.stats import correlate_volume3 as function
+        values = np.random.default_rng(0).integers(0, 2, (256, 256, 256), dtype="uint8")
+        little, offsets = np.ones((20, 20, 20), "uint8"), [(2, 0, 0), (0, 2, 0)]
+        arguments, warm = (values, PrimitiveBasis(2), offsets), (little, PrimitiveBasis(2), offsets)
+        options, finish = {"cutoff": 8}, drop
+    """,
+    "cluster function with a mask": """
+        from mksdask.stats import correlate_volume_clusters as function
+        values, ones = np.random.default_rng(0).random((192, 192, 192), dtype="float32"), np.ones((9, 9, 9), "uint8")
+        arguments, warm, finish = ((values < 0.5).astype("uint8"), 1), (ones, 1), drop
+        options, warm_options = {"cutoff": 4, "confidence_index": values}, {"cutoff": 4, "confidence_index": ones}
+    """,
+    "texture coefficients of a volume": """
+        from mksdask import GSHBasis
+        from mksdask.texture import volume_texture_coefficients as function
+        basis = GSHBasis(None, domain="cubic", max_degree=4)
+        shape = (200, 200, 200, 3)
+        stored = zarr.create_array({}, shape=shape, chunks=(50, 50, 50, 3), dtype="float32", fill_value=0.5)
+        arguments = (stored, basis)
+        warm, finish, options = (np.ones((5, 5, 5, 3), "float32"), basis), drop, {}
+    """,
+    "misorientations of a volume": """
+        from mksdask.texture import volume_misorientation_density as function
+        arguments = (np.random.default_rng(0).random((200, 200, 200, 3), dtype="float32"),)
+        warm, finish, options = (np.ones((5, 5, 5, 3), "float32"),), lambda found: found.compute(), {}
+    """,
 }
 
 RUN = """

@@ -34,8 +34,12 @@ SCRIPT = """
     from mksdask.simulation import effective_expansion
     from mksdask.stats import (
         TwoPointStatistics, chord_lengths, correlate, correlate3, correlate_clusters, correlate_surfaces,
-        correlate_volume, correlate_volume_clusters, correlate_volume_surfaces, distance_map, label_clusters,
-        lineal_path, local_thickness, pair_correlation, radial_average, reconstruct,
+        correlate_volume, correlate_volume3, correlate_volume_clusters, correlate_volume_surfaces,
+        distance_map, label_clusters, lineal_path, local_thickness, pair_correlation, radial_average, reconstruct,
+    )
+    from mksdask.texture import (
+        misorientation_density, odf, pole_figure, texture_coefficients, volume_misorientation_density,
+        volume_texture_coefficients,
     )
     from mksdask.storage.blocks import Blocks
     from mksdask.storage.results import Result
@@ -125,6 +129,15 @@ SCRIPT = """
     keep("distances", distance_map(volume, 1, largest=2), local_thickness(volume, 1, [1, 2]))
     keep("surfaces", correlate_surfaces(lazy, 1), correlate_volume_surfaces(volume, 1, cutoff=2))
     keep("three points", correlate3(lazy, states, [(1, 0)]))
+    keep("three points of a volume", correlate_volume3(volume, states, [(1, 0, 0)], cutoff=2))
+    harmonics = GSHBasis(None, domain="cubic", max_degree=4)
+    texture = texture_coefficients(angles, harmonics, halfwidth=0.2)
+    keep("texture", texture, odf(texture, harmonics, step=0.5), pole_figure(texture, harmonics, (1, 1, 1), step=0.5))
+    create_volume(folder / f"a{number}.zarr", angles[0].compute(), chunks=4) if not number else None
+    map_of_angles = open_volume(folder / "a0.zarr").microstructure
+    keep("misorientations", misorientation_density(angles).density)
+    keep("misorientations of a volume", volume_misorientation_density(map_of_angles).density)
+    keep("texture of a volume", volume_texture_coefficients(map_of_angles, harmonics))
     names["chords"] = token_of(chord_lengths(volume, 1).to_dict(), lineal_path(volume, 1).to_dict())
     print(json.dumps(names))
 """

@@ -24,6 +24,7 @@ MODULES = (
     "simulation",
     "stats",
     "storage",
+    "texture",
     "tools",
 )
 

@@ -61,6 +61,41 @@ def test_function__is_the_defining_sum(least, shape, seed, share, flags, cutoff,
         np.testing.assert_array_equal(tiled[..., 0], near)
 
 
+@pytest.mark.parametrize("least", [0.0, 2e5])
+@settings(max_examples=8, deadline=None)
+@given(
+    st.sampled_from([(9,), (5, 6), (3, 4, 5)]),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.integers(0, 3),
+    st.integers(1, 300),
+    st.booleans(),
+)
+def test_function__where_voxels_were_not_measured(least, shape, seed, flags, cutoff, edge, is_binary):
+    rng, periodic = np.random.default_rng(seed), flags[: len(shape)]
+    mask, axes = rng.random(shape) < 0.7, [axis for axis, wraps in enumerate(flags[: len(shape)]) if wraps]
+    confidence = (rng.random(shape) < 0.7) if is_binary else rng.choice([0.0, 0.25, 1.0], size=shape).astype("f4")
+    lags = tuple(min(cutoff, (n - 1) // 2 if wraps else n - 1) for n, wraps in zip(shape, periodic, strict=True))
+    options = {"periodic_axes": axes, "cutoff": lags}
+    measured = mask & (confidence > 0)
+    labels = label_clusters(measured.astype(int), 1, periodic_axes=axes).compute(scheduler="sync")
+    m = (labels[..., None] == np.arange(1, max(1, labels.max()) + 1)).astype(float)
+    pairs = [(k, k) for k in range(m.shape[-1])]
+    reach = [(c, c) for c in lags]
+    weights = confidence.astype(float)
+    expected = statistics_bruteforce(m, pairs, periodic=periodic, reach=reach, confidence=weights).sum(axis=-1)
+    with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="sync"):
+        patch.setattr(cluster_function, "LEAST_PAIRS", least)
+        patch.setattr(cluster_function, "PAIRS_OF_OPERATION", least)
+        patch.setattr(clusters, "TILE_VOXELS", 50)
+        patch.setattr(halos, "BLOCK_VOXELS", edge)
+        X, shared = mask.astype(int), {"size": shape, "confidence_index": confidence}
+        found = correlate_clusters(X[None], 1, **shared, **options)[0, ..., 0]
+        tiled = correlate_volume_clusters(X, 1, confidence_index=confidence, **options)[..., 0].compute()
+    np.testing.assert_allclose(found, expected, atol=1e-13)
+    np.testing.assert_allclose(tiled, expected, atol=1e-13)
+
+
 @settings(max_examples=5, deadline=None)
 @given(sample_chunks(6))
 def test_function__chunk_invariant_and_never_above_the_autocorrelation(rows):

@@ -71,6 +71,49 @@ def test_distances__are_those_of_scipy_under_any_tiling(shape, seed, share, flag
         assert float(sizes.density.sum()) * min(known) == pytest.approx(1 - float(sizes.beyond))
 
 
+@settings(max_examples=10, deadline=None)
+@given(
+    st.sampled_from([(9,), (6, 7), (4, 5, 3)]),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.sampled_from([1.0, 2.3]),
+    st.integers(1, 200),
+)
+def test_distances__where_voxels_were_not_measured(shape, seed, flags, largest, voxels):
+    rng = np.random.default_rng(seed)
+    X, confidence, periodic = (
+        rng.integers(0, 4, shape) > 0,
+        rng.choice([0.0, 0.5, 1.0], size=shape),
+        flags[: len(shape)],
+    )
+    axes = [axis for axis, wraps in enumerate(periodic) if wraps]
+    known, places = confidence > 0, np.indices(shape).reshape(len(shape), -1).T
+    apart = np.abs(places[:, None] - places[None])
+    lengths = np.array([n if wraps else 10**9 for n, wraps in zip(shape, periodic, strict=True)])
+    apart = np.sqrt((np.minimum(apart, lengths - apart) ** 2).sum(axis=-1))
+    inside, outside = (X & known).ravel(), (~X & known).ravel()
+    expected = np.where(outside, 0.0, apart[:, outside].min(axis=1, initial=np.inf))
+    radii, thick = (1.0, 1.5, 2.0), np.zeros(X.size)
+    for radius in radii:
+        centres = inside & (expected >= radius)
+        thick[inside & (apart[:, centres].min(axis=1, initial=np.inf) < radius)] = radius
+    options = {"periodic_axes": axes, "confidence_index": confidence}
+    with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="sync"):
+        patch.setattr(halos, "BLOCK_VOXELS", voxels)
+        found = distance_map(X.astype(int), 1, largest=largest, **options).compute().ravel()
+        lazy = da.from_array(X.astype(int), chunks=3)
+        sizes = pore_sizes(lazy, 1, largest=largest, **options).compute()
+        local = local_thickness(X.astype(int), 1, radii, **options).compute().ravel()
+    is_known = known.ravel()
+    assert np.isnan(found[~is_known]).all()
+    assert np.isnan(local[~is_known]).all()
+    wanted = np.where(expected > largest + 1e-9, np.inf, expected).astype(np.float32)
+    np.testing.assert_array_equal(found[is_known], wanted[is_known])
+    np.testing.assert_array_equal(local[is_known], thick.astype(np.float32)[is_known])
+    if inside.any():
+        np.testing.assert_allclose(sizes["mean"], np.minimum(expected[inside], largest).mean(), rtol=1e-6)
+
+
 def test_distances__lazy_stored_and_planned(tmp_path):
     X = (RNG.random((40, 30, 20)) < 0.9).astype("uint8")
     create_volume(tmp_path / "v.zarr", X, chunks=16, spacing=2.0, units="um", phases=["pore", "grain"])

@@ -16,7 +16,8 @@ from mksdask.stats import (
     radial_average,
     specific_surface,
 )
-from tests.helpers import chunked, computes, sample_chunks
+from mksdask.stats.radial import AREA_OF_CROSSINGS
+from tests.helpers import chunked, computes, sample_chunks, statistics_bruteforce
 
 
 @pytest.mark.parametrize(("smoothing", "tolerance"), [(None, 0.025), (1.5, 0.015)])
@@ -145,3 +146,41 @@ def test_surfaces__raise_on_bad_arguments(options, match):
         correlate_surfaces(X, **arguments)
     with pytest.raises(ValueError, match=match):
         correlate_volume_surfaces(X[0], **arguments)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.sampled_from([(9,), (6, 7), (4, 5, 3)]),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.integers(1, 400),
+)
+def test_surfaces__where_voxels_were_not_measured(shape, seed, flags, voxels):
+    rng, n, periodic = np.random.default_rng(seed), len(shape), flags[: len(shape)]
+    X, confidence = rng.integers(0, 2, shape), rng.choice([0.0, 0.5, 1.0], size=shape)
+    area = np.zeros(shape)
+    for s in np.ndindex(*shape):
+        for axis in range(n):
+            t = list(s)
+            t[axis] = (t[axis] + 1) % shape[axis] if periodic[axis] else t[axis] + 1
+            if t[axis] < shape[axis] and confidence[s] > 0 and confidence[tuple(t)] > 0 and X[s] != X[tuple(t)]:
+                area[s] += 0.5 * AREA_OF_CROSSINGS[n] / n
+                area[tuple(t)] += 0.5 * AREA_OF_CROSSINGS[n] / n
+    m = np.stack([area, X], axis=-1).astype(float)
+    expected = statistics_bruteforce(m, [(0, 0), (0, 1)], periodic=periodic, reach=[(1, 1)] * n, confidence=confidence)
+    axes = [axis for axis, wraps in enumerate(periodic) if wraps]
+    options = {"cutoff": 1, "periodic_axes": axes, "dtype": "float64", "confidence_index": confidence}
+    found = correlate_surfaces(X[None], 1, size=shape, **options)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    ones = {"size": shape, "periodic_axes": axes, "smoothing": 1.0, "dtype": "float64"}
+    whole = correlate_surfaces(X[None], 1, **ones)
+    np.testing.assert_allclose(
+        correlate_surfaces(X[None], 1, confidence_index=np.ones(shape), **ones), whole, atol=1e-9
+    )
+    with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="sync"):
+        patch.setattr(halos, "BLOCK_VOXELS", voxels)
+        tiled = correlate_volume_surfaces(X, 1, **options).compute()
+        smooth = correlate_volume_surfaces(X, 1, smoothing=0.5, **options).compute()
+    np.testing.assert_allclose(tiled, expected, atol=1e-12)
+    again = correlate_surfaces(X[None], 1, size=shape, smoothing=0.5, **options)[0]
+    np.testing.assert_allclose(smooth, again, atol=1e-9)

@@ -2,18 +2,19 @@
 
 import itertools
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import given, settings, strategies as st
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from mksdask import FourierBasis, LegendreBasis, PrimitiveBasis, plan
+from mksdask import FourierBasis, LegendreBasis, PrimitiveBasis, create_volume, open_volume, plan
 from mksdask.reduction import PCA
-from mksdask.stats import correlate, correlate3
+from mksdask.stats import correlate, correlate3, correlate_volume3, halos
 from tests.helpers import chunked, computes, sample_chunks, tasks_per_chunk
 
 
@@ -85,6 +86,64 @@ def test_correlate3__holds_two_point_statistics():
     np.testing.assert_allclose(f[..., 0, 0], 0, atol=1e-12)
     # Σ_h'' f[h, h', h''; r, r'] = f[h, h'; r].
     np.testing.assert_allclose(f.sum(axis=-1), np.stack([two, two], axis=-1), atol=1e-12)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_correlate_volume3__matches_bruteforce_and_samples_under_any_tiling(data):
+    shape = data.draw(st.sampled_from([(9,), (5, 6), (4, 3, 5)]))
+    periodic = tuple(data.draw(st.booleans()) for _ in shape)
+    cutoff = tuple(
+        data.draw(st.integers(0, (n - 1) // 2 if w else n - 1)) for n, w in zip(shape, periodic, strict=True)
+    )
+    offsets = [[data.draw(st.integers(-n + 1, n - 1)) for n in shape] for _ in range(2)]
+    basis = data.draw(st.sampled_from([PrimitiveBasis(3), FourierBasis(3, domain=(0, 3))]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    X, confidence = rng.integers(0, 3, shape).astype(float), None
+    if data.draw(st.booleans()):
+        confidence = rng.choice([0.0, 0.5, 1.0], size=shape)
+        X[confidence == 0] = np.nan
+    triples = [basis.states, (basis.states[1],) * 3]
+    options = {"correlations": triples, "cutoff": cutoff, "confidence_index": confidence, "dtype": "float64"}
+    options |= {"periodic_axes": [axis for axis, wraps in enumerate(periodic) if wraps]}
+    with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="sync"):
+        patch.setattr(halos, "BLOCK_VOXELS", data.draw(st.integers(1, 200)))
+        found = correlate_volume3(X, basis, offsets, **options).compute()
+        lazy = da.from_array(X, chunks=2) + 0
+        again = correlate_volume3(lazy, basis, offsets, **options).compute()
+    m = basis.discretize(np.nan_to_num(X)[None], dtype="float64")[0]
+    reach = [(c, c) for c in cutoff]
+    indices = [tuple(map(basis.states.index, triple)) for triple in triples]
+    expected = bruteforce(m, indices, offsets, periodic=periodic, reach=reach, confidence=confidence)
+    np.testing.assert_allclose(found, expected, atol=1e-11)
+    np.testing.assert_array_equal(found, again)
+    samples = correlate3(X[None], basis, offsets, size=shape, **options)
+    np.testing.assert_allclose(found, samples[0], atol=1e-11)
+
+
+def test_correlate_volume3__lazy_labelled_and_planned(tmp_path):
+    X = np.random.default_rng(0).integers(0, 2, (40, 30, 20)).astype("uint8")
+    create_volume(tmp_path / "v.zarr", X, chunks=16, spacing=2.0, units="um", periodic_axes=[0])
+    stored = open_volume(tmp_path / "v.zarr").microstructure
+    with computes(0):
+        found = correlate_volume3(stored, PrimitiveBasis(2), [[3, 0, 0]], cutoff=2)
+    assert found.dims == ("lag_x", "lag_y", "lag_z", "offset", "triple")
+    assert (found.offset_x.values.tolist(), found.lag_y.values.tolist()) == ([6.0], [-4.0, -2.0, 0.0, 2.0, 4.0])
+    expected = correlate3(X[None], PrimitiveBasis(2), [[3, 0, 0]], cutoff=2, periodic_axes=[0])[0]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    planned = plan(correlate_volume3, stored, PrimitiveBasis(2), [[3, 0, 0]], cutoff=2, memory_limit="1GiB")
+    assert planned.operation == "correlate_volume3"
+    assert 0 < planned.peak_bytes <= planned.limit.task_bytes
+    large = np.broadcast_to(np.uint8(0), (400, 400, 400))
+    small, wide = (
+        plan(correlate_volume3, large, PrimitiveBasis(2), [[1, 0, 0]], cutoff=8, memory_limit=limit)
+        for limit in ("700MiB", "4GiB")
+    )
+    assert small.n_tasks > wide.n_tasks > 1
+    with pytest.raises(ValueError, match="lower the cutoff, or take shorter offsets"):
+        plan(correlate_volume3, large, PrimitiveBasis(2), [[390, 390, 0]], cutoff=2, memory_limit="700MiB")
+    with pytest.raises(ValueError, match="cutoff must be"):
+        correlate_volume3(X, PrimitiveBasis(2), [[1, 0, 0]], cutoff=None)
 
 
 @settings(max_examples=5, deadline=None)

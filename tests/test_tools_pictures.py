@@ -18,6 +18,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import GridSearchCV, KFold
 
 from mksdask import (
+    GSHBasis,
     MKSHomogenizationModel,
     MKSLocalizationModel,
     MKSStructureAnalysis,
@@ -27,7 +28,7 @@ from mksdask import (
     tools,
 )
 from mksdask.compute.watching import Plane
-from mksdask.datasets import CahnHilliardSimulation, make_microstructure
+from mksdask.datasets import CahnHilliardSimulation, FibreTexture, make_microstructure, make_polycrystal
 from mksdask.datasets.responses import (
     make_elastic_FE_strain_delta,
     make_elastic_FE_strain_random,
@@ -42,6 +43,7 @@ from mksdask.stats import (
     crosscorrelate,
     reconstruct,
 )
+from mksdask.texture import misorientation_density, texture_coefficients
 from tests.conftest import real_data
 
 FOLDER = Path(__file__).parent / "pictures"
@@ -170,7 +172,22 @@ def reconstruction():
     return tools.draw_reconstruction(f, made)
 
 
+@cache
+def polycrystal():
+    texture = FibreTexture((1, 1, 1), (0.5, 0.0, 1.0), spread=np.deg2rad(6), weight=0.8)
+    return make_polycrystal(1, (48, 48), 400, texture=texture)
+
+
+@cache
+def texture():
+    basis = GSHBasis(None, domain="cubic", max_degree=12)
+    return texture_coefficients(polycrystal(), basis, halfwidth=np.deg2rad(12))[0], basis
+
+
 FIGURES = {
+    "draw_pole_figure": lambda: tools.draw_pole_figure(*texture()),
+    "draw_odf": lambda: tools.draw_odf(*texture()),
+    "draw_misorientations": lambda: tools.draw_misorientations(misorientation_density(polycrystal()).isel(sample=0)),
     "draw_radial": radial,
     "draw_chord_lengths": lambda: tools.draw_chord_lengths(chord_lengths(electrode()[0], 1)),
     "draw_clusters": lambda: tools.draw_clusters(cluster_statistics(electrode()[0], 2)),

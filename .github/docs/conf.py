@@ -70,6 +70,8 @@ EXAMPLES = {
     "process_structure": ("From process to structure", QUICK),
     "reconstruction": ("Structures of given statistics", QUICK),
     "polycrystal_strain": ("Local strain of copper", QUICK),
+    "texture": ("Texture of a wire", QUICK),
+    "morphology": ("What a pore space holds", QUICK),
     "polycrystal_stiffness": ("Stiffness of textured copper", QUICK),
     "huge_volume": (
         "A volume larger than memory",
@@ -144,6 +146,10 @@ its figures and how long it took. Run it without ``--quick`` to get these result
      - local strain of textured copper beside finite elements, by number of harmonics
    * - ``polycrystal_stiffness.py``
      - all 21 stiffness components of copper polycrystals from their texture
+   * - ``texture.py``
+     - pole figures, orientation distribution and misorientations of a simulated wire, beside closed forms
+   * - ``morphology.py``
+     - clusters, pore sizes, local thickness and surfaces of a simulated pore space of 128³ voxels
    * - ``huge_volume.py --size 2048``
      - statistics of 8.6 billion voxels in two workers of 2 GiB, continued after it was killed
    * - ``linkage_out_of_core.py``

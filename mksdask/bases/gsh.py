@@ -394,17 +394,24 @@ def _functions_up_to(domain: str, sample_symmetry: str, degree: int) -> tuple[Ha
     return tuple(found)
 
 
+def sides_of(domain: str, sample_symmetry: str, index: HarmonicIndex) -> tuple[Array, Array]:
+    """Return the vectors a of the specimen and b of the crystal of T_l^{μn} = (2 l + 1) Σ_j Σ_k a_j b_k D^l_{jk}."""
+    degree, mu, n = index
+    right = invariants(domain, degree)[mu]
+    if sample_symmetry != "triclinic":
+        return invariants(sample_symmetry, degree)[n].conj(), right
+    left = np.zeros(2 * degree + 1, dtype=np.complex128)
+    left[n + degree] = 1.0
+    return left, right
+
+
 @lru_cache(maxsize=64)
 def _wigner_sums(domain: str, sample_symmetry: str, functions: tuple[HarmonicIndex, ...]) -> WignerSums:
-    """Write functions as sums of D-functions: T_l^{μn} = (2 l + 1) Σ_j Σ_k a_j b_k D^l_{jk}."""
+    """Write functions as sums of D-functions."""
     sums = []
-    for degree, mu, n in functions:
-        right = invariants(domain, degree)[mu]
-        if sample_symmetry == "triclinic":
-            left = np.zeros(2 * degree + 1, dtype=np.complex128)
-            left[n + degree] = 1.0
-        else:
-            left = invariants(sample_symmetry, degree)[n].conj()
+    for index in functions:
+        degree = index.l
+        left, right = sides_of(domain, sample_symmetry, index)
         sums.append(
             [
                 (degree, int(j) - degree, int(k) - degree, complex((2 * degree + 1) * left[j] * right[k]))

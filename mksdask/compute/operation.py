@@ -67,9 +67,11 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     Parameters
     ----------
     operation : callable
-        The function or method to plan: ``correlate``, ``correlate3``, ``correlate_volume``, ``correlate_clusters``,
-        ``correlate_volume_clusters``, ``correlate_surfaces``, ``correlate_volume_surfaces``, ``label_clusters``,
-        ``cluster_statistics``, ``distance_map``, ``pore_sizes``, ``local_thickness``, ``PCA(5).fit``,
+        The function or method to plan: ``correlate``, ``correlate3``, ``correlate_volume``, ``correlate_volume3``,
+        ``correlate_clusters``, ``correlate_volume_clusters``, ``correlate_surfaces``, ``correlate_volume_surfaces``,
+        ``label_clusters``, ``cluster_statistics``, ``distance_map``, ``pore_sizes``, ``local_thickness``,
+        ``texture_coefficients``, ``volume_texture_coefficients``, ``misorientation_density``,
+        ``volume_misorientation_density``, ``PCA(5).fit``,
         ``KernelRegressor().fit``, ``MKSStructureAnalysis(...).fit`` or ``.share``, ``MKSHomogenizationModel(...).fit``
         or ``.share``, ``MKSLocalizationModel(...).fit`` or ``.predict``, ``solve_fields``, ``mean_stress``,
         ``effective_stiffness``, ``effective_expansion``, ``solve_conduction`` or ``effective_conductivity``.

@@ -47,3 +47,6 @@ from .transformer import (
 from .volume import (
     correlate_volume as correlate_volume,
 )
+from .volume_three_points import (
+    correlate_volume3 as correlate_volume3,
+)

@@ -2,7 +2,7 @@
 
 It is the sum of the autocorrelations of all clusters. A small cluster is correlated by its pairs of voxels, a larger
 one by a transform of its bounding box, and one that may run around a periodic axis by a transform of the whole sample.
-All sums are numbers of pairs, so the result is exact.
+Without weights, all sums are numbers of pairs, so the result is exact.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array, ArrayLike
-from mksdask.bases.primitive import PrimitiveBasis
+from mksdask.arrays import Array, ArrayLike, as_lazy
 from mksdask.compute.blocks import array_of, map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, Stage, chunk_layout, fft_operations
-from mksdask.samples import Samples, Volume
+from mksdask.samples import Samples, check_confidence
 from mksdask.schema.arguments import checked
 from mksdask.stats.clusters import Clustering
 from mksdask.stats.components import label_sample
@@ -30,7 +29,7 @@ from mksdask.stats.halos import HaloedTiles
 from mksdask.stats.lags import LagFFT
 from mksdask.stats.microstructure import VolumeCorrelation
 from mksdask.stats.pairs import lag_labels
-from mksdask.stats.phases import phases_argument, samples_of_phases
+from mksdask.stats.phases import samples_of_phases, volume_of_phases
 from mksdask.storage.atomic import Url
 
 # A transform takes as long as so many pairs of voxels that are counted one by one: at least, and for each
@@ -38,12 +37,14 @@ from mksdask.storage.atomic import Url
 LEAST_PAIRS, PAIRS_OF_OPERATION = 5e4, 0.1
 # Bytes of a voxel of the padded block in a task: transforms in double precision, labels, places and their order.
 WORK = 200
+# Bytes of a voxel of a mask: its weights, and their transforms.
+MASK_WORK = 64
 
 _jit = numba.njit(cache=True, nogil=True)
 
 
 @_jit
-def _add_pairs(chosen, starts, places, is_first, low, high, periods, counts):  # type: ignore[no-untyped-def]
+def _add_pairs(chosen, starts, places, is_first, weights, low, high, periods, counts):  # type: ignore[no-untyped-def]
     """Add the pairs of voxels of the chosen clusters to counts (*lags), with three axes."""
     for label in chosen:
         for i in range(starts[label], starts[label + 1]):
@@ -61,7 +62,7 @@ def _add_pairs(chosen, starts, places, is_first, low, high, periods, counts):  #
                     z = (z + low[2]) % periods[2] - low[2]
                 if x < -low[0] or x > high[0] or y < -low[1] or y > high[1] or z < -low[2] or z > high[2]:
                     continue
-                counts[x + low[0], y + low[1], z + low[2]] += 1
+                counts[x + low[0], y + low[1], z + low[2]] += weights[i] * weights[j]
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,13 @@ class ClusterPairs:
 
     transform: LagFFT
 
-    def __call__(self, labels: Array, inner: tuple[slice, ...] | None = None) -> NDArray[np.int64]:
-        """Count pairs with s in the part `inner` of labels (*spatial,), which are 0 outside clusters: (*lags,)."""
+    def __call__(
+        self, labels: Array, inner: tuple[slice, ...] | None = None, weights: Array | None = None
+    ) -> NDArray[np.float64]:
+        """Count pairs with s in the part `inner` of labels (*spatial,), which are 0 outside clusters: (*lags,).
+
+        With weights (*spatial,), a pair counts with the product of both.
+        """
         is_first = np.ones(labels.shape, dtype=np.bool_)
         if inner is not None:
             is_first[...] = False
@@ -90,7 +96,7 @@ class ClusterPairs:
             labels = np.where(kept[number] == labels, number + 1, 0) if len(kept) else np.zeros_like(labels)
         flat = labels.ravel()
         starts = np.cumsum(np.bincount(flat))
-        counts = np.zeros(self.transform.shape, dtype=np.int64)
+        counts = np.zeros(self.transform.shape)
         if len(starts) < 2:
             return counts
         order = np.argsort(flat, kind="stable")[starts[0] :]
@@ -111,17 +117,21 @@ class ClusterPairs:
         ):
             low[axis], high[axis], periods[axis] = *reach, n if wraps else 0
         of_three = counts.reshape(*counts.shape, *(1,) * (3 - counts.ndim))
-        _add_pairs(np.flatnonzero(is_small), starts, places, firsts, low, high, periods, of_three)
+        of_places = np.ones(len(order)) if weights is None else weights.ravel()[order].astype(np.float64)
+        _add_pairs(np.flatnonzero(is_small), starts, places, firsts, of_places, low, high, periods, of_three)
         total: Any = 0.0
+        is_exact = weights is None or bool(((weights == 0) | (weights == 1)).all())
         for label in np.flatnonzero(~is_small):
             transform, box = transforms[label], boxes[label]
             if transform is self.transform:
                 box = (slice(None),) * labels.ndim
-            field = labels[box] == label + 1
-            second = transform.forward(field[None].astype(np.float64))
+            field = (labels[box] == label + 1).astype(np.float64)
+            if weights is not None:
+                field *= weights[box]
+            second = transform.forward(field[None])
             first = second
             if inner is not None:
-                first = transform.forward((field & is_first[box])[None].astype(np.float64))
+                first = transform.forward((field * is_first[box])[None])
             if transform is self.transform:
                 total = total + first.conj() * second
                 continue
@@ -129,8 +139,8 @@ class ClusterPairs:
                 slice(whole[0] - own[0], whole[0] + own[1] + 1)
                 for whole, own in zip(self.transform.reach, transform.reach, strict=True)
             )
-            counts[part] += _at_lags(transform, first.conj() * second)
-        return counts if np.ndim(total) == 0 else counts + _at_lags(self.transform, total)
+            counts[part] += _at_lags(transform, first.conj() * second, is_exact=is_exact)
+        return counts if np.ndim(total) == 0 else counts + _at_lags(self.transform, total, is_exact=is_exact)
 
     def _of_box(self, box: tuple[slice, ...]) -> LagFFT:
         """Choose the transform of the bounding box of a cluster: of the box, or of all if the cluster may wrap."""
@@ -147,14 +157,17 @@ def _pairs_worth(transform: LagFFT) -> float:
     return 3 * PAIRS_OF_OPERATION * fft_operations(transform.lengths, real=True)
 
 
-def _share(counts: Array, *, omega: Array) -> Array:
-    return np.asarray(counts / omega)[..., None]
+def _share(counts: Array, *, omega: Array | None) -> Array:
+    """Divide numbers of pairs by Ω[r], or by the second of three sums if Ω was added up too. The third tells NaN."""
+    if omega is not None:
+        return np.asarray(counts / omega)[..., None]
+    return np.asarray(counts[0] / np.where(np.rint(counts[2]) > 0, counts[1], np.nan))[..., None]
 
 
-def _at_lags(transform: LagFFT, spectra: Array) -> NDArray[np.int64]:
+def _at_lags(transform: LagFFT, spectra: Array, *, is_exact: bool) -> NDArray[np.float64]:
     out = np.empty((1, *transform.shape))
     transform.inverse(spectra, out, 1.0)
-    return np.rint(out[0]).astype(np.int64)
+    return np.rint(out[0]) if is_exact else out[0]
 
 
 @dataclass(frozen=True)
@@ -164,12 +177,18 @@ class _OfSamples:
     phase: int
     pairs: ClusterPairs
 
-    def __call__(self, block: Array) -> Array:
+    def __call__(self, block: Array, confidence: Array | None = None, shared: Array | None = None) -> Array:
         transform = self.pairs.transform
         out = np.empty((len(block), *transform.shape, 1))
-        for sample, found in zip(block, out, strict=True):
-            labels, _ = label_sample(sample == self.phase, transform.periodic)
-            found[..., 0] = self.pairs(labels) / transform.count_pairs()
+        masks = [shared] * len(block) if confidence is None else confidence
+        for sample, mask, found in zip(block, masks, out, strict=True):
+            is_phase, omega = sample == self.phase, None
+            if mask is not None:
+                check_confidence(mask)
+                is_phase &= mask > 0
+                omega = transform.count_confident_pairs(mask[None])[0]
+            labels, _ = label_sample(is_phase, transform.periodic)
+            found[..., 0] = self.pairs(labels, None, mask) / (transform.count_pairs() if omega is None else omega)
         return out
 
 
@@ -179,9 +198,17 @@ class _OfTile:
 
     cutoff: tuple[int, ...]
 
-    def __call__(self, labels: Array, inner: tuple[slice, ...]) -> NDArray[np.int64]:
-        reach = tuple((c, c) for c in self.cutoff)
-        return ClusterPairs(LagFFT(labels.shape, (False,) * labels.ndim, reach, real=True))(labels, inner)
+    def __call__(self, labels: Array, inner: tuple[slice, ...], mask: Array | None = None) -> NDArray[np.float64]:
+        transform = LagFFT(labels.shape, (False,) * labels.ndim, tuple((c, c) for c in self.cutoff), real=True)
+        if mask is None:
+            return ClusterPairs(transform)(labels, inner)
+        check_confidence(mask)
+        is_first, found = np.zeros(mask.shape, dtype=bool), [ClusterPairs(transform)(labels, inner, mask)]
+        is_first[inner] = True
+        for weights in (mask.astype(np.float64), (mask > 0).astype(np.float64)):
+            spectra = transform.forward((weights * is_first)[None]).conj() * transform.forward(weights[None])
+            found.append(_at_lags(transform, spectra, is_exact=False))
+        return np.stack(found)
 
 
 @dataclass(frozen=True)
@@ -196,6 +223,8 @@ class _EnsembleFunction(Operation[Any]):
         transform, samples = self.kernel.pairs.transform, self.samples
         result_bytes = 8 * int(np.prod(transform.shape))
         largest = WORK * int(np.prod(transform.lengths)) + 2 * result_bytes
+        if samples.confidence is not None:
+            largest += MASK_WORK * int(np.prod(transform.lengths))
         return SampleWork(
             "cluster function",
             samples.sample_bytes,
@@ -215,9 +244,11 @@ class _EnsembleFunction(Operation[Any]):
         found = map_samples(
             self.kernel,
             self.work.fitting(samples.data),
+            samples.masks,
             tail=(*transform.shape, 1),
             dtype=np.float64,
             name="correlate-clusters",
+            shared=(samples.confidence,) if samples.has_shared_mask else (),
         )
         pair = [(self.kernel.phase, self.kernel.phase)]
         dims, coords = lag_labels(samples.grid, transform.lags, pair, samples.basis)
@@ -232,6 +263,7 @@ def correlate_clusters(
     *,
     size: Sequence[int] | None = None,
     periodic_axes: int | Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
     cutoff: int | Sequence[int] | None = None,
 ) -> Operation[Any]:
     r"""Compute the two-point cluster function of each sample: how often two voxels lie in the same cluster of a phase.
@@ -250,6 +282,9 @@ def correlate_clusters(
         Number of the phase.
     size, periodic_axes, cutoff
         As in `correlate`.
+    confidence_index : array, shape (n_samples, *spatial) or (*spatial,), optional
+        Weight c[s] in [0, 1] of each voxel, as in `correlate`. Voxels with the weight 0 were not measured, and connect
+        nothing.
 
     Returns
     -------
@@ -265,7 +300,7 @@ def correlate_clusters(
     Notes
     -----
     Voxels of a phase belong to one cluster if a path from face to face leads from one to the other, as in
-    `label_clusters`. The pairs are counted, so the result is exact.
+    `label_clusters`. Without weights, or with those of 0 and 1, the pairs are counted, so the result is exact.
 
     References
     ----------
@@ -279,7 +314,7 @@ def correlate_clusters(
     >>> correlate_clusters(X, 1, size=(6,), periodic_axes=[0], cutoff=2)[0, :, 0].round(3).tolist()
     [0.0, 0.167, 0.5, 0.167, 0.0]
     """
-    samples = samples_of_phases(X, phase, size, periodic_axes)
+    samples = samples_of_phases(X, phase, size, periodic_axes, confidence_index)
     transform = LagFFT.of(samples.grid.shape, samples.grid.periodic, cutoff, real=True)
     return _EnsembleFunction(samples, _OfSamples(int(phase), ClusterPairs(transform)))
 
@@ -294,13 +329,18 @@ class _VolumeFunction(Operation[Any]):
     scratch: Url | None
 
     def tiles(self, labels: Any, limit: Limit) -> HaloedTiles:
-        return HaloedTiles.of(labels, self.problem.volume.grid, self.cutoff, WORK, limit, remedy="lower the cutoff")
+        volume, work = self.problem.volume, WORK if self.problem.volume.confidence is None else WORK + MASK_WORK
+        halo, remedy = self.cutoff, "lower the cutoff"
+        return HaloedTiles.of(labels, volume.grid, halo, work, limit, remedy=remedy, mask=volume.confidence)
 
     @property
     def clustering(self) -> Clustering:
         """The call of `label_clusters` for this volume."""
-        volume = self.problem.volume
-        return Clustering.of("label_clusters", volume.data, self.phase, volume.grid.periodic_axes, self.scratch)
+        volume, data, phase = self.problem.volume, self.problem.volume.data, self.phase
+        if volume.confidence is not None:
+            # Voxels that were not measured connect nothing.
+            data, phase = (as_lazy(data) == phase) & (as_lazy(volume.confidence) > 0), 1
+        return Clustering.of("label_clusters", data, phase, volume.grid.periodic_axes, self.scratch)
 
     def plan(self, limit: Limit) -> Plan:
         labelling = self.clustering.plan(limit)
@@ -315,7 +355,8 @@ class _VolumeFunction(Operation[Any]):
         tiling, kernel = tiles.tiling, _OfTile(self.cutoff)
         counts = tiles.fold(kernel, np.add, name="pairs-of-clusters")
         transform = LagFFT.of(tiling.spatial, tiling.periodic, self.cutoff, real=True)
-        function = partial(_share, omega=transform.count_pairs())
+        is_masked = self.problem.volume.confidence is not None
+        function = partial(_share, omega=None if is_masked else transform.count_pairs())
         found = array_of(counts, (*transform.shape, 1), np.float64, name="cluster-function", function=function)
         return self.problem.label(found, transform.lags, "cluster_function")
 
@@ -328,6 +369,7 @@ def correlate_volume_clusters(
     *,
     cutoff: int | Sequence[int],
     periodic_axes: int | Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
     scratch: Url | None = None,
 ) -> Operation[Any]:
     """Compute the two-point cluster function of one volume of any size, for lags up to a cutoff.
@@ -345,6 +387,8 @@ def correlate_volume_clusters(
         Largest lag along each axis, as in `correlate_volume`.
     periodic_axes : sequence of int, optional
         Numbers of the periodic axes. Default: those in the attribute ``periodic_axes`` of a DataArray, or none.
+    confidence_index : array, shape (*spatial,), optional
+        Weight c[s] in [0, 1] of each voxel, as in `correlate_clusters`.
     scratch : str or path, optional
         A store for the labels of tiles, as in `label_clusters`.
 
@@ -372,8 +416,7 @@ def correlate_volume_clusters(
     >>> float(f[4, 4, 0]), float(f[8, 4, 0].round(3))  # the two strips are two clusters
     (0.6, 0.385)
     """
-    phases_argument(volume, phase)
-    whole = Volume.of(volume, PrimitiveBasis(2), periodic_axes=periodic_axes)
+    whole = volume_of_phases(volume, phase, periodic_axes, confidence_index)
     reach = LagFFT.of(whole.spatial, whole.grid.periodic, cutoff, real=True).reach
     problem = VolumeCorrelation(whole, ((int(phase), int(phase)),), np.dtype(np.float64))
     return _VolumeFunction(problem, int(phase), tuple(low for low, _ in reach), scratch)

@@ -18,10 +18,10 @@ from mksdask.arrays import Array, ArrayLike, is_number, numbers_argument, shown
 from mksdask.compute.blocks import array_of
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, Stage
-from mksdask.samples import Grid
+from mksdask.samples import Grid, check_confidence
 from mksdask.schema.arguments import checked
 from mksdask.stats.halos import HaloedTiles
-from mksdask.stats.phases import phases_argument
+from mksdask.stats.phases import volume_of_phases
 
 # Bytes of a voxel in a task: squares of distances before and after a pass, and what is kept beside them.
 WORK = 40
@@ -70,8 +70,19 @@ class _Distances:
     steps: tuple[float, ...]
     largest: float
 
-    def __call__(self, block: Array, inner: tuple[slice, ...]) -> Array:
-        return distances_in(block == self.phase, self.steps, self.largest)[inner].astype(np.float32)
+    def __call__(self, block: Array, inner: tuple[slice, ...], mask: Array | None = None) -> Array:
+        found = distances_in(~self.is_outside(block, mask), self.steps, self.largest)[inner].astype(np.float32)
+        if mask is not None:
+            found[mask[inner] == 0] = np.nan
+        return found
+
+    def is_outside(self, block: Array, mask: Array | None) -> Array:
+        """Whether a voxel is known to be outside the phase."""
+        outside = block != self.phase
+        if mask is None:
+            return outside
+        check_confidence(mask)
+        return outside & (mask > 0)
 
 
 @dataclass(frozen=True)
@@ -85,8 +96,11 @@ class _PoreSizes:
     width: float
     n_classes: int
 
-    def __call__(self, block: Array, inner: tuple[slice, ...]) -> Array:
-        found = self.distances(block, inner)[block[inner] == self.distances.phase].astype(np.float64)
+    def __call__(self, block: Array, inner: tuple[slice, ...], mask: Array | None = None) -> Array:
+        is_known = block[inner] == self.distances.phase
+        if mask is not None:
+            is_known &= mask[inner] > 0
+        found = self.distances(block, inner, mask)[is_known].astype(np.float64)
         # Rounding must not move a distance of whole widths to the next class.
         classes = np.ceil(np.minimum(found / self.width, self.n_classes + 1.0) - 1e-6).astype(np.int64) - 1
         classes[np.isinf(found)] = self.n_classes
@@ -99,17 +113,21 @@ class _PoreSizes:
 class _Thickness:
     """The kernel of the local thickness of one tile, for radii in falling order."""
 
-    phase: int
-    steps: tuple[float, ...]
+    distances: _Distances
     radii: tuple[float, ...]
 
-    def __call__(self, block: Array, inner: tuple[slice, ...]) -> Array:
-        depth = distances_in(block == self.phase, self.steps, self.radii[0])
+    def __call__(self, block: Array, inner: tuple[slice, ...], mask: Array | None = None) -> Array:
+        steps = self.distances.steps
+        depth = distances_in(~self.distances.is_outside(block, mask), steps, self.radii[0])
+        if mask is not None:
+            depth[mask == 0] = 0.0
         out = np.zeros(depth.shape, dtype=np.float32)
         for radius in self.radii:
             is_centre = depth >= radius
             if is_centre.any():
-                out[(out == 0) & (distances_in(~is_centre, self.steps, radius) < radius)] = radius
+                out[(out == 0) & (distances_in(~is_centre, steps, radius) < radius)] = radius
+        if mask is not None:
+            out[mask == 0] = np.nan
         return out[inner]
 
 
@@ -122,6 +140,7 @@ class _OfPhase(Operation[Any]):
     labels: xr.DataArray | None
     grid: Grid
     phase: int
+    confidence: Any
     reach: float  # how far a voxel may be whose phase matters
     largest: float = 0.0
     radii: tuple[float, ...] = field(default=())
@@ -141,7 +160,9 @@ class _OfPhase(Operation[Any]):
             for step, n, wraps in zip(self.steps, self.grid.shape, self.grid.periodic, strict=True)
         ]
         remedy = "ask for shorter distances"
-        return HaloedTiles.of(self.data, self.grid, halo, WORK + self.data.dtype.itemsize, limit, remedy=remedy)
+        mask, voxel_bytes = self.confidence, WORK + self.data.dtype.itemsize
+        voxel_bytes += 0 if mask is None else mask.dtype.itemsize + 2
+        return HaloedTiles.of(self.data, self.grid, halo, voxel_bytes, limit, remedy=remedy, mask=mask)
 
     def plan(self, limit: Limit) -> Plan:
         tiles = self.tiles(limit)
@@ -158,7 +179,7 @@ class _OfPhase(Operation[Any]):
             return self._sizes(tiles)
         kernel: Any = self.distances
         if self.name == "local_thickness":
-            kernel = _Thickness(self.phase, self.steps, self.radii)
+            kernel = _Thickness(self.distances, self.radii)
         found = tiles.map(kernel, np.float32, name=self.name.replace("_", "-"))
         if self.labels is None:
             return found
@@ -206,20 +227,30 @@ def _beyond(sums: Array) -> Array:
 
 
 def _of_distance(
-    name: str, volume: ArrayLike, phase: int, largest: float, periodic_axes: int | Sequence[int] | None
+    name: str,
+    volume: ArrayLike,
+    phase: int,
+    largest: float,
+    periodic_axes: int | Sequence[int] | None,
+    confidence_index: ArrayLike | None,
 ) -> _OfPhase:
-    data, labels = phases_argument(volume, phase)
-    grid = Grid.of(labels, data.shape, periodic_axes, first=0)
+    found = volume_of_phases(volume, phase, periodic_axes, confidence_index)
     if not is_number(largest) or not largest > 0:
         msg = f"largest must be a positive distance in the unit of the volume, got {shown(largest)}"
         raise ValueError(msg)
-    return _OfPhase(name, data, labels, grid, int(phase), float(largest), largest=float(largest))
+    given = (found.data, found.labels, found.grid, int(phase), found.confidence)
+    return _OfPhase(name, *given, float(largest), largest=float(largest))
 
 
 @operation
 @checked
 def distance_map(
-    volume: ArrayLike, phase: int, *, largest: float, periodic_axes: int | Sequence[int] | None = None
+    volume: ArrayLike,
+    phase: int,
+    *,
+    largest: float,
+    periodic_axes: int | Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
 ) -> Operation[Any]:
     """Compute for each voxel of a phase the distance to the nearest voxel of another phase.
 
@@ -234,13 +265,17 @@ def distance_map(
         The largest distance that is needed, in the unit of the volume. Tiles are read with a halo of this width.
     periodic_axes : sequence of int, optional
         Numbers of the periodic axes. Default: those in the attribute ``periodic_axes`` of a DataArray, or none.
+    confidence_index : array, shape (*spatial,), optional
+        Confidence of each voxel in [0, 1]. Voxels with 0 were not measured. As the sides of the volume, they are no
+        other phase.
 
     Returns
     -------
     dask array or DataArray, shape (*spatial,), float32
-        The distance between the centres of the two voxels, in the unit of the volume. It is 0 outside the phase, and
-        infinite if it is larger than `largest`. The sides of the volume are no other phase. The result is lazy and does
-        not depend on the tiles. `mksdask.storage.materialize` writes it to a store, and goes on after a kill.
+        The distance between the centres of the two voxels, in the unit of the volume. It is 0 outside the phase,
+        infinite if it is larger than `largest`, and NaN where the voxel was not measured. The sides of the volume are
+        no other phase. The result is lazy and does not depend on the tiles. `mksdask.storage.materialize` writes it to
+        a store, and goes on after a kill.
 
     Raises
     ------
@@ -258,20 +293,25 @@ def distance_map(
     >>> distance_map(np.array([0, 1, 1, 1, 1, 1, 0]), 1, largest=2).compute().tolist()
     [0.0, 1.0, 2.0, inf, 2.0, 1.0, 0.0]
     """
-    return _of_distance("distance_map", volume, phase, largest, periodic_axes)
+    return _of_distance("distance_map", volume, phase, largest, periodic_axes, confidence_index)
 
 
 @operation
 @checked
 def pore_sizes(
-    volume: ArrayLike, phase: int, *, largest: float, periodic_axes: int | Sequence[int] | None = None
+    volume: ArrayLike,
+    phase: int,
+    *,
+    largest: float,
+    periodic_axes: int | Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
 ) -> Operation[xr.Dataset]:
     r"""Compute the pore-size function of a phase: how far its points are from the nearest point outside.
 
     Parameters
     ----------
-    volume, phase, largest, periodic_axes
-        As in `distance_map`.
+    volume, phase, largest, periodic_axes, confidence_index
+        As in `distance_map`. Voxels that were not measured do not count.
 
     Returns
     -------
@@ -304,20 +344,25 @@ def pore_sizes(
     >>> float(found["mean"]), found.farther.values.round(2).tolist()
     (1.8, [0.6, 0.2, 0.0, 0.0])
     """
-    return _of_distance("pore_sizes", volume, phase, largest, periodic_axes)
+    return _of_distance("pore_sizes", volume, phase, largest, periodic_axes, confidence_index)
 
 
 @operation
 @checked
 def local_thickness(
-    volume: ArrayLike, phase: int, radii: Sequence[float], *, periodic_axes: int | Sequence[int] | None = None
+    volume: ArrayLike,
+    phase: int,
+    radii: Sequence[float],
+    *,
+    periodic_axes: int | Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
 ) -> Operation[Any]:
     """Compute for each voxel of a phase the radius of the largest ball in the phase that covers it, out of given radii.
 
     Parameters
     ----------
-    volume, phase, periodic_axes
-        As in `distance_map`.
+    volume, phase, periodic_axes, confidence_index
+        As in `distance_map`. No ball has its centre at a voxel that was not measured.
     radii : sequence of float
         Radii of the balls, in the unit of the volume. Tiles are read with a halo of twice the largest.
 
@@ -325,7 +370,8 @@ def local_thickness(
     -------
     dask array or DataArray, shape (*spatial,), float32
         The largest of the radii whose ball fits into the phase and covers the voxel. It is 0 outside the phase, and
-        where not even the smallest ball fits. The result is lazy and does not depend on the tiles.
+        where not even the smallest ball fits. It is NaN where the voxel was not measured. The result is lazy and does
+        not depend on the tiles.
 
     Raises
     ------
@@ -350,8 +396,7 @@ def local_thickness(
     >>> local_thickness(np.array([0, 1, 0, 1, 1, 1, 1, 1, 0]), 1, [1, 2, 3]).compute().tolist()
     [0.0, 1.0, 0.0, 3.0, 3.0, 3.0, 3.0, 3.0, 0.0]
     """
-    data, labels = phases_argument(volume, phase)
-    grid = Grid.of(labels, data.shape, periodic_axes, first=0)
+    found = volume_of_phases(volume, phase, periodic_axes, confidence_index)
     given = np.atleast_1d(numbers_argument(radii, "radii"))
     falling = sorted(given.ravel().tolist(), reverse=True)
     if (
@@ -363,5 +408,5 @@ def local_thickness(
     ):
         msg = f"radii must be different positive numbers, such as [1, 2, 4], got {shown(radii)}"
         raise ValueError(msg)
-    reach = 2 * falling[0]
-    return _OfPhase("local_thickness", data, labels, grid, int(phase), reach, radii=tuple(falling))
+    of_volume = (found.data, found.labels, found.grid, int(phase), found.confidence)
+    return _OfPhase("local_thickness", *of_volume, 2 * falling[0], radii=tuple(falling))

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from mksdask.arrays import Array
+from mksdask.arrays import as_lazy
 from mksdask.compute.blocks import Merge, array_of, fold_parts, map_parts
 from mksdask.compute.graph import stored_array
 from mksdask.compute.plans import Limit
 from mksdask.samples import Grid
 from mksdask.stats.tiling import Tiling
 
-# A kernel of one tile: the tile with its halo, as far as it lies in the volume, and where the tile lies in this block.
-TileKernel = Callable[[Array, tuple[slice, ...]], Any]
+# A kernel of one tile: the tile with its halo, as far as it lies in the volume; where the tile lies in this block; and
+# the same block of the mask, if there is one.
+TileKernel = Callable[..., Any]
 
 # Most voxels of a tile with its halo.
 BLOCK_VOXELS = 2**23
@@ -25,19 +26,20 @@ BLOCK_VOXELS = 2**23
 
 @dataclass(frozen=True)
 class _OfTile:
-    """The task of one tile. The block is given, or read from the array that holds the volume."""
+    """The task of one tile. The blocks are given, or read from the arrays that hold the volume and its mask."""
 
     kernel: TileKernel
     tiling: Tiling
     is_gathered: bool
 
-    def __call__(self, number: int, source: Any) -> Any:
+    def __call__(self, number: int, *sources: Any) -> Any:
         tiling = self.tiling
         box = tiling.box(number)
         haloed = tiling.haloed(box)
-        block = source if self.is_gathered else tiling.read(source, haloed)
+        block, *mask = sources if self.is_gathered else [tiling.read(source, haloed) for source in sources]
         starts = [low if wraps else max(low, 0) for (low, _), wraps in zip(haloed, tiling.periodic, strict=True)]
-        return self.kernel(block, tuple(slice(low - s, high - s) for (low, high), s in zip(box, starts, strict=True)))
+        inner = tuple(slice(low - s, high - s) for (low, high), s in zip(box, starts, strict=True))
+        return self.kernel(block, inner, *mask)
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,20 @@ class HaloedTiles:
 
     Parameters
     ----------
-    data : ndarray or dask array, shape (*spatial,)
+    data : ndarray or dask array, shape (*spatial, ...)
         The volume.
     tiling : Tiling
         The tiles. Their cutoff is the width of the halo.
     voxel_bytes : int
         Peak bytes of a task for each voxel of a tile with its halo.
+    mask : ndarray or dask array, shape (*spatial,), or None
+        What a kernel gets beside the volume.
     """
 
     data: Any
     tiling: Tiling
     voxel_bytes: int
+    mask: Any = None
 
     @classmethod
     def of(
@@ -69,6 +74,7 @@ class HaloedTiles:
         *,
         remedy: str,
         begun: tuple[int, ...] | None = None,
+        mask: Any = None,
     ) -> HaloedTiles:
         """Choose the largest tiles that fit into memory, up to `BLOCK_VOXELS` with the halo.
 
@@ -80,18 +86,21 @@ class HaloedTiles:
             If a tile of one voxel does not fit. `remedy` says what the caller can change.
         """
         spatial, most = grid.shape, max(grid.shape)
-        least = cls(data, Tiling(spatial, grid.periodic, tuple(halo), (1,) * len(spatial), real=True), voxel_bytes)
+
+        def of_tile(tile: tuple[int, ...]) -> HaloedTiles:
+            return cls(data, Tiling(spatial, grid.periodic, tuple(halo), tile, real=True), voxel_bytes, mask)
+
+        least = of_tile((1,) * len(spatial))
         if least.task_bytes > limit.task_bytes:
             raise limit.refusal(least.task_bytes, f"a tile with a halo of {max(halo)} voxels", remedy)
         if begun is not None and all(size <= n for size, n in zip(begun, spatial, strict=True)):
-            found = cls(data, Tiling(spatial, grid.periodic, tuple(halo), begun, real=True), voxel_bytes)
+            found = of_tile(begun)
             if found.task_bytes <= limit.task_bytes:
                 return found
         best, low, high = least, 1, most
         while low <= high:
             edge = (low + high) // 2
-            tile = tuple(-(-n // -(-n // min(edge, n))) for n in spatial)
-            found = cls(data, Tiling(spatial, grid.periodic, tuple(halo), tile, real=True), voxel_bytes)
+            found = of_tile(tuple(-(-n // -(-n // min(edge, n))) for n in spatial))
             if found.task_bytes <= min(limit.task_bytes, max(BLOCK_VOXELS * voxel_bytes, 8 * least.task_bytes)):
                 best, low = found, edge + 1
             else:
@@ -122,10 +131,13 @@ class HaloedTiles:
         return fold_parts(task, merge, parts, name=name, **options)
 
     def _tasks(self, kernel: TileKernel) -> tuple[_OfTile, list[tuple[Any, ...]], dict[str, Any]]:
-        tiling, source = self.tiling, stored_array(self.data)
-        numbers = range(tiling.n_tiles)
-        if source is not None:
-            options = {"shared": (source,), "of": (self.data,)}
+        tiling = self.tiling
+        arrays = [self.data] if self.mask is None else [self.data, self.mask]
+        sources, numbers = [stored_array(array) for array in arrays], range(tiling.n_tiles)
+        if all(source is not None for source in sources):
+            options = {"shared": sources, "of": arrays}
             return _OfTile(kernel, tiling, is_gathered=False), [(number,) for number in numbers], options
-        parts = [(number, tiling.gather(self.data, tiling.haloed(tiling.box(number)))) for number in numbers]
+        boxes = [tiling.haloed(tiling.box(number)) for number in numbers]
+        lazy = [as_lazy(array) for array in arrays]
+        parts = [(number, *(tiling.gather(each, box) for each in lazy)) for number, box in enumerate(boxes)]
         return _OfTile(kernel, tiling, is_gathered=True), parts, {"of": ()}

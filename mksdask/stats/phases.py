@@ -10,7 +10,7 @@ import xarray as xr
 
 from mksdask.arrays import ArrayLike, unwrap_volume
 from mksdask.bases.primitive import PrimitiveBasis
-from mksdask.samples import Samples
+from mksdask.samples import Samples, Volume
 
 
 def phases_argument(volume: ArrayLike, phase: Any) -> tuple[Any, xr.DataArray | None]:
@@ -29,8 +29,29 @@ def phases_argument(volume: ArrayLike, phase: Any) -> tuple[Any, xr.DataArray | 
     return data, labels
 
 
+def volume_of_phases(
+    volume: ArrayLike,
+    phase: Any,
+    periodic_axes: int | Sequence[int] | None,
+    confidence_index: ArrayLike | None,
+) -> Volume:
+    """Check a volume of phase numbers, the number of a phase, and the mask, and make the volume.
+
+    Raises
+    ------
+    ValueError
+        If the volume holds something else, `phase` is no number of a phase, or the mask has another shape.
+    """
+    phases_argument(volume, phase)
+    return Volume.of(volume, PrimitiveBasis(2), periodic_axes=periodic_axes, confidence_index=confidence_index)
+
+
 def samples_of_phases(
-    X: ArrayLike, phase: Any, size: Sequence[int] | None, periodic_axes: int | Sequence[int] | None
+    X: ArrayLike,
+    phase: Any,
+    size: Sequence[int] | None,
+    periodic_axes: int | Sequence[int] | None,
+    confidence_index: ArrayLike | None,
 ) -> Samples:
     """Check samples of phase numbers, and the number of a phase, and make the samples.
 
@@ -39,7 +60,8 @@ def samples_of_phases(
     ValueError
         If the samples hold something else, or `phase` is no number of a phase.
     """
-    samples = Samples.of(X, PrimitiveBasis(2), size=size, periodic_axes=periodic_axes)
+    masks = {"confidence_index": confidence_index, "periodic_axes": periodic_axes}
+    samples = Samples.of(X, PrimitiveBasis(2), size=size, **masks)  # type: ignore[arg-type]
     if samples.data.dtype.kind not in "biu":
         msg = f"X must hold phase numbers, got {samples.data.dtype}; use X.astype(int) if they are"
         raise ValueError(msg)

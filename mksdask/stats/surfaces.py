@@ -15,17 +15,17 @@ import scipy.ndimage
 import xarray as xr
 from numpy.typing import DTypeLike
 
-from mksdask.arrays import Array, ArrayLike, is_lazy, is_number, names, precision_argument, shown
+from mksdask.arrays import Array, ArrayLike, is_number, names, precision_argument, shown
 from mksdask.bases.given import GivenStates
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import PREPARE, Operation, operation
 from mksdask.compute.plans import Limit, Plan, Stage
-from mksdask.samples import Grid, Samples
+from mksdask.samples import Grid, Samples, check_confidence
 from mksdask.schema.arguments import checked
 from mksdask.stats.correlation import Correlation
 from mksdask.stats.halos import HaloedTiles
 from mksdask.stats.lags import LagFFT
-from mksdask.stats.phases import phases_argument, samples_of_phases
+from mksdask.stats.phases import samples_of_phases, volume_of_phases
 from mksdask.stats.radial import AREA_OF_CROSSINGS
 from mksdask.stats.volume import correlate_volume
 from mksdask.storage.atomic import Url
@@ -37,8 +37,12 @@ PAIRS = [(0, 0), (0, 1)]
 TRUNCATE = 4.0
 # Gradients whose square is smaller have no direction.
 LEAST_GRADIENT = 1e-12
+# Where a mean has less weight, no voxel nearby was measured.
+LEAST_WEIGHT = 1e-9
 # Bytes of a voxel in a task: the indicator, its gradient and work arrays in double precision, and both fields.
 WORK = 112
+# Bytes of a voxel of a mask: the mask, its weights, their gradient, and the mean.
+MASK_WORK = 40
 
 
 @dataclass(frozen=True)
@@ -73,28 +77,44 @@ class SurfaceFields:
         """How far away voxels matter along each axis."""
         return tuple(int(TRUNCATE * sigma + 0.5) + 1 for sigma in self.sigmas)
 
-    def of(self, values: Array, periodic: Sequence[bool]) -> Array:
-        """Compute the fields of a sample: (*spatial,) → (*spatial, 2)."""
-        indicator = values == self.phase
-        gradient = self._gradient(indicator, periodic)
+    def of(self, values: Array, periodic: Sequence[bool], mask: Array | None = None) -> Array:
+        """Compute the fields of a sample: (*spatial,) → (*spatial, 2). A face lies between two measured voxels."""
+        indicator, known = values == self.phase, None
+        if mask is not None:
+            check_confidence(mask)
+            known = mask > 0
+            indicator &= known
+        gradient = self._gradient(indicator, periodic, known)
         surface = np.zeros(indicator.shape)
         for axis, (step, wraps) in enumerate(zip(self.steps, periodic, strict=True)):
             faces = (indicator != np.roll(indicator, -1, axis)) / (2.0 * step)
             faces *= self._weight(gradient, axis)
+            if known is not None:
+                faces *= known & np.roll(known, -1, axis)
             if not wraps:
                 faces[(slice(None),) * axis + (-1,)] = 0.0
             surface += faces
             surface += np.roll(faces, 1, axis)
         return np.stack([surface, indicator], axis=-1).astype(self.dtype)
 
-    def _gradient(self, indicator: Array, periodic: Sequence[bool]) -> list[Array]:
+    def _gradient(self, indicator: Array, periodic: Sequence[bool], known: Array | None) -> list[Array]:
+        """Compute the gradient of the smoothed phase, up to a factor at each voxel: the mean of measured voxels."""
         if self.smoothing is None:
             return []
         modes = ["wrap" if wraps else "nearest" for wraps in periodic]
         field, found = indicator.astype(np.float64), []
-        for axis, step in enumerate(self.steps):
+
+        def smoothed(values: Array, axis: int | None) -> Any:
             order = [int(other == axis) for other in range(indicator.ndim)]
-            along = scipy.ndimage.gaussian_filter(field, self.sigmas, order=order, mode=modes, truncate=TRUNCATE)
+            return scipy.ndimage.gaussian_filter(values, self.sigmas, order=order, mode=modes, truncate=TRUNCATE)
+
+        weights = None if known is None else known.astype(np.float64)
+        if weights is not None:
+            mean = smoothed(field, None) / np.maximum(smoothed(weights, None), LEAST_WEIGHT)
+        for axis, step in enumerate(self.steps):
+            along = smoothed(field, axis)
+            if weights is not None:
+                along -= mean * smoothed(weights, axis)
             found.append(along / step)
         return found
 
@@ -122,8 +142,10 @@ class _OfSamples:
     fields: SurfaceFields
     periodic: tuple[bool, ...]
 
-    def __call__(self, block: Array) -> Array:
-        return np.stack([self.fields.of(sample, self.periodic) for sample in block])
+    def __call__(self, block: Array, confidence: Array | None = None, shared: Array | None = None) -> Array:
+        masks = [shared] * len(block) if confidence is None else confidence
+        found = [self.fields.of(sample, self.periodic, mask) for sample, mask in zip(block, masks, strict=True)]
+        return np.array(found, dtype=self.fields.dtype).reshape(*block.shape, 2)
 
 
 @dataclass(frozen=True)
@@ -132,8 +154,8 @@ class _OfTile:
 
     fields: SurfaceFields
 
-    def __call__(self, block: Array, inner: tuple[slice, ...]) -> Array:
-        return self.fields.of(block, (False,) * block.ndim)[inner]
+    def __call__(self, block: Array, inner: tuple[slice, ...], mask: Array | None = None) -> Array:
+        return self.fields.of(block, (False,) * block.ndim, mask)[inner]
 
 
 def _surface_fields(phase: Any, grid: Grid, smoothing: Any, dtype: DTypeLike) -> SurfaceFields:
@@ -172,11 +194,12 @@ class _EnsembleFunctions(Operation[Any]):
         )
         grid = samples.grid
         made = Samples.of(given, GivenStates(2), size=grid.shape, periodic_axes=grid.periodic_axes)
+        made = replace(made, confidence=samples.confidence, is_lazy=made.is_lazy or samples.is_lazy)
         return Correlation.of(made, PAIRS, self.cutoff, self.fields.dtype)
 
     def plan(self, limit: Limit) -> Plan:
         shape = (*self.samples.data.shape, 2)
-        data = self._mapped() if is_lazy(self.samples.data) else np.broadcast_to(self.fields.dtype.type(0), shape)
+        data = self._mapped() if self.samples.is_lazy else np.broadcast_to(self.fields.dtype.type(0), shape)
         return replace(self.correlation(data).plan(limit), operation="correlate_surfaces")
 
     def run(self) -> Any:
@@ -186,7 +209,15 @@ class _EnsembleFunctions(Operation[Any]):
         samples = self.samples
         kernel = _OfSamples(self.fields, samples.grid.periodic)
         tail = (*samples.grid.shape, 2)
-        return map_samples(kernel, samples.data, tail=tail, dtype=self.fields.dtype, name="surface-fields")
+        return map_samples(
+            kernel,
+            samples.data,
+            samples.masks,
+            tail=tail,
+            dtype=self.fields.dtype,
+            name="surface-fields",
+            shared=(samples.confidence,) if samples.has_shared_mask else (),
+        )
 
 
 @operation
@@ -198,6 +229,7 @@ def correlate_surfaces(
     smoothing: float | None = None,
     size: Sequence[int] | None = None,
     periodic_axes: int | Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
     cutoff: int | Sequence[int] | None = None,
     dtype: DTypeLike = "float32",
 ) -> Operation[Any]:
@@ -221,6 +253,9 @@ def correlate_surfaces(
         Default: the interface prefers none.
     size, periodic_axes, cutoff, dtype
         As in `correlate`.
+    confidence_index : array, shape (n_samples, *spatial) or (*spatial,), optional
+        Weight c[s] in [0, 1] of each voxel, as in `correlate`. A face between voxels belongs to the interface only if
+        both were measured, that is, if their weights are above 0.
 
     Returns
     -------
@@ -259,7 +294,7 @@ def correlate_surfaces(
     >>> [round(float(value), 3) for value in f[0, [20, 30], 1]]  # F_sv at the lags 0 and 10
     [0.025, 0.025]
     """
-    samples = samples_of_phases(X, phase, size, periodic_axes)
+    samples = samples_of_phases(X, phase, size, periodic_axes, confidence_index)
     fields = _surface_fields(phase, samples.grid, smoothing, dtype)
     LagFFT.of(samples.grid.shape, samples.grid.periodic, cutoff, real=True)
     return _EnsembleFunctions(samples, fields, cutoff)
@@ -272,14 +307,16 @@ class _VolumeFunctions(Operation[Any]):
     data: Any
     labels: xr.DataArray | None
     grid: Grid
+    confidence: Any
     fields: SurfaceFields
     cutoff: int | Sequence[int]
     scratch: Url | None
 
     def tiles(self, limit: Limit) -> HaloedTiles:
         begun = None if self.scratch is None else layout_begun(self.scratch, "tile", len(self.grid.shape))
-        halo = self.fields.halo
-        return HaloedTiles.of(self.data, self.grid, halo, WORK, limit, remedy="lower smoothing", begun=begun)
+        halo, mask = self.fields.halo, self.confidence
+        work = WORK if mask is None else WORK + MASK_WORK
+        return HaloedTiles.of(self.data, self.grid, halo, work, limit, remedy="lower smoothing", begun=begun, mask=mask)
 
     def mapped(self, tiles: HaloedTiles) -> Any:
         """Compute both fields lazily."""
@@ -290,6 +327,7 @@ class _VolumeFunctions(Operation[Any]):
             "cutoff": self.cutoff,
             "correlations": PAIRS,
             "periodic_axes": self.grid.periodic_axes,
+            "confidence_index": self.confidence,
             "dtype": self.fields.dtype.name,
         }
 
@@ -328,6 +366,7 @@ def correlate_volume_surfaces(
     cutoff: int | Sequence[int],
     smoothing: float | None = None,
     periodic_axes: int | Sequence[int] | None = None,
+    confidence_index: ArrayLike | None = None,
     dtype: DTypeLike = "float32",
     scratch: Url | None = None,
 ) -> Operation[Any]:
@@ -344,6 +383,8 @@ def correlate_volume_surfaces(
         As in `correlate_surfaces`.
     cutoff, periodic_axes, dtype
         As in `correlate_volume`.
+    confidence_index : array, shape (*spatial,), optional
+        Weight c[s] in [0, 1] of each voxel, as in `correlate_surfaces`.
     scratch : str or path, optional
         A store that keeps the two fields, 8 bytes for a voxel in float32. With `scratch`, the call computes them at
         once. If it is killed, the same call continues. You remove the store yourself. Default: fields stay in memory
@@ -375,8 +416,8 @@ def correlate_volume_surfaces(
     >>> float(f[20, 10, 1].round(3))  # F_sv is half of the specific surface, 2 / 40
     0.025
     """
-    data, labels = phases_argument(volume, phase)
-    grid = Grid.of(labels, data.shape, periodic_axes, first=0)
+    found = volume_of_phases(volume, phase, periodic_axes, confidence_index)
+    grid = found.grid
     fields = _surface_fields(phase, grid, smoothing, dtype)
     LagFFT.of(grid.shape, grid.periodic, cutoff, real=True)
-    return _VolumeFunctions(data, labels, grid, fields, cutoff, scratch)
+    return _VolumeFunctions(found.data, found.labels, grid, found.confidence, fields, cutoff, scratch)

@@ -18,10 +18,11 @@ from mksdask.bases.base import Basis
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, fft_operations
-from mksdask.samples import Samples, check_confidence
+from mksdask.samples import Grid, Samples, check_confidence
 from mksdask.stats.lags import LagFFT
 
 Triple = tuple[int, int, int]
+NAME = "three_point_statistics"
 
 
 def shifted(field: Array, offset: Sequence[int], periodic: Sequence[bool]) -> Array:
@@ -82,14 +83,18 @@ class ThreePointKernel:
                 weights = self._weights(mask)
             given = None if mask is None else mask[None].astype(self.dtype, copy=False)
             fields = dict(zip(states, self.basis.weighted_fields(sample[None], given, states, self.dtype), strict=True))
-            self._correlate({state: field[0] for state, field in fields.items()}, weights, out[number])
+            whole = {state: field[0] for state, field in fields.items()}
+            self.correlate(whole, whole, weights, out[number])
         return out
 
-    def _correlate(self, fields: dict[int, Array], weights: list[Array], out: Array) -> None:
+    def correlate(
+        self, firsts: dict[int, Array], fields: dict[int, Array], weights: Sequence[Array | float], out: Array
+    ) -> None:
+        """Write the statistics of one sample, (*lags, n_offsets, n_triples), where s runs over `firsts`."""
         spectra = {b: self.transform.forward(fields[b][None]) for b in {triple[1] for triple in self.triples}}
         for number, offset in enumerate(self.offsets):
             for first, third in sorted({(a, c) for a, _, c in self.triples}):
-                product = fields[first] * shifted(fields[third], offset, self.transform.periodic).conj()
+                product = firsts[first] * shifted(fields[third], offset, self.transform.periodic).conj()
                 of_product = self.transform.forward(product[None]).conj()
                 for position, (a, second, c) in enumerate(self.triples):
                     if (a, c) == (first, third):
@@ -102,12 +107,15 @@ class ThreePointKernel:
             check_confidence(mask)
         found = []
         for offset in self.offsets:
-            omega = self._counts(offset) if mask is None else self._confident(mask, offset)
+            omega = self.counts(offset)
+            if mask is not None:
+                known, observed = self.confident(mask, mask, offset)
+                omega = np.where(observed > 0, known, 0.0)
             with np.errstate(divide="ignore"):
                 found.append(np.where(omega > 0, 1.0 / omega, np.nan).astype(self.dtype))
         return found
 
-    def _counts(self, offset: Sequence[int]) -> Array:
+    def counts(self, offset: Sequence[int]) -> Array:
         """Count the voxels s for which s, s + r and s + r' all lie in the sample, at each lag r."""
         counts = np.ones((1,) * len(offset))
         transform = self.transform
@@ -119,19 +127,22 @@ class ThreePointKernel:
             counts = counts * along.astype(float).reshape([-1 if a == axis else 1 for a in range(len(offset))])
         return counts
 
-    def _confident(self, mask: Array, offset: Sequence[int]) -> Array:
-        """Compute Ω[r, r'] = Σ_s c[s] c[s + r] c[s + r'] in float64. It is 0 where no three voxels are observed."""
+    def confident(self, first: Array, mask: Array, offset: Sequence[int]) -> tuple[Array, Array]:
+        """Compute Ω[r, r'] = Σ_s c[s] c[s + r] c[s + r'] in float64, and the number of observed voxels s.
+
+        The part `first` of the mask holds c[s].
+        """
         transform = LagFFT(self.transform.spatial, self.transform.periodic, self.transform.reach, real=True)
 
-        def correlated(weights: Array) -> Array:
-            product = weights * shifted(weights, offset, transform.periodic)
+        def correlated(first: Array, weights: Array) -> Array:
+            product = first * shifted(weights, offset, transform.periodic)
             out = np.empty((1, *transform.shape))
             spectra = transform.forward(product[None]).conj() * transform.forward(weights[None])
             transform.inverse(spectra, out, 1.0)
             return out[0]
 
-        observed = np.rint(correlated((mask > 0).astype(np.float64)))
-        return np.where(observed > 0, correlated(mask.astype(np.float64)), 0.0)
+        observed = np.rint(correlated((first > 0).astype(np.float64), (mask > 0).astype(np.float64)))
+        return correlated(first.astype(np.float64), mask.astype(np.float64)), observed
 
     def task_bytes(self, n_samples: int, *, is_masked: bool) -> int:
         """Peak bytes of a task beyond its input: its result, and the work arrays of one sample."""
@@ -187,12 +198,20 @@ class _ThreePoints(Operation[Any]):
             name="correlate3",
             shared=(samples.confidence,) if samples.has_shared_mask else (),
         )
-        coords: dict[str, Any] = samples.grid.lags(kernel.transform.lags)
-        dims = (*coords, "offset", "triple")
-        for axis, steps in zip(samples.grid.axes, np.array(kernel.offsets).T, strict=True):
-            coords[f"offset_{axis.name}"] = ("offset", steps * axis.step, {"units": axis.units})
-        coords["triple"] = names([",".join(map(str, triple)) for triple in self.triples])
-        return samples.label(found, dims=dims, coords=coords, name="three_point_statistics", attrs=samples.attrs)
+        dims, coords = labels_of(samples.grid, kernel.transform, kernel.offsets, self.triples)
+        return samples.label(found, dims=dims, coords=coords, name=NAME, attrs=samples.attrs)
+
+
+def labels_of(
+    grid: Grid, transform: LagFFT, offsets: Sequence[Sequence[int]], triples: Sequence[Triple]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Make the dims and coordinates of statistics: lags and offsets in the units of the grid, and names of triples."""
+    coords: dict[str, Any] = grid.lags(transform.lags)
+    dims = (*coords, "offset", "triple")
+    for axis, steps in zip(grid.axes, np.array(offsets).T, strict=True):
+        coords[f"offset_{axis.name}"] = ("offset", steps * axis.step, {"units": axis.units})
+    coords["triple"] = names([",".join(map(str, triple)) for triple in triples])
+    return dims, coords
 
 
 def _offsets_argument(offsets: Any, transform: LagFFT) -> tuple[tuple[int, ...], ...]:
@@ -291,10 +310,17 @@ def correlate3(
     [0, 0, 0, 1, 1, 0, 1]
     """
     samples = Samples.of(X, basis, size=size, confidence_index=confidence_index, periodic_axes=periodic_axes)
-    precision, states = precision_argument(dtype), samples.basis
-    is_real = states.result_dtype(precision).kind != "c"
-    transform = LagFFT.of(samples.grid.shape, samples.grid.periodic, cutoff, real=is_real)
-    triples = _triples_argument(correlations, states)
-    positions = tuple(tuple(map(states.states.index, triple)) for triple in triples)
-    kernel = ThreePointKernel(states, transform, _offsets_argument(offsets, transform), positions, precision)  # type: ignore[arg-type]
+    kernel, triples = kernel_of(samples.grid, samples.basis, offsets, correlations, cutoff, dtype)
     return _ThreePoints(samples, triples, kernel)
+
+
+def kernel_of(
+    grid: Grid, basis: Basis, offsets: Any, correlations: Any, cutoff: Any, dtype: DTypeLike
+) -> tuple[ThreePointKernel, tuple[Triple, ...]]:
+    """Check arguments, and make the kernel of a whole sample, and triples of labels."""
+    precision = precision_argument(dtype)
+    transform = LagFFT.of(grid.shape, grid.periodic, cutoff, real=basis.result_dtype(precision).kind != "c")
+    triples = _triples_argument(correlations, basis)
+    positions = tuple(tuple(map(basis.states.index, triple)) for triple in triples)
+    kernel = ThreePointKernel(basis, transform, _offsets_argument(offsets, transform), positions, precision)  # type: ignore[arg-type]
+    return kernel, triples

@@ -32,6 +32,11 @@ from .scores import (
     draw_components_scatter as draw_components_scatter,
     draw_evolution as draw_evolution,
 )
+from .texture import (
+    draw_misorientations as draw_misorientations,
+    draw_odf as draw_odf,
+    draw_pole_figure as draw_pole_figure,
+)
 from .validation import (
     draw_goodness_of_fit as draw_goodness_of_fit,
     draw_gridscores as draw_gridscores,
