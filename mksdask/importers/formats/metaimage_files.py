@@ -9,7 +9,8 @@ import numpy as np
 
 from mksdask.importers.formats.dims import select, sized
 from mksdask.importers.formats.headers import axes_of, checked_sizes, files_beside, head_of, numbers_in, turned
-from mksdask.importers.formats.raw_files import Raw, described, unpacked
+from mksdask.importers.formats.packed_files import Packed, Text
+from mksdask.importers.formats.raw_files import Raw, described
 from mksdask.importers.sources import Choice, Source
 
 # Data types by their names.
@@ -72,15 +73,16 @@ def open_metaimage(path: Path, choice: Choice) -> Source:
     raw = Raw(place, shape, dtype.str, start + max(0, skip), parts)
     if skip == -1:
         raw = Raw(place, shape, dtype.str, place.stat().st_size - shape[0] * raw.row_bytes)
-    if not _flag(fields, "CompressedData"):
-        is_text = "BinaryData" in fields and not _flag(fields, "BinaryData")
-        data = unpacked(raw, "text", selection) if is_text else described(raw, selection)
-    elif parts:
-        msg = f"{path} is compressed in {len(parts)} files, which is not read here; save it without compression"
-        raise ValueError(msg)
-    else:
-        data = unpacked(raw, "zlib", selection)
-    return Source(data, selection.axes, steps, unit, told, format="metaimage", beside=raw.others(path))
+    if _flag(fields, "CompressedData"):
+        if parts:
+            msg = f"{path} is compressed in {len(parts)} files, which is not read here; save it without compression"
+            raise ValueError(msg)
+        raw = Packed(place, shape, dtype.str, raw.offset, packer="zlib")
+    elif "BinaryData" in fields and not _flag(fields, "BinaryData"):
+        raw = Text.of(raw)
+    return Source(
+        described(raw, selection), selection.axes, steps, unit, told, format="metaimage", beside=raw.others(path)
+    )
 
 
 def _flag(fields: Mapping[str, str], *keys: str) -> bool:

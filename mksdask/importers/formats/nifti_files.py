@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.arrays import as_lazy
 from mksdask.importers.formats.dims import select, sized
 from mksdask.importers.formats.headers import turned
+from mksdask.importers.formats.packed_files import Packed
 from mksdask.importers.formats.packing import Packing
-from mksdask.importers.formats.raw_files import Raw, described, loaded
+from mksdask.importers.formats.raw_files import Raw, described
 from mksdask.importers.sources import Choice, Source
 
 # Without this package, NIfTI files are refused.
@@ -40,10 +40,8 @@ def open_nifti(path: Path, choice: Choice) -> Source:
     packing = Packing.of(
         {} if (scale, offset) == (1, 0) else {"scale_factor": scale, "add_offset": offset}, proxy.dtype
     )
-    raw = Raw(path, shape, np.dtype(proxy.dtype).str, int(proxy.offset))
-    if path.suffix.lower() != ".gz":
-        return Source(described(raw, selection, packing), selection.axes, steps, unit, told, format="nifti")
+    dtype, offset = np.dtype(proxy.dtype).str, int(proxy.offset)
     # Unpacked, the header precedes the values.
-    whole = Raw(path, (raw.offset + shape[0] * raw.row_bytes,), "u1")
-    values = loaded(whole, "gzip")[raw.offset :].view(raw.dtype).reshape(shape)[selection.index]
-    return Source(as_lazy(packing.unpack(values)), selection.axes, steps, unit, told, format="nifti")
+    is_packed = path.suffix.lower() == ".gz"
+    raw = Packed(path, shape, dtype, packer="gzip", skip=offset) if is_packed else Raw(path, shape, dtype, offset)
+    return Source(described(raw, selection, packing), selection.axes, steps, unit, told, format="nifti")

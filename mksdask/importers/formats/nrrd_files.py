@@ -19,7 +19,8 @@ from mksdask.importers.formats.headers import (
     numbers_in,
     turned,
 )
-from mksdask.importers.formats.raw_files import Raw, described, unpacked
+from mksdask.importers.formats.packed_files import Packed, Text
+from mksdask.importers.formats.raw_files import Raw, described
 from mksdask.importers.sources import Choice, Source
 
 # Data types by the names of NRRD, each of which may also be written as `signed short int`.
@@ -99,8 +100,9 @@ def open_nrrd(path: Path, choice: Choice) -> Source:
         raise ValueError(msg)
     if skip[1] == -1:
         raw = Raw(raw.path, shape, dtype.str, raw.path.stat().st_size - raw.shape[0] * raw.row_bytes)
-    data = described(raw, selection) if packer is None else unpacked(raw, packer, selection)
-    return Source(data, selection.axes, steps, unit, told, format="nrrd", beside=raw.others(path))
+    if packer is not None:
+        raw = Text.of(raw) if packer == "text" else Packed(raw.path, shape, dtype.str, raw.offset, packer=packer)
+    return Source(described(raw, selection), selection.axes, steps, unit, told, format="nrrd", beside=raw.others(path))
 
 
 def _skipped(fields: Mapping[str, str], path: Path) -> tuple[int, int]:
