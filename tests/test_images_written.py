@@ -249,6 +249,14 @@ def test_nifti__broken(tmp_path):
         import_images(tmp_path / "a.tar.gz", tmp_path / "c.zarr")
 
 
+def test_nifti__of_surfaces_is_refused(tmp_path):
+    nibabel = writer("nibabel")
+    axes = (nibabel.cifti2.SeriesAxis(0, 1, 3), nibabel.cifti2.ScalarAxis(["a", "b"]))
+    nibabel.Cifti2Image(np.zeros((3, 2), "f4"), axes).to_filename(tmp_path / "a.dscalar.nii")
+    with pytest.raises(ValueError, match=r"a\.dscalar\.nii is of kind Cifti2Image, which is no image of voxels"):
+        import_images(tmp_path / "a.dscalar.nii", tmp_path / "a.zarr")
+
+
 # netCDF.
 
 

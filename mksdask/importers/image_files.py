@@ -96,7 +96,7 @@ def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = N
     files = [file.absolute() for file in files]
     if choice.join == "samples" and len(files) > 1:
         if all(file.suffix.lower() in (*PICTURES, *TIFFS) for file in files) and "s" not in (axes or ""):
-            found = picture_samples(files, replace(choice, pattern=None))
+            found = picture_samples(files, replace(choice, pattern=None, join="slices"))
             return _with_axes(_stamped(found, files), None, str(files[0]))
         alone = partial(open_source, choice=replace(choice, pattern=None, join="slices"), axes=axes)
         return _stamped(join_samples(alone, files), files)

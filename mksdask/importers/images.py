@@ -87,7 +87,8 @@ def import_images(
     pattern : str, optional
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
-        Whether several files are slices of one image, or samples of an ensemble.
+        Whether several files are slices of one image, or samples of an ensemble. In one TIFF file or animation, times
+        and pages without a name are then samples.
     phases : dict or "values", optional
         Phase of each value, as a name or as a number. Names are numbered in the order in which they first appear.
         "values" stores the values unchanged, whatever they are.

@@ -109,7 +109,7 @@ class Choice:
     pattern : str or None
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
-        Whether several files are slices of one image, or samples of an ensemble.
+        Whether several files, or pages without a name, are slices of one image, or samples of an ensemble.
     follow_links : bool
         Whether values in other files, outside the folder of the file, are read.
     has_spacing : bool

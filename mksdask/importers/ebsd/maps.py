@@ -178,7 +178,10 @@ def header_value(path: str, header: Mapping[str, str], key: str, kind: type) -> 
     """
     expected = "a text" if kind is str else "a number"
     if header.get(key) is None:
-        msg = f"{path}: the header has no {key}, expected {expected}"
+        msg = (
+            f"{path}: the header has no {key}, expected {expected}; if orix reads this kind of file, import what "
+            "orix.io.load(path) returns"
+        )
         raise ValueError(msg)
     try:
         return header[key] if kind is str else kind(header[key].replace(",", "."))

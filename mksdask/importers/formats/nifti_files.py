@@ -31,6 +31,9 @@ def open_nifti(path: Path, choice: Choice) -> Source:
         raise ImportError(msg)
     image: Any = nibabel.load(path)
     header, proxy = image.header, image.dataobj
+    if not hasattr(header, "get_zooms"):
+        msg = f"{path} is of kind {type(image).__name__}, which is no image of voxels; export a volume as NIfTI"
+        raise ValueError(msg)
     shape = tuple(int(n) for n in proxy.shape[::-1])
     selection = select([*"xyztc"][: len(shape)][::-1], shape, choice, path)
     steps = {axis: float(step) for axis, step in zip("xyz", header.get_zooms(), strict=False) if axis in selection.axes}
