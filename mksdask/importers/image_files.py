@@ -215,7 +215,15 @@ def _with_axes(source: Source, axes: Any, path: str) -> Source:
     own = source.axes if len(source.axes) == data.ndim else wanted
     steps = {new: source.spacing[old] for old, new in zip(own, wanted, strict=True) if old in source.spacing}
     backwards = tuple(slice(None, None, -1 if steps.get(axis, 1.0) < 0 else None) for axis in wanted)
-    return replace(source, data=data[backwards], axes=wanted, spacing={axis: abs(step) for axis, step in steps.items()})
+    # The last voxel of an axis that falls becomes the first one.
+    first = {new: source.origin[old] for old, new in zip(own, wanted, strict=True) if old in source.origin}
+    first |= {
+        axis: first[axis] + (n - 1) * steps[axis]
+        for axis, n in zip(wanted, data.shape, strict=True)
+        if axis in first and steps.get(axis, 1.0) < 0
+    }
+    spacing = {axis: abs(step) for axis, step in steps.items()}
+    return replace(source, data=data[backwards], axes=wanted, spacing=spacing, origin=first)
 
 
 def _refuse_colours(source: Source, path: str) -> None:
@@ -250,6 +258,7 @@ def _without_single(source: Source) -> Source:
         data=data[tuple(slice(None) if i in keep else 0 for i in range(data.ndim))],
         axes=called,
         spacing={name: source.spacing[axis] for axis, name in names.items() if axis in source.spacing},
+        origin={name: source.origin[axis] for axis, name in names.items() if axis in source.origin},
         assumed=(*source.assumed, f"{told}; say axes="),
     )
 

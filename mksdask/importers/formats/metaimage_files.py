@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mksdask.importers.formats.dims import select, sized
+from mksdask.importers.formats.dims import placed, select, sized
 from mksdask.importers.formats.headers import axes_of, checked_sizes, files_beside, head_of, numbers_in, turned
 from mksdask.importers.formats.packed_files import Packed, Text
 from mksdask.importers.formats.raw_files import Raw, described
@@ -56,14 +56,17 @@ def open_metaimage(path: Path, choice: Choice) -> Source:
         shape, names, default = (*shape, n_channels), None if names is None else [*names, "c"], f"{default}c"
     selection = select(names, shape, choice, path, default=default)
     spacings = numbers_in(fields.get("ElementSpacing", fields.get("ElementSize", "")), float, path, "ElementSpacing")
-    steps = dict(zip("xyz", spacings[:3], strict=False))
+    sizes = dict(zip("xyz", spacings[:3], strict=False))
     stated = fields.get("DistanceUnits", "")
-    steps, unit, told = sized(steps, dict.fromkeys("xyz", "" if stated == "?" else stated), choice, path)
+    steps, unit, told = sized(sizes, dict.fromkeys("xyz", "" if stated == "?" else stated), choice, path)
     turn = next((fields[key] for key in ("TransformMatrix", "Rotation", "Orientation") if key in fields), "")
     matrix = np.array(numbers_in(turn, float, path, "TransformMatrix"))
     told += selection.assumed
-    if matrix.size == n_axes**2:
-        told += turned(matrix.reshape(n_axes, n_axes), selection.axes)
+    turn_told = turned(matrix.reshape(n_axes, n_axes), selection.axes) if matrix.size == n_axes**2 else ()
+    told += turn_told
+    first = next((fields[key] for key in ("Offset", "Position", "Origin") if key in fields), "")
+    places = dict(zip("xyz", numbers_in(first, float, path, "Offset")[:3], strict=False))
+    origin = {} if turn_told else placed({a: places[a] for a in selection.axes if a in places}, sizes, steps)
     place, parts = path, tuple[Path, ...]()
     if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
         start = 0
@@ -80,9 +83,8 @@ def open_metaimage(path: Path, choice: Choice) -> Source:
         raw = Packed(place, shape, dtype.str, raw.offset, packer="zlib")
     elif "BinaryData" in fields and not _flag(fields, "BinaryData"):
         raw = Text.of(raw)
-    return Source(
-        described(raw, selection), selection.axes, steps, unit, told, format="metaimage", beside=raw.others(path)
-    )
+    data, beside = described(raw, selection), raw.others(path)
+    return Source(data, selection.axes, steps, unit, told, format="metaimage", beside=beside, origin=origin)
 
 
 def _flag(fields: Mapping[str, str], *keys: str) -> bool:

@@ -142,8 +142,8 @@ def pillow_picture(path: Path, choice: Choice) -> Picture:
             shape = (n_frames, *shape)
             are_samples = choice.join == "samples"
             axes = axes if len(axes) == 3 else "syx" if are_samples else "zyx"
-            told = f"{n_frames} frames of an animation are taken for slices, and time= takes one; say axes="
-            assumed += [] if are_samples else [told]
+            as_slices = f"{n_frames} frames of an animation are taken for slices, and time= takes one; say axes="
+            assumed += [] if are_samples else [as_slices]
     if n > 1 and choice.channel is None:
         if n in (2, 4):
             assumed.append("the transparency is left out; say channel=")
