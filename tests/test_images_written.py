@@ -458,6 +458,17 @@ def test_dream3d__numbers_and_orientations(tmp_path, version):
         import_images(tmp_path / "a.dream3d", tmp_path / "d.zarr", dataset="EulerAngles")
 
 
+@pytest.mark.filterwarnings("ignore::mksdask.importers.AssumedWarning")
+@pytest.mark.parametrize("dtype", ["u1", "i4", "f8", "?"])
+def test_matlab__of_hdf5storage(tmp_path, dtype):
+    found = {"volume": V.T.astype(dtype), "name": "scan", "more": {"inner": V}}
+    options = {"format": "7.3", "oned_as": "column", "store_python_metadata": False}
+    writer("hdf5storage").savemat(str(tmp_path / "a.mat"), found, **options)
+    check(import_images(tmp_path / "a.mat", tmp_path / "a.zarr", dataset="volume", phases="values"), V.astype(dtype))
+    with pytest.raises(ValueError, match="needs dataset=; there are: more/inner, volume"):
+        import_images(tmp_path / "a.mat", tmp_path / "b.zarr")
+
+
 def test_matlab__axes_are_reversed(tmp_path):
     # MATLAB writes an array M(x, y, z) with the axes z, y, x.
     with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:

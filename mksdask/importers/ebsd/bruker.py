@@ -70,7 +70,7 @@ class BrukerHdf5(EbsdFile):
         frame = f"Bruker coordinate system {system}, " + ("stated in the file" if "ID" in systems else "assumed")
         return cls(path, shape, step, tuple(phases), BRUKER_AXES[system], frame, scan=scan, order=order)
 
-    def prepare(self, records_per_block: int) -> BrukerHdf5:
+    def prepare(self, points_per_block: int) -> BrukerHdf5:
         """Check that each field has all its records."""
         with opened(self.path) as file:
             data = file[f"{self.scan}/EBSD/Data"]
