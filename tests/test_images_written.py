@@ -458,6 +458,26 @@ def test_dream3d__numbers_and_orientations(tmp_path, version):
         import_images(tmp_path / "a.dream3d", tmp_path / "d.zarr", dataset="EulerAngles")
 
 
+@pytest.mark.parametrize("name", ["a.hspy", "a.hdf5"])
+def test_hdf5__hyperspy(tmp_path, name):
+    with h5py.File(tmp_path / name, "w") as file:
+        group = file.create_group("Experiments/a scan")
+        group["data"] = V
+        for number, (axis, step, first) in enumerate(zip("zyx", STEPS[::-1], (0, 7, 0), strict=True)):
+            said = group.create_group(f"axis-{number}")
+            said.attrs.update({"name": axis, "scale": step, "offset": first, "size": V.shape[number], "units": "µm"})
+    stored = import_images(tmp_path / name, tmp_path / "a.zarr")
+    check(stored, V, STEPS, "um")
+    assert stored.microstructure.attrs["origin"] == [0, 7, 0]
+    with h5py.File(tmp_path / name, "a") as file:
+        for number in range(3):
+            axis = file[f"Experiments/a scan/axis-{number}"].attrs
+            axis["units"], axis["scale"], axis["offset"] = "<undefined>", 1.0, 0.0
+            del axis["name"]
+    with pytest.warns(AssumedWarning, match="axes xyz assumed"):
+        assert_array_equal(import_images(tmp_path / name, tmp_path / "b.zarr").microstructure, V)
+
+
 @pytest.mark.filterwarnings("ignore::mksdask.importers.AssumedWarning")
 @pytest.mark.parametrize("dtype", ["u1", "i4", "f8", "?"])
 def test_matlab__of_hdf5storage(tmp_path, dtype):

@@ -53,7 +53,8 @@ READERS: dict[str, Callable[[Path, Choice], Source]] = {
     **dict.fromkeys((*PICTURES, *TIFFS), open_picture),
     **dict.fromkeys((".npy", ".npz"), open_numpy),
     **dict.fromkeys(
-        (".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".mat", ".dream3d", ".nc", ".nc4", ".cdf"), _open_hdf5_or_netcdf
+        (".h5", ".hdf5", ".hdf", ".he5", ".hspy", ".nxs", ".mat", ".dream3d", ".nc", ".nc4", ".cdf"),
+        _open_hdf5_or_netcdf,
     ),
     ".vti": open_vti,
     ".pvti": open_pvti,

@@ -189,6 +189,8 @@ def _names(array: h5py.Dataset) -> list[str | None] | None:
     tags = _text(array.attrs.get("axistags"))
     if isinstance(tags, str):
         return [str(axis.get("key")) for axis in json.loads(tags)["axes"]]
+    if axes := _axes_of_hyperspy(array):
+        return [_text(axis.get("name")) for axis in axes]
     scales = _scales(array)
     names = [
         _text(dim.label) or (scale.name.split("/")[-1] if scale is not None else None)
@@ -203,6 +205,15 @@ def _names(array: h5py.Dataset) -> list[str | None] | None:
     if len(found) == 1 and array.ndim > 1:
         found = found[0].split(":") if ":" in found[0] else list(found[0])
     return list(found) if len(found) == array.ndim else None
+
+
+def _axes_of_hyperspy(array: h5py.Dataset) -> list[dict[str, Any]]:
+    """Read the attributes of each axis from groups beside the array, as HyperSpy writes them. Others have none."""
+    names = [f"axis-{number}" for number in range(array.ndim)]
+    if not all(isinstance(array.parent.get(name, getlink=True), h5py.HardLink) for name in names):
+        return []
+    found = [dict(array.parent[name].attrs) for name in names]
+    return found if all(axis.get("size") == n for axis, n in zip(found, array.shape, strict=True)) else []
 
 
 def _scales(array: h5py.Dataset) -> list[h5py.Dataset | None]:
@@ -238,6 +249,12 @@ def _steps(
     places: dict[str, float] = {}
     stated: dict[str, Any] = {}
     told: list[str] = []
+    of_hyperspy = _axes_of_hyperspy(array)
+    for i, axis in spatial if of_hyperspy else ():
+        found[axis], places[axis] = (float(of_hyperspy[i].get(key, 0)) for key in ("scale", "offset"))
+        stated[axis] = str(_text(of_hyperspy[i].get("units", ""))).removeprefix("<undefined>")
+    if not any(stated.values()) and set(found.values()) == {1.0}:
+        found, places = {}, {}
     for (i, axis), scale in ((pair, _scales(array)[pair[0]]) for pair in spatial):
         if scale is None or scale.dtype.kind not in "iuf" or scale.shape != (array.shape[i],) or _is_bare(scale):
             continue
