@@ -85,10 +85,10 @@ class Packed(Raw):
         return " × ".join(map(str, self.shape[::-1]))
 
     def _refuse(self, there: str) -> NoReturn:
-        msg = (
-            f"{self.path} holds {there} bytes when it is unpacked, but {self._count()} values end after "
-            f"{self._all_bytes()} bytes; it is damaged, or its header is that of another file"
-        )
+        what = "its values" if self.n_bytes else f"{self._count()} values"
+        header = f" with a header of {self.skip} bytes" if self.skip and not self.n_bytes else ""
+        wanted = f"{what} are {self._all_bytes()} bytes{header}"
+        msg = f"{self.path} holds {there} bytes when it is unpacked, but {wanted}; it is damaged, or cut"
         raise ValueError(msg)
 
 
