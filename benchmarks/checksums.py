@@ -33,7 +33,7 @@ def measure(
     seal(Location.of(url), {"mksdask": "result", "members": ["a"]}, members=True)
     objects, parts, is_compressed = layout["objects"], layout.get("parts"), layout.get("is_compressed", True)
     shuffle = "bitshuffle" if values.itemsize == 1 else "shuffle"
-    codec = BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=values.itemsize)
+    codec = BloscCodec(cname="zstd", clevel=1, shuffle=shuffle, typesize=values.itemsize)
     plain = other.create_array(
         "a",
         shape=values.shape,

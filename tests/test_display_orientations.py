@@ -148,3 +148,8 @@ def test_command__imports_maps_and_refuses_options_of_images(tmp_path):
     result = run(main, ["import", str(tmp_path / "map.ang"), str(tmp_path / "c.zarr"), "--setting", "3", "--overwrite"])
     assert result.exit_code == 0, result.output
     assert open_volume(tmp_path / "c.zarr").microstructure.attrs["frame"] == "EDAX setting 3, given"
+    hexagonal = ["import", str(tmp_path / "map.ang"), str(tmp_path / "d.zarr"), "--hexagonal", "nearest"]
+    assert "--hexagonal nearest is for hexagonal grids" in " ".join(run(main, hexagonal).output.split())
+    (tmp_path / "map.ang").write_text((tmp_path / "map.ang").read_text().replace("SqrGrid", "HexGrid"))
+    result = run(main, hexagonal)
+    assert "lies at x = 0, expected 0.25" in " ".join(result.output.split())

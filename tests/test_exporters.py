@@ -117,6 +117,85 @@ def test_vtk__fields_have_components_and_ensembles_arrays(tmp_path, suffix):
         export(labelled, tmp_path / f"c{suffix}", select={"time": 0})
 
 
+# Where the first voxel of files of several programs lies, along x, y, z.
+PLACE = (-3.0, 12.5, 100.0)
+
+
+def itk_image(path):
+    itk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed (extra: writers)")
+    image = itk.GetImageFromArray(V.T)
+    image.SetSpacing(STEPS)
+    # In the frame of NIfTI, ITK counts x and y in the other direction.
+    is_nifti = path.name.endswith(".nii.gz")
+    image.SetDirection([-1, 0, 0, 0, -1, 0, 0, 0, 1] if is_nifti else [1, 0, 0, 0, 1, 0, 0, 0, 1])
+    image.SetOrigin([-PLACE[0], -PLACE[1], PLACE[2]] if is_nifti else PLACE)
+    itk.WriteImage(image, str(path), useCompression=True)
+
+
+def xarray_image(path):
+    coords = {
+        axis: first + step * np.arange(n) for axis, first, step, n in zip("xyz", PLACE, STEPS, V.shape, strict=True)
+    }
+    found = xr.DataArray(V, coords, dims=("x", "y", "z"), name="scan").transpose("z", "y", "x").to_dataset()
+    # The values along an axis that falls are turned round.
+    found = found.isel(y=slice(None, None, -1))
+    if path.suffix == ".zarr":
+        found.to_zarr(path, consolidated=False)
+    else:
+        found.to_netcdf(path, engine="h5netcdf" if "4" in path.name else "scipy")
+
+
+def dream3d_image(path):
+    with h5py.File(path, "w") as file:
+        group = file.create_group("DataStructure/Image")
+        group.attrs["_SPACING"], group.attrs["_DIMENSIONS"] = STEPS, V.shape
+        group.attrs["_ORIGIN"] = [first - 0.5 * step for first, step in zip(PLACE, STEPS, strict=True)]
+        group["Cell Data/FeatureIds"] = V.T[..., None]
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.nrrd", itk_image),
+        ("a.mha", itk_image),
+        ("a.nii.gz", itk_image),
+        ("x.zarr", xarray_image),
+        ("3.nc", xarray_image),
+        ("4.nc", xarray_image),
+        ("a.dream3d", dream3d_image),
+    ],
+)
+def test_origins__of_files_come_back_by_export(tmp_path, name, write):
+    write(tmp_path / name)
+    stored = import_images(tmp_path / name, tmp_path / "a.zarr", crop={"x": (2, None)})
+    first = (PLACE[0] + 2 * STEPS[0], *PLACE[1:])
+    assert_array_equal(stored.microstructure, V[2:])
+    assert_allclose(stored.microstructure.attrs["origin"], first)
+    assert float(stored.x[0]) == 0
+    for new in ("a.vti", "a.vtkhdf", "a.ome.zarr"):
+        export(tmp_path / "a.zarr", tmp_path / new)
+        again = import_images(tmp_path / new, tmp_path / "again.zarr", mode="w")
+        assert_array_equal(again.microstructure, V[2:])
+        assert_allclose(again.microstructure.attrs["origin"], first)
+    # A part of a volume that is stored anew lies where it was, and an ensemble lies nowhere.
+    part = stored.microstructure[:, 3:]
+    create_volume(tmp_path / "part.zarr", part)
+    assert_allclose(
+        open_volume(tmp_path / "part.zarr").microstructure.attrs["origin"], first + 3 * np.eye(3)[1] * STEPS
+    )
+    windows = import_images(tmp_path / name, tmp_path / "windows.zarr", window=2)
+    assert "origin" not in windows.microstructure.attrs
+
+
+def test_origins__are_in_the_unit_of_the_store(tmp_path):
+    a_volume(tmp_path)
+    volume = open_volume(tmp_path / "v.zarr").microstructure
+    export(volume.assign_attrs(origin=[1.0, 0.0, 2.0]), tmp_path / "a.vti")
+    stored = import_images(tmp_path / "a.vti", tmp_path / "a.zarr", units="nm")
+    assert_allclose(stored.microstructure.attrs["origin"], [1000, 0, 2000], atol=1e-9)
+    assert_allclose(stored.x[1], 250)
+
+
 def test_statistics__keep_lag_0_at_its_place(tmp_path):
     create_volume(tmp_path / "v.zarr", V % 2, spacing=2.0, units="um", phases=("pore", "grain"))
     S2 = open_volume(tmp_path / "v.zarr").mks.correlate(cutoff=2)

@@ -226,6 +226,19 @@ def test_picture__animations_are_stacks(tmp_path, name):
         open_source(tmp_path / name, Choice(time=12))
 
 
+def test_picture__frames_of_other_size_are_refused(tmp_path):
+    pages = [Image.fromarray(page) for page in VOLUME[:2]]
+    pages[0].save(tmp_path / "a.gif", save_all=True, append_images=pages[1:])
+    # The second frame is wider than the first one, as some programs write it.
+    content = (tmp_path / "a.gif").read_bytes()
+    place = content.rindex(b"\x2c" + bytes(4))
+    width = int.from_bytes(content[place + 5 : place + 7], "little")
+    wider = content[: place + 1] + (9).to_bytes(2, "little") + content[place + 3 : place + 5]
+    (tmp_path / "a.gif").write_bytes(wider + width.to_bytes(2, "little") + content[place + 7 :])
+    with pytest.raises(ValueError, match=r"a.gif: frame 1 has \(26, 13\) pixels, and the first one \(17, 13\); save"):
+        import_images(tmp_path / "a.gif", tmp_path / "a.zarr")
+
+
 def test_picture__gif_of_few_levels(tmp_path):
     levels = np.array([0, 85, 255], "u1")[VOLUME % 3]
     pages = [Image.fromarray(page) for page in levels]
@@ -282,6 +295,60 @@ def test_samples__pictures(tmp_path):
     assert stored.microstructure.attrs["periodic_axes"] == ["x", "y"]
     one = import_images(path / "slice3.png", tmp_path / "one.zarr", join="samples")
     assert one.microstructure.shape == (1, 17, 13)
+
+
+def tiff_of_times(path, image):
+    tifffile.imwrite(path, image[:, None], imagej=True, metadata={"axes": "TZYX"})
+
+
+def tiff_page_by_page(path, image):
+    with tifffile.TiffWriter(path) as file:
+        for page in image:
+            file.write(page, compression="lzw")
+
+
+def pillow_pages(path, image):
+    pages = [Image.fromarray(page) for page in image]
+    options = {"compression": "tiff_lzw"} if path.suffix == ".tif" else {}
+    pages[0].save(path, save_all=True, append_images=pages[1:], **options)
+
+
+@pytest.mark.filterwarnings("ignore::mksdask.importers.AssumedWarning")
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.tif", save_tiff),
+        ("b.tif", tiff_of_times),
+        ("c.tif", tiff_page_by_page),
+        ("d.tif", pillow_pages),
+        ("e.gif", pillow_pages),
+        ("f.png", pillow_pages),
+    ],
+)
+def test_samples__pages_of_one_file(tmp_path, name, write):
+    write(tmp_path / name, VOLUME)
+    stored = import_images(tmp_path / name, tmp_path / "out.zarr", join="samples")
+    assert_array_equal(stored.microstructure, VOLUME.transpose(0, 2, 1))
+    # Pages of several files are slices.
+    write(tmp_path / f"other-{name}", VOLUME[::-1])
+    files = [tmp_path / name, tmp_path / f"other-{name}"]
+    if write is tiff_of_times:
+        with pytest.raises(ValueError, match="choose one of 12 times"):
+            import_images(files, tmp_path / "out.zarr", join="samples", mode="w")
+        return
+    stored = import_images(files, tmp_path / "out.zarr", join="samples", mode="w")
+    assert_array_equal(stored.microstructure, np.stack([VOLUME, VOLUME[::-1]]).transpose(0, 3, 2, 1))
+
+
+def test_samples__times_of_volumes_and_stacks_that_say_that_they_are_one(tmp_path):
+    both = np.stack([VOLUME, VOLUME[::-1]])
+    for name, options in (("a.tif", {"imagej": True}), ("b.ome.tif", {"photometric": "minisblack"})):
+        tifffile.imwrite(tmp_path / name, both, metadata={"axes": "TZYX"}, **options)
+        stored = import_images(tmp_path / name, tmp_path / "out.zarr", join="samples", mode="w")
+        assert_array_equal(stored.microstructure, both.transpose(0, 3, 2, 1))
+    tifffile.imwrite(tmp_path / "c.tif", VOLUME, imagej=True, metadata={"axes": "ZYX"})
+    stored = import_images(tmp_path / "c.tif", tmp_path / "out.zarr", join="samples", mode="w")
+    assert_array_equal(stored.microstructure, VOLUME.T[None])
 
 
 def test_samples__in_a_folder_have_any_names(tmp_path):

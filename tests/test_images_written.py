@@ -249,6 +249,14 @@ def test_nifti__broken(tmp_path):
         import_images(tmp_path / "a.tar.gz", tmp_path / "c.zarr")
 
 
+def test_nifti__of_surfaces_is_refused(tmp_path):
+    nibabel = writer("nibabel")
+    axes = (nibabel.cifti2.SeriesAxis(0, 1, 3), nibabel.cifti2.ScalarAxis(["a", "b"]))
+    nibabel.Cifti2Image(np.zeros((3, 2), "f4"), axes).to_filename(tmp_path / "a.dscalar.nii")
+    with pytest.raises(ValueError, match=r"a\.dscalar\.nii is of kind Cifti2Image, which is no image of voxels"):
+        import_images(tmp_path / "a.dscalar.nii", tmp_path / "a.zarr")
+
+
 # netCDF.
 
 
@@ -448,6 +456,37 @@ def test_dream3d__numbers_and_orientations(tmp_path, version):
         file[f"{root}/Cell Data/EulerAngles"][...] = np.rad2deg(angles) + 10
     with pytest.raises(ValueError, match="expected radians within ±2π"):
         import_images(tmp_path / "a.dream3d", tmp_path / "d.zarr", dataset="EulerAngles")
+
+
+@pytest.mark.parametrize("name", ["a.hspy", "a.hdf5"])
+def test_hdf5__hyperspy(tmp_path, name):
+    with h5py.File(tmp_path / name, "w") as file:
+        group = file.create_group("Experiments/a scan")
+        group["data"] = V
+        for number, (axis, step, first) in enumerate(zip("zyx", STEPS[::-1], (0, 7, 0), strict=True)):
+            said = group.create_group(f"axis-{number}")
+            said.attrs.update({"name": axis, "scale": step, "offset": first, "size": V.shape[number], "units": "µm"})
+    stored = import_images(tmp_path / name, tmp_path / "a.zarr")
+    check(stored, V, STEPS, "um")
+    assert stored.microstructure.attrs["origin"] == [0, 7, 0]
+    with h5py.File(tmp_path / name, "a") as file:
+        for number in range(3):
+            axis = file[f"Experiments/a scan/axis-{number}"].attrs
+            axis["units"], axis["scale"], axis["offset"] = "<undefined>", 1.0, 0.0
+            del axis["name"]
+    with pytest.warns(AssumedWarning, match="axes xyz assumed"):
+        assert_array_equal(import_images(tmp_path / name, tmp_path / "b.zarr").microstructure, V)
+
+
+@pytest.mark.filterwarnings("ignore::mksdask.importers.AssumedWarning")
+@pytest.mark.parametrize("dtype", ["u1", "i4", "f8", "?"])
+def test_matlab__of_hdf5storage(tmp_path, dtype):
+    found = {"volume": V.T.astype(dtype), "name": "scan", "more": {"inner": V}}
+    options = {"format": "7.3", "oned_as": "column", "store_python_metadata": False}
+    writer("hdf5storage").savemat(str(tmp_path / "a.mat"), found, **options)
+    check(import_images(tmp_path / "a.mat", tmp_path / "a.zarr", dataset="volume", phases="values"), V.astype(dtype))
+    with pytest.raises(ValueError, match="needs dataset=; there are: more/inner, volume"):
+        import_images(tmp_path / "a.mat", tmp_path / "b.zarr")
 
 
 def test_matlab__axes_are_reversed(tmp_path):

@@ -201,6 +201,70 @@ def test_ebsd__whatever_is_read_at_a_time(tmp_path, suffix, points, monkeypatch)
     check_map(import_ebsd(tmp_path / f"map{suffix}", tmp_path / "map.zarr"), rotations, phase, is_indexed)
 
 
+def hexagonal(path, even, rotations, phase, is_indexed, step=(0.5, 0.25)):
+    """Write a map of EDAX on a hexagonal grid, and return which of its records is nearest to each square place."""
+    places = np.array(
+        [
+            ((column + 0.5 * (row % 2)) * step[0], row * step[1])
+            for row in range(SHAPE[1])
+            for column in range(even if row % 2 else SHAPE[0])
+        ]
+    )
+    write = write_ang if path.suffix == ".ang" else write_edax_hdf5
+    write(path, rotations[: len(places)], phase[: len(places)], is_indexed[: len(places)])
+    if path.suffix == ".ang":
+        text = path.read_text().replace("SqrGrid", "HexGrid#").replace(f"EVEN: {SHAPE[0]}", f"EVEN: {even}")
+        lines = iter(places)
+        changed = []
+        for line in text.splitlines():
+            words = line.split()
+            if line[0] != "#":
+                words[3:5] = (f"{place:.5f}" for place in next(lines))
+            changed.append(" ".join(words))
+        path.write_text("\n".join(changed) + "\n")
+    else:
+        with h5py.File(path, "a") as file:
+            file["Scan 1/EBSD/Header/Grid Type"][0] = b"HexGrid"
+            for axis, name in enumerate(("X Position", "Y Position")):
+                del file[f"Scan 1/EBSD/Data/{name}"]
+                file[f"Scan 1/EBSD/Data/{name}"] = places[:, axis]
+    square = np.stack(positions(step), axis=-1)
+    # Rows of a hexagonal grid are √3/2 of a step apart, whatever step along y the map of this test has.
+    distances = np.linalg.norm((square[:, None] - places) * [1 / step[0], np.sqrt(0.75) / step[1]], axis=-1)
+    # Of two that are equally near, the one to the right is taken.
+    is_near = distances < distances.min(axis=1, keepdims=True) + 1e-9
+    return np.where(is_near, places[:, 0], -1).argmax(axis=1)
+
+
+@pytest.mark.parametrize("suffix", [".ang", ".h5"])
+@pytest.mark.parametrize("even", [SHAPE[0], SHAPE[0] - 1])
+@pytest.mark.parametrize("points", [1, 8, 1000])
+def test_ebsd__hexagonal_grids_by_request(tmp_path, suffix, even, points, monkeypatch):
+    monkeypatch.setattr("mksdask.importers.orientation_maps.BAND_POINTS", points)
+    monkeypatch.setattr("mksdask.importers.ebsd.text.SCAN_BYTES", 100 * points)
+    n = SHAPE[0] * SHAPE[1] - (SHAPE[0] - even) * (SHAPE[1] // 2)
+    rotations, phase, is_indexed = (part[:n] for part in a_map())
+    path = tmp_path / f"map{suffix}"
+    nearest = hexagonal(path, even, rotations, phase, is_indexed)
+    with pytest.raises(ValueError, match=r"the points lie on a hexagonal grid; .* pass hexagonal='nearest'"):
+        import_ebsd(path, tmp_path / "map.zarr")
+    ds = import_ebsd(path, tmp_path / "map.zarr", hexagonal="nearest")
+    check_map(ds, rotations[nearest], phase[nearest], is_indexed[nearest])
+    assert ds.microstructure.attrs["grid"].startswith("hexagonal; each second row was moved by half a step along x")
+    windows = import_ebsd(path, tmp_path / "windows.zarr", hexagonal="nearest", window=(2, 1))
+    assert_array_equal(windows.phase[3 * 3 + 2], ds.phase[4:6, 3:4])
+
+
+def test_ebsd__hexagonal_is_for_hexagonal_grids(tmp_path):
+    write_ang(tmp_path / "map.ang", *a_map())
+    with pytest.raises(ValueError, match=r"hexagonal='nearest' is for hexagonal grids, and the grid of .* is square"):
+        import_ebsd(tmp_path / "map.ang", tmp_path / "map.zarr", hexagonal="nearest")
+    text = (tmp_path / "map.ang").read_text().replace("SqrGrid", "HexGrid").replace("EVEN: 7", "EVEN: 3")
+    (tmp_path / "map.ang").write_text(text)
+    with pytest.raises(ValueError, match="rows of its hexagonal grid have 7 and 3 points"):
+        import_ebsd(tmp_path / "map.ang", tmp_path / "map.zarr", hexagonal="nearest")
+
+
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_ebsd__windows_are_an_ensemble(tmp_path, suffix):
     rotations, phase, is_indexed = a_map()

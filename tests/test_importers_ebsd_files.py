@@ -172,6 +172,11 @@ def test_bruker__what_is_not_known_is_refused(tmp_path):
         file["Scan 0/EBSD/SEM/IX"][0] = 19
     with pytest.raises(ValueError, match="the points fill no rectangle"):
         import_ebsd(tmp_path / "map.h5", tmp_path / "map.zarr")
+    with h5py.File(tmp_path / "map.h5", "a") as file:
+        del file["Scan 0/EBSD/SEM/IX"], file["Scan 0/EBSD/SEM/IY"]
+        file["Scan 0/EBSD/SEM/IX"] = file["Scan 0/EBSD/SEM/IY"] = [1]
+    with pytest.raises(ValueError, match="columns of 1 and the rows of 1 records, but there are 35 records"):
+        import_ebsd(tmp_path / "map.h5", tmp_path / "map.zarr")
 
 
 def test_edax__nested_files_and_a_grid_beside_the_header(tmp_path):

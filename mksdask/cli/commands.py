@@ -79,7 +79,7 @@ def plan_group() -> None:
     type=click.Choice(["slices", "samples"]),
     default="slices",
     show_default=True,
-    help="Whether several files are slices of one image or samples of an ensemble.",
+    help="Whether several files, or pages without a name, are slices of one image or samples of an ensemble.",
 )
 @click.option("--follow-links", is_flag=True, help="Read values to which a file or a store links in other folders.")
 @click.option("--periodic", type=Axes(), default="none", show_default=True, help="Periodic axes, such as x,y.")

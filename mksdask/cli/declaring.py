@@ -232,8 +232,13 @@ def statistics_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def map_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --setting and --scan, which `import_map` takes."""
+    """Add --setting, --scan and --hexagonal, which `import_map` takes."""
     for option in (
+        click.option(
+            "--hexagonal",
+            type=click.Choice(["nearest"]),
+            help="Read a hexagonal grid of EDAX: each second row is moved by half a step.",
+        ),
         click.option("--scan", help="Name of the EBSD scan, such as 'Scan 1', if the file holds several."),
         click.option(
             "--setting",

@@ -55,6 +55,7 @@ def import_command(
     periodic: list[int],
     allow_missing: bool,  # noqa: FBT001
     setting: int | None,
+    hexagonal: str | None,
     scan: str | None,
     resume: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
@@ -72,7 +73,7 @@ def import_command(
     if is_map(paths):
         with open_client(**cluster), timed_step("read, convert, write", timings):
             replacing = {"resume": resume, "overwrite": overwrite}
-            import_map(paths[0], target, window=window, setting=setting, scan=scan, **replacing)
+            import_map(paths[0], target, window=window, setting=setting, scan=scan, hexagonal=hexagonal, **replacing)
             found = open_store(target)
             described = found.mks.describe(fractions=True) | {"frame": found["microstructure"].attrs["frame"]}
         report({"store": str(store)} | described | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)

@@ -183,4 +183,10 @@ def _along(array: xr.DataArray, dim: str) -> tuple[float, float, str | None]:
     if places.size > 1:
         step = float(places[-1] - places[0]) / (places.size - 1)
     unit = str(places.attrs.get("units", ""))
-    return step, float(places[0]), unit if unit in METRES else None
+    return step, float(places[0]) + _shift(array, dim), unit if unit in METRES else None
+
+
+def _shift(array: xr.DataArray, dim: str) -> float:
+    """Read where coordinate 0 lies in the space of the file from which a volume was imported."""
+    origin = dict(zip(SPATIAL_DIMS, np.atleast_1d(array.attrs.get("origin", [])), strict=False))
+    return float(origin.get(dim, 0.0))

@@ -53,7 +53,8 @@ READERS: dict[str, Callable[[Path, Choice], Source]] = {
     **dict.fromkeys((*PICTURES, *TIFFS), open_picture),
     **dict.fromkeys((".npy", ".npz"), open_numpy),
     **dict.fromkeys(
-        (".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".mat", ".dream3d", ".nc", ".nc4", ".cdf"), _open_hdf5_or_netcdf
+        (".h5", ".hdf5", ".hdf", ".he5", ".hspy", ".nxs", ".mat", ".dream3d", ".nc", ".nc4", ".cdf"),
+        _open_hdf5_or_netcdf,
     ),
     ".vti": open_vti,
     ".pvti": open_pvti,
@@ -96,7 +97,7 @@ def open_source(path: Any, choice: Choice | None = None, *, axes: str | None = N
     files = [file.absolute() for file in files]
     if choice.join == "samples" and len(files) > 1:
         if all(file.suffix.lower() in (*PICTURES, *TIFFS) for file in files) and "s" not in (axes or ""):
-            found = picture_samples(files, replace(choice, pattern=None))
+            found = picture_samples(files, replace(choice, pattern=None, join="slices"))
             return _with_axes(_stamped(found, files), None, str(files[0]))
         alone = partial(open_source, choice=replace(choice, pattern=None, join="slices"), axes=axes)
         return _stamped(join_samples(alone, files), files)
@@ -215,7 +216,15 @@ def _with_axes(source: Source, axes: Any, path: str) -> Source:
     own = source.axes if len(source.axes) == data.ndim else wanted
     steps = {new: source.spacing[old] for old, new in zip(own, wanted, strict=True) if old in source.spacing}
     backwards = tuple(slice(None, None, -1 if steps.get(axis, 1.0) < 0 else None) for axis in wanted)
-    return replace(source, data=data[backwards], axes=wanted, spacing={axis: abs(step) for axis, step in steps.items()})
+    # The last voxel of an axis that falls becomes the first one.
+    first = {new: source.origin[old] for old, new in zip(own, wanted, strict=True) if old in source.origin}
+    first |= {
+        axis: first[axis] + (n - 1) * steps[axis]
+        for axis, n in zip(wanted, data.shape, strict=True)
+        if axis in first and steps.get(axis, 1.0) < 0
+    }
+    spacing = {axis: abs(step) for axis, step in steps.items()}
+    return replace(source, data=data[backwards], axes=wanted, spacing=spacing, origin=first)
 
 
 def _refuse_colours(source: Source, path: str) -> None:
@@ -250,6 +259,7 @@ def _without_single(source: Source) -> Source:
         data=data[tuple(slice(None) if i in keep else 0 for i in range(data.ndim))],
         axes=called,
         spacing={name: source.spacing[axis] for axis, name in names.items() if axis in source.spacing},
+        origin={name: source.origin[axis] for axis, name in names.items() if axis in source.origin},
         assumed=(*source.assumed, f"{told}; say axes="),
     )
 

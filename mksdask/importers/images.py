@@ -87,7 +87,8 @@ def import_images(
     pattern : str, optional
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
-        Whether several files are slices of one image, or samples of an ensemble.
+        Whether several files are slices of one image, or samples of an ensemble. In one TIFF file or animation, times
+        and pages without a name are then samples.
     phases : dict or "values", optional
         Phase of each value, as a name or as a number. Names are numbered in the order in which they first appear.
         "values" stores the values unchanged, whatever they are.
@@ -125,8 +126,10 @@ def import_images(
     -------
     xarray.Dataset
         The store, opened lazily by `open_volume` or, for windows and samples, by `open_ensemble`. The attributes of
-        ``microstructure`` hold the path, format and axes of the source, and what was assumed. If the file marks voxels
-        that were not measured, their ``confidence_index`` is 0, and 1 elsewhere.
+        ``microstructure`` hold the path, format and axes of the source, and what was assumed. Coordinates begin at 0.
+        If the file says that its first voxel lies elsewhere, the attribute ``origin`` of a volume holds this position
+        along x, y, z, and exports use it. If the file marks voxels that were not measured, their ``confidence_index``
+        is 0, and 1 elsewhere.
 
     Warns
     -----
@@ -222,7 +225,9 @@ def import_images(
     told = [text for text in (*source.assumed, *assumed) if not text.endswith(answered)]
     for text in told:
         warn_caller(f"{inputs[0]}: {text}", AssumedWarning)
-    attrs = _origin(inputs, source, told)
+    attrs = _provenance(inputs, source, told)
+    if source.origin and not is_ensemble:
+        attrs["origin"] = _first_voxel(source, crop, steps, spatial)
     dims = [*(["sample"] if is_ensemble else []), *spatial, *(["angle"] if ANGLES in source.axes else [])]
     coords = {"sample": list(source.labels)} if source.labels else None
     labelled = {
@@ -323,7 +328,17 @@ def is_missing(block: Array, missing: float) -> Array:
     return np.isnan(block) if np.isnan(missing) else block == missing
 
 
-def _origin(inputs: Sequence[Any], source: Source, told: Sequence[str]) -> dict[str, Any]:
+def _first_voxel(source: Source, crop: Any, steps: Sequence[float], spatial: str) -> list[float]:
+    """Find the position of the first voxel that is stored, in the unit of the store."""
+    places = []
+    for axis, step in zip(spatial, steps, strict=True):
+        first = (crop or {}).get(axis, (0, None))[0] or 0
+        # The unit of the store may be another one than that of the file.
+        places.append(step * (source.origin.get(axis, 0.0) / source.spacing.get(axis, 1.0) + first))
+    return places
+
+
+def _provenance(inputs: Sequence[Any], source: Source, told: Sequence[str]) -> dict[str, Any]:
     """Say in attributes where an image came from, and what was assumed of it."""
     # The first input is the folder, if it is a folder of images.
     n_files = len(inputs) - int(inputs[0].is_dir())

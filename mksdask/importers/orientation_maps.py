@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dask.array as da
 import numpy as np
@@ -146,6 +146,7 @@ def import_ebsd(
     window: int | Sequence[int] | None = None,
     setting: int | None = None,
     scan: str | None = None,
+    hexagonal: Literal["nearest"] | None = None,
     mode: Any = "w-",
     resume: bool = False,
 ) -> xr.Dataset:
@@ -171,6 +172,11 @@ def import_ebsd(
         if it was one of Oxford, or its setting if it was one of EDAX. By default their axes are those of the map.
     scan : str, optional
         Name of the scan, if an HDF5 file holds several.
+    hexagonal : {"nearest"}, optional
+        How a map of EDAX on a hexagonal grid is read. "nearest" gives each point of a rectangular grid of the same
+        rows and steps the nearest record: the second row, the fourth, … are moved by half a step along x, and where
+        they are shorter, their last record is repeated. Orientations are copied, not mixed. The attribute ``grid`` of
+        the store says so. By default such maps are refused.
     mode : {"w-", "w"}
         "w-" refuses to overwrite anything, and "w" overwrites an ensemble or a volume.
     resume : bool, default False
@@ -235,10 +241,10 @@ def import_ebsd(
     """
     # The path is absolute because workers may run in another folder.
     if is_crystal_map(path):
-        file = open_ebsd(path, setting, scan)
+        file = open_ebsd(path, setting, scan, hexagonal)
     else:
         check_apart(url, path)
-        file = open_ebsd(str(Path(path).absolute()), setting, scan)
+        file = open_ebsd(str(Path(path).absolute()), setting, scan, hexagonal)
     columns, rows = file.shape
     if window is not None and file.layers > 1:
         msg = (
@@ -274,6 +280,8 @@ def import_ebsd(
         for n, step, dim in _axes(file, size)
     }
     attrs: dict[str, Any] = {"source": Path(file.path).name, "frame": file.frame, "conversion": _conversion(file)}
+    if file.even is not None:
+        attrs["grid"] = "hexagonal; each second row was moved by half a step along x, to the nearest points of a grid"
     names = {0: "not indexed"} | {entry.number: entry.name for entry in file.phases}
     groups = {0: ""} | {entry.number: entry.laue_group for entry in file.phases}
     numbers = range(max(names) + 1)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,9 @@ class Source:
         Other files that hold values of the image.
     phases : tuple of str
         Names of the phases 0, 1, …, if the file states them.
+    origin : dict
+        Position of the first voxel along those of x, y, z for which the file states it, in the unit of the spacing.
+        There is none if it is 0.
     """
 
     data: da.Array
@@ -86,6 +89,7 @@ class Source:
     labels: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
     phases: tuple[str, ...] = ()
+    origin: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class Choice:
     pattern : str or None
         Pattern of the names of the files to take from a folder, such as "slice*.tif".
     join : {"slices", "samples"}
-        Whether several files are slices of one image, or samples of an ensemble.
+        Whether several files, or pages without a name, are slices of one image, or samples of an ensemble.
     follow_links : bool
         Whether values in other files, outside the folder of the file, are read.
     has_spacing : bool

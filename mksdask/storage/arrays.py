@@ -74,7 +74,7 @@ def create_array(
     # NumPy has several types of the same integers, and zarr knows one of them.
     dtype = np.dtype(dtype.newbyteorder("=").str)
     shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if dtype.itemsize == 1 else "shuffle"
-    compressor = BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=dtype.itemsize)
+    compressor = BloscCodec(cname="zstd", clevel=1, shuffle=shuffle, typesize=dtype.itemsize)
     array = group.create_array(
         name,
         shape=tuple(shape),

@@ -123,11 +123,25 @@ def description(
     }
     if phases is not None:
         attrs["phases"] = [str(phase) for phase in phases]
+    if "origin" in attrs:
+        attrs |= _origin_of_part(X, attrs.pop("origin"), len(spatial))
     coords = {
         dim: (dim, np.arange(n) * step, {"units": units, "spacing": step})
         for dim, n, step in zip(SPATIAL_DIMS, spatial, _steps(spacing, len(spatial)), strict=False)
     }
     return attrs, xr.Dataset(coords=coords)
+
+
+def _origin_of_part(X: Any, origin: Any, n_spatial: int) -> dict[str, Any]:
+    """Move the attribute `origin` of an import to the first voxel of a part, because its coordinates begin at 0 again.
+
+    An array without the axes x, y(, z) of the import has no such attribute any more.
+    """
+    dims, places = SPATIAL_DIMS[:n_spatial], np.atleast_1d(origin).tolist()
+    if "sample" in X.dims or not set(dims) <= {*X.dims} or len(places) < n_spatial:
+        return {}
+    first = [float(X.coords[dim][0]) if dim in X.coords else 0.0 for dim in dims]
+    return {"origin": [float(place) + more for place, more in zip(places, first, strict=False)]}
 
 
 def _steps(spacing: float | Sequence[float], n_spatial: int) -> tuple[float, ...]:

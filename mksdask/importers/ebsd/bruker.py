@@ -65,11 +65,12 @@ class BrukerHdf5(EbsdFile):
             if system not in BRUKER_AXES:
                 msg = f"{path}: the coordinate system has the number {system}, expected one of {sorted(BRUKER_AXES)}"
                 raise ValueError(msg)
-            shape, order = _places(path, _sem_of(file, scan), shape)
+            n_records = int(np.prod(np.shape(file.get(f"{scan}/EBSD/Data/phi1", ()))))
+            shape, order = _places(path, _sem_of(file, scan), shape, n_records)
         frame = f"Bruker coordinate system {system}, " + ("stated in the file" if "ID" in systems else "assumed")
         return cls(path, shape, step, tuple(phases), BRUKER_AXES[system], frame, scan=scan, order=order)
 
-    def prepare(self, records_per_block: int) -> BrukerHdf5:
+    def prepare(self, points_per_block: int) -> BrukerHdf5:
         """Check that each field has all its records."""
         with opened(self.path) as file:
             data = file[f"{self.scan}/EBSD/Data"]
@@ -99,14 +100,17 @@ def _sem_of(file: Any, scan: str) -> Any:
     return file.get(f"{scan}/EBSD/SEM") or file.get(f"{scan}/SEM") or {}
 
 
-def _places(path: str, sem: Any, shape: tuple[int, int]) -> tuple[tuple[int, int], Array | None]:
+def _places(path: str, sem: Any, shape: tuple[int, int], n_records: int) -> tuple[tuple[int, int], Array | None]:
     """Return the shape of the part that was measured, and the order of its records, if they do not run along x."""
     names = [next((name for name in (axis, f"SEM {axis}") if name in sem), None) for axis in ("IX", "IY")]
     if None in names:
         return shape, None
     x, y = (numbers_of(path, sem[name]).astype(np.int64) for name in names)
-    if not x.size or x.size != y.size:
-        msg = f"{path}: it holds {x.size} columns and {y.size} rows of records, expected as many of each"
+    if not x.size or not x.size == y.size == n_records:
+        msg = (
+            f"{path}: {names[0]} and {names[1]} tell the columns of {x.size} and the rows of {y.size} records, but "
+            f"there are {n_records} records; the file is truncated, or parts of it belong to another map"
+        )
         raise ValueError(msg)
     columns, rows = (int(along.max() - along.min()) + 1 for along in (x, y))
     place = (y - y.min()) * columns + x - x.min()

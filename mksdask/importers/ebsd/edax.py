@@ -17,11 +17,11 @@ from mksdask.importers.ebsd.maps import (
     Phase,
     Records,
     check_count,
+    even_columns,
     header_grid,
     header_value,
     laue_group,
     laue_group_of,
-    refuse_grid,
 )
 from mksdask.importers.ebsd.text import TextFile, present_columns, text_lines
 from mksdask.importers.sources import check_inside, members
@@ -121,9 +121,11 @@ class EdaxHdf5(EbsdFile):
             # Later versions write the grid beside the header.
             beside = texts_of(path, file.get(f"{scan}/Sample", {}))
             header = {name: beside[other] for name, other in BESIDE.items() if other in beside} | header
-            if not header.get("Grid Type", "sqr").lower().startswith("sqr"):
-                refuse_grid(path, header["Grid Type"])
             shape, step = header_grid(path, header, ("nColumns", "nRows", "Step X", "Step Y"))
+            even = even_columns(path, header.get("Grid Type", "sqr"), shape[0], None)
+            n_records = int(np.prod(np.shape(file.get(f"{scan}/EBSD/Data/Phi1", ()))))
+            if even is not None and n_records == shape[0] * shape[1]:
+                even = shape[0]
             phases = []
             for number, entry in sorted(
                 ((int(k), v) for k, v in members(entries.get("Phase", {}))), key=lambda e: e[0]
@@ -140,14 +142,14 @@ class EdaxHdf5(EbsdFile):
             if stated is not None:
                 check_inside(stated, path)
             axes, frame = _frame(path, setting, None if stated is None else int(stated[0]))
-        return cls(path, shape, step, tuple(phases), axes, frame, scan=scan)
+        return cls(path, shape, step, tuple(phases), axes, frame, even=even, scan=scan)
 
     def _origin(self) -> tuple[float, float]:
         with opened(self.path) as file:
             data = file[f"{self.scan}/EBSD/Data"]
             return float(data["X Position"][0]), float(data["Y Position"][0])
 
-    def prepare(self, records_per_block: int) -> EdaxHdf5:
+    def prepare(self, points_per_block: int) -> EdaxHdf5:
         """Check that each field has all its records."""
         with opened(self.path) as file:
             data = file[f"{self.scan}/EBSD/Data"]
@@ -158,25 +160,27 @@ class EdaxHdf5(EbsdFile):
             for name in ("Phi1", "Phi", "Phi2", "Phase", "CI", "Fit", "X Position", "Y Position"):
                 if name in data:
                     check_inside(data[name], self.path)
-                    check_count(self.path, f"records of {name}", int(data[name].shape[0]), self.n_points, self.shape)
-            parts = (data["Phase"][start : start + PART] for start in range(0, self.n_points, PART))
+                    check_count(self.path, f"records of {name}", int(data[name].shape[0]), self.n_records, self.shape)
+            parts = (data["Phase"][start : start + PART] for start in range(0, self.n_records, PART))
             return replace(self, has_numbers=any((part > 0).any() for part in parts))
 
     def read(self, start: int, stop: int) -> Records:
-        """Read the records from `start` to `stop`."""
+        """Read the points from `start` to `stop`."""
+        first, last = self.record_of(start), self.record_of(stop)
         with opened(self.path) as file:
             data = file[f"{self.scan}/EBSD/Data"]
-            angles = np.stack([data[name][start:stop] for name in ("Phi1", "Phi", "Phi2")], axis=-1)
-            is_nowhere = np.zeros(stop - start, dtype=bool)
+            angles = np.stack([data[name][first:last] for name in ("Phi1", "Phi", "Phi2")], axis=-1)
+            is_nowhere = np.zeros(last - first, dtype=bool)
             if "X Position" in data and "Y Position" in data:
-                x, y = data["X Position"][start:stop], data["Y Position"][start:stop]
-                self._check_positions(start, x, y)
+                x, y = data["X Position"][first:last], data["Y Position"][first:last]
+                self._check_positions(first, x, y)
                 is_nowhere = x == NOWHERE
-            fit = data["Fit"][start:stop] if "Fit" in data else None
-            phase, confidence = data["Phase"][start:stop].astype(np.int64), data["CI"][start:stop]
-        return _records(
+            fit = data["Fit"][first:last] if "Fit" in data else None
+            phase, confidence = data["Phase"][first:last].astype(np.int64), data["CI"][first:last]
+        records = _records(
             self.phases, angles, phase, confidence, fit, is_nowhere=is_nowhere, has_numbers=self.has_numbers
         )
+        return self._on_grid(records, start, stop)
 
 
 @dataclass(frozen=True)
@@ -206,9 +210,9 @@ class EdaxAng(TextFile):
             elif phases and key in ("MaterialName", "Symmetry", "Formula"):
                 phases[-1][key] = value.strip()
             header.setdefault(key, value.strip())
-        if header.get("GRID", "SqrGrid").lower().rstrip("#") != "sqrgrid":
-            refuse_grid(path, header["GRID"])
         shape, step = header_grid(path, header, ("NCOLS_ODD", "NROWS", "XSTEP", "YSTEP"))
+        stated = header_value(path, header, "NCOLS_EVEN", int) if "NCOLS_EVEN" in header else None
+        even = even_columns(path, header.get("GRID", "SqrGrid"), shape[0], stated)
         found = []
         for position, entries in enumerate(phases, start=1):
             name = entries.get("MaterialName") or entries.get("Formula", "")
@@ -225,16 +229,18 @@ class EdaxAng(TextFile):
             tuple(found),
             axes,
             frame,
+            even=even,
             first_byte=first_byte,
             first_line=first_line,
             columns=columns,
         )
 
     def read(self, start: int, stop: int) -> Records:
-        """Read the records from `start` to `stop`."""
+        """Read the points from `start` to `stop`."""
         table = self._table(start, stop)
-        self._check_positions(start, table["x"], table["y"])
+        self._check_positions(self.record_of(start), table["x"], table["y"])
         angles = np.stack([table[name] for name in ("phi1", "Phi", "phi2")], axis=-1)
         is_nowhere = table["x"] == NOWHERE
         phase = table["phase"].astype(np.int64)
-        return _records(self.phases, angles, phase, table["CI"], table.get("fit"), is_nowhere=is_nowhere)
+        records = _records(self.phases, angles, phase, table["CI"], table.get("fit"), is_nowhere=is_nowhere)
+        return self._on_grid(records, start, stop)

@@ -49,7 +49,7 @@ def is_ebsd(path: Any) -> bool:
     return isinstance(path, str | os.PathLike) and kind_of(os.fspath(path)) is not None
 
 
-def open_ebsd(source: Any, setting: int | None, scan: str | None) -> EbsdFile:
+def open_ebsd(source: Any, setting: int | None, scan: str | None, hexagonal: str | None = None) -> EbsdFile:
     """Open the map in a file with the reader for its kind, and read its header.
 
     Parameters
@@ -60,6 +60,8 @@ def open_ebsd(source: Any, setting: int | None, scan: str | None) -> EbsdFile:
         Coordinate system of OIM Analysis, for EDAX files; or that of the program that made the map, for maps of orix.
     scan : str or None
         Name of the scan in an HDF5 file.
+    hexagonal : {"nearest"} or None
+        How points of a hexagonal grid are read.
 
     Returns
     -------
@@ -83,6 +85,15 @@ def open_ebsd(source: Any, setting: int | None, scan: str | None) -> EbsdFile:
         file = _open(source, setting, scan)
     if not file.phases:
         msg = f"{file.path}: the header names no phase, expected at least one phase with its Laue group"
+        raise ValueError(msg)
+    if file.even is None and hexagonal is not None:
+        msg = f"hexagonal={hexagonal!r} is for hexagonal grids, and the grid of {file.path} is square; leave it out"
+        raise ValueError(msg)
+    if file.even is not None and hexagonal != "nearest":
+        msg = (
+            f"{file.path}: the points lie on a hexagonal grid; convert the map to a square grid in OIM Analysis, or "
+            "pass hexagonal='nearest', which moves each second row by half a step"
+        )
         raise ValueError(msg)
     return file
 

@@ -93,6 +93,9 @@ class EbsdFile(ABC):
         Distance between layers.
     units : str
         Unit of the steps.
+    even : int or None
+        Number of points of the second row, the fourth, … of a hexagonal grid, whose other rows have ``shape[0]``. They
+        are shifted by half a step. None if the grid is square.
     """
 
     path: str
@@ -104,22 +107,49 @@ class EbsdFile(ABC):
     layers: int = 1
     z_step: float = 1.0
     units: str = "um"
+    even: int | None = None
 
     #: Whether the x axis of trigonal and hexagonal crystals lies along a* instead of a.
     has_reciprocal_axes: ClassVar[bool] = False
 
     @property
     def n_points(self) -> int:
-        """Number of records."""
+        """Number of points of the grid that is read."""
         return self.shape[0] * self.shape[1]
 
-    def prepare(self, records_per_block: int) -> EbsdFile:
+    @property
+    def n_records(self) -> int:
+        """Number of records in the file."""
+        return self.record_of(self.n_points)
+
+    def record_of(self, point: int) -> int:
+        """Return the number of the record of a point, which is the first one of a row if the grid is hexagonal."""
+        if self.even is None:
+            return point
+        rows = point // self.shape[0]
+        return rows // 2 * (self.shape[0] + self.even) + rows % 2 * self.shape[0]
+
+    def prepare(self, points_per_block: int) -> EbsdFile:
         """Check that the file has all its records, and find where blocks of records start if that needs a search."""
         return self
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Records:
-        """Read the records from `start` to `stop`, where `start` is the first record of a block."""
+        """Read the points from `start` to `stop`, where `start` is the first point of a block."""
+
+    def _on_grid(self, records: Records, start: int, stop: int) -> Records:
+        """Give each point from `start` to `stop` the nearest record, which is itself unless the grid is hexagonal.
+
+        Points of shifted rows lie between two records that are equally near. They get the one to the right, and the
+        last point of a row that has no such record gets the one to the left.
+        """
+        if self.even is None:
+            return records
+        rows, columns = np.divmod(np.arange(start, stop), self.shape[0])
+        is_shifted = rows % 2 == 1
+        first = rows // 2 * (self.shape[0] + self.even) + is_shifted * self.shape[0] - self.record_of(start)
+        nearest = first + np.where(is_shifted, np.minimum(columns, self.even - 1), columns)
+        return Records(*(part[nearest] for part in records))
 
     def _origin(self) -> tuple[float, float]:
         """Position of the first record. It is not 0, 0 in a map that was cut from a larger one."""
@@ -127,7 +157,14 @@ class EbsdFile(ABC):
 
     def _positions(self, start: int, stop: int) -> tuple[Array, Array]:
         """Positions in micrometres at which the header expects the records."""
-        rows, columns = np.divmod(np.arange(start, stop), self.shape[0])
+        numbers = np.arange(start, stop)
+        columns: Array
+        if self.even is None:
+            rows, columns = np.divmod(numbers, self.shape[0])
+        else:
+            pairs, columns = np.divmod(numbers, self.shape[0] + self.even)
+            is_shifted = columns >= self.shape[0]
+            rows, columns = 2 * pairs + is_shifted, np.where(is_shifted, columns - self.shape[0] + 0.5, columns)
         rows %= self.shape[1] // self.layers
         x, y = (0.0 if first == NOWHERE else first for first in self._origin())
         return x + columns * self.step[0], y + rows * self.step[1]
@@ -137,7 +174,7 @@ class EbsdFile(ABC):
         for name, found, expected, step in zip(
             "xy", (x, y), self._positions(start, start + len(x)), self.step, strict=True
         ):
-            off = np.abs(found - expected) > 0.5 * step
+            off = np.abs(found - expected) > (0.5 if self.even is None else 0.25) * step
             off &= found != NOWHERE
             if off.any():
                 record = int(np.argmax(off))
@@ -178,7 +215,10 @@ def header_value(path: str, header: Mapping[str, str], key: str, kind: type) -> 
     """
     expected = "a text" if kind is str else "a number"
     if header.get(key) is None:
-        msg = f"{path}: the header has no {key}, expected {expected}"
+        msg = (
+            f"{path}: the header has no {key}, expected {expected}; if orix reads this kind of file, import what "
+            "orix.io.load(path) returns"
+        )
         raise ValueError(msg)
     try:
         return header[key] if kind is str else kind(header[key].replace(",", "."))
@@ -225,6 +265,26 @@ def laue_group(path: str, name: str, number: int, groups: Mapping[int, str]) -> 
         msg = f"{path}: phase {name!r} has Laue group {number}, expected one of {sorted(groups)}"
         raise ValueError(msg)
     return groups[number]
+
+
+def even_columns(path: str, kind: str, columns: int, even: int | None) -> int | None:
+    """Return the number of points of each second row of a hexagonal grid, or None if the grid is square.
+
+    Raises
+    ------
+    ValueError
+        If the grid is of another kind, or its rows differ by more than one point.
+    """
+    kind = kind.lower().rstrip("#")
+    if kind.startswith("sqr"):
+        return None
+    if not kind.startswith("hex"):
+        refuse_grid(path, kind)
+    even = columns - 1 if even is None else even
+    if even not in (columns - 1, columns) or even < 1:
+        msg = f"{path}: rows of its hexagonal grid have {columns} and {even} points, expected as many, or one less"
+        raise ValueError(msg)
+    return even
 
 
 def refuse_grid(path: str, kind: str) -> NoReturn:

@@ -135,7 +135,7 @@ class OxfordCrc(EbsdFile):
         first = np.fromfile(self.path, dtype=self._dtype, count=1)
         return float(first["x"][0]), float(first["y"][0])
 
-    def prepare(self, records_per_block: int) -> OxfordCrc:
+    def prepare(self, points_per_block: int) -> OxfordCrc:
         """Check that the size of the file is that of all its records."""
         size, width = Path(self.path).stat().st_size, self._dtype.itemsize
         if size != self.n_points * width:
@@ -200,7 +200,7 @@ class OxfordHdf5(EbsdFile):
         )
         return cls(path, shape, step, tuple(phases), axes, frame, scan=scan)
 
-    def prepare(self, records_per_block: int) -> OxfordHdf5:
+    def prepare(self, points_per_block: int) -> OxfordHdf5:
         """Check that each field has all its records."""
         with opened(self.path) as file:
             data = file[f"{self.scan}/EBSD/Data"]

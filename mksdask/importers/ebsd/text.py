@@ -32,7 +32,7 @@ class TextFile(EbsdFile):
     columns : tuple of str
         Names of the columns.
     block : int
-        Number of records of a block; `prepare` sets it.
+        Number of points of a block; `prepare` sets it.
     offsets : tuple of int
         Position in bytes at which each block starts, and the end of the last block; `prepare` sets them.
     """
@@ -46,26 +46,27 @@ class TextFile(EbsdFile):
     #: Names of the columns that are read.
     used: ClassVar[tuple[str, ...]] = ()
 
-    def prepare(self, records_per_block: int) -> Any:
+    def prepare(self, points_per_block: int) -> Any:
         """Count the lines, and find the byte at which each block of records starts."""
+        n_blocks = -(-self.n_points // points_per_block)
+        firsts = [self.record_of(min(self.n_points, block * points_per_block)) for block in range(n_blocks + 1)]
         offsets, n_lines, position, last = [self.first_byte], 0, self.first_byte, b"\n"
         with Path(self.path).open("rb") as file:
             file.seek(self.first_byte)
             while part := file.read(SCAN_BYTES):
                 ends = np.flatnonzero(np.frombuffer(part, dtype=np.uint8) == NEWLINE)
-                numbers = n_lines + 1 + np.arange(len(ends))
-                offsets += (position + 1 + ends[numbers % records_per_block == 0]).tolist()
+                low, high = np.searchsorted(firsts, (n_lines + 1, n_lines + len(ends) + 1))
+                offsets += (position + 1 + ends[np.array(firsts[low:high], dtype=int) - n_lines - 1]).tolist()
                 n_lines, position, last = n_lines + len(ends), position + len(part), part[-1:]
         n_lines += last != b"\n"
-        n_blocks = -(-self.n_points // records_per_block)
-        if n_lines > self.n_points:
+        if n_lines > self.n_records:
             # Empty lines at the end of the file do not count as records.
             with Path(self.path).open("rb") as file:
                 file.seek(offsets[n_blocks - 1])
-                beyond = file.read().splitlines()[self.n_points - (n_blocks - 1) * records_per_block :]
-            n_lines = self.n_points + sum(bool(line.strip()) for line in beyond)
-        check_count(self.path, "lines of records", n_lines, self.n_points, self.shape)
-        return replace(self, block=records_per_block, offsets=(*offsets, position)[: n_blocks + 1])
+                beyond = file.read().splitlines()[self.n_records - firsts[n_blocks - 1] :]
+            n_lines = self.n_records + sum(bool(line.strip()) for line in beyond)
+        check_count(self.path, "lines of records", n_lines, self.n_records, self.shape)
+        return replace(self, block=points_per_block, offsets=(*offsets, position)[: n_blocks + 1])
 
     def _origin(self) -> tuple[float, float]:
         x, y = self._first(*(("x", "y") if "x" in self.columns else ("X", "Y")))
@@ -82,8 +83,9 @@ class TextFile(EbsdFile):
         return [float(words[self.columns.index(name)]) for name in names]
 
     def _table(self, start: int, stop: int) -> dict[str, Array]:
-        """Read the columns that are used, for one block of records."""
+        """Read the columns that are used, for one block of points."""
         position = start // self.block
+        start, stop = self.record_of(start), self.record_of(stop)
         with Path(self.path).open("rb") as file:
             file.seek(self.offsets[position])
             text = file.read(self.offsets[position + 1] - self.offsets[position])

@@ -22,6 +22,8 @@ LETTERS = {
 }
 # Parts of names of attributes that look like voxel sizes.
 SIZES = ("spacing", "voxel", "pixel", "resolution", "scale", "element_size")
+# A shift that is a smaller share of a voxel is rounding.
+SAME_PLACE = 1e-6
 # Steps between coordinates that differ by more than this share are told.
 UNEVEN = 1e-3
 
@@ -196,3 +198,27 @@ def sized(
             return {}, None, ()
         msg = f"{path}: {error}"
         raise ValueError(msg) from error
+
+
+def placed(places: Mapping[str, float], stated: Mapping[str, float], steps: Mapping[str, float]) -> dict[str, float]:
+    """Convert the position of the first voxel to the unit of the steps.
+
+    Parameters
+    ----------
+    places : dict
+        Position along each axis for which the file states it.
+    stated : dict
+        Voxel size along each axis, as the file states it.
+    steps : dict
+        The same in the unit of the steps, as of `sized`.
+
+    Returns
+    -------
+    dict
+        The position, or nothing if it is 0.
+    """
+    found = {
+        axis: float(place) * (abs(steps[axis] / stated[axis]) if stated.get(axis) and axis in steps else 1.0)
+        for axis, place in places.items()
+    }
+    return found if any(abs(place) > SAME_PLACE * abs(steps.get(axis, 1.0)) for axis, place in found.items()) else {}

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.formats.dims import Selection, even_step, select, sized, unread_sizes
+from mksdask.importers.formats.dims import Selection, even_step, placed, select, sized, unread_sizes
 from mksdask.importers.formats.hdf5_links import check_readable, followed, opened, outside
 from mksdask.importers.formats.packing import Packing
 from mksdask.importers.sources import (
@@ -101,7 +101,7 @@ def open_hdf5(path: Path, choice: Choice) -> Source:
         if default and "MATLAB_class" in array.attrs:
             reason = ", because MATLAB stores its axes x, y, z in reverse order"
             selection = replace(selection, assumed=assumed_axes(default, reason))
-        steps, units, told = _steps(array, selection, choice)
+        steps, units, told, origin = _steps(array, selection, choice)
         packing = Packing.of(array.attrs, array.dtype)
         data = lazy_slabs(
             _Hdf5(place, name, selection, packing, choice.follow_links), selection.shape, np.dtype(packing.dtype)
@@ -110,7 +110,7 @@ def open_hdf5(path: Path, choice: Choice) -> Source:
         more = outside(array, place, name, follow_links=choice.follow_links)
         beside = (*([place] if place != path else []), *([more[0]] if more else []))
         told = (*selection.assumed, *told)
-        return Source(data, selection.axes, steps, units, told, packing.missing, kind, beside=beside)
+        return Source(data, selection.axes, steps, units, told, packing.missing, kind, beside=beside, origin=origin)
 
 
 def _chosen(path: Path, choice: Choice) -> tuple[Path, str]:
@@ -189,6 +189,8 @@ def _names(array: h5py.Dataset) -> list[str | None] | None:
     tags = _text(array.attrs.get("axistags"))
     if isinstance(tags, str):
         return [str(axis.get("key")) for axis in json.loads(tags)["axes"]]
+    if axes := _axes_of_hyperspy(array):
+        return [_text(axis.get("name")) for axis in axes]
     scales = _scales(array)
     names = [
         _text(dim.label) or (scale.name.split("/")[-1] if scale is not None else None)
@@ -203,6 +205,15 @@ def _names(array: h5py.Dataset) -> list[str | None] | None:
     if len(found) == 1 and array.ndim > 1:
         found = found[0].split(":") if ":" in found[0] else list(found[0])
     return list(found) if len(found) == array.ndim else None
+
+
+def _axes_of_hyperspy(array: h5py.Dataset) -> list[dict[str, Any]]:
+    """Read the attributes of each axis from groups beside the array, as HyperSpy writes them. Others have none."""
+    names = [f"axis-{number}" for number in range(array.ndim)]
+    if not all(isinstance(array.parent.get(name, getlink=True), h5py.HardLink) for name in names):
+        return []
+    found = [dict(array.parent[name].attrs) for name in names]
+    return found if all(axis.get("size") == n for axis, n in zip(found, array.shape, strict=True)) else []
 
 
 def _scales(array: h5py.Dataset) -> list[h5py.Dataset | None]:
@@ -220,8 +231,8 @@ def _scales(array: h5py.Dataset) -> list[h5py.Dataset | None]:
 
 def _steps(
     array: h5py.Dataset, selection: Selection, choice: Choice
-) -> tuple[dict[str, float], str | None, tuple[str, ...]]:
-    """Read the voxel sizes along the axes that are left, their unit, and what was assumed of them."""
+) -> tuple[dict[str, float], str | None, tuple[str, ...], dict[str, float]]:
+    """Read the voxel sizes along the axes that are left, their unit, what was assumed, and where the first voxel is."""
     path = array.file.filename
     kept = [i for i, part in enumerate(selection.index) if isinstance(part, slice)]
     spatial = [(i, axis) for i, axis in zip(kept, selection.axes, strict=True) if axis in "xyz"]
@@ -229,27 +240,35 @@ def _steps(
         sizes = np.atleast_1d(array.attrs["element_size_um"]).astype(float).tolist()
         # Files of two-dimensional images state three sizes too.
         if len(sizes) >= len(spatial):
-            return {axis: size for (_, axis), size in zip(spatial, sizes[-len(spatial) :], strict=True)}, "um", ()
+            return {axis: size for (_, axis), size in zip(spatial, sizes[-len(spatial) :], strict=True)}, "um", (), {}
     tags = _text(array.attrs.get("axistags"))
     if isinstance(tags, str):
         resolutions = [float(axis.get("resolution", 0)) for axis in json.loads(tags)["axes"]]
-        return {axis: resolutions[i] for i, axis in spatial if resolutions[i] > 0}, None, ()
-    steps: dict[str, float] = {}
+        return {axis: resolutions[i] for i, axis in spatial if resolutions[i] > 0}, None, (), {}
+    found: dict[str, float] = {}
+    places: dict[str, float] = {}
     stated: dict[str, Any] = {}
     told: list[str] = []
+    of_hyperspy = _axes_of_hyperspy(array)
+    for i, axis in spatial if of_hyperspy else ():
+        found[axis], places[axis] = (float(of_hyperspy[i].get(key, 0)) for key in ("scale", "offset"))
+        stated[axis] = str(_text(of_hyperspy[i].get("units", ""))).removeprefix("<undefined>")
+    if not any(stated.values()) and set(found.values()) == {1.0}:
+        found, places = {}, {}
     for (i, axis), scale in ((pair, _scales(array)[pair[0]]) for pair in spatial):
         if scale is None or scale.dtype.kind not in "iuf" or scale.shape != (array.shape[i],) or _is_bare(scale):
             continue
         if scale.size < 2:
             continue
         check_inside(scale, path)
-        steps[axis], more = even_step(scale[()], axis)
+        found[axis], more = even_step(scale[()], axis)
+        places[axis] = float(scale[0])
         told += more
         stated[axis] = scale.attrs.get("units")
-    if not steps:
+    if not found:
         told += unread_sizes(array.attrs, array.parent.attrs, array.file.attrs)
-    steps, unit, more = sized(steps, stated, choice, path)
-    return steps, unit, (*told, *more)
+    steps, unit, more = sized(found, stated, choice, path)
+    return steps, unit, (*told, *more), placed(places, found, steps)
 
 
 def _is_bare(scale: h5py.Dataset) -> bool:
@@ -259,10 +278,11 @@ def _is_bare(scale: h5py.Dataset) -> bool:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """The grid of an image of DREAM.3D: voxels along x, y, z, voxel sizes, and their unit as the file states it."""
+    """The grid of an image of DREAM.3D: voxels along x, y, z, their sizes, the first corner, and the stated unit."""
 
     cells: tuple[int, ...]
     spacing: tuple[float, ...]
+    corner: tuple[float, ...]
     unit: Any
 
 
@@ -271,12 +291,16 @@ def _geometry(array: h5py.Dataset) -> _Geometry | None:
     group = array.parent
     for _ in range(DEEPEST):
         if "_SPACING" in group.attrs and "_DIMENSIONS" in group.attrs:
-            return _Geometry(
-                _whole(group.attrs["_DIMENSIONS"]), _real(group.attrs["_SPACING"]), group.attrs.get("_UNITS")
-            )
+            corner = _real(group.attrs.get("_ORIGIN", (0.0, 0.0, 0.0)))
+            cells, steps = _whole(group.attrs["_DIMENSIONS"]), _real(group.attrs["_SPACING"])
+            return _Geometry(cells, steps, corner, group.attrs.get("_UNITS"))
         if group.get("_SIMPL_GEOMETRY", getlink=True) is not None:
-            steps, cells = (_stated(group, f"_SIMPL_GEOMETRY/{key}") for key in ("SPACING", "DIMENSIONS"))
-            return None if cells is None or steps is None else _Geometry(_whole(cells), _real(steps), None)
+            names = ("SPACING", "DIMENSIONS", "ORIGIN")
+            steps, cells, corner = (_stated(group, f"_SIMPL_GEOMETRY/{name}") for name in names)
+            corner = (0.0, 0.0, 0.0) if corner is None else corner
+            return (
+                None if cells is None or steps is None else _Geometry(_whole(cells), _real(steps), _real(corner), None)
+            )
         if group.name == "/":
             return None
         group = group.parent
@@ -316,15 +340,19 @@ def _of_geometry(path: Path, array: h5py.Dataset, geometry: _Geometry, choice: C
         raise ValueError(msg)
     # Some versions write a number in place of the name of the unit.
     stated = _text(geometry.unit) if isinstance(_text(geometry.unit), str) else None
-    steps, units, told = sized(
-        dict(zip("xyz", geometry.spacing, strict=True)), dict.fromkeys("xyz", stated), choice, path
-    )
+    sizes = dict(zip("xyz", geometry.spacing, strict=True))
+    steps, units, told = sized(sizes, dict.fromkeys("xyz", stated), choice, path)
+    corner = dict(zip("xyz", geometry.corner, strict=True))
+    # The file gives a corner, and an image that begins at it has its first voxel at 0.
+    middle = {axis: place + 0.5 * sizes[axis] for axis, place in corner.items()}
+    origin = placed(middle, sizes, steps) if placed(corner, sizes, sizes) else {}
     n_values = array.shape[3] if array.ndim == 4 else 1
     if n_values == 1:
         index = (slice(None),) * 3 + (0,) * (array.ndim - 3)
         selection = Selection(index, "zyx", array.shape[:3])
         kernel = _Hdf5(path, name, selection, Packing.of({}, array.dtype))
-        return Source(lazy_slabs(kernel, array.shape[:3], array.dtype), "zyx", steps, units, told, format="dream3d")
+        data = lazy_slabs(kernel, array.shape[:3], array.dtype)
+        return Source(data, "zyx", steps, units, told, format="dream3d", origin=origin)
     if n_values != 3 or "euler" not in name.split("/")[-1].lower():
         msg = (
             f"{path}: {name} has {n_values} components in each voxel; choose a dataset with one, or with Euler angles "
@@ -337,4 +365,4 @@ def _of_geometry(path: Path, array: h5py.Dataset, geometry: _Geometry, choice: C
         phases = f"{array.parent.name}/Phases".strip("/")
     data = lazy_slabs(_Orientations(path, name, phases), array.shape, np.float32)
     missing = None if phases is None else float("nan")
-    return Source(data, "zyx" + ANGLES, steps, units, told, missing, "dream3d")
+    return Source(data, "zyx" + ANGLES, steps, units, told, missing, "dream3d", origin=origin)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mksdask.importers.formats.dims import select, sized
+from mksdask.importers.formats.dims import placed, select, sized
 from mksdask.importers.formats.headers import axes_of, checked_sizes, files_beside, head_of, numbers_in, turned
-from mksdask.importers.formats.raw_files import Raw, described, unpacked
+from mksdask.importers.formats.packed_files import Packed, Text
+from mksdask.importers.formats.raw_files import Raw, described
 from mksdask.importers.sources import Choice, Source
 
 # Data types by their names.
@@ -55,14 +56,17 @@ def open_metaimage(path: Path, choice: Choice) -> Source:
         shape, names, default = (*shape, n_channels), None if names is None else [*names, "c"], f"{default}c"
     selection = select(names, shape, choice, path, default=default)
     spacings = numbers_in(fields.get("ElementSpacing", fields.get("ElementSize", "")), float, path, "ElementSpacing")
-    steps = dict(zip("xyz", spacings[:3], strict=False))
+    sizes = dict(zip("xyz", spacings[:3], strict=False))
     stated = fields.get("DistanceUnits", "")
-    steps, unit, told = sized(steps, dict.fromkeys("xyz", "" if stated == "?" else stated), choice, path)
+    steps, unit, told = sized(sizes, dict.fromkeys("xyz", "" if stated == "?" else stated), choice, path)
     turn = next((fields[key] for key in ("TransformMatrix", "Rotation", "Orientation") if key in fields), "")
     matrix = np.array(numbers_in(turn, float, path, "TransformMatrix"))
     told += selection.assumed
-    if matrix.size == n_axes**2:
-        told += turned(matrix.reshape(n_axes, n_axes), selection.axes)
+    turn_told = turned(matrix.reshape(n_axes, n_axes), selection.axes) if matrix.size == n_axes**2 else ()
+    told += turn_told
+    first = next((fields[key] for key in ("Offset", "Position", "Origin") if key in fields), "")
+    places = dict(zip("xyz", numbers_in(first, float, path, "Offset")[:3], strict=False))
+    origin = {} if turn_told else placed({a: places[a] for a in selection.axes if a in places}, sizes, steps)
     place, parts = path, tuple[Path, ...]()
     if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
         start = 0
@@ -72,15 +76,15 @@ def open_metaimage(path: Path, choice: Choice) -> Source:
     raw = Raw(place, shape, dtype.str, start + max(0, skip), parts)
     if skip == -1:
         raw = Raw(place, shape, dtype.str, place.stat().st_size - shape[0] * raw.row_bytes)
-    if not _flag(fields, "CompressedData"):
-        is_text = "BinaryData" in fields and not _flag(fields, "BinaryData")
-        data = unpacked(raw, "text", selection) if is_text else described(raw, selection)
-    elif parts:
-        msg = f"{path} is compressed in {len(parts)} files, which is not read here; save it without compression"
-        raise ValueError(msg)
-    else:
-        data = unpacked(raw, "zlib", selection)
-    return Source(data, selection.axes, steps, unit, told, format="metaimage", beside=raw.others(path))
+    if _flag(fields, "CompressedData"):
+        if parts:
+            msg = f"{path} is compressed in {len(parts)} files, which is not read here; save it without compression"
+            raise ValueError(msg)
+        raw = Packed(place, shape, dtype.str, raw.offset, packer="zlib")
+    elif "BinaryData" in fields and not _flag(fields, "BinaryData"):
+        raw = Text.of(raw)
+    data, beside = described(raw, selection), raw.others(path)
+    return Source(data, selection.axes, steps, unit, told, format="metaimage", beside=beside, origin=origin)
 
 
 def _flag(fields: Mapping[str, str], *keys: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.io import netcdf_file
 
 from mksdask.arrays import Array
-from mksdask.importers.formats.dims import Selection, even_step, select, sized, unread_sizes
+from mksdask.importers.formats.dims import Selection, even_step, placed, select, sized, unread_sizes
 from mksdask.importers.formats.packing import Packing
 from mksdask.importers.sources import Choice, Source, chosen_dataset, lazy_slabs
 
@@ -62,21 +62,24 @@ def open_netcdf3(path: Path, choice: Choice) -> Source:
         selection = select(array.dimensions, array.data.shape, choice, path)
         packing = Packing.of(_attributes(array), array.data.dtype)
         kept = [dim for dim, part in zip(array.dimensions, selection.index, strict=True) if isinstance(part, slice)]
-        steps: dict[str, float] = {}
+        sizes: dict[str, float] = {}
+        places: dict[str, float] = {}
         stated: dict[str, Any] = {}
         told: list[str] = []
         for dim, axis in zip(kept, selection.axes, strict=True):
             beside = file.variables.get(dim)
             if axis in "xyz" and beside is not None and beside.dimensions == (dim,) and len(beside.data) > 1:
-                steps[axis], more = even_step(np.array(beside.data), axis)
+                sizes[axis], more = even_step(np.array(beside.data), axis)
+                places[axis] = float(beside.data[0])
                 told += more
                 stated[axis] = getattr(beside, "units", None)
-        if not steps:
+        if not sizes:
             told += unread_sizes(_attributes(array), _attributes(file))
         del array
-    steps, unit, more = sized(steps, stated, choice, path)
+    steps, unit, more = sized(sizes, stated, choice, path)
     data = lazy_slabs(_NetCdf3(path, name, selection, packing), selection.shape, np.dtype(packing.dtype))
-    return Source(data, selection.axes, steps, unit, (*selection.assumed, *told, *more), packing.missing)
+    told, origin = [*selection.assumed, *told, *more], placed(places, sizes, steps)
+    return Source(data, selection.axes, steps, unit, tuple(told), packing.missing, origin=origin)
 
 
 def _attributes(variable: Any) -> dict[str, Any]:

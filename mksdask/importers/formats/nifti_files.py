@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.arrays import as_lazy
-from mksdask.importers.formats.dims import select, sized
+from mksdask.importers.formats.dims import placed, select, sized
 from mksdask.importers.formats.headers import turned
+from mksdask.importers.formats.packed_files import Packed
 from mksdask.importers.formats.packing import Packing
-from mksdask.importers.formats.raw_files import Raw, described, loaded
+from mksdask.importers.formats.raw_files import Raw, described
 from mksdask.importers.sources import Choice, Source
 
 # Without this package, NIfTI files are refused.
@@ -31,19 +31,24 @@ def open_nifti(path: Path, choice: Choice) -> Source:
         raise ImportError(msg)
     image: Any = nibabel.load(path)
     header, proxy = image.header, image.dataobj
+    if not hasattr(header, "get_zooms"):
+        msg = f"{path} is of kind {type(image).__name__}, which is no image of voxels; export a volume as NIfTI"
+        raise ValueError(msg)
     shape = tuple(int(n) for n in proxy.shape[::-1])
     selection = select([*"xyztc"][: len(shape)][::-1], shape, choice, path)
-    steps = {axis: float(step) for axis, step in zip("xyz", header.get_zooms(), strict=False) if axis in selection.axes}
-    steps, unit, told = sized(steps, dict.fromkeys("xyz", header.get_xyzt_units()[0]), choice, path)
-    told = (*told, *selection.assumed, *turned(image.affine[:3, :3].T, selection.axes))
+    sizes = {axis: float(step) for axis, step in zip("xyz", header.get_zooms(), strict=False) if axis in selection.axes}
+    steps, unit, told = sized(sizes, dict.fromkeys("xyz", header.get_xyzt_units()[0]), choice, path)
+    turn = turned(image.affine[:3, :3].T, selection.axes)
+    places = {axis: float(image.affine["xyz".index(axis), 3]) for axis in selection.axes if axis in "xyz"}
+    origin = {} if turn else placed(places, sizes, steps)
+    told = (*told, *selection.assumed, *turn)
     scale, offset = float(proxy.slope), float(proxy.inter)
     packing = Packing.of(
         {} if (scale, offset) == (1, 0) else {"scale_factor": scale, "add_offset": offset}, proxy.dtype
     )
-    raw = Raw(path, shape, np.dtype(proxy.dtype).str, int(proxy.offset))
-    if path.suffix.lower() != ".gz":
-        return Source(described(raw, selection, packing), selection.axes, steps, unit, told, format="nifti")
+    dtype, offset = np.dtype(proxy.dtype).str, int(proxy.offset)
     # Unpacked, the header precedes the values.
-    whole = Raw(path, (raw.offset + shape[0] * raw.row_bytes,), "u1")
-    values = loaded(whole, "gzip")[raw.offset :].view(raw.dtype).reshape(shape)[selection.index]
-    return Source(as_lazy(packing.unpack(values)), selection.axes, steps, unit, told, format="nifti")
+    is_packed = path.suffix.lower() == ".gz"
+    raw = Packed(path, shape, dtype, packer="gzip", skip=offset) if is_packed else Raw(path, shape, dtype, offset)
+    data = described(raw, selection, packing)
+    return Source(data, selection.axes, steps, unit, told, format="nifti", origin=origin)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.importers.formats.dims import LETTERS, Selection, select, sized
+from mksdask.importers.formats.dims import LETTERS, Selection, placed, select, sized
 from mksdask.importers.formats.headers import (
     HEADER_BYTES,
     axes_of,
@@ -19,7 +19,8 @@ from mksdask.importers.formats.headers import (
     numbers_in,
     turned,
 )
-from mksdask.importers.formats.raw_files import Raw, described, unpacked
+from mksdask.importers.formats.packed_files import Packed, Text
+from mksdask.importers.formats.raw_files import Raw, described
 from mksdask.importers.sources import Choice, Source
 
 # Data types by the names of NRRD, each of which may also be written as `signed short int`.
@@ -75,7 +76,7 @@ def open_nrrd(path: Path, choice: Choice) -> Source:
         dtype = dtype.newbyteorder(">" if fields.get("endian") == "big" else "<")
     names, default = _nrrd_names(fields, n_axes)
     selection = select(names, shape, choice, path, default=default)
-    steps, unit, told = _nrrd_steps(fields, selection, choice, path)
+    steps, unit, told, origin = _nrrd_steps(fields, selection, choice, path)
     told = (*selection.assumed, *told)
     skip = _skipped(fields, path)
     if "datafile" in fields:
@@ -99,8 +100,10 @@ def open_nrrd(path: Path, choice: Choice) -> Source:
         raise ValueError(msg)
     if skip[1] == -1:
         raw = Raw(raw.path, shape, dtype.str, raw.path.stat().st_size - raw.shape[0] * raw.row_bytes)
-    data = described(raw, selection) if packer is None else unpacked(raw, packer, selection)
-    return Source(data, selection.axes, steps, unit, told, format="nrrd", beside=raw.others(path))
+    if packer is not None:
+        raw = Text.of(raw) if packer == "text" else Packed(raw.path, shape, dtype.str, raw.offset, packer=packer)
+    data, beside = described(raw, selection), raw.others(path)
+    return Source(data, selection.axes, steps, unit, told, format="nrrd", beside=beside, origin=origin)
 
 
 def _skipped(fields: Mapping[str, str], path: Path) -> tuple[int, int]:
@@ -124,14 +127,15 @@ def _nrrd_names(fields: Mapping[str, str], n_axes: int) -> tuple[list[str] | Non
 
 def _nrrd_steps(
     fields: Mapping[str, str], selection: Selection, choice: Choice, path: Path
-) -> tuple[dict[str, float], str | None, tuple[str, ...]]:
-    """Read the voxel sizes and their unit, and say if the axes are turned."""
+) -> tuple[dict[str, float], str | None, tuple[str, ...], dict[str, float]]:
+    """Read the voxel sizes, their unit and the position of the first voxel, and say if the axes are turned."""
     kept = [i for i, part in enumerate(selection.index) if isinstance(part, slice)]
     n_axes = len(selection.index)
     places = {axis: n_axes - 1 - i for i, axis in zip(kept, selection.axes, strict=True) if axis in "xyz"}
     told: tuple[str, ...] = ()
     sizes: dict[str, float] = {}
     units: dict[str, Any] = {}
+    origin: dict[str, float] = {}
     if "spacedirections" in fields:
         found = re.findall(r"none|\([^)]*\)", fields["spacedirections"])
         vectors = {
@@ -143,6 +147,9 @@ def _nrrd_steps(
         matrix = np.array([vectors[axis] for axis in sorted(vectors)])
         if len({len(vector) for vector in vectors.values()}) == 1 and matrix.shape[0] == matrix.shape[1]:
             told = turned(matrix, selection.axes)
+            first = numbers_in(fields.get("spaceorigin", "").strip("()").replace(",", " "), float, path, "space origin")
+            if not told and len(first) == len(vectors):
+                origin = dict(zip(sorted(vectors), first, strict=True))
         stated = re.findall(r'"([^"]*)"', fields.get("spaceunits", ""))
         # These are the units of the directions in space, and there is one for all lengths.
         units = dict.fromkeys(sizes, stated[0] if len(set(stated)) == 1 else " and ".join(stated))
@@ -154,4 +161,4 @@ def _nrrd_steps(
                 sizes[axis] = spacings[place]
                 units[axis] = stated[place] if place < len(stated) else None
     steps, unit, more = sized(sizes, units, choice, path)
-    return steps, unit, (*told, *more)
+    return steps, unit, (*told, *more), placed(origin, sizes, steps)

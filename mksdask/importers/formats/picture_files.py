@@ -50,6 +50,8 @@ class _Frames:
         The file.
     mode : str
         Mode of Pillow to which frames are converted.
+    size : (int, int)
+        Numbers of pixels along x and y.
     is_stack : bool
         Whether rows are frames.
     channel : int or None
@@ -58,6 +60,7 @@ class _Frames:
 
     path: Path
     mode: str
+    size: tuple[int, int]
     is_stack: bool = False
     channel: int | None = None
 
@@ -68,6 +71,12 @@ class _Frames:
             frames = []
             for number in range(first, last):
                 opened.seek(number)
+                if opened.size != self.size:
+                    msg = (
+                        f"{self.path}: frame {number} has {opened.size} pixels, and the first one {self.size}; save "
+                        "them as pictures of one size"
+                    )
+                    raise ValueError(msg)
                 frames.append(self._values(opened))
             return np.stack(frames)
 
@@ -123,14 +132,18 @@ def pillow_picture(path: Path, choice: Choice) -> Picture:
     is_stack = n_frames > 1
     if is_stack and choice.time is not None:
         frame = checked_number("time", choice.time, n_frames, path)
-        kernel: Any = _Frame(_Frames(path, mode, is_stack=True, channel=choice.channel), int(frame or 0))
+        kernel: Any = _Frame(
+            _Frames(path, mode, (width, length), is_stack=True, channel=choice.channel), int(frame or 0)
+        )
     else:
         checked_number("time", choice.time, n_frames, path)
-        kernel = _Frames(path, mode, is_stack, choice.channel)
+        kernel = _Frames(path, mode, (width, length), is_stack, choice.channel)
         if is_stack:
             shape = (n_frames, *shape)
-            axes = axes if len(axes) == 3 else "zyx"
-            assumed.append(f"{n_frames} frames of an animation are taken for slices, and time= takes one; say axes=")
+            are_samples = choice.join == "samples"
+            axes = axes if len(axes) == 3 else "syx" if are_samples else "zyx"
+            as_slices = f"{n_frames} frames of an animation are taken for slices, and time= takes one; say axes="
+            assumed += [] if are_samples else [as_slices]
     if n > 1 and choice.channel is None:
         if n in (2, 4):
             assumed.append("the transparency is left out; say channel=")

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import math
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import psutil
 
-from mksdask.arrays import Array, as_lazy
+from mksdask.arrays import Array
 from mksdask.importers.formats.dims import Selection
 from mksdask.importers.formats.packing import Packing
 from mksdask.importers.sources import Choice, Source, lazy_slabs
-
-# Bytes of a compressed file that are read at once.
-PIECE = 2**24
 
 
 @dataclass(frozen=True)
@@ -54,6 +47,10 @@ class Raw:
     def row_bytes(self) -> int:
         """Number of bytes of a row."""
         return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+
+    def of_first(self, number: int) -> Self:
+        """Return what has one number along the first axis, which is gone then."""
+        return replace(self, shape=self.shape[1:], offset=self.offset + number * self.row_bytes)
 
     def __call__(self, first: int, last: int) -> Array:
         """Return the rows from `first` to `last`."""
@@ -118,72 +115,12 @@ def described(raw: Raw, selection: Selection, packing: Packing | None = None) ->
     raw.check_size("the file was cut, or its header is that of another one")
     packing = packing or Packing.of({}, raw.dtype)
     while isinstance(number := selection.index[0], int) and not raw.parts:
-        raw = replace(raw, shape=raw.shape[1:], offset=raw.offset + number * raw.row_bytes)
+        raw = raw.of_first(number)
         selection = replace(selection, index=selection.index[1:])
     if isinstance(number, int):
         msg = f"{raw.path}: a channel or a time cannot be chosen if each slice is in a file of its own; give axes="
         raise ValueError(msg)
     return lazy_slabs(Described(raw, selection, packing), selection.shape, np.dtype(packing.dtype))
-
-
-def unpacked(raw: Raw, packer: str, selection: Selection) -> Any:
-    """Make an array of the chosen part of values that are packed as a whole, and are therefore loaded as a whole."""
-    return as_lazy(loaded(raw, packer)[selection.index])
-
-
-def loaded(raw: Raw, packer: str) -> Array:
-    """Load values that are packed as a whole.
-
-    Parameters
-    ----------
-    raw : Raw
-        The file and what it holds when it is unpacked. The offset is that of the packed bytes.
-    packer : {"zlib", "gzip", "bzip2", "text"}
-        How the values are packed.
-
-    Raises
-    ------
-    ValueError
-        If they do not fit in memory, or are not as many as they should be.
-    """
-    wanted, free = raw.shape[0] * raw.row_bytes, int(psutil.virtual_memory().available)
-    if wanted > free:
-        msg = (
-            f"{raw.path} is unpacked as a whole to {wanted} bytes, more than the {free} bytes of memory that are free; "
-            "save it without compression, and it is read in slabs"
-        )
-        raise ValueError(msg)
-    if packer == "text":
-        values = np.fromstring(raw.path.read_bytes()[raw.offset :].decode("ascii"), dtype=raw.dtype, sep=" ")
-        there = values.nbytes
-    else:
-        content = _inflated(raw, packer, wanted)
-        there = len(content)
-        values = np.frombuffer(content, dtype=raw.dtype) if there == wanted else np.empty(0)
-    if there != wanted:
-        count = " × ".join(map(str, raw.shape[::-1]))
-        more = f"more than {wanted}" if there > wanted else f"{there}"
-        msg = f"{raw.path} holds {more} bytes when it is unpacked, but {count} values are {wanted} bytes; it is damaged"
-        raise ValueError(msg)
-    return values.reshape(raw.shape)
-
-
-def _inflated(raw: Raw, packer: str, wanted: int) -> bytes:
-    """Unpack at most one byte more than is wanted."""
-    with raw.path.open("rb") as file:
-        file.seek(raw.offset)
-        if packer == "gzip":
-            with gzip.GzipFile(fileobj=file) as inner:
-                return inner.read(wanted + 1)
-        if packer == "bzip2":
-            with bz2.BZ2File(file) as inner:
-                return inner.read(wanted + 1)
-        # Both a header of zlib and one of gzip are understood.
-        engine, found, size = zlib.decompressobj(wbits=47), [], 0
-        while size <= wanted and not engine.eof and (piece := file.read(PIECE)):
-            found.append(engine.decompress(piece, wanted + 1 - size))
-            size += len(found[-1])
-        return b"".join(found)
 
 
 def data_type(dtype: Any, order: str | None = None) -> str:

@@ -285,7 +285,7 @@ def _chosen_series(file: tifffile.TiffFile, path: Path, choice: Choice) -> tuple
         return every, assumed
     if len(alike) == 1 and len(first.pages) == 1 and first.axes in ("YX", "YXS") and not file.is_ome:
         told = f"{len(every)} series of one page each are joined as slices along z; say series="
-        return every, (*assumed, told)
+        return every, assumed if choice.join == "samples" else (*assumed, told)
     names = [f"{image.get('Name')}, " if image.get("Name") else "" for image in ome_images(file)]
     names += [""] * (len(file.series) - len(names))
     listed = "; ".join(
@@ -342,6 +342,8 @@ def _wanted(
     if choice.axes is not None and len(choice.axes) == len(stay):
         return wanted, choice.axes
     before = stay.replace("Y", "").replace("X", "")
+    if choice.join == "samples" and choice.axes is None and stay.endswith("YX") and before in ("T", "TZ", *_UNNAMED):
+        return wanted, "szyx" if "Z" in before else "syx"
     if not stay.endswith("YX") or len(before) > 1 or before not in ("", "Z", *_UNNAMED):
         raise ValueError(_several(names, shape, stay, path, channels))
     return wanted, "zyx" if before else "yx"

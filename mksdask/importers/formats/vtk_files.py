@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from mksdask.arrays import Array
+from mksdask.importers.formats.dims import SAME_PLACE, placed
 from mksdask.importers.formats.units import length_unit
 from mksdask.importers.formats.vtk_values import Values
 from mksdask.importers.sources import Source, lazy_slabs
-
-# A place this share of a step beside 0 counts as 0.
-SAME_PLACE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -189,13 +187,8 @@ def source_of(
             raise ValueError(msg)
         if n > 1:
             steps[axis] = float(step)
-    corner = np.asarray(geometry.origin) + np.multiply(geometry.spacing, geometry.extent[::2])
     assumed = []
-    # A grid begins at 0 if its first value does, and for cells if their first corner does.
-    to_value = 0.5 * (field.of_cells & np.greater(geometry.extent[1::2], geometry.extent[::2]))
-    if all(np.any(abs(corner / geometry.spacing + shift) > SAME_PLACE) for shift in (0.0, to_value)):
-        text = ", ".join(f"{place:g}" for place in corner)
-        assumed.append(f"the file's first corner lies at ({text}), and coordinates of the store begin at 0")
+    origin = _first_place(geometry, axes, flips, of_cells=field.of_cells)
     unit = length_unit(next(iter(notes.get("units", ())), None), where=str(path))
     data = lazy_slabs(read, shape, dtype.newbyteorder("="))
     thick = [place for place, n in enumerate(shape_of(geometry.extent, of_cells=False)) if n > 1]
@@ -206,7 +199,21 @@ def source_of(
         if any(axis != name for axis, name in names.items()):
             assumed.append(f"the image is flat, and its axes {', '.join(sorted(kept))} are {', '.join(names.values())}")
         axes, steps = "".join(names[axis] for axis in kept), {names[axis]: step for axis, step in steps.items()}
-    return Source(data, axes, steps, unit, tuple(assumed), phases=tuple(notes.get("phases", ())))
+        origin = {names[axis]: place for axis, place in origin.items() if axis in names}
+    return Source(data, axes, steps, unit, tuple(assumed), phases=tuple(notes.get("phases", ())), origin=origin)
+
+
+def _first_place(geometry: Geometry, axes: str, flips: Sequence[bool], *, of_cells: bool) -> dict[str, float]:
+    """Find the position of the first value. There is none if it is 0, or if the first corner of cells is at 0."""
+    places, corners = {}, []
+    for number, (axis, is_flipped) in enumerate(zip(axes[::-1], flips[::-1], strict=True)):
+        low, high = geometry.extent[2 * number : 2 * number + 2]
+        step, start = geometry.spacing[number], geometry.origin["xyz".index(axis)]
+        corner = start - step * high if is_flipped else start + step * low
+        places[axis] = float(corner + 0.5 * step * (of_cells and high > low))
+        corners.append(abs(corner) > SAME_PLACE * step)
+    steps = dict(zip(axes[::-1], geometry.spacing, strict=True))
+    return placed(places, steps, steps) if any(corners) else {}
 
 
 def _axes(path: Path, geometry: Geometry) -> tuple[str, tuple[bool, ...]]:

@@ -12,7 +12,7 @@ import zarr
 
 from mksdask.arrays import Array
 from mksdask.compute.graph import token_of
-from mksdask.importers.formats.dims import LETTERS, Selection, even_step, select, sized, unread_sizes
+from mksdask.importers.formats.dims import LETTERS, Selection, even_step, placed, select, sized, unread_sizes
 from mksdask.importers.formats.packing import Packing
 from mksdask.importers.sources import Choice, Source, check_chunks, chosen_dataset, lazy_view, reading
 from mksdask.storage.atomic import Location
@@ -132,23 +132,27 @@ def _ome_zarr(location: Location, group: str, images: Sequence[Any], choice: Cho
     # Versions before 0.3 have five axes in a fixed order, and 0.3 has only names.
     stated = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", "tczyx")]
     selection = select([axis.get("name") for axis in stated], shape, choice, path)
-    scale = np.ones(len(shape))
+    scale, shift = np.ones(len(shape)), np.zeros(len(shape))
     is_stated = False
     for step in (*level.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ())):
         kind = step.get("type")
         if kind == "scale" and "scale" in step:
             scale *= np.asarray(step["scale"], dtype=float)
+            shift *= np.asarray(step["scale"], dtype=float)
             is_stated = True
-        elif kind not in ("identity", "translation"):
+        elif kind == "translation" and "translation" in step:
+            shift += np.asarray(step["translation"], dtype=float)
+        elif kind != "identity":
             msg = f"{path} has a coordinate transformation {kind!r}, which is not read; give spacing= and axes="
             raise ValueError(msg)
     kept = [i for i, part in enumerate(selection.index) if isinstance(part, slice)]
     spatial = [(i, axis) for i, axis in zip(kept, selection.axes, strict=True) if axis in "xyz"]
-    steps = {axis: float(scale[i]) for i, axis in spatial} if is_stated else {}
-    steps, unit, told = sized(steps, {axis: stated[i].get("unit") for i, axis in spatial}, choice, path)
+    sizes = {axis: float(scale[i]) for i, axis in spatial} if is_stated else {}
+    steps, unit, told = sized(sizes, {axis: stated[i].get("unit") for i, axis in spatial}, choice, path)
     packing = Packing.of({}, _dtype(metadata))
     data = _opened(location, name, selection, packing, choice)
-    return Source(data, selection.axes, steps, unit, (*selection.assumed, *told), format="ome-zarr")
+    origin = placed({axis: float(shift[i]) for i, axis in spatial}, sizes, steps)
+    return Source(data, selection.axes, steps, unit, (*selection.assumed, *told), format="ome-zarr", origin=origin)
 
 
 def _dtype(metadata: Mapping[str, Any]) -> np.dtype[Any]:
@@ -178,7 +182,8 @@ def _array(location: Location, node: Mapping[str, Any], choice: Choice, path: Pa
     attrs = metadata.get("attributes", {})
     names = metadata.get("dimension_names") or attrs.get("_ARRAY_DIMENSIONS")
     selection = select(names, metadata["shape"], choice, path)
-    steps: dict[str, float] = {}
+    sizes: dict[str, float] = {}
+    places: dict[str, float] = {}
     units: dict[str, Any] = {}
     told: list[str] = []
     for label, part in zip(names or (), selection.index, strict=False):
@@ -187,19 +192,21 @@ def _array(location: Location, node: Mapping[str, Any], choice: Choice, path: Pa
             continue
         if len(beside["shape"]) == 1 and beside["shape"][0] > 1:
             values = np.asarray(open_foreign(location, _joined(group, str(label)), is_label=True)[:])
-            steps[axis], more = even_step(values, axis)
+            sizes[axis], more = even_step(values, axis)
+            places[axis] = float(values[0])
             told += more
             units[axis] = beside.get("attributes", {}).get("units")
-    if not steps:
+    if not sizes:
         told += unread_sizes(attrs, node.get("attributes", {}))
-    steps, unit, unknown = sized(steps, units, choice, path)
+    steps, unit, unknown = sized(sizes, units, choice, path)
     told += unknown
     if names and metadata.get("zarr_format") == 2 and metadata.get("fill_value"):
         # In format 2, xarray writes the value of what was not measured in this place.
         attrs = {"_FillValue": metadata["fill_value"]} | attrs
     packing = Packing.of(attrs, _dtype(metadata))
     data = _opened(location, name, selection, packing, choice)
-    return Source(data, selection.axes, steps, unit, (*selection.assumed, *told), packing.missing, format="zarr")
+    told, origin = [*selection.assumed, *told], placed(places, sizes, steps)
+    return Source(data, selection.axes, steps, unit, tuple(told), packing.missing, format="zarr", origin=origin)
 
 
 def _arrays(location: Location, group: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
