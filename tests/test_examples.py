@@ -103,6 +103,12 @@ def test_benchmark__elasticity(tmp_path):
 
 
 @pytest.mark.slow
+def test_benchmark__large_cell(tmp_path):
+    # The benchmark asserts that threads do not change a bit, and that no call takes more than 400 bytes for a voxel.
+    assert "times as fast" in run("benchmarks/large_cell.py", "--quick", cwd=tmp_path)
+
+
+@pytest.mark.slow
 def test_example__local_strain(tmp_path):
     out = run("examples/local_strain.py", "--quick", "--out", "figures", cwd=tmp_path)
     misfit = float(re.search(r"reproduced to ([\d.e-]+) of the mean strain", out).group(1))
