@@ -152,6 +152,40 @@ def test_example__high_contrast(tmp_path):
 
 
 @pytest.mark.slow
+def test_example__plastic_localization(tmp_path):
+    out = run("examples/plastic_localization.py", "--quick", "--out", "figures", cwd=tmp_path)
+    rows = [list(map(float, row.split())) for row in re.findall(r"error % +([\d. ]+)\n", out)]
+    assert [len(row) for row in rows] == [4, 4, 4, 4, 5, 5]
+    assert all(row[3] < row[0] / 2 for row in rows[:4])
+    # At other loads it fails.
+    assert all(row[0] > 5 * row[3] for row in rows[4:])
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_example__two_scales(tmp_path):
+    out = run("examples/two_scales.py", "--quick", "--out", "figures", cwd=tmp_path)
+    found = re.findall(
+        r"^(linkage|windows solved|Voigt–Reuss–Hill) +([\d.]+)% +[\d.]+ +([\d.]+)%", out, flags=re.MULTILINE
+    )
+    errors = {name: (float(tensor), float(strain)) for name, tensor, strain in found}
+    assert errors["linkage"][0] < 8
+    assert errors["linkage"][0] < 0.3 * errors["Voigt–Reuss–Hill"][0]
+    assert errors["linkage"][1] < 0.8 * errors["Voigt–Reuss–Hill"][1]
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 1
+
+
+@pytest.mark.slow
+def test_example__bounded_linkage(tmp_path):
+    out = run("examples/bounded_linkage.py", "--quick", "--out", "figures", cwd=tmp_path)
+    found = re.findall(r"^(plain|bounded) +([\d.]+) % +([\d.]+) % +(\d+)%", out, flags=re.MULTILINE)
+    rows = {name: tuple(map(float, values)) for name, *values in found}
+    assert rows["bounded"][1] < 0.5 * rows["plain"][1]
+    assert rows["bounded"][2] == 0 < rows["plain"][2]
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 1
+
+
+@pytest.mark.slow
 def test_example__process_structure(tmp_path):
     out = run("examples/process_structure.py", "--quick", "--out", "figures", cwd=tmp_path)
     assert float(re.search(r"hold-out of 10 runs: R² = ([\d.]+)", out).group(1)) > 0.8
