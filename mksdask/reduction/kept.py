@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, integers, shown
+from mksdask.arrays import Array, ArrayLike, integers, shown, validated
 from mksdask.reduction.reducers import require_methods
 from mksdask.schema import Listed, Part, Saved, Whole, agree
 
@@ -63,7 +63,7 @@ class KeptFeatures(TransformerMixin, BaseEstimator):
         self.reducer = reducer
         self.columns = columns
 
-    def fit(self, X: Array, y: Array | None = None) -> Self:
+    def fit(self, X: ArrayLike, y: Array | None = None) -> Self:
         """Fit the reducer to features, shape (n_samples, n_features).
 
         Raises
@@ -74,33 +74,35 @@ class KeptFeatures(TransformerMixin, BaseEstimator):
             If the reducer has no methods `fit` and `transform`.
         """
         require_methods(self.reducer, ["fit", "transform"], "reducer", "pass a reducer, such as PCA(5)")
-        self._check(X)
+        X = self._checked(X, reset=True)
         reducer = clone(self.reducer, safe=False)
         self.reducer_ = reducer.fit(X) if y is None else reducer.fit(X, y)
         return self
 
     @available_if(_learns_piecewise)
-    def partial_fit(self, X: Array, y: Array | None = None) -> Self:
+    def partial_fit(self, X: ArrayLike, y: Array | None = None) -> Self:
         """Continue to fit the reducer with more samples."""
-        self._check(X)
+        X = self._checked(X, reset=not hasattr(self, "reducer_"))
         if not hasattr(self, "reducer_"):
             self.reducer_ = clone(self.reducer)
         self.reducer_.partial_fit(X)
         return self
 
-    def transform(self, X: Array) -> Array:
+    def transform(self, X: ArrayLike) -> Array:
         """Return the columns and the scores, shape (n_samples, n_columns + n_components)."""
         check_is_fitted(self)
-        self._check(X)
+        X = self._checked(X, reset=False)
         scores = np.asarray(self.reducer_.transform(X))
-        return np.concatenate([np.asarray(X)[:, np.asarray(self.columns)].astype(scores.dtype), scores], axis=1)
+        return np.concatenate([X[:, np.asarray(self.columns)].astype(scores.dtype), scores], axis=1)
 
-    def _restored(self, most: int) -> None:
-        agree("the number of features of reducer_", self.reducer_.n_features_in_, self.n_features_in_)
-
-    def _check(self, X: Array) -> None:
-        given, n_features = integers(self.columns), X.shape[1]
+    def _checked(self, X: ArrayLike, *, reset: bool) -> Array:
+        # Gaps are for the reducer to fill or to refuse.
+        rows: Array = validated(self, X, reset=reset, ensure_all_finite=False)
+        given, n_features = integers(self.columns), rows.shape[1]
         if given is None or not len(given) or not 0 <= given.min() <= given.max() < n_features:
             msg = f"columns must hold numbers of features, from 0 to {n_features - 1}, got {shown(self.columns)}"
             raise ValueError(msg)
-        self.n_features_in_ = n_features
+        return rows
+
+    def _restored(self, most: int) -> None:
+        agree("the number of features of reducer_", self.reducer_.n_features_in_, self.n_features_in_)
