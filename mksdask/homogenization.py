@@ -40,6 +40,7 @@ from mksdask.regression.scoring import lazy_score
 from mksdask.regression.targets import check_fits, known_targets
 from mksdask.schema import NOTHING, Choice, Part, Saved, Whole
 from mksdask.schema.arguments import checked
+from mksdask.simulation.bounded_regressor import BoundedRegressor
 from mksdask.stats.pairs import Pairs
 from mksdask.storage.atomic import Url
 from mksdask.structure import MKSStructureAnalysis
@@ -163,10 +164,11 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
     _saved = Saved(
         MKSStructureAnalysis._saved.parameters
         | {
-            "property_linker": Choice(*LINKERS) | Part(*borrowed.LINKERS) | NOTHING,
+            "property_linker": Choice(*LINKERS) | Part(BoundedRegressor, *borrowed.LINKERS) | NOTHING,
             "degree": Whole() | NOTHING,
         },
-        fitted=MKSStructureAnalysis._saved.fitted | {"property_linker_": Part(*borrowed.LINKERS, fitted=True)},
+        fitted=MKSStructureAnalysis._saved.fitted
+        | {"property_linker_": Part(BoundedRegressor, *borrowed.LINKERS, fitted=True)},
         is_model=True,
     )
 

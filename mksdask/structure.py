@@ -22,6 +22,7 @@ from mksdask.display.cards import WithCard, card
 from mksdask.labels import matched_values
 from mksdask.reduction.ensemble import EnsembleStatistics, Reducible, StatisticsOptions
 from mksdask.reduction.fit import Fit, FitTransform
+from mksdask.reduction.kept import KeptFeatures
 from mksdask.reduction.nearest import NearestMixin
 from mksdask.reduction.projection import Projection, label_scores, reduction_pictures, variance_facts
 from mksdask.reduction.reducers import new_reducer, require_methods
@@ -130,7 +131,7 @@ class MKSStructureAnalysis(
     _saved = Saved(
         {
             "basis": Part(Basis) | NOTHING,
-            "dimension_reducer": Part(Projection, Pipeline) | NOTHING,
+            "dimension_reducer": Part(Projection, KeptFeatures, Pipeline) | NOTHING,
             "n_components": Whole() | Number() | NOTHING,
             "periodic_axes": AXES | NOTHING,
             "correlations": Listed(Record(Whole(), Whole())) | NOTHING,
@@ -142,7 +143,7 @@ class MKSStructureAnalysis(
             "dtype": Choice("float32", "float64") | Dtype("f4 f8"),
         },
         fitted={
-            "dimension_reducer_": Part(Projection, Pipeline, fitted=True),
+            "dimension_reducer_": Part(Projection, KeptFeatures, Pipeline, fitted=True),
             "reduced_fit_data": ArrayOf("f4 f8", "n_samples", "n_components"),
             "grid_": Part(Grid),
             "_map": Part(FeatureMap),

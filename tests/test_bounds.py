@@ -12,12 +12,13 @@ from scipy.spatial.transform import Rotation
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold
 
-from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis
+from mksdask import MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, load_model, save_model
 from mksdask.bases.gsh import bunge_angles
 from mksdask.datasets import make_microstructure
-from mksdask.reduction import PCA
+from mksdask.reduction import PCA, IncrementalPCA, KeptFeatures
 from mksdask.regression import KernelRegressor, polynomial_regression
 from mksdask.simulation import (
     BoundedRegressor,
@@ -29,6 +30,7 @@ from mksdask.simulation import (
     single_crystal_stiffness,
     voigt_reuss_bounds,
 )
+from mksdask.stats import correlate
 from tests.test_fem import COPPER, POISSON, YOUNG, ZINC, stiffness_matrix, turned_by_tensor
 
 KELVIN = {n: np.where(np.arange(n) < d, 1.0, 2**0.5) for n, d in ((6, 3), (3, 2))}
@@ -327,10 +329,19 @@ def test_bounded_regressor__keeps_bounds_of_any_phases(seed, n_phases, n):
     assert_allclose(flat.predict(X), model.predict(X).reshape(30, -1), rtol=0, atol=1e-7 * np.abs(properties).max())
 
 
-def test_bounded_regressor__as_the_linker_of_a_model(samples):
+LAG0 = np.ravel_multi_index((6, 6), (12, 12))  # of the first phase with itself, which is its fraction
+
+
+@pytest.mark.parametrize(
+    "reducer",
+    [
+        ColumnTransformer([("fraction", "passthrough", [LAG0]), ("scores", PCA(4), slice(0, None))]),
+        KeptFeatures(PCA(4), [LAG0]),
+        KeptFeatures(IncrementalPCA(4), [LAG0]),
+    ],
+)
+def test_bounded_regressor__as_the_linker_of_a_model(samples, reducer, tmp_path):
     X, C, _ = samples
-    lag0 = np.ravel_multi_index((6, 6), (12, 12))  # of the first phase with itself, which is its fraction
-    reducer = ColumnTransformer([("fraction", "passthrough", [lag0]), ("scores", PCA(4), slice(0, None))])
     model = MKSHomogenizationModel(
         PrimitiveBasis(2),
         correlations=[(0, 0)],
@@ -338,7 +349,8 @@ def test_bounded_regressor__as_the_linker_of_a_model(samples):
         dimension_reducer=reducer,
         property_linker=BoundedRegressor(PLANE),
     )
-    model.fit(X[::2], C[::2])
+    is_lazy = hasattr(reducer, "partial_fit")
+    model.fit(da.from_array(X[::2], chunks=(30, -1, -1)) if is_lazy else X[::2], C[::2])
     lazy = model.predict(da.from_array(X[1::2], chunks=(20, -1, -1)))
     assert isinstance(lazy, da.Array)
     found = lazy.compute()
@@ -349,6 +361,46 @@ def test_bounded_regressor__as_the_linker_of_a_model(samples):
     bounds = voigt_reuss_bounds(np.column_stack([fraction, 1 - fraction]), PLANE)
     assert np.linalg.eigvalsh(bounds.upper - found).min() > -slack
     assert np.linalg.eigvalsh(found - bounds.lower).min() > -slack
+    if isinstance(reducer, KeptFeatures):
+        assert_array_equal(model.transform(X)[:, 0], correlate(X, PrimitiveBasis(2), periodic_axes=[0, 1])[:, 6, 6, 0])
+        save_model(model, tmp_path / "model.zarr")
+        loaded = load_model(tmp_path / "model.zarr")
+        assert_array_equal(loaded.predict(X[1::2]), found)
+        assert_array_equal(loaded.fit(X[::2], C[::2]).property_linker.properties, PLANE)
+
+
+@pytest.mark.parametrize(
+    ("properties", "columns"), [([1.0, 8], [0]), (np.array([1, 8]), None), ([[[1.0]], np.array([[8.0]])], (0, 1))]
+)
+def test_bounded_regressor__is_saved_with_properties_of_any_form(samples, properties, columns, tmp_path):
+    X = samples[0][:20]
+    K = effective_conductivity(X, conductivity=(1.0, 8.0), tolerance=1e-4)[:, :1, 0]
+    K = K[..., None] if np.ndim(properties) > 1 else K[:, 0]
+    kept = [2 * LAG0, 2 * LAG0 + 1][: 2 if columns == (0, 1) else 1]
+    linker = BoundedRegressor(properties, polynomial_regression(1), columns=columns, normalize=False)
+    model = MKSHomogenizationModel(
+        PrimitiveBasis(2), correlations=[(0, 0), (1, 1)], periodic_axes=[0, 1], property_linker=linker
+    )
+    model.set_params(dimension_reducer=KeptFeatures(PCA(2), kept)).fit(X, K)
+    save_model(model, tmp_path / "model.zarr")
+    loaded = load_model(tmp_path / "model.zarr")
+    assert_array_equal(loaded.predict(X), model.predict(X))
+    assert loaded.property_linker.columns == columns
+
+
+def test_kept_features__raises_and_says_what_mends_it():
+    X = np.random.default_rng(0).normal(size=(9, 5))
+    for reducer, columns, error, message in [
+        (PCA(2), [5], ValueError, "from 0 to 4, got"),
+        (PCA(2), [-1], ValueError, "from 0 to 4"),
+        (PCA(2), [], ValueError, "from 0 to 4"),
+        (3, [0], TypeError, "reducer must have the methods fit and transform"),
+    ]:
+        with pytest.raises(error, match=message):
+            KeptFeatures(reducer, columns).fit(X)
+    with pytest.raises(NotFittedError):
+        KeptFeatures(PCA(2), [0]).transform(X)
+    assert not hasattr(KeptFeatures(PCA(2), [0]), "partial_fit")
 
 
 def test_bounded_regressor__is_searched_copied_and_paired_by_labels(samples):

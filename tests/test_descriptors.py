@@ -77,6 +77,15 @@ def test_interface_and_junctions__of_three_phases_by_brute_force():
         assert_allclose(found["junctions"][sample], junctions / V.size)
 
 
+def test_diffusivity__is_that_of_taufactor():
+    # A slanted strip, whose tortuosity the tests of TauFactor 1.2.1 give to five digits.
+    strip = np.zeros((20, 21, 21), dtype=int)
+    for i in range(20):
+        strip[i, i : i + 2, i : i + 2] = 1
+    found = described(strip[None], descriptors=["diffusivity"])
+    assert_allclose(strip.mean() / found["diffusivity x 1"], 7.51667, rtol=1e-6)
+
+
 def test_diffusivity__closed_forms():
     straight = np.zeros((1, 8, 6, 5), int)
     straight[0, :, 2:4, 1:4] = 1

@@ -121,6 +121,12 @@ def test_benchmark__elasticity(tmp_path):
 
 
 @pytest.mark.slow
+def test_benchmark__large_cell(tmp_path):
+    # The benchmark asserts that threads do not change a bit, and that no call takes more than 400 bytes for a voxel.
+    assert "times as fast" in run("benchmarks/large_cell.py", "--quick", cwd=tmp_path)
+
+
+@pytest.mark.slow
 def test_example__local_strain(tmp_path):
     out = run("examples/local_strain.py", "--quick", "--out", "figures", cwd=tmp_path)
     misfit = float(re.search(r"reproduced to ([\d.e-]+) of the mean strain", out).group(1))
@@ -160,6 +166,40 @@ def test_example__high_contrast(tmp_path):
         assert errors[0] > errors[1] > errors[3] > 0.1
         assert errors[3] < errors[0] / 3
     assert "finite elements at a tolerance of 0.1" in out
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 1
+
+
+@pytest.mark.slow
+def test_example__plastic_localization(tmp_path):
+    out = run("examples/plastic_localization.py", "--quick", "--out", "figures", cwd=tmp_path)
+    rows = [list(map(float, row.split())) for row in re.findall(r"error % +([\d. ]+)\n", out)]
+    assert [len(row) for row in rows] == [4, 4, 4, 4, 5, 5]
+    assert all(row[3] < row[0] / 2 for row in rows[:4])
+    # At other loads it fails.
+    assert all(row[0] > 5 * row[3] for row in rows[4:])
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_example__two_scales(tmp_path):
+    out = run("examples/two_scales.py", "--quick", "--out", "figures", cwd=tmp_path)
+    found = re.findall(
+        r"^(linkage|windows solved|Voigt–Reuss–Hill) +([\d.]+)% +[\d.]+ +([\d.]+)%", out, flags=re.MULTILINE
+    )
+    errors = {name: (float(tensor), float(strain)) for name, tensor, strain in found}
+    assert errors["linkage"][0] < 8
+    assert errors["linkage"][0] < 0.3 * errors["Voigt–Reuss–Hill"][0]
+    assert errors["linkage"][1] < 0.8 * errors["Voigt–Reuss–Hill"][1]
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 1
+
+
+@pytest.mark.slow
+def test_example__bounded_linkage(tmp_path):
+    out = run("examples/bounded_linkage.py", "--quick", "--out", "figures", cwd=tmp_path)
+    found = re.findall(r"^(plain|bounded) +([\d.]+) % +([\d.]+) % +(\d+)%", out, flags=re.MULTILINE)
+    rows = {name: tuple(map(float, values)) for name, *values in found}
+    assert rows["bounded"][1] < 0.5 * rows["plain"][1]
+    assert rows["bounded"][2] == 0 < rows["plain"][2]
     assert len(list((tmp_path / "figures").glob("*.png"))) == 1
 
 

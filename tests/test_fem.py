@@ -1,5 +1,7 @@
 """The elastic solver against closed forms, bounds and another finite-element code."""
 
+import inspect
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -284,6 +286,19 @@ def test_simulation__homogeneous_and_unstrained_cells():
     assert_array_equal(still.displacement, 0.0)
 
 
+def test_simulation__takes_what_solve_fields_takes():
+    of_fields, of_class = (dict(inspect.signature(each).parameters) for each in (solve_fields, ElasticFESimulation))
+    del of_fields["X"]
+    assert of_class.keys() == of_fields.keys()
+    assert all(of_class[name].default == of_fields[name].default for name in of_class)
+    options = {"stiffness": [stiffness_matrix(1.0, 0.3, 2), stiffness_matrix(3.0, 0.3, 2)], "eigenstrain": (0.0, 0.01)}
+    X = np.array([[[0, 1], [1, 0]]])
+    options |= {"macro_stress": (np.nan, 0.0, 0.0), "macro_strain": 0.02}
+    found = ElasticFESimulation(**options).run(X)
+    assert_array_equal(found.stress, solve_fields(X, **options).stress)
+    assert_allclose(found.mean_strain[0, 0], 0.02)
+
+
 def test_simulation__labelled_and_lazy():
     X = xr.DataArray(
         make_microstructure(n_samples=4, size=(6, 5), grain_size=2, chunks=2),
@@ -300,9 +315,10 @@ def test_simulation__labelled_and_lazy():
     plain = ElasticFESimulation(elastic_modulus=YOUNG, poissons_ratio=POISSON, macro_strain=0.01).run(X.values)
     assert_array_equal(response.stress, plain.stress)
     assert_allclose(response.displacement, 2.0 * plain.displacement)
-    assert_array_equal(
-        simulation.stiffness(X).sel(component="xx", component_applied="yy"), plain.stiffness(X.values)[:, 0, 1]
+    labelled, bare = (
+        effective_stiffness(each, elastic_modulus=YOUNG, poissons_ratio=POISSON) for each in (X, X.values)
     )
+    assert_array_equal(labelled.sel(component="xx", component_applied="yy"), bare[:, 0, 1])
     lazy = mean_stress(
         da.from_array(X.values, chunks=(2, 6, 5), inline_array=True), elastic_modulus=YOUNG, poissons_ratio=POISSON
     )

@@ -66,6 +66,9 @@ EXAMPLES = {
     "local_strain": ("Local strain", QUICK),
     "classify_micrographs": ("Which material is it?", QUICK),
     "high_contrast": ("Local strain at high contrast", QUICK),
+    "plastic_localization": ("Local strain of plastic phases", QUICK),
+    "two_scales": ("From the fine scale to the coarse one", QUICK),
+    "bounded_linkage": ("A linkage that keeps the bounds", QUICK),
     "cahn_hilliard": ("Spinodal decomposition", QUICK),
     "process_structure": ("From process to structure", QUICK),
     "reconstruction": ("Structures of given statistics", QUICK),
@@ -133,6 +136,12 @@ its figures and how long it took. Run it without ``--quick`` to get these result
      - section 5.2: local strain of a material of three phases, beside finite elements
    * - ``high_contrast.py [TIFF]``
      - error of the local strain by order of the series, for phases whose stiffness differs by a factor of up to 50
+   * - ``plastic_localization.py``
+     - the same for phases that yield and harden, at the load of the fit and at others, where the series fails
+   * - ``two_scales.py``
+     - stiffness and strain of 96³ voxels from a coarse cell of 6³, whose voxels have the stiffness that a linkage says
+   * - ``bounded_linkage.py``
+     - a linkage with and without the bounds of Voigt and Reuss, on unseen fractions and contrasts
    * - ``classify_micrographs.py FOLDER``
      - windows of micrographs of seven materials, classified from their statistics: 85 % of the windows of unseen parts
        are right, and 74 % from the volume fraction alone

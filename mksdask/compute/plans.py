@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -18,6 +19,7 @@ from distributed import default_client
 from distributed.system import MEMORY_LIMIT
 
 from mksdask.compute.graph import check_known
+from mksdask.compute.threads import OnWholeWorker
 from mksdask.display.cards import card, value_text
 
 # The statistics of a chunk of this many voxels take tens of megabytes for each pair. A worker of 1 GiB holds several of
@@ -324,6 +326,8 @@ class SampleWork:
         Approximate number of floating-point operations for one sample.
     remedy : str
         What else would help if one sample does not fit.
+    is_large : bool
+        Whether the kernel of one sample can share its work among threads, and has enough of it.
     """
 
     what: str
@@ -332,6 +336,7 @@ class SampleWork:
     result_bytes: int
     operations: float = 0.0
     remedy: str = "take smaller samples"
+    is_large: bool = False
 
     def peak(self, chunk: int, n: int) -> int:
         """Peak bytes of a task on n samples of a chunk."""
@@ -348,6 +353,11 @@ class SampleWork:
         if self.peak(chunk, chunk) <= limit.task_bytes:
             return chunk
         if self.peak(chunk, 1) > limit.task_bytes:
+            if self.is_large:
+                # One task at a time, while the others wait with their samples.
+                limit, waiting = Limit(limit.worker_bytes, 1), (limit.n_threads - 1) * chunk * self.input_bytes
+                if self.peak(chunk, 1) + waiting <= limit.task_bytes:
+                    return 1
             of_chunk = f" out of a chunk of {chunk}" if chunk > 1 else ""
             remedy = self.remedy + " in smaller chunks" * (chunk > 1)
             raise limit.refusal(self.peak(chunk, 1), f"{self.what} of one sample{of_chunk}", remedy)
@@ -369,6 +379,31 @@ class SampleWork:
         step = even if 2 * even >= n else -(-largest // -(-largest // n))
         return data.rechunk({0: tuple(min(step, size - start) for size in sizes for start in range(0, size, step))})
 
+    def takes_worker(self, data: Any, limit: Limit) -> bool:
+        """Decide whether each task has all threads of its worker, one task after the other.
+
+        That is so for large samples in fewer chunks than a worker has threads, or of which one takes more memory than
+        the share of a thread. A call on samples in memory has all threads, unless it runs in a thread beside others.
+        """
+        if not self.is_large or limit.n_threads == 1:
+            return False
+        if not isinstance(data, da.Array):
+            return threading.current_thread() is threading.main_thread()
+        chunks = self.fitting(data, limit).chunks[0]
+        return len(chunks) < limit.n_threads or self.peak(max(data.chunks[0]), max(chunks)) > limit.task_bytes
+
+    def kernel_on(self, kernel: Callable[..., Any], data: Any) -> Callable[..., Any]:
+        """Return a kernel for samples, which has all threads of its worker if `takes_worker`.
+
+        Raises
+        ------
+        DoesNotFitError
+            If large samples in memory need more memory than this machine has free.
+        """
+        if self.is_large and not isinstance(data, da.Array):
+            refuse_unless_fits(self.task_bytes(len(data)), f"{self.what} of {len(data)} samples", self.remedy)
+        return OnWholeWorker(kernel) if self.takes_worker(data, Limit.of()) else kernel
+
     def stage(self, data: Any, limit: Limit) -> Stage:
         """Plan the tasks on all samples: chunks that fit for lazy samples, one call for samples in memory."""
         check_known(data)
@@ -382,6 +417,14 @@ class SampleWork:
             0.0,
             len(data) * self.operations,
         )
+
+
+def thread_notes(work: SampleWork, data: Any, limit: Limit) -> tuple[str, ...]:
+    """Make the notes of a plan on samples: whether a task has all threads of its worker."""
+    if not work.takes_worker(data, limit):
+        return ()
+    share = size_text(Limit(limit.worker_bytes, 1).task_bytes)
+    return (f"Each task has all {limit.n_threads} threads of its worker and their {share}, one after the other.",)
 
 
 def chunk_layout(data: Any, stage: Stage) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from mksdask.arrays import Array, ArrayLike, integers, numbers_argument, shown, to_numpy, validated
 from mksdask.labels import paired
 from mksdask.reduction.reducers import require_methods
-from mksdask.regression import polynomial_regression
+from mksdask.regression import borrowed, polynomial_regression
+from mksdask.schema import FLAG, NOTHING, ArrayOf, Listed, Number, Part, Saved, Whole, agree
 from mksdask.schema.arguments import checked
 from mksdask.simulation.bounds import voigt_reuss_bounds
 from mksdask.simulation.stencils import Float
@@ -24,6 +25,9 @@ from mksdask.simulation.stencils import Float
 ROUNDING = 1e-9
 # Share of the largest property by which targets may lie outside the bounds, such as by tolerances of a solver.
 MARGIN = 0.01
+
+_REAL = "i1 i2 i4 i8 u1 u2 u4 u8 f4 f8"
+_TENSORS = ArrayOf(_REAL, "n_phases", "n_components", "n_components")
 
 
 class BoundedRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -62,8 +66,8 @@ class BoundedRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     without `normalize`, no prediction gets a larger error of N than that of the regressor alone. With `normalize`,
     errors are often smaller, above all for fractions far from those of `fit`, but not always.
 
-    As the `property_linker` of `mksdask.MKSHomogenizationModel`, it needs a reducer that passes fractions on: the lag 0
-    of an autocorrelation is the fraction of its phase. Models with this linker cannot be saved.
+    As the `property_linker` of `mksdask.MKSHomogenizationModel`, it needs a reducer that passes fractions on, such as
+    `mksdask.reduction.KeptFeatures`: the lag 0 of an autocorrelation is the fraction of its phase.
 
     References
     ----------
@@ -80,6 +84,20 @@ class BoundedRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     >>> model.predict([[1.0], [0.0]]).round(9).tolist()
     [[[1.0, 0.0], [0.0, 1.0]], [[10.0, 0.0], [0.0, 10.0]]]
     """
+
+    _saved = Saved(
+        {
+            "properties": _TENSORS | ArrayOf(_REAL, "n_phases") | Listed(Number() | Listed(Listed(Number()))),
+            "regressor": Part(*borrowed.LINKERS) | NOTHING,
+            "columns": Listed(Whole(0)) | NOTHING,
+            "normalize": FLAG,
+        },
+        fitted={
+            "regressor_": Part(*borrowed.LINKERS, fitted=True),
+            "n_features_in_": Whole(1, sized=True),
+            "_shape": Listed(Whole(1), 0, 2),
+        },
+    )
 
     def __init__(
         self,
@@ -197,6 +215,11 @@ class BoundedRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError(msg)
         pair = (part.reshape(len(part), -1) for part in (truth, predicted))
         return float(r2_score(*pair, sample_weight=sample_weight, multioutput="variance_weighted"))
+
+    def _restored(self, most: int) -> None:
+        agree("the number of features of regressor_", self.regressor_.n_features_in_, self.n_features_in_)
+        n = np.shape(self.properties)[-1] if np.ndim(self.properties) > 1 else 1
+        agree("whether _shape is that of a tensor", self._shape in ((n, n), (n * n,), *[()] * (n == 1)), expected=True)
 
     def _bounds(self, features: Array) -> tuple[Float, Float, Float]:
         """Compute the lower bound R of each sample, D^(1/2) and D^(-1/2), (n_samples, n, n).

@@ -16,11 +16,11 @@ from mksdask.arrays import Array, ArrayLike, is_number, label, names, numbers_ar
 from mksdask.bases.gsh import check_angles
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
-from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, fft_operations
+from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, fft_operations, thread_notes
 from mksdask.samples import Grid
 from mksdask.schema.arguments import check_argument, checked
 from mksdask.simulation.constituents import cubic_grid, phase_numbers
-from mksdask.simulation.equilibrium import BATCH_UNKNOWNS
+from mksdask.simulation.equilibrium import BATCH_UNKNOWNS, is_large
 from mksdask.simulation.fluxes import Conductive, solve_fluxes
 from mksdask.simulation.solver import ITERATIONS
 
@@ -223,16 +223,18 @@ class _Conduct(Operation[Any]):
             lambda n: n * result + min(n, together) * batch,
             result,
             self.n_loads * ITERATIONS * (2 * fft_operations(spatial, real=True) + 150.0 * n_voxels),
+            is_large=is_large(spatial),
         )
 
     def plan(self, limit: Limit) -> Plan:
         """Plan one task for each chunk."""
         stage = self.work.stage(self.data, limit)
-        return Plan(self.name, chunk_layout(self.data, stage) | {"load cases": self.n_loads}, (stage,), limit)
+        layout = chunk_layout(self.data, stage) | {"load cases": self.n_loads}
+        return Plan(self.name, layout, (stage,), limit, thread_notes(self.work, self.data, limit))
 
     def compute(self, kernel: Callable[[Array], Array]) -> Any:
         """Map a kernel over the samples."""
-        data = self.work.fitting(self.data)
+        data, kernel = self.work.fitting(self.data), self.work.kernel_on(kernel, self.data)
         return map_samples(kernel, data, tail=self.result_shape, dtype=np.float64, name=self.name)
 
 
@@ -333,7 +335,7 @@ def solve_conduction(
     -----
     Lazy input gives a lazy result, with one task for each chunk. A task holds its results, which are ``2 · dim``
     float64 fields, and the fields of one batch of samples. A chunk that would not fit into the memory of a worker is
-    cut; see `mksdask.plan`.
+    cut; see `mksdask.plan`. Large samples may have all threads of a worker, as in `solve_fields`.
 
     The gradient inside an insulator is that of the elements that continue the field into it. It carries no flux.
 

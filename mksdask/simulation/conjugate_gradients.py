@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mksdask.compute.threads import over_parts
 from mksdask.simulation.stencils import Float, jit
+
+# Unknowns of which a product is summed at once. Threads share the blocks of a large sample.
+BLOCK = 2**18
 
 
 class ConvergenceError(ArithmeticError):
@@ -15,34 +20,54 @@ class ConvergenceError(ArithmeticError):
 
 
 @jit
-def _descend(x, r, p, kp, rz, active):  # type: ignore[no-untyped-def]
-    """``x += α p``, ``r -= α K p`` with ``α = (r, z) / (p, K p)``, where each sample has its own α."""
-    n, size = x.shape
+def _multiply(a, b, active, sums, first, last):  # type: ignore[no-untyped-def]
+    """``sums[s, block] = (a, b)`` over the blocks `first` to `last` of each active sample."""
+    n, size = a.shape
     for s in range(n):
         if active[s]:
-            energy = 0.0
-            for k in range(size):
-                energy += p[s, k] * kp[s, k]
-            # What has no energy, such as a movement inside a pore, is no way to go.
-            alpha = rz[s] / energy if energy > 0.0 else 0.0
-            for k in range(size):
-                x[s, k] += alpha * p[s, k]
-                r[s, k] -= alpha * kp[s, k]
+            for block in range(first, last):
+                total = 0.0
+                for k in range(block * BLOCK, min((block + 1) * BLOCK, size)):
+                    total += a[s, k] * b[s, k]
+                sums[s, block] = total
 
 
 @jit
-def _conjugate(p, r, z, rz, active):  # type: ignore[no-untyped-def]
-    """``p = z + β p`` with ``β = (r, z) / (r, z)_previous``; (r, z) is updated in place."""
+def _descend(x, r, p, kp, alpha, active, first, last):  # type: ignore[no-untyped-def]
+    """``x += α p``, ``r -= α K p`` in some blocks, where each sample has its own α."""
+    n, size = x.shape
+    for s in range(n):
+        if active[s]:
+            for k in range(first * BLOCK, min(last * BLOCK, size)):
+                x[s, k] += alpha[s] * p[s, k]
+                r[s, k] -= alpha[s] * kp[s, k]
+
+
+@jit
+def _conjugate(p, z, beta, active, first, last):  # type: ignore[no-untyped-def]
+    """``p = z + β p`` in some blocks."""
     n, size = p.shape
     for s in range(n):
         if active[s]:
-            new = 0.0
-            for k in range(size):
-                new += r[s, k] * z[s, k]
-            beta = new / rz[s] if rz[s] > 0.0 else 0.0
-            rz[s] = new
-            for k in range(size):
-                p[s, k] = z[s, k] + beta * p[s, k]
+            for k in range(first * BLOCK, min(last * BLOCK, size)):
+                p[s, k] = z[s, k] + beta[s] * p[s, k]
+
+
+def _products(a: NDArray[np.floating], b: NDArray[np.floating], active: NDArray[np.bool_]) -> Float:
+    """Compute (a, b) of each active sample. The sum has one order for any number of threads."""
+    sums = np.zeros((len(a), n_blocks(a)))
+    over_parts(partial(_multiply, a, b, active, sums), sums.shape[1])
+    return np.asarray(np.add.accumulate(sums, axis=1)[:, -1])
+
+
+def _ratio(a: Float, b: Float) -> Float:
+    """``a / b``, and 0 where b is not positive."""
+    return np.divide(a, b, out=np.zeros_like(a), where=b > 0.0)
+
+
+def n_blocks(a: NDArray[np.floating]) -> int:
+    """Count the blocks of the unknowns of a sample."""
+    return -(-a.shape[1] // BLOCK)
 
 
 def conjugate_gradients(
@@ -83,15 +108,25 @@ def conjugate_gradients(
     rz, iterations = np.zeros(n), np.zeros(n, dtype=np.int64)
     # The right-hand side of a homogeneous cell holds only rounding errors.
     active = np.abs(r).max(axis=1) > 1e-13 * load
-    _conjugate(p, r, precondition(r), rz, active)
+
+    def turn() -> None:
+        """Choose the next direction, and compute (r, z)."""
+        z = precondition(r)
+        new = _products(r, z, active)
+        over_parts(partial(_conjugate, p, z, _ratio(new, rz), active), n_blocks(p))
+        rz[active] = new[active]
+
+    turn()
     target = tolerance**2 * rz
     active &= rz > 0.0
     for _ in range(max_iterations):
         if not active.any():
             return x, iterations
         apply(p, active, kp)
-        _descend(x, r, p, kp, rz, active)
-        _conjugate(p, r, precondition(r), rz, active)
+        # What has no energy, such as a movement inside a pore, is no way to go.
+        alpha = _ratio(rz, _products(p, kp, active))
+        over_parts(partial(_descend, x, r, p, kp, alpha, active), n_blocks(x))
+        turn()
         iterations[active] += 1
         active &= rz > target
     if active.any():

@@ -26,7 +26,7 @@ from mksdask.arrays import (
 )
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation
-from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout
+from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, thread_notes
 from mksdask.labels import first_index, matched
 from mksdask.samples import Grid
 from mksdask.simulation.constituents import Constituents, CrystalOrientations, IsotropicPhases, cubic_grid
@@ -209,7 +209,7 @@ class Solve(Operation[Any]):
         layout = chunk_layout(data, stage) | {"load cases": self.n_loads}
         batch = batch_size(self.grid.shape)
         layout["samples of a batch"] = min(batch, layout.get("samples of a task", len(data)))
-        return Plan(self.name, layout, (stage,), limit)
+        return Plan(self.name, layout, (stage,), limit, thread_notes(self.work, data, limit))
 
     def cut(self) -> tuple[Any, ...]:
         """Cut the chunks that are too large for a task. The other arrays follow the leading one."""
@@ -217,9 +217,13 @@ class Solve(Operation[Any]):
         arrays[self.leading] = self.work.fitting(arrays[self.leading])
         return tuple(arrays)
 
+    def kernel_on(self, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a kernel for the samples, which has all threads of its worker if they are large and few."""
+        return self.work.kernel_on(kernel, self.arrays[self.leading])
+
     def compute(self, kernel: Callable[..., Array], tail: tuple[int, ...], *dims: str) -> Any:
         """Map a kernel whose results are components over the samples, and label them."""
-        result = map_samples(kernel, *self.cut(), tail=tail, dtype=np.float64, name=self.name)
+        result = map_samples(self.kernel_on(kernel), *self.cut(), tail=tail, dtype=np.float64, name=self.name)
         coords = dict.fromkeys(dims, names(self.components))
         return label(result, self.labels, dims=dims, coords=coords, name=self.name)
 
@@ -234,7 +238,7 @@ class SolveFields(Solve):
     def run(self) -> ElasticResponse | xr.Dataset:
         """Solve for the fields and their averages."""
         arrays = self.cut()
-        kernel = partial(self.solver.fields, loads=self.loads)
+        kernel = self.kernel_on(partial(self.solver.fields, loads=self.loads))
         if not any(map(is_lazy, arrays)):
             response = kernel(*arrays)
         else:

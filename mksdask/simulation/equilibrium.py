@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from mksdask.compute.threads import over_parts
 from mksdask.simulation.conjugate_gradients import conjugate_gradients
-from mksdask.simulation.stencils import Float, Isotropic, Material, Stencil, jit, n_strain_components, voigt_pairs
+from mksdask.simulation.stencils import Float, Material, Stencil, jit, voigt_pairs
 from mksdask.simulation.stress_control import StressControl
 
 # Largest number of unknowns that are solved together, so that a batch stays in cache.
@@ -32,17 +33,43 @@ class ElasticFields(NamedTuple):
 
 
 @jit
-def _multiply_green(green, v):  # type: ignore[no-untyped-def]
-    """``v_a ← Σ_b G_ab v_b`` in place, for each frequency. The symmetric G is packed as its upper triangle, by rows."""
-    n, dim, size = v.shape
+def _invert_symbols(squares, norms, sines, lam, mu, green, first, last):  # type: ignore[no-untyped-def]
+    """Write the inverse of the stencil of a homogeneous material at each frequency; see `symbols`."""
+    is_flat = len(green) == 3
+    for i in range(first, last):
+        for j in range(len(squares[1])):
+            for k in range(len(squares[2])):
+                gx, gy, gz = norms[0][i], norms[1][j], norms[2][k]
+                sx, sy, sz = squares[0][i] * gy * gz, squares[1][j] * gx * gz, squares[2][k] * gx * gy
+                shear, across = mu * (sx + sy + sz), lam + mu
+                xx, yy, zz = shear + across * sx, shear + across * sy, shear + across * sz
+                xy = across * sines[0][i] * sines[1][j] * gz
+                xz = across * sines[0][i] * sines[2][k] * gy
+                yz = across * sines[1][j] * sines[2][k] * gx
+                a, b, c = yy * zz - yz * yz, xz * yz - xy * zz, xy * yz - xz * yy
+                det = xx * a + xy * b + xz * c
+                # The stencil is singular at the zero frequency.
+                scale = 1.0 / det if i + j + k > 0 else 0.0
+                green[0, i, j, k], green[1, i, j, k] = scale * a, scale * b
+                if is_flat:
+                    green[2, i, j, k] = scale * (xx * zz - xz * xz)
+                else:
+                    green[2, i, j, k], green[3, i, j, k] = scale * c, scale * (xx * zz - xz * xz)
+                    green[4, i, j, k], green[5, i, j, k] = scale * (xy * xz - xx * yz), scale * (xx * yy - xy * xy)
+
+
+@jit
+def _multiply_green(green, v, first, last):  # type: ignore[no-untyped-def]
+    """``v_a ← Σ_b G_ab v_b`` for some frequencies. The symmetric G is packed as its upper triangle, by rows."""
+    n, dim, _ = v.shape
     for s in range(n):
         if dim == 2:
-            for k in range(size):
+            for k in range(first, last):
                 a, b = v[s, 0, k], v[s, 1, k]
                 v[s, 0, k] = green[0, k] * a + green[1, k] * b
                 v[s, 1, k] = green[1, k] * a + green[2, k] * b
         else:
-            for k in range(size):
+            for k in range(first, last):
                 a, b, c = v[s, 0, k], v[s, 1, k], v[s, 2, k]
                 v[s, 0, k] = green[0, k] * a + green[1, k] * b + green[2, k] * c
                 v[s, 1, k] = green[1, k] * a + green[3, k] * b + green[4, k] * c
@@ -52,6 +79,11 @@ def _multiply_green(green, v):  # type: ignore[no-untyped-def]
 def batch_size(spatial: tuple[int, ...]) -> int:
     """Choose the number of samples that are solved together."""
     return max(1, BATCH_UNKNOWNS // (len(spatial) * int(np.prod(spatial))))
+
+
+def is_large(spatial: tuple[int, ...]) -> bool:
+    """Tell whether threads can share the work on one sample."""
+    return int(np.prod(spatial)) >= BATCH_UNKNOWNS
 
 
 @lru_cache(maxsize=2)
@@ -73,30 +105,58 @@ def green_operator(spatial: tuple[int, ...], lam: float, mu: float) -> NDArray[n
         enter the solution.
     """
     dim = len(spatial)
-    axes = tuple(range(1, dim + 1))
-    rows, cols = np.triu_indices(dim)
-    material = Isotropic(*(np.full((1, *spatial), value) for value in (lam, mu)))
-    macro, active = np.zeros((1, n_strain_components(dim))), np.ones(1, dtype=bool)
-    symbol = []
-    for column in range(dim):
-        delta = np.zeros((1, dim, *spatial))
-        delta[(0, column, *(0,) * dim)] = 1.0
-        response = material.forces(delta, macro, active, np.empty_like(delta))
-        symbol.append(scipy.fft.rfftn(response[0], axes=axes).real)
-    matrices = np.moveaxis(np.array(symbol), (0, 1), (-2, -1))
-    origin = (0,) * dim
-    matrices[origin] = np.eye(dim)
-    inverse = np.linalg.inv(matrices)
-    inverse[origin] = 0.0
-    green = np.ascontiguousarray(np.moveaxis(inverse[..., rows, cols], -1, 0), dtype=np.float32)
+    squares, norms, sines = symbols((*spatial, *(1,) * (3 - dim)), halved=dim - 1)
+    green = np.empty((dim * (dim + 1) // 2, *map(len, squares)), dtype=np.float32)
+    over_parts(partial(_invert_symbols, squares, norms, sines, lam, mu, green), spatial[0])
+    green = green.reshape(len(green), *map(len, squares[:dim]))
     green.flags.writeable = False
     return green
 
 
+def symbols(shape: tuple[int, ...], halved: int) -> tuple[tuple[Float, ...], ...]:
+    """Compute what the stencils of a homogeneous material are made of, for the frequencies ω along each axis.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Voxels along each axis.
+    halved : int
+        Axis along which the real transform keeps half of the frequencies.
+
+    Returns
+    -------
+    squares, norms, sines : tuple of ndarray
+        For each axis the square |d|² of a difference, the norm ``|m|² + |d|²/12`` of the means and differences across,
+        and sin ω, which is the product of a difference and a mean.
+    """
+    turns = [2.0 * np.pi * np.arange(n // 2 + 1 if axis == halved else n) / n for axis, n in enumerate(shape)]
+    squares = [4.0 * np.sin(0.5 * turn) ** 2 for turn in turns]
+    norms = [np.cos(0.5 * turn) ** 2 + square / 12.0 for turn, square in zip(turns, squares, strict=True)]
+    return tuple(squares), tuple(norms), tuple(map(np.sin, turns))
+
+
+def kept_if_small(green: Any, spatial: tuple[int, ...], *arguments: float) -> NDArray[np.float32]:
+    """Call a cached function of the shape of samples. The result for a large sample is not kept after the call."""
+    function = green.__wrapped__ if is_large(spatial) else green
+    return np.asarray(function(spatial, *arguments))
+
+
+def single_precision(r: Float) -> NDArray[np.float32]:
+    """Convert fields, (n, n_fields, *spatial)."""
+    out = np.empty(r.shape, dtype=np.float32)
+
+    def convert(first: int, last: int) -> None:
+        out[:, :, first:last] = r[:, :, first:last]
+
+    over_parts(convert, r.shape[2])
+    return out
+
+
 def _precondition(green: NDArray[np.float32], r: Float) -> NDArray[np.float32]:
     axes = tuple(range(2, r.ndim))
-    v = scipy.fft.rfftn(r.astype(np.float32), axes=axes)
-    _multiply_green(green.reshape(len(green), -1), v.reshape(*v.shape[:2], -1))
+    v = scipy.fft.rfftn(single_precision(r), axes=axes)
+    flat = v.reshape(*v.shape[:2], -1)
+    over_parts(partial(_multiply_green, green.reshape(len(green), -1), flat), flat.shape[-1])
     return scipy.fft.irfftn(v, s=r.shape[2:], axes=axes, overwrite_x=True)
 
 
@@ -181,15 +241,20 @@ def stress_forces(stress: Float) -> Float:
     return forces
 
 
-def _strain(u: Float, macro: Float) -> Float:
-    """Compute the mean strain of each element, (n, *spatial, n_components)."""
+def gradient_of_planes(field: Float, axis: int, first: int, last: int) -> Float:
+    """Compute `element_gradient` in the planes of elements from `first` to `last`."""
+    return element_gradient(field[:, np.arange(first, last + 1) % field.shape[1]], axis)[:, :-1]
+
+
+def _strain(u: Float, macro: Float, first: int, last: int) -> Float:
+    """Compute the mean strain of elements in some planes, (n, last - first, ..., n_components)."""
     dim = u.shape[1]
     rows, cols = voigt_pairs(dim)
-    strain = np.empty((len(u), *u.shape[2:], len(rows)))
+    strain = np.empty((len(u), last - first, *u.shape[3:], len(rows)))
     for v, (a, b) in enumerate(zip(rows, cols, strict=True)):
-        strain[..., v] = element_gradient(u[:, a], b)
+        strain[..., v] = gradient_of_planes(u[:, a], b, first, last)
         if a != b:
-            strain[..., v] += element_gradient(u[:, b], a)
+            strain[..., v] += gradient_of_planes(u[:, b], a, first, last)
         strain[..., v] += macro[:, v].reshape(-1, *(1,) * dim)
     return strain
 
@@ -264,6 +329,7 @@ def solve_elasticity(
     The strain of a homogeneous cell is homogeneous.
 
     >>> import numpy as np
+    >>> from mksdask.simulation.stencils import Isotropic
     >>> one = np.ones((1, 4, 4))
     >>> fields = solve_elasticity(Isotropic(one, one), np.array([[0.1, 0.0, 0.0]]), reference=(1.0, 1.0))
     >>> fields.stress.mean(axis=(0, 1, 2)).round(12).tolist()
@@ -278,7 +344,7 @@ def solve_elasticity(
     if macro_stress is not None:
         np.maximum(amplitude, np.nanmax(np.abs(macro_stress)) / unit, out=amplitude)
     amplitude[amplitude == 0.0] = 1.0
-    green = green_operator(spatial, reference[0] / reference[1], 1.0)
+    green = kept_if_small(green_operator, spatial, reference[0] / reference[1], 1.0)
     macro = macro_strain / amplitude[:, None]
     precondition = partial(_precondition, green)
     forces = None
@@ -304,8 +370,15 @@ def solve_elasticity(
         fluctuation, macro, iterations = control.equilibrium(macro, precondition, *stop, forces)
         macro *= amplitude[:, None]
     fluctuation *= amplitude.reshape(-1, *(1,) * (len(spatial) + 1))
-    strain = _strain(fluctuation, macro)
-    stresses = material.stress(strain)
+    strain = np.empty((*material.shape, macro.shape[1]))
+    stresses = np.empty_like(strain)
+
+    def respond(first: int, last: int) -> None:
+        planes = slice(first, last)
+        strain[:, planes] = _strain(fluctuation, macro, first, last)
+        stresses[:, planes] = material.of_planes(first, last).stress(strain[:, planes])
+
+    over_parts(respond, spatial[0])
     if eigenstress is not None:
         stresses -= eigenstress
     return ElasticFields(strain, stresses, macro, fluctuation, iterations)

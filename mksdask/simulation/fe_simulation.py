@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Self
 
 from numpy.typing import ArrayLike as NumpyLike
 
 from mksdask.arrays import ArrayLike
-from mksdask.simulation.elasticity import effective_stiffness, solve_fields
+from mksdask.simulation.elasticity import solve_fields
 from mksdask.simulation.solver import ElasticResponse
+
+_ARGUMENTS = tuple(name for name in inspect.signature(solve_fields).parameters if name != "X")
 
 
 class ElasticFESimulation:
     """Simulate linear elasticity of periodic voxel samples by finite elements, with one Q1 element for each voxel.
 
-    `solve_fields` takes more: stiffness matrices, values of each voxel, mean stresses and eigenstrains.
+    This is `solve_fields`, which is given its samples later. `effective_stiffness` computes stiffness tensors.
 
     Parameters
     ----------
     elastic_modulus, poissons_ratio : sequence of float, optional
         Young's modulus and Poisson's ratio of each phase, for samples that hold phase numbers.
     crystal_stiffness : sequence of float or array, shape (6, 6), optional
-        Elastic constants of the crystal, for samples that hold orientations; see `solve_fields`.
-    macro_strain : float, sequence or square array, default 0.01
-        Imposed mean strain; see `solve_fields`.
+        Elastic constants of the crystal, for samples that hold orientations.
+    stiffness : array, shape (n_phases, 6, 6), optional
+        Stiffness matrix of each phase, instead of the moduli.
+    macro_strain, macro_stress : float, sequence or square array, optional
+        Imposed mean strain and stress.
+    eigenstrain : float, sequence or array, optional
+        Strain of each phase without stress.
     tolerance : float, default 1e-8
-        Tolerance at which the solver stops; see `solve_fields`.
+        Tolerance at which the solver stops.
     max_iterations : int, default 1000
         Limit of iterations.
 
@@ -62,14 +69,20 @@ class ElasticFESimulation:
         elastic_modulus: Sequence[float] | None = None,
         poissons_ratio: Sequence[float] | None = None,
         crystal_stiffness: NumpyLike | None = None,
+        stiffness: ArrayLike | None = None,
         macro_strain: float | NumpyLike = 0.01,
+        macro_stress: float | NumpyLike | None = None,
+        eigenstrain: float | ArrayLike | None = None,
         tolerance: float = 1e-8,
         max_iterations: int = 1000,
     ) -> None:
         self.elastic_modulus = elastic_modulus
         self.poissons_ratio = poissons_ratio
         self.crystal_stiffness = crystal_stiffness
+        self.stiffness = stiffness
         self.macro_strain = macro_strain
+        self.macro_stress = macro_stress
+        self.eigenstrain = eigenstrain
         self.tolerance = tolerance
         self.max_iterations = max_iterations
 
@@ -91,27 +104,7 @@ class ElasticFESimulation:
         ValueError, ConvergenceError
             As `solve_fields`.
         """
-        self.response = solve_fields(X, macro_strain=self.macro_strain, **self._options)
+        self.response = solve_fields(X, **{name: getattr(self, name) for name in _ARGUMENTS})
         for field in ElasticResponse._fields:
             setattr(self, field, getattr(self.response, field))
         return self
-
-    def stiffness(self, X: ArrayLike) -> Any:
-        """Compute the effective stiffness of all samples; see `effective_stiffness`.
-
-        Parameters
-        ----------
-        X : array, shape (n_samples, *spatial), or (n_samples, *spatial, 3) with `crystal_stiffness`
-            Phase number, counted from 0, or orientation of each voxel.
-
-        Returns
-        -------
-        array of the kind of `X`, shape (n_samples, n_components, n_components)
-            Stiffness in the unit of the moduli.
-        """
-        return effective_stiffness(X, **self._options)
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        names = ("elastic_modulus", "poissons_ratio", "crystal_stiffness", "tolerance", "max_iterations")
-        return {name: getattr(self, name) for name in names}

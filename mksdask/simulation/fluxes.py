@@ -9,14 +9,15 @@ coefficients whose gradients hold the same monomial.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from mksdask.simulation.equilibrium import element_gradient, equilibrium
-from mksdask.simulation.stencils import Float, jit
+from mksdask.compute.threads import over_parts
+from mksdask.simulation.equilibrium import equilibrium, gradient_of_planes, kept_if_small, single_precision, symbols
+from mksdask.simulation.stencils import Float, element_plane, jit, n_element_planes
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Conductive:
             if packed.shape[1] > 1:
                 nothing = np.zeros_like(packed[:, 0])
                 packed = np.stack([packed[:, 0], nothing, nothing, *packed.swapaxes(0, 1)], axis=1)
-        _flows(u.reshape(thick), packed.reshape(n, -1, *thick[1:]), gradient, active, out.reshape(thick))
+        arguments = (u.reshape(thick), packed.reshape(n, -1, *thick[1:]), gradient, active, out.reshape(thick))
+        over_parts(partial(_flows, *arguments), thick[1])
         return out
 
     def flux(self, gradient: Float) -> Float:
@@ -72,22 +74,26 @@ class Conductive:
 
 
 @jit
-def _flows(u, packed, macro, active, out):  # type: ignore[no-untyped-def]
+def _flows(u, packed, macro, active, out, first, last):  # type: ignore[no-untyped-def]
     """``out = Bᵀ K (B u + G)``; u, out (n, nx, ny, nz); packed (n, 1 or 6, nx, ny, nz)."""
     n, nx, ny, nz = u.shape
     is_tensor = packed.shape[1] > 1
     xy = xz = yz = 0.0
+    spare = np.zeros(nz)
     for s in range(n):
         if not active[s]:
             continue
-        out[s] = 0.0
+        out[s, first:last] = 0.0
         gx, gy, gz = macro[s, 0], macro[s, 1], macro[s, 2]
-        for i in range(nx):
+        for step in range(n_element_planes(first, last, nx)):
+            i = element_plane(step, first, last, nx)
             ip = i + 1 if i + 1 < nx else 0
+            is_lower, is_upper = first <= i < last, first <= ip < last
             for j in range(ny):
                 jp = j + 1 if j + 1 < ny else 0
                 r00, r10, r01, r11 = u[s, i, j], u[s, ip, j], u[s, i, jp], u[s, ip, jp]
-                o00, o10, o01, o11 = out[s, i, j], out[s, ip, j], out[s, i, jp], out[s, ip, jp]
+                o00, o10 = out[s, i, j] if is_lower else spare, out[s, ip, j] if is_upper else spare
+                o01, o11 = out[s, i, jp] if is_lower else spare, out[s, ip, jp] if is_upper else spare
                 for k in range(nz):
                     kp = k + 1 if k + 1 < nz else 0
                     xx = packed[s, 0, i, j, k]
@@ -138,12 +144,13 @@ def _flows(u, packed, macro, active, out):  # type: ignore[no-untyped-def]
 @lru_cache(maxsize=2)
 def _green(spatial: tuple[int, ...]) -> NDArray[np.float32]:
     """Invert the stencil of the conductivity 1 at each rfft frequency. It is 0 at the zero frequency."""
-    delta = np.zeros((1, 1, *spatial))
-    delta[(0, 0, *(0,) * len(spatial))] = 1.0
-    material = Conductive(np.ones((1, 1, *spatial)))
-    response = material.forces(delta, np.zeros((1, len(spatial))), np.ones(1, dtype=bool), np.empty_like(delta))
-    symbol = scipy.fft.rfftn(response[0, 0]).real
-    symbol[(0,) * len(spatial)] = np.inf
+    dim = len(spatial)
+    squares, norms, _ = symbols(spatial, halved=dim - 1)
+    symbol: Float = np.zeros(())
+    for axis in range(dim):
+        factors = [squares[other] if other == axis else norms[other] for other in range(dim)]
+        symbol = symbol + reduce(np.multiply.outer, factors)
+    symbol[(0,) * dim] = np.inf
     green = (1.0 / symbol).astype(np.float32)
     green.flags.writeable = False
     return green
@@ -151,8 +158,12 @@ def _green(spatial: tuple[int, ...]) -> NDArray[np.float32]:
 
 def _precondition(green: NDArray[np.float32], r: Float) -> NDArray[np.float32]:
     axes = tuple(range(2, r.ndim))
-    v = scipy.fft.rfftn(r.astype(np.float32), axes=axes)
-    v *= green
+    v = scipy.fft.rfftn(single_precision(r), axes=axes)
+
+    def multiply(first: int, last: int) -> None:
+        v[:, :, first:last] *= green[first:last]
+
+    over_parts(multiply, len(green))
     return np.asarray(scipy.fft.irfftn(v, s=r.shape[2:], axes=axes, overwrite_x=True))
 
 
@@ -185,11 +196,20 @@ def solve_fluxes(
     spatial = material.shape[1:]
     amplitude = np.abs(macro_gradient).max(axis=1, keepdims=True)
     amplitude[amplitude == 0.0] = 1.0
-    precondition = partial(_precondition, _green(spatial))
+    precondition = partial(_precondition, kept_if_small(_green, spatial))
     fluctuation, _ = equilibrium(
         Conductive(material.packed / unit), macro_gradient / amplitude, precondition, tolerance, max_iterations
     )
     potential = fluctuation[:, 0] * amplitude.reshape(-1, *(1,) * len(spatial))
-    gradient = np.stack([element_gradient(potential, axis) for axis in range(len(spatial))], axis=-1)
-    gradient += macro_gradient.reshape(len(gradient), *(1,) * len(spatial), -1)
-    return gradient, material.flux(gradient)
+    gradient = np.empty((*material.shape, len(spatial)))
+    flux = np.empty_like(gradient)
+
+    def respond(first: int, last: int) -> None:
+        planes = slice(first, last)
+        for axis in range(len(spatial)):
+            gradient[:, planes, ..., axis] = gradient_of_planes(potential, axis, first, last)
+        gradient[:, planes] += macro_gradient.reshape(len(gradient), *(1,) * len(spatial), -1)
+        flux[:, planes] = Conductive(material.packed[:, :, planes]).flux(gradient[:, planes])
+
+    over_parts(respond, spatial[0])
+    return gradient, flux

@@ -13,7 +13,7 @@ from mksdask.arrays import Array, is_number, shown
 from mksdask.compute.plans import SampleWork, fft_operations
 from mksdask.schema.arguments import check_argument
 from mksdask.simulation.constituents import Constituents
-from mksdask.simulation.equilibrium import ElasticFields, batch_size, solve_elasticity
+from mksdask.simulation.equilibrium import ElasticFields, batch_size, is_large, solve_elasticity
 from mksdask.simulation.loads import Eigenstrains, Loads
 from mksdask.simulation.stencils import n_strain_components, voigt_pairs
 
@@ -104,6 +104,7 @@ class ElasticSolver:
             lambda n: n * result + min(n, together) * batch,
             result,
             n_loads * ITERATIONS * (transforms + int(np.prod(spatial)) * (200 if dim == 2 else 900)),
+            is_large=is_large(spatial),
         )
 
     def _batches(self, blocks: tuple[Array, ...], loads: Loads) -> Iterator[tuple[NDArray[np.intp], ElasticFields]]:

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol, Self
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from mksdask.compute.threads import over_parts
 
 Float = NDArray[np.float64]
 
@@ -65,6 +67,9 @@ class Material(Stencil, Protocol):
     def of_samples(self, rows: NDArray[np.intp]) -> Self:
         """Return the material of some of the samples."""
 
+    def of_planes(self, first: int, last: int) -> Self:
+        """Return the material of some planes across the first spatial axis."""
+
     def stress(self, strain: Float) -> Float:
         """Return the stress that belongs to a strain, both (n, *spatial, n_components)."""
 
@@ -95,13 +100,18 @@ class Isotropic:
         """Return the material of some of the samples."""
         return Isotropic(self.lam[rows], self.mu[rows])
 
+    def of_planes(self, first: int, last: int) -> Isotropic:
+        """Return the material of some planes across the first spatial axis."""
+        return Isotropic(self.lam[:, first:last], self.mu[:, first:last])
+
     def largest(self) -> Float:
         """Return the largest λ + 2 μ of each sample."""
         return np.asarray((self.lam + 2 * self.mu).reshape(len(self.lam), -1).max(axis=1))
 
     def forces(self, u: Float, macro: Float, active: NDArray[np.bool_], out: Float) -> Float:
         """Write the forces on the corners to `out`, (n, dim, *spatial)."""
-        (_forces_2d if u.shape[1] == 2 else _forces_3d)(u, self.lam, self.mu, macro, active, out)
+        kernel = _forces_2d if u.shape[1] == 2 else _forces_3d
+        over_parts(partial(kernel, u, self.lam, self.mu, macro, active, out), u.shape[2])
         return out
 
     def stress(self, strain: Float) -> Float:
@@ -140,6 +150,10 @@ class Anisotropic:
         """Return the material of some of the samples."""
         return Anisotropic(self.packed[rows])
 
+    def of_planes(self, first: int, last: int) -> Anisotropic:
+        """Return the material of some planes across the first spatial axis."""
+        return Anisotropic(self.packed[:, first:last])
+
     def largest(self) -> Float:
         """Return the largest entry of each sample."""
         return np.asarray(np.abs(self.packed).reshape(len(self.packed), -1).max(axis=1))
@@ -150,7 +164,8 @@ class Anisotropic:
         # In 2D the samples are treated as volumes that are one voxel thick and have no displacement across.
         thick = (*u.shape[:3], 1, u.shape[-1]) if dim == 2 else u.shape
         packed = self.packed.reshape(thick[0], *thick[2:4], *self.packed.shape[-2:])
-        _forces_anisotropic(u.reshape(thick), packed, macro, active, *_monomials(dim), out.reshape(thick))
+        arguments = (u.reshape(thick), packed, macro, active, *_monomials(dim), out.reshape(thick))
+        over_parts(partial(_forces_anisotropic, *arguments), u.shape[2])
         return out
 
     def stress(self, strain: Float) -> Float:
@@ -193,15 +208,34 @@ def _monomials(dim: int) -> tuple[NDArray[np.int64], Float]:
 
 
 @jit
-def _forces_2d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
+def n_element_planes(first, last, n):  # type: ignore[no-untyped-def]
+    """Count the planes of elements whose corners lie in the planes `first` to `last` of n planes of corners."""
+    return n if last - first == n else last - first + 1
+
+
+@jit
+def element_plane(step, first, last, n):  # type: ignore[no-untyped-def]
+    """Return one of these planes of elements. Each corner gets its forces in the same order for all parts of n."""
+    if first > 0:
+        return first - 1 + step
+    return step if step < last else n - 1
+
+
+@jit
+def _forces_2d(u, lam, mu, macro, active, out, first, last):  # type: ignore[no-untyped-def]
     """``out = Bᵀ C (B u + E)`` in plane strain; u, out (n, 2, nx, ny); lam, mu (n, nx, ny)."""
     n, _, nx, ny = u.shape
+    spare = np.zeros(ny)
     for s in range(n):
         if not active[s]:
             continue
-        out[s] = 0.0
-        for i in range(nx):
+        out[s, :, first:last] = 0.0
+        for step in range(n_element_planes(first, last, nx)):
+            i = element_plane(step, first, last, nx)
             ip = i + 1 if i + 1 < nx else 0
+            is_lower, is_upper = first <= i < last, first <= ip < last
+            x0, x1 = out[s, 0, i] if is_lower else spare, out[s, 0, ip] if is_upper else spare
+            y0, y1 = out[s, 1, i] if is_lower else spare, out[s, 1, ip] if is_upper else spare
             for j in range(ny):
                 jp = j + 1 if j + 1 < ny else 0
                 a, b = u[s, 0, i, j], u[s, 0, ip, j]
@@ -220,36 +254,38 @@ def _forces_2d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
                 hourglass = (la + 3.0 * m) / 12.0
 
                 h = hourglass * x11
-                out[s, 0, i, j] += h - half_xx - half_xy
-                out[s, 0, ip, j] += half_xx - half_xy - h
-                out[s, 0, i, jp] += half_xy - half_xx - h
-                out[s, 0, ip, jp] += half_xx + half_xy + h
+                x0[j] += h - half_xx - half_xy
+                x1[j] += half_xx - half_xy - h
+                x0[jp] += half_xy - half_xx - h
+                x1[jp] += half_xx + half_xy + h
                 h = hourglass * y11
-                out[s, 1, i, j] += h - half_xy - half_yy
-                out[s, 1, ip, j] += half_xy - half_yy - h
-                out[s, 1, i, jp] += half_yy - half_xy - h
-                out[s, 1, ip, jp] += half_xy + half_yy + h
+                y0[j] += h - half_xy - half_yy
+                y1[j] += half_xy - half_yy - h
+                y0[jp] += half_yy - half_xy - h
+                y1[jp] += half_xy + half_yy + h
 
 
 @jit
-def _forces_3d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
+def _forces_3d(u, lam, mu, macro, active, out, first, last):  # type: ignore[no-untyped-def]
     """``out = Bᵀ C (B u + E)``; u, out (n, 3, nx, ny, nz); lam, mu (n, nx, ny, nz).
 
     The function works on one row of elements at a time. ``w[c, m, k]`` holds the values of the nodes combined over x
     and y: m = 0 is the mean over both axes, 1 the difference in x, 2 the difference in y, and 3 the difference in both.
     """
     n, _, nx, ny, nz = u.shape
-    w = np.empty((3, 4, nz + 1))
+    w, spare = np.empty((3, 4, nz + 1)), np.zeros(nz)
     f_mean = np.zeros((3, 4, nz + 1))
     f_diff = np.zeros((3, 4, nz + 1))
     for s in range(n):
         if not active[s]:
             continue
-        out[s] = 0.0
+        out[s, :, first:last] = 0.0
         e0, e1, e2 = macro[s, 0], macro[s, 1], macro[s, 2]
         e3, e4, e5 = macro[s, 3], macro[s, 4], macro[s, 5]
-        for i in range(nx):
+        for step in range(n_element_planes(first, last, nx)):
+            i = element_plane(step, first, last, nx)
             ip = i + 1 if i + 1 < nx else 0
+            is_lower, is_upper = first <= i < last, first <= ip < last
             for j in range(ny):
                 jp = j + 1 if j + 1 < ny else 0
                 for c in range(3):
@@ -323,8 +359,8 @@ def _forces_3d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
                     f_diff[0, 3, k], f_diff[1, 3, k], f_diff[2, 3, k] = h * x111, h * y111, h * z111
 
                 for c in range(3):
-                    o00, o10 = out[s, c, i, j], out[s, c, ip, j]
-                    o01, o11 = out[s, c, i, jp], out[s, c, ip, jp]
+                    o00, o10 = out[s, c, i, j] if is_lower else spare, out[s, c, ip, j] if is_upper else spare
+                    o01, o11 = out[s, c, i, jp] if is_lower else spare, out[s, c, ip, jp] if is_upper else spare
                     for mode in range(4):
                         mean, diff, row = f_mean[c, mode], f_diff[c, mode], w[c, mode]
                         row[0] = 0.5 * (mean[0] + mean[nz - 1]) + diff[nz - 1] - diff[0]
@@ -340,14 +376,14 @@ def _forces_3d(u, lam, mu, macro, active, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _forces_anisotropic(u, packed, macro, active, sources, norms, out):  # type: ignore[no-untyped-def]
+def _forces_anisotropic(u, packed, macro, active, sources, norms, out, first, last):  # type: ignore[no-untyped-def]
     """``out = Bᵀ C (B u + E)``; u, out (n, dim, nx, ny, nz); packed (n, nx, ny, n_packed, nz).
 
     The function works on one row of elements at a time, monomial by monomial.
     """
     n, dim, nx, ny, nz = u.shape
     n_components = sources.shape[1]
-    w = np.empty((dim, 4, nz + 1))
+    w, spare = np.empty((dim, 4, nz + 1)), np.zeros(nz)
     coefficients = np.empty((8 * dim, nz))
     loads = np.empty((8 * dim, nz))
     strain = np.empty((n_components, nz))
@@ -355,9 +391,11 @@ def _forces_anisotropic(u, packed, macro, active, sources, norms, out):  # type:
     for s in range(n):
         if not active[s]:
             continue
-        out[s] = 0.0
-        for i in range(nx):
+        out[s, :, first:last] = 0.0
+        for step in range(n_element_planes(first, last, nx)):
+            i = element_plane(step, first, last, nx)
             ip = i + 1 if i + 1 < nx else 0
+            is_lower, is_upper = first <= i < last, first <= ip < last
             for j in range(ny):
                 jp = j + 1 if j + 1 < ny else 0
                 for c in range(dim):
@@ -406,8 +444,8 @@ def _forces_anisotropic(u, packed, macro, active, sources, norms, out):  # type:
                                 for k in range(nz):
                                     load[k] += norms[m] * stress[k]
                 for c in range(dim):
-                    o00, o10 = out[s, c, i, j], out[s, c, ip, j]
-                    o01, o11 = out[s, c, i, jp], out[s, c, ip, jp]
+                    o00, o10 = out[s, c, i, j] if is_lower else spare, out[s, c, ip, j] if is_upper else spare
+                    o01, o11 = out[s, c, i, jp] if is_lower else spare, out[s, c, ip, jp] if is_upper else spare
                     for mode in range(4):
                         mean, diff, row = loads[8 * c + 2 * mode], loads[8 * c + 2 * mode + 1], w[c, mode]
                         row[0] = 0.5 * (mean[0] + mean[nz - 1]) + diff[nz - 1] - diff[0]
