@@ -18,6 +18,7 @@ from mksdask.datasets import make_microstructure
 from mksdask.reduction import PCA, KeptFeatures
 from mksdask.regression import polynomial_regression
 from mksdask.simulation import BoundedRegressor, effective_stiffness, isotropic_stiffness, voigt_reuss_bounds
+from mksdask.tools.style import PRINT, TWO_COLUMNS
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--quick", action="store_true", help="fewer samples")
@@ -147,7 +148,8 @@ for contrast in CONTRASTS:
 # One picture for both.
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+plt.rcParams.update(PRINT)
+figure, (left, right) = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.8), layout="constrained")
 for name, errors in by_fraction.items():
     group = np.digitize(soft[is_test], (fractions[1:] + fractions[:-1]) / 2)
     left.plot(fractions, [errors[group == number].mean() for number in range(len(fractions))], "o-", label=name)
@@ -161,4 +163,4 @@ right.minorticks_off()
 for axis in (left, right):
     axis.grid(visible=True, which="major", alpha=0.3)
     axis.legend()
-figure.savefig(arguments.out / "bounded_linkage.png", dpi=150)
+figure.savefig(arguments.out / "bounded_linkage.png", dpi=300)

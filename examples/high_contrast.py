@@ -19,6 +19,7 @@ import tifffile
 
 from mksdask import MKSLocalizationModel, PrimitiveBasis
 from mksdask.datasets import CahnHilliardSimulation, make_cahn_hilliard, make_microstructure, solve_fields
+from mksdask.tools.style import PRINT
 
 ORDERS = (1, 2, 3, 4, 6, 8)
 CONTRASTS = (1.5, 5.0, 10.0, 50.0)
@@ -105,7 +106,8 @@ for name, X in structures.items():
 
 # %%
 n_columns = -(-len(structures) // 2)
-figure, axes = plt.subplots(2, n_columns, figsize=(3 * n_columns, 5.5), sharex=True, sharey=True, layout="constrained")
+plt.rcParams.update(PRINT)
+figure, axes = plt.subplots(2, n_columns, figsize=(TWO_COLUMNS, 4.0), sharex=True, sharey=True, layout="constrained")
 for axis, name in zip(axes.flat, structures, strict=False):
     for contrast in contrasts:
         axis.plot(orders, 100 * np.array(errors[name, contrast]), "o-", label=f"contrast {contrast:g}")
@@ -113,10 +115,10 @@ for axis, name in zip(axes.flat, structures, strict=False):
     axis.grid(visible=True, which="both", alpha=0.3)
 for axis in axes.flat[len(structures) :]:
     axis.set_axis_off()
-axes.flat[0].legend(fontsize=8)
+axes.flat[0].legend()
 figure.supxlabel("order of the series")
 figure.supylabel("mean error of ε_xx, % of the mean strain")
-figure.savefig(arguments.out / "high_contrast.png", dpi=150)
+figure.savefig(arguments.out / "high_contrast.png", dpi=300)
 
 # %% [markdown]
 # What finite elements do at a loose tolerance, in the time that the series takes.

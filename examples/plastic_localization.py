@@ -19,6 +19,7 @@ import numpy as np
 from mksdask import MKSLocalizationModel, PrimitiveBasis
 from mksdask.datasets import make_microstructure
 from mksdask.simulation import solve_fields
+from mksdask.tools.style import PRINT, TWO_COLUMNS
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--quick", action="store_true", help="fewer and smaller samples, and orders up to 4")
@@ -126,7 +127,8 @@ for name in list(CASES)[2:]:
 # The errors, and the fields of one sample in the best and in the worst case.
 
 # %%
-figure, (axis, beside) = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+plt.rcParams.update(PRINT)
+figure, (axis, beside) = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 3.0), sharey=True, layout="constrained")
 for name, values in errors.items():
     (line,) = axis.plot(orders, values, "o-", label=name)
     if name in other:
@@ -141,20 +143,20 @@ beside.minorticks_off()
 for panel in (axis, beside):
     panel.grid(visible=True, which="both", alpha=0.3)
     panel.legend()
-figure.savefig(arguments.out / "plastic_errors.png", dpi=150)
+figure.savefig(arguments.out / "plastic_errors.png", dpi=300)
 
 shown = [min(errors, key=lambda name: errors[name][-1]), max(errors, key=lambda name: errors[name][-1])]
-figure, axes = plt.subplots(2, 4, figsize=(11, 5.2), layout="constrained")
+figure, axes = plt.subplots(2, 4, figsize=(TWO_COLUMNS, 3.4), layout="constrained")
 for row, name in zip(axes, shown, strict=True):
     truth, first, last = fields[name]
-    row[0].imshow(X[n_train].T, origin="lower", cmap="Greys")
+    row[0].imshow(X[n_train].T, cmap="Greys")
     row[0].set(ylabel=name)
     for panel, field in zip(row[1:], (truth, first, last), strict=True):
-        drawn = panel.imshow(field.T, origin="lower", vmin=truth.min(), vmax=truth.max())
+        drawn = panel.imshow(field.T, vmin=truth.min(), vmax=truth.max())
     figure.colorbar(drawn, ax=row, label="ε_xx over the mean strain")
 titles = ("phases, hard dark", "solver", "order 1", f"order {orders[-1]}")
 for panel, title in zip(axes[0], titles, strict=True):
     panel.set(title=title)
 for panel in axes.flat:
     panel.set(xticks=[], yticks=[])
-figure.savefig(arguments.out / "plastic_fields.png", dpi=150)
+figure.savefig(arguments.out / "plastic_fields.png", dpi=300)

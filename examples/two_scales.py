@@ -28,6 +28,7 @@ from mksdask.simulation import (
     solve_fields,
     voigt_reuss_bounds,
 )
+from mksdask.tools.style import PRINT, TWO_COLUMNS
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--quick", action="store_true", help="a smaller volume, and fewer windows for the linkage")
@@ -129,18 +130,19 @@ for name, tensors in materials.items():
 # One picture: a section of the volume, the strain of its windows, and the strain that each coarse cell gives.
 
 # %%
-figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
+plt.rcParams.update(PRINT)
+figure, axes = plt.subplots(1, 4, figsize=(TWO_COLUMNS, 1.9), layout="constrained")
 middle = n_windows // 2
-axes[0].imshow(X[:, :, middle * window + window // 2].T, origin="lower", cmap="Greys")
-axes[0].set(title=f"{edge}³ voxels, stiff phase dark")
-panels = {"windows of the fine solution": fine[..., 1], "coarse cell, linkage": fields["linkage"]}
-panels |= {"coarse cell, Voigt–Reuss–Hill": fields["Voigt–Reuss–Hill"]}
+axes[0].imshow(X[:, :, middle * window + window // 2].T, cmap="Greys")
+axes[0].set(title="voxels, stiff dark")
+panels = {"fine solution": fine[..., 1], "linkage": fields["linkage"]}
+panels |= {"Voigt–Reuss–Hill": fields["Voigt–Reuss–Hill"]}
 low, high = np.quantile(fine[:, :, middle, 1], [0, 1])
 for axis, (title, field) in zip(axes[1:], panels.items(), strict=True):
-    drawn = axis.imshow(field[:, :, middle].T, origin="lower", vmin=low, vmax=high, extent=(0, edge, 0, edge))
+    drawn = axis.imshow(field[:, :, middle].T, vmin=low, vmax=high, extent=(0, edge, edge, 0))
     axis.set(title=title)
 for axis in axes:
     axis.set(xlabel="x", xticks=[], yticks=[])
 axes[0].set(ylabel="y")
 figure.colorbar(drawn, ax=axes[1:], label="ε_yy over the mean strain")
-figure.savefig(arguments.out / "two_scales.png", dpi=150)
+figure.savefig(arguments.out / "two_scales.png", dpi=300)
