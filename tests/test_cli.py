@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -28,6 +29,7 @@ from mksdask import (
     plan,
 )
 from mksdask.cli import main
+from mksdask.cli.options import described_call
 from mksdask.cli.printing import with_options
 from mksdask.datasets import make_microstructure
 from mksdask.datasets.responses import (
@@ -478,6 +480,28 @@ def test_errors__name_options_instead_of_arguments():
     twice = "pass follow_links=True, or --follow-links to mksdask import; choose one by series= (--series): 0"
     assert with_options(twice) == "pass --follow-links; choose one by --series: 0"
     assert with_options("size must be a number", ["--axes"]) == "size must be a number"
+    phases = "name them by phases={0: 'a', 255: 'b'} (--phases 0:a,255:b), or phases='values' (--phases values)"
+    assert with_options(phases) == "name them by --phases 0:a,255:b, or --phases values"
+    assert with_options("one by time= (--time 0 to 1); periodic_axes=()") == "one by --time 0 to 1; --periodic none"
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        ("import", "--phases 0:pore,255:grain --spacing 3,0.5 --crop x=0:200,z=50: --window 64x64 --as samples"),
+        ("import", "--thresholds 80,160.5 --periodic none --names 'a b,c' --allow-missing"),
+        ("fit", "--cutoff 4,5 --pairs 0-0,0-1 --periodic x,z --hold-out 0.25"),
+    ],
+)
+def test_provenance__names_options_as_they_are_typed(command, given, tmp_path):
+    (tmp_path / "in").touch()
+    declared = main.commands[command]
+    with declared.make_context(command, [*shlex.split(given), str(tmp_path / "in"), "out"]) as context:
+        recorded = described_call()["parameters"]
+    words = shlex.split(" ".join(f"--{name} {value}" for name, value in recorded.items()))
+    with declared.make_context(command, [*words, str(tmp_path / "in"), "out"]) as again:
+        assert again.params == context.params
+    assert "{" not in "".join(recorded.values())
 
 
 def test_commands__help_shows_examples_and_shells_complete():

@@ -16,6 +16,7 @@ import numpy as np
 from distributed import Client, LocalCluster
 from matplotlib.backend_bases import FigureCanvasBase
 
+from mksdask.cli.arguments import written
 from mksdask.cli.declaring import OPENING
 from mksdask.cli.printing import say
 from mksdask.cli.stopping import STOP, blocked
@@ -53,21 +54,21 @@ def open_client(scheduler: str | None, workers: int, memory_limit: int) -> Itera
 
     What is written meanwhile records the command and its options.
     """
-    with recorded(**_described()):
+    with recorded(**described_call()):
         yield from _clients(scheduler, workers, memory_limit)
 
 
-def _described() -> dict[str, Any]:
+def described_call() -> dict[str, Any]:
     """Name the command, and list the options that decide its result."""
     context = click.get_current_context(silent=True)
     if context is None:
         return {}
     of_runs = ("scheduler", "workers", "memory_limit", "resume", "overwrite", "as_json", "figure", "watch")
-    places = {each.name for each in context.command.params if isinstance(each, click.Argument)}
     given = {
-        name: str(value)
-        for name, value in context.params.items()
-        if name not in (*of_runs, *places) and value is not None and value is not False
+        each.opts[-1].removeprefix("--"): "" if value is True else written(value, each.type)
+        for each in context.command.params
+        if isinstance(each, click.Option) and each.name not in of_runs
+        if (value := context.params.get(str(each.name))) is not None and value is not False
     }
     return {"call": context.command_path, "parameters": given}
 
