@@ -16,7 +16,7 @@ from mksdask.importers.formats.units import METRES, converted, length_unit
 from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
 from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, SlabSize, Source
-from mksdask.importers.windows import cut_windows
+from mksdask.importers.windows import corner_coordinates, cut_windows
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
@@ -107,7 +107,8 @@ def import_images(
         ``{"x": (0, 200), "z": (50, None)}``.
     window : int or sequence of int, optional
         Number of voxels along each axis of a window. With it, the image is cut into windows that lie side by side, and
-        voxels beyond the last whole window are dropped.
+        voxels beyond the last whole window are dropped. The coordinates ``corner_x``, … along ``sample`` say where the
+        first voxel of each window lies in the image, in the unit of the spacing.
     periodic_axes : sequence of int
         Axes along which a volume or samples are periodic. Windows are not periodic.
     mode : {"w-", "w"}
@@ -201,12 +202,21 @@ def import_images(
         refuse_grey_phases(data, str(inputs[0]))
     fields = _fields(source, data, mapping)
     is_ensemble = "s" in source.axes or window is not None
+    corners: dict[str, Any] = {}
     if window is not None:
         if ANGLES in source.axes or "s" in source.axes:
             what = "orientations, which are" if ANGLES in source.axes else "samples that are"
             msg = f"window={window!r} cuts one image, but {path} holds {what} stored whole; leave window out"
             raise ValueError(msg)
         fields = {name: cut_windows(field, source.axes, spatial, window) for name, field in fields.items()}
+        corners = corner_coordinates(
+            [data.shape[source.axes.index(axis)] for axis in spatial],
+            fields["microstructure"].shape[1:],
+            dict(zip(spatial, steps, strict=True)),
+            unit,
+            {axis: ends[0] or 0 for axis, ends in (crop or {}).items()},
+            spatial.index(source.axes[0]),
+        )
         periodic_axes = ()
     else:
         fields = {name: _transposed(field, source.axes, spatial) for name, field in fields.items()}
@@ -224,7 +234,7 @@ def import_images(
         warn_caller(f"{inputs[0]}: {text}", AssumedWarning)
     attrs = _origin(inputs, source, told)
     dims = [*(["sample"] if is_ensemble else []), *spatial, *(["angle"] if ANGLES in source.axes else [])]
-    coords = {"sample": list(source.labels)} if source.labels else None
+    coords = corners | ({"sample": list(source.labels)} if source.labels else {})
     labelled = {
         name: xr.DataArray(field, coords, dims=dims[: field.ndim], attrs=attrs) for name, field in fields.items()
     }
