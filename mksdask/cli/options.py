@@ -63,7 +63,7 @@ def described_call() -> dict[str, Any]:
     context = click.get_current_context(silent=True)
     if context is None:
         return {}
-    of_runs = ("scheduler", "workers", "memory_limit", "resume", "overwrite", "as_json", "figure", "watch")
+    of_runs = ("scheduler", "workers", "memory_limit", "resume", "overwrite", "as_json", "figure", "radial", "watch")
     given = {
         each.opts[-1].removeprefix("--"): "" if value is True else written(value, each.type)
         for each in context.command.params
@@ -145,7 +145,12 @@ def opening() -> dict[str, bool]:
 
 
 def check_pictures(
-    figure: Path | None, watch: Path | None, *others: Url, overwrite: bool, resume: bool = False
+    figure: Path | None,
+    watch: Path | None,
+    *others: Url,
+    radial: Path | None = None,
+    overwrite: bool,
+    resume: bool = False,
 ) -> None:
     """Check before the computation that pictures can be drawn, and that they replace nothing.
 
@@ -159,7 +164,9 @@ def check_pictures(
         the other picture; or if it lies in a store.
     """
     formats = sorted(FigureCanvasBase.get_supported_filetypes())
-    for option, picture in (("--figure", figure), ("--watch", watch)):
+    named = {"--figure": figure, "--radial": radial, "--watch": watch}
+    checked: list[Path] = []
+    for option, picture in named.items():
         if picture is None:
             continue
         if picture.suffix.removeprefix(".").lower() not in formats:
@@ -168,7 +175,8 @@ def check_pictures(
         if picture.exists() and not (overwrite or (resume and is_our_picture(picture))):
             msg = f"{picture} exists; choose another output, or pass --overwrite"
             raise FileExistsError(msg)
-        check_apart(picture, *others, *((figure,) if option == "--watch" and figure is not None else ()))
+        check_apart(picture, *others, *checked)
+        checked.append(picture)
         check_outside(Location.of(picture))
         check_file(picture)
 
@@ -199,7 +207,9 @@ def report(result: Mapping[str, Any], *, as_json: bool) -> None:
 def _lines(result: Mapping[str, Any], units: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Write each entry as a name and a text. Entries of an entry are named behind it, such as "pore: fraction"."""
     for name, value in result.items():
-        title = {"r2": "R²", "r2_by_order": "R² by order"}.get(name, name.replace("_", " "))
+        title = {"r2": "R²", "r2_by_order": "R² by order", "r2_by_property": "R² by property"}.get(
+            name, name.replace("_", " ")
+        )
         if name in _NESTED and isinstance(value, Mapping):
             groups = value if all(isinstance(each, Mapping) for each in value.values()) else {title: value}
             for group, entries in groups.items():

@@ -446,9 +446,11 @@ def _names(
     if names is None:
         return found
     if found is not None or mapping is None:
+        shown_names = ",".join(f"{number}:{name}" for number, name in enumerate(names))
         msg = (
             f"names={list(names)} are for thresholds, otsu, or numbers in phases; leave names out if phases holds "
-            "names already, or if the image is not segmented"
+            "names already, or if the image is grey. The labels 0, 1, … of an image are named by "
+            f"phases={dict(enumerate(names))} (--phases {shown_names})"
         )
         raise ValueError(msg)
     if len(names) != mapping.n_phases:

@@ -54,14 +54,26 @@ def read_table(path: Path, like: pd.Index | None = None) -> Array:
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
+def table_columns(path: Path) -> list[str]:
+    """Name the properties that `read_table` takes from a .csv file. Other files name none."""
+    if path.suffix != ".csv":
+        return []
+    return [str(name) for name in _of_properties(pd.read_csv(path, nrows=0)).columns if name != INDEX]
+
+
+def _of_properties(table: pd.DataFrame) -> pd.DataFrame:
+    """Select the labels of samples and the properties of a table. Of a table of predictions, only these are taken."""
+    predictions = [name for name in table.columns if _PREDICTION.fullmatch(str(name))]
+    return table[[*table.columns.intersection([INDEX]), *predictions]] if predictions else table
+
+
 def _read_csv(path: Path, like: pd.Index | None) -> Array:
     table = pd.read_csv(path, dtype=None if like is None else {INDEX: str})
     how = "write a header, then one row of numbers for each sample, with commas between them and decimal points"
     if not isinstance(table.index, pd.RangeIndex):
         msg = f"{path} has rows of more values than its header {list(table.columns)}; {how}"
         raise ValueError(msg)
-    if predictions := [name for name in table.columns if _PREDICTION.fullmatch(str(name))]:
-        table = table[[*([INDEX] if INDEX in table.columns else []), *predictions]]
+    table = _of_properties(table)
     texts = None if like is None else table.pop(INDEX) if INDEX in table.columns else None
     strange = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
     if strange:
