@@ -151,7 +151,9 @@ def fit(
                     result["test"] = {"samples": n_test, "r2": fitted.score(X_test, y_test, **options)}
                 if not is_field and y.ndim == 2:
                     names = table_columns(Path(response)) or [str(number) for number in range(y.shape[1])]
-                    scores = r2_score(y_test, to_numpy(fitted.predict(X_test, **options)), multioutput="raw_values")
+                    scores = r2_score(
+                        to_numpy(y_test), to_numpy(fitted.predict(X_test, **options)), multioutput="raw_values"
+                    )
                     result["test"]["r2_by_property"] = dict(zip(names, scores.tolist(), strict=True))
         _refuse_other(output)
         with recorded(*inputs):

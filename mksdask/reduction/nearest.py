@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, is_lazy, label, to_numpy, unwrap
+from mksdask.arrays import Array, ArrayLike, is_lazy, is_trial_of_dask_ml, label, to_numpy, unwrap
 from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, map_samples
 from mksdask.reduction.extrapolation import Seen, warn_of_far
 from mksdask.schema.arguments import checked
@@ -132,7 +132,7 @@ class NearestMixin:
 
     def _warn_of_far(self: Any, scores: Any) -> None:
         """Warn if scores in memory lie far from those of `fit`."""
-        if not is_lazy(scores):
+        if not is_lazy(scores) and not is_trial_of_dask_ml():
             warn_of_far(to_numpy(self.distance_of_scores(scores)))
 
     @checked
