@@ -117,7 +117,9 @@ def import_command() -> None:
 @command("stores:info")
 @click.argument("store", type=Place(exists=True))
 @opening_options
-@click.option("--figure", type=LocalFile(), help="Draw the middle of the first samples or of the volume into a file.")
+@click.option(
+    "--figure", type=LocalFile(), help="Draw the middle of the volume, or of some samples, into a file such as map.png."
+)
 @overwrite_option("an earlier figure")
 @click.option("--fractions", is_flag=True, help="Compute the volume fractions of the phases, which reads all voxels.")
 @representative_option

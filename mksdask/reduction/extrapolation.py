@@ -42,6 +42,9 @@ class Seen:
         values = np.asarray(scores, dtype=np.float64)
         spread = values.std(axis=0)
         spread[spread <= ROUNDING * spread.max(initial=0.0)] = np.inf
+        if len(values) < 2 * values.shape[1]:
+            # So few samples fill no range: each new one lies outside of it.
+            spread[:] = np.inf
         return cls(values.min(axis=0), values.max(axis=0), spread)
 
     def __call__(self, scores: Array) -> NDArray[np.float64]:
