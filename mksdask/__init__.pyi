@@ -31,6 +31,7 @@ from .homogenization import (
     MKSHomogenizationModel as MKSHomogenizationModel,
 )
 from .localization import MKSLocalizationModel as MKSLocalizationModel
+from .reduction.extrapolation import ExtrapolationWarning as ExtrapolationWarning
 from .stats.windows import sample_windows as sample_windows
 from .storage.ensembles import (
     append_ensemble as append_ensemble,

@@ -156,7 +156,8 @@ class Grid:
         """Compare this grid with the grid `seen`, on which a model was fitted.
 
         Other phases raise an error. Another voxel size, other units or other periodic axes give a warning. A property
-        that one of the two grids does not know is not compared.
+        that one of the two grids does not know is not compared. Axes that `fit` was told to take as periodic, or as not
+        periodic, are compared in place of those that its samples name.
 
         Raises
         ------
@@ -171,12 +172,18 @@ class Grid:
                 f"X has voxels of {self.voxel_text}, fit saw {seen.voxel_text}: a lag of as many voxels is another "
                 "distance; resample X, or fit to samples with such voxels"
             )
-        told = self.said_periodic, seen.said_periodic
-        if None not in told and self.said_periodic != seen.said_periodic:
+        # The argument periodic_axes of a model counts more than what the samples of fit said.
+        is_chosen = seen.said_periodic is not None or any(seen.periodic)
+        if (
+            self.said_periodic is not None
+            and is_chosen
+            and self.said_periodic not in (seen.said_periodic, seen.periodic)
+        ):
             warn_caller(
-                f"X says that its periodic axes are {_named(self)}, fit saw {_named(seen)}, and X is treated like the "
-                "samples of fit; fit to samples that are periodic along the same axes, or remove the attribute "
-                "'periodic_axes' of X"
+                f"X says that its periodic axes are {_named(self, self.said_periodic)}, fit took "
+                f"{_named(seen, seen.periodic)}, and X is treated like the samples of fit; fit to samples that are "
+                "periodic along the same axes, or fit with periodic_axes=() if the model has this argument, so that no "
+                "axis is periodic in fit and later"
             )
 
     def check_beside(self, beside: Grid, name: str) -> None:
@@ -235,6 +242,5 @@ def _is_alike(a: Axis, b: Axis) -> bool:
     return a.units == b.units and abs(a.step - b.step) <= SAME_SIZE * abs(a.step)
 
 
-def _named(grid: Grid) -> list[str]:
-    said = grid.said_periodic or ()
-    return [axis.name for axis, is_periodic in zip(grid.axes, said, strict=True) if is_periodic]
+def _named(grid: Grid, periodic: Sequence[bool]) -> list[str]:
+    return [axis.name for axis, is_periodic in zip(grid.axes, periodic, strict=True) if is_periodic]

@@ -31,7 +31,7 @@ from mksdask.arrays import (
 from mksdask.bases.base import Basis
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
-from mksdask.labels import first_index, matched, matched_values, sample_index
+from mksdask.labels import first_index, index_in_order, matched, matched_values, sample_index
 from mksdask.reduction.fit import Fit
 from mksdask.reduction.reducers import needs_targets, require_methods, set_parameter
 from mksdask.regression import KernelRegressor, borrowed, next_samples, polynomial_regression
@@ -253,7 +253,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
             msg = "y is missing; pass a property for each sample, or use MKSStructureAnalysis, which needs none"
             raise ValueError(msg)
         statistics = self._statistics(X, size, confidence_index, resume=resume)
-        index = sample_index(y) if statistics.index is None else statistics.index
+        index = index_in_order(y) if statistics.index is None else statistics.index
         target = _rows(y, index, len(statistics), "y")
         is_known, targets = known_targets(target)
         linker, options = self._linker(), {}
@@ -312,6 +312,12 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         ------
         TypeError
             If `return_std` is true, but the `predict` of the linker does not take it.
+
+        Warns
+        -----
+        mksdask.ExtrapolationWarning
+            If X is in memory, and `distance` is more than 1 for more than 10 % of the samples: `fit` has not seen their
+            like. For lazy X, `distance` tells it.
         """
         check_is_fitted(self, "property_linker_")
         linker, shape = self.property_linker_, self._target_shape
@@ -326,6 +332,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
             raise ValueError(msg)
         kernel = respond_block_with_spread if return_std else respond_block
         self.reduced_predict_data = self.transform(X, size, confidence_index)
+        self._warn_of_far(self.reduced_predict_data)
         predicted, labels = self._respond(kernel, (2, *shape) if return_std else shape, self._target_dtype, "predict")
         dims = tuple(f"property_{axis}" for axis in range(len(shape)))
         named = {"prediction": predicted[:, 0], "spread": predicted[:, 1]} if return_std else {"prediction": predicted}

@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array, ArrayLike, is_lazy, to_numpy
+from mksdask.arrays import Array, ArrayLike, is_lazy, to_numpy, warn_caller
 from mksdask.compute.blocks import take_samples
 
 # A message names so many labels.
@@ -43,6 +43,26 @@ def sample_index(array: Any) -> pd.Index | None:
     found = {name: index for name, index in array.xindexes.items() if array.coords[name].dims == (dim,)}
     first = found.get(dim, next(iter(found.values()), None))
     return None if first is None else first.to_pandas_index()
+
+
+def index_in_order(y: Any, *, name: str = "y") -> pd.Index | None:
+    """Find the labels of y, which is paired by position with samples that carry none.
+
+    Warns
+    -----
+    UserWarning
+        If the labels are the numbers of the samples in another order.
+    """
+    index = sample_index(y)
+    if index is not None and not isinstance(y, xr.DataArray) and pd.api.types.is_integer_dtype(index):
+        positions = np.arange(len(index))
+        if not (index == positions).all() and np.array_equal(np.sort(index), positions):
+            warn_caller(
+                f"the index of {name} holds the numbers of the samples in another order, but X has no labels, so that "
+                f"they are paired by position; pass {name}.sort_index() if X is in the order of the numbers, or "
+                f"{name}.to_numpy() if not"
+            )
+    return index
 
 
 def first_index(*arrays: Any) -> pd.Index | None:

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -28,6 +29,8 @@ from mksdask import (
     plan,
 )
 from mksdask.cli import main
+from mksdask.cli.linkage import lazy_parts
+from mksdask.cli.options import described_call
 from mksdask.cli.printing import with_options
 from mksdask.datasets import make_microstructure
 from mksdask.datasets.responses import (
@@ -166,6 +169,8 @@ def test_import_and_stats__from_a_scan_to_a_figure(run, scan, tmp_path):
     assert_allclose(found["phases"]["grain"]["interface_per_volume"], stored.mks.specific_surface()[1])
     assert list(found["phases"]) == ["grain"]
     assert found["units"] == {"lag": "um", "interface_per_volume": "1/um", "integral_range": "um^3"}
+    with pytest.raises(ValueError, match=r"holds a result, correlations, and not samples; open it with xarray.open_z"):
+        open_volume("S2.zarr")
     assert (tmp_path / "figures/S2.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "S2.zarr.sums").exists()
     assert "exists; choose another output" in run("stats", "v.zarr", "S2.zarr", code=1)
@@ -188,12 +193,19 @@ def test_import__windows_and_options(run, scan):
     found = run("import", "levels.npy", "t.zarr", "--thresholds", "5", "--periodic", "x,z", "--axes", "zyx")
     assert_array_equal(open_volume("t.zarr").microstructure, scan.T)
     assert open_volume("t.zarr").microstructure.attrs["periodic_axes"] == ["x", "z"]
+    np.save("labels.npy", scan)
+    refused = run("import", "labels.npy", "x.zarr", "--names", "a,b", code=1)
+    assert 'are named by --phases 0:a,1:b"' in refused
+    told = run("import", "labels.npy", "u.zarr", "--axes", "xyz", "--spacing", "0.5", on_cluster=False)
+    assert "the spacing has no unit; say --units, such as um" in told
     assert "--phases must list every value" in run("import", "scan.tif", "x.zarr", "--phases", "0:pore", code=1)
     assert "names files that are not there" in run("import", "a.tif", "x.zarr", code=1)
 
 
-def test_stats__of_an_ensemble(run, ensemble):
-    found = run("stats", "e.zarr", "f.zarr", "--figure", "f.png")
+def test_stats__of_an_ensemble(run, ensemble, tmp_path):
+    found = run("stats", "e.zarr", "f.zarr", "--figure", "f.png", "--radial", "r.png")
+    assert found["radial"] == "r.png"
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("f.png", "r.png"))
     expected = correlate(ensemble[0], PrimitiveBasis(2), periodic_axes=[0, 1])
     assert_allclose(xr.open_zarr("f.zarr").correlations, expected, atol=1e-6)
     assert_allclose(found["phases"]["stiff"]["volume_fraction"], 1 - ensemble[0].mean(), rtol=1e-5)
@@ -220,12 +232,18 @@ def test_fit_and_predict__equal_python(run, ensemble):
     pd.DataFrame({"C11": y, "twice": 2 * y}).to_csv("y.csv", index=False)
     found = run("fit", "e.zarr", "k.zarr", "--linker", "kernel", "--response", "y.csv", "--hold-out", "0")
     assert "test" not in found
+    found = run("fit", "e.zarr", "l.zarr", "--components", "4", "--response", "y.csv")["test"]
+    assert list(found["r2_by_property"]) == ["C11", "twice"]
+    assert_allclose(list(found["r2_by_property"].values()), found["r2"], rtol=1e-6)
     run("predict", "k.zarr", "e.zarr", "p.zarr")
     assert xr.open_zarr("p.zarr", consolidated=False).prediction.shape == (60, 2)
     assert "kernel" in run("info", "k.zarr", on_cluster=False)
     np.save("short.npy", y[:5])
     assert "has 5 rows, the store 60 samples" in run("fit", "e.zarr", "x.zarr", "--response", "short.npy", code=1)
-    assert "is not a variable of the store" in run("fit", "e.zarr", "x.zarr", "--response", "stiffness", code=1)
+    refused = run("fit", "e.zarr", "x.zarr", "--response", "stiffness", code=1)
+    assert "is not a variable of the store" in refused
+    assert "such as a .csv file with the header stiffness" in refused
+    assert "m.zarr holds a model, not samples; open it with load_model" in run("fit", "m.zarr", "x.zarr", code=1)
     assert "localize takes a localization model" in run("localize", "m.zarr", "e.zarr", "x.zarr", code=1)
 
 
@@ -235,9 +253,8 @@ def test_commands__go_on_with_what_was_killed(run, scan, ensemble, tmp_path):
     assert_array_equal(open_volume("v.zarr").microstructure, scan)
     run("fit", "e.zarr", "m.zarr", "--components", "3", "--resume")
     run("predict", "m.zarr", "e.zarr", "whole.csv", "--std")
-    X = open_ensemble("e.zarr").microstructure
     kept = tmp_path / "p.csv.predictions"
-    found = xr.concat(load_model("m.zarr").predict(X, return_std=True), "part").rename("predictions")
+    found = lazy_parts(load_model("m.zarr"), open_ensemble("e.zarr"), std=True)
     materialize(found, kept, progress=False)
     last = max((kept / "predictions" / "c").rglob("[0-9]*"), key=lambda path: path.is_file())
     last.unlink()
@@ -299,7 +316,7 @@ def test_fit__takes_its_own_predictions_and_gaps(run, ensemble, tmp_path):
     run("fit", "e.zarr", "again.zarr", "--response", "p.csv", "--components", "3")
     run("predict", "again.zarr", "e.zarr", "q.csv")
     # The numbers of samples are no property.
-    assert list(pd.read_csv("q.csv").columns) == ["sample", "prediction"]
+    assert list(pd.read_csv("q.csv").columns) == ["sample", "prediction", "distance"]
     pd.DataFrame({"C11": np.where(np.arange(60) % 2, y, np.nan)}).to_csv("half.csv", index=False)
     found = run("fit", "e.zarr", "half.zarr", "--response", "half.csv", "--components", "3")
     assert (found["samples"], found["test"]["samples"], found["without_response"]) == (24, 6, 30)
@@ -309,6 +326,22 @@ def test_fit__takes_its_own_predictions_and_gaps(run, ensemble, tmp_path):
         "fit", "e.zarr", "x.zarr", "--linker", "kernel", "--degree", "2", code=1
     )
     assert "must be a .csv file or a .zarr store" in run("predict", "m.zarr", "e.zarr", "p.npy", code=1)
+
+
+@pytest.mark.filterwarnings("default")
+def test_predict__says_where_windows_lie_and_how_far_from_those_of_fit(run, ensemble, tmp_path):
+    run("fit", "e.zarr", "m.zarr", "--components", "3", "--periodic", "none")
+    np.save("one.npy", np.zeros((26, 26), np.uint8))
+    run("import", "one.npy", "w.zarr", "--axes", "xy", "--window", "13", "--spacing", "2", "--units", "um")
+    told = run("predict", "m.zarr", "w.zarr", "p.csv", "--std", on_cluster=False)
+    assert re.search(r"Warning: 4 of 4 samples are unlike the samples of fit", told)
+    assert "says that its periodic axes" not in told
+    table = pd.read_csv("p.csv")
+    assert list(table.columns) == ["sample", "corner_x", "corner_y", "prediction", "spread", "distance"]
+    assert table.corner_x.tolist() == [0, 0, 26, 26]
+    assert re.search(rf"^unlike training +{(table.distance > 1).sum()}$", told, re.MULTILINE)
+    fitted = load_model("m.zarr")
+    assert_allclose(table.distance, fitted.distance(open_ensemble("w.zarr").microstructure), rtol=1e-4)
 
 
 def test_predict__refuses_phases_in_another_order(run, ensemble, tmp_path):
@@ -478,6 +511,28 @@ def test_errors__name_options_instead_of_arguments():
     twice = "pass follow_links=True, or --follow-links to mksdask import; choose one by series= (--series): 0"
     assert with_options(twice) == "pass --follow-links; choose one by --series: 0"
     assert with_options("size must be a number", ["--axes"]) == "size must be a number"
+    phases = "name them by phases={0: 'a', 255: 'b'} (--phases 0:a,255:b), or phases='values' (--phases values)"
+    assert with_options(phases) == "name them by --phases 0:a,255:b, or --phases values"
+    assert with_options("one by time= (--time 0 to 1); periodic_axes=()") == "one by --time 0 to 1; --periodic none"
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        ("import", "--phases 0:pore,255:grain --spacing 3,0.5 --crop x=0:200,z=50: --window 64x64 --as samples"),
+        ("import", "--thresholds 80,160.5 --periodic none --names 'a b,c' --allow-missing"),
+        ("fit", "--cutoff 4,5 --pairs 0-0,0-1 --periodic x,z --hold-out 0.25"),
+    ],
+)
+def test_provenance__names_options_as_they_are_typed(command, given, tmp_path):
+    (tmp_path / "in").touch()
+    declared = main.commands[command]
+    with declared.make_context(command, [*shlex.split(given), str(tmp_path / "in"), "out"]) as context:
+        recorded = described_call()["parameters"]
+    words = shlex.split(" ".join(f"--{name} {value}" for name, value in recorded.items()))
+    with declared.make_context(command, [*words, str(tmp_path / "in"), "out"]) as again:
+        assert again.params == context.params
+    assert "{" not in "".join(recorded.values())
 
 
 def test_commands__help_shows_examples_and_shells_complete():

@@ -133,6 +133,12 @@ def test_command__imports_maps_and_refuses_options_of_images(tmp_path):
     assert (found["kind"], found["samples"], found["size"]) == ("ensemble", 9, [50, 50])
     assert found["phases"] == ["not indexed", "Nickel"]
     assert found["frame"] == "EDAX setting 2, stated in the file"
+    told = run(main, ["info", str(tmp_path / "map.zarr"), "--figure", str(tmp_path / "map.png"), "--json"])
+    assert json.loads(told.stdout)["figure"] == str(tmp_path / "map.png")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    refused = run(main, ["plan", "stats", str(tmp_path / "map.zarr")])
+    assert "the store holds orientations" in refused.output
+    assert "GSHBasis" in refused.output
     for options, message in (
         (["--phases", "0:pore"], "--phases does not apply to EdaxAngOnly.h5, which is an EBSD map"),
         (["--scan", "other"], "scan must be one of the scans in the file"),

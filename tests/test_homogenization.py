@@ -34,6 +34,7 @@ from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, Stand
 from sklearn.svm import SVC, SVR
 
 from mksdask import (
+    ExtrapolationWarning,
     MissingPropertyWarning,
     MKSHomogenizationModel,
     MKSStructureAnalysis,
@@ -748,3 +749,38 @@ def test_score__of_lazy_samples_takes_classes_in_memory(textures):
     X, y = textures
     fitted = classifier().fit(X, y)
     assert fitted.score(da.from_array(X, chunks=(7, 12, 12)), y) == fitted.score(X, y)
+
+
+def test_distance__is_how_far_scores_lie_outside_of_those_of_fit(ensemble):
+    X, y = ensemble
+    fitted = model().fit(X[:10], y[:10])
+    assert_allclose(fitted.distance(X[:10]), 0, atol=1e-5)
+    seen, scores = fitted.reduced_fit_data.astype(float), fitted.transform(X).astype(float)
+    expected = [
+        max(
+            max(0, row[k] - seen[:, k].max(), seen[:, k].min() - row[k]) / np.std(seen[:, k])
+            for k in range(scores.shape[1])
+        )
+        for row in scores
+    ]
+    assert max(expected) > 0.5
+    assert_allclose(fitted.distance(X), expected, rtol=1e-4, atol=1e-5)
+    with computes(0):
+        lazy = fitted.distance(da.from_array(X, chunks=(7, -1, -1)))
+    assert_allclose(lazy, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_predict__warns_of_samples_unlike_those_of_fit(ensemble):
+    X, y = ensemble
+    fitted = model().fit(X, y)
+    fitted.predict(X)
+    others = np.concatenate([X[:3], 0 * X[:2]])
+    with pytest.warns(
+        ExtrapolationWarning, match=r"2 of 5 samples are unlike .* fit to samples that are like"
+    ) as found:
+        fitted.predict(others)
+    assert {warning.filename for warning in found} == {__file__}
+    # By chance, a sample of the same kind may be outside of the range.
+    fitted.predict(np.concatenate([X, others[-1:]]))
+    # Lazy samples are not computed.
+    fitted.predict(da.from_array(others, chunks=(2, -1, -1)))

@@ -291,6 +291,12 @@ def test_import__crops_and_windows(tmp_path):
     assert_array_equal(cut.microstructure, expected)
     assert cut.microstructure.dims == ("sample", "x", "y", "z")
     assert cut.microstructure.attrs.get("periodic_axes", []) == []
+    assert cut.corner_z.values.tolist() == [0.0] * 4 + [1.5] * 4
+    assert cut.corner_x.values.tolist() == [0.0, 0.0, 1.0, 1.0] * 2
+    assert cut.corner_x.attrs["units"] == "um"
+    options = {"axes": "zyx", "window": 3, "crop": crop, "spacing": 2.0}
+    places = import_images(tmp_path / "a.tif", tmp_path / "e.zarr", **options).coords
+    assert {dim: places[f"corner_{dim}"].values.tolist() for dim in "xyz"} == {"x": [2, 2], "y": [0, 6], "z": [4, 4]}
     np.save(tmp_path / "samples.npy", np.stack([VOLUME, VOLUME[::-1]]))
     ensemble = import_images(tmp_path / "samples.npy", tmp_path / "c.zarr", axes="sxyz", periodic_axes=[0])
     assert_array_equal(ensemble.microstructure, [VOLUME, VOLUME[::-1]])
@@ -587,3 +593,5 @@ def test_import__windows_come_in_one_order_however_they_are_banded(tmp_path, mon
     monkeypatch.setattr("mksdask.importers.windows.BAND_BYTES", 1)
     banded = import_images(tmp_path / "i.npy", tmp_path / "banded.zarr", **options).microstructure
     assert_array_equal(banded, expected)
+    corners = np.stack([whole[f"corner_{axis}"] for axis in "xyz"], axis=-1)
+    assert_array_equal(corners, np.multiply(order, sizes))

@@ -273,6 +273,8 @@ def test_ebsd__windows_are_an_ensemble(tmp_path, suffix):
     ds = import_ebsd(tmp_path / f"map{suffix}", tmp_path / "windows.zarr", window=(3, 2))
     assert dict(ds.sizes) == {"sample": 4, "x": 3, "y": 2, "angle": 3}
     assert ds.microstructure.attrs["windows"] == [2, 2]
+    step = float(whole.x[1] - whole.x[0]), float(whole.y[1] - whole.y[0])
+    assert_allclose([ds.corner_x, ds.corner_y], [[0, 3 * step[0]] * 2, [0, 0, 2 * step[1], 2 * step[1]]])
     for name in ("microstructure", "phase", "confidence_index"):
         for sample in range(4):
             x, y = 3 * (sample % 2), 2 * (sample // 2)

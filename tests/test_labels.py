@@ -891,6 +891,15 @@ def test_flat_statistics__stay_what_scikit_learn_takes():
     assert table.columns[0] == "f[0, 0; -3, -2]"
 
 
+def test_fit__warns_of_an_index_in_another_order_than_samples_without_labels():
+    X, y = VALUES["X"], np.arange(float(N))
+    with pytest.warns(UserWarning, match=r"paired by position; pass y.sort_index\(\)"):
+        MKSHomogenizationModel(BASIS, n_components=2).fit(X, pd.Series(y, index=np.roll(np.arange(N), 1)))
+    # These numbers are those of other samples, as after a split.
+    for index in (np.arange(N), np.arange(N)[::-1] + 1):
+        MKSHomogenizationModel(BASIS, n_components=2).fit(X, pd.Series(y, index=index))
+
+
 def test_coordinates__of_a_sample_are_those_of_its_windows(opened, tmp_path):
     windows = sample_windows(opened.microstructure[3], size=3)
     assert windows.sizes["sample"] == 2

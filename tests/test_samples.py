@@ -121,8 +121,8 @@ def test_grid__other_phases_are_refused():
     [
         (labelled(X, step=0.25, periodic_axes=["x"]), r"voxels of 0\.25 um × 0\.25 um, fit saw 0\.5 um × 0\.5 um"),
         (labelled(X, units="nm", periodic_axes=["x"]), r"voxels of 0\.5 nm × 0\.5 nm, fit saw 0\.5 um × 0\.5 um"),
-        (labelled(X, periodic_axes=["x", "y"]), r"periodic axes are \['x', 'y'\], fit saw \['x'\]"),
-        (labelled(X, periodic_axes=[]), r"periodic axes are \[\], fit saw \['x'\]"),
+        (labelled(X, periodic_axes=["x", "y"]), r"periodic axes are \['x', 'y'\], fit took \['x'\]"),
+        (labelled(X, periodic_axes=[]), r"periodic axes are \[\], fit took \['x'\]"),
     ],
 )
 def test_grid__other_voxels_and_periodic_axes_are_warned_of(other, message):
@@ -151,6 +151,17 @@ def test_grid__what_one_side_does_not_say_is_not_compared(other):
         grid_of(other).check_like(seen)
         seen.check_like(grid_of(other))
         Grid.of(None, (7,)).check_like(seen)
+
+
+@pytest.mark.parametrize("said", [[], ["x", "y"]])
+def test_grid__periodic_axes_that_fit_was_told_count(said):
+    seen = Grid.of(labelled(X, periodic_axes=["x", "y"]), (4, 5), ())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grid_of(labelled(X, periodic_axes=said)).check_like(seen)
+    told = Grid.of(None, (4, 5), (0, 1))
+    with pytest.warns(UserWarning, match=r"are \['x'\], fit took \['x', 'y'\].* fit with periodic_axes=\(\)"):
+        grid_of(labelled(X, periodic_axes=["x"])).check_like(told)
 
 
 # Samples.of
@@ -375,7 +386,7 @@ def test_models__refuse_other_phases(fitted):
     [
         ({"step": 0.25}, r"voxels of 0\.25 um × 0\.25 um, fit saw 0\.5 um × 0\.5 um: a lag of as many voxels"),
         ({"units": "nm"}, r"voxels of 0\.5 nm × 0\.5 nm, fit saw 0\.5 um × 0\.5 um"),
-        ({"periodic_axes": ["y"]}, r"its periodic axes are \['y'\], fit saw \['x', 'y'\]"),
+        ({"periodic_axes": ["y"]}, r"its periodic axes are \['y'\], fit took \['x', 'y'\]"),
     ],
 )
 def test_models__warn_of_another_grid_and_treat_samples_alike(fitted, options, message):

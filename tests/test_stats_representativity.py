@@ -179,7 +179,14 @@ def test_command__prints_a_sentence(client, tmp_path, phases, command):
     assert result.exit_code == 0, result.output
     name = "phase 0" if phases is None else "pore"
     text = " ".join(result.output.split())
-    found = re.search(name + r" [\d.]+ ± ([\d.]+) % \(95 %\); ± ([\d.]+) % needs a square of (\d+) µm", text)
+    found = re.search(
+        name + r" \([\d.]+ ± ([\d.]+)\) % of the area \(95 %\); ± ([\d.]+) % of the area needs a square of (\d+) µm",
+        text,
+    )
+    if command == "stats":
+        told = float(re.search(name + r": integral range ([\d.]+)", text)[1])
+        report = phase_fraction_interval(PIECES.astype("uint8")).integral_range[0] * 9.0
+        assert told == pytest.approx(float(report), rel=1e-3)
     error, wanted, edge = map(float, found.groups())
     assert error / 9 < wanted <= error / 3
     assert edge > 3 * 160

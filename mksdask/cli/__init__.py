@@ -164,7 +164,7 @@ class _Warn:
         if self.stop.number is not None:
             # Python warns of what a signal cut off.
             return
-        text = " ".join(str(message).split())
+        text = with_options(" ".join(str(message).split()))
         say(json.dumps({"warning": text}, ensure_ascii=False) if self.as_json else f"Warning: {text}", err=True)
 
 

@@ -22,7 +22,7 @@ from mksdask.cli.options import (
     timed_step,
 )
 from mksdask.cli.printing import say
-from mksdask.cli.representativity import told_intervals
+from mksdask.cli.representativity import intervals_of, told
 from mksdask.compute.graph import token_of
 from mksdask.compute.operation import plan
 from mksdask.compute.watching import LivePicture
@@ -42,6 +42,12 @@ LagLimit: TypeAlias = int | tuple[int, ...] | None
 def basis_of(dataset: xr.Dataset, states: int | None) -> PrimitiveBasis:
     """Make a basis of the phases of a store. If the store does not name its phases, all voxels are read."""
     X = dataset.microstructure
+    if X.dims[-1] == "angle":
+        msg = (
+            "the store holds orientations, and this command takes phases; in Python, mksdask.stats.correlate takes "
+            "orientations with GSHBasis, and the variable 'phase' of mksdask.storage.open_store is the map of phases"
+        )
+        raise ValueError(msg)
     if states is None:
         if X.dtype.kind not in "biu":
             msg = f"the store holds {X.dtype} numbers, not phases; import it with --phases, --thresholds or --otsu"
@@ -100,6 +106,7 @@ def stats(
     store: Url,
     out: Url,
     figure: Path | None,
+    radial: Path | None,
     watch: Path | None,
     representative: bool,  # noqa: FBT001
     resume: bool,  # noqa: FBT001
@@ -113,7 +120,7 @@ def stats(
 ) -> None:
     """Compute the 2-point statistics of a volume, or of each sample of an ensemble, and write them to a zarr store."""
     output = Output.of(out, RESULTS, store, overwrite=overwrite, resume=resume)
-    check_pictures(figure, watch, store, output.path, overwrite=overwrite, resume=resume)
+    check_pictures(figure, watch, store, output.path, radial=radial, overwrite=overwrite, resume=resume)
     timings: dict[str, float] = {}
     with open_client(**cluster):
         operation, arguments, options = statistics_call(store, states, pairs, cutoff, periodic)
@@ -148,11 +155,19 @@ def stats(
         if figure is not None:
             with timed_step("figure", timings):
                 save_figure(tools.draw_correlations(mean), figure)
+        if radial is not None:
+            with timed_step("radial figure", timings):
+                save_figure(tools.draw_radial(mean), radial)
         result = {"result": str(out), "lags": tuple(mean.shape[:-1])} | _summary(mean, arguments[0])
         if representative:
             with timed_step("representativity", timings):
-                result["representative"] = told_intervals(open_store(store, **opening()), as_json=as_json)
-    result |= {} if figure is None else {"figure": str(figure)}
+                intervals = intervals_of(open_store(store, **opening()))
+            for each in intervals:
+                # The sum over the lags up to the cutoff misses the longest waves, which the intervals extrapolate to.
+                if each["phase"] in result["phases"]:
+                    result["phases"][each["phase"]]["integral_range"] = each["integral_range"]
+            result["representative"] = told(intervals, as_json=as_json)
+    result |= {name: str(path) for name, path in (("figure", figure), ("radial", radial)) if path is not None}
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+from mksdask.cli.printing import typed
 
 # What to do if an object store does not know the user.
 KEYS = "; set them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
@@ -17,6 +20,18 @@ KEYS = "; set them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the e
 def _package(module: str) -> Any:
     """Import a module of this package. Help and completion convert no values, and do without it."""
     return import_module(f"mksdask.{module}")
+
+
+def written(value: Any, kind: click.ParamType) -> str:
+    """Write the value of an option as a user types it."""
+    if isinstance(kind, Size):
+        return "x".join(map(str, value))
+    if isinstance(kind, Axes):
+        return ",".join("xyz"[axis] for axis in value) or "none"
+    if isinstance(kind, Crop):
+        ends = {axis: ["" if end is None else str(end) for end in pair] for axis, pair in value.items()}
+        return ",".join(f"{axis}={low}:{high}" for axis, (low, high) in ends.items())
+    return shlex.quote(typed(value))
 
 
 class _Named(click.ParamType):

@@ -70,7 +70,12 @@ def plan_group() -> None:
 @click.option("--axes", help="Order of the axes in the file, such as zyx. The letter s stands for samples.")
 @click.option("--shape", type=Size(1), help="Voxels along x, y, z of a file of raw values, such as 1000x1000x1200.")
 @click.option("--dtype", help="Data type of raw values, such as uint16.")
-@click.option("--order", type=click.Choice(["little", "big"]), help="Order of the bytes of raw values, such as big.")
+@click.option(
+    "--order",
+    "byte_order",
+    type=click.Choice(["little", "big"]),
+    help="Order of the bytes of raw values, such as big.",
+)
 @click.option("--offset", type=click.IntRange(min=0), help="Bytes before raw values, such as 512.")
 @click.option("--pattern", help="Names of the files to take from a folder, such as 'slice*.tif'.")
 @click.option(
@@ -112,6 +117,10 @@ def import_command() -> None:
 @command("stores:info")
 @click.argument("store", type=Place(exists=True))
 @opening_options
+@click.option(
+    "--figure", type=LocalFile(), help="Draw the middle of the volume, or of some samples, into a file such as map.png."
+)
+@overwrite_option("an earlier figure")
 @click.option("--fractions", is_flag=True, help="Compute the volume fractions of the phases, which reads all voxels.")
 @representative_option
 @json_option
@@ -124,6 +133,7 @@ def info() -> None:
     Examples:
       mksdask info rock.zarr --fractions
       mksdask info rock.zarr --representative
+      mksdask info map.zarr --figure map.png
       mksdask info zip://rock.zarr::rock.zip
     """
 
@@ -184,6 +194,9 @@ def export_command() -> None:
 @command("reports:report")
 @click.argument("store", type=Place(exists=True))
 @click.argument("out", type=LocalFile())
+@click.option(
+    "--states", type=click.IntRange(min=1), help="Number of phases, such as 2, if the store does not name them."
+)
 @click.option("--title", help="Headline of the page, such as 'Sandstone 7'. Default: the name of the store.")
 @click.option(
     "--cutoff",
@@ -216,6 +229,11 @@ def report() -> None:
     type=LocalFile(),
     help="Draw the statistics into a file, such as S2.png. For an ensemble, draw their mean.",
 )
+@click.option(
+    "--radial",
+    type=LocalFile(),
+    help="Draw the statistics against distance, averaged over all directions, into a file, such as radial.png.",
+)
 @representative_option
 @watch_option
 @resume_option
@@ -243,7 +261,8 @@ def stats() -> None:
     default="response",
     show_default=True,
     help="Response: a variable of the store, such as response, or a file of one row for each sample, such as "
-    "strain.npy or stiffness.csv.",
+    "strain.npy, or stiffness.csv with a header and a column for each property. A column named sample says to which "
+    "sample a row belongs.",
 )
 @click.option(
     "--components",

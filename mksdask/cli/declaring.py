@@ -21,12 +21,12 @@ Declared = Callable[..., Any]
 _HEADINGS = {
     "Phases": "phases thresholds otsu names states",
     "Geometry": "spacing units crop window axes shape periodic",
-    "What is read": "dataset series channel time dtype order offset pattern join follow_links scan setting variable"
-    " select allow_missing",
+    "What is read": "dataset series channel time dtype byte_order offset pattern join follow_links scan setting"
+    " variable select allow_missing",
     "Statistics": "pairs cutoff fractions representative",
-    "Model": "response components linker degree hold_out std",
+    "Model": "response components linker degree order hold_out std",
     "Samples": "samples size seed",
-    "Output": "out figure watch title resume overwrite as_json",
+    "Output": "out figure radial watch title resume overwrite as_json",
     "Workers": "workers memory_limit scheduler",
 }
 _HEADING_OF = {name: heading for heading, names in _HEADINGS.items() for name in names.split()}

@@ -219,8 +219,11 @@ def _overview(
     tools.draw_goodness_of_fit(parity[0], parity[1], ["training", "unseen"], quantity=QUANTITY, ax=line)
     tools.draw_strains_compare(*strains, label=LOCAL, ax=fields)
     points.set_box_aspect(1)
-    titles = ["an unseen sample", f"2-point statistics\n{pairs.get_title()}", "scores of all samples"]
-    titles += ["effective stiffness of all", "finite elements,\nunseen sample", "MKS,\nunseen sample"]
+    # Beside the points, which it would hide.
+    points.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
+    plane = ", central plane" if "z" in sample.coords else ""
+    titles = [f"an unseen sample{plane}", f"2-point statistics{plane}\n{pairs.get_title()}", "scores of all samples"]
+    titles += ["effective stiffness of all", f"finite elements,\nunseen sample{plane}", f"MKS,\nunseen sample{plane}"]
     for panel, title in zip([structure, pairs, points, line, *fields], titles, strict=True):
         panel.set_title(title)
     return figure

@@ -12,6 +12,7 @@ import click
 import numpy as np
 import xarray as xr
 from click.core import ParameterSource
+from sklearn.metrics import r2_score
 
 from mksdask import tools
 from mksdask.arrays import to_numpy
@@ -31,13 +32,14 @@ from mksdask.compute.watching import LivePicture
 from mksdask.homogenization import MissingPropertyWarning, MKSHomogenizationModel
 from mksdask.labels import sample_index
 from mksdask.localization import MKSLocalizationModel
+from mksdask.reduction.extrapolation import FAR, warn_of_far
 from mksdask.storage.atomic import RESULTS, Location, Url, attributes_of
 from mksdask.storage.ensembles import open_ensemble
 from mksdask.storage.models import load_model, write_state
 from mksdask.storage.outputs import Output
 from mksdask.storage.results import materialize
 from mksdask.storage.sources import recorded
-from mksdask.storage.tables import read_table, write_table
+from mksdask.storage.tables import read_table, table_columns, write_table
 
 
 def _response(dataset: xr.Dataset, response: str) -> Any:
@@ -51,8 +53,9 @@ def _response(dataset: xr.Dataset, response: str) -> Any:
     if path.suffix not in (".csv", ".npy"):
         known = sorted(str(name) for name in dataset.data_vars if name not in ("microstructure", "confidence_index"))
         msg = (
-            f"--response {response!r} is not a variable of the store, and not a .csv or .npy file; name one of the "
-            f"variables {known}, or a file"
+            f"--response {response!r} is not a variable of the store, and not a .csv or .npy file; name "
+            f"{f'one of the variables {known}' if known else 'a file'}{' or a file' if known else ''}, such as a .csv "
+            "file with the header stiffness and one number for each sample in each row"
         )
         raise ValueError(msg)
     return read_table(path, sample_index(dataset["microstructure"]))
@@ -110,7 +113,7 @@ def fit(
         if resume and output.is_done(step):
             done = attributes_of(Location.of(output.path))["report"]
             if figure is not None and not figure.exists() and not is_field:
-                _draw(load_model(output.path), rows, figure)
+                _draw(load_model(output.path), rows, figure, _quantity(y, response))
             report(done | {"seconds": 0.0}, as_json=as_json)
             return
         _refuse_other(output)
@@ -146,12 +149,18 @@ def fit(
                     result["test"] = {"samples": n_test, "r2": by_order[-1], "r2_by_order": by_order}
                 else:
                     result["test"] = {"samples": n_test, "r2": fitted.score(X_test, y_test, **options)}
+                if not is_field and y.ndim == 2:
+                    names = table_columns(Path(response)) or [str(number) for number in range(y.shape[1])]
+                    scores = r2_score(
+                        to_numpy(y_test), to_numpy(fitted.predict(X_test, **options)), multioutput="raw_values"
+                    )
+                    result["test"]["r2_by_property"] = dict(zip(names, scores.tolist(), strict=True))
         _refuse_other(output)
         with recorded(*inputs):
             write_state(fitted, output.path, step=step, report=json.loads(json.dumps(result)))
         if figure is not None and not is_field:
             with timed_step("figure", timings):
-                _draw(fitted, rows, figure)
+                _draw(fitted, rows, figure, _quantity(y, response))
             result["figure"] = str(figure)
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
@@ -181,14 +190,25 @@ def _refuse_useless(*, is_field: bool, linker: str) -> None:
         raise ValueError(msg)
 
 
-def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any, Any]], figure: Path) -> None:
+def _quantity(y: Any, response: str) -> str:
+    """Name the property that a figure shows, with its unit if the store knows it: the first one of several."""
+    if isinstance(y, xr.DataArray):
+        unit = y.attrs.get("units")
+        return f"{response} / {unit}" if unit else response
+    return next(iter(table_columns(Path(response))), Path(response).stem)
+
+
+def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any, Any]], figure: Path, quantity: str) -> None:
     data = []
     for X, y, options in rows.values():
         parts = [to_numpy(y), *map(to_numpy, fitted.predict(X, return_std=True, **options))]
         values = np.array([part.reshape(len(y), -1)[:, 0] for part in parts])
         # Too few samples for the monomials say nothing of the spread.
         data.append(values if np.isfinite(values[2]).all() else values[:2])
-    save_figure(tools.draw_goodness_of_fit(data[0], data[1] if data[1].size else None), figure)
+    drawn = tools.draw_goodness_of_fit(data[0], data[1] if data[1].size else None, quantity=quantity)
+    if len(data[0]) == 3 and (legend := drawn.axes[0].get_legend()) is not None:
+        legend.set_title("bars: ± 1 standard deviation")
+    save_figure(drawn, figure)
 
 
 def predict(
@@ -224,6 +244,10 @@ def predict(
                 with recorded(model, store, recipe=recipe):
                     write_table(values, output.path, overwrite=overwrite, resume=resume, step=step)
     summary = {"result": str(out), "samples": len(values.prediction)}
+    if "distance" in values:
+        distances = values.distance.to_numpy()
+        summary["unlike_training"] = int((distances > FAR).sum())
+        warn_of_far(distances)
     mean = values.prediction.to_numpy()
     summary["prediction"] = {"lowest": float(mean.min()), "mean": float(mean.mean()), "highest": float(mean.max())}
     report(summary | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
@@ -258,18 +282,30 @@ def predictions_of(model: Url, store: Url, *, std: bool) -> xr.Dataset:
 
 
 def _lazy_predictions(model: Url, store: Url, *, std: bool) -> xr.DataArray:
-    """Predict properties lazily, and their standard deviation if `std`: (1 or 2, n_samples, ...)."""
     fitted = load_model(model)
     if not isinstance(fitted, MKSHomogenizationModel):
         msg = f"{model} is a {type(fitted).__name__}, but predict takes a homogenization model; use mksdask localize"
         raise ValueError(msg)
-    dataset = open_ensemble(store, **opening())
+    return lazy_parts(fitted, open_ensemble(store, **opening()), std=std)
+
+
+def lazy_parts(fitted: MKSHomogenizationModel, dataset: xr.Dataset, *, std: bool) -> xr.DataArray:
+    """Predict properties lazily, their standard deviation if `std`, and distances: (n_parts, n_samples, ...)."""
     found = fitted.predict(dataset.microstructure, return_std=std, **confidence_of(dataset))
-    return xr.concat(found if std else (found,), "part").rename("predictions")
+    parts = dict(zip(("prediction", "spread"), found if std else (found,), strict=False))
+    if parts["prediction"].dtype.kind == "f":
+        distances = fitted.distance_of_scores(fitted.reduced_predict_data)
+        parts["distance"] = distances.broadcast_like(parts["prediction"])
+    names = xr.DataArray(list(parts), dims="part", name="part")
+    return xr.concat(parts.values(), names).rename("predictions")
 
 
 def _table_of(stored: xr.DataArray) -> xr.Dataset:
-    return xr.Dataset(dict(zip(("prediction", "spread"), stored, strict=False)))
+    found = {str(name): stored.sel(part=name, drop=True) for name in stored["part"].to_numpy()}
+    if "distance" in found:
+        # It is one number for each sample, also if there are several properties.
+        found["distance"] = found["distance"].isel(dict.fromkeys(found["distance"].dims[1:], 0), drop=True)
+    return xr.Dataset(found)
 
 
 def field_of(model: Url, store: Url) -> xr.DataArray:

@@ -16,6 +16,7 @@ import numpy as np
 from distributed import Client, LocalCluster
 from matplotlib.backend_bases import FigureCanvasBase
 
+from mksdask.cli.arguments import written
 from mksdask.cli.declaring import OPENING
 from mksdask.cli.printing import say
 from mksdask.cli.stopping import STOP, blocked
@@ -53,21 +54,21 @@ def open_client(scheduler: str | None, workers: int, memory_limit: int) -> Itera
 
     What is written meanwhile records the command and its options.
     """
-    with recorded(**_described()):
+    with recorded(**described_call()):
         yield from _clients(scheduler, workers, memory_limit)
 
 
-def _described() -> dict[str, Any]:
+def described_call() -> dict[str, Any]:
     """Name the command, and list the options that decide its result."""
     context = click.get_current_context(silent=True)
     if context is None:
         return {}
-    of_runs = ("scheduler", "workers", "memory_limit", "resume", "overwrite", "as_json", "figure", "watch")
-    places = {each.name for each in context.command.params if isinstance(each, click.Argument)}
+    of_runs = ("scheduler", "workers", "memory_limit", "resume", "overwrite", "as_json", "figure", "radial", "watch")
     given = {
-        name: str(value)
-        for name, value in context.params.items()
-        if name not in (*of_runs, *places) and value is not None and value is not False
+        each.opts[-1].removeprefix("--"): "" if value is True else written(value, each.type)
+        for each in context.command.params
+        if isinstance(each, click.Option) and each.name not in of_runs
+        if (value := context.params.get(str(each.name))) is not None and value is not False
     }
     return {"call": context.command_path, "parameters": given}
 
@@ -144,7 +145,12 @@ def opening() -> dict[str, bool]:
 
 
 def check_pictures(
-    figure: Path | None, watch: Path | None, *others: Url, overwrite: bool, resume: bool = False
+    figure: Path | None,
+    watch: Path | None,
+    *others: Url,
+    radial: Path | None = None,
+    overwrite: bool,
+    resume: bool = False,
 ) -> None:
     """Check before the computation that pictures can be drawn, and that they replace nothing.
 
@@ -158,7 +164,9 @@ def check_pictures(
         the other picture; or if it lies in a store.
     """
     formats = sorted(FigureCanvasBase.get_supported_filetypes())
-    for option, picture in (("--figure", figure), ("--watch", watch)):
+    named = {"--figure": figure, "--radial": radial, "--watch": watch}
+    checked: list[Path] = []
+    for option, picture in named.items():
         if picture is None:
             continue
         if picture.suffix.removeprefix(".").lower() not in formats:
@@ -167,7 +175,8 @@ def check_pictures(
         if picture.exists() and not (overwrite or (resume and is_our_picture(picture))):
             msg = f"{picture} exists; choose another output, or pass --overwrite"
             raise FileExistsError(msg)
-        check_apart(picture, *others, *((figure,) if option == "--watch" and figure is not None else ()))
+        check_apart(picture, *others, *checked)
+        checked.append(picture)
         check_outside(Location.of(picture))
         check_file(picture)
 
@@ -198,7 +207,9 @@ def report(result: Mapping[str, Any], *, as_json: bool) -> None:
 def _lines(result: Mapping[str, Any], units: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Write each entry as a name and a text. Entries of an entry are named behind it, such as "pore: fraction"."""
     for name, value in result.items():
-        title = {"r2": "R²", "r2_by_order": "R² by order"}.get(name, name.replace("_", " "))
+        title = {"r2": "R²", "r2_by_order": "R² by order", "r2_by_property": "R² by property"}.get(
+            name, name.replace("_", " ")
+        )
         if name in _NESTED and isinstance(value, Mapping):
             groups = value if all(isinstance(each, Mapping) for each in value.values()) else {title: value}
             for group, entries in groups.items():

@@ -54,6 +54,7 @@ figcaption,.note{color:#555;font-size:.9rem}
 def report(
     store: Url,
     out: Path,
+    states: int | None,
     title: str | None,
     cutoff: int | None,
     overwrite: bool,  # noqa: FBT001
@@ -65,7 +66,7 @@ def report(
     timings: dict[str, float] = {}
     with open_client(**cluster), timed_step("report", timings):
         dataset = open_store(store, **opening())
-        page = _page(dataset, title or Path(str(store)).stem, cutoff, [*chain_of(store)])
+        page = _page(dataset, states, title or Path(str(store)).stem, cutoff, [*chain_of(store)])
         target = Path(Location.of(out).path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with staged_file(target) as new:
@@ -87,8 +88,8 @@ def _check_page(out: Path, store: Url, *, overwrite: bool) -> None:
     check_file(out)
 
 
-def _page(dataset: xr.Dataset, title: str, cutoff: int | None, made: Sequence[str]) -> str:
-    body = "".join(_sections(dataset, cutoff, made))
+def _page(dataset: xr.Dataset, states: int | None, title: str, cutoff: int | None, made: Sequence[str]) -> str:
+    body = "".join(_sections(dataset, states, cutoff, made))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{MARK}\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
@@ -96,8 +97,8 @@ def _page(dataset: xr.Dataset, title: str, cutoff: int | None, made: Sequence[st
     )
 
 
-def _sections(dataset: xr.Dataset, cutoff: int | None, made: Sequence[str]) -> Iterator[str]:
-    X, basis = dataset.microstructure, basis_of(dataset, None)
+def _sections(dataset: xr.Dataset, states: int | None, cutoff: int | None, made: Sequence[str]) -> Iterator[str]:
+    X, basis = dataset.microstructure, basis_of(dataset, states)
     is_ensemble = "sample" in X.dims
     dims = [str(dim) for dim in X.dims if dim in SPATIAL_DIMS]
     n_phases = min(len(basis.states), MOST_PHASES)
@@ -169,7 +170,9 @@ def _phases(
         row += [f"{float(one.low):.4g} to {float(one.high):.4g}", f"{float(one.integral_range):.3g}"]
     note = (
         "The volume is a sample of its material, whose fraction lies in the interval with 95 % confidence. The volume "
-        "over the integral range is the number of independent pieces that it holds."
+        "over the integral range is the number of independent pieces that it holds. The integral range is extrapolated "
+        "to the longest waves, as by mksdask stats --representative. Without this option, mksdask stats sums over the "
+        "lags up to its cutoff."
     )
     return _table(head, rows) + f'<p class="note">{note}</p>'
 

@@ -14,9 +14,8 @@ from mksdask.stats.representativity import edge_of, phase_fraction_interval
 CONFIDENCE = 0.95
 
 
-def told_intervals(stored: xr.Dataset, *, as_json: bool) -> list[Any]:
-    """Compute the intervals of a volume, as entries for JSON or as sentences."""
-    intervals = intervals_of(stored)
+def told(intervals: list[dict[str, Any]], *, as_json: bool) -> list[Any]:
+    """Tell the intervals of a volume, as entries for JSON or as sentences."""
     return [*intervals] if as_json else [_sentence(**interval) for interval in intervals]
 
 
@@ -43,6 +42,7 @@ def intervals_of(stored: xr.Dataset) -> list[dict[str, Any]]:
                 "fraction": float(row.fraction),
                 "error": error,
                 "confidence": CONFIDENCE,
+                "integral_range": float(row.integral_range),
                 "wanted_error": float(wanted),
                 "needed_size": size,
                 "units": units,
@@ -53,11 +53,12 @@ def intervals_of(stored: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def _sentence(**row: Any) -> str:
-    """Write an interval as a sentence, such as "pore 19.6 ± 0.7 % (95 %); ± 0.2 % needs a cube of 1900 µm"."""
-    digits, shape = max(0, -int(np.floor(np.log10(100.0 * row["error"])))), {1: "line", 2: "square", 3: "cube"}
+    """Write an interval as a sentence: "pore (19.6 ± 0.7) % of the volume (95 %)", and the size for a smaller one."""
+    digits, axes = max(0, -int(np.floor(np.log10(100.0 * row["error"])))), row["n_axes"]
+    shape, whole = {1: ("line", "length"), 2: ("square", "area"), 3: ("cube", "volume")}[axes]
     size = float(f"{row['needed_size']:.2g}")
     return (
-        f"{row['phase']} {100 * row['fraction']:.{digits}f} ± {100 * row['error']:.{digits}f} % "
-        f"({row['confidence']:.0%}); ± {100 * row['wanted_error']:g} % needs a {shape[row['n_axes']]} of {size:.12g} "
-        f"{printed_unit(row['units'])}"
+        f"{row['phase']} ({100 * row['fraction']:.{digits}f} ± {100 * row['error']:.{digits}f}) % of the {whole} "
+        f"({row['confidence']:.0%}); ± {100 * row['wanted_error']:g} % of the {whole} needs a {shape} of "
+        f"{size:.12g} {printed_unit(row['units'])}"
     ).replace("95%", "95 %")

@@ -7,16 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import xarray as xr
+
+from mksdask.arrays import SPATIAL_DIMS
 from mksdask.cli.analysis import MOST_UNNAMED
 from mksdask.cli.maps import import_map, is_map
 from mksdask.cli.options import (
+    check_pictures,
     open_client,
     opening,
     report,
+    save_figure,
     timed_step,
 )
 from mksdask.cli.printing import say, with_options
-from mksdask.cli.representativity import told_intervals
+from mksdask.cli.representativity import intervals_of, told
 from mksdask.importers import AssumedWarning, import_images
 from mksdask.importers.formats.raw_files import data_type
 from mksdask.importers.image_files import input_files
@@ -27,6 +32,9 @@ from mksdask.storage.opening import check_store, open_dataset, open_group
 from mksdask.storage.outputs import Output
 from mksdask.storage.sources import chain_of
 from mksdask.storage.verification import verify as verify_store
+
+# Samples of a picture, and voxels along each axis by the number of axes.
+MOST_SAMPLES, MOST_VOXELS = 4, {1: 10_000, 2: 1000, 3: 200}
 
 
 def import_command(
@@ -47,7 +55,7 @@ def import_command(
     axes: str | None,
     shape: tuple[int, ...] | None,
     dtype: str | None,
-    order: str | None,
+    byte_order: str | None,
     offset: int | None,
     pattern: str | None,
     join: Literal["slices", "samples"],
@@ -63,8 +71,8 @@ def import_command(
     **cluster: Any,
 ) -> None:
     """Import images into a store of one volume. With --window, import them into a store of an ensemble."""
-    if order is not None and dtype is None:
-        msg = f"--order {order} is for raw values; give their --dtype too, such as uint16"
+    if byte_order is not None and dtype is None:
+        msg = f"--order {byte_order} is for raw values; give their --dtype too, such as uint16"
         raise ValueError(msg)
     paths = [_source(source) for source in sources]
     inputs = input_files(paths if len(paths) > 1 else paths[0], pattern)
@@ -94,7 +102,7 @@ def import_command(
             time=time,
             axes=axes,
             shape=shape,
-            dtype=None if dtype is None else data_type(dtype, order),
+            dtype=None if dtype is None else data_type(dtype, byte_order),
             offset=offset,
             pattern=pattern,
             join=join,
@@ -116,6 +124,8 @@ def import_command(
     if len(described.get("fractions", ())) > MOST_UNNAMED:
         described["values"] = f"{len(described.pop('fractions'))} labels or grey levels"
     assumed = [with_options(text) for text in described.pop("assumed", [])]
+    if spacing is not None and described["units"] == "unit":
+        assumed.append("the spacing has no unit; say --units, such as um")
     for text in () if as_json else assumed:
         say(f"  {text}", err=True)
     if as_json:
@@ -134,9 +144,17 @@ def _source(text: str) -> Path:
     return Path(location.path)
 
 
-def info(store: Url, fractions: bool, representative: bool, as_json: bool) -> None:  # noqa: FBT001
+def info(
+    store: Url,
+    figure: Path | None,
+    overwrite: bool,  # noqa: FBT001
+    fractions: bool,  # noqa: FBT001
+    representative: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
     """Describe what a store holds: a volume, an ensemble, a model or a result."""
     options = opening()
+    check_pictures(figure, None, store, overwrite=overwrite)
     location = replace(Location.of(store), follow_links=options["follow_links"])
     try:
         is_group = check_store(location).get("node_type") == "group"
@@ -159,11 +177,26 @@ def info(store: Url, fractions: bool, representative: bool, as_json: bool) -> No
         if found.get("kind") != "volume":
             msg = f"{store} holds no volume, which --representative needs; leave it out"
             raise ValueError(msg)
-        found["representative"] = told_intervals(open_store(store, **options), as_json=as_json)
+        found["representative"] = told(intervals_of(open_store(store, **options)), as_json=as_json)
+    if figure is not None:
+        if found.get("kind") not in ("volume", "ensemble"):
+            msg = f"{store} holds no volume and no ensemble, which --figure draws; leave it out"
+            raise ValueError(msg)
+        save_figure(_middle(open_store(store, **options)).mks.plot(), figure)
+        found["figure"] = str(figure)
     made = [*chain_of(store)] if "provenance" in attributes else []
     report(found | ({"made": made} if as_json and made else {}), as_json=as_json)
     if made and not as_json:
         say("made\n" + "\n".join(f"  {line}" for line in made))
+
+
+def _middle(stored: xr.Dataset) -> xr.Dataset:
+    """Select the first samples, and the middle of large ones, which is read at once."""
+    few = stored.isel(sample=slice(0, MOST_SAMPLES)) if "sample" in stored.sizes else stored
+    dims = [dim for dim in SPATIAL_DIMS if dim in few["microstructure"].dims]
+    most = MOST_VOXELS[len(dims)]
+    starts = {dim: max(0, few.sizes[dim] - most) // 2 for dim in dims}
+    return few.isel({dim: slice(start, start + most) for dim, start in starts.items()}).compute()
 
 
 def verify(store: Url, as_json: bool, **cluster: Any) -> None:  # noqa: FBT001

@@ -16,7 +16,7 @@ from mksdask.importers.formats.units import METRES, converted, length_unit
 from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
 from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, SlabSize, Source
-from mksdask.importers.windows import cut_windows
+from mksdask.importers.windows import corner_coordinates, cut_windows
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
@@ -108,7 +108,8 @@ def import_images(
         ``{"x": (0, 200), "z": (50, None)}``.
     window : int or sequence of int, optional
         Number of voxels along each axis of a window. With it, the image is cut into windows that lie side by side, and
-        voxels beyond the last whole window are dropped.
+        voxels beyond the last whole window are dropped. The coordinates ``corner_x``, … along ``sample`` say where the
+        first voxel of each window lies in the image, in the unit of the spacing.
     periodic_axes : sequence of int
         Axes along which a volume or samples are periodic. Windows are not periodic.
     mode : {"w-", "w"}
@@ -204,12 +205,21 @@ def import_images(
         refuse_grey_phases(data, str(inputs[0]))
     fields = _fields(source, data, mapping)
     is_ensemble = "s" in source.axes or window is not None
+    corners: dict[str, Any] = {}
     if window is not None:
         if ANGLES in source.axes or "s" in source.axes:
             what = "orientations, which are" if ANGLES in source.axes else "samples that are"
             msg = f"window={window!r} cuts one image, but {path} holds {what} stored whole; leave window out"
             raise ValueError(msg)
         fields = {name: cut_windows(field, source.axes, spatial, window) for name, field in fields.items()}
+        corners = corner_coordinates(
+            [data.shape[source.axes.index(axis)] for axis in spatial],
+            fields["microstructure"].shape[1:],
+            dict(zip(spatial, steps, strict=True)),
+            unit,
+            {axis: ends[0] or 0 for axis, ends in (crop or {}).items()},
+            spatial.index(source.axes[0]),
+        )
         periodic_axes = ()
     else:
         fields = {name: _transposed(field, source.axes, spatial) for name, field in fields.items()}
@@ -229,7 +239,7 @@ def import_images(
     if source.origin and not is_ensemble:
         attrs["origin"] = _first_voxel(source, crop, steps, spatial)
     dims = [*(["sample"] if is_ensemble else []), *spatial, *(["angle"] if ANGLES in source.axes else [])]
-    coords = {"sample": list(source.labels)} if source.labels else None
+    coords = corners | ({"sample": list(source.labels)} if source.labels else {})
     labelled = {
         name: xr.DataArray(field, coords, dims=dims[: field.ndim], attrs=attrs) for name, field in fields.items()
     }
@@ -451,9 +461,11 @@ def _names(
     if names is None:
         return found
     if found is not None or mapping is None:
+        shown_names = ",".join(f"{number}:{name}" for number, name in enumerate(names))
         msg = (
             f"names={list(names)} are for thresholds, otsu, or numbers in phases; leave names out if phases holds "
-            "names already, or if the image is not segmented"
+            "names already, or if the image is grey. The labels 0, 1, … of an image are named by "
+            f"phases={dict(enumerate(names))} (--phases {shown_names})"
         )
         raise ValueError(msg)
     if len(names) != mapping.n_phases:

@@ -164,7 +164,8 @@ def import_ebsd(
         Place of the store: a path, or any URL that fsspec knows.
     window : int or (int, int), optional
         Number of points of a window along x and y. With it, the store is an ensemble of windows that lie side by side,
-        in order along x first. Points beyond the last whole window are left out. Without it, the store is one volume.
+        in order along x first. Points beyond the last whole window are left out. The coordinates ``corner_x`` and
+        ``corner_y`` along ``sample`` say where each begins. Without it, the store is one volume.
         A map with three axes is stored as one volume only.
     setting : {1, 2, 3, 4}, optional
         Coordinate system of OIM Analysis, for EDAX files. By default it is read from the file; ``.ang`` files do not
@@ -291,9 +292,13 @@ def import_ebsd(
     }
     # Figures of the orientations alone need the groups too.
     attrs["laue_groups"] = of_phases["laue_groups"]
-    dims = tuple(coords) if size is None else ("sample", *coords)
+    dims = tuple(map(str, coords)) if size is None else ("sample", *map(str, coords))
     if size is not None:
         attrs["windows"] = [columns // size[0], n_bands]
+        # Windows are in order along x first.
+        y, x = (n.reshape(-1) for n in np.mgrid[:n_bands, : columns // size[0]])
+        for dim, n, points, step in zip("xy", (x, y), size, file.step, strict=True):
+            coords[f"corner_{dim}"] = xr.DataArray(n * points * step, dims="sample", attrs={"units": file.units})
     microstructure = xr.DataArray(angles, dims=(*dims, "angle"), coords=coords, attrs=attrs)
     phases = xr.DataArray(phase, dims=dims, attrs=of_phases)
     options = {"phase": phases, "confidence_index": confidence, "mode": mode, "resume": resume}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mksdask.arrays import Array, concatenate_samples, sizes_argument
+from mksdask.stats.windows import window_corners
 
 # Number of bytes of the windows that are cut together.
 BAND_BYTES = 2**25
@@ -35,6 +36,38 @@ class _Cut:
         split = slab.reshape([n for pair in zip(counts, self.window, strict=True) for n in pair])
         places = [2 * axis for axis in self.order] + [2 * axis + 1 for axis in self.order]
         return split.transpose(places).reshape(-1, *(self.window[axis] for axis in self.order[:n_axes]))
+
+
+def corner_coordinates(
+    shape: Sequence[int],
+    size: Sequence[int],
+    steps: Mapping[str, float],
+    units: str,
+    first: Mapping[str, int],
+    slow: int,
+) -> dict[str, Any]:
+    """Say where windows that lie side by side begin in their image: the coordinates ``corner_x``, … along ``sample``.
+
+    Parameters
+    ----------
+    shape, size : sequence of int
+        Voxels of the image and of a window along each axis of the store.
+    steps : dict of str to float
+        Voxel size along each of these axes.
+    units : str
+        Unit of the voxel sizes.
+    first : dict of str to int
+        First voxel of the image along axes that were cropped.
+    slow : int
+        Axis of the store that is the first one of the file.
+    """
+    corners = window_corners(shape, size)
+    # Windows follow each other by slabs of the file, and in a slab as in the store.
+    corners = corners[np.argsort(corners[:, slow], kind="stable")]
+    return {
+        f"corner_{axis}": ("sample", (first.get(axis, 0) + corners[:, i]) * step, {"units": units})
+        for i, (axis, step) in enumerate(steps.items())
+    }
 
 
 def cut_windows(data: Any, order: str, spatial: str, window: int | Sequence[int]) -> Any:

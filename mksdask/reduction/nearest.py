@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, to_numpy, unwrap
-from mksdask.compute.blocks import check_whole_samples, computed, fold_samples
+from mksdask.arrays import Array, ArrayLike, is_lazy, is_trial_of_dask_ml, label, to_numpy, unwrap
+from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, map_samples
+from mksdask.reduction.extrapolation import Seen, warn_of_far
 from mksdask.schema.arguments import checked
 
 # Bytes of the distances between queries and rows that are held at once.
@@ -87,7 +88,52 @@ def _merge(a: Found, b: Found, n: int) -> Found:
 
 
 class NearestMixin:
-    """Adds `nearest` to a structure analysis."""
+    """Adds `nearest` and `distance` to a structure analysis."""
+
+    def distance(
+        self: Any, X: ArrayLike, size: Sequence[int] | None = None, confidence_index: ArrayLike | None = None
+    ) -> Any:
+        """Tell how far samples lie from those of `fit`, lazily for lazy input. A model knows little of far samples.
+
+        Parameters
+        ----------
+        X, size, confidence_index
+            As in `transform`.
+
+        Returns
+        -------
+        array of the kind of `X`, shape (n_samples,)
+            How far the scores of a sample lie outside of the range of those of `fit`, in standard deviations of `fit`.
+            The largest of the components counts. It is 0 for a sample within the range. A sample at 1 or more is unlike
+            those of `fit`. It is 0 for all if `fit` saw too few samples to tell: fewer than two for each component.
+
+        Notes
+        -----
+        The distance is in the space of scores. It does not see what the components leave out, and it does not see gaps
+        between groups of samples.
+
+        Examples
+        --------
+        >>> from mksdask import MKSStructureAnalysis, PrimitiveBasis
+        >>> from mksdask.datasets import make_microstructure
+        >>> X = make_microstructure(n_samples=40, size=(21, 21), grain_size=(3, 3), seed=0)
+        >>> analysis = MKSStructureAnalysis(PrimitiveBasis(2), n_components=3, periodic_axes=[0, 1]).fit(X)
+        >>> bool(analysis.distance(X).max() < 0.01), bool(analysis.distance(X[:1] * 0) > 1.0)
+        (True, True)
+        """
+        return self.distance_of_scores(self.transform(X, size, confidence_index))
+
+    def distance_of_scores(self: Any, scores: Any) -> Any:
+        """Compute the distances of scores that `transform` has returned."""
+        data, labels = unwrap(scores, name="scores")
+        kernel = Seen.of(self.reduced_fit_data)
+        found = map_samples(kernel, data, tail=(), dtype=np.float64, name="distance")
+        return label(found, labels, dims=(), coords={}, name="distance")
+
+    def _warn_of_far(self: Any, scores: Any) -> None:
+        """Warn if scores in memory lie far from those of `fit`."""
+        if not is_lazy(scores) and not is_trial_of_dask_ml():
+            warn_of_far(to_numpy(self.distance_of_scores(scores)))
 
     @checked
     def nearest(

@@ -30,7 +30,7 @@ from mksdask.arrays import (
 from mksdask.compute.graph import token_of
 from mksdask.samples import Grid, check_confidence
 from mksdask.schema.arguments import checked
-from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers
+from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, attributes_of, check_ours, remove_leftovers
 from mksdask.storage.blocks import Blocks, Variable, layout_begun
 from mksdask.storage.opening import open_dataset, small_coords
 from mksdask.storage.sources import recorded_layout
@@ -282,6 +282,10 @@ def open_microstructures(
     """Open a store lazily, in chunks of one shard. With `kind`, refuse a store of the other kind."""
     location = replace(Location.of(url), follow_links=follow_links)
     maker = (f"create_{kind}" if kind else "create_ensemble or create_volume") + ", or by mksdask import"
+    mark = attributes_of(location).get("mksdask")
+    if mark == "model":
+        msg = f"{os.fspath(url)} holds a model, not samples; open it with load_model, and give a store of samples here"
+        raise ValueError(msg)
     try:
         dataset = open_dataset(location, chunks=None, allow_missing=allow_missing)
     except FileNotFoundError as error:
@@ -291,10 +295,14 @@ def open_microstructures(
         msg = f"{os.fspath(url)} holds arrays whose dimensions have no names; make it with {maker}"
         raise ValueError(msg) from error
     if "microstructure" not in dataset:
-        msg = (
-            f"{os.fspath(url)} holds {sorted(map(str, dataset.data_vars))}, but no variable 'microstructure'; "
-            f"make it with {maker}"
-        )
+        names = sorted(map(str, dataset.data_vars))
+        if mark == "result":
+            msg = (
+                f"{os.fspath(url)} holds a result, {', '.join(names)}, and not samples; open it with "
+                f"xarray.open_zarr({os.fspath(url)!r})"
+            )
+            raise ValueError(msg)
+        msg = f"{os.fspath(url)} holds {names}, but no variable 'microstructure'; make it with {maker}"
         raise ValueError(msg)
     if kind is not None and ("sample" in dataset["microstructure"].dims) != (kind == "ensemble"):
         found, wanted, how = ("an ensemble", "a volume", "open it with open_ensemble")

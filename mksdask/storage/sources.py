@@ -93,7 +93,7 @@ def chain_of(url: Url, stamp: str | None = None) -> Iterator[str]:
         yield f"{url}{said}"
         return
     how = f" by {found['call']}" if "call" in found else ""
-    given = "".join(f" --{name.replace('_', '-')} {value}" for name, value in found.get("parameters", {}).items())
+    given = "".join(f" --{name} {value}".rstrip() for name, value in found.get("parameters", {}).items())
     yield f"{url}{said}: {attributes.get('mksdask')}, {found['time']}, mksdask {found['version']}{how}{given}"
     if not said:
         for place, known in found.get("inputs", {}).items():

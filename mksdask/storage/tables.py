@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from mksdask.storage.staging import staged, staged_file
 
 # The column with the label or the number of each sample, which `write_table` adds.
 INDEX = "sample"
+# The columns with predictions of a table of `mksdask predict`.
+_PREDICTION = re.compile(r"prediction(_\d+)?")
 
 
 def read_table(path: Path, like: pd.Index | None = None) -> Array:
@@ -28,7 +31,7 @@ def read_table(path: Path, like: pd.Index | None = None) -> Array:
     ----------
     path : Path
         A file with one row for each sample. A .csv file may count its rows 0, 1, … in a column ``sample``, which is
-        left out, or hold the labels of the samples there.
+        left out, or hold the labels of the samples there. Of a table of predictions, only these are taken.
     like : Index, optional
         Labels of the samples in the order in which their rows are returned. A file without labels has this order.
 
@@ -51,12 +54,26 @@ def read_table(path: Path, like: pd.Index | None = None) -> Array:
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
+def table_columns(path: Path) -> list[str]:
+    """Name the properties that `read_table` takes from a .csv file. Other files name none."""
+    if path.suffix != ".csv":
+        return []
+    return [str(name) for name in _of_properties(pd.read_csv(path, nrows=0)).columns if name != INDEX]
+
+
+def _of_properties(table: pd.DataFrame) -> pd.DataFrame:
+    """Select the labels of samples and the properties of a table. Of a table of predictions, only these are taken."""
+    predictions = [name for name in table.columns if _PREDICTION.fullmatch(str(name))]
+    return table[[*table.columns.intersection([INDEX]), *predictions]] if predictions else table
+
+
 def _read_csv(path: Path, like: pd.Index | None) -> Array:
     table = pd.read_csv(path, dtype=None if like is None else {INDEX: str})
     how = "write a header, then one row of numbers for each sample, with commas between them and decimal points"
     if not isinstance(table.index, pd.RangeIndex):
         msg = f"{path} has rows of more values than its header {list(table.columns)}; {how}"
         raise ValueError(msg)
+    table = _of_properties(table)
     texts = None if like is None else table.pop(INDEX) if INDEX in table.columns else None
     strange = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
     if strange:
@@ -104,8 +121,8 @@ def write_table(
     ----------
     values : Dataset
         Variables whose first axis is the sample. A variable with more numbers for each sample takes several columns of
-        a .csv file, ``name_0``, ``name_1``, …. A .csv file holds the labels of the samples, or counts them, and leaves
-        out all other coordinates.
+        a .csv file, ``name_0``, ``name_1``, …. A .csv file holds the labels of the samples, or counts them, and then
+        their other coordinates, such as the corners of windows.
     path : Path or str
         A name that ends in .csv, or in .zarr. The second may be a URL.
     overwrite : bool
@@ -131,6 +148,11 @@ def write_table(
             seal(location, attributes_of(location) | made, members=True)
         return
     columns: dict[str, Any] = {
+        str(name): array.to_numpy()
+        for name, array in values.coords.items()
+        if array.dims == (INDEX,) and str(name) != INDEX
+    }
+    columns |= {
         f"{name}_{i}" if array.ndim > 1 else str(name): column
         for name, array in values.data_vars.items()
         for i, column in enumerate(array.to_numpy().reshape(len(array), -1).T)
