@@ -19,7 +19,7 @@ import tifffile
 
 from mksdask import MKSLocalizationModel, PrimitiveBasis
 from mksdask.datasets import CahnHilliardSimulation, make_cahn_hilliard, make_microstructure, solve_fields
-from mksdask.tools.style import PRINT
+from mksdask.tools.style import PRINT, TWO_COLUMNS
 
 ORDERS = (1, 2, 3, 4, 6, 8)
 CONTRASTS = (1.5, 5.0, 10.0, 50.0)
