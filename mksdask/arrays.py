@@ -80,14 +80,15 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
     """
     if isinstance(array, xr.Dataset):
         raise TypeError(_dataset_message(array, name))
+    data = array.data if isinstance(array, xr.DataArray) else array
+    if isinstance(data._meta if isinstance(data, da.Array) else data, np.ma.MaskedArray):
+        raise TypeError(_mask_message(name, is_lazy=isinstance(data, da.Array)))
     if isinstance(array, xr.DataArray):
         return array.data, array
     if isinstance(array, da.Array):
         return array, None
     if isinstance(array, zarr.Array):
         return da.from_zarr(array), None
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(_mask_message(name))
     if scipy.sparse.issparse(array):
         msg = f"{name} is sparse, which is not supported; pass {name}.toarray()"
         raise TypeError(msg)
@@ -388,10 +389,16 @@ def refuse_unnumeric(array: Any, *, name: str) -> None:
         raise TypeError(msg)
 
 
-def _mask_message(name: str) -> str:
-    remedy = f"pass {name}.filled(numpy.nan), which marks what is not known" if name == "y" else "pass its data"
-    if name in ("X", "volume"):
-        remedy = "pass its data, and confidence_index=~mask"
+def _mask_message(name: str, *, is_lazy: bool = False) -> str:
+    values, mask = (
+        ("dask.array.ma.getdata({})", "dask.array.ma.getmaskarray({})") if is_lazy else ("{}.data", "{}.mask")
+    )
+    remedy = f"pass {values.format(name)}"
+    if name == "y":
+        filled = "dask.array.ma.filled(y, numpy.nan)" if is_lazy else "y.filled(numpy.nan)"
+        remedy = f"pass {filled}, which marks what is not known"
+    elif name in ("X", "volume"):
+        remedy += f", and confidence_index=~{mask.format(name)}"
     return f"{name} is a masked array, and its mask would be lost; {remedy}"
 
 

@@ -245,7 +245,7 @@ class Volume:
         if 0 in data.shape:
             msg = f"volume must have voxels along each axis, got shape {tuple(data.shape)}"
             raise ValueError(msg)
-        states = local_states(basis, data[None], labels)
+        states = local_states(basis, data[None], labels, is_volume=True)
         spatial = tuple(int(n) for n in data.shape[: data.ndim - states.state_axes])
         grid = Grid.of(labels, spatial, periodic_axes, first=0)
         confidence = None

@@ -13,7 +13,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 from numpy.testing import assert_array_equal
 
 from mksdask.compute import waiting
@@ -99,3 +99,17 @@ def test_cluster__that_hangs_or_dies_is_told_and_the_run_ends_resumably(tmp_path
         thread.join(timeout=10)
     assert_array_equal(materialize(lazy, url, progress=False), np.arange(40.0))
     assert len(list((tmp_path / "killed").iterdir())) <= 20 + 6
+
+
+def test_computation__in_a_task_leaves_its_thread_to_the_tasks_that_it_waits_for(tmp_path):
+    lazy = da.arange(6, chunks=2)
+
+    def in_task(place):
+        return computed(lazy).sum(), np.asarray(materialize(lazy, place, progress=False)).sum()
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as one,
+        Client(one) as client,
+    ):
+        found = client.submit(in_task, tmp_path / "result.zarr").result(timeout=120)
+    assert found == (15, 15)

@@ -743,3 +743,38 @@ ODD = {
 def test_odd__arguments_are_named(tmp_path, told):
     with pytest.raises((TypeError, ValueError), match=told):
         ODD[told](tmp_path)
+
+
+# Masked arrays of dask, and what is said of chunks and axes
+
+
+def test_masks_of_dask_arrays_are_not_lost(tmp_path):
+    plain = da.from_array(RNG.integers(0, 2, (8, 8)), chunks=4)
+    volume = da.ma.masked_equal(plain, 0)
+    told = (
+        r"volume is a masked array.*dask\.array\.ma\.getdata\(volume\), and confidence_index=~dask\.array\.ma\.getmask"
+    )
+    for call in (
+        lambda: correlate_volume(volume, PrimitiveBasis(2), cutoff=2),
+        lambda: create_volume(tmp_path / "v.zarr", volume),
+    ):
+        with pytest.raises(TypeError, match=told):
+            call()
+    with pytest.raises(TypeError, match=r"confidence_index is a masked array"):
+        correlate_volume(plain, PrimitiveBasis(2), cutoff=2, confidence_index=volume)
+    y = da.ma.masked_less(da.from_array(Y, chunks=5), 0.5)
+    with pytest.raises(TypeError, match="y is a masked array"):
+        homogenize(X, y)
+
+
+def test_chunks_and_axes_are_told_as_they_are():
+    lazy = da.from_array(X, chunks=(5, *X.shape[1:]))
+    with pytest.raises(ValueError, match=r"X has chunks of unknown sizes; call X\.compute_chunk_sizes\(\) first"):
+        correlate(lazy[lazy[:, 0, 0] > 0], PrimitiveBasis(2))
+    with pytest.raises(ValueError, match=r"cut into \(4, 2, 1\) chunks. Use X = X\.rechunk\({0: 5, 1: -1, 2: -1}\)"):
+        correlate(lazy.rechunk({1: -(-X.shape[1] // 2)}), PrimitiveBasis(2))
+    with pytest.raises(ValueError, match=r"volume must be \(\*spatial\) .*got shape \(1, 20, .*select one of them"):
+        correlate_volume(np.broadcast_to(X, (1, *X.shape))[..., None], PrimitiveBasis(2), cutoff=1)
+    model = homogenize(X, Y)
+    with pytest.raises(ValueError, match=r"X cannot be used: Found array with 0 sample"):
+        model.predict(X[:0])

@@ -177,7 +177,7 @@ def _are_legendre(values: Array, tolerance: float) -> NDArray[np.bool_]:
     return fits
 
 
-def local_states(basis: Any, X: Any, labels: Any = None) -> Basis:
+def local_states(basis: Any, X: Any, labels: Any = None, *, is_volume: bool = False) -> Basis:
     """The basis to work with: a copy of the one that is given, or `GivenStates` for ``basis=None``.
 
     Parameters
@@ -188,6 +188,8 @@ def local_states(basis: Any, X: Any, labels: Any = None) -> Basis:
         Samples.
     labels : DataArray, optional
         The DataArray that holds X. Its last dim "state" says that X is m[h; s].
+    is_volume : bool
+        Whether X is one volume, to which the caller has added an axis of samples.
 
     Raises
     ------
@@ -201,8 +203,11 @@ def local_states(basis: Any, X: Any, labels: Any = None) -> Basis:
     if not 1 <= X.ndim - 1 - n_trailing <= 3 or (not is_given and n_trailing and X.shape[-1] != basis.state_size):
         tail = ", n_states" if is_given else f", {basis.state_size}" * n_trailing
         msg = (
-            f"X must be (n_samples, *spatial{tail}) with 1 to 3 spatial axes, got shape {tuple(X.shape)}; if X is one "
-            "sample, add an axis of samples: X[None]"
+            f"volume must be (*spatial{tail}) with 1 to 3 spatial axes, got shape {tuple(X.shape[1:])}; if these are "
+            "several samples, select one of them"
+            if is_volume
+            else f"X must be (n_samples, *spatial{tail}) with 1 to 3 spatial axes, got shape {tuple(X.shape)}; if X is "
+            "one sample, add an axis of samples: X[None]"
         )
         raise ValueError(msg)
     if not is_given:

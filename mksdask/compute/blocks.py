@@ -25,7 +25,7 @@ from numpy.typing import DTypeLike, NDArray
 from mksdask.compute.alignment import aligned
 from mksdask.compute.client import distributed_client
 from mksdask.compute.faults import samples_text, telling
-from mksdask.compute.graph import optimized_together, renamed, stored_array, token_of
+from mksdask.compute.graph import check_known, optimized_together, renamed, stored_array, token_of
 from mksdask.compute.transforms import fft_library, transforms_by
 from mksdask.compute.waiting import get_from
 
@@ -43,12 +43,14 @@ def check_whole_samples(array: Any, *, name: str = "X", labels: xr.DataArray | N
     """
     if not isinstance(array, da.Array):
         return
+    check_known(array, name)
     if any(len(sizes) > 1 for sizes in array.chunks[1:]):
         axes: Sequence[Any]
         axes, method = (range(array.ndim), "rechunk") if labels is None else (labels.dims, "chunk")
-        mended = dict(zip(axes, [array.chunks[0][0], *[-1] * (array.ndim - 1)], strict=True))
+        first = array.chunks[0][0]
+        mended = dict(zip(axes, [first if first > 0 else -1, *[-1] * (array.ndim - 1)], strict=True))
         msg = (
-            f"{name} must hold whole samples in each chunk, but its chunks are {array.chunks}. "
+            f"{name} must hold whole samples in each chunk, but its axes are cut into {array.numblocks} chunks. "
             f"Use {name} = {name}.{method}({mended})"
         )
         raise ValueError(msg)

@@ -11,7 +11,7 @@ from typing import Any
 
 from dask.core import flatten
 from dask.utils import key_split, parse_timedelta
-from distributed import CancelledError, Client, Future
+from distributed import CancelledError, Client, Future, rejoin, secede
 
 from mksdask.compute.client import setting
 
@@ -88,7 +88,8 @@ def waiting(client: Client, futures: Callable[[], Sequence[Future]]) -> Iterator
     watch = _Watch(client, futures, timeout())
     watch.start()
     try:
-        yield
+        with _making_room():
+            yield
     except CancelledError as error:
         if watch.failure is not None:
             raise watch.failure from error
@@ -99,6 +100,21 @@ def waiting(client: Client, futures: Callable[[], Sequence[Future]]) -> Iterator
         raise ConnectionError(msg) from error
     finally:
         watch.stop()
+
+
+@contextmanager
+def _making_room() -> Iterator[None]:
+    """Leave the thread of a worker to other tasks while a task waits for them, such as a fit inside a search."""
+    try:
+        secede()
+    except (ValueError, AttributeError, KeyError):
+        # This is no task, or one that has left its thread before.
+        yield
+        return
+    try:
+        yield
+    finally:
+        rejoin()
 
 
 class _Watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from mksdask.schema import NOTHING, NUMBERS, Dtype, Listed, Number, Saved, Whole
 
 
 def _flatten_block(block: Array) -> Array:
-    flat = block.reshape(len(block), -1)
+    flat = block.reshape(len(block), math.prod(block.shape[1:]))
     return flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat
 
 
