@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from mksdask.labels import first_index, index_in_order, matched, matched_values,
 from mksdask.reduction.fit import Fit
 from mksdask.reduction.reducers import needs_targets, require_methods, set_parameter
 from mksdask.regression import KernelRegressor, borrowed, next_samples, polynomial_regression
-from mksdask.regression.responses import ResponsesMixin, respond_block, respond_block_with_spread
+from mksdask.regression.responses import ResponsesMixin, respond_block, respond_block_with_spread, takes
 from mksdask.regression.scoring import lazy_score
 from mksdask.regression.targets import check_fits, known_targets
 from mksdask.schema import NOTHING, Choice, Part, Saved, Whole
@@ -51,10 +50,6 @@ class MissingPropertyWarning(UserWarning):
 
 
 LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
-
-
-def _takes(method: Callable[..., Any], parameter: str) -> bool:
-    return parameter in inspect.signature(method).parameters
 
 
 def _rows(array: ArrayLike, index: pd.Index | None, n_samples: int, name: str) -> Array:
@@ -259,7 +254,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         linker, options = self._linker(), {}
         check_fits(targets, linker)
         if groups is not None:
-            if not _takes(linker.fit, "groups"):
+            if not takes(linker.fit, "groups"):
                 msg = f"property_linker {linker!r} does not take groups; use property_linker='kernel', or groups=None"
                 raise TypeError(msg)
             options["groups"] = _rows(groups, index, len(statistics), "groups")[is_known]
@@ -321,7 +316,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         """
         check_is_fitted(self, "property_linker_")
         linker, shape = self.property_linker_, self._target_shape
-        if return_std and not _takes(self._last_step.predict, "return_std"):
+        if return_std and not takes(self._last_step.predict, "return_std"):
             msg = f"property_linker {linker!r} does not know how sure it is; use 'kernel' or 'polynomial'"
             raise TypeError(msg)
         if shape and is_trial_of_dask_ml():

@@ -666,7 +666,7 @@ CASES = {
 }
 # Public names that have no arguments of their own to try, or are tried through others.
 OTHERS = {"Basis", "Texture", "RandomTexture", "Plan", "ElasticResponse", "ConductionResponse", "ConvergenceError"}
-OTHERS |= {"MissingPropertyWarning", "Bounds", "ElasticConstants"}
+OTHERS |= {"MissingPropertyWarning", "ExtrapolationWarning", "Bounds", "ElasticConstants", "KeptFeatures"}
 OTHERS |= {"PartialResult", "draw_partial", "AssumedWarning", "ipf_colours"}
 SIMPLE = [
     None, True, False, -1, 0, 1, 3, 10**12, 2**63, -(2**63) - 1, np.nan, np.inf, -np.inf, 0.5, -0.5, 1e-300, 1e300,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from mksdask.arrays import Array, ArrayLike, label, unwrap
 from mksdask.compute.blocks import map_samples
+
+
+def takes(method: Callable[..., Any], parameter: str) -> bool:
+    """Whether a method of a linker has a parameter."""
+    return parameter in inspect.signature(method).parameters
 
 
 def respond_block(

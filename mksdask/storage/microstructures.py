@@ -30,9 +30,9 @@ from mksdask.arrays import (
 from mksdask.compute.graph import token_of
 from mksdask.samples import Grid, check_confidence
 from mksdask.schema.arguments import checked
-from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, attributes_of, check_ours, remove_leftovers
+from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers
 from mksdask.storage.blocks import Blocks, Variable, layout_begun
-from mksdask.storage.opening import open_dataset, small_coords
+from mksdask.storage.opening import foreign_metadata, open_dataset, small_coords
 from mksdask.storage.sources import recorded_layout
 from mksdask.storage.staging import staged, unfinished
 
@@ -282,7 +282,7 @@ def open_microstructures(
     """Open a store lazily, in chunks of one shard. With `kind`, refuse a store of the other kind."""
     location = replace(Location.of(url), follow_links=follow_links)
     maker = (f"create_{kind}" if kind else "create_ensemble or create_volume") + ", or by mksdask import"
-    mark = attributes_of(location).get("mksdask")
+    mark = ((foreign_metadata(location) or {}).get("attributes") or {}).get("mksdask")
     if mark == "model":
         msg = f"{os.fspath(url)} holds a model, not samples; open it with load_model, and give a store of samples here"
         raise ValueError(msg)
