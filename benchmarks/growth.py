@@ -14,7 +14,7 @@ import dask
 import dask.array as da
 import numpy as np
 from dask.utils import format_time
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, wait
 
 from mksdask import MKSLocalizationModel, PrimitiveBasis, plan
 from mksdask.compute.blocks import map_samples
@@ -142,12 +142,13 @@ def scheduler(counts: Sequence[int]) -> float:
         for n in counts:
             start = time.perf_counter()
             X = da.zeros((n, 1), chunks=(1, 1))
-            lazy = map_samples(nothing, X, tail=(1,), dtype=float, name="nothing").sum()
+            lazy = map_samples(nothing, X, tail=(1,), dtype=float, name="nothing")
             built = time.perf_counter() - start
             start = time.perf_counter()
-            lazy.compute()
+            held = lazy.persist()
+            wait(held)
             each = (time.perf_counter() - start) / n
-            print(f"  {n:,} chunks: graph in {built:.2f} s, {1e3 * each:.2f} ms a chunk to run", flush=True)
+            print(f"  {n:,} chunks: graph in {built:.2f} s, {1e3 * each:.2f} ms a chunk to run two tasks", flush=True)
     return each
 
 
@@ -190,12 +191,18 @@ def predicted(each: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parts = ["costs", "workers", "scheduler"]
+    parser.add_argument("parts", nargs="*", default=parts, help=f"any of {', '.join(parts)}")
     parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--chunks", type=int, nargs="*", default=[1000, 10_000], help="numbers of chunks to schedule")
     arguments = parser.parse_args()
-    costs(arguments.quick)
-    workers(16 if arguments.quick else 64)
-    print("scheduler, kernels that do nothing")
-    each = scheduler([1000] if arguments.quick else [10_000, 100_000])
-    million(each)
-    print("prediction")
-    predicted(each)
+    if "costs" in arguments.parts:
+        costs(arguments.quick)
+    if "workers" in arguments.parts:
+        workers(16 if arguments.quick else 64)
+    if "scheduler" in arguments.parts:
+        print("scheduler, kernels that do nothing")
+        each = scheduler([1000] if arguments.quick else arguments.chunks)
+        million(each)
+        print("prediction")
+        predicted(each)
