@@ -43,8 +43,8 @@ def check_whole_samples(array: Any, *, name: str = "X", labels: xr.DataArray | N
     """
     if not isinstance(array, da.Array):
         return
-    check_known(array, name)
     if any(len(sizes) > 1 for sizes in array.chunks[1:]):
+        check_known(array, name)
         axes: Sequence[Any]
         axes, method = (range(array.ndim), "rechunk") if labels is None else (labels.dims, "chunk")
         first = array.chunks[0][0]
