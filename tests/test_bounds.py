@@ -279,7 +279,8 @@ def test_bounded_regressor__keeps_the_bounds_and_is_as_good_inside(samples, regr
     other[:, rows, columns] = plain.fit(features[::2], C[::2, rows, columns]).predict(features[1::2])
     other[:, columns, rows] = other[:, rows, columns]
     if normalize:
-        most = 1.25 if isinstance(regressor, KernelRegressor) else 1.0
+        # Trees choose other splits where rounding decides.
+        most = {KernelRegressor: 1.25, RandomForestRegressor: 1.05}.get(type(regressor), 1.0)
         assert np.linalg.norm(found - truth) < most * np.linalg.norm(other - truth)
     else:
         # No prediction is made worse, measured within the range between the bounds.
@@ -287,7 +288,7 @@ def test_bounded_regressor__keeps_the_bounds_and_is_as_good_inside(samples, regr
         values, vectors = np.linalg.eigh(bounds.upper - bounds.lower)
         inverse = (vectors / np.sqrt(values)[:, None]) @ vectors.swapaxes(1, 2)
         before, after = (np.linalg.norm(inverse @ (each - truth) @ inverse, axis=(1, 2)) for each in (other, found))
-        assert (after <= before * (1 + 1e-9)).all()
+        assert (after <= before * (1 + 1e-7)).all()
     # Scores far from all that was seen.
     far = features[1::2] * np.array([9, -9, 9, 9, 1])
     assert_bounded(model.predict(far), far[:, 4])
