@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,7 +49,7 @@ def installed(name: str) -> str | None:
         return None
 
 
-def best(work: object, rounds: int = 5) -> float:
+def best(work: Callable[[], object], rounds: int = 5) -> float:
     """Shortest seconds of this thread."""
     seconds = []
     for _ in range(rounds):

@@ -263,3 +263,11 @@ def test_product__is_a_scikit_learn_estimator():
     analysis = MKSStructureAnalysis(basis, n_components=2, periodic_axes=[0, 1])
     scores = clone(analysis).fit_transform(np.random.default_rng(0).uniform(size=(5, 4, 4, 2)))
     assert scores.shape == (5, 2)
+
+
+def test_weighted_fields__fill_what_was_not_observed_without_a_warning():
+    values, mask = np.array([[0, 1], [1, 255]], dtype="uint8"), np.array([[1, 1], [1, 0]])
+    for basis in (LegendreBasis(2, domain=(-1, 1)), PrimitiveBasis(2)):
+        found = np.array(list(basis.weighted_fields(values, mask, [0, 1], np.float64)))
+        expected = np.array(list(basis.fields(np.where(mask > 0, values, 0), [0, 1], np.float64))) * mask
+        assert_array_equal(found, expected)

@@ -1,7 +1,7 @@
 """Fourier transforms by SciPy or by FFTW, as the configuration says."""
 
 import itertools
-import sys
+from types import SimpleNamespace
 
 import dask
 import dask.array as da
@@ -28,8 +28,7 @@ def planned(monkeypatch):
         found.append(args[-1])
         return pyfftw.FFTW(*args)
 
-    monkeypatch.setattr(transforms, "pyfftw", type(sys)("pyfftw"))
-    transforms.pyfftw.FFTW = counted
+    monkeypatch.setattr(transforms, "pyfftw", SimpleNamespace(FFTW=counted))
     return found
 
 

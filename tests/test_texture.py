@@ -390,3 +390,14 @@ def test_texture__of_an_ebsd_map(tmp_path):
     found = volume_misorientation_density(ds.microstructure, confidence_index=weights, least=np.deg2rad(5)).compute()
     # Nickel has many twins of 60° about <111>.
     assert np.rad2deg(found.angle[int(found.density.values.argmax())]) == pytest.approx(60, abs=2.01)
+
+
+@pytest.mark.parametrize("periodic", [[], [0], [0, 1, 2]])
+def test_misorientations__of_a_periodic_slice_have_no_voxel_as_its_own_neighbour(periodic):
+    X = make_polycrystal(1, size=(6, 5), n_grains=8, seed=1)[:, :, :, None]
+    sample = misorientation_density(X, periodic_axes=periodic).isel(sample=0)
+    volume = volume_misorientation_density(da.from_array(X[0], chunks=(3, 2, 1, 3)), periodic_axes=periodic)
+    for name in ("density", "mean", "boundaries"):
+        assert_allclose(volume[name], sample[name], rtol=1e-12)
+    plane = misorientation_density(X[:, :, :, 0], periodic_axes=periodic[:2]).isel(sample=0)
+    assert_allclose(plane.boundaries, sample.boundaries)

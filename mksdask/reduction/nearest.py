@@ -104,7 +104,7 @@ class NearestMixin:
         -------
         array of the kind of `X`, shape (n_samples,)
             How far the scores of a sample lie outside of the range of those of `fit`, in standard deviations of `fit`.
-            The largest of the components counts. It is 0 for a sample within the range. A sample at 1 or more is unlike
+            The largest of the components counts. It is 0 for a sample within the range. A sample above 1 is unlike
             those of `fit`. It is 0 for all if `fit` saw too few samples to tell: fewer than two for each component.
 
         Notes

@@ -402,7 +402,9 @@ class _VolumeDensity(Operation[xr.Dataset]):
 
     def tiles(self, limit: Limit) -> HaloedTiles:
         volume = self.volume
-        voxel_bytes, halo = 2 * volume.voxel_bytes + WORK, (1,) * len(volume.spatial)
+        voxel_bytes = 2 * volume.voxel_bytes + WORK
+        # A voxel is no neighbour of itself.
+        halo = tuple(int(n > 1) for n in volume.spatial)
         remedy = "use fewer threads"
         return HaloedTiles.of(volume.data, volume.grid, halo, voxel_bytes, limit, remedy=remedy, mask=volume.confidence)
 
