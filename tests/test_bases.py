@@ -265,7 +265,7 @@ def test_product__is_a_scikit_learn_estimator():
     assert scores.shape == (5, 2)
 
 
-def test_weighted_fields__fill_what_was_not_observed_without_a_warning():
+def test_weighted_fields__do_not_depend_on_what_was_not_observed():
     values, mask = np.array([[0, 1], [1, 255]], dtype="uint8"), np.array([[1, 1], [1, 0]])
     for basis in (LegendreBasis(2, domain=(-1, 1)), PrimitiveBasis(2)):
         found = np.array(list(basis.weighted_fields(values, mask, [0, 1], np.float64)))

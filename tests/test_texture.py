@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given, settings, strategies as st
+from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
 from scipy.special import beta, eval_legendre
 

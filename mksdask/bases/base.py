@@ -150,8 +150,7 @@ class Basis(WithCard, TransformerMixin, BaseEstimator):
         observed = confidence > 0
         if not observed.all():
             placeholder = np.asarray(self.placeholder)
-            with np.errstate(invalid="ignore"):
-                same = placeholder.astype(values.dtype)
+            same = placeholder.astype(values.dtype)
             # Values keep their type where they can, since numbers of phases are expanded faster.
             fill = same if (same == placeholder).all() else placeholder
             values = np.where(observed if values.ndim == observed.ndim else observed[..., None], values, fill)
