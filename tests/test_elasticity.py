@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from mksdask.datasets import make_microstructure, make_polycrystal
 from mksdask.simulation import ConvergenceError, effective_expansion, effective_stiffness, mean_stress, solve_fields
 from mksdask.simulation.crystals import single_crystal_stiffness
-from mksdask.simulation.stencils import voigt_pairs
+from mksdask.simulation.forces import voigt_pairs
 from tests.helpers import computes, sample_chunks, tasks_per_chunk
 from tests.test_fem import COPPER, POISSON, YOUNG, ZINC, stiffness_matrix, turned_by_tensor
 

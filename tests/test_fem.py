@@ -26,8 +26,9 @@ from mksdask.simulation import (
 )
 from mksdask.simulation.crystals import single_crystal_stiffness, turned_stiffness
 from mksdask.simulation.equilibrium import solve_elasticity
+from mksdask.simulation.forces import voigt_pairs
 from mksdask.simulation.loads import COMPONENTS, macro_strain_vector
-from mksdask.simulation.stencils import Isotropic, voigt_pairs
+from mksdask.simulation.stencils import Isotropic
 from tests.helpers import chunked, computes, sample_chunks, tasks_per_chunk
 
 COPPER = [168.4, 121.4, 75.4]  # C11, C12, C44, GPa

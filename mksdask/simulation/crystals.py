@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 
 from mksdask.arrays import Array, numbers_argument
-from mksdask.simulation.stencils import Anisotropic, Float, jit, n_strain_components, voigt_pairs
+from mksdask.simulation.forces import jit, voigt_pairs
+from mksdask.simulation.stencils import Anisotropic, Float, n_strain_components
 
 
 def single_crystal_stiffness(constants: NumpyLike) -> Float:

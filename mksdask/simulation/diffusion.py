@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from mksdask.arrays import Array
 from mksdask.simulation.equilibrium import equilibrium
-from mksdask.simulation.stencils import Float, jit
+from mksdask.simulation.forces import jit
+from mksdask.simulation.stencils import Float, Real, Single
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,22 @@ class Channels:
         """Return the flow that an empty box has through a voxel."""
         return np.array([self.conductance[0] / len(self.mask)])
 
-    def forces(self, u: Float, macro: Float, active: NDArray[np.bool_], out: Float) -> Float:
+    def single(self, factor: float | Float) -> Channels:
+        """Return the same channels: their flows have the precision of the concentrations."""
+        return self
+
+    def forces(self, u: Real, macro: Real, active: NDArray[np.bool_], out: Real) -> Real:
         """Write the flows out of each voxel to `out`, (1, 1, *spatial)."""
         if active[0]:
             slope = float(macro[0, 0]) / len(self.mask)
             _flows(u[0, 0], self.mask, *map(float, self.conductance), *self.periodic, slope, out[0, 0])
         return out
 
-    def precondition(self, r: Float) -> NDArray[np.float32]:
+    def precondition(self, r: Single) -> Single:
         """Return the concentration that belongs to flows in a box without obstacles."""
         closed = [axis for axis, is_periodic in enumerate(self.periodic, 1) if not is_periodic]
         around = [axis for axis, is_periodic in enumerate(self.periodic, 1) if is_periodic]
-        v = scipy.fft.dst(r[0, 0].astype(np.float32), type=2, axis=0, overwrite_x=True)
+        v = scipy.fft.dst(r[0, 0], type=2, axis=0)
         v = scipy.fft.dctn(v, type=2, axes=closed, overwrite_x=True)
         if around:
             v = scipy.fft.rfftn(v, axes=around)
@@ -76,7 +81,7 @@ class Channels:
         return np.asarray(scipy.fft.idst(v, type=2, axis=0, overwrite_x=True))[None, None]
 
     @cached_property
-    def _inverse(self) -> NDArray[np.float32]:
+    def _inverse(self) -> Single:
         """Invert the stencil of a box without obstacles at each frequency."""
         halved = max((axis for axis, is_periodic in enumerate(self.periodic, 1) if is_periodic), default=0)
         terms = []

@@ -14,8 +14,10 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from mksdask.compute.threads import over_parts
-from mksdask.simulation.conjugate_gradients import conjugate_gradients
-from mksdask.simulation.stencils import Float, Material, Stencil, jit, voigt_pairs
+from mksdask.simulation.conjugate_gradients import conjugate_gradients, write_residuals
+from mksdask.simulation.elements import strain_of_planes, stress_forces
+from mksdask.simulation.forces import jit
+from mksdask.simulation.stencils import Float, Material, Single, Stencil
 from mksdask.simulation.stress_control import StressControl
 
 # Largest number of unknowns that are solved together, so that a batch stays in cache.
@@ -87,7 +89,7 @@ def is_large(spatial: tuple[int, ...]) -> bool:
 
 
 @lru_cache(maxsize=2)
-def green_operator(spatial: tuple[int, ...], lam: float, mu: float) -> NDArray[np.float32]:
+def green_operator(spatial: tuple[int, ...], lam: float, mu: float) -> Single:
     """Invert the stiffness stencil of a homogeneous reference at each rfft frequency.
 
     Parameters
@@ -135,26 +137,15 @@ def symbols(shape: tuple[int, ...], halved: int) -> tuple[tuple[Float, ...], ...
     return tuple(squares), tuple(norms), tuple(map(np.sin, turns))
 
 
-def kept_if_small(green: Any, spatial: tuple[int, ...], *arguments: float) -> NDArray[np.float32]:
+def kept_if_small(green: Any, spatial: tuple[int, ...], *arguments: float) -> Single:
     """Call a cached function of the shape of samples. The result for a large sample is not kept after the call."""
     function = green.__wrapped__ if is_large(spatial) else green
     return np.asarray(function(spatial, *arguments))
 
 
-def single_precision(r: Float) -> NDArray[np.float32]:
-    """Convert fields, (n, n_fields, *spatial)."""
-    out = np.empty(r.shape, dtype=np.float32)
-
-    def convert(first: int, last: int) -> None:
-        out[:, :, first:last] = r[:, :, first:last]
-
-    over_parts(convert, r.shape[2])
-    return out
-
-
-def _precondition(green: NDArray[np.float32], r: Float) -> NDArray[np.float32]:
+def _precondition(green: Single, r: Single) -> Single:
     axes = tuple(range(2, r.ndim))
-    v = scipy.fft.rfftn(single_precision(r), axes=axes)
+    v = scipy.fft.rfftn(r, axes=axes)
     flat = v.reshape(*v.shape[:2], -1)
     over_parts(partial(_multiply_green, green.reshape(len(green), -1), flat), flat.shape[-1])
     return scipy.fft.irfftn(v, s=r.shape[2:], axes=axes, overwrite_x=True)
@@ -163,10 +154,11 @@ def _precondition(green: NDArray[np.float32], r: Float) -> NDArray[np.float32]:
 def equilibrium(
     material: Stencil,
     macro: Float,
-    precondition: Callable[[Float], NDArray[np.floating]],
+    precondition: Callable[[Single], Single],
     tolerance: float,
     max_iterations: int,
     forces: Float | None = None,
+    unit: float | Float = 1.0,
 ) -> tuple[Float, NDArray[np.int64]]:
     """Find the fluctuation at which the forces of a material vanish, by preconditioned conjugate gradients.
 
@@ -177,13 +169,16 @@ def equilibrium(
     macro : ndarray, shape (n, n_components)
         Imposed mean of each sample.
     precondition : callable
-        Approximates the fluctuation that belongs to forces: a symmetric and positive map of fields.
+        Approximates the fluctuation that belongs to forces: a symmetric and positive map of fields, float32.
     tolerance : float
-        Factor by which the preconditioned residual norm is reduced.
+        Factor by which the preconditioned residual norm is reduced. Where rounding errors of float64 are larger, the
+        iteration ends with them.
     max_iterations : int
         Limit of iterations.
     forces : ndarray, shape (n, n_fields, *spatial), optional
-        Further forces on the corners, such as those of eigenstrains.
+        Further forces on the corners, such as those of eigenstrains, in this unit.
+    unit : float or ndarray, shape (n,), default 1
+        Stiffness by which the forces of the material are divided, so that they fit in single precision.
 
     Returns
     -------
@@ -196,67 +191,30 @@ def equilibrium(
         If a sample needs more than `max_iterations`.
     """
     n, *spatial = material.shape
-    shape, flat = (n, material.n_fields, *spatial), (n, -1)
-    no_macro = np.zeros_like(macro)
+    shape = (n, material.n_fields, *spatial)
+    single, no_macro = material.single(1.0 / unit), np.zeros(macro.shape, dtype=np.float32)
 
-    def apply(p: Float, active: NDArray[np.bool_], out: Float) -> None:
-        material.forces(p.reshape(shape), no_macro, active, out.reshape(shape))
+    def apply(p: Single, active: NDArray[np.bool_], out: Single) -> None:
+        single.forces(p.reshape(shape), no_macro, active, out.reshape(shape))
 
-    residual = -material.forces(np.zeros(shape), macro, np.ones(n, dtype=bool), np.empty(shape))
-    load = np.abs(macro).max(axis=1) * material.largest()
+    def residual(x: Float, active: NDArray[np.bool_], out: Single) -> None:
+        acting = np.empty(shape)
+        material.forces(x.reshape(shape), macro, active, acting)
+        write_residuals(forces, acting, unit, active, out.reshape(shape))
+
+    load = np.abs(macro).max(axis=1) * material.largest() / unit
     if forces is not None:
-        residual += forces
-        load = np.maximum(load, np.abs(forces.reshape(flat)).max(axis=1))
+        load = np.maximum(load, np.abs(forces).reshape(n, -1).max(axis=1))
     x, iterations = conjugate_gradients(
-        residual.reshape(flat),
+        (n, int(np.prod(shape[1:]))),
+        residual,
         apply,
-        lambda r: precondition(r.reshape(shape)).reshape(flat),
+        lambda r: precondition(r.reshape(-1, *shape[1:])).reshape(len(r), -1),
         load,
         tolerance,
         max_iterations,
     )
     return x.reshape(shape), iterations
-
-
-def element_gradient(field: Float, axis: int) -> Float:
-    """Compute the mean derivative in each element of a field on the corners, (n, *spatial), along an axis."""
-    for other in range(field.ndim - 1):
-        shifted = np.roll(field, -1, axis=1 + other)
-        field = shifted - field if other == axis else 0.5 * (shifted + field)
-    return field
-
-
-def stress_forces(stress: Float) -> Float:
-    """Compute the forces Bᵀ σ on the corners, (n, dim, *spatial), of uniform stresses of the elements."""
-    n, *spatial, _ = stress.shape
-    dim = len(spatial)
-    forces = np.zeros((n, dim, *spatial))
-    for v, (a, b) in enumerate(zip(*voigt_pairs(dim), strict=True)):
-        for row, axis in {(a, b), (b, a)}:
-            field = stress[..., v]
-            for other in range(dim):
-                shifted = np.roll(field, 1, axis=1 + other)
-                field = shifted - field if other == axis else 0.5 * (shifted + field)
-            forces[:, row] += field
-    return forces
-
-
-def gradient_of_planes(field: Float, axis: int, first: int, last: int) -> Float:
-    """Compute `element_gradient` in the planes of elements from `first` to `last`."""
-    return element_gradient(field[:, np.arange(first, last + 1) % field.shape[1]], axis)[:, :-1]
-
-
-def _strain(u: Float, macro: Float, first: int, last: int) -> Float:
-    """Compute the mean strain of elements in some planes, (n, last - first, ..., n_components)."""
-    dim = u.shape[1]
-    rows, cols = voigt_pairs(dim)
-    strain = np.empty((len(u), last - first, *u.shape[3:], len(rows)))
-    for v, (a, b) in enumerate(zip(rows, cols, strict=True)):
-        strain[..., v] = gradient_of_planes(u[:, a], b, first, last)
-        if a != b:
-            strain[..., v] += gradient_of_planes(u[:, b], a, first, last)
-        strain[..., v] += macro[:, v].reshape(-1, *(1,) * dim)
-    return strain
 
 
 def solve_elasticity(
@@ -294,8 +252,9 @@ def solve_elasticity(
     eigenstress : ndarray, shape (n, *spatial, n_components), optional
         Stress C ε* that belongs to the eigenstrain ε* of each voxel.
     tolerance : float
-        The iteration stops when the preconditioned residual norm has fallen by this factor. The factor estimates the
-        relative error in the energy norm, and underestimates it as the contrast grows.
+        The iteration stops when the preconditioned residual norm has fallen by this factor, or to the rounding errors
+        of float64. The factor estimates the relative error in the energy norm, and underestimates it as the contrast
+        grows.
     max_iterations : int
         Limit of iterations.
 
@@ -314,7 +273,8 @@ def solve_elasticity(
 
     Notes
     -----
-    Peak memory beyond the results is one more copy of the material and about ``5 · dim + 1`` float64 fields.
+    Directions have single precision, and residuals that decide have double precision; see `conjugate_gradients`. Peak
+    memory beyond the results is a copy of the material in single precision and about ``4.5 · dim`` float64 fields.
     `batch_size` tells how many cells fit in cache together.
 
     References
@@ -336,7 +296,7 @@ def solve_elasticity(
     [0.3, 0.1, 0.0]
     """
     spatial = tuple(material.shape[1:])
-    # The computation is dimensionless, so that single precision in the preconditioner is safe for any unit.
+    # The computation is dimensionless, so that single precision is safe for any unit.
     unit = reference[1] if unit is None else unit
     amplitude = np.abs(macro_strain).max(axis=1)
     if eigenstress is not None:
@@ -359,14 +319,14 @@ def solve_elasticity(
         forces /= (unit * amplitude).reshape(-1, *(1,) * (len(spatial) + 1))
     stop = (tolerance, max_iterations)
     if macro_stress is None:
-        fluctuation, iterations = equilibrium(material.scaled(1.0 / unit), macro, precondition, *stop, forces)
+        fluctuation, iterations = equilibrium(material, macro, precondition, *stop, forces, unit)
         macro = macro_strain
     else:
         stress = np.tile(macro_stress, (len(macro), 1))
         if eigenstress is not None:
             stress += eigenstress.mean(axis=tuple(range(1, len(spatial) + 1)))
         stress /= (unit * amplitude)[:, None]
-        control = StressControl(material.scaled(1.0 / unit), stress, reference[0] / reference[1])
+        control = StressControl(material, stress, reference[0] / reference[1], unit)
         fluctuation, macro, iterations = control.equilibrium(macro, precondition, *stop, forces)
         macro *= amplitude[:, None]
     fluctuation *= amplitude.reshape(-1, *(1,) * (len(spatial) + 1))
@@ -375,7 +335,7 @@ def solve_elasticity(
 
     def respond(first: int, last: int) -> None:
         planes = slice(first, last)
-        strain[:, planes] = _strain(fluctuation, macro, first, last)
+        strain[:, planes] = strain_of_planes(fluctuation, macro, first, last)
         stresses[:, planes] = material.of_planes(first, last).stress(strain[:, planes])
 
     over_parts(respond, spatial[0])

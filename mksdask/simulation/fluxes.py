@@ -16,8 +16,21 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from mksdask.compute.threads import over_parts
-from mksdask.simulation.equilibrium import equilibrium, gradient_of_planes, kept_if_small, single_precision, symbols
-from mksdask.simulation.stencils import Float, element_plane, jit, n_element_planes
+from mksdask.simulation.elements import gradient_of_planes
+from mksdask.simulation.equilibrium import equilibrium, kept_if_small, symbols
+from mksdask.simulation.forces import (
+    CHUNK,
+    WIDTH,
+    coefficients,
+    combine,
+    distribute,
+    element_plane,
+    jit,
+    multiply_3,
+    n_element_planes,
+    scatter,
+)
+from mksdask.simulation.stencils import Float, Real, Single, in_single
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,7 @@ class Conductive:
         One number for each voxel, or the upper triangle of a tensor, row by row.
     """
 
-    packed: Float
+    packed: Real
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,14 +59,18 @@ class Conductive:
         """Return the largest entry of each sample."""
         return np.asarray(np.abs(self.packed).reshape(len(self.packed), -1).max(axis=1))
 
-    def forces(self, u: Float, macro: Float, active: NDArray[np.bool_], out: Float) -> Float:
+    def single(self, factor: float | Float) -> Conductive:
+        """Return the conductivity in float32, multiplied by a factor, or by one for each sample."""
+        return Conductive(in_single(self.packed, factor))
+
+    def forces(self, u: Real, macro: Real, active: NDArray[np.bool_], out: Real) -> Real:
         """Write the flows ``Bᵀ K (B T + G)`` out of the corners to `out`, (n, 1, *spatial)."""
         n, *spatial = self.shape
         # In 2D, the samples are volumes that are one voxel thick, without a gradient across.
         thick = (n, *(1,) * (3 - len(spatial)), *spatial)
         packed, gradient = self.packed, macro
         if len(spatial) == 2:
-            gradient = np.concatenate([np.zeros((n, 1)), macro], axis=1)
+            gradient = np.pad(macro, ((0, 0), (1, 0)))
             if packed.shape[1] > 1:
                 nothing = np.zeros_like(packed[:, 0])
                 packed = np.stack([packed[:, 0], nothing, nothing, *packed.swapaxes(0, 1)], axis=1)
@@ -77,9 +94,9 @@ class Conductive:
 def _flows(u, packed, macro, active, out, first, last):  # type: ignore[no-untyped-def]
     """``out = Bᵀ K (B u + G)``; u, out (n, nx, ny, nz); packed (n, 1 or 6, nx, ny, nz)."""
     n, nx, ny, nz = u.shape
-    is_tensor = packed.shape[1] > 1
-    xy = xz = yz = 0.0
-    spare = np.zeros(nz)
+    half, norm, last_norm = u.dtype.type(0.5), u.dtype.type(1.0 / 12.0), u.dtype.type(1.0 / 144.0)
+    w, f = np.zeros((4, WIDTH), dtype=u.dtype), np.zeros((8, WIDTH), dtype=u.dtype)
+    tensor = np.zeros((6, WIDTH), dtype=u.dtype)
     for s in range(n):
         if not active[s]:
             continue
@@ -88,61 +105,30 @@ def _flows(u, packed, macro, active, out, first, last):  # type: ignore[no-untyp
         for step in range(n_element_planes(first, last, nx)):
             i = element_plane(step, first, last, nx)
             ip = i + 1 if i + 1 < nx else 0
-            is_lower, is_upper = first <= i < last, first <= ip < last
             for j in range(ny):
                 jp = j + 1 if j + 1 < ny else 0
-                r00, r10, r01, r11 = u[s, i, j], u[s, ip, j], u[s, i, jp], u[s, ip, jp]
-                o00, o10 = out[s, i, j] if is_lower else spare, out[s, ip, j] if is_upper else spare
-                o01, o11 = out[s, i, jp] if is_lower else spare, out[s, ip, jp] if is_upper else spare
-                for k in range(nz):
-                    kp = k + 1 if k + 1 < nz else 0
-                    xx = packed[s, 0, i, j, k]
-                    yy = zz = xx
-                    if is_tensor:
-                        xy, xz, yy = packed[s, 1, i, j, k], packed[s, 2, i, j, k], packed[s, 3, i, j, k]
-                        yz, zz = packed[s, 4, i, j, k], packed[s, 5, i, j, k]
-                    elif xx == 0.0:
-                        continue
-                    # Means and differences along z, then y, then x.
-                    m00, d00 = 0.5 * (r00[k] + r00[kp]), r00[kp] - r00[k]
-                    m10, d10 = 0.5 * (r10[k] + r10[kp]), r10[kp] - r10[k]
-                    m01, d01 = 0.5 * (r01[k] + r01[kp]), r01[kp] - r01[k]
-                    m11, d11 = 0.5 * (r11[k] + r11[kp]), r11[kp] - r11[k]
-                    y0, y1, yz0, yz1 = m01 - m00, m11 - m10, d01 - d00, d11 - d10
-                    z0, z1 = 0.5 * (d00 + d01), 0.5 * (d10 + d11)
-                    x100 = 0.5 * (m10 + m11 - m00 - m01) + gx
-                    x010, x110 = 0.5 * (y0 + y1) + gy, (y1 - y0) / 12.0
-                    x001, x101 = 0.5 * (z0 + z1) + gz, (z1 - z0) / 12.0
-                    x011, x111 = 0.5 * (yz0 + yz1) / 12.0, (yz1 - yz0) / 144.0
-                    # The load of each coefficient.
-                    f100 = xx * x100 + xy * x010 + xz * x001
-                    f010 = xy * x100 + yy * x010 + yz * x001
-                    f001 = xz * x100 + yz * x010 + zz * x001
-                    f110 = (xx + yy) * x110 + yz * x101 + xz * x011
-                    f101 = yz * x110 + (xx + zz) * x101 + xy * x011
-                    f011 = xz * x110 + xy * x101 + (yy + zz) * x011
-                    f111 = (xx + yy + zz) * x111
-                    # Back to the corners, along x, then y, then z.
-                    y0, y1 = 0.5 * f010 - f110, 0.5 * f010 + f110
-                    z0, z1 = 0.25 * f001 - 0.5 * f101, 0.25 * f001 + 0.5 * f101
-                    yz0, yz1 = 0.5 * f011 - f111, 0.5 * f011 + f111
-                    half = 0.5 * f100
-                    m, d = 0.5 * (-half - y0), z0 - yz0
-                    o00[k] += m - d
-                    o00[kp] += m + d
-                    m, d = 0.5 * (-half + y0), z0 + yz0
-                    o01[k] += m - d
-                    o01[kp] += m + d
-                    m, d = 0.5 * (half - y1), z1 - yz1
-                    o10[k] += m - d
-                    o10[kp] += m + d
-                    m, d = 0.5 * (half + y1), z1 + yz1
-                    o11[k] += m - d
-                    o11[kp] += m + d
+                for start in range(0, nz, CHUNK):
+                    size = min(CHUNK, nz - start)
+                    end = start + size if start + size < nz else 0
+                    combine(u[s], i, ip, j, jp, start, size, end, w, 0)
+                    if packed.shape[1] == 1:
+                        for entry in (0, 3, 5):
+                            tensor[entry, :size] = packed[s, 0, i, j, start : start + size]
+                    else:
+                        tensor[:, :size] = packed[s, :, i, j, start : start + size]
+                    for k in range(size):
+                        x100, x010, x110, x001, x101, x011, x111 = coefficients(w, 0, k, half)
+                        xx, xy, xz, yy = tensor[0, k], tensor[1, k], tensor[2, k], tensor[3, k]
+                        yz, zz = tensor[4, k], tensor[5, k]
+                        x, y, z = multiply_3(x100 + gx, x010 + gy, x001 + gz, xx, xy, xz, yy, yz, zz)
+                        yz_x, xz_y, xy_z = multiply_3(x011, x101, x110, yy + zz, xy, xz, xx + zz, yz, xx + yy)
+                        all_axes = last_norm * (xx + yy + zz) * x111
+                        distribute(f, 0, k, half, x, y, norm * xy_z, z, norm * xz_y, norm * yz_x, all_axes)
+                    scatter(f, 0, i, ip, j, jp, start, size, end, first, last, out[s])
 
 
 @lru_cache(maxsize=2)
-def _green(spatial: tuple[int, ...]) -> NDArray[np.float32]:
+def _green(spatial: tuple[int, ...]) -> Single:
     """Invert the stencil of the conductivity 1 at each rfft frequency. It is 0 at the zero frequency."""
     dim = len(spatial)
     squares, norms, _ = symbols(spatial, halved=dim - 1)
@@ -156,9 +142,9 @@ def _green(spatial: tuple[int, ...]) -> NDArray[np.float32]:
     return green
 
 
-def _precondition(green: NDArray[np.float32], r: Float) -> NDArray[np.float32]:
+def _precondition(green: Single, r: Single) -> Single:
     axes = tuple(range(2, r.ndim))
-    v = scipy.fft.rfftn(single_precision(r), axes=axes)
+    v = scipy.fft.rfftn(r, axes=axes)
 
     def multiply(first: int, last: int) -> None:
         v[:, :, first:last] *= green[first:last]
@@ -198,7 +184,7 @@ def solve_fluxes(
     amplitude[amplitude == 0.0] = 1.0
     precondition = partial(_precondition, kept_if_small(_green, spatial))
     fluctuation, _ = equilibrium(
-        Conductive(material.packed / unit), macro_gradient / amplitude, precondition, tolerance, max_iterations
+        material, macro_gradient / amplitude, precondition, tolerance, max_iterations, unit=unit
     )
     potential = fluctuation[:, 0] * amplitude.reshape(-1, *(1,) * len(spatial))
     gradient = np.empty((*material.shape, len(spatial)))

@@ -10,8 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from mksdask.arrays import Array, numbers_argument
 from mksdask.simulation.constituents import Constituents, phase_numbers
+from mksdask.simulation.forces import voigt_pairs
 from mksdask.simulation.matrices import PLANE
-from mksdask.simulation.stencils import Float, Material, n_strain_components, voigt_pairs
+from mksdask.simulation.stencils import Float, Material, n_strain_components
 
 # Names of the components of strain and stress, by the number of axes.
 COMPONENTS = {2: ("xx", "yy", "xy"), 3: ("xx", "yy", "zz", "yz", "xz", "xy")}

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike as NumpyLike, NDArray
 from mksdask.arrays import Array, numbers_argument
 from mksdask.simulation.constituents import Constituents, Reference, lame_moduli, phase_numbers
 from mksdask.simulation.crystals import voigt_average
-from mksdask.simulation.stencils import Anisotropic, Float, Isotropic, jit, n_strain_components
+from mksdask.simulation.forces import jit
+from mksdask.simulation.stencils import Anisotropic, Float, Isotropic, n_strain_components
 
 # Rows of a 6 × 6 matrix that plane strain keeps.
 PLANE = (0, 1, 5)

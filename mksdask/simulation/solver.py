@@ -14,8 +14,9 @@ from mksdask.compute.plans import SampleWork, fft_operations
 from mksdask.schema.arguments import check_argument
 from mksdask.simulation.constituents import Constituents
 from mksdask.simulation.equilibrium import ElasticFields, batch_size, is_large, solve_elasticity
+from mksdask.simulation.forces import voigt_pairs
 from mksdask.simulation.loads import Eigenstrains, Loads
-from mksdask.simulation.stencils import n_strain_components, voigt_pairs
+from mksdask.simulation.stencils import n_strain_components
 
 # Typical number of iterations of the conjugate gradients at moderate contrast, for estimates of work.
 ITERATIONS = 12

@@ -7,8 +7,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.simulation.conjugate_gradients import conjugate_gradients
-from mksdask.simulation.stencils import Float, Material, jit
+from mksdask.compute.threads import over_parts
+from mksdask.simulation.conjugate_gradients import conjugate_gradients, write_residuals
+from mksdask.simulation.elements import strain_of_planes
+from mksdask.simulation.forces import jit
+from mksdask.simulation.stencils import Float, Material, Single, in_single
 
 
 @jit
@@ -38,37 +41,47 @@ class StressControl:
         Imposed mean stress. NaN stands for components whose strain is imposed, the same ones in all cells.
     lam : float
         The modulus λ of the homogeneous reference, whose μ is 1.
+    unit : float or ndarray, shape (n,)
+        Stiffness by which those of the material are divided.
     """
 
-    def __init__(self, material: Material, stress: Float, lam: float) -> None:
+    def __init__(self, material: Material, stress: Float, lam: float, unit: float | Float) -> None:
         self.material, self.free = material, np.flatnonzero(np.isfinite(stress[0]))
-        self.stress = stress[:, self.free]
+        self.stress, self.unit = stress[:, self.free], unit
         n, *spatial = material.shape
         self.shape, self.size = (n, len(spatial), *spatial), len(spatial) * int(np.prod(spatial))
-        self.coupling = np.empty((n, len(self.free), self.size))
-        self.stiffness = np.empty((n, len(self.free), len(self.free)))
-        active = np.ones(n, dtype=bool)
-        for position, unit in enumerate(np.eye(stress.shape[1])[self.free]):
-            macro = np.tile(unit, (n, 1))
-            forces = material.forces(np.zeros(self.shape), macro, active, np.empty(self.shape))
-            self.coupling[:, position] = forces.reshape(n, -1)
-            self.stiffness[:, :, position] = self._uniform_stress(macro)
+        every, nothing = np.ones(n, dtype=bool), np.zeros(self.shape)
+        self.coupling = np.empty((n, len(self.free), *self.shape[1:]), dtype=np.float32)
+        self.stiffness = np.empty((n, len(self.free), len(self.free)), dtype=np.float32)
+        for position, component in enumerate(np.eye(stress.shape[1])[self.free]):
+            macro = np.tile(component, (n, 1))
+            forces = material.forces(nothing, macro, every, np.empty(self.shape))
+            self.coupling[:, position] = in_single(forces, 1.0 / unit)
+            self.stiffness[:, :, position] = self._stresses(nothing, macro)
         reference = np.eye(stress.shape[1])
         dim = len(spatial)
         reference[range(dim), range(dim)] = 2.0
         reference[:dim, :dim] += lam
         self.compliance = np.linalg.inv(reference[np.ix_(self.free, self.free)]) * (dim / self.size)
 
-    def _uniform_stress(self, macro: Float) -> Float:
-        """Sum the imposed components of the stresses that uniform strains cause, (n, n_free), over the voxels."""
-        n, dim, *spatial = self.shape
-        strain = np.broadcast_to(macro.reshape(n, *(1,) * dim, -1), (n, *spatial, macro.shape[1]))
-        return np.asarray(self.material.stress(strain).sum(axis=tuple(range(1, dim + 1)))[:, self.free])
+    def _stresses(self, u: Float, macro: Float) -> Float:
+        """Sum the imposed components of the stress, (n, n_free), over the voxels."""
+        n, n_planes = len(u), u.shape[2]
+        sums = np.empty((n_planes, n, len(self.free)))
+
+        def add(first: int, last: int) -> None:
+            for plane in range(first, last):
+                strain = strain_of_planes(u, macro, plane, plane + 1)
+                stress = self.material.of_planes(plane, plane + 1).stress(strain)[..., self.free]
+                sums[plane] = stress.reshape(n, -1, len(self.free)).sum(axis=1)
+
+        over_parts(add, n_planes)
+        return np.asarray(sums.sum(axis=0) / np.reshape(self.unit, (-1, 1)))
 
     def equilibrium(
         self,
         macro: Float,
-        precondition: Callable[[Float], NDArray[np.floating]],
+        precondition: Callable[[Single], Single],
         tolerance: float,
         max_iterations: int,
         forces: Float | None = None,
@@ -93,31 +106,41 @@ class StressControl:
         ConvergenceError
             As in `equilibrium`.
         """
-        n, size, shape, free = len(macro), self.size, self.shape, self.free
-        inside = np.empty(shape)
+        n, size, shape, free, unit = len(macro), self.size, self.shape, self.free, self.unit
+        single, inside = self.material.single(1.0 / unit), np.empty(shape, dtype=np.float32)
+        coupling, sums = self.coupling.reshape(n, len(free), size), self.stress * (size // len(shape[2:]))
 
-        def apply(p: Float, active: NDArray[np.bool_], out: Float) -> None:
-            strain = np.zeros_like(macro)
+        def strains(x: Float) -> Float:
+            """Return the mean strain that belongs to the unknowns."""
+            whole = macro.copy()
+            whole[:, free] = x[:, size:]
+            return whole
+
+        def apply(p: Single, active: NDArray[np.bool_], out: Single) -> None:
+            strain = np.zeros(macro.shape, dtype=np.float32)
             strain[:, free] = p[:, size:]
             fluctuation = np.ascontiguousarray(p[:, :size]).reshape(shape)
-            out[:, :size] = self.material.forces(fluctuation, strain, active, inside).reshape(n, -1)
-            _multiply_control(self.coupling, self.stiffness, p, size, out)
+            out[:, :size] = single.forces(fluctuation, strain, active, inside).reshape(n, -1)
+            _multiply_control(coupling, self.stiffness, p, size, out)
 
-        def preconditioned(r: Float) -> Float:
+        def residual(x: Float, active: NDArray[np.bool_], out: Single) -> None:
+            u, strain, acting = np.ascontiguousarray(x[:, :size]).reshape(shape), strains(x), np.empty(shape)
+            self.material.forces(u, strain, active, acting)
+            write_residuals(forces, acting, unit, active, inside)
+            out[active, :size] = inside.reshape(n, -1)[active]
+            out[active, size:] = (sums - self._stresses(u, strain))[active]
+
+        def preconditioned(r: Single) -> Single:
             z = np.empty_like(r)
-            z[:, :size] = precondition(r[:, :size].reshape(shape)).reshape(n, -1)
-            for row, residual in zip(z, r, strict=True):
-                row[size:] = self.compliance @ residual[size:]
+            z[:, :size] = precondition(r[:, :size].reshape(-1, *shape[1:])).reshape(len(r), -1)
+            for row, rest in zip(z, r, strict=True):
+                row[size:] = self.compliance @ rest[size:]
             return z
 
-        residual = np.empty((n, size + len(free)))
-        acting = self.material.forces(np.zeros(shape), macro, np.ones(n, dtype=bool), np.empty(shape))
-        residual[:, :size] = ((0.0 if forces is None else forces) - acting).reshape(n, -1)
-        residual[:, size:] = self.stress * (size // len(shape[2:])) - self._uniform_stress(macro)
-        load = np.abs(macro).max(axis=1) * self.material.largest() + np.abs(self.stress).max(axis=1)
+        load = np.abs(macro).max(axis=1) * self.material.largest() / unit + np.abs(self.stress).max(axis=1)
         if forces is not None:
-            load += np.abs(forces.reshape(n, -1)).max(axis=1)
-        x, iterations = conjugate_gradients(residual, apply, preconditioned, load, tolerance, max_iterations)
-        macro = macro.copy()
-        macro[:, free] = x[:, size:]
-        return x[:, :size].reshape(shape), macro, iterations
+            load += np.abs(forces).reshape(n, -1).max(axis=1)
+        x, iterations = conjugate_gradients(
+            (n, size + len(free)), residual, apply, preconditioned, load, tolerance, max_iterations
+        )
+        return x[:, :size].reshape(shape), strains(x), iterations
