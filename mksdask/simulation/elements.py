@@ -4,16 +4,62 @@ from __future__ import annotations
 
 import numpy as np
 
-from mksdask.simulation.forces import voigt_pairs
+from mksdask.simulation.forces import jit, voigt_pairs
 from mksdask.simulation.stencils import Float
 
 
-def element_gradient(field: Float, axis: int) -> Float:
-    """Compute the mean derivative in each element of a field on the corners, (n, *spatial), along an axis."""
-    for other in range(field.ndim - 1):
-        shifted = np.roll(field, -1, axis=1 + other)
-        field = shifted - field if other == axis else 0.5 * (shifted + field)
-    return field
+@jit
+def _mean_derivatives(u, macro, sources, out, first, last):  # type: ignore[no-untyped-def]
+    """Write sums of mean derivatives of the elements in some planes to `out`, (n, last - first, ny, nz, n_out).
+
+    ``sources[v]`` names the fields and the axes of the two derivatives of the sum v. The field -1 stands for none.
+    """
+    n, n_fields, _, ny, nz = u.shape
+    slope = np.empty((n_fields, 3))
+    for s in range(n):
+        for i in range(first, last):
+            ip = i + 1 if i + 1 < u.shape[2] else 0
+            for j in range(ny):
+                jp = j + 1 if j + 1 < ny else 0
+                for k in range(nz):
+                    kp = k + 1 if k + 1 < nz else 0
+                    for c in range(n_fields):
+                        field = u[s, c]
+                        a, b, c01, d = field[i, j, k], field[ip, j, k], field[i, jp, k], field[ip, jp, k]
+                        e, f, g, h = field[i, j, kp], field[ip, j, kp], field[i, jp, kp], field[ip, jp, kp]
+                        slope[c, 0] = 0.25 * (b + d + f + h - a - c01 - e - g)
+                        slope[c, 1] = 0.25 * (c01 + d + g + h - a - b - e - f)
+                        slope[c, 2] = 0.25 * (e + f + g + h - a - b - c01 - d)
+                    for v in range(len(sources)):
+                        total = macro[s, v]
+                        for field_of, axis in sources[v]:
+                            if field_of >= 0:
+                                total += slope[field_of, axis]
+                        out[s, i - first, j, k, v] = total
+
+
+def _of_planes(u: Float, macro: Float, sources: list[list[tuple[int, int]]], first: int, last: int) -> Float:
+    """Compute sums of mean derivatives in some planes; see `_mean_derivatives`."""
+    n, n_fields, *spatial = u.shape
+    # Samples with two axes are volumes that are one voxel thick, along the second axis.
+    thick = spatial if len(spatial) == 3 else (spatial[0], 1, spatial[1])
+    axes = np.arange(3) if len(spatial) == 3 else np.array([0, 2])
+    places = np.array(sources)
+    places[..., 1] = axes[places[..., 1]]
+    out = np.empty((n, last - first, *thick[1:], len(sources)))
+    _mean_derivatives(u.reshape(n, n_fields, *thick), macro, places, out, first, last)
+    return out.reshape(n, last - first, *spatial[1:], len(sources))
+
+
+def gradient_of_planes(u: Float, macro: Float, first: int, last: int) -> Float:
+    """Compute the mean gradient of elements in some planes, (n, last - first, ..., dim), of u, (n, 1, *spatial)."""
+    return _of_planes(u, macro, [[(0, axis), (-1, 0)] for axis in range(u.ndim - 2)], first, last)
+
+
+def strain_of_planes(u: Float, macro: Float, first: int, last: int) -> Float:
+    """Compute the mean strain of elements in some planes, (n, last - first, ..., n_components)."""
+    pairs = zip(*voigt_pairs(u.shape[1]), strict=True)
+    return _of_planes(u, macro, [[(a, b), (b, a) if a != b else (-1, 0)] for a, b in pairs], first, last)
 
 
 def stress_forces(stress: Float) -> Float:
@@ -29,21 +75,3 @@ def stress_forces(stress: Float) -> Float:
                 field = shifted - field if other == axis else 0.5 * (shifted + field)
             forces[:, row] += field
     return forces
-
-
-def gradient_of_planes(field: Float, axis: int, first: int, last: int) -> Float:
-    """Compute `element_gradient` in the planes of elements from `first` to `last`."""
-    return element_gradient(field[:, np.arange(first, last + 1) % field.shape[1]], axis)[:, :-1]
-
-
-def strain_of_planes(u: Float, macro: Float, first: int, last: int) -> Float:
-    """Compute the mean strain of elements in some planes, (n, last - first, ..., n_components)."""
-    dim = u.shape[1]
-    rows, cols = voigt_pairs(dim)
-    strain = np.empty((len(u), last - first, *u.shape[3:], len(rows)))
-    for v, (a, b) in enumerate(zip(rows, cols, strict=True)):
-        strain[..., v] = gradient_of_planes(u[:, a], b, first, last)
-        if a != b:
-            strain[..., v] += gradient_of_planes(u[:, b], a, first, last)
-        strain[..., v] += macro[:, v].reshape(-1, *(1,) * dim)
-    return strain

@@ -186,15 +186,13 @@ def solve_fluxes(
     fluctuation, _ = equilibrium(
         material, macro_gradient / amplitude, precondition, tolerance, max_iterations, unit=unit
     )
-    potential = fluctuation[:, 0] * amplitude.reshape(-1, *(1,) * len(spatial))
+    fluctuation *= amplitude.reshape(-1, *(1,) * (1 + len(spatial)))
     gradient = np.empty((*material.shape, len(spatial)))
     flux = np.empty_like(gradient)
 
     def respond(first: int, last: int) -> None:
         planes = slice(first, last)
-        for axis in range(len(spatial)):
-            gradient[:, planes, ..., axis] = gradient_of_planes(potential, axis, first, last)
-        gradient[:, planes] += macro_gradient.reshape(len(gradient), *(1,) * len(spatial), -1)
+        gradient[:, planes] = gradient_of_planes(fluctuation, macro_gradient, first, last)
         flux[:, planes] = Conductive(material.packed[:, :, planes]).flux(gradient[:, planes])
 
     over_parts(respond, spatial[0])

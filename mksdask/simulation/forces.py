@@ -1,4 +1,4 @@
-"""Kernels of the elastic forces of `stencils`. They work on a row of elements at a time, in either precision."""
+"""Kernels of the elastic forces and stresses of `stencils`. Forces are made for a row of elements at a time."""
 
 from __future__ import annotations
 
@@ -352,3 +352,35 @@ def forces_anisotropic_3d(u, packed, macro, active, out, first, last):  # type: 
                         distribute(f, 2, k, half, xz, yz, z110, zz, z101, z011, last_norm * (xy_zz + yz_xz + xz_yz))
                     for c in range(3):
                         scatter(f, c, i, ip, j, jp, start, size, end, first, last, out[s, c])
+
+
+@jit
+def isotropic_stress(lam, mu, strain, out):  # type: ignore[no-untyped-def]
+    """``out = λ tr(ε) 1 + 2 μ ε``; lam, mu (n,); strain, out (n, n_components)."""
+    n, n_components = strain.shape
+    dim = 2 if n_components == 3 else 3
+    for k in range(n):
+        trace = 0.0
+        for v in range(dim):
+            trace += strain[k, v]
+        for v in range(dim):
+            out[k, v] = lam[k] * trace + 2.0 * mu[k] * strain[k, v]
+        for v in range(dim, n_components):
+            out[k, v] = mu[k] * strain[k, v]
+
+
+@jit
+def anisotropic_stress(packed, strain, out):  # type: ignore[no-untyped-def]
+    """``out = C ε``; packed (n_rows, n_packed, n_last); strain, out (n_rows, n_last, n_components)."""
+    n_rows, n_last, n_components = strain.shape
+    for row in range(n_rows):
+        out[row] = 0.0
+        position = 0
+        for v in range(n_components):
+            for other in range(v, n_components):
+                entry = packed[row, position]
+                for k in range(n_last):
+                    out[row, k, v] += entry[k] * strain[row, k, other]
+                    if other != v:
+                        out[row, k, other] += entry[k] * strain[row, k, v]
+                position += 1

@@ -22,7 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mksdask.compute.threads import over_parts
-from mksdask.simulation.forces import forces_2d, forces_3d, forces_anisotropic_2d, forces_anisotropic_3d
+from mksdask.simulation.forces import (
+    anisotropic_stress,
+    forces_2d,
+    forces_3d,
+    forces_anisotropic_2d,
+    forces_anisotropic_3d,
+    isotropic_stress,
+)
 
 Float = NDArray[np.float64]
 Single = NDArray[np.float32]
@@ -118,10 +125,9 @@ class Isotropic:
 
     def stress(self, strain: Float) -> Float:
         """Return the stress ``λ tr(ε) 1 + 2 μ ε``."""
-        dim = strain.ndim - 2
-        stress = strain * self.mu[..., None]
-        stress[..., :dim] *= 2.0
-        stress[..., :dim] += (self.lam * strain[..., :dim].sum(axis=-1))[..., None]
+        stress, n_components = np.empty(strain.shape), strain.shape[-1]
+        flat = strain.reshape(-1, n_components), stress.reshape(-1, n_components)
+        isotropic_stress(self.lam.reshape(-1), self.mu.reshape(-1), *flat)
         return stress
 
 
@@ -168,12 +174,7 @@ class Anisotropic:
 
     def stress(self, strain: Float) -> Float:
         """Return the stress ``C ε``."""
-        n_components = strain.shape[-1]
-        rows, columns = np.triu_indices(n_components)
-        stress = np.zeros_like(strain)
-        for position, (row, column) in enumerate(zip(rows, columns, strict=True)):
-            entry = self.packed[..., position, :]
-            stress[..., row] += entry * strain[..., column]
-            if row != column:
-                stress[..., column] += entry * strain[..., row]
+        stress, last = np.empty(strain.shape), strain.shape[-2:]
+        flat = strain.reshape(-1, *last), stress.reshape(-1, *last)
+        anisotropic_stress(self.packed.reshape(-1, *self.packed.shape[-2:]), *flat)
         return stress
