@@ -21,6 +21,7 @@ from mksdask.simulation import effective_conductivity, mean_stress, solve_conduc
 PHASES = {"elastic_modulus": (1.0, 10.0), "poissons_ratio": (0.3, 0.3)}
 CASES = {
     "mean_stress": (mean_stress, PHASES),
+    "imposed mean stress": (mean_stress, PHASES | {"macro_stress": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)}),
     "solve_fields": (solve_fields, PHASES),
     "effective_conductivity": (effective_conductivity, {"conductivity": (1.0, 10.0)}),
     "solve_conduction": (solve_conduction, {"conductivity": (1.0, 10.0)}),

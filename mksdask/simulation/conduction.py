@@ -215,8 +215,9 @@ class _Conduct(Operation[Any]):
             self.solver.batch(spatial),
             8 * int(np.prod(self.result_shape)),
         )
-        # Conjugate gradients hold x, r, p, K p and the preconditioned r; then the fields of a batch are made.
-        batch = 8 * n_voxels * (3 * self.solver.n_packed(dim) + 6 + 2 * dim + 2)
+        # As in elasticity: conjugate gradients, and then the fields of a batch.
+        n_packed = self.solver.n_packed(dim)
+        batch = 4 * n_voxels * (4 * n_packed + max(n_packed + 9, 2 + 4 * dim))
         return SampleWork(
             "solve",
             int(np.prod(self.data.shape[1:])) * self.data.dtype.itemsize,

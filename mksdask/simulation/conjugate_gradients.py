@@ -145,7 +145,7 @@ def conjugate_gradients(
     """
     n = shape[0]
     x = np.zeros(shape)
-    r, z, p, kp = (np.zeros(shape, dtype=np.float32) for _ in range(4))
+    r, z, p = (np.zeros(shape, dtype=np.float32) for _ in range(3))
     iterations, active, converged = np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
 
     def preconditioned(rows: NDArray[np.bool_]) -> Single:
@@ -165,10 +165,11 @@ def conjugate_gradients(
     active &= rz > 0.0
     over_parts(partial(_conjugate, p, z, np.zeros(n), active), n_blocks(p))
     for _ in range(max_iterations):
-        apply(p, active, kp)
+        # K p takes the place of z, which p has taken in.
+        apply(p, active, z)
         # What has no energy, such as a movement inside a pore, is no way to go.
-        alpha = _ratio(rz, _products(p, kp, active))
-        over_parts(partial(_descend, x, r, p, kp, alpha, active), n_blocks(r))
+        alpha = _ratio(rz, _products(p, z, active))
+        over_parts(partial(_descend, x, r, p, z, alpha, active), n_blocks(r))
         iterations[active] += 1
         active &= ~converged
         if not active.any():

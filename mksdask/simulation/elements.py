@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from mksdask.compute.threads import over_parts
 from mksdask.simulation.forces import jit, voigt_pairs
-from mksdask.simulation.stencils import Float
+from mksdask.simulation.stencils import Float, Material
+
+# Voxels whose strains are computed at once.
+PART = 2**16
+
+
+def parts_of_planes(shape: tuple[int, ...], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Cut the planes from `first` to `last` of voxels, (n, *spatial), into parts of about `PART` voxels."""
+    step = max(1, PART * shape[1] // int(np.prod(shape)))
+    for start in range(first, last, step):
+        yield start, min(start + step, last)
 
 
 @jit
@@ -60,6 +73,19 @@ def strain_of_planes(u: Float, macro: Float, first: int, last: int) -> Float:
     """Compute the mean strain of elements in some planes, (n, last - first, ..., n_components)."""
     pairs = zip(*voigt_pairs(u.shape[1]), strict=True)
     return _of_planes(u, macro, [[(a, b), (b, a) if a != b else (-1, 0)] for a, b in pairs], first, last)
+
+
+def total_stress(material: Material, u: Float, macro: Float) -> Float:
+    """Sum the stress over the voxels of each sample, (n, n_components)."""
+    sums = np.empty((u.shape[2], *macro.shape))
+
+    def add(first: int, last: int) -> None:
+        for start, end in parts_of_planes(material.shape, first, last):
+            stress = material.of_planes(start, end).stress(strain_of_planes(u, macro, start, end))
+            sums[start:end] = stress.reshape(len(u), end - start, -1, macro.shape[1]).sum(axis=2).swapaxes(0, 1)
+
+    over_parts(add, len(sums))
+    return np.asarray(sums.sum(axis=0))
 
 
 def stress_forces(stress: Float) -> Float:

@@ -6,8 +6,9 @@ The elastic forces come from `stencils`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -15,23 +16,43 @@ from numpy.typing import NDArray
 
 from mksdask.compute.threads import over_parts
 from mksdask.simulation.conjugate_gradients import conjugate_gradients, write_residuals
-from mksdask.simulation.elements import strain_of_planes, stress_forces
+from mksdask.simulation.elements import parts_of_planes, strain_of_planes, stress_forces, total_stress
 from mksdask.simulation.forces import jit
 from mksdask.simulation.stencils import Float, Material, Single, Stencil
 from mksdask.simulation.stress_control import StressControl
 
 # Largest number of unknowns that are solved together, so that a batch stays in cache.
-BATCH_UNKNOWNS = 2**18
+BATCH_UNKNOWNS = 2**17
+# Voxels from which threads share the work on one sample.
+LARGE = 2**18
 
 
-class ElasticFields(NamedTuple):
-    """Fields on the elements and nodes of a batch of periodic cells, and the number of iterations of each cell."""
+@dataclass(frozen=True)
+class ElasticEquilibrium:
+    """The equilibrium of a batch of periodic cells; see `solve_elasticity`."""
 
-    strain: Float
-    stress: Float
+    material: Material
     macro: Float
     fluctuation: Float
     iterations: NDArray[np.int64]
+    eigenstress: Float | None
+
+    def write_fields(self, rows: NDArray[np.intp], strain: Float, stress: Float) -> None:
+        """Write the mean strain and stress of each element to some rows of arrays, (n, *spatial, n_components)."""
+
+        def write(first: int, last: int) -> None:
+            for start, end in parts_of_planes(self.material.shape, first, last):
+                part = strain_of_planes(self.fluctuation, self.macro, start, end)
+                strain[rows, start:end], part = part, self.material.of_planes(start, end).stress(part)
+                stress[rows, start:end] = part if self.eigenstress is None else part - self.eigenstress[:, start:end]
+
+        over_parts(write, self.material.shape[1])
+
+    def mean_stress(self) -> Float:
+        """Compute the mean stress of each cell, (n, n_components)."""
+        voxels = self.material.shape[1:]
+        mean = total_stress(self.material, self.fluctuation, self.macro) / np.prod(voxels)
+        return mean if self.eigenstress is None else mean - self.eigenstress.mean(axis=tuple(range(1, len(voxels) + 1)))
 
 
 @jit
@@ -85,7 +106,7 @@ def batch_size(spatial: tuple[int, ...]) -> int:
 
 def is_large(spatial: tuple[int, ...]) -> bool:
     """Tell whether threads can share the work on one sample."""
-    return int(np.prod(spatial)) >= BATCH_UNKNOWNS
+    return int(np.prod(spatial)) >= LARGE
 
 
 @lru_cache(maxsize=2)
@@ -227,7 +248,7 @@ def solve_elasticity(
     eigenstress: Float | None = None,
     tolerance: float = 1e-8,
     max_iterations: int = 1000,
-) -> ElasticFields:
+) -> ElasticEquilibrium:
     """Solve for the equilibrium of a batch of periodic voxel cells under imposed mean strains.
 
     The solver minimises the elastic energy ``1/2 Σ_e ∫ (B ũ + E - ε*) : C (B ũ + E - ε*)`` over periodic ``ũ``, and
@@ -260,11 +281,11 @@ def solve_elasticity(
 
     Returns
     -------
-    ElasticFields
-        ``strain`` and ``stress``, shape (n, *spatial, n_components): means of each element.
+    ElasticEquilibrium
         ``macro``, shape (n, n_components): mean strain.
         ``fluctuation``, shape (n, dim, *spatial): ũ at the lower corner of each voxel, in voxels.
         ``iterations``, shape (n,): number of iterations of each cell.
+        Its methods compute the strain and the stress of each element, and the mean stress.
 
     Raises
     ------
@@ -291,9 +312,9 @@ def solve_elasticity(
     >>> import numpy as np
     >>> from mksdask.simulation.stencils import Isotropic
     >>> one = np.ones((1, 4, 4))
-    >>> fields = solve_elasticity(Isotropic(one, one), np.array([[0.1, 0.0, 0.0]]), reference=(1.0, 1.0))
-    >>> fields.stress.mean(axis=(0, 1, 2)).round(12).tolist()
-    [0.3, 0.1, 0.0]
+    >>> found = solve_elasticity(Isotropic(one, one), np.array([[0.1, 0.0, 0.0]]), reference=(1.0, 1.0))
+    >>> found.mean_stress().round(12).tolist()
+    [[0.3, 0.1, 0.0]]
     """
     spatial = tuple(material.shape[1:])
     # The computation is dimensionless, so that single precision is safe for any unit.
@@ -330,15 +351,4 @@ def solve_elasticity(
         fluctuation, macro, iterations = control.equilibrium(macro, precondition, *stop, forces)
         macro *= amplitude[:, None]
     fluctuation *= amplitude.reshape(-1, *(1,) * (len(spatial) + 1))
-    strain = np.empty((*material.shape, macro.shape[1]))
-    stresses = np.empty_like(strain)
-
-    def respond(first: int, last: int) -> None:
-        planes = slice(first, last)
-        strain[:, planes] = strain_of_planes(fluctuation, macro, first, last)
-        stresses[:, planes] = material.of_planes(first, last).stress(strain[:, planes])
-
-    over_parts(respond, spatial[0])
-    if eigenstress is not None:
-        stresses -= eigenstress
-    return ElasticFields(strain, stresses, macro, fluctuation, iterations)
+    return ElasticEquilibrium(material, macro, fluctuation, iterations, eigenstress)

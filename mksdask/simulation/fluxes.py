@@ -16,7 +16,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from mksdask.compute.threads import over_parts
-from mksdask.simulation.elements import gradient_of_planes
+from mksdask.simulation.elements import gradient_of_planes, parts_of_planes
 from mksdask.simulation.equilibrium import equilibrium, kept_if_small, symbols
 from mksdask.simulation.forces import (
     CHUNK,
@@ -191,9 +191,9 @@ def solve_fluxes(
     flux = np.empty_like(gradient)
 
     def respond(first: int, last: int) -> None:
-        planes = slice(first, last)
-        gradient[:, planes] = gradient_of_planes(fluctuation, macro_gradient, first, last)
-        flux[:, planes] = Conductive(material.packed[:, :, planes]).flux(gradient[:, planes])
+        for start, end in parts_of_planes(material.shape, first, last):
+            part = gradient_of_planes(fluctuation, macro_gradient, start, end)
+            gradient[:, start:end], flux[:, start:end] = part, Conductive(material.packed[:, :, start:end]).flux(part)
 
     over_parts(respond, spatial[0])
     return gradient, flux

@@ -13,7 +13,7 @@ from mksdask.arrays import Array, is_number, shown
 from mksdask.compute.plans import SampleWork, fft_operations
 from mksdask.schema.arguments import check_argument
 from mksdask.simulation.constituents import Constituents
-from mksdask.simulation.equilibrium import ElasticFields, batch_size, is_large, solve_elasticity
+from mksdask.simulation.equilibrium import ElasticEquilibrium, batch_size, is_large, solve_elasticity
 from mksdask.simulation.forces import voigt_pairs
 from mksdask.simulation.loads import Eigenstrains, Loads
 from mksdask.simulation.stencils import n_strain_components
@@ -90,10 +90,13 @@ class ElasticSolver:
         shapes = response_shapes(spatial)
         kept = shapes if keeps_fields else shapes[3:]
         result = sum(8 * int(np.prod(shape)) for shape in kept)
-        # Conjugate gradients hold x, r, p and K p, and the preconditioner holds its transforms in single precision.
-        fields = self.constituents.material_fields + 2 * n_components + 5.5 * dim
-        # The forces of a unit strain for each imposed stress, and a copy of what is split into fluctuation and strain.
-        fields += (loads.n_imposed_stresses + 4) * dim if loads.stress is not None else 0
+        # Conjugate gradients hold x in float64, and in float32 the material, its preconditioner, and six vectors: r, p,
+        # K p and those of a transform. The displacement comes afterwards.
+        material = self.constituents.material_fields
+        iteration = 0.5 * material + 0.25 * n_components + 4 * dim
+        # The forces of a unit strain for each imposed stress, and copies of what is split into fluctuation and strain.
+        iteration += (0.5 * loads.n_imposed_stresses + 3) * dim if loads.stress is not None else 0
+        fields = material + max(iteration, 3 * dim)
         if self.eigenstrains is not None:
             fields += 2 * self.eigenstrains.n_components + n_components + dim
         batch = int(field * fields)
@@ -108,7 +111,9 @@ class ElasticSolver:
             is_large=is_large(spatial),
         )
 
-    def _batches(self, blocks: tuple[Array, ...], loads: Loads) -> Iterator[tuple[NDArray[np.intp], ElasticFields]]:
+    def _batches(
+        self, blocks: tuple[Array, ...], loads: Loads
+    ) -> Iterator[tuple[NDArray[np.intp], ElasticEquilibrium]]:
         """Solve the samples of blocks in batches that fit in cache, and that share a reference."""
         step = batch_size(self.spatial(blocks[0]))
         for start in range(0, len(blocks[0]), step):
@@ -121,7 +126,7 @@ class ElasticSolver:
                 material, eigenstress = whole, stresses
                 if len(rows) < len(parts[0]):
                     material, eigenstress = whole.of_samples(rows), None if stresses is None else stresses[rows]
-                fields = solve_elasticity(
+                found = solve_elasticity(
                     material,
                     np.tile(loads.strain, (len(rows), 1)),
                     reference=reference,
@@ -131,33 +136,32 @@ class ElasticSolver:
                     tolerance=self.tolerance,
                     max_iterations=self.max_iterations,
                 )
-                yield start + rows, fields
+                yield start + rows, found
 
     def fields(self, *blocks: Array, loads: Loads) -> ElasticResponse:
         """Solve for the fields and averages of one block."""
         n, spatial, n_components = len(blocks[0]), self.spatial(blocks[0]), len(loads.strain)
         out = ElasticResponse(*(np.empty((n, *tail)) for tail in response_shapes(spatial)))
         axes = tuple(range(1, len(spatial) + 1))
-        for rows, fields in self._batches(blocks, loads):
-            out.strain[rows], out.stress[rows] = fields.strain, fields.stress
-            out.displacement[rows] = _displacement(fields.fluctuation, fields.macro)
+        for rows, found in self._batches(blocks, loads):
+            found.write_fields(rows, out.strain, out.stress)
+            out.displacement[rows] = _displacement(found.fluctuation, found.macro)
         out.mean_strain[...] = out.strain.mean(axis=axes).reshape(n, n_components)
         out.mean_stress[...] = out.stress.mean(axis=axes).reshape(n, n_components)
         return out
 
     def mean_stress(self, *blocks: Array, loads: Loads) -> NDArray[np.float64]:
         """Solve for the mean stress of one block, (n, n_components)."""
-        axes = tuple(range(1, len(self.spatial(blocks[0])) + 1))
         out = np.empty((len(blocks[0]), len(loads.strain)))
-        for rows, fields in self._batches(blocks, loads):
-            out[rows] = fields.stress.mean(axis=axes)
+        for rows, found in self._batches(blocks, loads):
+            out[rows] = found.mean_stress()
         return out
 
     def mean_strain(self, *blocks: Array, loads: Loads) -> NDArray[np.float64]:
         """Solve for the mean strain of one block, (n, n_components)."""
         out = np.empty((len(blocks[0]), len(loads.strain)))
-        for rows, fields in self._batches(blocks, loads):
-            out[rows] = fields.macro
+        for rows, found in self._batches(blocks, loads):
+            out[rows] = found.macro
         return out
 
     def stiffness(self, *blocks: Array) -> NDArray[np.float64]:
@@ -176,6 +180,7 @@ def _displacement(fluctuation: NDArray[np.float64], macro: NDArray[np.float64]) 
     tensor = np.empty((n, dim, dim))
     for v, (a, b) in enumerate(zip(*voigt_pairs(dim), strict=True)):
         tensor[:, a, b] = tensor[:, b, a] = macro[:, v] if a == b else 0.5 * macro[:, v]
-    position = np.stack(np.meshgrid(*(np.arange(size + 1.0) for size in spatial), indexing="ij"))
-    u += np.einsum("nab,b...->na...", tensor, position)
-    return np.ascontiguousarray(np.moveaxis(u, 1, -1))
+    for axis, size in enumerate(spatial):
+        position = np.arange(size + 1.0).reshape(-1, *(1,) * (dim - 1 - axis))
+        u += tensor[:, :, axis].reshape(n, dim, *(1,) * dim) * position
+    return np.moveaxis(u, 1, -1)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mksdask.compute.threads import over_parts
 from mksdask.simulation.conjugate_gradients import conjugate_gradients, write_residuals
-from mksdask.simulation.elements import strain_of_planes
+from mksdask.simulation.elements import total_stress
 from mksdask.simulation.forces import jit
 from mksdask.simulation.stencils import Float, Material, Single, in_single
 
@@ -66,17 +65,7 @@ class StressControl:
 
     def _stresses(self, u: Float, macro: Float) -> Float:
         """Sum the imposed components of the stress, (n, n_free), over the voxels."""
-        n, n_planes = len(u), u.shape[2]
-        sums = np.empty((n_planes, n, len(self.free)))
-
-        def add(first: int, last: int) -> None:
-            for plane in range(first, last):
-                strain = strain_of_planes(u, macro, plane, plane + 1)
-                stress = self.material.of_planes(plane, plane + 1).stress(strain)[..., self.free]
-                sums[plane] = stress.reshape(n, -1, len(self.free)).sum(axis=1)
-
-        over_parts(add, n_planes)
-        return np.asarray(sums.sum(axis=0) / np.reshape(self.unit, (-1, 1)))
+        return np.asarray(total_stress(self.material, u, macro)[:, self.free] / np.reshape(self.unit, (-1, 1)))
 
     def equilibrium(
         self,
