@@ -1,5 +1,6 @@
 """Large samples have all threads of a worker, and give the same bits as on one thread."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import dask
@@ -45,8 +46,8 @@ def test_over_parts__covers_the_range_once_in_threads_of_the_task_alone(three_th
     assert seen[-1] == (0, 10)
 
 
-def materials(dim):
-    rng, spatial = np.random.default_rng(dim), (7, 5, 6)[:dim]
+def materials(dim, spatial=(7, 5, 6)):
+    rng, spatial = np.random.default_rng(dim), spatial[:dim]
     n_packed = n_strain_components(dim) * (n_strain_components(dim) + 1) // 2
     yield Isotropic(*rng.random((2, 2, *spatial)))
     yield Anisotropic(rng.random((2, *spatial[:-1], n_packed, spatial[-1])))
@@ -64,6 +65,29 @@ def test_forces__have_the_same_bits_on_all_threads(three_threads, dim):
         whole = material.forces(u, macro, active, np.full_like(u, np.nan))
         with whole_worker():
             np.testing.assert_array_equal(material.forces(u, macro, active, np.full_like(u, np.nan)), whole)
+
+
+def rolled(material):
+    """The same material, whose last axis begins elsewhere."""
+    return replace(material, **{name: np.roll(values, 77, axis=-1) for name, values in vars(material).items()})
+
+
+@pytest.mark.parametrize("spatial", [(3, 300), (3, 2, 300)])
+def test_forces__do_not_depend_on_where_long_rows_begin(spatial):
+    dim = len(spatial)
+    for material in materials(dim, spatial):
+        n_components = dim if isinstance(material, Conductive) else n_strain_components(dim)
+        rng = np.random.default_rng(0)
+        u = rng.normal(size=(2, material.n_fields, *spatial))
+        macro = rng.normal(size=(2, n_components))
+        active = np.ones(2, dtype=bool)
+        forces = material.forces(u, macro, active, np.empty_like(u))
+        turned = rolled(material).forces(np.roll(u, 77, axis=-1), macro, active, np.empty_like(u))
+        np.testing.assert_allclose(np.roll(turned, -77, axis=-1), forces, rtol=0, atol=1e-14 * np.abs(forces).max())
+        single, u32 = material.single(1.0), u.astype(np.float32)
+        found = single.forces(u32, macro.astype(np.float32), active, np.empty_like(u32))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, forces, rtol=0, atol=1e-6 * np.abs(forces).max())
 
 
 @pytest.mark.parametrize("spatial", [(6, 5), (4, 1), (6, 5, 4), (3, 4, 7)])

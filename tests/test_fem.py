@@ -5,6 +5,7 @@ import inspect
 import dask.array as da
 import numpy as np
 import pytest
+import scipy.fft
 import xarray as xr
 from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -25,7 +26,7 @@ from mksdask.simulation import (
     voigt_reuss_bounds,
 )
 from mksdask.simulation.crystals import single_crystal_stiffness, turned_stiffness
-from mksdask.simulation.equilibrium import solve_elasticity
+from mksdask.simulation.equilibrium import green_operator, solve_elasticity
 from mksdask.simulation.forces import voigt_pairs
 from mksdask.simulation.loads import COMPONENTS, macro_strain_vector
 from mksdask.simulation.stencils import Isotropic
@@ -261,6 +262,30 @@ def test_simulation__iterations_do_not_depend_on_the_grid():
             solve_elasticity(Isotropic(lam, mu), np.tile([1.0, 0, 0], (2, 1)), reference=(50.0, 50.0)).iterations.max()
         )
     assert counts[1] <= 1.25 * counts[0]
+
+
+@pytest.mark.parametrize("size", [(20, 20), (10, 10, 10)])
+@pytest.mark.parametrize("contrast", [10.0, 1e4, 0.0])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-8, 1e-12])
+def test_solve_elasticity__residual_in_double_precision_reaches_the_tolerance(size, contrast, tolerance):
+    dim = len(size)
+    moduli = np.array([1.0, contrast])[make_microstructure(n_samples=3, size=size, grain_size=4, seed=2)]
+    material, reference = Isotropic(moduli, moduli), moduli.mean()
+    macro = np.eye(1, dim * (dim + 1) // 2).repeat(3, axis=0)
+    found = solve_elasticity(material, macro, reference=(reference, reference), tolerance=tolerance)
+    green = green_operator(size, 1.0, 1.0).astype(np.float64)
+    axes, (rows, columns) = tuple(range(2, dim + 2)), np.triu_indices(dim)
+    inverse = np.zeros((dim, dim, *green.shape[1:]))
+    inverse[rows, columns] = inverse[columns, rows] = green
+
+    def norm(u):
+        forces = material.forces(u, macro, np.ones(3, dtype=bool), np.empty_like(u))
+        spectra = scipy.fft.rfftn(forces, axes=axes)
+        z = scipy.fft.irfftn(np.einsum("ab...,nb...->na...", inverse, spectra), s=size, axes=axes)
+        return np.sqrt((forces * z).sum(axis=tuple(range(1, dim + 2))))
+
+    # The last step, whose direction is known, need not lower this norm.
+    assert (norm(found.fluctuation) <= 2.0 * tolerance * norm(np.zeros_like(found.fluctuation))).all()
 
 
 def test_simulation__not_converging_is_an_error_that_says_how_far_it_got():
