@@ -140,9 +140,8 @@ class _OfVolume(Operation[Any]):
     def plan(self, limit: Limit) -> Plan:
         tiles, kernel = self.tiles(limit), self.kernel
         tiling = tiles.tiling
-        n_products = len({(a, c) for a, _, c in kernel.triples}) + len(kernel.triples)
-        n_transforms = len(kernel.offsets) * n_products + len({b for _, b, _ in kernel.triples})
-        operations = fft_operations(tiling.largest_block, real=kernel.transform.real) * n_transforms * tiling.n_tiles
+        operations = fft_operations(tiling.largest_block, real=kernel.transform.real)
+        operations *= kernel.n_transforms * tiling.n_tiles
         read = float(tiling.voxels_read() * self.volume.voxel_bytes)
         task_bytes = tiles.task_bytes + 4 * self.result_bytes
         written = 0.0 if self.scratch is None else float(self.result_bytes * tiling.n_tiles)
