@@ -331,7 +331,8 @@ CASES = {
     "correlate_volume3": (
         stats.correlate_volume3,
         {"volume": VOLUME, "basis": BASIS, "offsets": [(1, 0, 0), (0, 1, 0)], "cutoff": 1, "periodic_axes": [0]}
-        | {"correlations": [(0, 1, 1)], "confidence_index": np.ones(VOLUME.shape), "dtype": "float32"},
+        | {"correlations": [(0, 1, 1)], "confidence_index": np.ones(VOLUME.shape), "dtype": "float32"}
+        | {"scratch": None},
     ),
     "correlate_surfaces": (
         stats.correlate_surfaces,

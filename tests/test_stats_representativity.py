@@ -40,8 +40,12 @@ def test_interval__of_independent_pieces_is_that_of_the_binomial():
     np.testing.assert_allclose(found.standard_error, 0.5 / np.sqrt(n), rtol=0.25)
     np.testing.assert_allclose(found.integral_range, 16, rtol=0.5)
     t = scipy.stats.t.ppf(0.975, found.degrees_of_freedom)
-    np.testing.assert_allclose(found.error, t * found.standard_error)
     np.testing.assert_allclose(found.high - found.low, 2 * found.error)
+    # At an end e of the interval, a material of fraction e would have the standard error (e - fraction)/t.
+    v = found.fraction
+    for end in (found.low, found.high):
+        expected = t * found.standard_error * np.sqrt(end * (1 - end) / (v * (1 - v)))
+        np.testing.assert_allclose(abs(end - v), expected)
     # Of two phases, one is as exact as the other.
     np.testing.assert_allclose(found.error[0], found.error[1])
     assert float(phase_fraction_interval(PIECES, 0.5).error[0]) < 0.5 * float(found.error[0])
@@ -73,6 +77,17 @@ def test_waves__are_means_of_cosines_over_cells():
 def test_interval__of_500_volumes():
     found = [phase_fraction_interval(gaussian(seed, (128, 128), 3), phases=[1]) for seed in range(500)]
     assert 0.93 <= coverage(found, scipy.stats.norm.sf(0.5)) <= 0.97
+    # With a known variance, the error would be 0.0591: 1.96 standard deviations of the fraction of 4000 volumes.
+    assert 0.0591 < np.mean([float(each.error[0]) for each in found]) < 0.0675
+
+
+@pytest.mark.slow
+def test_interval__of_a_rare_phase_errs_on_both_sides():
+    # An interval that is symmetric about the fraction lies below the truth six times in a hundred, and hardly above.
+    found = [phase_fraction_interval(gaussian(seed, (128, 128), 3, 1.6), phases=[1]) for seed in range(1000)]
+    truth = scipy.stats.norm.sf(1.6)
+    assert np.mean([float(each.high[0]) < truth for each in found]) < 0.045
+    assert np.mean([float(each.low[0]) > truth for each in found]) > 0.01
 
 
 def test_interval__of_a_periodic_volume_whose_fraction_cannot_vary():
@@ -128,7 +143,9 @@ def test_mean_interval__of_windows_and_of_a_phase():
     X = gaussian(3)
     ours, phase = mean_interval(X.astype(float)), phase_fraction_interval(X, phases=[1]).isel(phase=0)
     assert float(ours["mean"]) == pytest.approx(float(phase.fraction))
-    assert float(ours.error) == pytest.approx(float(phase.error))
+    assert float(ours.standard_error) == pytest.approx(float(phase.standard_error))
+    t = scipy.stats.t.ppf(0.975, ours.degrees_of_freedom)
+    assert float(ours.error) == pytest.approx(float(t * ours.standard_error))
     # Means of windows vary as the volume does.
     of_windows = X.reshape(12, 8, 12, 8).mean(axis=(1, 3))
     windows = mean_interval(of_windows)

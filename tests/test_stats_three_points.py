@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 
 from mksdask import FourierBasis, LegendreBasis, PrimitiveBasis, create_volume, open_volume, plan
 from mksdask.reduction import PCA
-from mksdask.stats import correlate, correlate3, correlate_volume3, halos
+from mksdask.stats import correlate, correlate3, correlate_volume3, halos, volume_three_points
 from tests.helpers import chunked, computes, sample_chunks, tasks_per_chunk
 
 
@@ -119,6 +119,39 @@ def test_correlate_volume3__matches_bruteforce_and_samples_under_any_tiling(data
     np.testing.assert_array_equal(found, again)
     samples = correlate3(X[None], basis, offsets, size=shape, **options)
     np.testing.assert_allclose(found, samples[0], atol=1e-11)
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_correlate_volume3__continues_after_a_kill(tmp_path, monkeypatch, is_masked):
+    X, basis = np.random.default_rng(0).integers(0, 2, (30, 20)), PrimitiveBasis(2)
+    mask = np.random.default_rng(1).choice([0.0, 1.0], size=X.shape) if is_masked else None
+    call = {"offsets": [[2, 0], [0, 1]], "cutoff": 2, "confidence_index": mask}
+    monkeypatch.setattr(halos, "BLOCK_VOXELS", 100)
+    expected = correlate_volume3(X, basis, **call).compute(scheduler="sync")
+    kernel, done = volume_three_points._OfTile.__call__, []
+
+    def counting(*arguments):
+        done.append(1)
+        if len(done) == 4:
+            msg = "killed"
+            raise KeyboardInterrupt(msg)
+        return kernel(*arguments)
+
+    monkeypatch.setattr(volume_three_points._OfTile, "__call__", counting)
+    with dask.config.set(scheduler="sync"):
+        with pytest.raises(KeyboardInterrupt):
+            correlate_volume3(X, basis, scratch=tmp_path / "s.zarr", **call)
+        n_tiles = plan(correlate_volume3, X, basis, **call).n_tasks
+        assert n_tiles > 4
+        # A call that would choose larger tiles goes on with those that were begun.
+        monkeypatch.setattr(halos, "BLOCK_VOXELS", 10_000)
+        found = correlate_volume3(X, basis, scratch=tmp_path / "s.zarr", **call).compute()
+        assert len(done) == n_tiles + 1
+        np.testing.assert_array_equal(found, expected)
+        correlate_volume3(X, basis, scratch=tmp_path / "s.zarr", **call)
+        assert len(done) == n_tiles + 1
+        with pytest.raises(ValueError, match="computation"):
+            correlate_volume3(1 - X, basis, scratch=tmp_path / "s.zarr", **call)
 
 
 def test_correlate_volume3__lazy_labelled_and_planned(tmp_path):

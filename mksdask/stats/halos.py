@@ -43,6 +43,16 @@ class _OfTile:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """The task of one tile, whose value becomes a row of an array."""
+
+    task: _OfTile
+
+    def __call__(self, number: int, *sources: Any) -> Any:
+        return self.task(number, *sources)[None]
+
+
+@dataclass(frozen=True)
 class HaloedTiles:
     """The tiles of a volume with their halos, and the tasks on them.
 
@@ -129,6 +139,12 @@ class HaloedTiles:
         """Merge what a kernel returns for all tiles, as one delayed value."""
         task, parts, options = self._tasks(kernel)
         return fold_parts(task, merge, parts, name=name, **options)
+
+    def stack(self, kernel: TileKernel, shape: tuple[int, ...], dtype: DTypeLike, *, name: str) -> Any:
+        """Make a lazy array in chunks of one tile, (n_tiles, *shape), of what a kernel returns for each tile."""
+        task, parts, options = self._tasks(kernel)
+        values = map_parts(_Row(task), parts, name=name, **options)
+        return np.concatenate([array_of(value, (1, *shape), dtype, name=name) for value in values])
 
     def _tasks(self, kernel: TileKernel) -> tuple[_OfTile, list[tuple[Any, ...]], dict[str, Any]]:
         tiling = self.tiling

@@ -204,7 +204,8 @@ def descend(
             break
         change, bend = found - x, new_gradient - gradient
         curvature = _dot(change, bend)
-        if curvature > 1e-10 * np.sqrt(_dot(change, change) * _dot(bend, bend)):
+        sizes = _dot(change, change) * _dot(bend, bend)
+        if curvature > 1e-10 * np.sqrt(sizes) > 0:
             history = [*history, (change, bend, curvature)][-MEMORY:]
         x, value, gradient = found, new_value, new_gradient
     return x, n_calls

@@ -72,6 +72,12 @@ class ThreePointKernel:
         """The dtype of the statistics."""
         return self.dtype if self.transform.real else np.result_type(self.dtype, np.complex64)
 
+    @property
+    def n_transforms(self) -> int:
+        """Number of Fourier transforms of a sample."""
+        n_products = len({(a, c) for a, _, c in self.triples}) + len(self.triples)
+        return len(self.offsets) * n_products + len({b for _, b, _ in self.triples})
+
     def __call__(self, block: Array, confidence: Array | None = None, shared: Array | None = None) -> Array:
         """Compute the statistics of a block: (n, *spatial) → (n, *lags, n_offsets, n_triples)."""
         out = np.empty((len(block), *self.tail), dtype=self.result_dtype)
@@ -170,14 +176,12 @@ class _ThreePoints(Operation[Any]):
     @property
     def work(self) -> SampleWork:
         kernel, is_masked = self.kernel, self.samples.confidence is not None
-        n_products = len({(a, c) for a, _, c in kernel.triples}) + len(kernel.triples)
-        n_transforms = len(kernel.offsets) * n_products + len({b for _, b, _ in kernel.triples})
         return SampleWork(
             "3-point statistics",
             self.samples.sample_bytes,
             lambda n: kernel.task_bytes(n, is_masked=is_masked),
             int(np.prod(kernel.tail)) * kernel.result_dtype.itemsize,
-            n_transforms * fft_operations(kernel.transform.lengths, real=kernel.transform.real),
+            kernel.n_transforms * fft_operations(kernel.transform.lengths, real=kernel.transform.real),
             "take fewer offsets, lags or triples, or smaller samples",
         )
 
@@ -214,13 +218,19 @@ def labels_of(
     return dims, coords
 
 
-def _offsets_argument(offsets: Any, transform: LagFFT) -> tuple[tuple[int, ...], ...]:
+def _rows(value: Any, width: int) -> Array | None:
+    """Make an array of rows of a width, (n, width), or return None if the value holds something else."""
     try:
-        given = np.asarray(None if is_lazy(offsets) else offsets)
+        found = np.asarray(None if is_lazy(value) else value)
     except (TypeError, ValueError):
-        given = np.asarray(None)
+        return None
+    return found if found.ndim == 2 and found.shape[1] == width and len(found) else None
+
+
+def _offsets_argument(offsets: Any, transform: LagFFT) -> tuple[tuple[int, ...], ...]:
     n = len(transform.spatial)
-    if given.ndim != 2 or given.shape[1] != n or not len(given) or given.dtype.kind not in "iu":
+    given = _rows(offsets, n)
+    if given is None or given.dtype.kind not in "iu":
         msg = f"offsets must be vectors of {n} integers, such as [{(2,) + (0,) * (n - 1)}], got {shown(offsets)}"
         raise ValueError(msg)
     if (np.abs(given) >= np.array(transform.spatial)).any():
@@ -235,11 +245,8 @@ def _triples_argument(correlations: Any, basis: Basis) -> tuple[Triple, ...]:
     states = basis.states
     if correlations is None:
         return tuple((h, h, h) for h in states)
-    try:
-        triples = np.asarray(None if is_lazy(correlations) else correlations)
-    except (TypeError, ValueError):
-        triples = np.asarray(None)
-    if triples.ndim != 2 or triples.shape[1] != 3 or not len(triples) or not np.isin(triples, states).all():
+    triples = _rows(correlations, 3)
+    if triples is None or not np.isin(triples, states).all():
         msg = f"correlations must be triples of local states out of {tuple(states)}, got {shown(correlations)}"
         raise ValueError(msg)
     return tuple((int(a), int(b), int(c)) for a, b, c in triples)

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 from mksdask.arrays import Array, ArrayLike
 from mksdask.bases.base import Basis
-from mksdask.compute.blocks import array_of
+from mksdask.compute.blocks import array_of, fold_parts
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import BUSY, Limit, Plan, Stage, fft_operations
 from mksdask.samples import Volume, check_confidence
@@ -24,6 +24,9 @@ from mksdask.schema.arguments import checked
 from mksdask.stats.halos import HaloedTiles
 from mksdask.stats.lags import LagFFT
 from mksdask.stats.three_points import NAME, ThreePointKernel, Triple, kernel_of, labels_of
+from mksdask.storage.atomic import Url
+from mksdask.storage.blocks import layout_begun
+from mksdask.storage.results import Result
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class _OfTile:
         return out
 
 
+def _sums_of(rows: Array) -> Array:
+    return rows[0]
+
+
 def _divided(sums: Array, *, kernel: ThreePointKernel, is_masked: bool) -> Array:
     """Divide the sums of all tiles by Ω[r, r'], or return NaN where no three voxels are observed."""
     counts = np.stack([np.broadcast_to(kernel.counts(o), sums.shape[:-2]) for o in kernel.offsets], axis=-1)
@@ -74,6 +81,7 @@ class _OfVolume(Operation[Any]):
     volume: Volume
     triples: tuple[Triple, ...]
     kernel: ThreePointKernel
+    scratch: Url | None
 
     @property
     def tile_kernel(self) -> _OfTile:
@@ -87,10 +95,17 @@ class _OfVolume(Operation[Any]):
         return _OfTile(self.kernel, offsets)
 
     @property
-    def result_bytes(self) -> int:
+    def sums_shape(self) -> tuple[int, ...]:
         n_columns = len(self.triples) + 2 * (self.volume.confidence is not None)
-        n_lags = int(np.prod(self.kernel.transform.shape)) * len(self.kernel.offsets)
-        return n_lags * n_columns * (8 if self.kernel.transform.real else 16)
+        return (*self.kernel.transform.shape, len(self.kernel.offsets), n_columns)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float64 if self.kernel.transform.real else np.complex128)
+
+    @property
+    def result_bytes(self) -> int:
+        return int(np.prod(self.sums_shape)) * self.dtype.itemsize
 
     def tiles(self, limit: Limit) -> HaloedTiles:
         volume, kernel = self.volume, self.kernel
@@ -107,26 +122,38 @@ class _OfVolume(Operation[Any]):
             raise limit.refusal(merged + voxel_bytes, "the sums of all lags, offsets and triples", "take fewer of them")
         rest = replace(limit, worker_bytes=limit.worker_bytes - int(merged * limit.n_threads / BUSY))
         remedy = "lower the cutoff, or take shorter offsets"
-        return HaloedTiles.of(volume.data, volume.grid, halo, voxel_bytes, rest, remedy=remedy, mask=volume.confidence)
+        begun = None if self.scratch is None else layout_begun(self.scratch, "tile", len(halo))
+        return HaloedTiles.of(
+            volume.data, volume.grid, halo, voxel_bytes, rest, remedy=remedy, begun=begun, mask=volume.confidence
+        )
+
+    def sums(self, tiles: HaloedTiles) -> Any:
+        """Add up the sums of all tiles, as one delayed value. With `scratch`, those of each tile are kept there."""
+        name = "three-point-sums"
+        if self.scratch is None:
+            return tiles.fold(self.tile_kernel, np.add, name=name)
+        rows = tiles.stack(self.tile_kernel, self.sums_shape, self.dtype, name=name)
+        kept = Result.of(rows, self.scratch, "scratch", layout={"tile": tiles.tiling.tile}).write()
+        parts = [(row,) for row in kept.to_delayed(optimize_graph=False).ravel()]
+        return fold_parts(_sums_of, np.add, parts, name=name, of=())
 
     def plan(self, limit: Limit) -> Plan:
         tiles, kernel = self.tiles(limit), self.kernel
         tiling = tiles.tiling
-        n_products = len({(a, c) for a, _, c in kernel.triples}) + len(kernel.triples)
-        n_transforms = len(kernel.offsets) * n_products + len({b for _, b, _ in kernel.triples})
-        operations = fft_operations(tiling.largest_block, real=kernel.transform.real) * n_transforms * tiling.n_tiles
+        operations = fft_operations(tiling.largest_block, real=kernel.transform.real)
+        operations *= kernel.n_transforms * tiling.n_tiles
         read = float(tiling.voxels_read() * self.volume.voxel_bytes)
         task_bytes = tiles.task_bytes + 4 * self.result_bytes
-        stage = Stage("3-point statistics", tiling.n_tiles, task_bytes, read, 0.0, operations)
+        written = 0.0 if self.scratch is None else float(self.result_bytes * tiling.n_tiles)
+        stage = Stage("3-point statistics", tiling.n_tiles, task_bytes, read, written, operations)
         layout = {"volume": tiling.spatial, "tile": tiling.tile, "lags": kernel.transform.shape}
         return Plan("correlate_volume3", layout | {"offsets": len(kernel.offsets)}, (stage,), limit)
 
     def run(self) -> Any:
         volume, kernel = self.volume, self.kernel
-        sums = self.tiles(Limit.of()).fold(self.tile_kernel, np.add, name="three-point-sums")
         function = partial(_divided, kernel=kernel, is_masked=volume.confidence is not None)
-        dtype = np.float64 if kernel.transform.real else np.complex128
-        found = array_of(sums, kernel.tail, dtype, name="correlate-volume3", function=function)
+        sums = self.sums(self.tiles(Limit.of()))
+        found = array_of(sums, kernel.tail, self.dtype, name="correlate-volume3", function=function)
         if volume.labels is None:
             return found
         dims, coords = labels_of(volume.grid, kernel.transform, kernel.offsets, self.triples)
@@ -145,6 +172,7 @@ def correlate_volume3(
     periodic_axes: int | Sequence[int] | None = None,
     confidence_index: ArrayLike | None = None,
     dtype: DTypeLike = "float32",
+    scratch: Url | None = None,
 ) -> Operation[Any]:
     """Compute 3-point statistics of one volume of any size, for lags up to a cutoff.
 
@@ -161,6 +189,10 @@ def correlate_volume3(
         As in `correlate3`.
     confidence_index : array, shape (*spatial,), optional
         Weight c[s] in [0, 1] of each voxel, as in `correlate3`.
+    scratch : str or path, optional
+        A store that keeps the sums of each tile. With `scratch`, the call computes them at once. If it is killed, the
+        same call continues where the first one stopped; see `mksdask.storage.materialize`. You remove the store
+        yourself.
 
     Returns
     -------
@@ -195,4 +227,4 @@ def correlate_volume3(
         msg = "cutoff must be an integer, or one for each axis, because tiles are read with a halo of it; got None"
         raise ValueError(msg)
     kernel, triples = kernel_of(found.grid, found.basis, offsets, correlations, cutoff, dtype)
-    return _OfVolume(found, triples, kernel)
+    return _OfVolume(found, triples, kernel, scratch)
