@@ -64,6 +64,7 @@ from mksdask.stats import (
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 2, (20, 12, 14))
 Y = X.mean(axis=(1, 2))
+RESULTS = {"params": [{"a": 1, "b": 2}], "mean_test_score": [0.5], "std_test_score": [0.1]}
 Y4 = np.random.default_rng(4).normal(size=(20, 4))
 BASIS = PrimitiveBasis(2)
 PROBABILITIES = RNG.dirichlet(np.ones(3), (4, 6, 7))
@@ -376,6 +377,8 @@ def test_append__of_numbers_beyond_the_stored_precision(tmp_path):
             "datasets must be a list of arrays of scores, got <memory",
         ),
         (lambda url: tools.draw_components_scatter([Y4[:, :2].astype(str)]), "datasets must hold numbers"),
+        (lambda url: tools.draw_components_scatter([Y4[:, :2]], component_labels=["a"]), "component_labels must name"),
+        (lambda url: tools.draw_gridscores_matrix(RESULTS, ["a", "b"], param_labels=["a"]), "must each name two para"),
         (lambda url: tools.draw_correlations(Y4, correlations=memoryview(Y4)), "correlations must be pairs in memory"),
         (lambda url: tools.draw_microstructure_strain(X[0], X[0].astype("M8[s]")), "strain must hold numbers"),
     ],

@@ -84,6 +84,9 @@ def draw_components_scatter(
     (dim,) = shapes
     names = names_of_sets(sets, labels, "datasets")
     titles = list(component_labels or [f"PC {k + 1}" for k in range(dim)])
+    if len(titles) < dim:
+        msg = f"component_labels must name each of the {dim} components, got {titles!r}"
+        raise ValueError(msg)
     if variance is not None:
         shares = 100.0 * numbers_argument(variance, "variance")
         if shares.ndim != 1 or len(shares) < dim:
