@@ -23,6 +23,7 @@ from mksdask.arrays import (
     is_lazy,
     is_trial_of_dask_ml,
     label,
+    refuse_unnumeric,
     sizes_argument,
     unwrap,
     unwrap_samples,
@@ -455,6 +456,7 @@ def _beside(array: ArrayLike | None, like: pd.Index | None, labels: xr.DataArray
 def _confidence(confidence_index: ArrayLike, n_samples: int, spatial: tuple[int, ...]) -> Any:
     """Check the confidence of the samples, or the mask that all of them share."""
     data, labels = unwrap(confidence_index, name="confidence_index")
+    refuse_unnumeric(data, name="confidence_index")
     if len(spatial) > 1 and tuple(data.shape) == (n_samples, int(np.prod(spatial))):
         data, _ = unfold(data, labels, spatial, name="confidence_index")
     check_whole_samples(data, name="confidence_index")

@@ -12,14 +12,43 @@ import pytest
 import zarr
 from numpy.testing import assert_array_equal
 
-from mksdask import MKSLocalizationModel, MKSStructureAnalysis, Plan, PrimitiveBasis, plan
+from mksdask import (
+    GSHBasis,
+    MKSHomogenizationModel,
+    MKSLocalizationModel,
+    MKSStructureAnalysis,
+    Plan,
+    PrimitiveBasis,
+    plan,
+)
 from mksdask.compute import workers
-from mksdask.compute.plans import PROCESS_BYTES, Limit, SampleWork
+from mksdask.compute.plans import PROCESS_BYTES, DoesNotFitError, Limit, SampleWork
 from mksdask.compute.workers import ALLOCATION
 from mksdask.datasets import effective_stiffness, make_microstructure, mean_stress, solve_fields
 from mksdask.reduction import PCA
+from mksdask.regression import KernelRegressor
 from mksdask.simulation import effective_conductivity, effective_expansion, solve_conduction
-from mksdask.stats import correlate, correlate_volume
+from mksdask.stats import (
+    cluster_statistics,
+    correlate,
+    correlate3,
+    correlate_clusters,
+    correlate_surfaces,
+    correlate_volume,
+    correlate_volume3,
+    correlate_volume_clusters,
+    correlate_volume_surfaces,
+    distance_map,
+    label_clusters,
+    local_thickness,
+    pore_sizes,
+)
+from mksdask.texture import (
+    misorientation_density,
+    texture_coefficients,
+    volume_misorientation_density,
+    volume_texture_coefficients,
+)
 
 
 def lazy(shape, chunk, dtype="uint8"):
@@ -51,6 +80,51 @@ CALLS = {
     "localization": (MKSLocalizationModel(PrimitiveBasis(2)).fit, (X, lazy(X.shape, 16, "float64")), {}),
     "series": (MKSLocalizationModel(PrimitiveBasis(2), order=2).fit, (X, lazy(X.shape, 16, "float64")), {}),
     "prediction": (FITTED.predict, (X,), {}),
+}
+
+BASIS, OFFSETS = PrimitiveBasis(2), [(1, 0, 0), (0, 1, 0)]
+ANGLES, HARMONICS = lazy((32, 24, 24, 24, 3), 4, "float32"), GSHBasis(None, domain="cubic", max_degree=6)
+SMALL, MAP = X[:, :24, :24, :24].rechunk((4, 24, 24, 24)), np.zeros((24, 24, 24, 3), "float32")
+VOLUME = zarr.create_array({}, shape=(64,) * 3, chunks=(32,) * 3, dtype="uint8")
+# Calls in which a step after the first one needs most, or in which another layout needs less.
+LATER = {
+    "correlate3": (correlate3, (SMALL, BASIS, OFFSETS), {"cutoff": 3}),
+    "correlate_volume3": (correlate_volume3, (VOLUME, BASIS, 4 * OFFSETS), {"cutoff": 9}),
+    "standard errors": (correlate_volume, (VOLUME, BASIS), {"cutoff": 5, "return_std": True}),
+    "correlate_clusters": (correlate_clusters, (SMALL, 1), {"cutoff": 3}),
+    "correlate_volume_clusters": (correlate_volume_clusters, (VOLUME, 1), {"cutoff": 3}),
+    "correlate_surfaces": (correlate_surfaces, (SMALL, 1), {"cutoff": 3}),
+    "correlate_volume_surfaces": (correlate_volume_surfaces, (VOLUME, 1), {"cutoff": 3}),
+    "label_clusters": (label_clusters, (VOLUME, 1), {}),
+    "cluster_statistics": (cluster_statistics, (VOLUME, 1), {}),
+    "distance_map": (distance_map, (VOLUME, 1), {"largest": 9.0}),
+    "pore_sizes": (pore_sizes, (VOLUME, 1), {"largest": 9.0}),
+    "local_thickness": (local_thickness, (VOLUME, 1, [2.0, 5.0]), {}),
+    "texture_coefficients": (texture_coefficients, (ANGLES, HARMONICS), {}),
+    "volume_texture_coefficients": (volume_texture_coefficients, (MAP, HARMONICS), {}),
+    "misorientation_density": (misorientation_density, (ANGLES,), {}),
+    "volume_misorientation_density": (volume_misorientation_density, (MAP,), {}),
+    "PCA.fit, pieces": (PCA(3).fit, (da.zeros((256, 13_000), chunks=(16, 1500)),), {}),
+    "PCA.fit, incremental": (
+        PCA(3, solver="incremental").fit,
+        (da.zeros((256, 13_000), chunks=(16, 1500)),),
+        {},
+    ),
+    "KernelRegressor.fit": (
+        KernelRegressor(n_landmarks=300).fit,
+        (lazy((9000, 5), 900, float), lazy((9000,), 900, float)),
+        {},
+    ),
+    "structure, tall": (MKSStructureAnalysis(BASIS, cutoff=3).fit, (lazy((3000, 48, 48), 300),), {}),
+    "structure, incremental": (
+        MKSStructureAnalysis(BASIS, dimension_reducer=PCA(3, solver="incremental")).fit,
+        (SMALL,),
+        {},
+    ),
+    "share": (MKSStructureAnalysis(BASIS).share, (SMALL,), {}),
+    "homogenization": (MKSHomogenizationModel(HARMONICS, cutoff=3).fit, (ANGLES, np.arange(32.0)), {}),
+    "solve_fields, large": (solve_fields, (lazy((8, 96, 96, 96), 4),), ELASTIC),
+    "solve_conduction, large": (solve_conduction, (lazy((8, 96, 96, 96), 4),), {"conductivity": (1, 2)}),
 }
 
 
@@ -87,6 +161,44 @@ def test_plan__refuses_with_the_smallest_limit_that_would_do(name):
     # The call itself says the same, before it computes anything.
     with dask.config.set({"mksdask.memory-limit": "640MiB"}), pytest.raises(ValueError, match=f"would do is {least}"):
         operation(*arguments, **options)
+
+
+class ReachedError(Exception):
+    """A call has begun to compute."""
+
+
+def begin(*_, **__):
+    raise ReachedError
+
+
+def begins(operation, arguments, options):
+    """Whether a call comes so far that it computes, or returns a lazy result."""
+    with dask.config.set(scheduler=begin):
+        try:
+            operation(*arguments, **options)
+        except ReachedError:
+            return True
+    return True
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_plan__the_limit_that_a_refusal_names_is_enough(name, monkeypatch):
+    monkeypatch.setattr("dask.system.CPU_COUNT", 4)
+    operation, arguments, options = LATER[name]
+    with dask.config.set(scheduler="threads"):
+        with pytest.raises(DoesNotFitError) as refused:
+            plan(operation, *arguments, memory_limit="640MiB", **options)
+        least = refused.value.least_bytes
+        assert f"would do is {least // 2**20} MiB" in str(refused.value)
+        assert plan(operation, *arguments, memory_limit=least, **options).n_tasks
+        with pytest.raises(DoesNotFitError, match=f"would do is {least // 2**20} MiB"):
+            plan(operation, *arguments, memory_limit=least - 2**20, **options)
+    # On a volume, the smallest tiles make a large graph.
+    if all(argument is not VOLUME and argument is not MAP for argument in arguments):
+        with dask.config.set({"mksdask.memory-limit": least}):
+            assert begins(operation, arguments, options)
+        with dask.config.set({"mksdask.memory-limit": least - 2**20}), pytest.raises(DoesNotFitError):
+            begins(operation, arguments, options)
 
 
 def test_limit__is_that_given_or_configured_or_of_the_cluster(client):

@@ -30,6 +30,7 @@ from mksdask import (
     load_model,
     open_ensemble,
     plan,
+    reduction,
     regression,
     save_model,
     tools,
@@ -63,6 +64,8 @@ from mksdask.stats import (
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 2, (20, 12, 14))
 Y = X.mean(axis=(1, 2))
+RESULTS = {"params": [{"a": 1, "b": 2}], "mean_test_score": [0.5], "std_test_score": [0.1]}
+Y4 = np.random.default_rng(4).normal(size=(20, 4))
 BASIS = PrimitiveBasis(2)
 PROBABILITIES = RNG.dirichlet(np.ones(3), (4, 6, 7))
 
@@ -361,6 +364,23 @@ def test_append__of_numbers_beyond_the_stored_precision(tmp_path):
         (lambda url: KernelRegressor(alpha=0.1, gamma=1.0).fit(Y[:, None], Y * 1e300), "overflowed"),
         (lambda url: KernelRegressor(alpha=1e-300, gamma=1e-300).fit(Y[:, None], Y), "alpha=1e-300 is too small"),
         (lambda url: regression.LeastSquares().fit(Y[:, None], Y * 1.7e308), "overflowed"),
+        (lambda url: MKSLocalizationModel(BASIS, order=2).fit(X, X - 1e300), "the kernels overflow"),
+        (lambda url: MKSLocalizationModel(BASIS, order=2, alpha="gcv").fit(X, X - 1e300), "the kernels overflow"),
+        (
+            lambda url: reduction.PCA(2).fit(Y4).inverse_transform(xr.DataArray(Y4)),
+            r"X must hold scores of the 2 components of",
+        ),
+        (lambda url: reduction.PCA(2).fit(Y4).inverse_transform(xr.DataArray(Y4[None])), r"got shape \(1, 20, 4\)"),
+        (lambda url: correlate(X, BASIS, confidence_index=da.from_array(X.astype(str))), "confidence_index must hold"),
+        (
+            lambda url: tools.draw_evolution(memoryview(Y4)),
+            "datasets must be a list of arrays of scores, got <memory",
+        ),
+        (lambda url: tools.draw_components_scatter([Y4[:, :2].astype(str)]), "datasets must hold numbers"),
+        (lambda url: tools.draw_components_scatter([Y4[:, :2]], component_labels=["a"]), "component_labels must name"),
+        (lambda url: tools.draw_gridscores_matrix(RESULTS, ["a", "b"], param_labels=["a"]), "must each name two para"),
+        (lambda url: tools.draw_correlations(Y4, correlations=memoryview(Y4)), "correlations must be pairs in memory"),
+        (lambda url: tools.draw_microstructure_strain(X[0], X[0].astype("M8[s]")), "strain must hold numbers"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value")

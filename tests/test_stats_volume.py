@@ -142,7 +142,7 @@ def test_volume__all_lags_are_kept_and_labelled(tmp_path):
 
 def test_volume__all_lags_that_memory_does_not_hold_need_scratch():
     X = zarr.create_array({}, shape=(600,) * 3, dtype="u1", chunks=(100,) * 3)
-    with computes(0), pytest.raises(ValueError, match=r"all lags take 824 MiB, more than .* pass scratch="):
+    with computes(0), pytest.raises(ValueError, match=r"all lags, which take 824 MiB, needs .* pass scratch="):
         correlate_volume(X, PrimitiveBasis(2), cutoff=None, correlations=[(0, 0)], memory_limit="1GiB")
 
 

@@ -1,9 +1,12 @@
 """Links in stores: what lies outside of a store is read only by request, and refused by name otherwise."""
 
+import functools
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,10 +14,23 @@ import zarr
 from click.testing import CliRunner
 from numpy.testing import assert_array_equal
 
-from mksdask import PrimitiveBasis, create_ensemble, create_volume, load_model, open_ensemble, open_volume, save_model
+from mksdask import (
+    PrimitiveBasis,
+    append_ensemble,
+    create_ensemble,
+    create_volume,
+    load_model,
+    open_ensemble,
+    open_volume,
+    save_model,
+)
 from mksdask.cli import main
+from mksdask.exporters import export
 from mksdask.importers import import_images
 from mksdask.localization import MKSLocalizationModel
+from mksdask.reduction import IncrementalPCA
+from mksdask.stats import correlate_volume
+from mksdask.stats.all_lags import _Passes
 from mksdask.storage import materialize, open_store, repair, verify
 from mksdask.storage.links import files_in, link_out
 
@@ -172,3 +188,118 @@ def test_link_out__finds_where_names_lead(tmp_path):
     assert sorted(files_in(Path(root), follow_links=False)) == ["a/f", "b", "loop", "up"]
     # A circle of links ends.
     assert set(files_in(Path(root), follow_links=True)) >= {"a/f", "b/f"}
+
+
+def append(place):
+    append_ensemble(place / "a.zarr", V + 1)
+
+
+def replace(place):
+    create_ensemble(place / "a.zarr", V + 1, mode="w")
+
+
+def complete(place):
+    """Go on with what a call left that was stopped half-way."""
+    materialize(CubedUnless(None).lazy(), place / "a.zarr", progress=False, resume=True)
+
+
+def mend(place):
+    """Compute a chunk again whose bytes are damaged; the hard link of the chunk is damaged with it."""
+    assert len(repair(place / "a.zarr", CubedUnless(None).lazy())) == 1
+
+
+class CubedUnless:
+    """The cube of a volume in blocks, of which one fails."""
+
+    def __init__(self, failing):
+        self.failing = failing
+
+    def __call__(self, block, block_info=None):
+        if self.failing and block_info[0]["chunk-location"] == self.failing:
+            msg = "a full disk"
+            raise OSError(msg)
+        return block.astype("f8") ** 3
+
+    def __dask_tokenize__(self):
+        return "cubed"
+
+    def lazy(self):
+        return da.from_array(V, chunks=4).map_blocks(self, dtype="f8", meta=np.empty((0, 0, 0)), token="cubed")
+
+
+def stop_halfway(place):
+    with pytest.raises(OSError, match="a full disk"):
+        materialize(CubedUnless((1, 1, 1)).lazy(), place / "a.zarr", progress=False, resume=True)
+
+
+def damage(place):
+    materialize(CubedUnless(None).lazy(), place / "a.zarr", progress=False)
+    chunk = place / "a.zarr" / "result" / CHUNK
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+
+
+def model(value):
+    def save(place):
+        save_model(MKSLocalizationModel(PrimitiveBasis(2)).fit(V, value * V), place / "a.zarr")
+
+    return save
+
+
+def pca(value):
+    def save(place):
+        rows = np.random.default_rng(0).normal(size=(9, 4))
+        IncrementalPCA(2).fit(value * rows).save(place / "a.zarr")
+
+    return save
+
+
+def exported(value):
+    def call(place):
+        export(xr.DataArray(value * V, dims=("x", "y", "z")), place / "a.vti", mode="w")
+
+    return call
+
+
+def all_lags(place):
+    correlate_volume(V, PrimitiveBasis(2), scratch=place / "a.zarr", cutoff=None)
+
+
+def stop_after_two_passes(place):
+    @functools.wraps(_Passes.at_lags)
+    def failing(*_):
+        msg = "a full disk"
+        raise OSError(msg)
+
+    with patch.object(_Passes, "at_lags", failing), pytest.raises(OSError, match="a full disk"):
+        all_lags(place)
+
+
+@pytest.mark.filterwarnings("ignore:the first order")
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (lambda place: create_ensemble(place / "a.zarr", V), append),
+        (lambda place: create_ensemble(place / "a.zarr", V), replace),
+        (stop_halfway, complete),
+        (damage, mend),
+        (model(1), model(2)),
+        (pca(1), pca(2)),
+        (exported(1), exported(2)),
+        (stop_after_two_passes, all_lags),
+    ],
+    ids=["append", "replace", "resume", "repair", "model", "pca", "export", "scratch"],
+)
+def test_writes__never_go_through_hard_links(tmp_path, make, change):
+    """Whoever keeps a copy of hard links, as programs for backups do, keeps what was there."""
+    place, copy = tmp_path / "here", tmp_path / "copy"
+    place.mkdir()
+    make(place)
+    shutil.copytree(place, copy, copy_function=os.link)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert before
+    change(place)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    # Some of what was there before was replaced or removed.
+    assert [path for path in before if path.stat().st_nlink == 1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import MethodType
@@ -15,7 +16,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import dask
 
-from mksdask.compute.plans import MEMORY_LIMIT_KEY, Limit, Plan
+from mksdask.compute.plans import MEMORY_LIMIT_KEY, MIB, DoesNotFitError, Limit, Plan
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,7 +52,10 @@ def operation(prepare: Callable[P, Operation[R]]) -> Callable[P, R]:
 
     @functools.wraps(prepare)
     def call(*args: P.args, **options: P.kwargs) -> R:
-        return prepare(*args, **options).run()
+        try:
+            return prepare(*args, **options).run()
+        except DoesNotFitError as refusal:
+            raise _settled(refusal, lambda: prepare(*args, **options).plan(Limit.of())) from None
 
     # The signature shows what the call returns.
     signature = inspect.signature(prepare)
@@ -111,6 +115,47 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
         msg = f"operation must be one of those that the docstring of plan names, got {name}; see help(mksdask.plan)"
         raise TypeError(msg)
     owner = (operation.__self__,) if isinstance(operation, MethodType) else ()
+
+    def planned() -> Plan:
+        found: Plan = prepare(*owner, *args, **options).plan(Limit.of())
+        return found
+
     with dask.config.set({} if memory_limit is None else {MEMORY_LIMIT_KEY: memory_limit}):
-        planned: Plan = prepare(*owner, *args, **options).plan(Limit.of())
-    return planned
+        try:
+            return planned()
+        except DoesNotFitError as refusal:
+            raise _settled(refusal, planned) from None
+
+
+def _settled(refusal: DoesNotFitError, planned: Callable[[], Plan]) -> DoesNotFitError:
+    """Name the smallest limit with which a call can be planned.
+
+    A refusal knows what one step needs. With the limit that it names, another step may need more, and another layout
+    may need less.
+    """
+
+    def refused(n: int) -> DoesNotFitError | None:
+        """Plan with n MiB."""
+        with warnings.catch_warnings(), dask.config.set({MEMORY_LIMIT_KEY: n * MIB}):
+            warnings.simplefilter("ignore")
+            try:
+                planned()
+            except DoesNotFitError as error:
+                return error
+            except (TypeError, ValueError):
+                # There is no plan of this call.
+                return None
+        return None
+
+    low, high = (n // MIB for n in (refusal.worker_bytes, refusal.least_bytes))
+    if low >= high or refused(low) is None:
+        # What was refused is not what a plan counts.
+        return refusal
+    while error := refused(high):
+        if not error.least_bytes:
+            return refusal
+        low, high = high, max(error.least_bytes // MIB, high + high // 8 + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if refused(middle) else (low, middle)
+    return refusal.naming(high * MIB)

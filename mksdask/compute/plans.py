@@ -6,7 +6,7 @@ import math
 import reprlib
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import dask
@@ -30,12 +30,14 @@ LEAST_CHUNKS = 8
 # Share of its memory that a worker may fill. dask pauses a worker at 0.8.
 BUSY = 0.8
 # Memory of a worker without its tasks: the interpreter, the libraries, and the compiler of kernels after its first use.
-PROCESS_BYTES = 512 * 2**20
+MIB = 2**20
+PROCESS_BYTES = 512 * MIB
 # Keys of the limits in dask's configuration: memory of a worker, and bytes of results that a process keeps.
 MEMORY_LIMIT_KEY = "mksdask.memory-limit"
 CACHE_LIMIT_KEY = "mksdask.cache-limit"
 CACHE_LIMIT = "512MiB"
 
+_WOULD_DO = "the smallest memory_limit that would do is"
 _SINGLE = ("sync", "synchronous", "single-threaded")
 
 
@@ -83,7 +85,22 @@ def values_of_a_thread(n_values: int, n_threads: int) -> int:
 
 
 class DoesNotFitError(ValueError):
-    """The error that is raised if an operation needs more memory than a task may take, however its data is cut."""
+    """The error that is raised if an operation needs more memory than a task may take, however its data is cut.
+
+    Attributes
+    ----------
+    worker_bytes, least_bytes : int
+        Memory of the worker, and the smallest that would do, which the message names. 0 if it names none.
+    """
+
+    worker_bytes = least_bytes = 0
+
+    def naming(self, least_bytes: int) -> DoesNotFitError:
+        """Make the same error with another memory of a worker that would do."""
+        before, after = (f"{_WOULD_DO} {n // MIB} MiB" for n in (self.least_bytes, least_bytes))
+        error = DoesNotFitError(str(self).replace(before, after))
+        error.worker_bytes, error.least_bytes = self.worker_bytes, least_bytes
+        return error
 
 
 @dataclass(frozen=True)
@@ -96,10 +113,13 @@ class Limit:
         Memory of the worker.
     n_threads : int
         Number of its threads, and so of tasks that run at once.
+    held_bytes : int
+        Bytes of each task that are taken already.
     """
 
     worker_bytes: int
     n_threads: int
+    held_bytes: int = 0
 
     @classmethod
     def of(cls, memory_limit: int | str | None = None) -> Self:
@@ -128,8 +148,8 @@ class Limit:
 
     @property
     def task_bytes(self) -> int:
-        """Bytes that a task may take, which are the share of one thread."""
-        return max(0, int((BUSY * self.worker_bytes - PROCESS_BYTES) / self.n_threads))
+        """Bytes that a task may take, which are the share of one thread without what is taken already."""
+        return max(0, int((BUSY * self.worker_bytes - PROCESS_BYTES) / self.n_threads) - self.held_bytes)
 
     def __str__(self) -> str:
         threads = f"{self.n_threads} thread" + "s" * (self.n_threads != 1)
@@ -139,12 +159,17 @@ class Limit:
 
     def refusal(self, needed: int, what: str, remedy: str) -> DoesNotFitError:
         """Make the error to raise if `what` needs more bytes than a task may take."""
-        least = math.ceil((needed * self.n_threads + PROCESS_BYTES) / BUSY / 2**20)
-        return DoesNotFitError(
-            f"memory_limit of {size_text(self.worker_bytes)} leaves {size_text(self.task_bytes)} to a task beside "
-            f"the {size_text(PROCESS_BYTES)} of the process, but {what} needs {size_text(needed)}; the smallest "
-            f"memory_limit that would do is {least} MiB. Raise it, use fewer threads for each worker, or {remedy}"
+        whole = replace(self, held_bytes=0)
+        needed += self.held_bytes
+        # Half a byte, because bytes of a task are rounded down.
+        least = math.ceil(((needed + 0.5) * self.n_threads + PROCESS_BYTES) / BUSY / MIB)
+        error = DoesNotFitError(
+            f"memory_limit of {size_text(self.worker_bytes)} leaves {size_text(whole.task_bytes)} to a task beside "
+            f"the {size_text(PROCESS_BYTES)} of the process, but {what} needs {size_text(needed)}; {_WOULD_DO} "
+            f"{least} MiB. Raise it, use fewer threads for each worker, or {remedy}"
         )
+        error.worker_bytes, error.least_bytes = self.worker_bytes, least * MIB
+        return error
 
 
 def refuse_unless_fits(needed: int, what: str, remedy: str) -> None:
@@ -353,14 +378,16 @@ class SampleWork:
         if self.peak(chunk, chunk) <= limit.task_bytes:
             return chunk
         if self.peak(chunk, 1) > limit.task_bytes:
+            needed = self.peak(chunk, 1)
             if self.is_large:
                 # One task at a time, while the others wait with their samples.
-                limit, waiting = Limit(limit.worker_bytes, 1), (limit.n_threads - 1) * chunk * self.input_bytes
-                if self.peak(chunk, 1) + waiting <= limit.task_bytes:
+                needed += (limit.n_threads - 1) * chunk * self.input_bytes
+                limit = replace(limit, n_threads=1)
+                if needed <= limit.task_bytes:
                     return 1
             of_chunk = f" out of a chunk of {chunk}" if chunk > 1 else ""
             remedy = self.remedy + " in smaller chunks" * (chunk > 1)
-            raise limit.refusal(self.peak(chunk, 1), f"{self.what} of one sample{of_chunk}", remedy)
+            raise limit.refusal(needed, f"{self.what} of one sample{of_chunk}", remedy)
         low, high = 1, chunk
         while high - low > 1:
             middle = (low + high) // 2

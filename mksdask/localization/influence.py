@@ -271,6 +271,13 @@ def _explained(
     return 1.0 - left / total if total > 0 else None
 
 
+def _refuse_overflow(*found: Array) -> None:
+    """Refuse factors or kernels that are not finite."""
+    if not all(np.isfinite(part).all() for part in found):
+        msg = "the kernels overflow: X and y differ by too many orders of magnitude; scale one of them"
+        raise ValueError(msg)
+
+
 class Kernels(NamedTuple):
     """Influence kernels, the ridge with which they were solved, and the share of the fluctuation that they explain."""
 
@@ -331,6 +338,8 @@ def influence_kernels(
     if not np.isfinite(floor):
         msg = f"X has values so large that transforms in {expansion.dtype} overflow; scale X, or pass y in float64"
         raise ValueError(msg)
+    # A factor holds NaN if squares of its rows overflowed.
+    _refuse_overflow(*calibration.waves, calibration.mean)
     # The columns are orthonormal and span Σ_h w_h α_h = 0, so the norm of coordinates is the norm of the kernels.
     span, found = expansion.span, ridge_of(linear_model, ridge)
     if found is None:
@@ -368,7 +377,5 @@ def influence_kernels(
         spectrum = np.tensordot(span[h], solved[:, c], axes=1).astype(expansion.spectral_dtype)
         spectrum[0] = of_mean[h, c, 0]
         kernels[..., h, c] = scipy.fft.fftshift(transform.inverse(spectrum.reshape(transform.frequencies)))
-    if not np.isfinite(kernels).all():
-        msg = "the kernels overflow: X and y differ by too many orders of magnitude; scale one of them"
-        raise ValueError(msg)
+    _refuse_overflow(kernels)
     return Kernels(kernels, found, _explained(calibration, coordinates, solved, transform))

@@ -190,6 +190,9 @@ class EnsembleStatistics:
         scores : ndarray, shape (n_samples, n_components)
             Scores of the samples.
         """
+        if self.samples.is_lazy and isinstance(reducer, PCA):
+            # Refuse what does not fit before anything is computed.
+            self.plan("fit", reducer, Limit.of())
         lags = self.map.shape[:-1]
         plane = Plane.of(lags, self.grid.axes)
         with watching(watch, plane, len(self), "samples") as watcher:

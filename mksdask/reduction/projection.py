@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import LABELLED, Array, ArrayLike, label, unwrap, validated
+from mksdask.arrays import LABELLED, Array, ArrayLike, label, refuse_unnumeric, unwrap, validated
 from mksdask.compute.blocks import AlignedTask, map_samples
 from mksdask.display.cards import WithCard, bars, card, centre_of, picture, points
 from mksdask.reduction.missing import coefficients_of, refuse_infinite
@@ -175,9 +175,20 @@ class Projection(WithCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         -------
         array of the kind of `X`, shape (n_samples, n_features)
             Rows.
+
+        Raises
+        ------
+        TypeError
+            If X does not hold numbers.
+        ValueError
+            If X does not hold a score of each component.
         """
         check_is_fitted(self, "components_")
         data, _ = unwrap(X)
+        refuse_unnumeric(data, name="X")
+        if data.ndim != 2 or data.shape[1] != self.n_components_:
+            msg = f"X must hold scores of the {self.n_components_} components of fit, got shape {tuple(data.shape)}"
+            raise ValueError(msg)
         rows = map_samples(
             _rows_of_block,
             data,

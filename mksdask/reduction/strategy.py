@@ -67,7 +67,7 @@ class Strategy:
         Raises
         ------
         DoesNotFitError
-            If nothing fits. The message names the limit with which the first strategy would fit.
+            If nothing fits. The message names the smallest limit with which a strategy would fit.
         """
         n, p = map(int, data.shape)
         k = min(n, p) if pca.n_components is None or pca.n_components < 1 else int(pca.n_components)
@@ -92,7 +92,7 @@ class Strategy:
                 return cls._in_slabs(solver, data, columns, passes, k, limit, first)
             except DoesNotFitError as refusal:
                 refusals.append(refusal)
-        raise refusals[0]
+        raise min(refusals, key=lambda refusal: refusal.least_bytes)
 
     @classmethod
     def _in_rows(cls, solver: str, data: Any, rank: int, k: int, limit: Limit, first: Stage | None) -> Strategy:
@@ -103,6 +103,9 @@ class Strategy:
         value = 4 * p * p if is_gram else 8 * rank * p
         merge = value if is_gram else value + Sketch.bytes_beside(2 * rank + 1, p)
 
+        def scores_on(rows: int) -> int:
+            return rows * (p * (itemsize * (2 + is_cut) + 8) + 8 * k)
+
         def peak_on(rows: int) -> int:
             # Rows that are put together from several chunks are in memory twice.
             block = rows * p * itemsize * (1 + is_cut)
@@ -112,8 +115,11 @@ class Strategy:
 
         if is_cut:
             # The number of rows can be chosen to fit, because they are put together in any case.
-            rows = next((r for r in _halves(rows) if peak_on(r) <= limit.task_bytes), 1)
-        peak, scores = peak_on(rows), rows * (p * (itemsize * (2 + is_cut) + 8) + 8 * k)
+            # Fewer rows are more tasks, whose values wait to be merged.
+            needed = {r: max(peak_on(r), scores_on(r)) for r in _halves(rows)}
+            fits = (r for r, n_bytes in needed.items() if n_bytes <= limit.task_bytes)
+            rows = next(fits, min(needed, key=needed.__getitem__))
+        peak, scores = peak_on(rows), scores_on(rows)
         if max(peak, scores) > limit.task_bytes:
             what = f"reducing {p} features in chunks of {rows} samples by the {solver} solver"
             raise limit.refusal(max(peak, scores), what, "rechunk X to fewer samples in each chunk")

@@ -30,6 +30,7 @@ from mksdask.regression.landmarks import (
     choose_landmarks,
     factor_of_rows,
     spectrum_of_factor,
+    task_bytes,
 )
 from mksdask.regression.scoring import PairedScore, refuse_overflow
 from mksdask.schema import FLAG, NOTHING, POSITIVE, ArrayOf, Choice, Number, Part, Saved, Whole, agree
@@ -347,7 +348,7 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
             self.spread_ *= np.sqrt(degrees / (degrees - 2))
 
     def _fit_landmarks(self, scores: Any, target: Any, n_landmarks: int, rng: np.random.Generator) -> None:
-        n = len(scores)
+        n, _ = len(scores), task_bytes(n_landmarks, scores, target, Limit.of())
         some = np.sort(rng.choice(n, min(n, max(POOL * n_landmarks, SELECTION_SAMPLES)), replace=False))
         found = computed((scores[some], target[some], scores.std(axis=0), target.mean(axis=0), target.std(axis=0)))
         pool, of_pool, deviations, self._mean, deviation = (np.asarray(value, dtype=np.float64) for value in found)
@@ -484,13 +485,9 @@ class _Fit(Operation[KernelRegressor]):
         if m is None:
             exact = Stage("kernel regression in memory", 1, 4 * 8 * n * n, float(data.nbytes), 0.0, 20.0 * n**3)
             return Plan("KernelRegressor.fit", layout, (exact,), limit)
-        columns = 1 + m + (1 if target.ndim == 1 else target.shape[1])
+        task = task_bytes(m, data, target, limit)
         rows = max(data.chunks[0]) if is_lazy(data) else n
         n_tasks = len(data.chunks[0]) if is_lazy(data) else 1
-        # A task holds the rows to absorb, their stack below a factor, a copy of it for LAPACK, and their kernel matrix.
-        task = 8 * columns * columns * (3 * ROWS_AT_ONCE + 3) + 3 * rows * 8 * (k + columns - 1 - m)
-        if task > limit.task_bytes and is_lazy(data):
-            raise limit.refusal(task, f"regression on {m} landmarks", "use fewer n_landmarks, or smaller chunks of X")
         stages = (
             Stage("scale and pool", n_tasks, 3 * rows * 8 * k, float(data.nbytes)),
             Stage("factor", n_tasks, task, float(data.nbytes), 0.0, 2.0 * n * m * (m + k) * (1 + 1 / ROWS_AT_ONCE)),

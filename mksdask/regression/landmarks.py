@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 
-from mksdask.arrays import Array
+from mksdask.arrays import Array, is_lazy
+from mksdask.compute.plans import Limit
 from mksdask.regression.evidence import Spectrum
 from mksdask.regression.kernels import CovarianceKernel
 from mksdask.schema import ArrayOf, Number, Part, Saved, agree
@@ -21,6 +23,24 @@ from mksdask.schema import ArrayOf, Number, Part, Saved, agree
 _LEAST = 1e-13
 # The number of rows absorbed at once, in multiples of the number of columns.
 ROWS_AT_ONCE = 3
+
+
+def task_bytes(n_landmarks: int, scores: Any, target: Any, limit: Limit) -> int:
+    """Count the peak bytes of a task on a chunk of scores.
+
+    Raises
+    ------
+    DoesNotFitError
+        If the scores are lazy, and a task does not fit.
+    """
+    others = 1 + (1 if target.ndim == 1 else target.shape[1])
+    rows, columns = max(scores.chunks[0]) if is_lazy(scores) else len(scores), n_landmarks + others
+    # A task holds the rows to absorb, their stack below a factor, a copy of it for LAPACK, and their kernel matrix.
+    needed = int(8 * columns * columns * (3 * ROWS_AT_ONCE + 3) + 3 * rows * 8 * (scores.shape[1] + others - 1))
+    if needed > limit.task_bytes and is_lazy(scores):
+        what = f"regression on {n_landmarks} landmarks"
+        raise limit.refusal(needed, what, "use fewer n_landmarks, or smaller chunks of X")
+    return needed
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ def _are_texts(value: Any) -> bool:
 
 
 def _is_in_memory(value: Any) -> bool:
+    if isinstance(value, memoryview):
+        # Its rows cannot be taken one by one.
+        return False
     graph = None if isinstance(value, type) else getattr(value, "__dask_graph__", None)
     # A DataArray in memory has the method too, and it returns None.
     return not callable(graph) or graph() is None
@@ -61,7 +64,9 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(_TEXTS.split(), (_is_text, "a text")),
     **dict.fromkeys(_LISTS.split(), (_are_texts, "texts, one for each; put what is to be compared into one list")),
     **dict.fromkeys(_PAIRS.split(), (_is_in_memory, "pairs in memory, such as [(0, 0), (0, 1)]")),
-    **dict.fromkeys(_SMALL.split(), (_is_in_memory, "in memory, not lazy; call its compute first")),
+    **dict.fromkeys(
+        _SMALL.split(), (_is_in_memory, "in memory, as a list or an array; call compute first if it is lazy")
+    ),
     "figsize": (_is_figure_size, "the width and the height in inches, two positive numbers up to 1000"),
     "height": _whole(1, 10_000),
     "iterated_power": _whole(0, 1000),

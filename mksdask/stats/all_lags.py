@@ -214,6 +214,10 @@ class _Sizes:
             ),
             Stage("lags", -(-n_lags[0] // thick), at_lags(thick), products, result, 2 * steps * len(passes.pairs)),
         )
+        whole, kept = replace(limit, n_threads=1), int(result) + stages[-1].task_bytes
+        if scratch is None and kept > whole.task_bytes:
+            remedy = "pass scratch=, a store from which the result is read lazily, or a cutoff"
+            raise whole.refusal(kept, f"a task beside all lags, which take {size_text(result)},", remedy)
         return cls(slab, rows, thick, stages)
 
 
@@ -231,13 +235,6 @@ def correlate_all_lags(problem: VolumeCorrelation, limit: Limit, *, scratch: Url
     sizes = _Sizes.of(passes, problem, limit, scratch)
     if scratch is not None:
         return _run(passes, sizes, problem, scratch)
-    needed = sizes.stages[-1].bytes_written
-    if needed > limit.n_threads * limit.task_bytes - sizes.stages[-1].task_bytes:
-        msg = (
-            f"all lags take {size_text(needed)}, more than a worker of {size_text(limit.worker_bytes)} holds; pass "
-            "scratch=, a store from which the result is read lazily, or a cutoff"
-        )
-        raise ValueError(msg)
     with tempfile.TemporaryDirectory(dir=dask.config.get("temporary-directory", None)) as folder:
         return computed(_run(passes, sizes, problem, f"{folder}/statistics.zarr"))
 

@@ -18,7 +18,7 @@ from mksdask.arrays import Array, ArrayLike
 from mksdask.bases.base import Basis
 from mksdask.compute.blocks import array_of, fold_parts
 from mksdask.compute.operation import Operation, operation
-from mksdask.compute.plans import BUSY, Limit, Plan, Stage, fft_operations
+from mksdask.compute.plans import Limit, Plan, Stage, fft_operations
 from mksdask.samples import Volume, check_confidence
 from mksdask.schema.arguments import checked
 from mksdask.stats.halos import HaloedTiles
@@ -120,7 +120,7 @@ class _OfVolume(Operation[Any]):
         merged = 4 * self.result_bytes
         if merged + voxel_bytes > limit.task_bytes:
             raise limit.refusal(merged + voxel_bytes, "the sums of all lags, offsets and triples", "take fewer of them")
-        rest = replace(limit, worker_bytes=limit.worker_bytes - int(merged * limit.n_threads / BUSY))
+        rest = replace(limit, held_bytes=merged)
         remedy = "lower the cutoff, or take shorter offsets"
         begun = None if self.scratch is None else layout_begun(self.scratch, "tile", len(halo))
         return HaloedTiles.of(

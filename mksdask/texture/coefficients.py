@@ -15,7 +15,7 @@ from mksdask.arrays import Array, ArrayLike, is_number, names, shown
 from mksdask.bases.gsh import GSHBasis, count_functions
 from mksdask.compute.blocks import array_of, map_samples
 from mksdask.compute.operation import Operation, operation
-from mksdask.compute.plans import BUSY, Limit, Plan, SampleWork, Stage, chunk_layout
+from mksdask.compute.plans import Limit, Plan, SampleWork, Stage, chunk_layout
 from mksdask.samples import Samples, Volume, check_confidence
 from mksdask.schema.arguments import checked
 from mksdask.stats.halos import HaloedTiles
@@ -260,7 +260,7 @@ class _VolumeCoefficients(Operation[Any]):
         if work + voxel_bytes > limit.task_bytes:
             raise limit.refusal(work + voxel_bytes, f"{len(self.basis.states)} functions", remedy)
         # The tiles share the memory of a task with the functions.
-        rest = replace(limit, worker_bytes=limit.worker_bytes - int(work * limit.n_threads / BUSY))
+        rest = replace(limit, held_bytes=work)
         return HaloedTiles.of(volume.data, volume.grid, halo, voxel_bytes, rest, remedy=remedy, mask=volume.confidence)
 
     def plan(self, limit: Limit) -> Plan:

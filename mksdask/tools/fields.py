@@ -160,7 +160,9 @@ def draw_microstructure_strain(
     >>> simulation = ElasticFESimulation(elastic_modulus=(100, 150), poissons_ratio=(0.3, 0.3)).run(X)
     >>> fig = draw_microstructure_strain(X[0], simulation.strain[0, ..., 0])
     """
-    values, response = to_numpy(microstructure), to_numpy(strain)
+    values, response = to_numpy(microstructure, name="microstructure"), to_numpy(strain, name="strain")
+    refuse_unnumeric(values, name="microstructure")
+    refuse_unnumeric(response, name="strain")
     if values.shape != response.shape:
         msg = (
             f"strain must have the shape of the microstructure, {values.shape}, got {response.shape}; pass one "

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mksdask.arrays import ArrayLike, is_lazy, numbers_argument, shown, to_numpy
+from mksdask.arrays import LABELLED, Array, ArrayLike, numbers_argument, refuse_unnumeric, shown, to_numpy
 from mksdask.display.cards import COLOURS
 from mksdask.schema.arguments import checked
 from mksdask.tools.panels import check_panels, names_of_sets, new_figure, one_panel, style_of
@@ -69,14 +69,11 @@ def draw_components_scatter(
     >>> rng = np.random.default_rng(0)
     >>> fig = draw_components_scatter([rng.normal(size=(9, 2)), rng.normal(size=(9, 2))], ["rolled", "annealed"])
     """
-    if not isinstance(datasets, list | tuple | np.ndarray):
-        msg = f"datasets must be a list of arrays of scores, got {shown(datasets)}"
-        raise TypeError(msg)
     angles = np.array((22.0, -55.0)) if view_angles is None else numbers_argument(view_angles, "view_angles")
     if angles.shape != (2,):
         msg = f"view_angles must be two angles in degrees, elevation and azimuth, got {shown(view_angles)}"
         raise ValueError(msg)
-    sets = [to_numpy(scores) for scores in datasets]
+    sets = _sets(datasets)
     shapes = {scores.shape[1] if scores.ndim == 2 else 0 for scores in sets}
     if shapes not in ({2}, {3}):
         msg = (
@@ -87,6 +84,9 @@ def draw_components_scatter(
     (dim,) = shapes
     names = names_of_sets(sets, labels, "datasets")
     titles = list(component_labels or [f"PC {k + 1}" for k in range(dim)])
+    if len(titles) < dim:
+        msg = f"component_labels must name each of the {dim} components, got {titles!r}"
+        raise ValueError(msg)
     if variance is not None:
         shares = 100.0 * numbers_argument(variance, "variance")
         if shares.ndim != 1 or len(shares) < dim:
@@ -110,6 +110,25 @@ def draw_components_scatter(
     if any(names):
         _add_legend(fig, panel, is_outside=legend_outside, dim=dim)
     return fig
+
+
+def _sets(datasets: Sequence[ArrayLike]) -> list[Array]:
+    """Take the sets of a figure from a list of arrays, or from one array that holds them.
+
+    Raises
+    ------
+    TypeError
+        If `datasets` is something else.
+    """
+    if isinstance(datasets, LABELLED):
+        datasets = to_numpy(datasets, name="datasets")  # type: ignore[assignment]
+    if not isinstance(datasets, list | tuple | np.ndarray):
+        msg = f"datasets must be a list of arrays of scores, got {shown(datasets)}"
+        raise TypeError(msg)
+    sets = [to_numpy(scores, name="datasets") for scores in datasets]
+    for scores in sets:
+        refuse_unnumeric(scores, name="datasets")
+    return sets
 
 
 def _add_legend(fig: Figure, panel: Axes, *, is_outside: bool, dim: int = 2) -> None:
@@ -168,7 +187,7 @@ def draw_evolution(
     >>> time = np.arange(5.0)
     >>> fig = draw_evolution([np.stack([time, np.exp(-time)], axis=1)], ["annealing"])
     """
-    sets = [to_numpy(scores) for scores in (to_numpy(datasets) if is_lazy(datasets) else datasets)]
+    sets = _sets(datasets)
     widths = {scores.shape[1] if scores.ndim == 2 else 0 for scores in sets}
     if len(widths) != 1 or min(widths) < 2:
         msg = (

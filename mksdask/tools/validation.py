@@ -198,6 +198,9 @@ def draw_gridscores_matrix(
     across, up = (np.array(_parameter(results, name)) for name in params)
     columns, rows = np.unique(across), np.unique(up)
     names = list(param_labels or [name.replace("_", " ") for name in params])
+    if len(names) != 2:
+        msg = f"params and param_labels must each name two parameters, got {list(params)!r} and {names!r}"
+        raise ValueError(msg)
     fig = new_figure(*(figsize or (TWO_COLUMNS, 1.2 + 0.4 * len(rows))))
     axes = fig.subplots(1, 2, sharey=True)
     panels = [("mean_test_score", score_label), ("std_test_score", "standard deviation")]
