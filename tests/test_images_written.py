@@ -5,6 +5,7 @@ import warnings
 import zipfile
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
@@ -458,24 +459,62 @@ def test_dream3d__numbers_and_orientations(tmp_path, version):
         import_images(tmp_path / "a.dream3d", tmp_path / "d.zarr", dataset="EulerAngles")
 
 
-@pytest.mark.parametrize("name", ["a.hspy", "a.hdf5"])
-def test_hdf5__hyperspy(tmp_path, name):
-    with h5py.File(tmp_path / name, "w") as file:
-        group = file.create_group("Experiments/a scan")
+def write_hyperspy(path, axes):
+    """Write what HyperSpy writes, in HDF5 or in zarr of format 2, of which its writer needs an earlier library."""
+    is_zarr = path.suffix == ".zspy"
+    root = zarr.open_group(path, mode="w", zarr_format=2) if is_zarr else h5py.File(path, "w")
+    group = root.create_group("Experiments").create_group("__unnamed__")
+    if is_zarr:
+        group.create_array(
+            "data",
+            shape=V.shape,
+            dtype=V.dtype,
+            chunks=V.shape,
+            compressors=numcodecs.Blosc("zstd", clevel=1, shuffle=1),
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+        )[:] = V
+    else:
         group["data"] = V
-        for number, (axis, step, first) in enumerate(zip("zyx", STEPS[::-1], (0, 7, 0), strict=True)):
-            said = group.create_group(f"axis-{number}")
-            said.attrs.update({"name": axis, "scale": step, "offset": first, "size": V.shape[number], "units": "µm"})
+    for number, axis in enumerate(axes):
+        said = group.create_group(f"axis-{number}")
+        if "axis" in axis:
+            values = np.array(axis["axis"])
+            if is_zarr:
+                said.create_array("axis", data=values)
+            else:
+                said["axis"] = values
+        said.attrs.update({"is_binned": False, "navigate": not number} | {k: v for k, v in axis.items() if k != "axis"})
+    if not is_zarr:
+        root.close()
+
+
+@pytest.mark.parametrize("name", ["a.hspy", "a.hdf5", "a.zspy"])
+def test_hyperspy__axes(tmp_path, name):
+    axes = [
+        {"_type": "UniformDataAxis", "name": axis, "scale": step, "offset": first, "size": n, "units": "µm"}
+        for axis, step, first, n in zip("zyx", STEPS[::-1], (0.0, 7.0, 0.0), V.shape, strict=True)
+    ]
+    write_hyperspy(tmp_path / name, axes)
     stored = import_images(tmp_path / name, tmp_path / "a.zarr")
     check(stored, V, STEPS, "um")
     assert stored.microstructure.attrs["origin"] == [0, 7, 0]
-    with h5py.File(tmp_path / name, "a") as file:
-        for number in range(3):
-            axis = file[f"Experiments/a scan/axis-{number}"].attrs
-            axis["units"], axis["scale"], axis["offset"] = "<undefined>", 1.0, 0.0
-            del axis["name"]
-    with pytest.warns(AssumedWarning, match="axes xyz assumed"):
-        assert_array_equal(import_images(tmp_path / name, tmp_path / "b.zarr").microstructure, V)
+    # An uneven axis has coordinates in the place of a step.
+    axes[2] = {"_type": "DataAxis", "name": "x", "units": "µm", "axis": [1.0, 2.0, 3.0, 4.0, 5.0, 7.0]}
+    write_hyperspy(tmp_path / name, axes)
+    with pytest.warns(
+        AssumedWarning, match=r"spacing 1.2 along x assumed, the mean of steps from 1 to 2; say spacing="
+    ):
+        stored = import_images(tmp_path / name, tmp_path / "b.zarr")
+    check(stored, V, (1.2, *STEPS[1:]), "um")
+    assert_allclose(stored.microstructure.attrs["origin"], [1, 7, 0])
+    # What is not known has a word of its own.
+    for unknown in ("_None_", "<undefined>"):
+        nothing = {"name": unknown, "units": unknown, "scale": 1.0, "offset": 0.0}
+        write_hyperspy(tmp_path / name, [nothing | {"size": n} for n in V.shape])
+        with pytest.warns(AssumedWarning, match="axes xyz assumed; say axes=") as told:
+            stored = import_images(tmp_path / name, tmp_path / "c.zarr", mode="w")
+        assert len(told) == 1
+        assert_array_equal(stored.microstructure, V)
 
 
 @pytest.mark.filterwarnings("ignore::mksdask.importers.AssumedWarning")
