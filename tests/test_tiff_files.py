@@ -414,7 +414,12 @@ def test_tiff__ome_sets_of_several_files(tmp_path):
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd"])
 def test_tiff__pillow(tmp_path, compression):
     pages = [Image.fromarray(page) for page in VOLUME]
-    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], compression=compression)
+    try:
+        pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], compression=compression)
+    except OSError:
+        if compression != "zstd":
+            raise
+        pytest.skip("this Pillow was built without zstd")
     equal(tmp_path / "a.tif", VOLUME)
 
 

@@ -52,11 +52,6 @@ class Selection:
     assumed: tuple[str, ...] = ()
 
     @property
-    def is_first_whole(self) -> bool:
-        """Whether the first axis of the array stays."""
-        return isinstance(self.index[0], slice)
-
-    @property
     def spatial(self) -> list[tuple[int, str]]:
         """The axes x, y, z that are left: their numbers in the whole array, and their letters."""
         kept = [i for i, part in enumerate(self.index) if isinstance(part, slice)]
