@@ -357,6 +357,27 @@ def test_export__raises_on_what_files_do_not_hold(tmp_path):
         export(store, tmp_path / "a.vti", variable="phase")
     with pytest.raises(ValueError, match="is not on this machine"):
         export(store, "memory://a.vti")
+    with pytest.raises(ValueError, match="mode must be 'w-'"):
+        export(store, tmp_path / "a.vti", mode="a")
+    line = xr.DataArray(V[0, 0], dims="x", name="line")
+    with pytest.raises(ValueError, match="variable='b' names a variable of a store, and source is one array"):
+        export(line, tmp_path / "a.vti", variable="b")
+    with pytest.raises(ValueError, match="line has one axis, and a TIFF file holds images"):
+        export(line, tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="line has one axis, and an OME-Zarr image has two or three"):
+        export(line, tmp_path / "a.zarr")
+    several = xr.Dataset({"a": line, "b": line, "c": line.rename(x="y")})
+    with pytest.raises(ValueError, match="variable must name what is exported; the store holds a, b, c"):
+        export(several, tmp_path / "a.vti")
+    with pytest.raises(ValueError, match=r"the variables \['a', 'c'\] lie on different axes"):
+        export(several, tmp_path / "a.vti", variable=["a", "c"])
+    with pytest.raises(ValueError, match=r"a TIFF file holds one array, and there are \['a', 'b'\]"):
+        export(several, tmp_path / "a.tif", variable=["a", "b"])
+    with pytest.raises(ValueError, match=r"an OME-Zarr image holds one array, got \['a', 'b'\]"):
+        export(several, tmp_path / "a.zarr", variable=["a", "b"])
+    many = xr.DataArray(np.zeros((1001, 1, 1)), dims=("sample", "x", "y"))
+    with pytest.raises(ValueError, match=r"there are 1001 arrays, more than 1000 in one file; export some samples"):
+        export(many, tmp_path / "a.vti")
     assert [each.name for each in tmp_path.iterdir()] == ["v.zarr"]
 
 

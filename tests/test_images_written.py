@@ -15,6 +15,8 @@ from scipy.io import netcdf_file
 
 from mksdask import GSHBasis
 from mksdask.importers import AssumedWarning, import_images, sources
+from mksdask.importers.image_files import open_source
+from mksdask.importers.sources import Choice
 from mksdask.stats import correlate_volume
 
 # The voxels of a file, with the axes z, y, x, and values that tell their place.
@@ -109,6 +111,7 @@ def test_nrrd__space_directions_time_and_channels(tmp_path):
         (lambda b: b.replace(b"dimension: 3\n", b""), "the header has no dimension"),
         (lambda b: b"MMMM" + b[4:], "is no NRRD file"),
         (lambda b: b.replace(b"type: uint8", b"type: uint16"), "does not state endian"),
+        (lambda b: b.replace(b"encoding: raw", b"encoding: raw\nline skip: 2"), "lines .* are not skipped"),
     ],
 )
 def test_nrrd__broken(tmp_path, change, message):
@@ -117,6 +120,15 @@ def test_nrrd__broken(tmp_path, change, message):
     with pytest.raises(ValueError, match=rf"a\.nrrd.*{message}"):
         import_images(tmp_path / "a.nrrd", tmp_path / "a.zarr")
     assert not (tmp_path / "a.zarr").exists()
+
+
+def test_nrrd__labels_and_values_at_the_end(tmp_path):
+    writer("nrrd").write(str(tmp_path / "a.nrrd"), V.T, {"encoding": "raw", "labels": ["Y", "X", "Z"]})
+    head, values = (tmp_path / "a.nrrd").read_bytes().split(b"\n\n")
+    (tmp_path / "a.nrrd").write_bytes(head + b"\nbyte skip: -1\n\nnot yet" + values)
+    source = open_source(tmp_path / "a.nrrd")
+    assert (source.axes, source.assumed) == ("zxy", ())
+    assert_array_equal(source.data, V)
 
 
 def test_nrrd__values_elsewhere_by_request(tmp_path):
@@ -177,6 +189,11 @@ def test_metaimage__turned_flat_and_with_channels(tmp_path):
     (tmp_path / "e.mha").write_bytes(head.encode() + V.astype(">u2").tobytes())
     assert itk.GetArrayFromImage(itk.ReadImage(str(tmp_path / "e.mha"))).tolist() == V.tolist()
     check(import_images(tmp_path / "e.mha", tmp_path / "e.zarr"), V, STEPS, "um")
+    # The values may be said to end the file.
+    (tmp_path / "f.mha").write_bytes(
+        head.replace("ElementType", "HeaderSize = -1\nElementType").encode() + V.astype(">u2").tobytes()
+    )
+    check(import_images(tmp_path / "f.mha", tmp_path / "f.zarr"), V, STEPS, "um")
 
 
 @pytest.mark.parametrize(
@@ -190,6 +207,10 @@ def test_metaimage__turned_flat_and_with_channels(tmp_path):
         (lambda b: b.replace(b"MET_UCHAR", b"MET_STRING"), "expected one of MET_CHAR"),
         (lambda b: b.replace(b"NDims = 3\n", b""), "the header has no NDims"),
         (lambda b: b"\0" + b[-60:], "has lines such as NDims = 3"),
+        (
+            lambda b: b.replace(b"CompressedData = False", b"CompressedData = True"),
+            "cannot be read .*check that the file is whole",
+        ),
     ],
 )
 def test_metaimage__broken(tmp_path, change, message):
@@ -419,6 +440,12 @@ def test_hdf5__nexus(tmp_path):
             data[axis] = np.arange(n) * step
             data[axis].attrs["units"] = "um"
     check(import_images(tmp_path / "a.nxs", tmp_path / "a.zarr"), V, STEPS, "um")
+    # Early files name all axes in one text, at the array.
+    for number, text in enumerate(("z:y:x", "zyx")):
+        with h5py.File(tmp_path / "b.nxs", "w") as file:
+            file["entry/scan"] = V
+            file["entry/scan"].attrs["axes"] = text
+        check(import_images(tmp_path / "b.nxs", tmp_path / f"b{number}.zarr"), V)
 
 
 @pytest.mark.parametrize("version", [6, 8])
@@ -653,6 +680,14 @@ def test_zarr__nested_groups_and_times(tmp_path):
     check(import_images(tmp_path / "a.zarr", tmp_path / "c.zarr", dataset="raw/0", time=1), V + 1)
 
 
+def test_zarr__choices_that_say_nothing(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=V)
+    with pytest.raises(ValueError, match=r"a\.zarr has no series of images, so series=0 says nothing"):
+        open_source(tmp_path / "a.zarr", Choice(series=0))
+    with pytest.raises(ValueError, match=r"dataset='b' does not apply to .*a\.zarr, which is an array"):
+        open_source(tmp_path / "a.zarr", Choice(dataset="b"))
+
+
 def test_zarr__damaged_chunk_names_the_store(tmp_path):
     zarr.create_array(tmp_path / "a.zarr", data=V, chunks=(1, 5, 6))
     (tmp_path / "a.zarr" / "c" / "1" / "0" / "0").write_bytes(b"nothing that zstd knows")
@@ -704,6 +739,24 @@ def test_ome_zarr__several_images(tmp_path):
     with pytest.raises(ValueError, match="holds 2 images; choose one of them by series=, from 0 to 1"):
         import_images(tmp_path / "a.zarr", tmp_path / "b.zarr")
     check(import_images(tmp_path / "a.zarr", tmp_path / "b.zarr", series=1), V + 1)
+    del group["1"]
+    check(import_images(tmp_path / "a.zarr", tmp_path / "c.zarr"), V)
+
+
+def test_ome_zarr__several_images_of_one_group(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("fine", data=V)
+    group.create_array("coarse", data=V[:, ::2])
+    axes = [{"name": axis} for axis in "zyx"]
+    turned = {"path": "coarse", "coordinateTransformations": [{"type": "affine", "affine": []}]}
+    group.attrs["ome"] = {"multiscales": [{"axes": axes, "datasets": [each]} for each in ({"path": "fine"}, turned)]}
+    with pytest.raises(ValueError, match="describes 2 images; choose one of them by series=, from 0 to 1"):
+        open_source(tmp_path / "a.zarr")
+    with pytest.raises(ValueError, match="so series=2 must lie within 0 and 1"):
+        open_source(tmp_path / "a.zarr", Choice(series=2))
+    with pytest.raises(ValueError, match="transformation 'affine', which is not read; give spacing= and axes="):
+        open_source(tmp_path / "a.zarr", Choice(series=1))
+    assert_array_equal(open_source(tmp_path / "a.zarr", Choice(series=0)).data, V)
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "f8"])

@@ -317,6 +317,36 @@ def test_tiff__sizes_by_tags(tmp_path, resolution, unit, spacing, said):
     assert len(found.assumed) == 1 + bool(said)
 
 
+def test_tiff__sizes_without_a_unit_and_those_that_tifffile_writes(tmp_path):
+    found = open_source(write(tmp_path / "a.tif", VOLUME, resolution=(2, 4), resolutionunit="NONE"))
+    assert (found.spacing, found.units) == ({"x": 0.5, "y": 0.25}, None)
+    metadata = {"axes": "ZYX", "PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 2.0}
+    found = open_source(write(tmp_path / "b.tif", VOLUME, metadata=metadata))
+    assert (found.spacing, found.units) == ({"x": 500.0, "y": 2000.0}, "nm")
+    options = {"resolution": (5e3, 1e4), "resolutionunit": "CENTIMETER", "metadata": {"axes": "ZYX", "spacing": 3.0}}
+    found = open_source(write(tmp_path / "c.tif", VOLUME, imagej=True, **options))
+    assert (found.spacing, found.units) == ({"x": 2.0, "y": 1.0}, "um")
+    assert found.assumed == ("a distance of slices of 3 without a unit is left out; say spacing=",)
+
+
+def test_tiff__what_is_not_done_to_values_is_said(tmp_path):
+    said = {
+        "turned or mirrored for display (orientation 3)": (VOLUME[0], {"extratags": [(274, "H", 1, 3, True)]}),
+        "without ImageJ's calibration of grey levels": (
+            VOLUME[0],
+            {"imagej": True, "metadata": {"axes": "YX", "cf": 0}},
+        ),
+        "the transparency is left out; say channel=": (
+            np.stack([VOLUME[0], VOLUME[1]], -1),
+            {"extrasamples": ["unassalpha"], "planarconfig": "contig"},
+        ),
+    }
+    for text, (image, options) in said.items():
+        found = open_source(write(tmp_path / "a.tif", image, **options))
+        assert text in found.assumed[-1]
+        assert_array_equal(found.data, VOLUME[0])
+
+
 def test_tiff__sizes_of_zero_are_not_known(tmp_path):
     size = {"axes": "ZYX", "PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0, "PhysicalSizeZ": 0.0}
     assert open_source(write(tmp_path / "a.tif", VOLUME, ome=True, metadata=size)).spacing == {"x": 2.0, "y": 2.0}
