@@ -158,11 +158,6 @@ class _Inside:
 
     pages: _Pages
 
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.pages.files[0]
-
     def __call__(self, first: int, last: int) -> Array:
         return self.pages(0, 1)[0, first:last]
 
