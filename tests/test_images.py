@@ -344,6 +344,34 @@ def virtual(file, secret):
     file.create_virtual_dataset("image", layout)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"phases": [1, 2]}, "phases must be a dict that maps values"),
+        ({"crop": 3}, "crop must map axes to their first and last voxels"),
+        ({"crop": {"x": 3}}, "crop of x must be the first voxel and the one after the last, got 3"),
+    ],
+)
+def test_import__bad_types(tmp_path, options, message):
+    write_npy(tmp_path / "a.npy")
+    with pytest.raises(TypeError, match=message):
+        import_images(tmp_path / "a.npy", tmp_path / "a.zarr", **options)
+
+
+def test_segmentation__needs_finite_values_and_enough_of_them(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[0.0, 1.0, np.nan], [0.0, 1.0, 1.0]]))
+    with pytest.raises(ValueError, match="holds NaN or infinite values, but otsu needs finite grey levels"):
+        import_images(tmp_path / "a.npy", tmp_path / "a.zarr", axes="yx", otsu=2)
+    with pytest.raises(ValueError, match="holds NaN, which lies on neither side of thresholds"):
+        import_images(tmp_path / "a.npy", tmp_path / "a.zarr", axes="yx", thresholds=[0.5])
+    np.save(tmp_path / "b.npy", np.array([[0, 9], [9, 9]], "u1"))
+    with pytest.raises(ValueError, match="otsu=3 needs at least as many grey levels, but the image has only 2"):
+        import_images(tmp_path / "b.npy", tmp_path / "a.zarr", axes="yx", otsu=3)
+    np.save(tmp_path / "c.npy", np.zeros((2, 4, 4)))
+    with pytest.raises(ValueError, match=r"window=2 cuts one image, but .* holds samples that are stored whole"):
+        import_images(tmp_path / "c.npy", tmp_path / "a.zarr", axes="syx", window=2)
+
+
 def beside(file, name):
     return Path(file.filename).with_name(name)
 
