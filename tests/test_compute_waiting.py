@@ -113,3 +113,37 @@ def test_computation__in_a_task_leaves_its_thread_to_the_tasks_that_it_waits_for
     ):
         found = client.submit(in_task, tmp_path / "result.zarr").result(timeout=120)
     assert found == (15, 15)
+
+
+def test_run__without_progress_ends_and_long_tasks_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(waiting, "LONG", 0.1)
+    monkeypatch.setattr(waiting, "LONGER", 0.1)
+
+    def kernel(block):
+        while not (tmp_path / "go").exists():
+            time.sleep(0.02)
+        return block
+
+    lazy = da.arange(4, chunks=2).map_blocks(kernel, dtype=int, meta=np.empty(0, int), name="waits")
+    told = r"worker \S+ \(process .*\) has worked on one task of stage \S*waits for 0 minutes"
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as one,
+        Client(one),
+    ):
+        with (
+            dask.config.set({"mksdask.timeout": "2 s"}),
+            pytest.warns(UserWarning, match=told),
+            pytest.raises(TimeoutError, match=rf"no task was finished in \d+ s, .*{told}; what is in stores"),
+        ):
+            computed(lazy)
+        (tmp_path / "go").touch()
+        assert_array_equal(computed(lazy), np.arange(4))
+
+
+@pytest.mark.parametrize("given", ["soon", "1 parsec", -1, 0, [1]])
+def test_timeout__must_be_a_time(given):
+    with (
+        dask.config.set({"mksdask.timeout": given}),
+        pytest.raises(ValueError, match="must be a time, such as '10 minutes', got"),
+    ):
+        waiting.timeout()

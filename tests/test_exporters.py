@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from xml.etree import ElementTree as ET
 
 import dask
 import h5py
@@ -172,7 +173,7 @@ def test_origins__of_files_come_back_by_export(tmp_path, name, write):
     assert_array_equal(stored.microstructure, V[2:])
     assert_allclose(stored.microstructure.attrs["origin"], first)
     assert float(stored.x[0]) == 0
-    for new in ("a.vti", "a.vtkhdf", "a.ome.zarr"):
+    for new in ("a.vti", "a.vtkhdf", "a.ome.zarr", "a.tif", "a.ome.tif"):
         export(tmp_path / "a.zarr", tmp_path / new)
         again = import_images(tmp_path / new, tmp_path / "again.zarr", mode="w")
         assert_array_equal(again.microstructure, V[2:])
@@ -185,6 +186,27 @@ def test_origins__of_files_come_back_by_export(tmp_path, name, write):
     )
     windows = import_images(tmp_path / name, tmp_path / "windows.zarr", window=2)
     assert "origin" not in windows.microstructure.attrs
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+def test_origins__of_tiff_files_are_what_imagej_and_ome_read(tmp_path, name):
+    X = np.random.default_rng(0).random((2, 4, 6, 5, 3)).astype("f4")
+    places = {
+        axis: (axis, first + step * np.arange(n), {"units": "um"})
+        for axis, first, step, n in zip("xyz", PLACE, STEPS, X.shape[1:4], strict=True)
+    }
+    export(xr.DataArray(X, places, ("sample", "x", "y", "z", "component"), name="strain"), tmp_path / name)
+    with tifffile.TiffFile(tmp_path / name) as file:
+        if name == "a.tif":
+            found = file.imagej_metadata
+            assert_allclose([found[f"{axis}origin"] for axis in "xyz"], [12, -25, -50])
+            return
+        planes = ET.fromstring(file.ome_metadata).findall("{*}Image/{*}Pixels/{*}Plane")
+        assert len(planes) == len(file.pages) == 2 * 5 * 3
+        for plane in planes:
+            at = [float(plane.get(f"Position{axis}")) for axis in "XYZ"]
+            assert_allclose(at, [*PLACE[:2], PLACE[2] + 2.0 * int(plane.get("TheZ"))])
+            assert plane.get("PositionZUnit") == "µm"
 
 
 def test_origins__are_in_the_unit_of_the_store(tmp_path):
@@ -335,6 +357,27 @@ def test_export__raises_on_what_files_do_not_hold(tmp_path):
         export(store, tmp_path / "a.vti", variable="phase")
     with pytest.raises(ValueError, match="is not on this machine"):
         export(store, "memory://a.vti")
+    with pytest.raises(ValueError, match="mode must be 'w-'"):
+        export(store, tmp_path / "a.vti", mode="a")
+    line = xr.DataArray(V[0, 0], dims="x", name="line")
+    with pytest.raises(ValueError, match="variable='b' names a variable of a store, and source is one array"):
+        export(line, tmp_path / "a.vti", variable="b")
+    with pytest.raises(ValueError, match="line has one axis, and a TIFF file holds images"):
+        export(line, tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="line has one axis, and an OME-Zarr image has two or three"):
+        export(line, tmp_path / "a.zarr")
+    several = xr.Dataset({"a": line, "b": line, "c": line.rename(x="y")})
+    with pytest.raises(ValueError, match="variable must name what is exported; the store holds a, b, c"):
+        export(several, tmp_path / "a.vti")
+    with pytest.raises(ValueError, match=r"the variables \['a', 'c'\] lie on different axes"):
+        export(several, tmp_path / "a.vti", variable=["a", "c"])
+    with pytest.raises(ValueError, match=r"a TIFF file holds one array, and there are \['a', 'b'\]"):
+        export(several, tmp_path / "a.tif", variable=["a", "b"])
+    with pytest.raises(ValueError, match=r"an OME-Zarr image holds one array, got \['a', 'b'\]"):
+        export(several, tmp_path / "a.zarr", variable=["a", "b"])
+    many = xr.DataArray(np.zeros((1001, 1, 1)), dims=("sample", "x", "y"))
+    with pytest.raises(ValueError, match=r"there are 1001 arrays, more than 1000 in one file; export some samples"):
+        export(many, tmp_path / "a.vti")
     assert [each.name for each in tmp_path.iterdir()] == ["v.zarr"]
 
 

@@ -3,6 +3,7 @@
 import base64
 import struct
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import dask
@@ -323,6 +324,7 @@ def test_import__crops_and_windows(tmp_path):
         ({"spacing": (1, 2)}, "spacing must be a number, or one for each of the axes x, y, z"),
         ({"axes": "zy"}, "axes='zy' must name the 3 axes"),
         ({"axes": "zzx"}, "axes='zzx' must name"),
+        ({"axes": "szy"}, "axes='szy' must name x for an image with one axis"),
     ],
 )
 def test_import__bad_arguments(tmp_path, options, message):
@@ -340,6 +342,59 @@ def virtual(file, secret):
     layout = h5py.VirtualLayout(VOLUME.shape, "u1")
     layout[...] = h5py.VirtualSource(secret, "image", VOLUME.shape)
     file.create_virtual_dataset("image", layout)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"phases": [1, 2]}, "phases must be a dict that maps values"),
+        ({"crop": 3}, "crop must map axes to their first and last voxels"),
+        ({"crop": {"x": 3}}, "crop of x must be the first voxel and the one after the last, got 3"),
+    ],
+)
+def test_import__bad_types(tmp_path, options, message):
+    write_npy(tmp_path / "a.npy")
+    with pytest.raises(TypeError, match=message):
+        import_images(tmp_path / "a.npy", tmp_path / "a.zarr", **options)
+
+
+def test_segmentation__needs_finite_values_and_enough_of_them(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[0.0, 1.0, np.nan], [0.0, 1.0, 1.0]]))
+    with pytest.raises(ValueError, match="holds NaN or infinite values, but otsu needs finite grey levels"):
+        import_images(tmp_path / "a.npy", tmp_path / "a.zarr", axes="yx", otsu=2)
+    with pytest.raises(ValueError, match="holds NaN, which lies on neither side of thresholds"):
+        import_images(tmp_path / "a.npy", tmp_path / "a.zarr", axes="yx", thresholds=[0.5])
+    np.save(tmp_path / "b.npy", np.array([[0, 9], [9, 9]], "u1"))
+    with pytest.raises(ValueError, match="otsu=3 needs at least as many grey levels, but the image has only 2"):
+        import_images(tmp_path / "b.npy", tmp_path / "a.zarr", axes="yx", otsu=3)
+    np.save(tmp_path / "c.npy", np.zeros((2, 4, 4)))
+    with pytest.raises(ValueError, match=r"window=2 cuts one image, but .* holds samples that are stored whole"):
+        import_images(tmp_path / "c.npy", tmp_path / "a.zarr", axes="syx", window=2)
+
+
+def beside(file, name):
+    return Path(file.filename).with_name(name)
+
+
+def cut_short(file):
+    beside(file, "a.raw").write_bytes(bytes(60))
+    file.create_dataset("a", (6, 10), "u1", external=[("a.raw", 8, 60)])
+
+
+def in_two_files(file):
+    for name in ("a.raw", "b.raw"):
+        beside(file, name).write_bytes(bytes(30))
+    file.create_dataset("a", (6, 10), "u1", external=[("a.raw", 0, 30), ("b.raw", 0, 30)])
+
+
+def of_virtual(file):
+    with h5py.File(beside(file, "c.h5"), "w") as last:
+        last["image"] = VOLUME
+    with h5py.File(beside(file, "b.h5"), "w") as other:
+        virtual(other, "c.h5")
+    layout = h5py.VirtualLayout(VOLUME.shape, "u1")
+    layout[...] = h5py.VirtualSource("b.h5", "image", VOLUME.shape)
+    file.create_virtual_dataset("a", layout)
 
 
 def linked_spacing(file, secret):
@@ -412,6 +467,13 @@ def test_import__hdf5_that_reads_files_of_its_folder_or_of_others_by_request(tmp
         (lambda file: file.create_dataset("a", (9, 9), "u1"), "holds no values of a, only its shape"),
         (lambda file: file.create_dataset("a", (10**6,) * 3, "u1", chunks=(100,) * 3), "lacks 10{12} of 10{12} chunks"),
         (lambda file: file.update(a=h5py.SoftLink("/b"), b=h5py.SoftLink("/a")) or file, "over more than 50 others"),
+        (
+            lambda file: file.update(a=h5py.SoftLink("/b")) or file.create_group("b"),
+            "leads to b of .* no array of numbers",
+        ),
+        (cut_short, "a needs 60 bytes of .* from byte 8 on, but the file is shorter"),
+        (in_two_files, "a is stored in 2 other files"),
+        (of_virtual, "which shows other data itself; import that file"),
     ],
 )
 def test_import__hdf5_without_values(tmp_path, write, message):

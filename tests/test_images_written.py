@@ -5,6 +5,7 @@ import warnings
 import zipfile
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
@@ -14,6 +15,8 @@ from scipy.io import netcdf_file
 
 from mksdask import GSHBasis
 from mksdask.importers import AssumedWarning, import_images, sources
+from mksdask.importers.image_files import open_source
+from mksdask.importers.sources import Choice
 from mksdask.stats import correlate_volume
 
 # The voxels of a file, with the axes z, y, x, and values that tell their place.
@@ -108,6 +111,7 @@ def test_nrrd__space_directions_time_and_channels(tmp_path):
         (lambda b: b.replace(b"dimension: 3\n", b""), "the header has no dimension"),
         (lambda b: b"MMMM" + b[4:], "is no NRRD file"),
         (lambda b: b.replace(b"type: uint8", b"type: uint16"), "does not state endian"),
+        (lambda b: b.replace(b"encoding: raw", b"encoding: raw\nline skip: 2"), "lines .* are not skipped"),
     ],
 )
 def test_nrrd__broken(tmp_path, change, message):
@@ -116,6 +120,15 @@ def test_nrrd__broken(tmp_path, change, message):
     with pytest.raises(ValueError, match=rf"a\.nrrd.*{message}"):
         import_images(tmp_path / "a.nrrd", tmp_path / "a.zarr")
     assert not (tmp_path / "a.zarr").exists()
+
+
+def test_nrrd__labels_and_values_at_the_end(tmp_path):
+    writer("nrrd").write(str(tmp_path / "a.nrrd"), V.T, {"encoding": "raw", "labels": ["Y", "X", "Z"]})
+    head, values = (tmp_path / "a.nrrd").read_bytes().split(b"\n\n")
+    (tmp_path / "a.nrrd").write_bytes(head + b"\nbyte skip: -1\n\nnot yet" + values)
+    source = open_source(tmp_path / "a.nrrd")
+    assert (source.axes, source.assumed) == ("zxy", ())
+    assert_array_equal(source.data, V)
 
 
 def test_nrrd__values_elsewhere_by_request(tmp_path):
@@ -176,6 +189,11 @@ def test_metaimage__turned_flat_and_with_channels(tmp_path):
     (tmp_path / "e.mha").write_bytes(head.encode() + V.astype(">u2").tobytes())
     assert itk.GetArrayFromImage(itk.ReadImage(str(tmp_path / "e.mha"))).tolist() == V.tolist()
     check(import_images(tmp_path / "e.mha", tmp_path / "e.zarr"), V, STEPS, "um")
+    # The values may be said to end the file.
+    (tmp_path / "f.mha").write_bytes(
+        head.replace("ElementType", "HeaderSize = -1\nElementType").encode() + V.astype(">u2").tobytes()
+    )
+    check(import_images(tmp_path / "f.mha", tmp_path / "f.zarr"), V, STEPS, "um")
 
 
 @pytest.mark.parametrize(
@@ -189,6 +207,10 @@ def test_metaimage__turned_flat_and_with_channels(tmp_path):
         (lambda b: b.replace(b"MET_UCHAR", b"MET_STRING"), "expected one of MET_CHAR"),
         (lambda b: b.replace(b"NDims = 3\n", b""), "the header has no NDims"),
         (lambda b: b"\0" + b[-60:], "has lines such as NDims = 3"),
+        (
+            lambda b: b.replace(b"CompressedData = False", b"CompressedData = True"),
+            "cannot be read .*check that the file is whole",
+        ),
     ],
 )
 def test_metaimage__broken(tmp_path, change, message):
@@ -418,6 +440,12 @@ def test_hdf5__nexus(tmp_path):
             data[axis] = np.arange(n) * step
             data[axis].attrs["units"] = "um"
     check(import_images(tmp_path / "a.nxs", tmp_path / "a.zarr"), V, STEPS, "um")
+    # Early files name all axes in one text, at the array.
+    for number, text in enumerate(("z:y:x", "zyx")):
+        with h5py.File(tmp_path / "b.nxs", "w") as file:
+            file["entry/scan"] = V
+            file["entry/scan"].attrs["axes"] = text
+        check(import_images(tmp_path / "b.nxs", tmp_path / f"b{number}.zarr"), V)
 
 
 @pytest.mark.parametrize("version", [6, 8])
@@ -458,24 +486,62 @@ def test_dream3d__numbers_and_orientations(tmp_path, version):
         import_images(tmp_path / "a.dream3d", tmp_path / "d.zarr", dataset="EulerAngles")
 
 
-@pytest.mark.parametrize("name", ["a.hspy", "a.hdf5"])
-def test_hdf5__hyperspy(tmp_path, name):
-    with h5py.File(tmp_path / name, "w") as file:
-        group = file.create_group("Experiments/a scan")
+def write_hyperspy(path, axes):
+    """Write what HyperSpy writes, in HDF5 or in zarr of format 2, of which its writer needs an earlier library."""
+    is_zarr = path.suffix == ".zspy"
+    root = zarr.open_group(path, mode="w", zarr_format=2) if is_zarr else h5py.File(path, "w")
+    group = root.create_group("Experiments").create_group("__unnamed__")
+    if is_zarr:
+        group.create_array(
+            "data",
+            shape=V.shape,
+            dtype=V.dtype,
+            chunks=V.shape,
+            compressors=numcodecs.Blosc("zstd", clevel=1, shuffle=1),
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+        )[:] = V
+    else:
         group["data"] = V
-        for number, (axis, step, first) in enumerate(zip("zyx", STEPS[::-1], (0, 7, 0), strict=True)):
-            said = group.create_group(f"axis-{number}")
-            said.attrs.update({"name": axis, "scale": step, "offset": first, "size": V.shape[number], "units": "µm"})
+    for number, axis in enumerate(axes):
+        said = group.create_group(f"axis-{number}")
+        if "axis" in axis:
+            values = np.array(axis["axis"])
+            if is_zarr:
+                said.create_array("axis", data=values)
+            else:
+                said["axis"] = values
+        said.attrs.update({"is_binned": False, "navigate": not number} | {k: v for k, v in axis.items() if k != "axis"})
+    if not is_zarr:
+        root.close()
+
+
+@pytest.mark.parametrize("name", ["a.hspy", "a.hdf5", "a.zspy"])
+def test_hyperspy__axes(tmp_path, name):
+    axes = [
+        {"_type": "UniformDataAxis", "name": axis, "scale": step, "offset": first, "size": n, "units": "µm"}
+        for axis, step, first, n in zip("zyx", STEPS[::-1], (0.0, 7.0, 0.0), V.shape, strict=True)
+    ]
+    write_hyperspy(tmp_path / name, axes)
     stored = import_images(tmp_path / name, tmp_path / "a.zarr")
     check(stored, V, STEPS, "um")
     assert stored.microstructure.attrs["origin"] == [0, 7, 0]
-    with h5py.File(tmp_path / name, "a") as file:
-        for number in range(3):
-            axis = file[f"Experiments/a scan/axis-{number}"].attrs
-            axis["units"], axis["scale"], axis["offset"] = "<undefined>", 1.0, 0.0
-            del axis["name"]
-    with pytest.warns(AssumedWarning, match="axes xyz assumed"):
-        assert_array_equal(import_images(tmp_path / name, tmp_path / "b.zarr").microstructure, V)
+    # An uneven axis has coordinates in the place of a step.
+    axes[2] = {"_type": "DataAxis", "name": "x", "units": "µm", "axis": [1.0, 2.0, 3.0, 4.0, 5.0, 7.0]}
+    write_hyperspy(tmp_path / name, axes)
+    with pytest.warns(
+        AssumedWarning, match=r"spacing 1.2 along x assumed, the mean of steps from 1 to 2; say spacing="
+    ):
+        stored = import_images(tmp_path / name, tmp_path / "b.zarr")
+    check(stored, V, (1.2, *STEPS[1:]), "um")
+    assert_allclose(stored.microstructure.attrs["origin"], [1, 7, 0])
+    # What is not known has a word of its own.
+    for unknown in ("_None_", "<undefined>"):
+        nothing = {"name": unknown, "units": unknown, "scale": 1.0, "offset": 0.0}
+        write_hyperspy(tmp_path / name, [nothing | {"size": n} for n in V.shape])
+        with pytest.warns(AssumedWarning, match="axes xyz assumed; say axes=") as told:
+            stored = import_images(tmp_path / name, tmp_path / "c.zarr", mode="w")
+        assert len(told) == 1
+        assert_array_equal(stored.microstructure, V)
 
 
 @pytest.mark.filterwarnings("ignore::mksdask.importers.AssumedWarning")
@@ -614,6 +680,14 @@ def test_zarr__nested_groups_and_times(tmp_path):
     check(import_images(tmp_path / "a.zarr", tmp_path / "c.zarr", dataset="raw/0", time=1), V + 1)
 
 
+def test_zarr__choices_that_say_nothing(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=V)
+    with pytest.raises(ValueError, match=r"a\.zarr has no series of images, so series=0 says nothing"):
+        open_source(tmp_path / "a.zarr", Choice(series=0))
+    with pytest.raises(ValueError, match=r"dataset='b' does not apply to .*a\.zarr, which is an array"):
+        open_source(tmp_path / "a.zarr", Choice(dataset="b"))
+
+
 def test_zarr__damaged_chunk_names_the_store(tmp_path):
     zarr.create_array(tmp_path / "a.zarr", data=V, chunks=(1, 5, 6))
     (tmp_path / "a.zarr" / "c" / "1" / "0" / "0").write_bytes(b"nothing that zstd knows")
@@ -665,6 +739,24 @@ def test_ome_zarr__several_images(tmp_path):
     with pytest.raises(ValueError, match="holds 2 images; choose one of them by series=, from 0 to 1"):
         import_images(tmp_path / "a.zarr", tmp_path / "b.zarr")
     check(import_images(tmp_path / "a.zarr", tmp_path / "b.zarr", series=1), V + 1)
+    del group["1"]
+    check(import_images(tmp_path / "a.zarr", tmp_path / "c.zarr"), V)
+
+
+def test_ome_zarr__several_images_of_one_group(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("fine", data=V)
+    group.create_array("coarse", data=V[:, ::2])
+    axes = [{"name": axis} for axis in "zyx"]
+    turned = {"path": "coarse", "coordinateTransformations": [{"type": "affine", "affine": []}]}
+    group.attrs["ome"] = {"multiscales": [{"axes": axes, "datasets": [each]} for each in ({"path": "fine"}, turned)]}
+    with pytest.raises(ValueError, match="describes 2 images; choose one of them by series=, from 0 to 1"):
+        open_source(tmp_path / "a.zarr")
+    with pytest.raises(ValueError, match="so series=2 must lie within 0 and 1"):
+        open_source(tmp_path / "a.zarr", Choice(series=2))
+    with pytest.raises(ValueError, match="transformation 'affine', which is not read; give spacing= and axes="):
+        open_source(tmp_path / "a.zarr", Choice(series=1))
+    assert_array_equal(open_source(tmp_path / "a.zarr", Choice(series=0)).data, V)
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "f8"])

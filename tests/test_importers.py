@@ -384,6 +384,15 @@ def replaced(name, value):
         (broken_cpr("Field1=3", "Field1=8"), "hold no Euler angles"),
         (broken_cpr("[Fields]", "[Nothing]"), r"no section \[Fields\]"),
         (broken_cpr("Euler1=0.0", "Euler1=90.0"), "acquisition surface is turned"),
+        (broken_cpr("[General]", "General"), r"map\.cpr: this is not a \.cpr file"),
+        (
+            broken(".ctf", lambda b: b.replace(b"JobMode\tGrid", b"JobMode\tLine")),
+            "on a grid 'Line', expected a square",
+        ),
+        (
+            broken(".ctf", lambda b: b.replace(b"XCells", b"ZCells\t2\nZStep\t0\nXCells")),
+            r"describes 2 layers with steps 0\.0, expected positive",
+        ),
         (broken(".ctf", lambda b: b[: last_line(b)]), "holds 34 lines of records, expected 35"),
         (broken(".ctf", lambda b: b + b[last_line(b) :]), "holds 36 lines of records, expected 35"),
         (broken(".ctf", lambda b: b + b"\n\n"), None),
@@ -408,6 +417,7 @@ def replaced(name, value):
         (broken_hdf5(elsewhere("Header/nRows")), "nRows is stored in another file, .*secret"),
         (broken_hdf5(replaced("Header/nRows", 0)), "expected positive numbers"),
         (broken_hdf5(replaced("Header/Grid Type", b"HexGrid")), "square grid"),
+        (broken_hdf5(replaced("Header/Grid Type", b"Radial")), "on a grid 'radial', expected a square one"),
     ],
 )
 def test_ebsd__broken_files_say_what_was_expected_and_leave_nothing(tmp_path, write, message):
@@ -443,6 +453,22 @@ def test_ebsd__a_map_cut_from_a_larger_one(tmp_path):
         lines[i] = "\t".join([words[0], str(float(words[1]) + 2.0), str(float(words[2]) + 7.0), *words[3:]])
     (tmp_path / "map.ctf").write_text("\n".join(lines))
     check_map(import_ebsd(tmp_path / "map.ctf", tmp_path / "map.zarr"), rotations, phase, is_indexed)
+
+
+def test_ebsd__records_of_oxford_with_their_places(tmp_path):
+    rotations, phase, is_indexed = a_map()
+    write_crc(tmp_path / "map.crc", rotations, phase, is_indexed)
+    text = (tmp_path / "map.cpr").read_text()
+    (tmp_path / "map.cpr").write_text(text.replace("Count=6", "Count=8\nField7=1\nField8=2"))
+    places = np.stack(positions((0.5, 0.25)), axis=-1) + np.array([2.0, 7.0])
+    for shift in (0.0, 0.3):
+        places[30, 0] += shift
+        records = np.fromfile(tmp_path / "map.crc", "u1").reshape(35, -1)[:, :19]
+        np.hstack([records, places.astype("<f4").view("u1")]).tofile(tmp_path / "map.crc")
+        if not shift:
+            check_map(import_ebsd(tmp_path / "map.crc", tmp_path / "map.zarr"), rotations, phase, is_indexed)
+    with pytest.raises(ValueError, match=r"record 30 .*lies at x = 3\.3, expected 3 on a grid"):
+        import_ebsd(tmp_path / "map.crc", tmp_path / "map.zarr", mode="w")
 
 
 def test_ebsd__monoclinic_crystals_have_their_axis_along_z(tmp_path):
@@ -499,6 +525,8 @@ def test_ebsd__raises_on_arguments_of_other_formats(tmp_path):
         import_ebsd(tmp_path / "map.ang", url, scan="a")
     with pytest.raises(ValueError, match=r"scan must be one of the scans in the file, \['Scan 1'\]"):
         import_ebsd(tmp_path / "map.h5", url, scan="Scan 2")
+    with pytest.raises(ValueError, match="window must be one number of points, or two for x and y"):
+        import_ebsd(tmp_path / "map.ang", url, window=(2, 2, 2))
     with pytest.raises(FileNotFoundError, match="is no file"):
         import_ebsd(tmp_path / "nothing.ang", url)
     (tmp_path / "map.crc").unlink()

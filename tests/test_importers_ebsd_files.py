@@ -61,6 +61,18 @@ def test_orix__objects_and_their_files(tmp_path, first):
     assert is_ebsd(tmp_path / "map.h5")
 
 
+def test_orix__what_is_no_map_is_refused(tmp_path):
+    crystal_map = a_crystal_map()
+    with pytest.raises(ValueError, match=r"setting must be one of .*, got 9"):
+        import_ebsd(crystal_map, tmp_path / "map.zarr", setting=9)
+    crystal_map._x = crystal_map._x + 0.1 * (np.arange(35) == 3)
+    with pytest.raises(ValueError, match=r"the points do not lie on a grid with the step 0\.5 along x"):
+        import_ebsd(crystal_map, tmp_path / "map.zarr")
+    crystal_map._x = 0.5 * (np.arange(35) % 5)
+    with pytest.raises(ValueError, match=r"several points lie at one place of the grid of 5 × 5 points"):
+        import_ebsd(crystal_map, tmp_path / "map.zarr")
+
+
 def test_orix__writes_ang_files(tmp_path):
     io = pytest.importorskip("orix.io", reason="orix is not installed (extra: orix)")
     io.save(str(tmp_path / "map.ang"), a_crystal_map(), confidence_index_prop="ci")
@@ -176,6 +188,16 @@ def test_bruker__what_is_not_known_is_refused(tmp_path):
         del file["Scan 0/EBSD/SEM/IX"], file["Scan 0/EBSD/SEM/IY"]
         file["Scan 0/EBSD/SEM/IX"] = file["Scan 0/EBSD/SEM/IY"] = [1]
     with pytest.raises(ValueError, match="columns of 1 and the rows of 1 records, but there are 35 records"):
+        import_ebsd(tmp_path / "map.h5", tmp_path / "map.zarr")
+    write_bruker(tmp_path / "map.h5", *a_map())
+    with h5py.File(tmp_path / "map.h5", "a") as file:
+        del file["Scan 0/EBSD/Data/PHI"]
+    with pytest.raises(ValueError, match="Scan 0/EBSD/Data has no PHI; it holds"):
+        import_ebsd(tmp_path / "map.h5", tmp_path / "map.zarr")
+    with h5py.File(tmp_path / "map.h5", "a") as file:
+        del file["Scan 0/EBSD/Header/Grid Type"]
+        file["Scan 0/EBSD/Header/Grid Type"] = "hexagonal"
+    with pytest.raises(ValueError, match="on a grid 'hexagonal', expected a square one"):
         import_ebsd(tmp_path / "map.h5", tmp_path / "map.zarr")
 
 

@@ -4,6 +4,7 @@ import base64
 import re
 import tracemalloc
 
+import h5py
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -364,6 +365,16 @@ def spoilt_legacy(change, **options):
     return make
 
 
+def spoilt_hdf(change):
+    def make(path):
+        write(vtk.vtkHDFWriter(), path.with_suffix(".vtkhdf"), an_image())
+        with h5py.File(path.with_suffix(".vtkhdf"), "a") as file:
+            change(file["VTKHDF"])
+        return path.with_suffix(".vtkhdf")
+
+    return make
+
+
 def huge(content):
     return content.replace(b"0 5 0 4 0 1", b"0 9999 0 9999 0 9999")
 
@@ -401,6 +412,32 @@ def huge_legacy(content):
         (spoilt_legacy(lambda b: b.replace(b"BINARY", b"TERNARY")), "'TERNARY' in its third line"),
         (spoilt_legacy(lambda b: b.replace(b" 14 ", b" 1x "), binary=False), "no number of type uint8"),
         (spoilt_legacy(lambda b: b.replace(b"0.25 0.5 2", b"0.25 0.5")), "expected three numbers"),
+        (spoilt_legacy(lambda b: b.replace(b"0.25 0.5 2", b"0.25 0.5 x")), "expected three numbers"),
+        (spoilt_legacy(lambda b: b.replace(b"S 6 5 2", b"S 6 5")), "has the dimensions '6 5', expected three positive"),
+        (spoilt_legacy(lambda b: b.replace(b"S 6 5 2", b"S 6 x 2")), "holds 'x' where a number is expected"),
+        (spoilt_legacy(lambda b: b.replace(b"DIMENSIONS 6 5 2\n", b"")), "holds values before its dimensions"),
+        (spoilt_legacy(lambda b: b[: b.index(b"DIMENSIONS")]), "no line DIMENSIONS"),
+        (
+            spoilt_legacy(lambda b: b.replace(b"POINT_DATA 60\n", b"SCALARS a float\n")),
+            "a before POINT_DATA or CELL_DATA",
+        ),
+        (spoilt_legacy(lambda b: b[: b.index(b"scan 1")]), "ends inside of a FIELD; it is truncated"),
+        (spoilt_legacy(lambda b: b[: b.rindex(b"FIELD")] + b"VECTORS"), "the line 'VECTORS', which is not complete"),
+        (
+            spoilt_legacy(lambda b: b.replace(b"scan 1 60", b"scan 1 59")),
+            "59 values of scan, but its header announces 60",
+        ),
+        (spoilt(lambda b: b.replace(b"VTKFile", b"VTKFill")), "it has no element VTKFile"),
+        (spoilt(lambda b: b.replace(b"   _", b"   -"), compressor="None"), "appended data do not begin with '_'"),
+        (
+            spoilt(lambda b: b.replace(b"0.25 0.5 2", b"0.25 0.5 x")),
+            "'0.25 0.5 x' in its header is not a list of 3 num",
+        ),
+        (spoilt(lambda b: b.replace(b'WholeExtent="0 5', b'WholeExtent="9 5')), "'9 5 0 4 0 1' holds no image"),
+        (spoilt(lambda b: re.sub(rb"<Piece.*</Piece>", b"", b, flags=re.DOTALL)), "holds no piece of an image"),
+        (spoilt(lambda b: b.replace(b"=eF4rzWUA", b"=eF4!zWUA"), encode=True), "base64 that cannot be decoded"),
+        (spoilt_hdf(lambda root: root.file.move("VTKHDF", "VTK")), "has no group VTKHDF"),
+        (spoilt_hdf(lambda root: root.attrs.modify("WholeExtent", [0, 5, 0, 4, 0, 2])), "its header announces"),
     ],
 )
 def test_vtk__damaged_files_are_refused(tmp_path, make, message):

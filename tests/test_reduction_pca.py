@@ -11,10 +11,11 @@ from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import decomposition
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_info
 
 from mksdask import plan
-from mksdask.reduction import PCA, strategy
+from mksdask.reduction import PCA, pca as pca_module, strategy
 from tests.helpers import chunked, computes, sample_chunks
 
 
@@ -300,6 +301,15 @@ def test_pca__missing_values_are_what_the_components_say(shape):
         PCA(2, solver="randomized").fit(X)
     with pytest.raises(ValueError, match="NaN"):
         PCA(2, solver="incremental").fit(X)
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
+def test_pca__says_if_gaps_still_change(shape, monkeypatch):
+    X = spread_matrix(*shape)
+    X[np.random.default_rng(1).random(shape) < 0.2] = np.nan
+    monkeypatch.setattr(pca_module, "MOST_PASSES", 1)
+    with pytest.warns(ConvergenceWarning, match="still changed after 1 passes; too many values are missing"):
+        assert PCA(2).fit(X).n_iter_ >= 1
 
 
 def test_pca__recovers_a_low_rank_matrix_from_what_was_observed():

@@ -14,7 +14,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 from mksdask import plan
-from mksdask.regression import KernelRegressor, LeastSquares, next_samples, polynomial_regression
+from mksdask.regression import KernelRegressor, LeastSquares, kernel_regressor, next_samples, polynomial_regression
 from mksdask.regression.evidence import leave_one_out, spectrum_of
 from mksdask.regression.kernels import CovarianceKernel
 from mksdask.regression.landmarks import LandmarkFeatures, absorb, factor_of_rows, spectrum_of_factor
@@ -108,6 +108,26 @@ def test_kernel_regressor__auto_finds_parameters_that_predict(kernel, criterion)
     mean, spread = model.predict(new, return_std=True)
     assert r2_score(truth, mean) > (0.9 if kernel == "polynomial" else 0.98)
     assert np.mean(np.abs(truth - mean) < 1.645 * spread) == pytest.approx(0.9, abs=0.07)
+
+
+@pytest.mark.parametrize("criterion", ["likelihood", "loo"])
+def test_kernel_regressor__chooses_alpha_of_all_samples(criterion, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 2))
+    y = np.sin(X[:, 0]) + 0.1 * rng.normal(size=60)
+    monkeypatch.setattr(kernel_regressor, "SELECTION_SAMPLES", 25)
+    model = KernelRegressor("rbf", criterion=criterion, random_state=0).fit(X, y)
+    # With gamma from some samples, alpha is the best of the spectrum of all.
+    kernel = CovarianceKernel("rbf", model.gamma_, 3.0, 1.0)
+    scaled, centred = X / X.std(axis=0).max(), ((y - y.mean()) / y.std())[:, None]
+    spectrum = spectrum_of(kernel(scaled, scaled), centred)
+    ridges = spectrum.ridges()
+    merits = (
+        leave_one_out(kernel(scaled, scaled), centred, ridges)
+        if criterion == "loo"
+        else spectrum.log_likelihood(ridges)
+    )
+    assert model.alpha_ == ridges[merits.argmax()]
 
 
 def test_kernel_regressor__factor_of_landmarks_squares_nothing():

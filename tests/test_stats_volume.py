@@ -81,16 +81,11 @@ def test_volume__matches_the_whole_volume_transform(data):
             assert_allclose(f.compute(scheduler="sync"), expected[0], rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.slow
-@settings(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_volume__all_lags_match_the_transform_in_memory(data):
-    spatial = data.draw(st.sampled_from([(41,), (17, 24), (1, 7), (10, 13, 9), (16, 5, 8)]))
-    periodic = [axis for axis in range(len(spatial)) if data.draw(st.booleans())]
-    basis, pairs = BASES[data.draw(st.sampled_from(sorted(BASES)))]
-    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+def check_all_lags(spatial, periodic, name, mask, chunks, seed=0):
+    """All lags of a volume, in parts, are those of the transform in memory."""
+    basis, pairs = BASES[name]
+    rng = np.random.default_rng(seed)
     X = rng.integers(0, 3, spatial)
-    mask = data.draw(st.sampled_from([None, "indicator", "weights"]))
     if mask is not None:
         mask = rng.random(spatial) * (rng.random(spatial) > 0.2) if mask == "weights" else rng.random(spatial) > 0.3
     options = {"periodic_axes": periodic, "cutoff": None, "correlations": pairs}
@@ -103,8 +98,7 @@ def test_volume__all_lags_match_the_transform_in_memory(data):
         **options,
     )
     volume, masks = X, mask
-    if data.draw(st.booleans()):
-        chunks = tuple(data.draw(st.integers(1, n)) for n in spatial)
+    if chunks is not None:
         volume = da.from_array(X, chunks=chunks) + 0
         masks = None if mask is None else da.from_array(mask, chunks=chunks)
     for dtype, tolerance in (("float64", 1e-12), ("float32", 2e-5)):
@@ -113,6 +107,33 @@ def test_volume__all_lags_match_the_transform_in_memory(data):
         scale = max(1.0, np.nanmax(np.abs(expected)))
         assert f.dtype.itemsize == np.dtype(dtype).itemsize * (2 if basis.is_complex else 1)
         assert_allclose(f, expected[0], rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_volume__all_lags_match_the_transform_in_memory(data):
+    spatial = data.draw(st.sampled_from([(41,), (17, 24), (1, 7), (10, 13, 9), (16, 5, 8)]))
+    check_all_lags(
+        spatial,
+        [axis for axis in range(len(spatial)) if data.draw(st.booleans())],
+        data.draw(st.sampled_from(sorted(BASES))),
+        data.draw(st.sampled_from([None, "indicator", "weights"])),
+        tuple(data.draw(st.integers(1, n)) for n in spatial) if data.draw(st.booleans()) else None,
+        data.draw(st.integers(0, 99)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spatial", "periodic", "name", "mask", "chunks"),
+    [
+        ((10, 13, 9), [1], "primitive", "weights", (4, 5, 9)),
+        ((17, 24), [], "fourier", "indicator", None),
+        ((41,), [], "legendre", None, (7,)),
+    ],
+)
+def test_volume__all_lags_of_volumes_of_each_rank(spatial, periodic, name, mask, chunks):
+    check_all_lags(spatial, periodic, name, mask, chunks)
 
 
 def test_volume__all_lags_are_kept_and_labelled(tmp_path):

@@ -19,11 +19,12 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
-from mksdask import LegendreBasis, MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, tools
+from mksdask import GSHBasis, LegendreBasis, MKSHomogenizationModel, MKSStructureAnalysis, PrimitiveBasis, tools
 from mksdask.datasets import make_microstructure
 from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.importers import import_images
 from mksdask.stats import correlate, correlate_volume, specific_surface
+from mksdask.texture import misorientation_density, texture_coefficients
 from tests.helpers import computes
 
 
@@ -335,11 +336,81 @@ def test_evolution__a_panel_a_component_against_time():
         (lambda F: tools.draw_concentrations_compare(list(F[0]), F[1]), "labels must be texts"),
         (lambda F: tools.draw_evolution([F[0]], component_labels=["a"]), "component_labels must name each"),
         (lambda F: tools.draw_strains(xr.DataArray(F, dims=("sample", "x", "component"))), "one component"),
+        (lambda F: tools.draw_strains(F[..., None, None]), "must hold fields with 1 to 3 axes of voxels"),
+        (lambda F: tools.draw_goodness_of_fit([[1, np.nan], [1, 2]]), "must hold finite numbers; leave out samples"),
+        (
+            lambda F: tools.draw_learning_curves(LinearRegression(), F[0], F[0, :, 0], train_sizes=[-1]),
+            "train_sizes must be positive",
+        ),
+        (
+            lambda F: tools.draw_radial(1j * F, n_spatial=2),
+            "statistics must be real, got complex128; draw statistics.real",
+        ),
+        (
+            lambda F: tools.draw_reconstruction(
+                F,
+                xr.Dataset({"microstructure": (("sample", "x", "y"), F), "error": ("sample", F[:, 0, 0])}),
+                n_spatial=2,
+            ),
+            "statistics must name their pairs",
+        ),
     ],
 )
 def test_figures__raise_on_what_cannot_be_drawn(draw, message):
     with pytest.raises(ValueError, match=message):
         draw(np.random.default_rng(0).random((2, 4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda F: tools.draw_gridscores({"params": []}, "alpha"), "cv_results must be the cv_results_ of a search"),
+        (lambda F: tools.draw_components_scatter(3.0), "datasets must be a list of arrays of scores"),
+        (lambda F: tools.draw_strains(F[None], ax="left"), "ax must be axes of matplotlib, one for each panel"),
+        (
+            lambda F: tools.draw_learning_curves(LinearRegression(), F, F[:, 0], cv="five"),
+            "cv must be a number of folds",
+        ),
+        (
+            lambda F: tools.draw_learning_curves(LinearRegression(), F, F[:, 0], params=[1]),
+            "params must be a dict of arguments of fit",
+        ),
+        (lambda F: tools.draw_misorientations(F), "the Dataset that misorientation_density returns"),
+    ],
+)
+def test_figures__raise_on_other_types(draw, message):
+    with pytest.raises(TypeError, match=message):
+        draw(np.random.default_rng(0).random((6, 3)))
+
+
+def test_texture__is_drawn_on_axes_that_are_given_and_of_one_sample():
+    basis = GSHBasis(None, domain="cubic", max_degree=4)
+    C = texture_coefficients(np.zeros((2, 2, 2, 3)), basis, halfwidth=0.3)
+    fig = Figure()
+    panels = fig.subplots(1, 3)
+    assert tools.draw_pole_figure(C[0], basis, [(0, 0, 1), (1, 1, 1)], ax=list(panels[:2])) is fig
+    assert [panel.get_title() for panel in panels] == ["001", "111", ""]
+    assert tools.draw_odf(C[0], basis, [0.0], ax=panels[2]) is fig
+    assert panels[2].get_title() == "φ2 = 0°"
+    # Five panels fill two rows, of which the rest is left empty.
+    for wide, columns in (
+        (tools.draw_pole_figure(C[0], basis, np.eye(5, 3) + 0.1), 4),
+        (tools.draw_odf(C[0], basis, np.arange(5) / 9), 3),
+    ):
+        places = [panel.get_subplotspec() for panel in wide.axes if panel.get_title()]
+        assert [(place.rowspan.start, place.colspan.start) for place in places] == [
+            divmod(i, columns) for i in range(5)
+        ]
+    with pytest.raises(ValueError, match="coefficients must be those of one sample, got several"):
+        tools.draw_odf(C, basis)
+    with pytest.raises(ValueError, match="poles must be directions of three numbers"):
+        tools.draw_pole_figure(C[0], basis, [(1, 0)])
+    with pytest.raises(ValueError, match="sections must be angles φ2 in radians"):
+        tools.draw_odf(C[0], basis, [np.inf])
+    found = misorientation_density(np.random.default_rng(0).random((2, 4, 4, 3)), "cubic")
+    assert tools.draw_misorientations(found.isel(sample=0), title="wire").axes[0].get_title() == "wire"
+    with pytest.raises(ValueError, match=r"must be of one sample, .* select one by \.isel\(sample=0\)"):
+        tools.draw_misorientations(found)
 
 
 def test_figures__axes_start_where_the_coordinates_do():

@@ -1,4 +1,4 @@
-"""TIFF files with the size of voxels: in the way of ImageJ where it has the type, and of OME elsewhere."""
+"""TIFF files with the size and place of voxels: in the way of ImageJ where it has the type, and of OME elsewhere."""
 
 from __future__ import annotations
 
@@ -67,18 +67,27 @@ def write_tiff(path: Path, fields: list[Exported]) -> None:
 def _metadata(field: Exported, axes: str, *, is_imagej: bool) -> dict[str, Any]:
     unit = UNITS.get(field.unit or "", field.unit or "pixel")
     step = dict(zip("XYZ", field.steps, strict=False))
+    first = dict(zip("XYZ", field.origin, strict=False)) if any(field.origin) else {}
     if is_imagej:
         found: dict[str, Any] = {"axes": axes, "unit": "um" if field.unit == "um" else unit}
         if "Z" in step:
             found["spacing"] = step["Z"]
         if field.components and not field.has_samples and "Z" not in step:
             found["Labels"] = list(field.components)
-        return found
+        # ImageJ counts voxels, from the first one to the origin.
+        return found | {f"{axis.lower()}origin": -place / step[axis] for axis, place in first.items() if place}
     found = {"axes": axes, "Name": field.name}
     for axis, size in step.items():
         found |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
     if field.components:
         found["Channel"] = {"Name": list(field.components)}
+    if first:
+        n_channels, n_times = max(1, len(field.components)), max(1, len(field.samples))
+        depths = np.tile(np.repeat(np.arange(field.shape[2] if "Z" in step else 1), n_channels), n_times)
+        found["Plane"] = {}
+        for axis, place in first.items():
+            places = place + step[axis] * (depths if axis == "Z" else 0 * depths)
+            found["Plane"] |= {f"Position{axis}": places.tolist(), f"Position{axis}Unit": [unit] * len(places)}
     return found
 
 

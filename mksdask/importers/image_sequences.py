@@ -120,6 +120,7 @@ def open_sequence(files: Sequence[Path], choice: Choice) -> Source:
         dict(first.spacing),
         first.units,
         (*told[:6], *_gaps(files)),
+        origin=dict(first.origin),
     )
 
 

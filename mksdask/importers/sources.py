@@ -372,11 +372,6 @@ def check_inside(item: Any, path: Path | str) -> None:
     raise ValueError(msg)
 
 
-def mean_step(coordinates: Array) -> float:
-    """Compute the mean distance of coordinates along an axis."""
-    return float(np.mean(np.diff(coordinates.astype(float))))
-
-
 def assumed_axes(axes: str, reason: str = "") -> tuple[str, ...]:
     """Say that the order of axes was assumed. There is nothing to assume of one axis."""
     return (f"axes {axes} assumed{reason}; say axes=",) if len(axes) > 1 else ()

@@ -113,7 +113,8 @@ class Expansion:
     @property
     def span(self) -> Array:
         """Orthonormal columns that span Σ_h w_h α_h = 0, or all kernels if no weights w_h exist."""
-        return np.eye(self.n_states) if self.unity is None else scipy.linalg.null_space(self.unity[None])
+        unity = self.basis.unity
+        return np.eye(len(self.basis.states)) if unity is None else scipy.linalg.null_space(unity[None])
 
     @cached_property
     def derived(self) -> int | None:

@@ -96,8 +96,7 @@ class Series(Expansion):
     @property
     def span(self) -> Array:
         """Orthonormal columns for the states of the basis, and one more for each product."""
-        unity = self.basis.unity
-        first = np.eye(len(self.basis.states)) if unity is None else scipy.linalg.null_space(unity[None])
+        first = super().span
         return np.asarray(scipy.linalg.block_diag(first, np.eye(len(self.products)))) if self.products else first
 
     @property

@@ -248,7 +248,8 @@ def staged_file(path: Path, *, overwrite: bool = True, resume: bool = False) -> 
 
     With `resume`, a file of the same content may be there.
     """
-    new = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    # The whole name stays, because several suffixes may say the format, such as those of .ome.tif.
+    new = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         yield new
         if resume and path.is_file() and path.read_bytes() == new.read_bytes():

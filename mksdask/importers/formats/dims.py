@@ -26,6 +26,8 @@ SIZES = ("spacing", "voxel", "pixel", "resolution", "scale", "element_size")
 SAME_PLACE = 1e-6
 # Steps between coordinates that differ by more than this share are told.
 UNEVEN = 1e-3
+# What HyperSpy writes in the place of a name or a unit that is not known.
+UNKNOWN = ("_None_", "<undefined>")
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,10 @@ class Selection:
     assumed: tuple[str, ...] = ()
 
     @property
-    def is_first_whole(self) -> bool:
-        """Whether the first axis of the array stays."""
-        return isinstance(self.index[0], slice)
+    def spatial(self) -> list[tuple[int, str]]:
+        """The axes x, y, z that are left: their numbers in the whole array, and their letters."""
+        kept = [i for i, part in enumerate(self.index) if isinstance(part, slice)]
+        return [(i, axis) for i, axis in zip(kept, self.axes, strict=True) if axis in "xyz"]
 
     def read(self, array: Array, first: int, last: int) -> Array:
         """Read the rows from `first` to `last` along the first axis that stays."""
@@ -145,6 +148,62 @@ def even_step(coordinates: Array, axis: str) -> tuple[float, tuple[str, ...]]:
         between = f"the mean of steps from {steps.min():g} to {steps.max():g}"
         return mean, (f"spacing {mean:g} along {axis} assumed, {between}; say spacing=",)
     return mean, ()
+
+
+def axes_of_hyperspy(groups: Sequence[Mapping[str, Any]], shape: Sequence[int]) -> list[dict[str, Any]]:
+    """Take what HyperSpy writes in a group for each axis, without what is not known.
+
+    Parameters
+    ----------
+    groups : sequence of mapping
+        Attributes of the groups beside an array. Uneven axes have their coordinates under the key ``axis``.
+    shape : sequence of int
+        Shape of the array.
+
+    Returns
+    -------
+    list of dict
+        The name, units, scale and offset of each axis, or its coordinates. The list is empty if the groups are not
+        those of HyperSpy.
+    """
+    lengths = [
+        len(each["axis"]) if "axis" in each else each.get("size") if "scale" in each else None for each in groups
+    ]
+    if lengths != list(shape):
+        return []
+    return [{key: value for key, value in group.items() if str(value) not in UNKNOWN} for group in groups]
+
+
+def sizes_of_hyperspy(
+    axes: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, float], dict[str, float], dict[str, Any], tuple[str, ...]]:
+    """Read voxel sizes that HyperSpy wrote.
+
+    Parameters
+    ----------
+    axes : dict
+        What `axes_of_hyperspy` found along x, y, z.
+
+    Returns
+    -------
+    sizes, places, units : dict
+        Voxel size along each axis, position of the first voxel, and unit. They are empty if all sizes are 1 without a
+        unit, which HyperSpy writes if it does not know them.
+    told : tuple of str
+        What was assumed.
+    """
+    sizes: dict[str, float] = {}
+    places: dict[str, float] = {}
+    told: tuple[str, ...] = ()
+    for axis, said in axes.items():
+        if "axis" in said:
+            places[axis] = float(said["axis"][0])
+            sizes[axis], more = even_step(said["axis"], axis)
+            told += more
+        else:
+            sizes[axis], places[axis] = float(said["scale"]), float(said.get("offset", 0))
+    units = {axis: said["units"] for axis, said in axes.items() if "units" in said}
+    return (sizes, places, units, told) if units or {*sizes.values()} != {1.0} else ({}, {}, {}, told)
 
 
 def unread_sizes(*attributes: Mapping[str, Any]) -> tuple[str, ...]:

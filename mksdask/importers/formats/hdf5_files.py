@@ -12,7 +12,16 @@ import h5py
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.formats.dims import Selection, even_step, placed, select, sized, unread_sizes
+from mksdask.importers.formats.dims import (
+    Selection,
+    axes_of_hyperspy,
+    even_step,
+    placed,
+    select,
+    sized,
+    sizes_of_hyperspy,
+    unread_sizes,
+)
 from mksdask.importers.formats.hdf5_links import check_readable, followed, opened, outside
 from mksdask.importers.formats.packing import Packing
 from mksdask.importers.sources import (
@@ -190,7 +199,7 @@ def _names(array: h5py.Dataset) -> list[str | None] | None:
     if isinstance(tags, str):
         return [str(axis.get("key")) for axis in json.loads(tags)["axes"]]
     if axes := _axes_of_hyperspy(array):
-        return [_text(axis.get("name")) for axis in axes]
+        return [axis.get("name") for axis in axes]
     scales = _scales(array)
     names = [
         _text(dim.label) or (scale.name.split("/")[-1] if scale is not None else None)
@@ -212,8 +221,16 @@ def _axes_of_hyperspy(array: h5py.Dataset) -> list[dict[str, Any]]:
     names = [f"axis-{number}" for number in range(array.ndim)]
     if not all(isinstance(array.parent.get(name, getlink=True), h5py.HardLink) for name in names):
         return []
-    found = [dict(array.parent[name].attrs) for name in names]
-    return found if all(axis.get("size") == n for axis, n in zip(found, array.shape, strict=True)) else []
+    found = []
+    for name, n in zip(names, array.shape, strict=True):
+        group = array.parent[name]
+        said = {key: _text(value) for key, value in group.attrs.items() if key != "axis"}
+        is_uneven = isinstance(group, h5py.Group) and isinstance(group.get("axis", getlink=True), h5py.HardLink)
+        if is_uneven and getattr(group["axis"], "shape", None) == (n,):
+            check_inside(group["axis"], array.file.filename)
+            said["axis"] = group["axis"][()]
+        found.append(said)
+    return axes_of_hyperspy(found, array.shape)
 
 
 def _scales(array: h5py.Dataset) -> list[h5py.Dataset | None]:
@@ -234,8 +251,7 @@ def _steps(
 ) -> tuple[dict[str, float], str | None, tuple[str, ...], dict[str, float]]:
     """Read the voxel sizes along the axes that are left, their unit, what was assumed, and where the first voxel is."""
     path = array.file.filename
-    kept = [i for i, part in enumerate(selection.index) if isinstance(part, slice)]
-    spatial = [(i, axis) for i, axis in zip(kept, selection.axes, strict=True) if axis in "xyz"]
+    spatial = selection.spatial
     if "element_size_um" in array.attrs:
         sizes = np.atleast_1d(array.attrs["element_size_um"]).astype(float).tolist()
         # Files of two-dimensional images state three sizes too.
@@ -245,16 +261,8 @@ def _steps(
     if isinstance(tags, str):
         resolutions = [float(axis.get("resolution", 0)) for axis in json.loads(tags)["axes"]]
         return {axis: resolutions[i] for i, axis in spatial if resolutions[i] > 0}, None, (), {}
-    found: dict[str, float] = {}
-    places: dict[str, float] = {}
-    stated: dict[str, Any] = {}
-    told: list[str] = []
     of_hyperspy = _axes_of_hyperspy(array)
-    for i, axis in spatial if of_hyperspy else ():
-        found[axis], places[axis] = (float(of_hyperspy[i].get(key, 0)) for key in ("scale", "offset"))
-        stated[axis] = str(_text(of_hyperspy[i].get("units", ""))).removeprefix("<undefined>")
-    if not any(stated.values()) and set(found.values()) == {1.0}:
-        found, places = {}, {}
+    found, places, stated, told = sizes_of_hyperspy({axis: of_hyperspy[i] for i, axis in spatial if of_hyperspy})
     for (i, axis), scale in ((pair, _scales(array)[pair[0]]) for pair in spatial):
         if scale is None or scale.dtype.kind not in "iuf" or scale.shape != (array.shape[i],) or _is_bare(scale):
             continue

@@ -163,11 +163,6 @@ class _Frame:
     frames: _Frames
     number: int
 
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.frames.path
-
     def __call__(self, first: int, last: int) -> Array:
         return self.frames(self.number, self.number + 1)[0, first:last]
 

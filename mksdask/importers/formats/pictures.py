@@ -34,7 +34,7 @@ class Picture:
         dtype of the values.
     axes : str
         "yx", "zyx", or what the caller names.
-    spacing, units, assumed
+    spacing, units, assumed, origin
         As in `Source`.
     kind : str
         Format of the file, such as "PNG".
@@ -52,6 +52,7 @@ class Picture:
     assumed: tuple[str, ...] = ()
     kind: str = "TIFF"
     is_whole: bool = False
+    origin: dict[str, float] = field(default_factory=dict)
 
     def source(self) -> Source:
         """Make a lazy array of the picture."""
@@ -59,7 +60,7 @@ class Picture:
             data = lazy_slabs(_Whole(self.path, self.read, self.shape[0]), (1, *self.shape), self.dtype)[0]
         else:
             data = lazy_slabs(self.read, self.shape, self.dtype)
-        return Source(data, self.axes, dict(self.spacing), self.units, self.assumed)
+        return Source(data, self.axes, dict(self.spacing), self.units, self.assumed, origin=dict(self.origin))
 
 
 @dataclass(frozen=True)

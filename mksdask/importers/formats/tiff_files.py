@@ -14,7 +14,7 @@ import tifffile
 from mksdask.arrays import Array
 from mksdask.importers.formats.pictures import Picture, checked_number, one_channel
 from mksdask.importers.formats.tiff_opening import opened_tiff
-from mksdask.importers.formats.tiff_sizes import Sizes, ome_images, tiff_sizes
+from mksdask.importers.formats.tiff_sizes import Sizes, ome_images, tiff_origin, tiff_sizes
 from mksdask.importers.sources import Choice
 
 # Words for the axes, as tifffile calls them, that are neither x, y nor z.
@@ -158,11 +158,6 @@ class _Inside:
 
     pages: _Pages
 
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.pages.files[0]
-
     def __call__(self, first: int, last: int) -> Array:
         return self.pages(0, 1)[0, first:last]
 
@@ -212,23 +207,26 @@ def tiff_picture(path: Path, choice: Choice) -> Picture:
         kernel, is_whole = _kernel(file, joined, names, shape, wanted, path, choice)
         _check_codec(series.keyframe, path)
         keep = [n for axis, n, at in zip(names, shape, wanted, strict=True) if at is None and axis != "S"]
-        spacing, units, told = ({}, None, ()) if choice.has_spacing else _sizes(file, number, axes)
+        (spacing, units, told), origin = _sizes(file, number, axes, choice)
         dtype = series.dtype.newbyteorder("=")
         if choice.axes is None and axes == "zyx" and len(joined) == 1 and "Z" not in names:
             assumed = (*assumed, "pages without a name are taken for slices along z; say axes=")
         told = (*assumed, *told, *_remarks(file, series, transparency="S" in names and choice.channel is None))
         if "S" in names and choice.channel is None:
             _check_colours(kernel, names)
-        return Picture(path, kernel, tuple(keep), dtype, axes, spacing, units, told, is_whole=is_whole)
+        return Picture(path, kernel, tuple(keep), dtype, axes, spacing, units, told, is_whole=is_whole, origin=origin)
 
 
-def _sizes(file: tifffile.TiffFile, series: int, axes: str) -> Sizes:
-    """Read the sizes of voxels, and say how to give them where they are not understood."""
+def _sizes(file: tifffile.TiffFile, series: int, axes: str, choice: Choice) -> tuple[Sizes, dict[str, float]]:
+    """Read the sizes of voxels and the place of the first, and say how to give sizes that are not understood."""
+    first = {"TheZ": 0, "TheC": choice.channel or 0, "TheT": choice.time or 0}
     try:
-        return tiff_sizes(file, series, has_depth="z" in axes)
+        sizes: Sizes = ({}, None, ()) if choice.has_spacing else tiff_sizes(file, series, has_depth="z" in axes)
+        places = tiff_origin(file, series, *sizes[:2], first)
     except ValueError as error:
         msg = f"{error}; give spacing= and units="
         raise ValueError(msg) from error
+    return sizes, {axis: place for axis, place in places.items() if axis in axes}
 
 
 def _check_colours(kernel: Any, names: str) -> None:

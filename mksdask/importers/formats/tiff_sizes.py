@@ -1,4 +1,4 @@
-"""Sizes of voxels in TIFF files, as OME, ImageJ and the vendors of microscopes write them, and as baseline tags do."""
+"""Sizes and places of voxels in TIFF files: of OME, ImageJ, vendors of microscopes, and baseline tags."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from xml.etree import ElementTree as ET
 
 import tifffile
 
+from mksdask.importers.formats.dims import placed
 from mksdask.importers.formats.pictures import spacing_of_dots
-from mksdask.importers.formats.units import METRES, in_one_unit, length_unit
+from mksdask.importers.formats.units import METRES, converted, in_one_unit, length_unit
 
 # Sizes, their unit, and what was assumed; None if the file does not say it in this way.
 Sizes = tuple[dict[str, float], str | None, tuple[str, ...]]
@@ -49,6 +50,62 @@ def tiff_sizes(file: tifffile.TiffFile, series: int, *, has_depth: bool) -> Size
         if found is not None:
             return found
     return _tags(file, series)
+
+
+def tiff_origin(
+    file: tifffile.TiffFile, series: int, spacing: Mapping[str, float], units: str | None, first: Mapping[str, int]
+) -> dict[str, float]:
+    """Read the position of the first voxel.
+
+    ImageJ states which voxel lies at the origin, as a number of voxels: voxel i lies at (i - origin) · size. OME states
+    where each plane lies.
+
+    Parameters
+    ----------
+    file : TiffFile
+        The open file.
+    series : int
+        Number of the series of pages.
+    spacing, units
+        What `tiff_sizes` found.
+    first : dict
+        Numbers of the first plane by the names of OME: ``TheZ``, ``TheC`` and ``TheT``.
+
+    Returns
+    -------
+    dict
+        Position along those of x, y, z for which the file states it, in the unit of the spacing. There is none if it is
+        0.
+
+    Raises
+    ------
+    ValueError
+        If a unit is not known.
+    """
+    found: dict[str, float] = {}
+    if not file.ome_metadata:
+        stated = file.imagej_metadata or _json(file, series)
+        # Where y rises upwards, the rows are kept as they lie, without their places.
+        for axis in "xz" if stated.get("inverty") else "xyz":
+            number = stated.get(f"{axis}origin")
+            if isinstance(number, int | float):
+                found[axis] = -number * spacing.get(axis, 1.0)
+        return placed(found, spacing, spacing)
+    where = f"{file.filehandle.path}: Position"
+    listed = [plane for image in ome_images(file)[series : series + 1] for plane in image.findall("{*}Pixels/{*}Plane")]
+    listed = [plane for plane in listed if all(int(plane.get(key, 0)) == number for key, number in first.items())]
+    for plane in listed[:1]:
+        for axis in spacing:
+            place, unit = (plane.get(f"Position{axis.upper()}{word}") for word in ("", "Unit"))
+            # Without a unit, places are in the frame of the microscope, which has any.
+            if place is None or unit in (None, "reference frame"):
+                continue
+            name = length_unit(unit, where=where)
+            if name is not None and units is not None:
+                found[axis] = converted(float(place), name, units)
+            elif name == units:
+                found[axis] = float(place)
+    return placed(found, spacing, spacing)
 
 
 def ome_images(file: tifffile.TiffFile) -> list[ET.Element]:
@@ -111,11 +168,7 @@ def _imagej(file: tifffile.TiffFile, series: int, has_depth: bool) -> Sizes | No
 
 def _tifffile(file: tifffile.TiffFile, series: int, has_depth: bool) -> Sizes | None:  # noqa: FBT001
     """Read the metadata that tifffile writes as JSON, with the words of ImageJ or of OME."""
-    text = file.series[series].keyframe.shaped_description
-    try:
-        stated = json.loads(text) if text else {}
-    except ValueError:
-        return None
+    stated = _json(file, series)
     sizes = {axis: stated[key] for axis in "xyz" if (key := f"PhysicalSize{axis.upper()}") in stated}
     if sizes:
         where = f"{file.filehandle.path}: PhysicalSize"
@@ -124,6 +177,15 @@ def _tifffile(file: tifffile.TiffFile, series: int, has_depth: bool) -> Sizes | 
     if isinstance(stated.get("spacing"), int | float) or isinstance(stated.get("unit"), str):
         return _calibrated(file, series, stated, has_depth=has_depth)
     return None
+
+
+def _json(file: tifffile.TiffFile, series: int) -> dict[str, Any]:
+    """Read what tifffile writes as JSON."""
+    text = file.series[series].keyframe.shaped_description
+    try:
+        return dict(json.loads(text)) if text else {}
+    except ValueError:
+        return {}
 
 
 def _calibrated(file: tifffile.TiffFile, series: int, stated: Mapping[str, Any], *, has_depth: bool) -> Sizes | None:
@@ -140,11 +202,17 @@ def _calibrated(file: tifffile.TiffFile, series: int, stated: Mapping[str, Any],
         found = spacing_of_dots(dots)
         return {axis: 2.54e4 * step for axis, step in steps.items()} if found[0] else {}, found[1], found[2]
     if unit is not None:
+        # Axes may have units of their own.
+        units = {
+            axis: length_unit(stated.get(f"{axis}unit", name), where=f"{file.filehandle.path}: {axis}unit")
+            for axis in "xyz"
+        }
         if has_depth and depth is None and dots:
             # ImageJ writes no distance of slices if it is 1.
             steps["z"] = 1.0
-            calibration = (f"slices are 1 {unit} apart, because ImageJ writes no spacing if it is 1; say spacing=",)
-        return steps, unit, calibration
+            told = f"slices are 1 {units['z']} apart, because ImageJ writes no spacing if it is 1; say spacing="
+            calibration = (told,)
+        return (*in_one_unit(steps, units), calibration)
     if number != 1 and name is None:
         # Without a unit of ImageJ, the tags have one. The distance of slices has none.
         spacing, unit, assumed = _tags(file, series)

@@ -12,7 +12,17 @@ import zarr
 
 from mksdask.arrays import Array
 from mksdask.compute.graph import token_of
-from mksdask.importers.formats.dims import LETTERS, Selection, even_step, placed, select, sized, unread_sizes
+from mksdask.importers.formats.dims import (
+    LETTERS,
+    Selection,
+    axes_of_hyperspy,
+    even_step,
+    placed,
+    select,
+    sized,
+    sizes_of_hyperspy,
+    unread_sizes,
+)
 from mksdask.importers.formats.packing import Packing
 from mksdask.importers.sources import Choice, Source, check_chunks, chosen_dataset, lazy_view, reading
 from mksdask.storage.atomic import Location
@@ -145,8 +155,7 @@ def _ome_zarr(location: Location, group: str, images: Sequence[Any], choice: Cho
         elif kind != "identity":
             msg = f"{path} has a coordinate transformation {kind!r}, which is not read; give spacing= and axes="
             raise ValueError(msg)
-    kept = [i for i, part in enumerate(selection.index) if isinstance(part, slice)]
-    spatial = [(i, axis) for i, axis in zip(kept, selection.axes, strict=True) if axis in "xyz"]
+    spatial = selection.spatial
     sizes = {axis: float(scale[i]) for i, axis in spatial} if is_stated else {}
     steps, unit, told = sized(sizes, {axis: stated[i].get("unit") for i, axis in spatial}, choice, path)
     packing = Packing.of({}, _dtype(metadata))
@@ -181,11 +190,12 @@ def _array(location: Location, node: Mapping[str, Any], choice: Choice, path: Pa
     metadata = arrays[name]
     attrs = metadata.get("attributes", {})
     names = metadata.get("dimension_names") or attrs.get("_ARRAY_DIMENSIONS")
+    of_hyperspy = _axes_of_hyperspy(location, group, metadata["shape"]) if name else []
+    names = [axis.get("name") for axis in of_hyperspy] or names
     selection = select(names, metadata["shape"], choice, path)
-    sizes: dict[str, float] = {}
-    places: dict[str, float] = {}
-    units: dict[str, Any] = {}
-    told: list[str] = []
+    sizes, places, units, told = sizes_of_hyperspy(
+        {axis: of_hyperspy[i] for i, axis in selection.spatial if of_hyperspy}
+    )
     for label, part in zip(names or (), selection.index, strict=False):
         axis, beside = LETTERS.get(str(label).lower()), arrays.get(_joined(group, str(label)), {"shape": [0]})
         if not isinstance(part, slice) or axis not in ("x", "y", "z") or axis not in selection.axes:
@@ -205,8 +215,21 @@ def _array(location: Location, node: Mapping[str, Any], choice: Choice, path: Pa
         attrs = {"_FillValue": metadata["fill_value"]} | attrs
     packing = Packing.of(attrs, _dtype(metadata))
     data = _opened(location, name, selection, packing, choice)
-    told, origin = [*selection.assumed, *told], placed(places, sizes, steps)
-    return Source(data, selection.axes, steps, unit, tuple(told), packing.missing, format="zarr", origin=origin)
+    told, origin = (*selection.assumed, *told), placed(places, sizes, steps)
+    return Source(data, selection.axes, steps, unit, told, packing.missing, format="zarr", origin=origin)
+
+
+def _axes_of_hyperspy(location: Location, group: str, shape: Sequence[int]) -> list[dict[str, Any]]:
+    """Read the attributes of each axis from groups beside the array, as HyperSpy writes them. Others have none."""
+    found = []
+    for number, n in enumerate(shape):
+        name = _joined(group, f"axis-{number}")
+        attrs = (foreign_metadata(location, name) or {}).get("attributes", {})
+        said = {key: value for key, value in attrs.items() if key != "axis"}
+        if (foreign_metadata(location, f"{name}/axis") or {}).get("shape") == [n]:
+            said["axis"] = np.asarray(open_foreign(location, f"{name}/axis", is_label=True)[:])
+        found.append(said)
+    return axes_of_hyperspy(found, shape)
 
 
 def _arrays(location: Location, group: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
