@@ -154,6 +154,32 @@ def test_recipe__that_no_command_recorded(tmp_path, url, lazy):
             recipe_in(url)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("stats", "e.zarr", "out.zarr", "--cutoff", "2", "--states", "2"),
+        ("stats", "v.zarr", "out.zarr", "--cutoff", "3", "--states", "2"),
+        ("predict", "h.zarr", "e.zarr", "out.zarr", "--std"),
+        ("localize", "l.zarr", "e.zarr", "out.zarr"),
+    ],
+    ids=["statistics", "volume", "predict", "localize"],
+)
+def test_command__repairs_a_result_on_a_cluster(tmp_path, lazy, run, line):
+    if "v.zarr" in line:
+        create_volume(tmp_path / "v.zarr", X.reshape(24, 9, 8))
+    elif "h.zarr" in line:
+        model = MKSHomogenizationModel(BASIS, n_components=2).fit(lazy, open_ensemble(tmp_path / "e.zarr").response)
+        save_model(model, tmp_path / "h.zarr")
+    elif "l.zarr" in line:
+        save_model(MKSLocalizationModel(BASIS).fit(lazy, lazy.astype(float) ** 2), tmp_path / "l.zarr")
+    run(*line)
+    before = {path: path.read_bytes() for path in objects(tmp_path / "out.zarr")}
+    flip(max(before, key=lambda path: path.stat().st_size))
+    assert len(run("repair", "out.zarr")["repaired"]) == 1
+    assert {path: path.read_bytes() for path in objects(tmp_path / "out.zarr")} == before
+    assert run("repair", "out.zarr")["repaired"] == []
+
+
 @pytest.mark.slow
 def test_command__repairs_what_commands_wrote(tmp_path, lazy):
     volume = make_microstructure(n_samples=1, size=(20, 18, 16), grain_size=(3, 2, 2), seed=1)[0]

@@ -331,9 +331,9 @@ class ScalarBasis(Basis):
         return type(self).__name__, self.states, self._interval()
 
     @property
+    @abstractmethod
     def _default_domain(self) -> tuple[float, float]:
         """Domain that is used if `domain` is None."""
-        return 0.0, 1.0
 
     def _interval(self) -> tuple[float, float]:
         """Return the lowest and the highest local state."""
