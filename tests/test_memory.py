@@ -293,7 +293,7 @@ OPERATIONS = {
 
 RUN = """
     from mksdask import plan
-    with dask.config.set({"mksdask.memory-limit": "1008MiB"}):
+    with dask.config.set({"mksdask.memory-limit": "928MiB"}):
         found = plan(function, *arguments, **options)
         little = {key: value for key, value in options.items() if key not in ("confidence_index", "scratch")}
         little |= globals().get("warm_options", {})
@@ -381,23 +381,23 @@ def test_import__refuses_chunks_that_a_worker_cannot_unpack(tmp_path, kind):
         path = tmp_path / "a.h5"
         with h5py.File(path, "w") as file:
             file.create_dataset("a", data=pixels, chunks=pixels.shape, compression="gzip")
-    with dask.config.set({"mksdask.memory-limit": "720MiB", "scheduler": "sync"}):
+    with dask.config.set({"mksdask.memory-limit": "640MiB", "scheduler": "sync"}):
         message = (
-            r"unpacking a chunk of shape \(32, 1024, 1024\) of .*a needs 96 MiB; the smallest memory_limit .* 760 MiB"
+            r"unpacking a chunk of shape \(32, 1024, 1024\) of .*a needs 96 MiB; the smallest memory_limit .* 680 MiB"
         )
         with pytest.raises(
             ValueError, match=message.replace("a needs", "a needs" if kind == "HDF5" else "a.zarr needs")
         ):
             import_images(path, tmp_path / "b.zarr", axes="xyz")
     assert not (tmp_path / "b.zarr").exists()
-    with dask.config.set({"mksdask.memory-limit": "760MiB", "scheduler": "sync"}):
+    with dask.config.set({"mksdask.memory-limit": "680MiB", "scheduler": "sync"}):
         assert import_images(path, tmp_path / "b.zarr", axes="xyz").microstructure.shape == pixels.shape
 
 
 def test_import__reads_thinner_slabs_on_small_workers(tmp_path):
     np.save(tmp_path / "a.npy", np.arange(64 * 256 * 1024, dtype=np.uint8).reshape(64, 256, 1024))
     wide = open_source(tmp_path / "a.npy", Choice()).data
-    with dask.config.set({"mksdask.memory-limit": "660MiB", "scheduler": "sync"}):
+    with dask.config.set({"mksdask.memory-limit": "580MiB", "scheduler": "sync"}):
         narrow = open_source(tmp_path / "a.npy", Choice()).data
     assert wide.numblocks == (1, 1, 1)
     assert narrow.chunks[0] == (16,) * 4
