@@ -153,13 +153,13 @@ def test_plan__of_each_operation_fits_and_can_be_read(name):
 def test_plan__refuses_with_the_smallest_limit_that_would_do(name):
     operation, arguments, options = CALLS[name]
     with pytest.raises(ValueError, match=r"the smallest memory_limit that would do is \d+ MiB") as refused:
-        plan(operation, *arguments, memory_limit="640MiB", **options)
+        plan(operation, *arguments, memory_limit="560MiB", **options)
     (least,) = map(int, re.findall(r"would do is (\d+) MiB", str(refused.value)))
     assert plan(operation, *arguments, memory_limit=least * 2**20, **options).n_tasks
     with pytest.raises(ValueError, match="would do"):
         plan(operation, *arguments, memory_limit=(least - 1) * 2**20, **options)
     # The call itself says the same, before it computes anything.
-    with dask.config.set({"mksdask.memory-limit": "640MiB"}), pytest.raises(ValueError, match=f"would do is {least}"):
+    with dask.config.set({"mksdask.memory-limit": "560MiB"}), pytest.raises(ValueError, match=f"would do is {least}"):
         operation(*arguments, **options)
 
 
@@ -187,7 +187,7 @@ def test_plan__the_limit_that_a_refusal_names_is_enough(name, monkeypatch):
     operation, arguments, options = LATER[name]
     with dask.config.set(scheduler="threads"):
         with pytest.raises(DoesNotFitError) as refused:
-            plan(operation, *arguments, memory_limit="640MiB", **options)
+            plan(operation, *arguments, memory_limit="560MiB", **options)
         least = refused.value.least_bytes
         assert f"would do is {least // 2**20} MiB" in str(refused.value)
         assert plan(operation, *arguments, memory_limit=least, **options).n_tasks
@@ -241,7 +241,7 @@ def test_correlate__cut_chunks_give_the_same_bits():
     masks = da.from_array(np.ones(samples.shape), chunks=(24, 16, 16, 16))
     options = {"correlations": [(0, 0), (0, 1)], "confidence_index": masks}
     expected = correlate(data, PrimitiveBasis(2), **options)
-    with dask.config.set({"mksdask.memory-limit": "642MiB", "scheduler": "sync"}):
+    with dask.config.set({"mksdask.memory-limit": "562MiB", "scheduler": "sync"}):
         cut = correlate(data, PrimitiveBasis(2), **options)
         found = cut.compute()
     assert cut.numblocks[0] > 1
@@ -251,11 +251,11 @@ def test_correlate__cut_chunks_give_the_same_bits():
 def test_pca__slabs_follow_the_limit():
     rng = np.random.default_rng(0)
     data = da.from_array(rng.normal(size=(200, 60_000)), chunks=(20, 60_000))
-    wide, narrow = (plan(PCA(3).fit, data, memory_limit=limit) for limit in ("2GiB", "720MiB"))
+    wide, narrow = (plan(PCA(3).fit, data, memory_limit=limit) for limit in ("2GiB", "640MiB"))
     assert narrow.layout["features of a slab"] < wide.layout["features of a slab"]
     assert narrow.peak_bytes <= narrow.limit.task_bytes
     expected = PCA(3).fit(data)
-    with dask.config.set({"mksdask.memory-limit": "720MiB", "scheduler": "sync"}):
+    with dask.config.set({"mksdask.memory-limit": "640MiB", "scheduler": "sync"}):
         found = PCA(3).fit(data)
     np.testing.assert_allclose(found.components_, expected.components_, atol=1e-12)
 

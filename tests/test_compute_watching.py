@@ -183,7 +183,7 @@ def test_fit__watches_masks_complex_bases_and_linkages(ensemble, eager):
 
 def test_volume__shows_the_sum_of_the_tiles_that_are_done(volume, eager, client):
     seen = []
-    options = {"cutoff": 5, "correlations": [(0, 0), (0, 1)], "memory_limit": "656MiB"}
+    options = {"cutoff": 5, "correlations": [(0, 0), (0, 1)], "memory_limit": "576MiB"}
     found = correlate_volume(volume, PrimitiveBasis(2), watch=seen.append, **options)
     expected = correlate_volume(volume, PrimitiveBasis(2), **options).compute()
     xr.testing.assert_identical(found, expected)

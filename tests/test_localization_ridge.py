@@ -171,11 +171,11 @@ def test_other_models__are_planned_and_refused_above_the_limit():
     )
     for arguments in (lazy, (X, y)):
         with pytest.raises(ValueError, match=message):
-            plan(model.fit, *arguments, memory_limit="660MiB")
-        with dask.config.set({"mksdask.memory-limit": "660MiB"}), computes(0), pytest.raises(ValueError, match=message):
+            plan(model.fit, *arguments, memory_limit="580MiB")
+        with dask.config.set({"mksdask.memory-limit": "580MiB"}), computes(0), pytest.raises(ValueError, match=message):
             model.fit(*arguments)
     model.set_params(linear_model=Lasso(fit_intercept=False))
-    assert plan(model.fit, *lazy, memory_limit="660MiB").peak_bytes < spectra
+    assert plan(model.fit, *lazy, memory_limit="580MiB").peak_bytes < spectra
 
 
 def test_partial_fit__refuses_a_linear_model_that_needs_other_data():

@@ -330,7 +330,7 @@ def test_plan__holds_the_states_of_each_order():
     assert plans[0].peak_bytes < plans[1].peak_bytes < plans[2].peak_bytes
     assert plans[2].layout["states of the last order"] == 2 + 2 * 6
     with pytest.raises(ValueError, match=r"calibration of kernels .* smallest memory_limit"):
-        plan(MKSLocalizationModel(PrimitiveBasis(2), order=4).fit, X, y, memory_limit="700MiB")
+        plan(MKSLocalizationModel(PrimitiveBasis(2), order=4).fit, X, y, memory_limit="620MiB")
 
 
 @pytest.mark.parametrize("order", [0, 1.5, "2", True, None, 65])

@@ -27,7 +27,7 @@ from mksdask.storage.blocks import layout_begun
 
 VOLUME = np.random.default_rng(0).integers(0, 2, (96, 48, 48)).astype(np.uint8)
 OPTIONS = {"tile sum": {"cutoff": 7, "return_std": True}, "all lags": {"cutoff": None}}
-N_PLANES, SMALL, LARGE = {"tile sum": 48, "all lags": 96}, {"tile sum": "642MiB", "all lags": "641MiB"}, "2GiB"
+N_PLANES, SMALL, LARGE = {"tile sum": 48, "all lags": 96}, {"tile sum": "562MiB", "all lags": "561MiB"}, "2GiB"
 
 KILLED = """
     import functools, os, sys
@@ -179,7 +179,7 @@ def test_fit__goes_on_with_the_slabs_of_workers_of_another_size(tmp_path, monkey
         with dask.config.set({"scheduler": "sync", MEMORY_LIMIT_KEY: limit}):
             return analysis.fit(lazy, resume=True).reduced_fit_data
 
-    small, large = "640.3MiB", "2GiB"
+    small, large = "560.3MiB", "2GiB"
     with pytest.raises(InterruptedError):
         fit(small, "a")
     n_left = 100
@@ -227,7 +227,7 @@ def test_import__goes_on_with_the_slabs_of_workers_of_another_size(tmp_path, opt
         expected = call("2GiB", tmp_path / "whole.zarr")
         assert max(last - first for first, last in taken) == 16
         with pytest.raises((InterruptedError, ValueError)):
-            call("642MiB", n_left=4)
+            call("562MiB", n_left=4)
         found = call("2GiB")
         # What was done is not done again, and the rest is read in slabs of the same size.
         assert 0 < len(taken) < 6
@@ -235,13 +235,13 @@ def test_import__goes_on_with_the_slabs_of_workers_of_another_size(tmp_path, opt
         assert_array_equal(found.microstructure, expected.microstructure)
         stamp = attributes_of(Location.of(url))["stamp"]
         call("2GiB")
-        call("642MiB")
+        call("562MiB")
         assert (attributes_of(Location.of(url))["stamp"], taken) == (stamp, [])
         # Slabs that are too large for these workers are told.
         with pytest.raises((InterruptedError, ValueError)):
             call("2GiB", tmp_path / "large.zarr", n_left=1)
         with pytest.raises(ValueError, match=r"bytes of a slab \[\d+\], which workers of this size do not take, now"):
-            call("642MiB", tmp_path / "large.zarr")
+            call("562MiB", tmp_path / "large.zarr")
 
 
 ANG = """# TEM_PIXperUM 1.0

@@ -130,7 +130,7 @@ def test_function__lazy_labelled_and_planned(tmp_path):
     assert [stage.name for stage in planned.stages][-1] == "pairs of clusters"
     assert plan(correlate_clusters, samples, 1).stages[0].n_tasks == 1
     with pytest.raises(ValueError, match="memory_limit"):
-        plan(correlate_volume_clusters, stored, 1, cutoff=19, memory_limit="640.1MiB")
+        plan(correlate_volume_clusters, stored, 1, cutoff=19, memory_limit="560.1MiB")
 
 
 def test_function__of_a_phase_without_a_name():

@@ -170,11 +170,11 @@ def test_correlate_volume3__lazy_labelled_and_planned(tmp_path):
     large = np.broadcast_to(np.uint8(0), (400, 400, 400))
     small, wide = (
         plan(correlate_volume3, large, PrimitiveBasis(2), [[1, 0, 0]], cutoff=8, memory_limit=limit)
-        for limit in ("700MiB", "4GiB")
+        for limit in ("620MiB", "4GiB")
     )
     assert small.n_tasks > wide.n_tasks > 1
     with pytest.raises(ValueError, match="lower the cutoff, or take shorter offsets"):
-        plan(correlate_volume3, large, PrimitiveBasis(2), [[390, 390, 0]], cutoff=2, memory_limit="700MiB")
+        plan(correlate_volume3, large, PrimitiveBasis(2), [[390, 390, 0]], cutoff=2, memory_limit="620MiB")
     with pytest.raises(ValueError, match="cutoff must be"):
         correlate_volume3(X, PrimitiveBasis(2), [[1, 0, 0]], cutoff=None)
 

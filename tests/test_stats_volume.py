@@ -227,7 +227,7 @@ def test_volume__repeats_to_the_last_bit_whatever_the_workers(tmp_path, client):
 
 def test_volume__the_graph_is_small():
     volume = zarr.create_array({}, shape=(2048,) * 3, dtype="u1", chunks=(256,) * 3)
-    options = {"cutoff": 50, "correlations": [(0, 0)], "memory_limit": "1200MiB"}
+    options = {"cutoff": 50, "correlations": [(0, 0)], "memory_limit": "1120MiB"}
     f = correlate_volume(volume, PrimitiveBasis(2), **options)
     planned = plan(correlate_volume, volume, PrimitiveBasis(2), **options)
     assert planned.layout["tiles"] >= 512
@@ -262,7 +262,7 @@ def test_volume__real_rock_in_small_tiles(tmp_path):
     rock = tifffile.imread(real_data("berea_400.tif"))[:200, :160, :120].transpose(2, 1, 0) // 255
     create_volume(tmp_path / "v.zarr", rock, chunks=64)
     volume = open_volume(tmp_path / "v.zarr").microstructure
-    options = {"cutoff": 10, "correlations": [(0, 0)], "return_std": True, "memory_limit": "690MiB"}
+    options = {"cutoff": 10, "correlations": [(0, 0)], "return_std": True, "memory_limit": "610MiB"}
     f, std = correlate_volume(volume, PrimitiveBasis(2), **options)
     assert plan(correlate_volume, volume, PrimitiveBasis(2), **options).layout["tiles"] > 8
     assert_allclose(f.values[..., 0], whole_volume_statistics(rock == 0, 10), atol=1e-6)
@@ -347,13 +347,13 @@ def test_volume__partial_sums_are_kept_and_taken_up(tmp_path, monkeypatch):
 def test_volume__a_plan_fits_or_says_what_would(monkeypatch):
     X = zarr.create_array({}, shape=(300,) * 3, dtype="u1", chunks=(100,) * 3)
     with pytest.raises(ValueError, match=r"the smallest memory_limit that would do is \d+ MiB") as refused:
-        correlate_volume(X, PrimitiveBasis(2), cutoff=40, memory_limit="650MiB")
+        correlate_volume(X, PrimitiveBasis(2), cutoff=40, memory_limit="570MiB")
     (least,) = map(int, re.findall(r"would do is (\d+) MiB", str(refused.value)))
     for limit, fits in ((least, True), (least - 1, False)):
         with nullcontext() if fits else pytest.raises(ValueError, match="would do"):
             plan(correlate_volume, X, PrimitiveBasis(2), cutoff=40, memory_limit=f"{limit}MiB")
     plain, tight = (
-        plan(correlate_volume, X, PrimitiveBasis(2), cutoff=10, memory_limit=limit) for limit in ("8GiB", "690MiB")
+        plan(correlate_volume, X, PrimitiveBasis(2), cutoff=10, memory_limit=limit) for limit in ("8GiB", "610MiB")
     )
     assert tight.layout["tiles"] > plain.layout["tiles"]
     assert tight.peak_bytes <= tight.limit.task_bytes < plain.peak_bytes

@@ -29,9 +29,10 @@ CHUNK_VOXELS = 2**22
 LEAST_CHUNKS = 8
 # Share of its memory that a worker may fill. dask pauses a worker at 0.8.
 BUSY = 0.8
-# Memory of a worker without its tasks: the interpreter, the libraries, and the compiler of kernels after its first use.
 MIB = 2**20
-PROCESS_BYTES = 512 * MIB
+# Memory of a worker without its tasks: the interpreter, the libraries, and the compiler of kernels after its first use.
+# Fresh workers took 290 to 380 MiB after small work with kernels that were compiled before, and 420 MiB otherwise.
+PROCESS_BYTES = 448 * MIB
 # Keys of the limits in dask's configuration: memory of a worker, and bytes of results that a process keeps.
 MEMORY_LIMIT_KEY = "mksdask.memory-limit"
 CACHE_LIMIT_KEY = "mksdask.cache-limit"
@@ -161,8 +162,9 @@ class Limit:
         """Make the error to raise if `what` needs more bytes than a task may take."""
         whole = replace(self, held_bytes=0)
         needed += self.held_bytes
-        # Half a byte, because bytes of a task are rounded down.
-        least = math.ceil(((needed + 0.5) * self.n_threads + PROCESS_BYTES) / BUSY / MIB)
+        least = math.ceil((needed * self.n_threads + PROCESS_BYTES) / BUSY / MIB)
+        # Bytes of a task are rounded down.
+        least += replace(whole, worker_bytes=least * MIB).task_bytes < needed
         error = DoesNotFitError(
             f"memory_limit of {size_text(self.worker_bytes)} leaves {size_text(whole.task_bytes)} to a task beside "
             f"the {size_text(PROCESS_BYTES)} of the process, but {what} needs {size_text(needed)}; {_WOULD_DO} "
