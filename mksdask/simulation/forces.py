@@ -264,7 +264,10 @@ def forces_anisotropic_2d(u, packed, macro, active, out, first, last):  # type: 
                 end = start + size if start + size < ny else 0
                 for c in range(2):
                     _combine_2d(u[s, c], i, ip, start, size, end, w, c)
-                stiffness[:, :size] = packed[s, i, :, start : start + size]
+                for entry in range(6):
+                    row = packed[s, i, entry, start:]
+                    for j in range(size):
+                        stiffness[entry, j] = row[j]
                 for j in range(size):
                     x10, x01, x11 = _coefficients_2d(w, 0, j, half)
                     y10, y01, y11 = _coefficients_2d(w, 1, j, half)
@@ -303,7 +306,10 @@ def forces_anisotropic_3d(u, packed, macro, active, out, first, last):  # type: 
                     end = start + size if start + size < nz else 0
                     for c in range(3):
                         combine(u[s, c], i, ip, j, jp, start, size, end, w, c)
-                    stiffness[:, :size] = packed[s, i, j, :, start : start + size]
+                    for entry in range(21):
+                        row = packed[s, i, j, entry, start:]
+                        for k in range(size):
+                            stiffness[entry, k] = row[k]
                     for k in range(size):
                         x100, x010, x110, x001, x101, x011, x111 = coefficients(w, 0, k, half)
                         y100, y010, y110, y001, y101, y011, y111 = coefficients(w, 1, k, half)
