@@ -222,6 +222,10 @@ def test_goodness_of_fit__points_errors_and_diagonal():
     texts = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
     assert texts == ["fit: R² = 0.9700\nRMSE = 0.141 GPa", "test: RMSE = 0.5 GPa"]
     assert fig.axes[0].get_ylabel() == "predicted $C_{11}$ / GPa"
+    # The legend hides neither points nor the label of the axis.
+    fig.draw_without_rendering()
+    legend, label = (item.get_window_extent() for item in (fig.axes[0].get_legend(), fig.axes[0].xaxis.label))
+    assert fig.bbox.ymin < legend.ymin < legend.ymax < label.ymin
     x, y = fig.axes[0].lines[0].get_data()
     assert_allclose(x, y)
     with pytest.raises(ValueError, match=r"\(2, n_samples\)"):

@@ -211,7 +211,7 @@ def _overview(
     sample: xr.DataArray, statistics: xr.DataArray, scores: list[Any], variance: Any, parity: Any, strains: list[Any]
 ) -> Figure:
     """Draw the two chains: from a structure to a property, and from a structure to its local strain."""
-    figure = new_figure(TWO_COLUMNS, 4.5)
+    figure = new_figure(TWO_COLUMNS, 4.9)
     (structure, pairs, points), (line, *fields) = figure.subplots(2, 3)
     tools.draw_microstructures(sample.expand_dims("sample"), [""], ax=structure)
     tools.draw_correlations(statistics[..., :1], ax=pairs)

@@ -288,7 +288,9 @@ def draw_goodness_of_fit(
         ax.scatter(data[0], data[1], s=10, alpha=0.6, linewidths=0, label=text, zorder=2, **look)
     names = [f"{what} {symbol or quantity}" + (f" / {unit}" if symbol else "") for what in ("true", "predicted")]
     ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=names[0], ylabel=names[1])
-    ax.legend(loc="upper left", handletextpad=0.2)
+    # Below the label of the axis: inside, it would hide points near the diagonal.
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 4.5}
+    ax.legend(**below, ncols=2, frameon=False, handletextpad=0.2, columnspacing=1.0)
     return fig
 
 
