@@ -348,7 +348,9 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
             self.spread_ *= np.sqrt(degrees / (degrees - 2))
 
     def _fit_landmarks(self, scores: Any, target: Any, n_landmarks: int, rng: np.random.Generator) -> None:
-        n, _ = len(scores), task_bytes(n_landmarks, scores, target, Limit.of())
+        # Refuse what does not fit before anything is computed.
+        task_bytes(n_landmarks, scores, target, Limit.of())
+        n = len(scores)
         some = np.sort(rng.choice(n, min(n, max(POOL * n_landmarks, SELECTION_SAMPLES)), replace=False))
         found = computed((scores[some], target[some], scores.std(axis=0), target.mean(axis=0), target.std(axis=0)))
         pool, of_pool, deviations, self._mean, deviation = (np.asarray(value, dtype=np.float64) for value in found)

@@ -111,11 +111,12 @@ def _flows(u, packed, macro, active, out, first, last):  # type: ignore[no-untyp
                     size = min(CHUNK, nz - start)
                     end = start + size if start + size < nz else 0
                     combine(u[s], i, ip, j, jp, start, size, end, w, 0)
-                    if packed.shape[1] == 1:
-                        for entry in (0, 3, 5):
-                            tensor[entry, :size] = packed[s, 0, i, j, start : start + size]
-                    else:
-                        tensor[:, :size] = packed[s, :, i, j, start : start + size]
+                    for entry in range(6):
+                        if packed.shape[1] == 1 and entry not in (0, 3, 5):
+                            continue
+                        row = packed[s, entry if packed.shape[1] > 1 else 0, i, j, start:]
+                        for k in range(size):
+                            tensor[entry, k] = row[k]
                     for k in range(size):
                         x100, x010, x110, x001, x101, x011, x111 = coefficients(w, 0, k, half)
                         xx, xy, xz, yy = tensor[0, k], tensor[1, k], tensor[2, k], tensor[3, k]
