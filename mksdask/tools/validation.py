@@ -289,8 +289,15 @@ def draw_goodness_of_fit(
     names = [f"{what} {symbol or quantity}" + (f" / {unit}" if symbol else "") for what in ("true", "predicted")]
     ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=names[0], ylabel=names[1])
     # Below the label of the axis: inside, it would hide points near the diagonal.
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 4.5}
-    ax.legend(**below, ncols=2, frameon=False, handletextpad=0.2, columnspacing=1.0)
+    ax.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        borderaxespad=4.5,
+        ncols=2,
+        frameon=False,
+        handletextpad=0.2,
+        columnspacing=1.0,
+    )
     return fig
 
 
