@@ -1,6 +1,7 @@
 """Fourier transforms by SciPy or by FFTW, as the configuration says."""
 
 import itertools
+import tracemalloc
 from types import SimpleNamespace
 
 import dask
@@ -8,6 +9,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import scipy.fft
+from numpy.testing import assert_allclose
 
 from mksdask import MKSLocalizationModel, PrimitiveBasis
 from mksdask.compute import transforms
@@ -118,6 +120,27 @@ def test_models_and_volumes_agree_within_rounding(planned):
     assert "pyfftw" not in libraries()
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("library", ["scipy", "pyfftw"])
+@pytest.mark.parametrize("norm", ["backward", "forward"])
+@pytest.mark.parametrize(("axes", "lengths"), [((1, 2, 3), (5, 6, 7)), ([2, 3], [6, 7]), (range(3, 4), (7,))])
+def test_irfftn_in_place__gives_what_scipy_gives(axes, lengths, norm, library, monkeypatch):
+    monkeypatch.setattr(transforms, "_CACHE_BYTES", 0)
+    values = np.random.default_rng(0).normal(size=(2, 5, 6, 7))
+    spectra = scipy.fft.rfftn(values, axes=axes)
+    expected = scipy.fft.irfftn(spectra, s=lengths, axes=axes, norm=norm)
+    with transforms_by(library):
+        assert_allclose(transforms.irfftn_in_place(spectra, lengths, axes, norm=norm), expected, rtol=0, atol=1e-12)
+
+
+def test_irfftn_in_place__does_not_copy_spectra():
+    spectra = scipy.fft.rfftn(np.ones((64, 128, 128), np.float32))
+    tracemalloc.start()
+    result = transforms.irfftn_in_place(spectra, (64, 128, 128), (0, 1, 2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.nbytes <= peak < 1.1 * result.nbytes
 
 
 @pytest.mark.parametrize("n", [1, 3, 15, 17, 61, 97, 121, 200, 385])

@@ -472,7 +472,8 @@ def test_vtk__memory_does_not_grow_with_the_file(tmp_path, form, monkeypatch):
     total()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4.5e6
+    # Text takes 4.2 MB of its 12 MB, and what else runs in the process up to 0.3 MB.
+    assert peak < 4.8e6
 
 
 def test_vti__inline_values_with_space_around_them(tmp_path):

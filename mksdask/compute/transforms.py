@@ -28,6 +28,7 @@ with suppress(ImportError):
     import pyfftw
 
 FFT_KEY = "mksdask.fft"
+_CACHE_BYTES = 2**22
 _SHORT = 16  # An axis of fewer voxels would grow too much.
 # The library of the task that runs in this thread.
 _chosen: ContextVar[str] = ContextVar("fft", default="")
@@ -67,6 +68,19 @@ def transforms_by(library: str) -> Iterator[None]:
             yield
     finally:
         _chosen.reset(token)
+
+
+def irfftn_in_place(spectra: Array, lengths: Sequence[int], axes: Sequence[int], *, norm: str = "backward") -> Array:
+    """Transform half spectra back to real values of some lengths, as `scipy.fft.irfftn` does, and overwrite `spectra`.
+
+    SciPy copies spectra of several axes. Where they do not stay in cache, the leading axes are transformed first, in
+    their own memory.
+    """
+    leading = axes[:-1]
+    if len(leading) and spectra.nbytes >= _CACHE_BYTES and fft_library() == "scipy":
+        spectra = scipy.fft.ifftn(spectra, axes=leading, norm=norm, overwrite_x=True)
+        return np.asarray(scipy.fft.irfft(spectra, n=lengths[-1], axis=axes[-1], norm=norm, overwrite_x=True))
+    return np.asarray(scipy.fft.irfftn(spectra, s=lengths, axes=axes, norm=norm, overwrite_x=True))
 
 
 def fast_length(n: int, *, real: bool = False) -> int:

@@ -13,6 +13,7 @@ import scipy.linalg
 
 from mksdask.arrays import Array
 from mksdask.bases.base import Basis
+from mksdask.compute.transforms import irfftn_in_place
 
 # Small samples are transformed together, up to this many voxels and this many samples.
 BATCH_VOXELS = 2**18
@@ -68,8 +69,9 @@ class FieldFFT:
     def inverse(self, spectra: Array) -> Array:
         """Transform spectra (..., *frequencies) back to fields (..., *spatial). This may overwrite `spectra`."""
         axes = tuple(range(spectra.ndim - len(self.spatial), spectra.ndim))
-        function = scipy.fft.irfftn if self.real else scipy.fft.ifftn
-        return np.asarray(function(spectra, s=self.spatial, axes=axes, overwrite_x=True))
+        if self.real:
+            return irfftn_in_place(spectra, self.spatial, axes)
+        return np.asarray(scipy.fft.ifftn(spectra, axes=axes, overwrite_x=True))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from mksdask.arrays import Array, ArrayLike, is_number, label, label_alike, numbers_argument, unwrap_samples
 from mksdask.compute.blocks import map_samples
+from mksdask.compute.transforms import irfftn_in_place
 from mksdask.samples import refuse_ambiguous_lines
 from mksdask.schema.arguments import checked
 
@@ -94,9 +95,7 @@ class _Evolution:
                 dtype.type(self.dt),
                 dtype.type(self.gamma),
             )
-            # The leading axes are transformed in place, because irfftn would copy the array.
-            potential = scipy.fft.ifftn(potential, axes=axes[:-1], overwrite_x=True)
-            phi = scipy.fft.irfft(potential, n=spatial[-1], axis=-1, overwrite_x=True)
+            phi = irfftn_in_place(potential, spatial, axes)
         if not np.isfinite(phi).all():
             low, high = float(initial.min()), float(initial.max())
             msg = (

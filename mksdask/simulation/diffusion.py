@@ -15,6 +15,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from mksdask.arrays import Array
+from mksdask.compute.transforms import irfftn_in_place
 from mksdask.simulation.equilibrium import equilibrium
 from mksdask.simulation.forces import jit
 from mksdask.simulation.stencils import Float, Real, Single
@@ -76,7 +77,7 @@ class Channels:
             v = scipy.fft.rfftn(v, axes=around)
         v *= self._inverse
         if around:
-            v = scipy.fft.irfftn(v, s=[self.mask.shape[axis] for axis in around], axes=around, overwrite_x=True)
+            v = irfftn_in_place(v, [self.mask.shape[axis] for axis in around], around)
         v = scipy.fft.idctn(v, type=2, axes=closed, overwrite_x=True)
         return np.asarray(scipy.fft.idst(v, type=2, axis=0, overwrite_x=True))[None, None]
 

@@ -15,6 +15,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from mksdask.compute.threads import over_parts
+from mksdask.compute.transforms import irfftn_in_place
 from mksdask.simulation.conjugate_gradients import conjugate_gradients, write_residuals
 from mksdask.simulation.elements import parts_of_planes, strain_of_planes, stress_forces, total_stress
 from mksdask.simulation.forces import jit
@@ -169,7 +170,7 @@ def _precondition(green: Single, r: Single) -> Single:
     v = scipy.fft.rfftn(r, axes=axes)
     flat = v.reshape(*v.shape[:2], -1)
     over_parts(partial(_multiply_green, green.reshape(len(green), -1), flat), flat.shape[-1])
-    return scipy.fft.irfftn(v, s=r.shape[2:], axes=axes, overwrite_x=True)
+    return irfftn_in_place(v, r.shape[2:], axes)
 
 
 def equilibrium(

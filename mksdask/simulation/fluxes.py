@@ -16,6 +16,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from mksdask.compute.threads import over_parts
+from mksdask.compute.transforms import irfftn_in_place
 from mksdask.simulation.elements import gradient_of_planes, parts_of_planes
 from mksdask.simulation.equilibrium import equilibrium, kept_if_small, symbols
 from mksdask.simulation.forces import (
@@ -151,7 +152,7 @@ def _precondition(green: Single, r: Single) -> Single:
         v[:, :, first:last] *= green[first:last]
 
     over_parts(multiply, len(green))
-    return np.asarray(scipy.fft.irfftn(v, s=r.shape[2:], axes=axes, overwrite_x=True))
+    return irfftn_in_place(v, r.shape[2:], axes)
 
 
 def solve_fluxes(

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.fft
 
 from mksdask.arrays import Array, integers
-from mksdask.compute.transforms import fast_length
+from mksdask.compute.transforms import fast_length, irfftn_in_place
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ class LagFFT:
                 spectra = scipy.fft.ifftn(spectra, axes=waiting, norm=norm, overwrite_x=True)
                 spectra = np.take(spectra, np.r_[0 : high + 1, length - low : length], axis=axis)
                 waiting = []
-        lengths, inverse = (
-            [self.lengths[axis - 1] for axis in waiting],
-            scipy.fft.irfftn if self.real else scipy.fft.ifftn,
-        )
-        spectra = inverse(spectra, s=lengths, axes=waiting, norm=norm, overwrite_x=True)
+        lengths = [self.lengths[axis - 1] for axis in waiting]
+        if self.real:
+            spectra = irfftn_in_place(spectra, lengths, waiting, norm=norm)
+        else:
+            spectra = scipy.fft.ifftn(spectra, s=lengths, axes=waiting, norm=norm, overwrite_x=True)
         for corner in itertools.product((False, True), repeat=last):
             source = tuple(
                 slice(length - low, length) if negative else slice(0, high + 1)

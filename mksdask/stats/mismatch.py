@@ -16,6 +16,7 @@ import numpy as np
 import scipy.fft
 
 from mksdask.arrays import Array
+from mksdask.compute.transforms import irfftn_in_place
 from mksdask.stats.lags import LagFFT
 
 # Steps that the descent remembers, to estimate the curvature.
@@ -123,7 +124,7 @@ class Mismatch:
         gradient = np.zeros(fields.shape, dtype=self.wanted.dtype)
         inside = tuple(slice(n) for n in self.transform.spatial)
         for phase, spectrum in gradients.items():
-            gradient[phase] = scipy.fft.irfftn(spectrum, s=self.transform.lengths, overwrite_x=True)[inside]
+            gradient[phase] = irfftn_in_place(spectrum, self.transform.lengths, range(spectrum.ndim))[inside]
         return float(squares.mean()), gradient, squares
 
     def _difference_of_spectra(self, position: int, product: Array) -> tuple[float, Array]:
