@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import threading
 import warnings
 
 import dask.array as da
@@ -32,6 +33,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, StandardScaler
 from sklearn.svm import SVC, SVR
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from mksdask import (
     ExtrapolationWarning,
@@ -615,6 +617,37 @@ def test_linkers__of_scikit_learn(ensemble, linker):
     assert is_classifier(fitted) == is_classifier(linker)
     assert is_regressor(fitted) == is_regressor(linker)
     assert type(linker).__name__ in fitted._repr_html_()
+
+
+class LimitsBlas(Ridge):
+    """Limits BLAS in predict, as nearest neighbours do. Of two threads, the first to begin is the first to end."""
+
+    first, both, one_ended = threading.Lock(), threading.Barrier(2, timeout=60), threading.Event()
+
+    def predict(self, X):
+        if threading.current_thread() is threading.main_thread():
+            return super().predict(X)
+        is_first = self.first.acquire(blocking=False)
+        if not is_first:
+            self.both.wait()
+        with threadpool_limits(1, user_api="blas"):
+            self.both.wait()
+            if is_first:
+                self.both.wait()
+            else:
+                self.one_ended.wait(60)
+            found = super().predict(X)
+        self.one_ended.set()
+        return found
+
+
+def test_linkers__that_limit_blas_in_threads_give_its_threads_back(ensemble):
+    X, y = ensemble
+    fitted = model(property_linker=LimitsBlas()).fit(X, y)
+    lazy = fitted.predict(da.from_array(X, chunks=(24, 11, 11)))
+    with threadpool_limits(3, user_api="blas"):
+        lazy.compute(scheduler="threads", num_workers=2)
+        assert {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"} == {3}
 
 
 def test_model__several_properties_at_once(ensemble):

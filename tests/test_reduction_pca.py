@@ -12,9 +12,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import decomposition
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from mksdask import plan
+from mksdask.compute.blas import one_thread_of_blas
 from mksdask.reduction import PCA, pca as pca_module, strategy
 from tests.helpers import chunked, computes, sample_chunks
 
@@ -365,14 +366,31 @@ def test_pca__directions_that_are_rounding_are_none(kind, solver, whiten, lazy):
 
 
 def test_blas__calls_at_the_same_time_give_its_threads_back():
-    before = [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
-    data = da.random.default_rng(0).normal(size=(60, 3000), chunks=(10, 3000))
-    threads = [threading.Thread(target=lambda: PCA(2).fit(data)) for _ in range(3)]
-    for thread in threads:
+    """The first call to begin is the first to end, and its thread lives on."""
+    one, both, one_ended, all_ended = (threading.Event() for _ in range(4))
+
+    def first():
+        with one_thread_of_blas():
+            one.set()
+            both.wait(60)
+        one_ended.set()
+        all_ended.wait(60)
+
+    with threadpool_limits(3, user_api="blas"):
+        thread = threading.Thread(target=first)
         thread.start()
-    for thread in threads:
+        one.wait(60)
+        with one_thread_of_blas():
+            both.set()
+            one_ended.wait(60)
+            assert threads_of_blas() == {1}
+        assert threads_of_blas() == {3}
+        all_ended.set()
         thread.join()
-    assert [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"] == before
+
+
+def threads_of_blas():
+    return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
 
 
 def test_pca__raises_on_lazy_half_precision():

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
 
 import dask
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from mksdask.compute.client import distributed_client
 
 _lock = threading.Lock()
 _calls: list[None] = []
-_limits: list[threadpool_limits] = []
+_limits: list[Any] = []
 
 
 @contextmanager
@@ -22,14 +24,35 @@ def one_thread_of_blas() -> Iterator[None]:
 
     More threads would wait for each other. Workers that dask starts have one thread of BLAS by default.
     """
-    in_threads = distributed_client() is None and dask.config.get("scheduler", None) in (None, "threads", "threading")
-    if not in_threads:
+    if distributed_client() is None and dask.config.get("scheduler", None) in (None, "threads", "threading"):
+        with _shared_limit():
+            yield
+    else:
         yield
-        return
-    # The limit is one for the whole process. Calls at the same time share it, and the last one lifts it.
+
+
+def borrowing(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a kernel of tasks that calls an estimator of scikit-learn safe in threads.
+
+    Some estimators, such as those of nearest neighbours, limit BLAS while they predict. Threads that do so at the same
+    time lift their limits in any order, and the last one may restore the limit of another one, for good. While the
+    kernel runs, BLAS has one thread already.
+    """
+    return partial(_with_one_thread, kernel)
+
+
+def _with_one_thread(kernel: Callable[..., Any], *blocks: Any, **options: Any) -> Any:
+    with _shared_limit():
+        return kernel(*blocks, **options)
+
+
+@contextmanager
+def _shared_limit() -> Iterator[None]:
+    """Limit BLAS to one thread. The limit is one for the whole process. Calls share it, and the last one lifts it."""
     with _lock:
         if not _calls:
-            _limits.append(threadpool_limits(1, user_api="blas"))
+            _release()
+            _limits.append(_controller().limit(limits=1, user_api="blas"))
         _calls.append(None)
     try:
         yield
@@ -37,4 +60,19 @@ def one_thread_of_blas() -> Iterator[None]:
         with _lock:
             _calls.pop()
             if not _calls:
+                _release()
                 _limits.pop().restore_original_limits()
+                _release()
+
+
+def _release() -> None:
+    """Let any thread change the limit. From version 3.8 of threadpoolctl on, only the thread that set it may."""
+    for library in _controller().lib_controllers:
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    """Find the libraries of this process, which takes milliseconds. NumPy and SciPy have loaded theirs."""
+    return ThreadpoolController()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 
 from mksdask.arrays import Array, is_lazy, is_number, to_numpy
+from mksdask.compute.blas import borrowing
 from mksdask.compute.blocks import map_samples
 from mksdask.compute.graph import settled
 from mksdask.reduction.pca import PCA
@@ -120,7 +121,8 @@ def scores_of(reducer: Any, features: Any, *, n_components: int, dtype: np.dtype
     """Compute scores of features by a fitted reducer, shape (n_samples, n_components), lazily for lazy features."""
     if is_out_of_core(reducer):
         return reducer.transform(features)
-    kernel = partial(_reduce_block, dtype=dtype)
+    kernel: Callable[..., Array] = partial(_reduce_block, dtype=dtype)
+    kernel = borrowing(kernel) if is_lazy(features) else kernel
     return map_samples(kernel, features, tail=(n_components,), dtype=dtype, name="reduce", options={"reducer": reducer})
 
 

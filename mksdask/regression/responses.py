@@ -11,7 +11,8 @@ import numpy as np
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import Array, ArrayLike, label, unwrap
+from mksdask.arrays import Array, ArrayLike, is_lazy, label, unwrap
+from mksdask.compute.blas import borrowing
 from mksdask.compute.blocks import map_samples
 
 
@@ -107,7 +108,8 @@ class ResponsesMixin:
     ) -> tuple[Any, Any]:
         """Apply a kernel of the linker to `reduced_predict_data`, and return the result with the labels of samples."""
         scores, labels = unwrap(self.reduced_predict_data, name="scores")
-        whole, linker = partial(kernel, dtype=dtype, **options), {"linker": self.property_linker_}
+        whole: Callable[..., Array] = partial(kernel, dtype=dtype, **options)
+        whole, linker = borrowing(whole) if is_lazy(scores) else whole, {"linker": self.property_linker_}
         return map_samples(whole, scores, tail=tail, dtype=dtype, name=name, options=linker), labels
 
     def _of_classes(
