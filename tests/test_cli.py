@@ -42,6 +42,7 @@ from mksdask.stats import correlate, correlate_volume
 from mksdask.storage import materialize
 
 
+@pytest.mark.slow
 def test_demo__makes_ensemble_linkage_and_figures(tmp_path):
     out = tmp_path / "demo"
     result = subprocess.run(

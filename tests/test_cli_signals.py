@@ -68,11 +68,11 @@ def stopped(folder, arguments, moment, number, *, times=1):
     ("arguments", "moment", "number"),
     [
         pytest.param(STATS, "imports", signal.SIGINT, marks=pytest.mark.slow),
-        (STATS, "imports", signal.SIGTERM),
+        pytest.param(STATS, "imports", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param(STATS, "start of the workers", signal.SIGINT, marks=pytest.mark.slow),
         (STATS, "computing", signal.SIGINT),
         pytest.param(STATS, "computing", signal.SIGTERM, marks=pytest.mark.slow),
-        (IMPORT, "writing", signal.SIGINT),
+        pytest.param(IMPORT, "writing", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param(IMPORT, "writing", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )

@@ -20,6 +20,7 @@ def run(script, *arguments, cwd):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_example__effective_stiffness(tmp_path):
     out = run("examples/effective_stiffness.py", "--quick", "--out", "figures", cwd=tmp_path)
     scores = [float(value) for value in re.findall(r"test R² = ([\d.]+)", out)]
@@ -28,6 +29,7 @@ def test_example__effective_stiffness(tmp_path):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 8
 
 
+@pytest.mark.slow
 def test_example__overview(tmp_path):
     out = run("examples/overview.py", "--quick", "--out", "overview", cwd=tmp_path)
     assert float(re.search(r"R² of samples that training never saw: ([\d.]+)", out).group(1)) > 0.9

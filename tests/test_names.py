@@ -159,6 +159,7 @@ IMPORTS = """
 """
 
 
+@pytest.mark.slow
 def test_names__do_not_depend_on_what_is_imported():
     found = [
         subprocess.run(

@@ -39,6 +39,7 @@ from mksdask.stats import correlate, correlate_volume
 from mksdask.storage import materialize
 from mksdask.storage.atomic import MICROSTRUCTURES, RESULTS, SCRATCH, Location, attributes_of, check_ours, remove_store
 from mksdask.storage.sources import recorded
+from tests.conftest import some_slow
 
 X = np.random.default_rng(0).integers(0, 2, (20, 6, 6)).astype("uint8")
 VOLUME = np.random.default_rng(1).integers(0, 2, (12, 10, 8)).astype("uint8")
@@ -744,7 +745,7 @@ def test_python__takes_a_path_as_it_is_written(tmp_path, monkeypatch):
     assert open_ensemble(f"file://{tmp_path}/home/e.zarr").sizes["sample"] == 20
 
 
-@pytest.mark.parametrize("option", ["--figure", "--watch"])
+@pytest.mark.parametrize("option", some_slow(["--figure", "--watch"], ["--watch"]))
 def test_resume__replaces_only_pictures_of_the_package(run, option):
     line = f"stats v.zarr out.zarr --cutoff 3 {option} OUT"
     Image.new("RGB", (8, 8)).save("photo.png")

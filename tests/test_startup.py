@@ -49,6 +49,7 @@ def test_workers__get_their_defaults_in_any_order(first):
     assert found["OMP_NUM_THREADS"] == 1
 
 
+@pytest.mark.slow
 def test_load_model__knows_the_classes_of_models_that_nothing_has_imported(tmp_path):
     code = f"""
 import mksdask, numpy as np

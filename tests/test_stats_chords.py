@@ -32,7 +32,7 @@ def segments_inside(line, lag, *, wraps):
     return sum(all(line[(start + step) % n] for step in range(lag + 1)) for start in starts), len(starts)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_chords__match_a_count_line_by_line(data):
     spatial = data.draw(st.sampled_from([(17,), (9, 7), (5, 6, 8), (1, 4)]))

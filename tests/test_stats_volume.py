@@ -44,7 +44,7 @@ BASES = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_volume__matches_the_whole_volume_transform(data):
     spatial = data.draw(st.sampled_from([(41,), (17, 23), (30, 7), (11, 13, 9)]))

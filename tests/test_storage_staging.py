@@ -106,7 +106,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["new", "replaced"])
-@pytest.mark.parametrize("case", some_slow(CASES, ["result", "resumed result", "model"]))
+@pytest.mark.parametrize("case", some_slow(CASES, ["resumed result"]))
 def test_object_store__a_kill_at_any_moment_leaves_a_whole_store(power, case, is_there):
     put, get, old, new = CASES[case]
     fs, seen = fsspec.filesystem("memory"), set()
