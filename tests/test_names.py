@@ -193,7 +193,8 @@ def test_names__are_the_same_in_two_processes(tmp_path):
     script, found = tmp_path / "run.py", []
     script.write_text(textwrap.dedent(SCRIPT))
     for number in range(2):
-        environment = os.environ | {"PYTHONHASHSEED": str(number + 1)}
+        # The first process compiles all kernels, and the second one reads them from disk.
+        environment = os.environ | {"PYTHONHASHSEED": str(number + 1), "NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
         run = subprocess.run(
             [sys.executable, script, tmp_path, str(number)],
             capture_output=True,

@@ -136,10 +136,12 @@ def _step(degree: int, m: int, n: int) -> tuple[float, float, float]:
     )
 
 
-_jit = numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
+_MATH = {"contract", "reassoc", "nsz"}
+# A function that is compiled by itself too might be rounded in another way there, and it is chance which one is called.
+_inline = numba.njit(inline="always", fastmath=_MATH)
 
 
-@_jit
+@_inline
 def _turn(cosines, sines, first_cosine, first_sine, next_cosine, next_sine):  # type: ignore[no-untyped-def]
     """Compute the cosines and sines of the next multiple of angles."""
     for t in range(len(cosines)):
@@ -147,7 +149,7 @@ def _turn(cosines, sines, first_cosine, first_sine, next_cosine, next_sine):  # 
         next_sine[t] = sines[t] * first_cosine[t] + cosines[t] * first_sine[t]
 
 
-@_jit
+@_inline
 def _start(sign, seed, c1, s1, c2, s2, powers_cos, powers_sin, phase_real, phase_imag, now, before):  # type: ignore[no-untyped-def]
     """Compute the phase exp(-i(m φ1 + n φ2)) of a pair, and its d^l of the lowest degree l."""
     for t in range(len(now)):
@@ -158,14 +160,14 @@ def _start(sign, seed, c1, s1, c2, s2, powers_cos, powers_sin, phase_real, phase
         before[t] = 0
 
 
-@_jit
+@_inline
 def _advance(a, b, c, cos_tilt, now, before):  # type: ignore[no-untyped-def]
     """Compute d^{l+1} from d^l and d^{l-1}. It overwrites d^{l-1}."""
     for t in range(len(now)):
         before[t] = (a * cos_tilt[t] + b) * now[t] + c * before[t]
 
 
-@_jit
+@_inline
 def _add(x, y, mirror, now, phase_real, phase_imag, to_real, to_imag):  # type: ignore[no-untyped-def]
     """Add (x + i y) d^l times the phase. The conjugate of the phase belongs to (-m, -n)."""
     for t in range(len(now)):
@@ -174,7 +176,7 @@ def _add(x, y, mirror, now, phase_real, phase_imag, to_real, to_imag):  # type: 
         to_imag[t] += x * v + y * u
 
 
-@_jit
+@numba.njit(cache=True, nogil=True, fastmath=_MATH)
 def _evaluate(  # type: ignore[no-untyped-def]
     angles, pairs, seeds, steps, first_step, terms, real, imag, first_term, out
 ):
