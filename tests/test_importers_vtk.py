@@ -394,6 +394,7 @@ def huge_legacy(content):
         (spoilt(lambda b: re.sub(rb"(\s\d+){3}(\s*</DataArray)", rb"\2", b), mode="Ascii"), "holds only 57 values"),
         (spoilt(lambda b: re.sub(rb"(\s\d+)(\s*</DataArray)", rb"\1\1\2", b), mode="Ascii"), "holds more values"),
         (spoilt(lambda b: b.replace(b" 14 ", b" 1x "), mode="Ascii"), "no number of type uint8"),
+        (spoilt(lambda b: b.replace(b" 14 ", b" .. "), mode="Ascii"), "no number of type uint8"),
         (spoilt(lambda b: b.replace(b" 14 ", b" -4 "), mode="Ascii"), "no number of type uint8"),
         (spoilt(lambda b: b.replace(b" 14 ", b" 314 "), mode="Ascii"), "no number of type uint8"),
         (spoilt(huge, mode="Ascii"), "holds only 60 values, but its header announces 1000000000000"),

@@ -13,7 +13,7 @@ import tifffile
 
 from mksdask.arrays import Array
 from mksdask.importers.formats.pictures import Picture, checked_number, one_channel
-from mksdask.importers.formats.tiff_opening import opened_tiff
+from mksdask.importers.formats.tiff_opening import check_chain, opened_tiff
 from mksdask.importers.formats.tiff_sizes import Sizes, ome_images, tiff_origin, tiff_sizes
 from mksdask.importers.sources import Choice
 
@@ -190,6 +190,7 @@ def tiff_picture(path: Path, choice: Choice) -> Picture:
     """
     choice.check(path, "series", "channel", "time")
     with opened_tiff(path) as file:
+        check_chain(file, path)
         if not file.pages or not file.series:
             msg = f"{path} holds no image; write it anew with at least one page"
             raise ValueError(msg)
