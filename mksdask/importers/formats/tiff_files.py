@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -98,7 +99,9 @@ class _Pages:
         return slab.reshape(n_rows, *self.inner, *inside)
 
     def _page(self, file: tifffile.TiffFile, number: int) -> Array:
-        page = np.asarray(file.pages[self.numbers[number]].asarray()).reshape(self.shape)
+        found = file.pages[self.numbers[number]]
+        _check_strips(found, self.files[number])
+        page = np.asarray(found.asarray()).reshape(self.shape)
         if self.channels is None:
             return page
         return one_channel(np.moveaxis(page, self.channels, -1), self.files[number], self.channel)
@@ -128,6 +131,7 @@ class _Rows:
     def __call__(self, first: int, last: int) -> Array:
         with opened_tiff(self.path) as file:
             page = file.pages.get(self.number)
+            _check_strips(page, self.path)
             n_planes, _, length, width, n_samples = page.shaped
             high = page.tilelength if page.is_tiled else min(page.rowsperstrip or length, length)
             across = -(-width // page.tilewidth) if page.is_tiled else 1
@@ -386,6 +390,8 @@ def _kernel(
         dtype = page.dtype.newbyteorder(file.byteorder).str
         return _Contiguous(path, series.dataoffset, tuple(shape), dtype, tuple(wanted), channel, has_channels), False
     last = file.series[joined[-1]].pages[-1]
+    for each in (page, last):
+        _check_strips(each, path)
     ends = [start + n for start, n in zip(last.dataoffsets, last.databytecounts, strict=False)]
     if last.parent is file and max(ends, default=0) > size:
         raise ValueError(_cut_off(path))
@@ -425,6 +431,17 @@ def _kernel(
 
 def _cut_off(path: Path) -> str:
     return f"{path} ends before its last voxel; copy it again from where it was made"
+
+
+def _check_strips(page: Any, path: Path) -> None:
+    """Refuse a page that does not name all of its strips or tiles. The voxels of others would be taken for zeros."""
+    frame = page.keyframe
+    if (frame.is_tiled or frame.rowsperstrip) and len(page.dataoffsets) < math.prod(frame.chunked):
+        msg = (
+            f"{path} holds only {len(page.dataoffsets)} of the {math.prod(frame.chunked)} strips or tiles of a page; "
+            "copy it again from where it was made"
+        )
+        raise ValueError(msg)
 
 
 def _check_codec(page: Any, path: Path) -> None:
