@@ -384,6 +384,7 @@ def replaced(name, value):
         (broken_cpr("Field1=3", "Field1=8"), "hold no Euler angles"),
         (broken_cpr("[Fields]", "[Nothing]"), r"no section \[Fields\]"),
         (broken_cpr("Euler1=0.0", "Euler1=90.0"), "acquisition surface is turned"),
+        (broken_cpr("xCells=7", "xCells\n  7"), r"map\.cpr: this is not a \.cpr file"),
         (broken_cpr("Euler1=0.0", "Euler1=[]"), r"map\.cpr: euler1 of the header is '\[\]', expected a number"),
         (broken_cpr("[General]", "General"), r"map\.cpr: this is not a \.cpr file"),
         (
@@ -418,6 +419,10 @@ def replaced(name, value):
         (broken(".ctf", lambda b: b[: b.rstrip().rfind(b"\t0.5\t")]), "record 34, line 50, is"),
         (broken(".ang", lambda b: b.replace(b"XSTEP: 0.5", b"XSTEP: 0.7")), "lies at x = 1, expected 1.4 on a grid"),
         (broken(".ang", lambda b: b[: last_line(b)]), "holds 34 lines of records, expected 35"),
+        (
+            broken(".ang", lambda b: b.replace(b"# NROWS: 5", b"# NROWS: " + 20 * b"9")),
+            "bytes of records, expected 69999",
+        ),
         (broken(".ang", lambda b: b.replace(b"# NROWS: 5", b"#")), "the header has no NROWS"),
         (broken(".h5", lambda b: b[:100]), "not an HDF5 file"),
         (

@@ -422,6 +422,10 @@ def huge_legacy(content):
             spoilt_legacy(lambda b: b.replace(b"POINT_DATA 60\n", b"SCALARS a float\n")),
             "a before POINT_DATA or CELL_DATA",
         ),
+        (
+            spoilt_legacy(lambda b: b.replace(b"units 1 1", b"units 1 999999999999")),
+            "ends before the values of units that its header announces; it is truncated",
+        ),
         (spoilt_legacy(lambda b: b[: b.index(b"scan 1")]), "ends inside of a FIELD; it is truncated"),
         (spoilt_legacy(lambda b: b[: b.rindex(b"FIELD")] + b"VECTORS"), "the line 'VECTORS', which is not complete"),
         (

@@ -96,7 +96,8 @@ class OxfordCrc(EbsdFile):
         parser = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
         try:
             parser.read_string(Path(described).read_text(encoding="latin-1").removeprefix("\xef\xbb\xbf"))
-        except configparser.Error as error:
+        except (configparser.Error, AttributeError) as error:
+            # A line that goes on after one without a value is an AttributeError.
             msg = f"{described}: this is not a .cpr file, which has sections and lines key=value ({error})"
             raise ValueError(msg) from None
         sections = {name.lower(): dict(parser[name]) for name in parser.sections()}

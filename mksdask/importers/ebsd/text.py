@@ -48,6 +48,10 @@ class TextFile(EbsdFile):
 
     def prepare(self, points_per_block: int) -> Any:
         """Count the lines, and find the byte at which each block of records starts."""
+        room = Path(self.path).stat().st_size - self.first_byte
+        if self.n_records > room:
+            # A record takes at least a byte.
+            check_count(self.path, "bytes of records", room, self.n_records, self.shape)
         n_blocks = -(-self.n_points // points_per_block)
         firsts = [self.record_of(min(self.n_points, block * points_per_block)) for block in range(n_blocks + 1)]
         offsets, n_lines, position, last = [self.first_byte], 0, self.first_byte, b"\n"
