@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -174,10 +175,12 @@ def bucket_of(folder: Path) -> Any:
     if any(importlib.util.find_spec(name) is None for name in ("s3fs", "moto")):
         yield None
         return
-    port = random.Random(os.getpid()).randint(20000, 50000)
-    pid = forked(lambda: serve(port), folder / "s3.txt")
+    # Who connects before the server has started waits in the queue of this socket.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        pid = forked(lambda: serve(listener), folder / "s3.txt")
     os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -188,7 +191,7 @@ def bucket_of(folder: Path) -> Any:
         end(pid)
 
 
-def serve(port: int) -> None:
+def serve(listener: socket.socket) -> None:
     moto_server, werkzeug = importlib.import_module("moto.server"), importlib.import_module("werkzeug.serving")
     app, rng = moto_server.DomainDispatcherApplication(moto_server.create_backend_app), random.Random(0)
 
@@ -198,13 +201,8 @@ def serve(port: int) -> None:
             return [b""]
         return app(environ, start_response)
 
-    werkzeug.run_simple("127.0.0.1", port, flaky, threaded=True)
+    werkzeug.make_server(*listener.getsockname(), flaky, threaded=True, fd=listener.fileno()).serve_forever()
 
 
 def make_bucket(url: str) -> None:
-    fs = fsspec.core.url_to_fs(url)[0]
-    for _ in range(100):
-        with contextlib.suppress(OSError):
-            fs.mkdir(url)
-            return
-        time.sleep(0.2)
+    fsspec.core.url_to_fs(url)[0].mkdir(url)

@@ -33,6 +33,7 @@ from mksdask.compute.plans import PROCESS_BYTES, DoesNotFitError, Limit, Plan
 from mksdask.datasets import effective_stiffness, mean_stress, solve_fields
 from mksdask.reduction import PCA
 from mksdask.regression import KernelRegressor
+from mksdask.simulation import effective_conductivity
 from mksdask.stats import correlate, correlate_volume
 from mksdask.stats.windows import sample_windows
 
@@ -321,6 +322,19 @@ def _(folder: Path) -> Call:
 @case("effective_stiffness")
 def _(folder: Path) -> Call:
     return Call(effective_stiffness, (ensemble(6, (32,) * 3, 1),), ELASTIC, drop)
+
+
+@case("fields of crystals")
+def _(folder: Path) -> Call:
+    angles = da.random.default_rng(0).uniform(0, 3, size=(12, 32, 32, 32, 3), chunks=(1, 32, 32, 32, 3))
+    options = {"crystal_stiffness": (168.4, 121.4, 75.4), "tolerance": 0.1}
+    return Call(solve_fields, (angles,), options, lambda response: drop(response.stress))
+
+
+@case("effective conductivity")
+def _(folder: Path) -> Call:
+    options = {"conductivity": (1.0, 2.0), "tolerance": 0.1}
+    return Call(effective_conductivity, (ensemble(6, (32,) * 3, 1),), options, drop)
 
 
 @case("volume, cutoff")

@@ -384,6 +384,8 @@ def replaced(name, value):
         (broken_cpr("Field1=3", "Field1=8"), "hold no Euler angles"),
         (broken_cpr("[Fields]", "[Nothing]"), r"no section \[Fields\]"),
         (broken_cpr("Euler1=0.0", "Euler1=90.0"), "acquisition surface is turned"),
+        (broken_cpr("xCells=7", "xCells\n  7"), r"map\.cpr: this is not a \.cpr file"),
+        (broken_cpr("Euler1=0.0", "Euler1=[]"), r"map\.cpr: euler1 of the header is '\[\]', expected a number"),
         (broken_cpr("[General]", "General"), r"map\.cpr: this is not a \.cpr file"),
         (
             broken(".ctf", lambda b: b.replace(b"JobMode\tGrid", b"JobMode\tLine")),
@@ -392,6 +394,14 @@ def replaced(name, value):
         (
             broken(".ctf", lambda b: b.replace(b"XCells", b"ZCells\t2\nZStep\t0\nXCells")),
             r"describes 2 layers with steps 0\.0, expected positive",
+        ),
+        (
+            broken(".ctf", lambda b: b.replace(b"AcqE1\t0", b"AcqE1\tCS0")),
+            r"map\.ctf: AcqE1 of the header is 'CS0', expected a number",
+        ),
+        (
+            broken(".ctf", lambda b: b.replace(b"\t0.0000\t", b"\t0.x\t", 1)),
+            r"map\.ctf: record 0, line 16, is .*0\.x.*expected 11 numbers",
         ),
         (broken(".ctf", lambda b: b[: last_line(b)]), "holds 34 lines of records, expected 35"),
         (broken(".ctf", lambda b: b + b[last_line(b) :]), "holds 36 lines of records, expected 35"),
@@ -409,8 +419,16 @@ def replaced(name, value):
         (broken(".ctf", lambda b: b[: b.rstrip().rfind(b"\t0.5\t")]), "record 34, line 50, is"),
         (broken(".ang", lambda b: b.replace(b"XSTEP: 0.5", b"XSTEP: 0.7")), "lies at x = 1, expected 1.4 on a grid"),
         (broken(".ang", lambda b: b[: last_line(b)]), "holds 34 lines of records, expected 35"),
+        (
+            broken(".ang", lambda b: b.replace(b"# NROWS: 5", b"# NROWS: " + 20 * b"9")),
+            "bytes of records, expected 69999",
+        ),
         (broken(".ang", lambda b: b.replace(b"# NROWS: 5", b"#")), "the header has no NROWS"),
         (broken(".h5", lambda b: b[:100]), "not an HDF5 file"),
+        (
+            broken(".h5", lambda b: b.replace(b"SNOD", b"snod")),
+            r"map\.h5: it cannot be read \(RuntimeError: .*signature",
+        ),
         (broken_hdf5(shortened), "holds 34 records of CI, expected 35"),
         (broken_hdf5(lambda data: data.__delitem__("Data/Phi")), "has no Phi"),
         (broken_hdf5(elsewhere("Data/Phi1")), "Phi1 is stored in another file, .*secret"),

@@ -394,6 +394,7 @@ def huge_legacy(content):
         (spoilt(lambda b: re.sub(rb"(\s\d+){3}(\s*</DataArray)", rb"\2", b), mode="Ascii"), "holds only 57 values"),
         (spoilt(lambda b: re.sub(rb"(\s\d+)(\s*</DataArray)", rb"\1\1\2", b), mode="Ascii"), "holds more values"),
         (spoilt(lambda b: b.replace(b" 14 ", b" 1x "), mode="Ascii"), "no number of type uint8"),
+        (spoilt(lambda b: b.replace(b" 14 ", b" .. "), mode="Ascii"), "no number of type uint8"),
         (spoilt(lambda b: b.replace(b" 14 ", b" -4 "), mode="Ascii"), "no number of type uint8"),
         (spoilt(lambda b: b.replace(b" 14 ", b" 314 "), mode="Ascii"), "no number of type uint8"),
         (spoilt(huge, mode="Ascii"), "holds only 60 values, but its header announces 1000000000000"),
@@ -420,6 +421,10 @@ def huge_legacy(content):
         (
             spoilt_legacy(lambda b: b.replace(b"POINT_DATA 60\n", b"SCALARS a float\n")),
             "a before POINT_DATA or CELL_DATA",
+        ),
+        (
+            spoilt_legacy(lambda b: b.replace(b"units 1 1", b"units 1 999999999999")),
+            "ends before the values of units that its header announces; it is truncated",
         ),
         (spoilt_legacy(lambda b: b[: b.index(b"scan 1")]), "ends inside of a FIELD; it is truncated"),
         (spoilt_legacy(lambda b: b[: b.rindex(b"FIELD")] + b"VECTORS"), "the line 'VECTORS', which is not complete"),

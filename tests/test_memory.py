@@ -368,6 +368,7 @@ def test_memory__a_worker_beside_its_tasks_takes_what_is_planned(tmp_path):
     [
         "PCA, more samples, 6000",
         "PCA, more samples, small chunks",
+        "analysis of many small samples",
         "analysis of many tiny chunks",
         "correlate, GSH",
         "correlate, prime sizes",

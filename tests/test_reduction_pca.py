@@ -3,7 +3,9 @@
 import os
 import threading
 import time
+import tracemalloc
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -398,3 +400,15 @@ def test_pca__raises_on_lazy_half_precision():
     with pytest.raises(TypeError, match="X must be float32 or float64, got float16"):
         PCA(2).fit(half)
     assert PCA(2).fit(half.compute()).components_.dtype == np.float64
+
+
+def test_fit__of_many_samples_in_narrow_slabs_keeps_to_its_plan():
+    X = da.random.default_rng(0).normal(size=(8000, 64), chunks=(8000, 8)).astype("float32")
+    pca = PCA(2, solver="randomized")
+    planned = plan(pca.fit, X, memory_limit="2GiB").peak_bytes
+    with dask.config.set(scheduler="sync"):
+        tracemalloc.start()
+        pca.fit(X)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert 0.2 * planned < peak < 1.1 * planned

@@ -41,7 +41,14 @@ def test_accessor__is_registered_in_any_order(first):
     assert printed(code + "print(json.dumps(ds.mks.describe()['kind']))") == "volume"
 
 
-@pytest.mark.parametrize("first", ["import mksdask; import distributed", "import distributed; import mksdask"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import mksdask; import distributed",
+        "import distributed; import mksdask",
+        "import mksdask.compute.workers; import distributed",
+    ],
+)
 def test_workers__get_their_defaults_in_any_order(first):
     code = f"{first}\nimport dask\nprint(json.dumps(dask.config.get('distributed.nanny.pre-spawn-environ')))"
     found = printed(code)

@@ -227,7 +227,7 @@ def test_volume__repeats_to_the_last_bit_whatever_the_workers(tmp_path, client):
 
 def test_volume__the_graph_is_small():
     volume = zarr.create_array({}, shape=(2048,) * 3, dtype="u1", chunks=(256,) * 3)
-    options = {"cutoff": 50, "correlations": [(0, 0)], "memory_limit": "1120MiB"}
+    options = {"cutoff": 50, "correlations": [(0, 0)], "memory_limit": "1160MiB"}
     f = correlate_volume(volume, PrimitiveBasis(2), **options)
     planned = plan(correlate_volume, volume, PrimitiveBasis(2), **options)
     assert planned.layout["tiles"] >= 512

@@ -529,6 +529,31 @@ def test_tiff__imagemagick_of_few_bits(tmp_path, depth, dtype, compression):
     assert abs(values - VOLUME[0] * ((2**depth - 1) / 255)).max() < 2
 
 
+def test_tiff__of_pages_in_a_circle_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((3, 4, 5), "u1"), metadata=None, photometric="minisblack")
+    with tifffile.TiffFile(path) as file:
+        first, last = file.pages[0].offset, file.pages[2]
+        end = last.offset + 2 + 12 * len(last.tags)
+    content = bytearray(path.read_bytes())
+    content[end : end + 4] = struct.pack("<I", first)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.tif holds pages that follow each other in a circle"):
+        import_images(path, tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("n_pages", [1, 2])
+def test_tiff__without_some_of_its_strips_is_refused(tmp_path, n_pages):
+    path = tmp_path / "a.tif"
+    values = np.arange(n_pages * 48, dtype="u1").reshape(n_pages, 8, 6)
+    tifffile.imwrite(path, values, rowsperstrip=8, photometric="minisblack", metadata=None, compression="zlib")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for page in file.pages:
+            page.tags["ImageLength"].overwrite(9)
+    with pytest.raises(ValueError, match=r"a\.tif holds only 1 of the 2 strips or tiles of a page"):
+        import_images(path, tmp_path / "a.zarr", axes="zyx" if n_pages > 1 else "yx")
+
+
 def with_broken_tags(path, n_pages, n_broken):
     """Repeat the directory of a file with one page, each time with tags of a data type that does not exist."""
     data = path.read_bytes()

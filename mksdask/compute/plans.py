@@ -31,8 +31,8 @@ LEAST_CHUNKS = 8
 BUSY = 0.8
 MIB = 2**20
 # Memory of a worker without its tasks: the interpreter, the libraries, and the compiler of kernels after its first use.
-# Fresh workers took 290 to 380 MiB after small work with kernels that were compiled before, and 420 MiB otherwise. Only
-# kernels of finite elements took more while they were compiled for the first time: up to 490 MiB.
+# Fresh workers took 290 to 380 MiB after small work with kernels that were compiled before, and 420 MiB otherwise. One
+# that compiled all kernels of finite elements, one after the other, took 460 MiB.
 PROCESS_BYTES = 448 * MIB
 # Keys of the limits in dask's configuration: memory of a worker, and bytes of results that a process keeps.
 MEMORY_LIMIT_KEY = "mksdask.memory-limit"

@@ -12,7 +12,6 @@ import sys
 from typing import Any
 
 import dask
-import distributed.config  # noqa: F401  its defaults must be set before those of this module
 
 # Settings of glibc: sizes in bytes, and the number of heaps that threads share. Other C libraries ignore them.
 ALLOCATION = {
@@ -29,7 +28,10 @@ PROFILES_SAFELY = sys.version_info >= (3, 11, 9)
 
 
 def configure_workers() -> None:
-    """Make the settings of this module defaults of the configuration of distributed. What users configure stays."""
+    """Make the settings of this module defaults of the configuration of distributed. What users configure stays.
+
+    This is called when distributed has been imported, because its own defaults must be set before.
+    """
     settings: dict[str, dict[str, Any]] = {
         "nanny": {"pre-spawn-environ": ALLOCATION},
         "admin": {"large-graph-warning-threshold": LARGE_GRAPH},

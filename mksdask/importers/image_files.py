@@ -136,11 +136,13 @@ def _check_memory(source: Source, path: str) -> None:
         If it does not.
     """
     part = math.prod(max(sizes) for sizes in source.data.chunks) * source.data.dtype.itemsize
+    # Positions along an axis are in memory as a whole.
+    part = max(part, 16 * max(source.data.shape))
     free = int(psutil.virtual_memory().available)
     if part > free:
         msg = (
-            f"{path} says that it holds {source.data.shape} voxels of dtype {source.data.dtype}, and a part of "
-            f"{part} bytes is read at once, more than the {free} bytes of memory that are free; write it anew in "
+            f"{path} says that it holds {source.data.shape} voxels of dtype {source.data.dtype}, and "
+            f"{part} bytes are needed at once, more than the {free} bytes of memory that are free; write it anew in "
             "smaller chunks or slices"
         )
         raise ValueError(msg)

@@ -80,8 +80,9 @@ class _Blocks:
         The next block overwrites the values. The mean is float64, and NaN for a feature with gaps.
         """
         n_samples, n_features = slab.shape
-        if self._room is None or self._room.dtype != slab.dtype:
-            self._room = np.empty((n_samples, _BLOCK), dtype=slab.dtype)
+        width = min(_BLOCK, n_features)
+        if self._room is None or self._room.dtype != slab.dtype or self._room.shape[1] < width:
+            self._room = np.empty((n_samples, width), dtype=slab.dtype)
         for start in range(0, n_features, _BLOCK):
             where = slice(start, min(start + _BLOCK, n_features))
             block, centred = slab[:, where], self._room[:, : where.stop - start]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mksdask.arrays import Array, is_number, shown
-from mksdask.compute.plans import SampleWork, fft_operations
+from mksdask.compute.plans import MIB, SampleWork, fft_operations
 from mksdask.schema.arguments import check_argument
 from mksdask.simulation.constituents import Constituents
 from mksdask.simulation.equilibrium import ElasticEquilibrium, batch_size, is_large, solve_elasticity
@@ -20,6 +20,8 @@ from mksdask.simulation.stencils import n_strain_components
 
 # Typical number of iterations of the conjugate gradients at moderate contrast, for estimates of work.
 ITERATIONS = 12
+# Bytes beyond those of a process that the kernels of 21 entries of a stiffness take while they are compiled at first.
+COMPILING = 24 * MIB
 
 
 class ElasticResponse(NamedTuple):
@@ -100,12 +102,12 @@ class ElasticSolver:
         if self.eigenstrains is not None:
             fields += 2 * self.eigenstrains.n_components + n_components + dim
         batch = int(field * fields)
-        together = batch_size(spatial)
+        together, compiling = batch_size(spatial), COMPILING if dim == 3 and material >= 21 else 0
         transforms = 2 * dim * fft_operations(spatial, real=True)
         return SampleWork(
             what,
             sum(int(np.prod(array.shape[1:])) * array.dtype.itemsize for array in arrays),
-            lambda n: n * result + min(n, together) * batch,
+            lambda n: compiling + n * result + min(n, together) * batch,
             result,
             n_loads * ITERATIONS * (transforms + int(np.prod(spatial)) * (200 if dim == 2 else 900)),
             is_large=is_large(spatial),

@@ -267,7 +267,7 @@ def plan_tile_sum(
             "FFT lengths": tuple(n for n in tiling.transform.lengths if n > 1),
         },
         (
-            Stage("tile sums", n_runs, work.task_bytes(tiling), read, kept, work.operations(tiling)),
+            Stage("tile sums", n_runs, work.task_bytes(tiling, limit.n_threads), read, kept, work.operations(tiling)),
             Stage("add up", 2 * n_runs + return_std, work.merge_bytes(tiling), kept),
         ),
         limit,

@@ -173,8 +173,11 @@ class TileWork:
     with_squares: bool  # whether a standard error is computed
     is_gathered: bool  # whether the graph gathers blocks from a dask array
 
-    def task_bytes(self, tiling: Tiling) -> int:
-        """Peak bytes of a task: its block, spectra of planes, totals, its result, and work arrays."""
+    def task_bytes(self, tiling: Tiling, n_threads: int) -> int:
+        """Peak bytes of a task: its block, spectra of planes, totals, its result, work arrays, and sums that wait.
+
+        In each level of the tree, one sum waits for its partner. The threads of a worker share them.
+        """
         transform = tiling.transform
         block = int(np.prod(tiling.largest_block))
         spectra = self._plane_entries(tiling, self.n_firsts, self.n_seconds, real=tiling.real) * self.field_bytes
@@ -189,7 +192,8 @@ class TileWork:
         # Voxels that are expanded together take memory for fields, for the work of the basis, and for lines.
         expanded = min(block, max(SLAB_VOXELS, block // three_axes(tiling.largest_block, 1)[0]))
         work = expanded * (3 * self.field_bytes + 16 * self.is_masked)
-        return max(blocks + spectra + totals + work, totals + 2 * self.result_bytes(tiling))
+        waiting = -(-self._levels(tiling) // n_threads) * self._sum_bytes(tiling)
+        return waiting + max(blocks + spectra + totals + work, totals + 2 * self.result_bytes(tiling))
 
     def _plane_entries(self, tiling: Tiling, n_firsts: int, n_seconds: int, *, real: bool) -> int:
         y, z = PencilFFT(tiling.transform.lengths, real=real).plane
@@ -202,11 +206,22 @@ class TileWork:
         return n_lags * (self.n_pairs + 2) * (8 if tiling.real else 16)
 
     def merge_bytes(self, tiling: Tiling) -> int:
-        """Peak bytes of the addition of runs. In a branch of the tree, sums wait for one another."""
+        """Peak bytes of the addition of runs. In a branch of the tree, sums wait for one another.
+
+        Sums that were added are freed when the scheduler has heard of it.
+        """
+        return self._sum_bytes(tiling) * (3 + self._levels(tiling))
+
+    def _sum_bytes(self, tiling: Tiling) -> int:
+        """Bytes of the sums of one run, with squares if there is a standard error."""
         n_lags = int(np.prod([2 * c + 1 for c in tiling.cutoff]))
         squares = 8 * n_lags * (self.n_pairs * (2 if tiling.real else 3) + 1) if self.with_squares else 0
-        one = self.result_bytes(tiling) + squares
-        return one * (2 + int(np.ceil(np.log2(max(2, tiling.n_runs)))))
+        return self.result_bytes(tiling) + squares
+
+    @staticmethod
+    def _levels(tiling: Tiling) -> int:
+        """Count the levels of the tree in which runs are added."""
+        return max(1, tiling.n_runs - 1).bit_length()
 
     def operations(self, tiling: Tiling) -> float:
         """Count the floating-point operations of all transforms and products."""
@@ -252,7 +267,7 @@ def choose_tiling(
     """
     if begun is not None and all(size <= n for size, n in zip(begun, spatial, strict=True)):
         tiling = Tiling(spatial, periodic, cutoff, begun, real, half)
-        if max(work.task_bytes(tiling), work.merge_bytes(tiling)) <= limit.task_bytes:
+        if max(work.task_bytes(tiling, limit.n_threads), work.merge_bytes(tiling)) <= limit.task_bytes:
             return tiling
     best: tuple[int, float, Tiling] | None = None
     least = 0
@@ -272,7 +287,7 @@ def choose_tiling(
         if len(tile) < len(spatial):
             continue
         tiling = Tiling(spatial, periodic, cutoff, tuple(tile), real, half)
-        needed = max(work.task_bytes(tiling), work.merge_bytes(tiling))
+        needed = max(work.task_bytes(tiling, limit.n_threads), work.merge_bytes(tiling))
         least = min(least or needed, needed)
         if needed <= limit.task_bytes:
             # Several workers need several tasks, and a standard error needs replicates. Both matter more than cost.

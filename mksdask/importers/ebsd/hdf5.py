@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import h5py
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.sources import check_inside, members
+from mksdask.importers.sources import check_inside, members, reading
 
 Maker = Literal["EDAX", "Oxford", "Bruker", "orix", "APEX"]
 # By these entries of the header of a map, and of the group Sample beside it, its maker is known.
@@ -21,13 +22,17 @@ MARKS: dict[str, Maker] = {
 }
 
 
-def opened(path: str) -> Any:
-    """Open a file for reading, with an error that names it."""
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        msg = f"{path}: this is not an HDF5 file, or it is truncated ({error})"
-        raise ValueError(msg) from None
+@contextmanager
+def opened(path: str) -> Iterator[h5py.File]:
+    """Open a file for reading. All errors of what is read in the block name the file."""
+    with reading(path):
+        try:
+            file = h5py.File(path, "r")
+        except OSError as error:
+            msg = f"{path}: this is not an HDF5 file, or it is truncated ({error})"
+            raise ValueError(msg) from None
+        with file:
+            yield file
 
 
 def text_of(path: str, entry: Any) -> str:

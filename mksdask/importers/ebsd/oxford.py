@@ -96,7 +96,8 @@ class OxfordCrc(EbsdFile):
         parser = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
         try:
             parser.read_string(Path(described).read_text(encoding="latin-1").removeprefix("\xef\xbb\xbf"))
-        except configparser.Error as error:
+        except (configparser.Error, AttributeError) as error:
+            # A line that goes on after one without a value is an AttributeError.
             msg = f"{described}: this is not a .cpr file, which has sections and lines key=value ({error})"
             raise ValueError(msg) from None
         sections = {name.lower(): dict(parser[name]) for name in parser.sections()}
@@ -123,7 +124,9 @@ class OxfordCrc(EbsdFile):
             name = header_value(described, entries, "structurename", str)
             group = header_value(described, entries, "lauegroup", int)
             phases.append(Phase(number, name, laue_group(described, name, group, OXFORD_GROUPS)))
-        surface = [float(sections.get("acquisition surface", {}).get(f"euler{axis}", 0.0)) for axis in (1, 2, 3)]
+        angles = dict.fromkeys(("euler1", "euler2", "euler3"), "0")
+        stated = angles | sections.get("acquisition surface", {})
+        surface = [header_value(described, stated, angle, float) for angle in angles]
         _refuse_surface(described, surface)
         return cls(_beside(path, ".crc"), shape, step, tuple(phases), OXFORD_AXES, OXFORD_FRAME, record=tuple(record))
 
@@ -281,8 +284,8 @@ class OxfordCtf(TextFile):
         if header.get("JobMode", "Grid").lower() != "grid":
             refuse_grid(path, header["JobMode"])
         shape, step = header_grid(path, header, ("XCells", "YCells", "XStep", "YStep"))
-        surface = [float(header.get(f"AcqE{axis}", "0").replace(",", ".") or 0) for axis in (1, 2, 3)]
-        _refuse_surface(path, surface)
+        angles = {angle: header.get(angle) or "0" for angle in ("AcqE1", "AcqE2", "AcqE3")}
+        _refuse_surface(path, [header_value(path, angles, angle, float) for angle in angles])
         layers, z_step = 1, 1.0
         if "Z" in names or header_value(path, {"ZCells": "1"} | header, "ZCells", int) > 1:
             layers = header_value(path, header, "ZCells", int)

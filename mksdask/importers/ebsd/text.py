@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,10 @@ class TextFile(EbsdFile):
 
     def prepare(self, points_per_block: int) -> Any:
         """Count the lines, and find the byte at which each block of records starts."""
+        room = Path(self.path).stat().st_size - self.first_byte
+        if self.n_records > room:
+            # A record takes at least a byte.
+            check_count(self.path, "bytes of records", room, self.n_records, self.shape)
         n_blocks = -(-self.n_points // points_per_block)
         firsts = [self.record_of(min(self.n_points, block * points_per_block)) for block in range(n_blocks + 1)]
         offsets, n_lines, position, last = [self.first_byte], 0, self.first_byte, b"\n"
@@ -76,11 +80,14 @@ class TextFile(EbsdFile):
         """Numbers of the first record in the columns of these names."""
         with Path(self.path).open("rb") as file:
             file.seek(self.first_byte)
-            words = file.readline().replace(b",", b".").split()
+            line = file.readline().replace(b",", b".")
         if not set(names) <= {*self.columns}:
             msg = f"{self.path}: the header names the columns {list(self.columns)}, expected {list(names)} among them"
             raise ValueError(msg)
-        return [float(words[self.columns.index(name)]) for name in names]
+        try:
+            return [float(line.split()[self.columns.index(name)]) for name in names]
+        except ValueError:
+            self._explain(line, 0, 1)
 
     def _table(self, start: int, stop: int) -> dict[str, Array]:
         """Read the columns that are used, for one block of points."""
@@ -106,7 +113,7 @@ class TextFile(EbsdFile):
             self._explain(text, start, stop)
         return {self.columns[place]: values[:, wanted.index(place)] for place in places}
 
-    def _explain(self, text: bytes, start: int, stop: int) -> None:
+    def _explain(self, text: bytes, start: int, stop: int) -> NoReturn:
         """Raise an error that names the first line that is not a record."""
         for number, line in enumerate(text.splitlines()[: stop - start]):
             words = line.split()

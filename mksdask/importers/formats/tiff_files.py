@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,7 +14,7 @@ import tifffile
 
 from mksdask.arrays import Array
 from mksdask.importers.formats.pictures import Picture, checked_number, one_channel
-from mksdask.importers.formats.tiff_opening import opened_tiff
+from mksdask.importers.formats.tiff_opening import check_chain, opened_tiff
 from mksdask.importers.formats.tiff_sizes import Sizes, ome_images, tiff_origin, tiff_sizes
 from mksdask.importers.sources import Choice
 
@@ -98,7 +99,9 @@ class _Pages:
         return slab.reshape(n_rows, *self.inner, *inside)
 
     def _page(self, file: tifffile.TiffFile, number: int) -> Array:
-        page = np.asarray(file.pages[self.numbers[number]].asarray()).reshape(self.shape)
+        found = file.pages[self.numbers[number]]
+        _check_strips(found, self.files[number])
+        page = np.asarray(found.asarray()).reshape(self.shape)
         if self.channels is None:
             return page
         return one_channel(np.moveaxis(page, self.channels, -1), self.files[number], self.channel)
@@ -128,6 +131,7 @@ class _Rows:
     def __call__(self, first: int, last: int) -> Array:
         with opened_tiff(self.path) as file:
             page = file.pages.get(self.number)
+            _check_strips(page, self.path)
             n_planes, _, length, width, n_samples = page.shaped
             high = page.tilelength if page.is_tiled else min(page.rowsperstrip or length, length)
             across = -(-width // page.tilewidth) if page.is_tiled else 1
@@ -190,6 +194,7 @@ def tiff_picture(path: Path, choice: Choice) -> Picture:
     """
     choice.check(path, "series", "channel", "time")
     with opened_tiff(path) as file:
+        check_chain(file, path)
         if not file.pages or not file.series:
             msg = f"{path} holds no image; write it anew with at least one page"
             raise ValueError(msg)
@@ -385,6 +390,8 @@ def _kernel(
         dtype = page.dtype.newbyteorder(file.byteorder).str
         return _Contiguous(path, series.dataoffset, tuple(shape), dtype, tuple(wanted), channel, has_channels), False
     last = file.series[joined[-1]].pages[-1]
+    for each in (page, last):
+        _check_strips(each, path)
     ends = [start + n for start, n in zip(last.dataoffsets, last.databytecounts, strict=False)]
     if last.parent is file and max(ends, default=0) > size:
         raise ValueError(_cut_off(path))
@@ -424,6 +431,17 @@ def _kernel(
 
 def _cut_off(path: Path) -> str:
     return f"{path} ends before its last voxel; copy it again from where it was made"
+
+
+def _check_strips(page: Any, path: Path) -> None:
+    """Refuse a page that does not name all of its strips or tiles. The voxels of others would be taken for zeros."""
+    frame = page.keyframe
+    if (frame.is_tiled or frame.rowsperstrip) and len(page.dataoffsets) < math.prod(frame.chunked):
+        msg = (
+            f"{path} holds only {len(page.dataoffsets)} of the {math.prod(frame.chunked)} strips or tiles of a page; "
+            "copy it again from where it was made"
+        )
+        raise ValueError(msg)
 
 
 def _check_codec(page: Any, path: Path) -> None:

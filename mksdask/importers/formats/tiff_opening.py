@@ -6,6 +6,7 @@ A damaged file may have thousands of broken tags on each page. tifffile logs eac
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,3 +55,27 @@ def opened_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
             yield file
     finally:
         _LOGGER.removeFilter(few)
+
+
+def check_chain(file: tifffile.TiffFile, path: Path) -> None:
+    """Refuse a file whose pages follow each other in a circle, in which tifffile would not come to an end.
+
+    Raises
+    ------
+    ValueError
+        If a page is followed by one before it.
+    """
+    handle, tiff, seen = file.filehandle, file.tiff, set()
+    offset = file.pages.first.offset if file.pages else 0
+    while 0 < offset < handle.size:
+        if offset in seen:
+            msg = f"{path} holds pages that follow each other in a circle; get a whole copy of it, or save it again"
+            raise ValueError(msg)
+        seen.add(offset)
+        try:
+            handle.seek(offset)
+            (n_tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+            handle.seek(offset + tiff.tagnosize + n_tags * tiff.tagsize)
+            (offset,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
+        except (struct.error, OSError, ValueError):
+            return

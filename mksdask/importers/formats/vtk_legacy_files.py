@@ -216,6 +216,9 @@ class _Reader:
                 self._refuse("ends inside of a FIELD; it is truncated")
             name, n_components, n_tuples, kind = of_array[0], *map(self._count, of_array[1:3]), of_array[3]
             if kind.lower() in TEXTS:
+                # A text takes at least a byte.
+                if n_components * n_tuples > self.path.stat().st_size - self.file.tell():
+                    self._refuse(f"ends before the values of {name} that its header announces; it is truncated")
                 texts = [self._text() for _ in range(n_components * n_tuples)]
                 if self.of_cells is None:
                     self.notes[unquote(name)] = texts

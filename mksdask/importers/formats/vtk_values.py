@@ -146,7 +146,10 @@ class TextValues:
         # A minus sign would wrap around in an unsigned number.
         if text.translate(None, _SIGNS) or (kind == np.uint64 and b"-" in text):
             self._refuse()
-        found = np.fromstring(text, kind, sep=" ")
+        try:
+            found = np.fromstring(text, kind, sep=" ")
+        except ValueError:
+            self._refuse()
         if self.factor != 1:
             found = np.round(found * self.factor)
         with np.errstate(invalid="ignore", over="ignore"):
