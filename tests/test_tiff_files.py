@@ -7,13 +7,16 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image
 
 from mksdask.importers import AssumedWarning, import_images, sources
+from mksdask.importers.formats import lzw
 from mksdask.importers.formats.tiff_opening import opened_tiff
 from mksdask.importers.image_files import open_source
 from mksdask.importers.sources import Choice
@@ -589,3 +592,41 @@ def test_tiff__of_many_broken_tags(tmp_path, caplog):
     with opened_tiff(tmp_path / "a.tif"), ThreadPoolExecutor(1) as pool:
         pool.submit(lambda: [log.error("of another file") for _ in range(5)]).result()
     assert [record.getMessage() for record in caplog.records].count("of another file") == 5
+
+
+def codes_of_lzw(codes, *, is_old=False):
+    """Write codes of 9 bits, as LZW does before its table holds 512 of them."""
+    bits = "".join(f"{code:09b}"[:: -1 if is_old else 1] for code in codes)
+    bits += "0" * (-len(bits) % 8)
+    return bytes(int(bits[i : i + 8][:: -1 if is_old else 1], 2) for i in range(0, len(bits), 8))
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("is_tiled", [False, True])
+@pytest.mark.parametrize("code", [258, 385, 511])
+def test_tiff__a_code_after_a_cleared_table_that_is_no_value_is_refused(tmp_path, code, is_tiled, is_old):
+    def with_codes(name, *codes):
+        layout = {"tile": (16, 16)} if is_tiled else {"rowsperstrip": 16}
+        path = write(tmp_path / name, VOLUME[0, :16, :16], compression="lzw", metadata=None, **layout)
+        damaged, new = bytearray(path.read_bytes()), codes_of_lzw(codes, is_old=is_old)
+        with tifffile.TiffFile(path) as file:
+            start, n_bytes = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+        damaged[start : start + n_bytes] = new.ljust(n_bytes, b"\0")[:n_bytes]
+        path.write_bytes(bytes(damaged))
+        return path
+
+    sound = with_codes("a.tif", 256, *[7] * 250, 256, 9, 258, 9, 9, 9, 257)
+    assert_array_equal(read(sound)[1].ravel(), [7] * 250 + [9] * 6)
+    with pytest.raises(ValueError, match=r"b\.tif holds a strip or tile whose codes of LZW are damaged"):
+        read(with_codes("b.tif", 256, *[7] * 250, 256, code, 258, 9, 9, 9, 257))
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_lzw__codes_of_any_bytes_are_sound(data):
+    size, n_values = data.draw(st.integers(1, 60_000)), data.draw(st.sampled_from([1, 2, 5, 256]))
+    values = np.random.default_rng(size).integers(0, n_values, size).astype("u1")
+    packed = np.frombuffer(imagecodecs.lzw_encode(values), "u1")
+    assert imagecodecs.lzw_decode(packed, out=size) == values.tobytes()
+    assert lzw._is_sound(packed, size)
+    assert lzw._is_sound(packed, 2 * size)

@@ -13,6 +13,7 @@ import numpy as np
 import tifffile
 
 from mksdask.arrays import Array
+from mksdask.importers.formats.lzw import check_codes
 from mksdask.importers.formats.pictures import Picture, checked_number, one_channel
 from mksdask.importers.formats.tiff_opening import check_chain, opened_tiff
 from mksdask.importers.formats.tiff_sizes import Sizes, ome_images, tiff_origin, tiff_sizes
@@ -101,6 +102,7 @@ class _Pages:
     def _page(self, file: tifffile.TiffFile, number: int) -> Array:
         found = file.pages[self.numbers[number]]
         _check_strips(found, self.files[number])
+        check_codes(found, self.files[number])
         page = np.asarray(found.asarray()).reshape(self.shape)
         if self.channels is None:
             return page
@@ -132,6 +134,7 @@ class _Rows:
         with opened_tiff(self.path) as file:
             page = file.pages.get(self.number)
             _check_strips(page, self.path)
+            check_codes(page, self.path)
             n_planes, _, length, width, n_samples = page.shaped
             high = page.tilelength if page.is_tiled else min(page.rowsperstrip or length, length)
             across = -(-width // page.tilewidth) if page.is_tiled else 1
@@ -457,6 +460,7 @@ def _check_codec(page: Any, path: Path) -> None:
     if page.is_contiguous or page.compression == 1:
         return
     data = handle.read(page.databytecounts[0])
+    check_codes(page, path)
     try:
         page.decode(data, 0, **_tables(page))
     except Exception as error:
