@@ -3,10 +3,12 @@
 import ast
 import sys
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numba.core.dispatcher import Dispatcher
 
 import mksdask
 from mksdask import MKSHomogenizationModel, PrimitiveBasis
@@ -109,6 +111,25 @@ def test_dask__is_known_to_few_modules():
         )
     ]
     assert len(users) <= 20, users
+
+
+def is_reordered(value):
+    """Whether a compiled function may be computed in another order, unless it is inlined into its callers."""
+    return (
+        isinstance(value, Dispatcher)
+        and "fastmath" in value.targetoptions
+        and value.targetoptions.get("inline") != "always"
+    )
+
+
+def test_kernels__call_no_helper_that_is_compiled_twice():
+    """A helper that is compiled in its caller and by itself may have two results. It is chance which one is called."""
+    kernels = [value for name in MODULES for value in vars(import_module(name)).values() if is_reordered(value)]
+    assert len(kernels) > 20
+    for kernel in kernels:
+        function = kernel.py_func
+        called = [name for name in function.__code__.co_names if is_reordered(function.__globals__.get(name))]
+        assert not called, (function.__module__, function.__name__)
 
 
 def test_fit__hands_samples_to_no_module_more_than_three_times():

@@ -20,13 +20,13 @@ def voigt_pairs(dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return ((0, 1, 0), (0, 1, 1)) if dim == 2 else ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 
 
-@jit
+@numba.njit(cache=True, nogil=True)
 def n_element_planes(first, last, n):  # type: ignore[no-untyped-def]
     """Count the planes of elements whose corners lie in the planes `first` to `last` of n planes of corners."""
     return n if last - first == n else last - first + 1
 
 
-@jit
+@numba.njit(cache=True, nogil=True)
 def element_plane(step, first, last, n):  # type: ignore[no-untyped-def]
     """Return one of these planes of elements. Each corner gets its forces in the same order for all parts of n."""
     if first > 0:
