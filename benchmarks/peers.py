@@ -1,7 +1,8 @@
 """The package beside others on equal input: ``pip install ".[peers]"``, then ``python -m benchmarks.peers``.
 
-Results must agree. A line holds the seconds of the day and of the processor of the second call, and how much memory the
-process took beyond its input, with the libraries that it loaded. A peer that is not installed is left out, and said.
+Results must agree. A line holds the seconds of the day and of the processor of the fastest of three calls after a first
+one, or of fewer if they take more than 10 s. It also holds the memory that the process took beyond its input, libraries
+included. A peer that is not installed is left out, and said.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ def misorientations(small: int) -> dict[str, Run]:
 
 
 def diffusion(small: int) -> dict[str, Run]:
-    """Effective diffusivities of both phases of a volume along each axis, from side to side."""
+    """Effective diffusivities of both phases of a volume along each axis, from side to side, on one thread."""
     volume = blobs(1, *(64 // small,) * 3)[0]
 
     def ours() -> Any:
@@ -249,7 +250,7 @@ def diffusion(small: int) -> dict[str, Run]:
 
     def with_taufactor() -> Any:
         """Stops by itself where the flows through layers differ by less than 1 %."""
-        import_module("torch")
+        import_module("torch").set_num_threads(1)
         solver, found = import_module("taufactor").Solver, []
         for phase in range(2):
             for axis in range(3):
@@ -281,14 +282,17 @@ ESTIMATES = ("dask-ml",)
 
 
 def measure(case: str, side: str, small: int, path: Path) -> None:
-    """Run one side twice in this process, and write its result and what the second call took."""
+    """Run one side in this process, and write its result and what the fastest call after the first one took."""
     run = CASES[case][0](small)[side]
     # The peak so far is that of making the input.
     before = peak_memory.reset()
     result = run()
-    start, spent = time.perf_counter(), time.process_time()
-    result = run()
-    seconds, cpu = time.perf_counter() - start, time.process_time() - spent
+    calls: list[tuple[float, float]] = []
+    while len(calls) < 3 and sum(seconds for seconds, _ in calls) < 10:
+        start, spent = time.perf_counter(), time.process_time()
+        result = run()
+        calls.append((time.perf_counter() - start, time.process_time() - spent))
+    seconds, cpu = min(calls)
     path.write_text(
         json.dumps([seconds, cpu, peak_memory.megabytes() - before, np.asarray(result, dtype=float).ravel().tolist()])
     )
@@ -301,7 +305,7 @@ def main(cases: list[str], small: int) -> None:
     for case in cases:
         make, tolerance = CASES[case]
         title = (make.__doc__ or "").strip().removesuffix(".")
-        print(f"{title}; results agree within {tolerance:.0e}")
+        print(f"{title}; results must agree within {tolerance:g}")
         print(f"  {'':<16}{'seconds':>9}{'CPU':>9}{'MB more':>9}  of ours  differs by", flush=True)
         found: dict[str, list[Any]] = {}
         for side in make(small):
@@ -332,7 +336,8 @@ def main(cases: list[str], small: int) -> None:
             seconds, cpu, more, result = found[side]
             ours, reference = found["mksdask"][0], np.array(found["mksdask"][3])
             differ = np.abs(np.array(result) - reference).max() / np.abs(reference).max()
-            print(f"  {side:<16}{seconds:9.3f}{cpu:9.3f}{more:9.0f}  {seconds / ours:7.2f}  {differ:10.1e}", flush=True)
+            line = f"  {side:<16}{seconds:9.3f}{cpu:9.3f}{more:9.0f}  {seconds / ours:7.2f}  {differ:10.1e}"
+            print(line + "  (an estimate)" * (side in ESTIMATES), flush=True)
             assert side in ESTIMATES or differ <= tolerance, f"{case}: {side} differs by more than {tolerance:.0e}"
 
 
