@@ -7,8 +7,10 @@ the speed of one core and the time that the scheduler takes for a task.
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import dask
 import dask.array as da
@@ -16,11 +18,13 @@ import numpy as np
 from dask.utils import format_time
 from distributed import Client, LocalCluster, wait
 
+from benchmarks import peak_memory
 from mksdask import MKSLocalizationModel, PrimitiveBasis, plan
 from mksdask.compute.blocks import map_samples
 from mksdask.datasets import make_microstructure
 from mksdask.reduction import PCA
 from mksdask.stats import correlate, correlate_volume
+from mksdask.storage import materialize
 
 CORES = 32  # of each node in the prediction
 NODES = (100, 1000)
@@ -111,6 +115,27 @@ def costs(quick: bool) -> None:  # noqa: FBT001
     row("localization, 50 × 16³", "states", [2, 4, 8], lambda n: kernels(structures(50, 16, 16, 16, states=n), n))
 
 
+def volumes(edges: Sequence[int]) -> None:
+    """Print seconds of day, and memory beyond that of the process, of the statistics of one volume in a store."""
+
+    def statistics(volume: da.Array) -> None:
+        correlate_volume(volume, PrimitiveBasis(2), cutoff=16, correlations=[(0, 0)]).compute()
+
+    statistics(da.zeros((64,) * 3, chunks=64, dtype=np.uint8))
+    seconds = []
+    for edge in edges:
+        random = da.random.default_rng(0).integers(0, 2, (edge,) * 3, dtype=np.uint8, chunks=min(edge, 256))
+        with tempfile.TemporaryDirectory() as folder:
+            volume = materialize(random, Path(folder) / "volume.zarr", progress=False)
+            before, start = peak_memory.reset(), time.perf_counter()
+            statistics(volume)
+            seconds.append(time.perf_counter() - start)
+        more, rate = peak_memory.megabytes() - before, edge**3 / seconds[-1] / 1e6
+        print(f"  {edge}³: {seconds[-1]:.2f} s, {rate:.1f} million voxels a second, {more:.0f} MB more", flush=True)
+    exponent = np.polyfit(np.log(edges), np.log(seconds), 1)[0] / 3
+    print(f"  exponent {exponent:.2f}", flush=True)
+
+
 def cluster(n_workers: int) -> LocalCluster:
     return LocalCluster(n_workers=n_workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
 
@@ -136,7 +161,7 @@ def nothing(block: np.ndarray) -> np.ndarray:
 
 
 def scheduler(counts: Sequence[int]) -> float:
-    """Seconds that dask takes for each task: client, scheduler and worker share this machine."""
+    """Seconds of the processor that the client and the scheduler take for each task. They run in this process."""
     each = 0.0
     with cluster(1) as local, Client(local):
         for n in counts:
@@ -144,12 +169,17 @@ def scheduler(counts: Sequence[int]) -> float:
             X = da.zeros((n, 1), chunks=(1, 1))
             lazy = map_samples(nothing, X, tail=(1,), dtype=float, name="nothing")
             built = time.perf_counter() - start
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), time.process_time()
             held = lazy.persist()
             wait(held)
+            seconds, each = time.perf_counter() - start, (time.process_time() - spent) / (2 * n)
             # One task makes a chunk, and one applies the kernel.
-            each = (time.perf_counter() - start) / (2 * n)
-            print(f"  {n:,} chunks: graph in {built:.2f} s, {1e3 * each:.2f} ms for each of two tasks", flush=True)
+            print(
+                f"  {n:,} chunks: graph in {built:.2f} s, {seconds:.1f} s beside a worker of one thread; scheduler and "
+                f"client take {1e3 * each:.2f} ms for each of two tasks",
+                flush=True,
+            )
+            held = None
     return each
 
 
@@ -191,13 +221,16 @@ def predicted(each: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = ["costs", "workers", "scheduler"]
+    parts = ["costs", "volumes", "workers", "scheduler"]
     parser.add_argument("parts", nargs="*", default=parts, help=f"any of {', '.join(parts)}")
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--chunks", type=int, nargs="*", default=[1000, 10_000], help="numbers of chunks to schedule")
     arguments = parser.parse_args()
     if "costs" in arguments.parts:
         costs(arguments.quick)
+    if "volumes" in arguments.parts:
+        print("one volume in a store, lags up to 16, seconds of day on all cores")
+        volumes([64, 128] if arguments.quick else [256, 512, 1024, 2048])
     if "workers" in arguments.parts:
         workers(16 if arguments.quick else 64)
     if "scheduler" in arguments.parts:
