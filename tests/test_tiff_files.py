@@ -626,7 +626,6 @@ def test_tiff__a_code_after_a_cleared_table_that_is_no_value_is_refused(tmp_path
 def test_lzw__codes_of_any_bytes_are_sound(data):
     size, n_values = data.draw(st.integers(1, 60_000)), data.draw(st.sampled_from([1, 2, 5, 256]))
     values = np.random.default_rng(size).integers(0, n_values, size).astype("u1")
-    packed = np.frombuffer(imagecodecs.lzw_encode(values), "u1")
+    packed = imagecodecs.lzw_encode(values)
     assert imagecodecs.lzw_decode(packed, out=size) == values.tobytes()
-    assert lzw._is_sound(packed, size)
-    assert lzw._is_sound(packed, 2 * size)
+    assert lzw._is_sound(np.frombuffer(packed + bytes(2), "u1"))

@@ -6,7 +6,6 @@ values, the decoder reads outside its memory, which gives wrong voxels or ends t
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +13,37 @@ import imagecodecs
 import numba
 import numpy as np
 
-_CLEAR, _END, _MOST_CODES = 256, 257, 5120
+_CLEAR, _END = 256, 257
 _LZW, _REVERSED = 5, 2
 
 
 @numba.njit(cache=True, nogil=True)
-def _is_sound(data, n_bytes):  # type: ignore[no-untyped-def]
-    """Whether a value follows each cleared table, in the codes that make the first `n_bytes` bytes."""
+def _is_sound(data):  # type: ignore[no-untyped-def]
+    """Whether a value follows each cleared table in a strip or tile, to which two bytes were appended."""
     # In the older kind of LZW, codes begin with the lowest bit, and their width grows one code later.
-    is_old = len(data) > 1 and data[0] == 0 and data[1] & 1
-    lengths = np.ones(_MOST_CODES, dtype=np.int64)
-    word, n_bits, place, width, n_codes = np.uint64(0), 0, 0, 9, 258
-    last, made = _CLEAR, 0
-    while made < n_bytes and n_codes < _MOST_CODES:
-        while n_bits < width:
-            if place == len(data):
-                return True
-            byte = np.uint64(data[place])
-            word = word | byte << np.uint64(n_bits) if is_old else word << np.uint64(8) | byte
-            place, n_bits = place + 1, n_bits + 8
-        n_bits -= width
-        mask = np.uint64((1 << width) - 1)
-        code: Any = np.int64(word & mask if is_old else word >> np.uint64(n_bits) & mask)
-        word = word >> np.uint64(width) if is_old else word
+    is_old = data[0] == 0 and data[1] & 1
+    bit, width, n_left, follows_clear = 0, 9, 254, False
+    while bit + width <= 8 * (len(data) - 2):
+        byte, skipped, mask = bit >> 3, bit & 7, (1 << width) - 1
+        first, second, third = np.uint32(data[byte]), np.uint32(data[byte + 1]), np.uint32(data[byte + 2])
+        if is_old:
+            code = (first | second << 8 | third << 16) >> skipped & mask
+        else:
+            code = (first << 16 | second << 8 | third) >> (24 - width - skipped) & mask
+        bit += width
         if code == _END:
             return True
         if code == _CLEAR:
-            width, n_codes = 9, 258
-        elif last == _CLEAR:
-            if code > _END:
-                return False
-            made += 1
-        else:
-            if code > n_codes:
-                # The decoder refuses this code.
-                return True
-            lengths[n_codes] = lengths[last] + 1
-            made += lengths[code]
-            n_codes += 1
-            if n_codes + (not is_old) in (512, 1024, 2048):
-                width += 1
-        last = code
+            width, n_left, follows_clear = 9, 254 + is_old, True
+            continue
+        if follows_clear and code > _END:
+            return False
+        follows_clear = False
+        # Each code but the first one after a cleared table adds an entry, so their number alone decides the width.
+        n_left -= 1
+        if n_left == 0 and width < 12:
+            width += 1
+            n_left = 1 << (width - 1)
     return True
 
 
@@ -69,12 +58,12 @@ def check_codes(page: Any, path: Path) -> None:
     shared = page.keyframe
     if shared.compression != _LZW or hasattr(shared.decode, "unchecked"):
         return
-    decode, n_bytes = shared.decode, math.prod(shared.chunks) * shared.dtype.itemsize
+    decode = shared.decode
 
     def checked(data: bytes | None, *arguments: Any, **options: Any) -> Any:
         if data is not None:
             codes = imagecodecs.bitorder_decode(data) if shared.fillorder == _REVERSED else data
-            if not _is_sound(np.frombuffer(codes, np.uint8), n_bytes):
+            if not _is_sound(np.frombuffer(bytes(codes) + bytes(2), np.uint8)):
                 msg = f"{path} holds a strip or tile whose codes of LZW are damaged; get a whole copy of it"
                 raise ValueError(msg)
         return decode(data, *arguments, **options)
