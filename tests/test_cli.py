@@ -362,6 +362,7 @@ def test_localize__on_larger_samples(run, ensemble, tmp_path):
     assert "predict takes a homogenization model" in run("predict", "l.zarr", "e.zarr", "x.zarr", code=1)
 
 
+@pytest.mark.slow
 def test_fit__of_higher_order_tells_where_to_stop(run, ensemble, tmp_path):
     options = {"elastic_modulus": (1, 20), "poissons_ratio": (0.3, 0.3), "macro_strain": 0.01}
     X, strain = make_elastic_FE_strain_random(n_samples=40, size=(9, 9), **options)

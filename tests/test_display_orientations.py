@@ -124,6 +124,7 @@ def test_pictures__of_arrays():
     assert abs((plot.objects[0].color_map[red] >> 16) / 255 - ipf_colours(angles[0, 0, 0, 0], "hexagonal")[0]) < 0.11
 
 
+@pytest.mark.slow
 def test_command__imports_maps_and_refuses_options_of_images(tmp_path):
     path = real_data("ebsd/EdaxAngOnly.h5")
     run = CliRunner().invoke

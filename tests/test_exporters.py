@@ -419,6 +419,7 @@ def test_export__memory_does_not_grow_with_the_volume(tmp_path, name, monkeypatc
     assert peak < 4 * 2**20
 
 
+@pytest.mark.slow
 def test_command__exports_stores(tmp_path):
     store = a_volume(tmp_path, phases=list("abcdefg"))
     run = CliRunner().invoke

@@ -106,6 +106,7 @@ def test_import__real_images(tmp_path, monkeypatch):
         import_images(real_data("berea_400.tif"), tmp_path / "b.zarr", crop={"z": (0, 50)})
 
 
+@pytest.mark.slow
 def test_import__by_the_command(tmp_path, run):
     tifffile.imwrite(tmp_path / "a.tif", np.array([0, 85, 170], "u1")[PHASE], photometric="minisblack")
     told = run("import", "a.tif", "a.zarr", code=1)

@@ -868,7 +868,7 @@ print(json.dumps(faults_of(chosen[:{most}], {seconds})))
 
 
 def test_calls__with_one_odd_argument(tmp_path):
-    found, done = faults(tmp_path, 0, 500, 20)
+    found, done = faults(tmp_path, 0, 500, 10)
     assert done > 20
     assert len(found) <= SHARE * done + 1, "\n".join(map(str, found))
 
