@@ -106,7 +106,9 @@ def report(libraries: list[str], small: int, rounds: int, *, write: bool) -> Non
         kept = RESULTS / "ratios.json"
         known = json.loads(kept.read_text()) if kept.exists() else {}
         of = {"machine": machine()[0]}
-        kept.write_text(json.dumps(of | known | ratios | of, indent=1, ensure_ascii=False) + "\n")
+        if known.get("machine") != of["machine"]:
+            known = {}
+        kept.write_text(json.dumps(of | known | ratios, indent=1, ensure_ascii=False) + "\n")
         if small == 1:
             (RESULTS / "report.txt").write_text("\n".join(lines) + "\n")
 

@@ -95,6 +95,9 @@ class _Main(Group):
                 # Python would tell of tasks that were waiting.
                 logging.disable(logging.CRITICAL)
                 _end_soon(code)
+                # Python ends by SIGINT, whatever the code, if a KeyboardInterrupt has passed through text that was
+                # executed, as imports of some extensions do. It forgets this when it executes another text.
+                exec("")
         sys.exit(code)
 
 
