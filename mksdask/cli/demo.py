@@ -223,7 +223,8 @@ def _overview(
     points.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
     plane = ", central plane" if "z" in sample.coords else ""
     titles = [f"an unseen sample{plane}", f"2-point statistics{plane}\n{pairs.get_title()}", "scores of all samples"]
-    titles += ["effective stiffness of all", f"finite elements,\nunseen sample{plane}", f"MKS,\nunseen sample{plane}"]
+    # A longer title would meet the colour bar.
+    titles += ["effective stiffness of all", f"finite elements,\nunseen sample{plane}", "MKS,\nthe same"]
     for panel, title in zip([structure, pairs, points, line, *fields], titles, strict=True):
         panel.set_title(title)
     return figure
