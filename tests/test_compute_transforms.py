@@ -134,6 +134,16 @@ def test_irfftn_in_place__gives_what_scipy_gives(axes, lengths, norm, library, m
         assert_allclose(transforms.irfftn_in_place(spectra, lengths, axes, norm=norm), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("n_bytes", [2**14, 2**15, 2**20])
+def test_irfftn_in_place__does_not_depend_on_how_spectra_are_grouped(n_bytes, monkeypatch):
+    # One spectrum takes 17 KiB, and all of them 102 KiB.
+    monkeypatch.setattr(transforms, "_CACHE_BYTES", n_bytes)
+    spectra = scipy.fft.rfftn(np.random.default_rng(0).normal(size=(6, 11, 13, 15)), axes=(1, 2, 3))
+    alone = [transforms.irfftn_in_place(one.copy(), (11, 13, 15), (0, 1, 2)) for one in spectra]
+    together = transforms.irfftn_in_place(spectra, (11, 13, 15), (1, 2, 3))
+    np.testing.assert_array_equal(together, alone)
+
+
 def test_irfftn_in_place__does_not_copy_spectra():
     spectra = scipy.fft.rfftn(np.ones((64, 128, 128), np.float32))
     tracemalloc.start()

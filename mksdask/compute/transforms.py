@@ -28,7 +28,7 @@ with suppress(ImportError):
     import pyfftw
 
 FFT_KEY = "mksdask.fft"
-_CACHE_BYTES = 2**22
+_CACHE_BYTES = 2**21  # spectra of so many bytes do not stay in cache
 _SHORT = 16  # An axis of fewer voxels would grow too much.
 # The library of the task that runs in this thread.
 _chosen: ContextVar[str] = ContextVar("fft", default="")
@@ -73,11 +73,11 @@ def transforms_by(library: str) -> Iterator[None]:
 def irfftn_in_place(spectra: Array, lengths: Sequence[int], axes: Sequence[int], *, norm: str = "backward") -> Array:
     """Transform half spectra back to real values of some lengths, as `scipy.fft.irfftn` does, and overwrite `spectra`.
 
-    SciPy copies spectra of several axes. Where they do not stay in cache, the leading axes are transformed first, in
-    their own memory.
+    SciPy copies spectra of several axes. Where one of them does not stay in cache, the leading axes are transformed
+    first, in their own memory. The choice, which may change last bits, does not depend on how many spectra there are.
     """
-    leading = axes[:-1]
-    if len(leading) and spectra.nbytes >= _CACHE_BYTES and fft_library() == "scipy":
+    leading, n_bytes = axes[:-1], spectra.itemsize * math.prod(spectra.shape[axis] for axis in axes)
+    if len(leading) and n_bytes >= _CACHE_BYTES and fft_library() == "scipy":
         spectra = scipy.fft.ifftn(spectra, axes=leading, norm=norm, overwrite_x=True)
         return np.asarray(scipy.fft.irfft(spectra, n=lengths[-1], axis=axes[-1], norm=norm, overwrite_x=True))
     return np.asarray(scipy.fft.irfftn(spectra, s=lengths, axes=axes, norm=norm, overwrite_x=True))
