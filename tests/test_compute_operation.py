@@ -20,6 +20,7 @@ from mksdask import (
     Plan,
     PrimitiveBasis,
     plan,
+    sample_windows,
 )
 from mksdask.compute import workers
 from mksdask.compute.plans import PROCESS_BYTES, DoesNotFitError, Limit, SampleWork
@@ -198,6 +199,49 @@ def test_plan__the_limit_that_a_refusal_names_is_enough(name, monkeypatch):
         with dask.config.set({"mksdask.memory-limit": least}):
             assert begins(operation, arguments, options)
         with dask.config.set({"mksdask.memory-limit": least - 2**20}), pytest.raises(DoesNotFitError):
+            begins(operation, arguments, options)
+
+
+WHOLE = X.rechunk((64, 48, 48, 48))
+WIDE = da.zeros((500, 200_000), chunks=(50, 20_000), dtype="f4")
+STRAIN = lazy((*X.shape, 6), 16, "float64")
+# Other layouts: chunks that are too large, masks, windows, and more kinds of fits.
+FURTHER = {
+    "correlate, masked": (correlate, (X, BASIS), {"confidence_index": lazy(X.shape, 16, "float64")}),
+    "correlate, one chunk": (correlate, (WHOLE, BASIS), {}),
+    "correlate, windows": (correlate, (sample_windows(VOLUME, size=32, n=50, seed=0), BASIS), {}),
+    "structure, windows": (MKSStructureAnalysis(BASIS).fit, (sample_windows(VOLUME, size=32, n=50, seed=0),), {}),
+    "structure, one chunk": (MKSStructureAnalysis(BASIS).fit, (WHOLE,), {}),
+    "homogenization, kernel": (
+        MKSHomogenizationModel(BASIS, property_linker="kernel").fit,
+        (SMALL, np.arange(64.0)),
+        {},
+    ),
+    "PCA.fit, one chunk": (PCA(20).fit, (WIDE.rechunk(WIDE.shape),), {}),
+    "PCA.fit, whitened": (PCA(20, whiten=True).fit, (WIDE,), {}),
+    "localization, tensor": (MKSLocalizationModel(BASIS, alpha="gcv").fit, (X, STRAIN), {}),
+    "series of a tensor": (MKSLocalizationModel(BASIS, order=3).fit, (X, STRAIN), {}),
+    "prediction, one chunk": (FITTED.predict, (WHOLE,), {}),
+}
+ALL = CALLS | LATER | FURTHER
+# On a volume, the smallest tiles make a large graph.
+QUICK = [name for name, (_, given, _) in ALL.items() if not any(each is VOLUME or each is MAP for each in given)]
+
+
+@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("n_threads", [1, 3, 16])
+def test_call__begins_at_the_limit_that_its_refusal_names(name, n_threads, monkeypatch):
+    """A second refusal would name a limit that was asked for in vain."""
+    monkeypatch.setattr("dask.system.CPU_COUNT", n_threads)
+    operation, arguments, options = ALL[name]
+    with dask.config.set({"scheduler": "sync" if n_threads == 1 else "threads", "mksdask.memory-limit": "560MiB"}):
+        with pytest.raises(DoesNotFitError) as refused:
+            begins(operation, arguments, options)
+        least = refused.value.least_bytes
+        with dask.config.set({"mksdask.memory-limit": least}):
+            assert begins(operation, arguments, options)
+        told = f"would do is {least // 2**20} MiB"
+        with dask.config.set({"mksdask.memory-limit": least - 2**20}), pytest.raises(DoesNotFitError, match=told):
             begins(operation, arguments, options)
 
 

@@ -211,7 +211,12 @@ def test_volume__any_kind_of_array_gives_the_same_bits(tmp_path, kind):
         assert_array_equal(
             correlate_volume(volume, PrimitiveBasis(2), cutoff=3), expected
         )  # periodicity from the store
-        assert stored_array(opened[1:].data) is None
+        part = opened[1:, :-2].data
+        assert stored_array(part).shape == part.shape
+        assert_array_equal(
+            correlate_volume(part, PrimitiveBasis(2), cutoff=3),
+            correlate_volume(X[1:, :-2], PrimitiveBasis(2), cutoff=3).compute(),
+        )
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -225,8 +230,58 @@ def test_volume__repeats_to_the_last_bit_whatever_the_workers(tmp_path, client):
     assert_array_equal(client.compute(f).result(), alone)
 
 
-def test_volume__the_graph_is_small():
-    volume = zarr.create_array({}, shape=(2048,) * 3, dtype="u1", chunks=(256,) * 3)
+STORED = zarr.create_array({}, shape=(13, 11), dtype="i8", chunks=(4, 3))
+STORED[...] = np.arange(143).reshape(13, 11)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_boxes__of_stored_arrays_are_known(data):
+    """Slices of slices, in chunks of any size, are boxes of the stored array."""
+    sizes = st.integers(1, 13)
+    lazy, values = da.from_array(STORED, chunks=(data.draw(sizes), data.draw(sizes))), STORED[...]
+    for _ in range(data.draw(st.integers(1, 3))):
+        cuts = []
+        for n in values.shape:
+            first = data.draw(st.integers(0, n - 1))
+            cuts.append(slice(data.draw(st.sampled_from([first, first - n])), data.draw(st.integers(first + 1, n + 2))))
+        chosen = tuple(cuts[: data.draw(st.integers(1, 2))])
+        lazy, values = lazy[chosen], values[chosen]
+    box = stored_array(lazy)
+    assert (box.shape, box.dtype) == (values.shape, values.dtype)
+    assert_array_equal(np.asarray(box), values)
+    first = data.draw(st.integers(0, values.shape[0] - 1))
+    assert_array_equal(box[first:, 1:], values[first:, 1:])
+    assert_array_equal(box[np.array([first])], values[[first]])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda V: V[::2],
+        lambda V: V[::-1],
+        lambda V: V[[1, 2, 3]],
+        lambda V: V[[0, 1, 2, 3]][1:],
+        lambda V: V[2],
+        lambda V: V[1:][:, 2],
+        lambda V: V[1:].T,
+        lambda V: V[1:][None],
+        lambda V: V[2:] > 5,
+        lambda V: V[2:].astype("f4"),
+        lambda V: V.blocks[[1, 0]][1:],
+        lambda V: da.concatenate([V[:4], V[:4]])[1:],
+        lambda V: da.concatenate([V[1:], V[1:] + 1], axis=1)[:, 1:],
+        lambda V: V[V[:, 0] > 30],
+        lambda V: V[1:].rechunk(2),
+    ],
+)
+def test_boxes__anything_else_is_none(change):
+    assert stored_array(change(da.from_zarr(STORED))) is None
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(100, None)])
+def test_volume__the_graph_is_small(part):
+    volume = da.from_zarr(zarr.create_array({}, shape=(2048,) * 3, dtype="u1", chunks=(256,) * 3))[part]
     options = {"cutoff": 50, "correlations": [(0, 0)], "memory_limit": "1160MiB"}
     f = correlate_volume(volume, PrimitiveBasis(2), **options)
     planned = plan(correlate_volume, volume, PrimitiveBasis(2), **options)

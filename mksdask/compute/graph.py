@@ -6,14 +6,16 @@ import copy
 import itertools
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property, partial
 from types import MethodType
 from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask._task_spec import Task
+from dask._task_spec import Alias, Task
+from dask.array.chunk import getitem
+from dask.array.core import getter, getter_nofancy
 from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
@@ -24,6 +26,8 @@ from mksdask.compute.faults import Guarded, block_text, retries
 # Beginnings of the names of layers that hold the arrays that are read.
 _HOLDERS = ("original-", "shared-")
 _PACKAGE = __name__.partition(".")[0]
+# The functions by which dask cuts arrays.
+_SLICING = (getitem, getter, getter_nofancy)
 
 
 def token_of(*values: Any) -> str:
@@ -82,18 +86,104 @@ def stored_array(data: Any) -> Any:
 
     Returns
     -------
-    array or None
-        The array on disk or in memory. Data that is no dask array is returned as it is. None if the dask array does
-        more than view another array.
+    array, StoredBox or None
+        The array on disk or in memory, or the box of it that slices cut out. Data that is no dask array is returned as
+        it is. None if the dask array does more than view another array.
     """
     if not isinstance(data, da.Array):
         return data
-    layers = dict(data.dask.layers)
-    origin = layers.pop(f"original-{data.name}", None)
-    if origin is None or list(layers) != [data.name]:
+    names = [name for name in data.dask.layers if not name.startswith("getitem-")]
+    origin = next((name for name in names if name.startswith("original-")), None)
+    if origin is None or set(names) != {origin, origin.removeprefix("original-")}:
         return None
-    (array,) = dict(origin).values()
-    return array if tuple(array.shape) == data.shape and array.dtype == data.dtype else None
+    (array,) = dict(data.dask.layers[origin]).values()
+    if array.dtype != data.dtype or len(array.shape) != data.ndim:
+        return None
+    if origin == f"original-{data.name}":
+        return array if tuple(array.shape) == data.shape else None
+    box = _box_of(data)
+    return None if box is None else StoredBox(array, box)
+
+
+@dataclass(frozen=True)
+class StoredBox:
+    """A box of a stored array, which is read like an array.
+
+    Parameters
+    ----------
+    array : array
+        The stored array.
+    box : tuple of slice
+        First voxel along each axis, and the first one beyond.
+    """
+
+    array: Any
+    box: tuple[slice, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the stored array."""
+        return np.dtype(self.array.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of voxels along each axis."""
+        return tuple(along.stop - along.start for along in self.box)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Read a part, by slices, or by numbers of rows along the first axes."""
+        keys = key if isinstance(key, tuple) else (key,)
+        whole = (*keys, *(slice(None),) * (len(self.box) - len(keys)))
+        return self.array[tuple(_within(along, part) for along, part in zip(self.box, whole, strict=True))]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:  # noqa: FBT001  the protocol of NumPy
+        return np.asarray(self[()], dtype)
+
+
+def _within(outer: slice, part: Any) -> Any:
+    """Return the part of an axis that is a part of a slice of it."""
+    if not isinstance(part, slice):
+        return outer.start + part
+    start, stop, step = part.indices(outer.stop - outer.start)
+    return slice(outer.start + start, outer.start + stop, step)
+
+
+def _box_of(data: da.Array) -> tuple[slice, ...] | None:
+    """Find the box that a dask array, which is made by slices alone, cuts out. Return None if it is no box.
+
+    What slices do is known from the chunks along each axis.
+    """
+    box = []
+    for axis, edges in enumerate(_edges(data)):
+        blocks = [(0,) * axis + (i,) + (0,) * (data.ndim - axis - 1) for i in range(data.numblocks[axis])]
+        read = [_slices_of((data.name, *block), data.dask.layers) for block in blocks]
+        if None in read or any(len(slices or ()) != data.ndim for slices in read):
+            return None
+        along = [slices[axis] for slices in read if slices is not None]
+        first = along[0].start
+        if along != [slice(first + a, first + b) for a, b in itertools.pairwise(edges)]:
+            return None
+        box.append(slice(first, first + edges[-1]))
+    return tuple(box)
+
+
+def _slices_of(key: Any, layers: Any) -> tuple[slice, ...] | None:
+    """Find the slices of the stored array that a chunk holds. Return None if its tasks are others than slices."""
+    task = layers[key[0]].get(key)
+    if isinstance(task, Alias):
+        return _slices_of(task.target, layers)
+    if not isinstance(task, Task) or task.func not in _SLICING:
+        return None
+    source, slices = (getattr(each, "value", each) for each in task.args[:2])
+    if not all(isinstance(part, slice) and part.step in (None, 1) for part in slices):
+        return None
+    if not isinstance(source.key, tuple):
+        return tuple(slice(part.start, part.stop) for part in slices)
+    outer = _slices_of(source.key, layers)
+    if outer is None or len(outer) != len(slices):
+        return None
+    inside = (_within(of, part) for of, part in zip(outer, slices, strict=True))
+    return tuple(slice(part.start, part.stop) for part in inside)
 
 
 def check_known(data: Any, name: str = "X") -> None:

@@ -136,9 +136,11 @@ class Tiling:
     def gather(self, lazy: Any, box: Box) -> Any:
         """Gather the voxels of a box that lie in the volume from a dask array, as one delayed block."""
         axes, _ = self.parts_of(box)
+        # One slice for all axes along which the box is whole makes a smaller graph than one after the other.
+        lazy = lazy[tuple(parts[0][0] if len(parts) == 1 else slice(None) for parts in axes)]
         for axis, parts in enumerate(axes):
-            pieces = [lazy[(slice(None),) * axis + (part,)] for part, _ in parts]
-            lazy = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=axis)
+            if len(parts) > 1:
+                lazy = np.concatenate([lazy[(slice(None),) * axis + (part,)] for part, _ in parts], axis=axis)
         # Graphs that are optimized separately can have the same key for different tasks.
         return lazy.rechunk(-1).to_delayed(optimize_graph=False).item()
 

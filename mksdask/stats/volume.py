@@ -136,9 +136,10 @@ def correlate_volume(
     -----
     With a cutoff, each voxel is read about ``(1 + 2 cutoff / tile)³`` times. A task adds up a run of tiles. There are
     at most 128 runs for any number of workers, so results for one limit of memory are equal to the last bit. If the
-    volume is a zarr array, or a dask array that only views one in chunks, each task reads its tiles itself. Any other
-    dask array is cut in the graph, with one task for each tile, and parts that neighbouring tiles share stay in memory
-    until they are used. It is better to write such a volume with `create_volume` first.
+    volume is a zarr array, or a dask array that only views one or a box of one in chunks, each task reads its tiles
+    itself. Any other dask array, such as a threshold of grey values, is cut in the graph, with one task for each tile,
+    and parts that neighbouring tiles share stay in memory until they are used. It is better to write such a volume with
+    `create_volume` first.
 
     For all lags, a voxel takes 8 bytes on disk for each state in float32, and then as much for each pair and lag that
     is kept. Complex statistics take twice as much. Axes that are not periodic are padded to one and a half times their
