@@ -21,8 +21,8 @@ from mksdask.arrays import Array
 from mksdask.schema import Part, Place, Reader, Writer
 from mksdask.storage.arrays import create_array
 from mksdask.storage.atomic import Location, Url, seal
-from mksdask.storage.checksums import CHECKSUM_BYTES
 from mksdask.storage.errors import DamageError
+from mksdask.storage.layouts import CHECKSUM_BYTES
 from mksdask.storage.opening import open_group
 from mksdask.storage.sources import provenance, sources_of
 from mksdask.storage.staging import staged

@@ -16,7 +16,6 @@ import dask.array as da
 import numpy as np
 import zarr
 from distributed import Client, Future, as_completed
-from zarr.storage import FsspecStore
 
 from mksdask.compute.blocks import stage_of
 from mksdask.compute.client import distributed_client, settled
@@ -163,13 +162,6 @@ def _write(
     block: Any, *, target: zarr.Array[Any], starts: tuple[tuple[int, ...], ...], n_retries: int, block_id: Block
 ) -> Any:
     values, region = np.asarray(block), _region(starts, block_id)
-    with telling(f"writing to {_url_of(target)}", is_last=False):
+    with telling(f"writing to {target.store}", is_last=False):
         retried(partial(target.__setitem__, region, values), n_retries)
     return np.zeros((1,) * len(block_id), dtype=np.uint8)
-
-
-def _url_of(array: zarr.Array[Any]) -> str:
-    store = array.store
-    if isinstance(store, FsspecStore):
-        return str(store.fs.unstrip_protocol(store.path))
-    return str(getattr(store, "root", store))
