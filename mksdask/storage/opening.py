@@ -20,7 +20,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
 from mksdask.arrays import warn_caller
-from mksdask.storage.arrays import all_chunks_of
+from mksdask.storage.arrays import WholeChunks, all_chunks_of
 from mksdask.storage.atomic import FORMAT, SEAL, Location, is_generation, is_sealed, metadata_of, sha256_of
 from mksdask.storage.checksums import METADATA, CheckedStore, WrittenStore, fault
 from mksdask.storage.errors import DamageError
@@ -209,7 +209,9 @@ def open_array(location: Location, name: str = "", mode: Mode = "r") -> zarr.Arr
         msg = f"{location.path} has no array {name!r}"
         raise FileNotFoundError(msg)
     if mode == "r":
-        return zarr.open_array(checked_store(location, metadata, name), path=name, mode=mode, zarr_format=3)
+        array = zarr.open_array(checked_store(location, metadata, name), path=name, mode=mode, zarr_format=3)
+        # zarr does not let a shard choose where its parts go.
+        return array if array.shards or array.compressors else WholeChunks(array.async_array)
     written = WrittenStore(_inner(location, mode), str(location.store), name, found)
     return all_chunks_of(zarr.open_array(written, path=name, mode=mode, zarr_format=3))
 
