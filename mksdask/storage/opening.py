@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.storage import FsspecStore, LocalStore
 
 from mksdask.arrays import warn_caller
 from mksdask.storage.arrays import all_chunks_of
@@ -117,9 +116,7 @@ def checked_store(
         If another program wrote the store, chunks are missing, and `allow_missing` is not set.
     """
     url, remedy = str(location.store), ""
-    inner = (
-        LocalStore(location.path, read_only=True) if location.is_local else FsspecStore.from_url(url, read_only=True)
-    )
+    inner = location.opened(read_only=True)
     if is_sealed(metadata):
         attributes = metadata["attributes"]
         if str(attributes.get("mksdask")).startswith("partial "):
@@ -212,7 +209,7 @@ def open_array(location: Location, name: str = "", mode: Mode = "r") -> zarr.Arr
         raise FileNotFoundError(msg)
     if mode == "r":
         return zarr.open_array(checked_store(location, metadata, name), path=name, mode=mode, zarr_format=3)
-    return all_chunks_of(zarr.open_array(location.store, path=name, mode=mode, zarr_format=3))
+    return all_chunks_of(zarr.open_array(location.opened(), path=name, mode=mode, zarr_format=3))
 
 
 def open_dataset(location: Location, chunks: Any, *, allow_missing: bool = False) -> xr.Dataset:
