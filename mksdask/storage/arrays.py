@@ -138,5 +138,5 @@ def write_dataset(
         if variable.dtype.kind == "f":
             encoding[name]["_FillValue"] = None
     dataset.to_zarr(
-        location.store, mode="a", consolidated=False, encoding=encoding, zarr_format=3, write_empty_chunks=True
+        location.opened(), mode="a", consolidated=False, encoding=encoding, zarr_format=3, write_empty_chunks=True
     )

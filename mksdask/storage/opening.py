@@ -16,8 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.abc.store import Store
-from zarr.storage import FsspecStore, LocalStore
 
 from mksdask.arrays import warn_caller
 from mksdask.storage.arrays import WholeChunks, all_chunks_of
@@ -111,7 +109,7 @@ def checked_store(
     ValueError
         If another program wrote the store, chunks are missing, and `allow_missing` is not set.
     """
-    url, remedy, inner = str(location.store), "", _inner(location, "r")
+    url, remedy, inner = str(location.store), "", location.opened(read_only=True)
     if is_sealed(metadata):
         attributes = metadata["attributes"]
         if str(attributes.get("mksdask")).startswith("partial "):
@@ -154,12 +152,6 @@ def checked_store(
         newest=newest,
         follow_links=location.follow_links,
     )
-
-
-def _inner(location: Location, mode: Mode) -> Store:
-    if location.is_local:
-        return LocalStore(location.path, read_only=mode == "r")
-    return FsspecStore.from_url(str(location.store), read_only=mode == "r")
 
 
 def count_missing(location: Location, name: str, layout: Layout) -> tuple[int, int]:
@@ -212,7 +204,7 @@ def open_array(location: Location, name: str = "", mode: Mode = "r") -> zarr.Arr
         array = zarr.open_array(checked_store(location, metadata, name), path=name, mode=mode, zarr_format=3)
         # zarr does not let a shard choose where its parts go.
         return array if array.shards or array.compressors else WholeChunks(array.async_array)
-    written = WrittenStore(_inner(location, mode), str(location.store), name, found)
+    written = WrittenStore(location.opened(), str(location.store), name, found)
     return all_chunks_of(zarr.open_array(written, path=name, mode=mode, zarr_format=3))
 
 
