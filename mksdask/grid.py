@@ -11,6 +11,7 @@ import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, axes_argument, warn_caller
 from mksdask.schema import FLAG, NOTHING, TEXT, Listed, Number, Record, Saved, Whole, agree
+from mksdask.schema.units import named_as_here
 
 # Voxel sizes with a relative difference below this number count as equal.
 SAME_SIZE = 1e-6
@@ -218,7 +219,7 @@ def _axis_of(labels: xr.DataArray, position: int) -> Axis:
     step = float(coordinate.attrs.get("spacing", 1.0))
     if coordinate.size > 1:
         step = float(coordinate[-1] - coordinate[0]) / (coordinate.size - 1)
-    return Axis(name, step, str(coordinate.attrs.get("units", "voxel")))
+    return Axis(name, step, named_as_here(str(coordinate.attrs.get("units", "voxel"))))
 
 
 def _periodic_axes(labels: xr.DataArray, first: int) -> list[int]:

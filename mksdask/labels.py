@@ -19,6 +19,8 @@ from mksdask.compute.blocks import take_samples
 
 # A message names so many labels.
 MOST_NAMED = 3
+# Names that say what an array is for, and not which quantity it holds.
+ROLES = ("response", "prediction", "field")
 
 
 def sample_dim(array: xr.DataArray) -> Hashable:
@@ -63,6 +65,23 @@ def index_in_order(y: Any, *, name: str = "y") -> pd.Index | None:
                 f"{name}.to_numpy() if not"
             )
     return index
+
+
+def quantity(array: Any) -> dict[str, str]:
+    """Read which quantity an array holds, as attributes ``long_name`` and ``units``, as far as its labels say it."""
+    if not isinstance(array, xr.DataArray | pd.Series):
+        return {}
+    name = None if array.name in ROLES else array.name
+    said = {"long_name": array.attrs.get("long_name", name), "units": array.attrs.get("units")}
+    return {key: text for key, text in said.items() if isinstance(text, str) and text}
+
+
+def quantity_text(array: Any) -> str:
+    """Name the quantity that an array holds, and its unit, such as "stress / MPa". Return "" if its labels say neither.
+
+    The name of an array counts if it does not say what the array is for.
+    """
+    return " / ".join(quantity(array).values())
 
 
 def first_index(*arrays: Any) -> pd.Index | None:

@@ -38,6 +38,7 @@ from mksdask.datasets.responses import (
     make_elastic_FE_strain_random,
     make_elastic_stiffness,
 )
+from mksdask.simulation import solve_fields
 from mksdask.stats import correlate, correlate_volume
 from mksdask.storage import materialize
 
@@ -360,6 +361,41 @@ def test_localize__on_larger_samples(run, ensemble, tmp_path):
     expected = load_model("l.zarr").resize_coeff((13, 13)).predict(ensemble[0])
     assert_allclose(xr.open_zarr("field.zarr").field, expected, atol=1e-9)
     assert "predict takes a homogenization model" in run("predict", "l.zarr", "e.zarr", "x.zarr", code=1)
+
+
+def test_localize__fields_say_what_they_are(run, tmp_path):
+    names = [f"S{j}" for j in range(12)]
+    X = xr.DataArray(
+        make_microstructure(n_samples=12, size=(8, 8), grain_size=3),
+        dims=("sample", "x", "y"),
+        coords={"sample": names},
+    )
+    create_ensemble(tmp_path / "X.zarr", X, spacing=0.5, units="µm", periodic_axes=[0, 1])
+    phases = {"elastic_modulus": (1, 1.3), "poissons_ratio": (0.3, 0.3)}
+    stored = open_ensemble(tmp_path / "X.zarr").microstructure
+    stress = solve_fields(stored, **phases).stress.assign_attrs(units="MPa")
+    create_ensemble(tmp_path / "e.zarr", stored, stress)
+    run("fit", "e.zarr", "l.zarr", "--hold-out", "0")
+    run("localize", "l.zarr", "X.zarr", "field.zarr")
+    told = json.loads(run("info", "field.zarr", "--json", on_cluster=False))
+    assert told["holds"] == ["stress / MPa"]
+    assert told["component"] == ["xx", "yy", "xy"]
+    assert (told["spacing"], told["units"], told["periodic"]) == ({"x": 0.5, "y": 0.5}, "um", ["x", "y"])
+    text = run("info", "field.zarr", on_cluster=False)
+    assert re.search(r"^spacing +x 0.5, y 0.5 µm$", text, re.MULTILINE)
+    assert re.search(r"^component +xx, yy, xy$", text, re.MULTILINE)
+    field = xr.open_zarr("field.zarr").field
+    assert field.sample.values.tolist() == names
+    assert field.attrs == {
+        "long_name": "stress",
+        "units": "MPa",
+        "periodic_axes": ["x", "y"],
+        "periods": [8, 8],
+    }
+    run("export", "field.zarr", "field.vti")
+    head = (tmp_path / "field.vti").read_bytes()[:4000].decode("latin-1")
+    assert 'Name="stress S0" NumberOfComponents="3" ComponentName0="xx"' in head
+    assert 'Spacing="0.5 0.5 1.0"' in head
 
 
 @pytest.mark.slow

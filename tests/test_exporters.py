@@ -118,6 +118,41 @@ def test_vtk__fields_have_components_and_ensembles_arrays(tmp_path, suffix):
         export(labelled, tmp_path / f"c{suffix}", select={"time": 0})
 
 
+def test_export__tells_quantity_components_and_unit(tmp_path):
+    stress = np.random.default_rng(0).random((2, 4, 3, 2, 6)).astype("f4")
+    names = ["xx", "yy", "zz", "yz", "xz", "xy"]
+    field = xr.DataArray(
+        stress,
+        dims=("sample", "x", "y", "z", "component"),
+        coords={"component": names, "sample": ["a", "b"]},
+        name="prediction",
+        attrs={"long_name": "stress", "units": "MPa"},
+    )
+    export(field, tmp_path / "a.tif")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.imagej_metadata["Info"] == "stress / MPa"
+        assert file.imagej_metadata["Labels"] == [f"{j} {name}" for j in "ab" for _ in range(2) for name in names]
+        assert_array_equal(file.asarray()[1, 0, 3], stress[1, :, :, 0, 3].T)
+    export(field, tmp_path / "a.ome.tif")
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+        assert 'Name="stress / MPa"' in file.ome_metadata
+    export(field, tmp_path / "a.zarr", select={"sample": "a"})
+    assert zarr.open_group(tmp_path / "a.zarr").attrs["ome"]["multiscales"][0]["name"] == "stress / MPa"
+    export(field, tmp_path / "a.vtkhdf")
+    with h5py.File(tmp_path / "a.vtkhdf") as file:
+        attributes = file["VTKHDF/CellData/stress b"].attrs
+        assert (attributes["units"], list(attributes["components"])) == ("MPa", names)
+    export(field, tmp_path / "a.vti")
+    image = read_by_vtk(tmp_path / "a.vti")
+    array = image.GetCellData().GetArray("stress b")
+    assert array.GetComponentName(3) == "yz"
+    assert array.GetInformation().Get(array.UNITS_LABEL()) == "MPa"
+    assert_array_equal(cells_of(image)["stress b"], stress[1])
+    export(field, tmp_path / "b.vti", select={"sample": "b", "component": "yz"})
+    ds = import_images(tmp_path / "b.vti", tmp_path / "again.zarr")
+    assert_array_equal(ds.microstructure, stress[1, ..., 3])
+
+
 # Where the first voxel of files of several programs lies, along x, y, z.
 PLACE = (-3.0, 12.5, 100.0)
 

@@ -160,7 +160,7 @@ def test_spacing__of_some_axes_is_said(tmp_path, monkeypatch):
     with pytest.warns(AssumedWarning):
         found = import_images(tmp_path / "a.npy", tmp_path / "c.zarr", units="nm")
     assert found.x.attrs == {"spacing": 500.0, "units": "nm"}
-    with pytest.raises(ValueError, match="units: 'parsec' is no known unit of length"):
+    with pytest.raises(ValueError, match="units must be a unit of length, such as 'um', got 'parsec'"):
         import_images(tmp_path / "a.npy", tmp_path / "d.zarr", units="parsec")
 
 

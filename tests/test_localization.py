@@ -26,12 +26,42 @@ from mksdask import (
     PrimitiveBasis,
     ProductBasis,
     create_ensemble,
+    load_model,
     open_ensemble,
+    save_model,
 )
 from mksdask.datasets import ElasticFESimulation, make_delta_microstructures, make_microstructure
 from mksdask.datasets.responses import make_elastic_FE_strain_delta, make_elastic_FE_strain_random
 from mksdask.localization.least_squares import absorb, empty_factor, solve
 from tests.helpers import chunked, computes, sample_chunks, tasks_per_chunk
+
+
+def test_predict__says_what_the_responses_of_fit_were(tmp_path):
+    X, strain = make_elastic_FE_strain_delta(elastic_modulus=(1, 1.1), poissons_ratio=(0.3, 0.3), size=(5, 5))
+    dims, components = ("sample", "x", "y", "component"), {"component": ["xx", "xy"]}
+    y = xr.DataArray(np.stack([strain, -strain], axis=-1), dims=dims, coords=components, name="stress")
+    create_ensemble(tmp_path / "e.zarr", X, y.assign_attrs(units="MPa"), spacing=2.0, units="nm")
+    stored = open_ensemble(tmp_path / "e.zarr")
+    model = MKSLocalizationModel(PrimitiveBasis(2)).fit(stored.microstructure, stored.response)
+    save_model(model, tmp_path / "m.zarr")
+    others = stored.microstructure.assign_coords(sample=["a", "b"]).assign_attrs(origin=[3.0, 4.0], phases=["f", "g"])
+    for each in (model, load_model(tmp_path / "m.zarr"), pickle.loads(pickle.dumps(model))):
+        found = each.predict(others)
+        assert found.attrs == {
+            "long_name": "stress",
+            "units": "MPa",
+            "origin": [3.0, 4.0],
+            "periodic_axes": [],
+            "periods": [],
+        }
+        assert found.component.values.tolist() == ["xx", "xy"]
+        assert found.sample.values.tolist() == ["a", "b"]
+        assert found.x.attrs == {"units": "nm", "spacing": 2.0}
+    # The next fit forgets, and what y does not say is not made up.
+    assert model.fit(stored.microstructure, stored.response.values).predict(stored.microstructure).attrs.keys() == {
+        "periodic_axes",
+        "periods",
+    }
 
 
 def dense_coefficients(m, y, cond):

@@ -354,6 +354,8 @@ def test_append__of_numbers_beyond_the_stored_precision(tmp_path):
     ("call", "message"),
     [
         (lambda url: create_ensemble(url, X, units=np.nan), "units must be a text, got nan"),
+        (lambda url: create_ensemble(url, X, units="banana"), "units must be a unit of length, such as 'um', got 'ban"),
+        (lambda url: create_volume(url, X[0], units="GPa"), "known ones are m, cm, mm, um, .* Say 'voxel' if lengths"),
         (lambda url: create_ensemble(url, X, resume="no"), "resume must be True or False, got 'no'"),
         (lambda url: make_microstructure(2, (5, 5), volume_fraction=(np.nan, 0.5)), "volume_fraction must hold 2"),
         (lambda url: make_microstructure(2, (5, 5), n_phases=True), "n_phases must be an integer between 1 and 65536"),

@@ -417,3 +417,52 @@ def test_append__to_variables_in_shards_of_different_length(tmp_path):
     stored = open_ensemble(tmp_path / "e.zarr")
     assert_array_equal(stored.microstructure.mean(("x", "y")), [0] * 6 + [1] * 3)
     assert_array_equal(stored.response, [0] * 6 + [1] * 3)
+
+
+def a_strain(units="1"):
+    """Strains of the samples, with all that a DataArray says of them."""
+    strain = np.random.default_rng(2).random((*X.shape, 3))
+    dims, components = ("sample", "x", "y", "component"), ["xx", "yy", "xy"]
+    return xr.DataArray(strain, dims=dims, coords={"component": components}, name="strain", attrs={"units": units})
+
+
+# What materials scientists write behind numbers: no list of units holds them all.
+@pytest.mark.parametrize("units", ["GPa", "MPa", "S/m", "W/(m K)", "µm", "nm", "1", "%", "HV", "MPa·√m", "J m^-2"])
+def test_response__keeps_its_name_unit_and_components(tmp_path, units):
+    url, strain = tmp_path / "e.zarr", a_strain(units)
+    create_ensemble(url, X, strain)
+    stored = open_ensemble(url).response
+    assert stored.attrs == {"long_name": "strain", "units": units}
+    assert stored.component.values.tolist() == ["xx", "yy", "xy"]
+    # A copy of a store says what the store says.
+    create_ensemble(tmp_path / "again.zarr", open_ensemble(url).microstructure, stored)
+    assert_array_equal(open_ensemble(tmp_path / "again.zarr").response, strain)
+    assert open_ensemble(tmp_path / "again.zarr").response.attrs == stored.attrs
+
+
+def test_append__refuses_components_in_another_order(tmp_path):
+    url, strain = tmp_path / "e.zarr", a_strain()
+    create_ensemble(url, X, strain)
+    with pytest.raises(ValueError, match=r"response has \['xy', 'yy', 'xx'\] along 'component', and the ensemble has"):
+        append_ensemble(url, X, strain.isel(component=[2, 1, 0]))
+    append_ensemble(url, X, strain)
+    append_ensemble(url, X, strain.values)
+    assert_array_equal(open_ensemble(url).response, np.concatenate([strain.values] * 3))
+
+
+@pytest.mark.parametrize(("stated", "stored"), [("µm", "um"), ("Microns", "um"), ("Å", "angstrom"), ("pixel", "voxel")])
+def test_units__of_length_have_one_name_in_stores(tmp_path, stated, stored):
+    create_ensemble(tmp_path / "e.zarr", X, spacing=0.5, units=stated)
+    create_volume(tmp_path / "v.zarr", X[0], spacing=0.5, units=stated)
+    assert open_ensemble(tmp_path / "e.zarr").x.attrs["units"] == stored
+    assert open_volume(tmp_path / "v.zarr").x.attrs["units"] == stored
+
+
+def test_units__of_an_array_are_taken_as_they_are(tmp_path):
+    x = ("x", np.arange(6) * 0.5, {"units": "micron"})
+    labelled = xr.DataArray(X, dims=("sample", "x", "y"), coords={"x": x})
+    create_ensemble(tmp_path / "e.zarr", labelled)
+    assert open_ensemble(tmp_path / "e.zarr").x.attrs == {"units": "um", "spacing": 0.5}
+    labelled.x.attrs["units"] = "degrees_east"
+    create_ensemble(tmp_path / "e.zarr", labelled, mode="w")
+    assert open_ensemble(tmp_path / "e.zarr").x.attrs["units"] == "degrees_east"

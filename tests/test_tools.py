@@ -417,6 +417,27 @@ def test_texture__is_drawn_on_axes_that_are_given_and_of_one_sample():
         tools.draw_misorientations(found)
 
 
+def test_strains__are_labelled_by_what_the_field_says():
+    field = xr.DataArray(
+        np.random.default_rng(0).random((1, 5, 4, 3)),
+        dims=("sample", "x", "y", "component"),
+        coords={"component": ["xx", "yy", "xy"]},
+    )
+
+    def bar(fields, **options):
+        return tools.draw_strains(fields, **options).axes[-1].get_ylabel()
+
+    assert bar(field.values[..., 1]) == bar(field[..., 0]) == r"$\varepsilon_{xx}$"
+    assert bar(field.sel(component="yy")) == bar([field[0].sel(component="yy")]) == r"$\varepsilon_{yy}$"
+    assert bar(field.sel(component="yy"), label="e") == "e"
+    stress = field.rename("prediction").assign_attrs(long_name="stress", units="MPa")
+    assert bar(stress.sel(component="xy")) == "stress xy / MPa"
+    one = field[0].sel(component="xy")
+    assert tools.draw_strains_compare(one, one).axes[-1].get_ylabel() == r"$\varepsilon_{xy}$"
+    drawn = tools.draw_microstructure_strain(np.zeros((5, 4), dtype=int), one)
+    assert r"$\varepsilon_{xy}$" in {ax.get_ylabel() for ax in drawn.axes}
+
+
 def test_figures__axes_start_where_the_coordinates_do():
     field = xr.DataArray(
         np.zeros((1, 5, 4)), dims=("sample", "x", "y"), coords={"x": ("x", np.arange(10.0, 15.0), {"units": "um"})}

@@ -25,6 +25,8 @@ from mksdask.cli.representativity import intervals_of, told
 from mksdask.importers import AssumedWarning, import_images
 from mksdask.importers.formats.raw_files import data_type
 from mksdask.importers.image_files import input_files
+from mksdask.labels import quantity, quantity_text
+from mksdask.schema.units import UNKNOWN
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, attributes_of
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.models import load_model
@@ -124,7 +126,7 @@ def import_command(
     if len(described.get("fractions", ())) > MOST_UNNAMED:
         described["values"] = f"{len(described.pop('fractions'))} labels or grey levels"
     assumed = [with_options(text) for text in described.pop("assumed", [])]
-    if spacing is not None and described["units"] == "unit":
+    if spacing is not None and described["units"] == UNKNOWN:
         assumed.append("the spacing has no unit; say --units, such as um")
     for text in () if as_json else assumed:
         say(f"  {text}", err=True)
@@ -227,11 +229,18 @@ def _describe_result(location: Location) -> dict[str, Any]:
     statistics = [array for array in dataset.data_vars.values() if "pair" in array.dims]
     if len(statistics) == 1:
         return dict(statistics[0].mks.describe())
-    return {
+    variables = {str(name): array for name, array in dataset.data_vars.items()}
+    found = {
         "kind": "result",
-        "variables": {str(name): tuple(array.shape) for name, array in dataset.data_vars.items()},
+        "variables": {name: tuple(array.shape) for name, array in variables.items()},
         "dims": {str(name): size for name, size in dataset.sizes.items()},
     }
+    if held := [quantity_text(array) for array in variables.values() if quantity(array).keys() & array.attrs.keys()]:
+        found["holds"] = held
+    others = [dim for dim in dataset.sizes if dim in dataset.coords and dim not in ("sample", *SPATIAL_DIMS)]
+    found |= {str(dim): dataset[dim].values.tolist() for dim in others if dataset[dim].dtype.kind not in "iufc"}
+    fields = [array.mks.describe() for array in variables.values() if set(SPATIAL_DIMS) & set(array.dims)]
+    return found | {key: facts[key] for facts in fields[:1] for key in ("spacing", "units", "periodic") if key in facts}
 
 
 def _describe_model(model: Any) -> dict[str, Any]:

@@ -68,10 +68,10 @@ def export(
 
     Notes
     -----
-    Voxel sizes, the unit, the position of the first voxel and the names of phases are written where the format has a
-    place for them. Voxels are cells of VTK; samples are arrays of their own there, times of TIFF, and an axis of
-    OME-Zarr; components are components of VTK, and channels elsewhere. OME-Zarr images of volumes have coarser levels,
-    of every second voxel.
+    Voxel sizes, the unit, the position of the first voxel, the names of phases, and the quantity that an array holds
+    and its unit are written where the format has a place for them. Voxels are cells of VTK; samples are arrays of their
+    own there, times of TIFF, and an axis of OME-Zarr; components are components of VTK, and channels elsewhere.
+    OME-Zarr images of volumes have coarser levels, of every second voxel.
 
     A slab of at most 64 MiB, or a page of an image with two axes, is in memory at once, in about three copies. OME-Zarr
     is written by the workers of dask, shard by shard. Fields that are not stored yet are computed on the way, so store

@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, to_numpy
-from mksdask.importers.formats.units import METRES
+from mksdask.labels import ROLES, quantity
+from mksdask.schema.units import METRES
 
 # Number of bytes of a slab that is in memory at once.
 SLAB_BYTES = 2**26
@@ -25,7 +26,9 @@ class Exported:
     Parameters
     ----------
     name : str
-        Its name.
+        Its name: the quantity that it holds, if it says which, and its own name otherwise.
+    value_unit : str
+        Unit of its values. Empty if it is not known.
     array : DataArray
         The values, with the dims (sample,) x, y(, z)(, component); samples and components may be absent.
     has_samples, has_components : bool
@@ -33,7 +36,7 @@ class Exported:
     steps, origin : tuple of float
         Step and first coordinate along x, y(, z).
     unit : str or None
-        Unit of both, by the name of this package.
+        Unit of steps and origin, by the name of this package.
     samples, components : tuple of str
         Names of the samples and of the components.
     phases : tuple of str
@@ -41,6 +44,7 @@ class Exported:
     """
 
     name: str
+    value_unit: str
     array: xr.DataArray
     has_samples: bool
     has_components: bool
@@ -87,8 +91,11 @@ class Exported:
         grid = [_along(array, dim) for dim in spatial]
         units = {unit for _, _, unit in grid}
         ordered = array.transpose(*(("sample",) if has_samples else ()), *spatial, *others)
+        said = quantity(array)
+        is_named = array.name is not None and array.name not in ROLES
         return cls(
-            str(array.name or "field"),
+            str(array.name) if is_named else said.get("long_name", str(array.name or "field")),
+            said.get("units", ""),
             ordered.astype(np.uint8) if array.dtype.kind == "b" else ordered,
             has_samples,
             bool(others),
@@ -99,6 +106,11 @@ class Exported:
             _labels(array, others[0]) if others else (),
             tuple(map(str, array.attrs.get("phases") or ())),
         )
+
+    @property
+    def title(self) -> str:
+        """Its name and the unit of its values, such as "stress / MPa"."""
+        return " / ".join(filter(None, (self.name, self.value_unit)))
 
     @property
     def shape(self) -> tuple[int, ...]:

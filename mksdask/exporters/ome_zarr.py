@@ -66,7 +66,7 @@ def write_ome_zarr(url: Url, fields: list[Exported], mode: str) -> None:
         objects = tuple(-(-size // part) * part for size, part in zip(objects, parts, strict=True))
         variables[str(number)] = Variable(level, tuple(axis["name"] for axis in axes), objects, parts)
         datasets.append(_dataset(field, number, len(axes)))
-    image = {"name": field.name, "axes": axes, "datasets": datasets, "type": "every second voxel"}
+    image = {"name": field.title, "axes": axes, "datasets": datasets, "type": "every second voxel"}
     ome: dict[str, Any] = {"version": "0.5", "multiscales": [image]}
     names = {"phases": field.phases, "components": field.components, "samples": field.samples}
     with staged(url, mode, EXPORTS) as location:

@@ -72,11 +72,19 @@ def _metadata(field: Exported, axes: str, *, is_imagej: bool) -> dict[str, Any]:
         found: dict[str, Any] = {"axes": axes, "unit": "um" if field.unit == "um" else unit}
         if "Z" in step:
             found["spacing"] = step["Z"]
-        if field.components and not field.has_samples and "Z" not in step:
-            found["Labels"] = list(field.components)
+        if field.value_unit:
+            found["Info"] = field.title
+        if field.components:
+            # Each page has a label: first channels, then planes along z, then samples.
+            found["Labels"] = [
+                f"{sample} {component}".strip()
+                for sample in field.samples or ("",)
+                for _ in range(field.shape[2] if "Z" in step else 1)
+                for component in field.components
+            ]
         # ImageJ counts voxels, from the first one to the origin.
         return found | {f"{axis.lower()}origin": -place / step[axis] for axis, place in first.items() if place}
-    found = {"axes": axes, "Name": field.name}
+    found = {"axes": axes, "Name": field.title}
     for axis, size in step.items():
         found |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
     if field.components:

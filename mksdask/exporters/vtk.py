@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 import h5py
 import numpy as np
@@ -64,9 +64,10 @@ def write_vti(path: Path, fields: Sequence[Exported]) -> None:
     for name, each, _ in arrays:
         n_bytes = int(np.prod(each.shape)) * _components(each) * each.dtype.itemsize
         names = "".join(f" ComponentName{number}={quoteattr(text)}" for number, text in enumerate(each.components))
+        unit = f'<InformationKey name="UNITS_LABEL" location="vtkDataArray">{escape(each.value_unit)}</InformationKey>'
         lines.append(
             f'<DataArray type="{_TYPES[each.dtype]}" Name={quoteattr(name)} NumberOfComponents="{_components(each)}"'
-            f'{names} format="appended" offset="{offset}"/>'
+            f'{names} format="appended" offset="{offset}">{unit if each.value_unit else ""}</DataArray>'
         )
         offset += 8 + n_bytes
     extent = " ".join(map(str, _extent(field)))
@@ -127,6 +128,9 @@ def write_vtkhdf(path: Path, fields: Sequence[Exported]) -> None:
                 compression_opts=1,
                 shuffle=True,
             )
+            # Attributes that VTK does not know, for other readers of HDF5.
+            names = {"components": list(each.components), "units": each.value_unit}
+            data.attrs.update({key: text for key, text in names.items() if text})
             position = 0
             for slab in each.slabs(sample):
                 data[position : position + len(slab)] = slab

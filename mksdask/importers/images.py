@@ -12,12 +12,12 @@ import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, numbers_argument, shown, sizes_argument, warn_caller
 from mksdask.importers.formats.raw_files import data_type
-from mksdask.importers.formats.units import METRES, converted, length_unit
 from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
 from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, SlabSize, Source
 from mksdask.importers.windows import corner_coordinates, cut_windows
 from mksdask.schema.arguments import checked
+from mksdask.schema.units import METRES, UNKNOWN, converted, length_argument
 from mksdask.storage.atomic import Url, check_apart
 from mksdask.storage.ensembles import create_ensemble, open_ensemble
 from mksdask.storage.microstructures import store_layout_begun
@@ -427,13 +427,13 @@ def _spacing(
 
     If the file states the size along some axes only, the others get the same size, and the third result says so.
     """
-    wanted = None if units is None else length_unit(units, where="units") or "voxel"
+    wanted = None if units is None else length_argument(units)
     if spacing is not None:
         steps = numbers_argument(spacing, "spacing")
         if steps.shape not in ((), (len(spatial),)):
             msg = f"spacing must be a number, or one for each of the axes {', '.join(spatial)}, got {spacing!r}"
             raise ValueError(msg)
-        return tuple(np.broadcast_to(steps, (len(spatial),)).tolist()), wanted or source.units or "unit", []
+        return tuple(np.broadcast_to(steps, (len(spatial),)).tolist()), wanted or source.units or UNKNOWN, []
     known = {axis: abs(step) for axis, step in source.spacing.items() if axis in spatial}
     if not known:
         return (1.0,) * len(spatial), wanted or "voxel", []
@@ -448,7 +448,7 @@ def _spacing(
             raise ValueError(msg)
         assumed = [f"spacing {step:g} along {missing} assumed, as along {''.join(sorted(known))}; say spacing="]
         known |= dict.fromkeys(missing, step)
-    unit = source.units or wanted or "unit"
+    unit = source.units or wanted or UNKNOWN
     if wanted in METRES and unit in METRES:
         known, unit = {axis: converted(step, unit, wanted) for axis, step in known.items()}, wanted
     return tuple(known[axis] for axis in spatial), unit, assumed

@@ -12,7 +12,7 @@ from mksdask.arrays import Array, ArrayLike, dims_of, is_lazy, unwrap_samples, w
 from mksdask.compute.blocks import computed, fold_samples
 from mksdask.compute.operation import Operation
 from mksdask.compute.plans import Limit, Plan, Stage, chunk_layout, fft_operations
-from mksdask.labels import matched
+from mksdask.labels import matched, quantity
 from mksdask.localization.expansion import Expansion
 from mksdask.localization.influence import Calibration, Spectra, calibrate, gather, influence_kernels
 from mksdask.localization.linear_models import FACTORED, ridge_of, takes_factors
@@ -39,11 +39,14 @@ class Responses:
         Shape of the response of one voxel. Empty for a scalar.
     labels : (tuple of str, dict)
         Names and coordinates of the axes of components.
+    quantity : dict of str to str
+        What the responses are, and their unit, as far as y says it.
     """
 
     data: Any
     components: tuple[int, ...]
     labels: tuple[tuple[str, ...], dict[str, Any]]
+    quantity: dict[str, str]
 
     @classmethod
     def of(cls, y: ArrayLike, samples: Samples) -> Responses:
@@ -76,7 +79,7 @@ class Responses:
         if own is not None and own.ndim > len(spatial) and not samples.is_flat:
             samples.grid.check_beside(Grid.of(own, spatial), "y")
         data = data.reshape(n_samples, *spatial, int(np.prod(components)))
-        return cls(data, components, _component_labels(y, len(spatial), components))
+        return cls(data, components, _component_labels(y, len(spatial), components), quantity(y))
 
     @property
     def n_components(self) -> int:
@@ -249,7 +252,8 @@ class Calibrate(Operation[Any]):
                 lower.append(_applied(found.values, self.expansion, k))
         model._set_kernels(tuple(kernels), self.samples.basis, self.kind.components, self.samples.grid, mean)
         model._calibration, model._kind = calibration, self.kind
-        model._response_labels, model._has_real_response = self.responses.labels, self.responses.is_real
+        model._response_labels, model._quantity = self.responses.labels, self.responses.quantity
+        model._has_real_response = self.responses.is_real
         model.n_samples_seen_, model._ridges, model.explained_ = calibration.n_samples, tuple(ridges), tuple(shares)
         first = shares[0]
         if order == 1 and first is not None and first < LITTLE:

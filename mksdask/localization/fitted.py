@@ -35,6 +35,7 @@ class FittedKernels(BaseEstimator):
     _calibration: Calibration | Spectra | None
     _components: tuple[int, ...]
     _response_labels: tuple[tuple[str, ...], dict[str, Any]]
+    _quantity: dict[str, str]
     _has_real_response: bool
     _basis: Basis
     _kernels: tuple[Array, ...]  # of each order: (*calibrated spatial, n_states of the order, n_components)
@@ -66,7 +67,7 @@ class FittedKernels(BaseEstimator):
             components=self._components if is_fitted else (),
         )
         if not is_fitted:
-            self._components, self._response_labels = (), ((), {})
+            self._components, self._response_labels, self._quantity = (), ((), {}), {}
             self._has_real_response = values.dtype.kind != "c"
         n_spatial = values.ndim - 1 - len(self._components)
         spatial, n_states = values.shape[:n_spatial], values.shape[n_spatial]

@@ -226,6 +226,7 @@ class MKSLocalizationModel(WithCard, RegressorMixin, FittedKernels):
             "_basis": Part(Basis),
             "_components": Listed(Whole(1)),
             "_response_labels": Record(Listed(TEXT), Named(LABELS | ArrayOf(NUMBERS, None))),
+            "_quantity": Named(TEXT),
             "_has_real_response": FLAG,
             "size_": Listed(Whole(1), 1, 3),
             "grid_": Part(Grid),
@@ -351,7 +352,8 @@ class MKSLocalizationModel(WithCard, RegressorMixin, FittedKernels):
         -------
         array of the kind of `X`, shape (n_samples, *size_) or (n_samples, *size_, *components)
             For flat X the result is flat too, (n_samples, n_voxels · n_components). It is real if the responses of
-            `fit` were.
+            `fit` were. If X is a DataArray, the result has its samples and its geometry, and the names of the
+            components, the quantity (attribute ``long_name``) and the unit (``units``) of the responses of `fit`.
 
         Raises
         ------

@@ -19,6 +19,9 @@ from mksdask.localization.response import localize, transfer_function, uniform_r
 from mksdask.localization.series import Series
 from mksdask.samples import Samples
 
+# Attributes of samples that say where their voxels lie. They hold for fields on these voxels too.
+GEOMETRY = ("origin", "periodic_axes", "periods")
+
 
 def _moments(predicted: Array, truth: Array, weights: Array) -> Array:
     """Compute weight, mean, scatter and squared error of each component, sample by sample.
@@ -136,8 +139,10 @@ class Predict(Operation[Any]):
         extra_dims, extra_coords = model._response_labels
         tail, dims = (*samples.spatial, *model._components), (*samples.grid.dims, *extra_dims)
         coords = samples.spatial_coords | extra_coords
+        attrs = {key: samples.attrs[key] for key in GEOMETRY if key in samples.attrs} | model._quantity
         if samples.is_flat:
-            tail, dims, coords = (int(np.prod(samples.spatial)) * model._kernels[0].shape[-1],), ("voxel",), {}
+            tail, dims = (int(np.prod(samples.spatial)) * model._kernels[0].shape[-1],), ("voxel",)
+            coords, attrs = {}, model._quantity
         levels = self._transfers()
         kernel: Any = partial(localize, expansion=self.expansion)
         shared: Sequence[Any] = levels[0]
@@ -152,7 +157,7 @@ class Predict(Operation[Any]):
             name="localize",
             shared=shared,
         )
-        return samples.label(predicted, dims=dims, coords=coords, name="prediction")
+        return samples.label(predicted, dims=dims, coords=coords, name="prediction", attrs=attrs)
 
     def _transfers(self) -> list[tuple[Any, Array]]:
         """Compute the transfer function and the uniform response of each order.

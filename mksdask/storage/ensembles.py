@@ -23,12 +23,12 @@ from mksdask.arrays import (
     unwrap,
 )
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
-from mksdask.labels import matched, sample_index
+from mksdask.labels import matched, quantity, sample_index
 from mksdask.samples import Grid, refuse_ambiguous_lines
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Location, Url, attributes_of, is_marked, is_sealed, metadata_of, seal
 from mksdask.storage.blocks import Variable
-from mksdask.storage.coordinates import append_coordinates, check_appended, encoded, sample_coordinates
+from mksdask.storage.coordinates import append_coordinates, check_appended, encoded, sample_coordinates, storable
 from mksdask.storage.microstructures import (
     create_store,
     description,
@@ -77,7 +77,8 @@ def create_ensemble(
         is called ``angle``, if `spacing` has one entry for each axis between the first and the last one, or if X is a
         floating-point array of 4 or more axes and its last axis has length 3.
     y : array, shape (n_samples, ...), optional
-        Response of each sample: its properties, or fields on its voxels.
+        Response of each sample: its properties, or fields on its voxels. The store keeps what a DataArray says of it:
+        names of components, its unit in the attribute ``units``, which may be any text, and its name.
     phase : array, shape (n_samples, *spatial), optional
         Phase number of each voxel. Use it if X holds something else, such as orientations.
     confidence_index : array, shape (n_samples, *spatial), optional
@@ -86,7 +87,8 @@ def create_ensemble(
     spacing : float or sequence of float
         Voxel size along each spatial axis, in `units`. A sequence with one entry says that samples have one axis.
     units : str
-        Unit of length.
+        Unit of length: m, cm, mm, um (or µm), nm, angstrom, pm or inch, in a known spelling; "voxel" if lengths count
+        voxels, or "unit" if their unit is another one.
     phases : sequence of str, optional
         Names of the phases 0, 1, ….
     periodic_axes : sequence of int
@@ -158,7 +160,8 @@ def create_ensemble(
     variables = {"microstructure": _ensemble_variable(data, dims, rows, attrs)}
     if y is not None:
         response = _beside(y, "y", n_samples)
-        variables["response"] = _ensemble_variable(response, _response_dims(y, response, spatial), rows, {})
+        attributes = kept_attrs(y) | quantity(y)
+        variables["response"] = _ensemble_variable(response, _response_dims(y, response, spatial), rows, attributes)
     for name, array in {"phase": phase, "confidence_index": confidence_index}.items():
         if array is None:
             continue
@@ -168,13 +171,8 @@ def create_ensemble(
             raise ValueError(msg)
         variables[name] = _ensemble_variable(beside, ("sample", *names), rows, kept_attrs(array))
     if isinstance(y, xr.DataArray):
-        coords = coords.assign_coords(
-            {
-                str(dim): (dim, np.asarray(y.coords[dim]))
-                for dim in y.dims[1:]
-                if dim in y.coords and str(dim) not in coords and y.coords[dim].dtype.kind in "iuf"
-            }
-        )
+        of_components = [dim for dim in y.dims[1:] if dim in y.coords and str(dim) not in coords]
+        coords = coords.assign_coords(storable(xr.Dataset(coords={dim: y.coords[dim] for dim in of_components})).coords)
     own = sample_coordinates((X, y, phase, confidence_index))
     if taken := sorted(set(map(str, own.variables)) & {*coords.variables, *NAMES, *dims[1:]}):
         msg = f"the coordinates {taken} of samples have names that the store uses for something else; rename them"
@@ -326,6 +324,7 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
         raise ValueError(msg)
     for name, data in new.items():
         have = stored[name]
+        _check_components(given[name], have, name)
         integers = data.dtype.kind in "iu" and have.dtype.kind in "iu"
         fits = integers or np.can_cast(data.dtype, have.dtype, casting="same_kind")
         if data.shape[1:] != have.shape[1:] or not fits:
@@ -370,6 +369,16 @@ def _like(array: ArrayLike, stored: xr.DataArray | None) -> ArrayLike:
     if stored is None or not isinstance(array, xr.DataArray) or set(array.dims) != set(stored.dims):
         return array
     return array.transpose(*stored.dims)
+
+
+def _check_components(array: ArrayLike, stored: xr.DataArray, name: str) -> None:
+    """Refuse an array whose components have other names than the stored ones, or stand in another order."""
+    for dim in stored.dims[1:] if isinstance(array, xr.DataArray) else ():
+        if dim not in SPATIAL_DIMS and dim in stored.coords and dim in array.coords:
+            have, got = (each.coords[dim].to_numpy().tolist() for each in (stored, array))
+            if have != got:
+                msg = f"new {name} has {got} along {str(dim)!r}, and the ensemble has {have}; give them in this order"
+                raise ValueError(msg)
 
 
 def _checked_cast(array: Any, dtype: np.dtype[Any], name: str) -> Any:

@@ -30,6 +30,7 @@ from mksdask.arrays import (
 from mksdask.compute.graph import token_of
 from mksdask.samples import Grid, check_confidence
 from mksdask.schema.arguments import checked
+from mksdask.schema.units import length_argument
 from mksdask.storage.atomic import MICROSTRUCTURES, Location, Url, check_ours, remove_leftovers
 from mksdask.storage.blocks import Blocks, Variable, layout_begun
 from mksdask.storage.opening import foreign_metadata, open_dataset, small_coords
@@ -104,8 +105,9 @@ def description(
     Raises
     ------
     ValueError
-        If a spacing is not positive, or an axis does not exist.
+        If a spacing is not positive, `units` is no unit of length, or an axis does not exist.
     """
+    units = length_argument(units)
     if np.ndim(spacing) == 0 and spacing == 1.0 and units == "voxel":
         spacing, units = [abs(step) for step in grid.steps], grid.axes[0].units
     if phases is None:

@@ -10,8 +10,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from mksdask.arrays import SPATIAL_DIMS, Array, ArrayLike, dims_of, refuse_unnumeric, shown, to_numpy, unwrap
+from mksdask.display.cards import printed_unit
 from mksdask.display.orientations import ipf_colours as ipf_colours, legend, phase_ipf_colours
 from mksdask.grid import Grid
+from mksdask.labels import quantity
 from mksdask.schema.arguments import checked
 from mksdask.tools.panels import (
     Extent,
@@ -123,13 +125,24 @@ def draw_microstructures(
     return maps_figure(list(values), titles, extent, scales, figsize=figsize, ax=ax)
 
 
+def _component_label(fields: ArrayLike | Sequence[ArrayLike]) -> str:
+    """Name the component of a strain, or of another quantity, by the labels of a field, or of the first of several."""
+    several = fields if isinstance(fields, list | tuple) else [fields]
+    field = next((each for each in several if isinstance(each, xr.DataArray)), xr.DataArray())
+    said, chosen = quantity(field), field.coords.get("component")
+    component = "" if chosen is None or chosen.ndim else str(chosen.item())
+    name = said.get("long_name", "strain")
+    text = rf"$\varepsilon_{{{component or 'xx'}}}$" if name == "strain" else f"{name} {component}".strip()
+    return f"{text} / {printed_unit(said['units'])}" if "units" in said else text
+
+
 @checked
 @styled
 def draw_microstructure_strain(
     microstructure: ArrayLike,
     strain: ArrayLike,
     *,
-    label: str = r"$\varepsilon_{xx}$",
+    label: str | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
@@ -141,8 +154,9 @@ def draw_microstructure_strain(
         Local state of each voxel.
     strain : array, shape (*spatial,)
         One component of the strain.
-    label : str
-        Name of the component.
+    label : str, optional
+        Name of the component. Default: what a DataArray says of itself, such as the component that was selected, and
+        otherwise ε_xx.
     figsize : (float, float), optional
         Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
@@ -179,7 +193,7 @@ def draw_microstructure_strain(
         [values, response],
         ["microstructure", "strain"],
         _voxel_extent(expanded, values.shape),
-        [_microstructure_scale(values, phases), scale_of(response, label)],
+        [_microstructure_scale(values, phases), scale_of(response, label or _component_label(strain))],
         figsize=figsize,
         ax=ax,
     )
@@ -283,7 +297,7 @@ def draw_strains(
     strains: ArrayLike | Sequence[ArrayLike],
     labels: Sequence[str] | None = None,
     *,
-    label: str = r"$\varepsilon_{xx}$",
+    label: str | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
@@ -295,8 +309,9 @@ def draw_strains(
         One component of the strain. A 3D field is drawn as three central slices.
     labels : sequence of str, optional
         Title of each field.
-    label : str
-        Name of the component.
+    label : str, optional
+        Name of the component. Default: what a DataArray says of itself, such as the component that was selected, and
+        otherwise ε_xx.
     figsize : (float, float), optional
         Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
@@ -313,6 +328,7 @@ def draw_strains(
     >>> X, strains = make_elastic_FE_strain_delta(size=(21, 21))
     >>> fig = draw_strains(strains, ["stiff in soft", "soft in stiff"])
     """
+    label = label or _component_label(strains)
     return _draw_responses(strains, labels, name="strains", bar_label=label, figsize=figsize, ax=ax)
 
 
@@ -322,7 +338,7 @@ def draw_strains_compare(
     strain_FEM: ArrayLike,
     strain_MKS: ArrayLike,
     *,
-    label: str = r"$\varepsilon_{xx}$",
+    label: str | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Panels | None = None,
 ) -> Figure:
@@ -332,8 +348,9 @@ def draw_strains_compare(
     ----------
     strain_FEM, strain_MKS : array, shape (*spatial,)
         One component of the strain.
-    label : str
-        Name of the component.
+    label : str, optional
+        Name of the component. Default: what a DataArray says of itself, such as the component that was selected, and
+        otherwise ε_xx.
     figsize : (float, float), optional
         Width and height of the figure, inches.
     ax : matplotlib Axes, or sequence of them, optional
@@ -350,8 +367,9 @@ def draw_strains_compare(
     >>> X, strains = make_elastic_FE_strain_delta(size=(21, 21))
     >>> fig = draw_strains_compare(strains[0], strains[0])
     """
-    titles = ["finite elements", "MKS"]
-    return _draw_responses([strain_FEM, strain_MKS], titles, name="strains", bar_label=label, figsize=figsize, ax=ax)
+    fields, titles = [strain_FEM, strain_MKS], ["finite elements", "MKS"]
+    label = label or _component_label(fields)
+    return _draw_responses(fields, titles, name="strains", bar_label=label, figsize=figsize, ax=ax)
 
 
 @checked

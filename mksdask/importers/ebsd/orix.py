@@ -13,8 +13,8 @@ import numpy as np
 from mksdask.arrays import Array
 from mksdask.importers.ebsd.hdf5 import numbers_of, opened, texts_of
 from mksdask.importers.ebsd.maps import EbsdFile, Phase, Records, header_value, laue_group_of
-from mksdask.importers.formats.units import length_unit
 from mksdask.importers.sources import members
+from mksdask.schema.units import length_unit
 
 
 def is_crystal_map(value: Any) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mksdask.arrays import Array
-from mksdask.importers.formats.units import in_one_unit, length_unit
 from mksdask.importers.sources import Choice, array_axes, assumed_axes
+from mksdask.schema.units import in_one_unit, length_unit
 
 # Names of axes in lower case, and the letter of each. One channel "c" and one time "t" of a file are read.
 LETTERS = {

@@ -11,7 +11,7 @@ import tifffile
 
 from mksdask.importers.formats.dims import placed
 from mksdask.importers.formats.pictures import spacing_of_dots
-from mksdask.importers.formats.units import METRES, converted, in_one_unit, length_unit
+from mksdask.schema.units import METRES, converted, in_one_unit, length_unit
 
 # Sizes, their unit, and what was assumed; None if the file does not say it in this way.
 Sizes = tuple[dict[str, float], str | None, tuple[str, ...]]

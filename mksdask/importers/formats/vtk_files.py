@@ -12,9 +12,9 @@ import numpy as np
 
 from mksdask.arrays import Array
 from mksdask.importers.formats.dims import SAME_PLACE, placed
-from mksdask.importers.formats.units import length_unit
 from mksdask.importers.formats.vtk_values import Values
 from mksdask.importers.sources import Source, lazy_slabs
+from mksdask.schema.units import length_unit
 
 
 @dataclass(frozen=True)

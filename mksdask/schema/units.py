@@ -21,6 +21,8 @@ _WORDS = {
 _NAMES = {word: name for name, words in _WORDS.items() for word in (name, *words)}
 # Words for the absence of a unit.
 _NO_UNIT = ("", "pixel", "pixels", "px", "voxel", "voxels", "none", "unknown", "reference frame")
+# The unit of stores whose voxel sizes are known, and their unit is not.
+UNKNOWN = "unit"
 
 
 def length_unit(stated: Any, *, where: str) -> str | None:
@@ -51,6 +53,36 @@ def length_unit(stated: Any, *, where: str) -> str | None:
         msg = f"{where}: {text!r} is no known unit of length; the known ones are {', '.join(METRES)}"
         raise ValueError(msg)
     return _NAMES[text.lower()]
+
+
+def length_argument(units: str) -> str:
+    """Check the argument `units` of a public call, and return the name that this package uses for it.
+
+    Raises
+    ------
+    ValueError
+        If it is no known unit of length.
+
+    Examples
+    --------
+    >>> length_argument("µm"), length_argument("pixel"), length_argument("unit")
+    ('um', 'voxel', 'unit')
+    """
+    text = units.strip().lower()
+    if text in (UNKNOWN, *_NO_UNIT):
+        return UNKNOWN if text == UNKNOWN else "voxel"
+    if text not in _NAMES:
+        msg = (
+            f"units must be a unit of length, such as 'um', got {units!r}; the known ones are {', '.join(METRES)}. Say "
+            f"'voxel' if lengths count voxels, or {UNKNOWN!r} if their unit is another one or not known"
+        )
+        raise ValueError(msg)
+    return _NAMES[text]
+
+
+def named_as_here(units: str) -> str:
+    """Return the name that this package uses for a unit that an array states, or the text itself if it is not known."""
+    return _NAMES.get(units.strip().lower(), units)
 
 
 def in_one_unit(steps: Mapping[str, float], units: Mapping[str, str | None]) -> tuple[dict[str, float], str | None]:
