@@ -44,7 +44,7 @@ def measure(
         filters=None,
         fill_value=0,
     )
-    plain, target = map(all_chunks_of, (plain, zarr.open_array(url, path="a", mode="r+")))
+    plain, target = all_chunks_of(plain), open_array(Location.of(url), "a", mode="r+")
     blocks = [
         tuple(slice(i * step, (i + 1) * step) for i, step in zip(block, objects, strict=True))
         for block in np.ndindex(*(-(-n // step) for n, step in zip(values.shape, objects, strict=True)))

@@ -19,7 +19,7 @@ from typing import Any
 
 import fsspec
 from distributed import Scheduler, Worker
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import FsspecStore
 
 import mksdask.importers.sources as files
 from mksdask.storage import checksums
@@ -51,23 +51,22 @@ class Hooks:
 
     @classmethod
     def install(cls) -> None:
-        read, write, slabs = checksums._read, LocalStore.set, files._Slabs.__call__
+        read, write, slabs = checksums._read, checksums._write, files._Slabs.__call__
 
         def reading(path: Path, span: Any) -> Any:
             if "/c/" in str(path):
                 cls.block("read", "/".join(path.parts[-5:]))
             return read(path, span)
 
-        async def writing(store: Any, key: str, value: Any) -> None:
-            if "/c/" in key:
-                await asyncio.to_thread(cls.block, "write", f"{Path(store.root).name}/{key}")
-            await write(store, key, value)
+        def writing(path: Path, pieces: Any) -> None:
+            cls.block("write", "/".join(path.parts[-5:]))
+            write(path, pieces)
 
         def reading_slab(kernel: Any, numbers: Any) -> Any:
             cls.block("read", f"scan {numbers[0]}")
             return slabs(kernel, numbers)
 
-        checksums._read, LocalStore.set, files._Slabs.__call__ = reading, writing, reading_slab
+        checksums._read, checksums._write, files._Slabs.__call__ = reading, writing, reading_slab
         get, put = FsspecStore.get, FsspecStore.set
 
         async def getting(store: Any, key: str, *arguments: Any, **options: Any) -> Any:

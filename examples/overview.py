@@ -43,7 +43,7 @@ print(f"R² of samples that training never saw: {model.score(X[test], C11[test])
 # %%
 figure = Figure(figsize=(13, 3.1), layout="constrained", dpi=150)
 structure, statistics, scores, property_ = figure.subplots(1, 4)
-draw_microstructures(X[2 * each :][:1], ["m[h; s]"], phases=["stiff", "soft"], ax=structure)
+draw_microstructures(X[2 * each :][:1], [""], phases=["stiff", "soft"], ax=structure)
 f = correlate(X[2 * each :][:1], PrimitiveBasis(2), periodic_axes=[0, 1], correlations=[(0, 0)])
 draw_correlations(f[0], [(0, 0)], ax=statistics)
 reduced = np.asarray(model.transform(X))
@@ -52,10 +52,14 @@ draw_components_scatter(
     [f"grains {shape}" for shape in shapes],
     ax=scores,
 )
-scores.set_title("scores μ", fontsize="medium")
-scores.legend(fontsize=7)
 draw_goodness_of_fit(
     [C11[~test], model.predict(X[~test])], [C11[test], model.predict(X[test])], quantity="$C_{11}$ / GPa", ax=property_
 )
-property_.set_title("effective property", fontsize="medium")
+for panel, title in (
+    (structure, "structure $m[h; s]$"),
+    (statistics, "2-point statistics $f[0, 0; r]$"),
+    (scores, "scores μ"),
+    (property_, "effective property"),
+):
+    panel.set_title(title, fontsize="medium")
 figure.savefig(arguments.out / "overview.png")

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -55,6 +56,7 @@ def test_page__is_whole(browser, site, page, width):
     errors = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("requestfailed", lambda request: errors.append(request.url))
+    tab.on("console", lambda message: errors.append(message.text))
     tab.goto((site / page).as_uri())
     assert tab.locator("h1").count() == 1
     # All pictures are there, and each says what it shows. The titles of small pictures stand below them.
@@ -92,7 +94,9 @@ def test_cards__are_drawn(browser, ensemble, tmp_path, width):
     shown = [
         PrimitiveBasis(2),
         plan(correlate, X, PrimitiveBasis(2), periodic_axes=[0, 1]),
-        xr.DataArray(X, dims=("sample", "x", "y"), name="microstructure").to_dataset().mks,
+        xr.DataArray(X, dims=("sample", "x", "y"), name="microstructure", attrs={"source": "/scans" * 20})
+        .to_dataset()
+        .mks,
         xr.DataArray(statistics, dims=("sample", "lag_x", "lag_y", "pair")).mks,
     ]
     cards = "\n".join(f"<div>{each._repr_html_()}</div>" for each in shown)
@@ -103,8 +107,28 @@ def test_cards__are_drawn(browser, ensemble, tmp_path, width):
         box = card.bounding_box()
         assert box["height"] > 40
         assert card.inner_text().strip()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
     pictures = tab.locator("img").all()
     assert pictures
     for picture in pictures:
         assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_report__is_no_wider_than_the_screen(browser, run, tmp_path, width):
+    scan = tmp_path / ("scans" * 20) / "rock.npy"
+    scan.parent.mkdir()
+    np.save(scan, np.random.default_rng(0).integers(3, size=(24, 24, 24), dtype=np.uint8))
+    run("import", scan, "rock.zarr", "--phases", "0:pore,1:active,2:binder", "--axes", "xyz")
+    run("report", "rock.zarr", "rock.html")
+    tab = browser.new_page(viewport={"width": width, "height": 844})
+    errors = []
+    tab.on("console", lambda message: errors.append(message.text))
+    tab.goto((tmp_path / "rock.html").as_uri())
+    assert str(scan) in tab.locator("table").first.inner_text()
+    for picture in tab.locator("img").all():
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert errors == []
     tab.close()

@@ -1,6 +1,5 @@
 """Kernels in the graph: folds and maps of chunks and parts, against plain loops."""
 
-import copy
 import operator
 import pickle
 from functools import partial
@@ -346,7 +345,7 @@ MERGES = {
 def test_merge__leaves_its_arguments_as_they_are(name):
     merge, make = MERGES[name]
     a, b = make()
-    before = copy.deepcopy((a, b))
+    before = pickle.dumps((a, b))
     first = pickle.dumps(merge(a, b))
-    assert pickle.dumps((a, b)) == pickle.dumps(before)
+    assert pickle.dumps((a, b)) == before
     assert pickle.dumps(merge(a, b)) == first

@@ -13,7 +13,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, span
 from numpy.testing import assert_array_equal
 
 from mksdask.compute import waiting
@@ -138,6 +138,25 @@ def test_run__without_progress_ends_and_long_tasks_are_told(tmp_path, monkeypatc
             computed(lazy)
         (tmp_path / "go").touch()
         assert_array_equal(computed(lazy), np.arange(4))
+
+
+def test_computations__belong_to_one_span_or_to_that_of_the_caller(client, tmp_path):
+    def spans():
+        return client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.extensions["spans"].spans))
+
+    def call(name):
+        lazy = da.arange(6, chunks=2)
+        with client.as_current():
+            materialize(lazy, tmp_path / name, progress=False)
+            assert computed(lazy).sum() == 15
+
+    call("a.zarr")
+    before = spans()
+    call("b.zarr")
+    assert spans() == before
+    with span("mine") as mine:
+        call("c.zarr")
+    assert spans() == [*before, mine]
 
 
 @pytest.mark.parametrize("given", ["soon", "1 parsec", -1, 0, [1]])

@@ -736,11 +736,13 @@ def test_python__takes_a_path_as_it_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     create_ensemble("d#e?f%20.zarr", X)
     assert open_ensemble("d#e?f%20.zarr").sizes["sample"] == 20
+    IncrementalPCA(2).partial_fit(X.reshape(20, -1) * 1.0).save("m#?.zarr")
+    assert IncrementalPCA.load("m#?.zarr").n_components == 2
     # Both would be written to "a".
     for name in ("a::b.zarr", "a::c.zarr"):
         with pytest.raises(ValueError, match=r"looks like a URL"):
             create_ensemble(name, X)
-    assert os.listdir() == ["d#e?f%20.zarr"]
+    assert sorted(os.listdir()) == ["d#e?f%20.zarr", "m#?.zarr"]
     create_ensemble("~/e.zarr", X)
     assert open_ensemble(f"file://{tmp_path}/home/e.zarr").sizes["sample"] == 20
 

@@ -36,8 +36,9 @@ from mksdask.cli import main
 from mksdask.importers import import_images
 from mksdask.reduction import IncrementalPCA
 from mksdask.stats import correlate, correlate_volume
-from mksdask.storage import materialize, open_store
-from mksdask.storage.atomic import SEAL, Location
+from mksdask.storage import checksums, materialize, open_store
+from mksdask.storage.arrays import create_array
+from mksdask.storage.atomic import SEAL, Location, seal
 from mksdask.storage.errors import DamageError
 from mksdask.storage.opening import open_array, open_dataset
 from mksdask.storage.scratch import spill
@@ -298,6 +299,67 @@ def test_read__a_part_that_the_index_of_a_shard_lacks_is_missing(tmp_path):
         ):
             part.compute()
     assert [each.chunk for each in verify(url).damage] == ["part 1, 0, 0 of chunk c/0/0/0"]
+
+
+@pytest.mark.parametrize("is_compressed", [True, False])
+@pytest.mark.parametrize("parts", [None, (2, 3)])
+def test_write__files_are_those_of_the_codec_of_zarr(tmp_path, parts, is_compressed):
+    values = np.random.default_rng(1).random((9, 10)).round(1)
+    values[:4] = 0
+    groups = [zarr.open_group(tmp_path / name, mode="w") for name in ("ours.zarr", "theirs.zarr")]
+    theirs = [
+        create_array(
+            group, "a", shape=values.shape, dtype=values.dtype, objects=(4, 6), parts=parts, is_compressed=is_compressed
+        )
+        for group in groups
+    ][1]
+    ours = open_array(Location.of(tmp_path / "ours.zarr"), "a", mode="r+")
+    # A part of a shard, then more of it, a longer array, a shorter one, and an object anew.
+    for array in (ours, theirs):
+        array[:2, :3] = values[:2, :3]
+        array[...] = values
+        array.resize((12, 10))
+        array[8:] = 2.5
+        array.resize((10, 10))
+        array[:4] = values[4:8]
+    files = sorted(path.relative_to(tmp_path / "ours.zarr") for path in (tmp_path / "ours.zarr").rglob("*.*"))
+    files += sorted(path.relative_to(tmp_path / "ours.zarr") for path in (tmp_path / "ours.zarr/a/c").rglob("[0-9]*"))
+    assert sum((tmp_path / "ours.zarr" / name).is_file() for name in files) == 2 + 3 * 2
+    for name in files:
+        ours, theirs = (tmp_path / folder / name for folder in ("ours.zarr", "theirs.zarr"))
+        assert theirs.is_dir() if ours.is_dir() else ours.read_bytes() == theirs.read_bytes(), name
+
+
+def test_read__one_chunk_without_compression_is_not_copied(tmp_path, monkeypatch):
+    values = RNG.random((9, 10))
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    create_array(group, "a", shape=(9, 10), dtype=values.dtype, objects=(4, 5), is_compressed=False)
+    seal(Location.of(tmp_path / "a.zarr"), {"mksdask": "result", "members": ["a"]}, members=True)
+    open_array(Location.of(tmp_path / "a.zarr"), "a", mode="r+")[...] = values
+    stored = open_array(Location.of(tmp_path / "a.zarr"), "a")
+    read, found = checksums._read, []
+
+    def reading(path, span):
+        found.append(read(path, span))
+        return found[-1]
+
+    monkeypatch.setattr(checksums, "_read", reading)
+    for whole in ((slice(4, 8), slice(5)), (slice(8, 9), slice(5, 10)), (slice(4, 8), slice(5, None))):
+        block = stored[whole]
+        assert_array_equal(block, values[whole])
+        assert block.flags.writeable
+        is_whole = block.shape == (4, 5)
+        assert np.shares_memory(block, found.pop()) == is_whole
+    for part in (
+        (slice(1, 7), slice(3, 8)),
+        slice(4),
+        (3, slice(5)),
+        ...,
+        (slice(None), 2),
+        (slice(0, 8, 2), slice(5)),
+    ):
+        assert_array_equal(stored[part], values[part])
+    assert_array_equal(pickle.loads(pickle.dumps(da.from_zarr(stored))).compute(), values)
 
 
 def test_write__zeros_are_written_everywhere(tmp_path):

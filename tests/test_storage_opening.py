@@ -50,9 +50,16 @@ class Bomb:
 
 
 @pytest.fixture
-def marker(tmp_path, monkeypatch):
-    """What a store makes that runs code; no codec refuses to."""
+def codecs_unpickle(monkeypatch):
+    """No codec refuses to run code, as those of new versions do."""
     monkeypatch.setattr(numcodecs.pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    with zarr.config.set({"array.allow_unsafe_pickle_decode": True}):
+        yield
+
+
+@pytest.fixture
+def marker(tmp_path, codecs_unpickle):
+    """What a store makes that runs code."""
     place = tmp_path / "marker"
     yield place
     assert not place.exists(), "the store has run code"
@@ -425,9 +432,9 @@ def test_fit__unpickles_no_response(tmp_path, marker):
     assert "allow_pickle=False" in result.output
 
 
-def test_bomb__goes_off_where_nothing_is_checked(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("codecs_unpickle")
+def test_bomb__goes_off_where_nothing_is_checked(tmp_path):
     # Otherwise these tests would prove nothing.
-    monkeypatch.setattr(numcodecs.pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
     plant(tmp_path / "a.zarr", old_array((1,)), tmp_path / "marker")
     with pytest.raises(Exception):  # noqa: B017, PT011
         zarr.open_array(tmp_path / "a.zarr", mode="r")[:].tolist()

@@ -47,6 +47,7 @@ html_show_sourcelink = False
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
+html_context = {"default_mode": "auto"}
 html_sidebars = {page: [] for page in ("index", "start", "command", "pymks", "sources", "benchmarks", "changes")}
 html_theme_options = {
     "navigation_with_keys": False,

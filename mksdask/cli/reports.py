@@ -46,7 +46,8 @@ body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;paddin
 h1{font-size:1.7rem;margin-bottom:.2em}h2{font-size:1.2rem;margin-top:2em;border-bottom:1px solid #ccc}
 table{border-collapse:collapse;margin:.8em 0;display:block;overflow-x:auto}
 th,td{padding:.25em .9em .25em 0;text-align:left;vertical-align:top}thead th{border-bottom:1px solid #999}
-td{font-variant-numeric:tabular-nums}figure{margin:1em 0}img{max-width:100%;height:auto}
+code,td:only-of-type{overflow-wrap:anywhere}td{font-variant-numeric:tabular-nums}
+figure{margin:1em 0}img{max-width:100%;height:auto}
 figcaption,.note{color:#555;font-size:.9rem}
 """
 

@@ -5,14 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import dask
 import dask.system
-from distributed import Client, default_client
+from distributed import Client, default_client, span
 
 # The longest time in seconds in which a cluster answers.
 ANSWER = 20.0
+
+
+with span("mksdask"):
+    _SPAN = dask.get_annotations()["span"]
+
+
+def one_span() -> AbstractContextManager[None]:
+    """Put what is sent to a cluster meanwhile into one span, unless the caller has opened another.
+
+    The scheduler and the workers keep figures of each span until they end, and a computation without one opens its own.
+    """
+    return nullcontext() if "span" in dask.get_annotations() else dask.annotate(span=_SPAN)
 
 
 def settled(compute: Callable[..., Any], *, tag: str, in_memory: bool = False) -> Any:

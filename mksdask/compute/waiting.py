@@ -13,7 +13,7 @@ from dask.core import flatten
 from dask.utils import key_split, parse_timedelta
 from distributed import CancelledError, Client, Future, rejoin, secede
 
-from mksdask.compute.client import setting
+from mksdask.compute.client import one_span, setting
 
 TIMEOUT_KEY = "mksdask.timeout"
 # Seconds between two looks at the cluster. A scheduler that starts a computation may not answer for a while.
@@ -50,7 +50,8 @@ def get_from(client: Client) -> Callable[..., Any]:
     """Return a scheduler for `dask.compute` that waits for a cluster as `waiting` does."""
 
     def get(graph: Any, keys: Any, **options: Any) -> Any:
-        packed = client.get(graph, keys, sync=False, **options)
+        with one_span():
+            packed = client.get(graph, keys, sync=False, **options)
         futures = [future for future in flatten([packed], container=(list, tuple)) if isinstance(future, Future)]
         try:
             with waiting(client, lambda: futures):

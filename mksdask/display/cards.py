@@ -31,11 +31,13 @@ MOST_POINTS = 400
 
 # The declarations marked as important override the styles that notebooks give to tables.
 STYLE = """
-.mks-card{display:inline-block;max-width:100%;margin:.4em 0;padding:.5em .8em .6em;border-radius:.4em;color:inherit;
+.mks-card{display:inline-block;box-sizing:border-box;max-width:100%;overflow-x:auto;
+margin:.4em 0;padding:.5em .8em .6em;border-radius:.4em;color:inherit;
 border:1px solid color-mix(in srgb,currentColor 25%,transparent);font:13px/1.45 system-ui,sans-serif}
 .mks-card table{border-collapse:collapse;margin:.3em 0!important;color:inherit;border:0!important}
 .mks-card th,.mks-card td{padding:.1em 1.1em .1em 0!important;text-align:left!important;vertical-align:top!important;
 background:none!important;color:inherit!important;border:0;font-size:13px;white-space:normal!important}
+.mks-card td:only-of-type{overflow-wrap:anywhere}
 .mks-card .n{text-align:right!important;font-variant-numeric:tabular-nums}
 .mks-card tr{background:none!important}
 .mks-card thead th{border-bottom:1px solid color-mix(in srgb,currentColor 40%,transparent)}
@@ -43,7 +45,7 @@ background:none!important;color:inherit!important;border:0;font-size:13px;white-
 .mks-card p{margin:.25em 0}
 .mks-card .mks-pictures{display:flex;flex-wrap:wrap;gap:.7em;margin-top:.5em}
 .mks-card figure{margin:0;text-align:center}
-.mks-card figcaption{font-size:11px;opacity:.8;max-width:15em}
+.mks-card figcaption{font-size:11px;opacity:.8;max-width:18em}
 .mks-card img{image-rendering:pixelated;display:block;margin:auto;background:none}
 .mks-card svg{display:block;margin:auto;overflow:visible}
 """

@@ -13,8 +13,11 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.core.buffer import BufferPrototype
+from zarr.core.buffer.cpu import Buffer, NDBuffer
 
 from mksdask.storage.atomic import Location
+from mksdask.storage.layouts import CHECKSUM_BYTES
 from mksdask.storage.limits import NUMBERS
 
 # What xarray remembers of the array in the store from which a coordinate was read.
@@ -22,6 +25,35 @@ _LAYOUT = (
     *("chunks", "preferred_chunks", "shards", "compressor", "compressors", "filters", "serializer"),
     *("chunk_key_encoding", "write_empty_chunks", "cache_metadata", "order", "original_shape", "source"),
 )
+
+
+class _Taken(NDBuffer):
+    """A result of zarr that takes over the values of the only chunk that is read into it, instead of a copy of them."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        read = value.as_ndarray_like() if isinstance(value, NDBuffer) else value
+        if (
+            isinstance(read, np.ndarray)
+            and read.flags.writeable
+            and read.dtype == self.dtype
+            and read.shape == self.shape == self._data[key].shape
+            # A part of a chunk would hold the memory of all of it.
+            and read.base is not None
+            and read.base.nbytes <= read.nbytes + CHECKSUM_BYTES
+        ):
+            self._data = read  # type: ignore[assignment]
+        else:
+            super().__setitem__(key, value)
+
+
+class WholeChunks(zarr.Array[Any]):
+    """An array that is not compressed, whose chunks are read without a copy if one is all that is wanted."""
+
+    def __getitem__(self, selection: Any) -> Any:
+        parts = selection if isinstance(selection, tuple) else (selection,)
+        if all(isinstance(part, slice) for part in parts):
+            return self.get_basic_selection(selection, prototype=BufferPrototype(Buffer, _Taken))
+        return super().__getitem__(selection)
 
 
 def all_chunks_of(array: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -106,5 +138,5 @@ def write_dataset(
         if variable.dtype.kind == "f":
             encoding[name]["_FillValue"] = None
     dataset.to_zarr(
-        location.store, mode="a", consolidated=False, encoding=encoding, zarr_format=3, write_empty_chunks=True
+        location.opened(), mode="a", consolidated=False, encoding=encoding, zarr_format=3, write_empty_chunks=True
     )

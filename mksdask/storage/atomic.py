@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import fsspec
+from zarr.storage import FsspecStore, LocalStore
 
 from mksdask.storage.links import files_in, link_out, refuse_link
 from mksdask.storage.locks import locked
@@ -105,8 +106,14 @@ class Location:
 
     @property
     def store(self) -> Any:
-        """The path or URL, as zarr and xarray accept it."""
+        """The path or URL, as messages tell it and `Location.of` reads it."""
         return self.path if self.is_local else self.fs.unstrip_protocol(self.path) + self.inside
+
+    def opened(self, *, read_only: bool = False) -> LocalStore | FsspecStore:
+        """Open what is here for zarr, which would cut a path that it got as a text at a # or ?."""
+        if self.is_local:
+            return LocalStore(self.path, read_only=read_only)
+        return FsspecStore.from_url(str(self.store), read_only=read_only)
 
     @property
     def place(self) -> Location:

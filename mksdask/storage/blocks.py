@@ -271,7 +271,7 @@ class Blocks:
         """Make an empty store of these arrays at another place, with their record and coordinates."""
         if self.coords.variables:
             write_coords(storable(self.coords.drop_attrs(deep=False)), new)
-        group = zarr.open_group(new.store, mode="a")
+        group = zarr.open_group(new.opened(), mode="a")
         for name, variable in self.variables.items():
             variable.create(group, name)
         members = sorted(map(str, (*self.variables, *self.coords.variables)))

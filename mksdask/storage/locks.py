@@ -7,9 +7,9 @@ left alone, because nobody can know from here whether its owner still runs.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -32,6 +32,8 @@ _CALLS: set[str] = set()
 _CREATING = threading.Lock()
 # How often, and after how many seconds, a call tries again to take a lock that nobody seems to hold.
 _ATTEMPTS, _PAUSE = 40, 0.05
+# What the name of a file goes on with, after that of a store, from which a lock is about to be made.
+_UNFINISHED = re.compile(r".*\.lock-.*")
 # Stores that the call has locked already, of which it may lock one again.
 _HELD: ContextVar[tuple[str, ...]] = ContextVar("held", default=())
 
@@ -200,9 +202,23 @@ def _taken(lock: _Lock) -> Iterator[bool]:
         lock.release()
 
 
+def neighbours(path: str, rest: re.Pattern[str]) -> list[Path]:
+    """List what lies beside a path on this machine under its name and a rest that matches.
+
+    The patterns are few. A glob with the name in it would stay compiled in the caches of Python, once for each name.
+    """
+    place = Path(path)
+    try:
+        files = list(place.parent.iterdir())
+    except OSError:
+        return []
+    found = [file for file in files if file.name.startswith(place.name)]
+    return [file for file in found if rest.fullmatch(file.name, len(place.name))]
+
+
 def remove_unfinished(path: str) -> None:
     """Remove the files from which locks beside a path on this machine were about to be made by calls that are gone."""
-    for file in Path(path).parent.glob(f"{glob.escape(Path(path).name)}*.lock-*"):
+    for file in neighbours(path, _UNFINISHED):
         owner = _Lock(fsspec.filesystem("file"), file.as_posix(), is_local=True, me=Owner()).read()
         if owner is not None and owner.is_gone:
             file.unlink(missing_ok=True)

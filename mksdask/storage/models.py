@@ -21,8 +21,8 @@ from mksdask.arrays import Array
 from mksdask.schema import Part, Place, Reader, Writer
 from mksdask.storage.arrays import create_array
 from mksdask.storage.atomic import Location, Url, seal
-from mksdask.storage.checksums import CHECKSUM_BYTES
 from mksdask.storage.errors import DamageError
+from mksdask.storage.layouts import CHECKSUM_BYTES
 from mksdask.storage.opening import open_group
 from mksdask.storage.sources import provenance, sources_of
 from mksdask.storage.staging import staged
@@ -136,7 +136,7 @@ def write_state(value: Any, url: Url, kind: str = "model", **attributes: Any) ->
         members = [str(number) for number in range(len(writer.arrays))]
         # What a call that is killed leaves is known as a part of a store of this package.
         seal(location, {"mksdask": f"partial {kind}", "members": members})
-        group = zarr.open_group(location.store, mode="a")
+        group = zarr.open_group(location.opened(), mode="a")
         for number, array in enumerate(writer.arrays):
             stored = create_array(
                 group,

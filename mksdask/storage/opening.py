@@ -16,25 +16,18 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.storage import FsspecStore, LocalStore
 
 from mksdask.arrays import warn_caller
-from mksdask.storage.arrays import all_chunks_of
+from mksdask.storage.arrays import WholeChunks, all_chunks_of
 from mksdask.storage.atomic import FORMAT, SEAL, Location, is_generation, is_sealed, metadata_of, sha256_of
-from mksdask.storage.checksums import (
-    CHANGED_METADATA,
-    INDEX_CHANGED,
-    METADATA,
-    MISSING,
-    CheckedStore,
-    Layout,
-    fault,
-)
+from mksdask.storage.checksums import METADATA, CheckedStore, WrittenStore, fault
 from mksdask.storage.errors import DamageError
+from mksdask.storage.layouts import INDEX_CHANGED, MISSING, Layout
 from mksdask.storage.limits import CODECS, DEEPEST, PLAIN, large_label, objection_to, old_objection_to
 from mksdask.storage.links import files_in
 
 Mode = Literal["r", "r+"]
+CHANGED_METADATA = "is not what was written"
 
 
 def check_store(location: Location) -> dict[str, Any]:
@@ -116,10 +109,7 @@ def checked_store(
     ValueError
         If another program wrote the store, chunks are missing, and `allow_missing` is not set.
     """
-    url, remedy = str(location.store), ""
-    inner = (
-        LocalStore(location.path, read_only=True) if location.is_local else FsspecStore.from_url(url, read_only=True)
-    )
+    url, remedy, inner = str(location.store), "", location.opened(read_only=True)
     if is_sealed(metadata):
         attributes = metadata["attributes"]
         if str(attributes.get("mksdask")).startswith("partial "):
@@ -211,8 +201,11 @@ def open_array(location: Location, name: str = "", mode: Mode = "r") -> zarr.Arr
         msg = f"{location.path} has no array {name!r}"
         raise FileNotFoundError(msg)
     if mode == "r":
-        return zarr.open_array(checked_store(location, metadata, name), path=name, mode=mode, zarr_format=3)
-    return all_chunks_of(zarr.open_array(location.store, path=name, mode=mode, zarr_format=3))
+        array = zarr.open_array(checked_store(location, metadata, name), path=name, mode=mode, zarr_format=3)
+        # zarr does not let a shard choose where its parts go.
+        return array if array.shards or array.compressors else WholeChunks(array.async_array)
+    written = WrittenStore(location.opened(), str(location.store), name, found)
+    return all_chunks_of(zarr.open_array(written, path=name, mode=mode, zarr_format=3))
 
 
 def open_dataset(location: Location, chunks: Any, *, allow_missing: bool = False) -> xr.Dataset:

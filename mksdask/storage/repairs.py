@@ -11,8 +11,8 @@ from mksdask.arrays import ArrayLike, to_numpy
 from mksdask.compute.blocks import computed
 from mksdask.storage.atomic import Location, Url, attributes_of
 from mksdask.storage.blocks import Blocks
-from mksdask.storage.checksums import CHECKSUM_BYTES, Layout
 from mksdask.storage.errors import DamageError
+from mksdask.storage.layouts import CHECKSUM_BYTES, Layout
 from mksdask.storage.opening import checked_metadata, open_array
 from mksdask.storage.results import Result
 from mksdask.storage.sources import check_unchanged, libraries

@@ -9,7 +9,6 @@ afterwards. No object is copied.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import uuid
@@ -36,10 +35,11 @@ from mksdask.storage.atomic import (
     remove_store,
     seal,
 )
-from mksdask.storage.locks import remove_unfinished
+from mksdask.storage.locks import neighbours, remove_unfinished
 
 # What the names of stores end with that a call makes for itself beside the place of a store.
-_OF_ONE_CALL = re.compile(r"\.(partial|old|new)-[0-9a-f]{8}")
+_OLD, _NEW = (re.compile(rf"\.{kind}-[0-9a-f]{{8}}") for kind in ("old", "new"))
+_PARTIAL_LOCK = re.compile(r"\.partial-[0-9a-f]{8}\.lock")
 # What a store that is being written contains, before its members are known.
 _UNMARKED = re.compile(rf"([^/]+/)?(zarr\.json|zarr{LEFTOVER}|c(/[0-9]+)*({LEFTOVER})?)|[^/]+")
 
@@ -190,19 +190,15 @@ def _clear_up(target: Location, kinds: Kinds) -> None:
 
     Only what is provably of this package is touched, and only if the process that owned it no longer runs.
     """
-    path = Path(target.path)
     remove_unfinished(target.path)
-    for lock in path.parent.glob(f"{glob.escape(path.name)}.partial-*.lock"):
-        if _OF_ONE_CALL.fullmatch(lock.name.removeprefix(path.name).removesuffix(".lock")):
-            stray = target.at(lock.as_posix().removesuffix(".lock"))
-            with suppress(BlockingIOError), stray.locked():
-                _remove_stray(stray)
-                remove_strays(stray)
-    retired = [old for old in path.parent.glob(f"{glob.escape(path.name)}.old-*") if old.is_dir()]
+    for lock in neighbours(target.path, _PARTIAL_LOCK):
+        stray = target.at(lock.as_posix().removesuffix(".lock"))
+        with suppress(BlockingIOError), stray.locked():
+            _remove_stray(stray)
+            remove_strays(stray)
+    retired = [old for old in neighbours(target.path, _OLD) if old.is_dir()]
     with suppress(BlockingIOError), target.locked() if retired else nullcontext():
         for old in map(target.at, map(Path.as_posix, retired)):
-            if not _OF_ONE_CALL.fullmatch(old.path.removeprefix(target.path)):
-                continue
             if not target.exists():
                 if holds_instead(old, kinds) is None:
                     Path(old.path).rename(target.path)
@@ -213,10 +209,8 @@ def _clear_up(target: Location, kinds: Kinds) -> None:
 
 def remove_strays(location: Location) -> None:
     """Remove what calls that were killed left when they began the store here. No other call may be writing it."""
-    path = Path(location.path)
-    for stray in path.parent.glob(f"{glob.escape(path.name)}.new-*") if location.is_local else ():
-        if _OF_ONE_CALL.fullmatch(stray.name.removeprefix(path.name)):
-            _remove_stray(location.at(stray.as_posix()))
+    for stray in neighbours(location.path, _NEW) if location.is_local else ():
+        _remove_stray(location.at(stray.as_posix()))
 
 
 def _remove_stray(location: Location) -> None:

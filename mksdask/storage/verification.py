@@ -13,12 +13,14 @@ import numpy as np
 from mksdask.compute.blocks import computed, map_parts
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Location, Url, is_sealed
-from mksdask.storage.checksums import LINKED, MISSING, Layout, fault
+from mksdask.storage.checksums import fault
 from mksdask.storage.errors import DamageError
+from mksdask.storage.layouts import MISSING, Layout
 from mksdask.storage.opening import checked_metadata, members_of
 
 # A task checks at most so many objects, and fewer if that makes less than so many tasks.
 OBJECTS_OF_TASK, LEAST_TASKS = 64, 32
+LINKED = "is a link that leads out of the store"
 
 
 @dataclass(frozen=True)

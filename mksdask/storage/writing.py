@@ -15,11 +15,11 @@ import dask
 import dask.array as da
 import numpy as np
 import zarr
+from dask.optimization import cull
 from distributed import Client, Future, as_completed
-from zarr.storage import FsspecStore
 
 from mksdask.compute.blocks import stage_of
-from mksdask.compute.client import distributed_client, settled
+from mksdask.compute.client import distributed_client, one_span, settled
 from mksdask.compute.faults import retried, retries, telling
 from mksdask.compute.graph import optimized_together
 from mksdask.compute.waiting import waiting
@@ -132,7 +132,11 @@ def _compute_on(
 
     A worker that dies thus loses only its unfinished blocks.
     """
-    futures = client.compute(tasks)
+    keys = [task.key for task in tasks]
+    graph = cull(dict(tasks[0].dask), keys)[0] if tasks else {}
+    with one_span():
+        # `client.compute` would note each task in the span, which the scheduler keeps.
+        futures = client.get(graph, keys, sync=False)
     place_of = {future.key: place for future, place in zip(futures, places, strict=True)}
     pending = as_completed(futures)
     del futures
@@ -152,7 +156,8 @@ def _compute_on(
         raise
     finally:
         # Otherwise the scheduler would hold the error, and the next call would get it at once.
-        client.cancel(failed)
+        if failed:
+            client.cancel(failed)
 
 
 def _region(starts: Sequence[Sequence[int]], block: Block) -> tuple[slice, ...]:
@@ -163,13 +168,6 @@ def _write(
     block: Any, *, target: zarr.Array[Any], starts: tuple[tuple[int, ...], ...], n_retries: int, block_id: Block
 ) -> Any:
     values, region = np.asarray(block), _region(starts, block_id)
-    with telling(f"writing to {_url_of(target)}", is_last=False):
+    with telling(f"writing to {target.store}", is_last=False):
         retried(partial(target.__setitem__, region, values), n_retries)
     return np.zeros((1,) * len(block_id), dtype=np.uint8)
-
-
-def _url_of(array: zarr.Array[Any]) -> str:
-    store = array.store
-    if isinstance(store, FsspecStore):
-        return str(store.fs.unstrip_protocol(store.path))
-    return str(getattr(store, "root", store))
