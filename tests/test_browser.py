@@ -56,7 +56,7 @@ def test_page__is_whole(browser, site, page, width):
     errors = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("requestfailed", lambda request: errors.append(request.url))
-    tab.on("console", lambda message: errors.append(message.text))
+    tab.on("console", lambda message: message.type == "error" and errors.append(message.text))
     tab.goto((site / page).as_uri())
     assert tab.locator("h1").count() == 1
     # All pictures are there, and each says what it shows. The titles of small pictures stand below them.
@@ -124,7 +124,7 @@ def test_report__is_no_wider_than_the_screen(browser, run, tmp_path, width):
     run("report", "rock.zarr", "rock.html")
     tab = browser.new_page(viewport={"width": width, "height": 844})
     errors = []
-    tab.on("console", lambda message: errors.append(message.text))
+    tab.on("console", lambda message: message.type == "error" and errors.append(message.text))
     tab.goto((tmp_path / "rock.html").as_uri())
     assert str(scan) in tab.locator("table").first.inner_text()
     for picture in tab.locator("img").all():

@@ -148,7 +148,7 @@ class TextValues:
             self._refuse()
         try:
             found = np.fromstring(text, kind, sep=" ")
-        except ValueError:
+        except (ValueError, DeprecationWarning):  # old versions of NumPy warn, and return fewer numbers
             self._refuse()
         if self.factor != 1:
             found = np.round(found * self.factor)
