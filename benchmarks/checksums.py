@@ -84,10 +84,10 @@ if __name__ == "__main__":
     parser.add_argument("--scan", type=Path, help="a TIFF stack; default: random grains")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--limit", type=float, default=1.25, help="largest ratio that passes, scans")
-    parser.add_argument("--float-limit", type=float, default=1.15, help="the same of statistics")
-    parser.add_argument("--raw-limit", type=float, default=1.6, help="the same of arrays that are not compressed")
-    parser.add_argument("--verify-limit", type=float, default=1.25, help="largest time of verifying over reading")
+    parser.add_argument("--limit", type=float, default=1.12, help="largest ratio that passes, scans")
+    parser.add_argument("--float-limit", type=float, default=1.12, help="the same of statistics")
+    parser.add_argument("--raw-limit", type=float, default=1.5, help="the same of arrays that are not compressed")
+    parser.add_argument("--verify-limit", type=float, default=1.0, help="largest time of verifying over reading")
     arguments = parser.parse_args()
     n = arguments.size
     if arguments.scan is None:
