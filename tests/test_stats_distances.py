@@ -170,6 +170,9 @@ def test_sizes__of_no_voxel_and_of_nothing_else():
     [
         (lambda X: distance_map(X, 1, largest=0), "largest must be a positive distance"),
         (lambda X: pore_sizes(X, 1, largest=np.inf), "largest must be a positive distance"),
+        (lambda X: distance_map(X, 1, largest=2**63), "largest must be at most 1e\\+07, which is 10000000 voxels"),
+        (lambda X: pore_sizes(X, 1, largest=1e300), "largest must be at most"),
+        (lambda X: local_thickness(X, 1, [2, 1e300]), "radii must be at most"),
         (lambda X: local_thickness(X, 1, [1, 1]), "radii must be different positive numbers"),
         (lambda X: local_thickness(X, 1, []), "radii must be different positive numbers"),
         (lambda X: distance_map(X * 0.5, 1, largest=1), "volume must hold phase numbers"),

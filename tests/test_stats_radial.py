@@ -80,6 +80,8 @@ def test_pair_correlation__of_independent_voxels_is_one():
         pair_correlation(labelled)
     with pytest.raises(ValueError, match="fractions must be two"):
         pair_correlation(labelled, [(0.5, 0.0)])
+    with pytest.raises(TypeError, match="fractions must be real numbers in memory"):
+        pair_correlation(labelled, xr.Dataset({"a": 0.5}))
 
 
 def neighbours(X):

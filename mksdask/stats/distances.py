@@ -25,6 +25,8 @@ from mksdask.stats.phases import volume_of_phases
 
 # Bytes of a voxel in a task: squares of distances before and after a pass, and what is kept beside them.
 WORK = 40
+# A larger distance, in voxels, is one in another unit than that of the volume.
+FARTHEST = 10**7
 
 
 _jit = numba.njit(cache=True, nogil=True)
@@ -144,6 +146,13 @@ class _OfPhase(Operation[Any]):
     reach: float  # how far a voxel may be whose phase matters
     largest: float = 0.0
     radii: tuple[float, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        most = FARTHEST * min(self.steps)
+        if max(self.largest, *self.radii, 0.0) > most:
+            name, given = ("radii", self.radii[0]) if self.radii else ("largest", self.largest)
+            msg = f"{name} must be at most {most:g}, which is {FARTHEST} voxels, got {given:g}; look at its unit"
+            raise ValueError(msg)
 
     @property
     def steps(self) -> tuple[float, ...]:
@@ -280,8 +289,8 @@ def distance_map(
     Raises
     ------
     ValueError
-        If the volume does not hold phase numbers, an axis does not exist, `largest` is not positive, or no tile with
-        its halo fits into memory.
+        If the volume does not hold phase numbers, an axis does not exist, `largest` is not positive or more than 10⁷
+        voxels, or no tile with its halo fits into memory.
 
     Notes
     -----
@@ -376,7 +385,7 @@ def local_thickness(
     Raises
     ------
     ValueError
-        As in `distance_map`, or if `radii` are not different positive numbers.
+        As in `distance_map`, or if `radii` are not different positive numbers up to 10⁷ voxels.
 
     Notes
     -----

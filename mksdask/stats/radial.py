@@ -289,7 +289,7 @@ def pair_correlation(
     labelled, lag_dims, _, _ = as_statistics(statistics, spacing, n_spatial)
     radial = radial_average(statistics, width=width, spacing=spacing, n_spatial=n_spatial)
     if fractions is not None:
-        values = np.asarray(fractions, dtype=float)
+        values = numbers_argument(fractions, "fractions")
         if values.shape != (labelled.sizes["pair"], 2) or not (values > 0).all():
             msg = (
                 f"fractions must be two positive volume fractions for each of the {labelled.sizes['pair']} pairs, got "
