@@ -9,6 +9,7 @@ import sys
 import textwrap
 import tracemalloc
 from pathlib import Path
+from statistics import median
 
 import dask
 import h5py
@@ -419,16 +420,16 @@ def test_memory__of_many_rounds_is_level(tmp_path):
         Client(cluster) as client,
     ):
         spans = cluster.scheduler.extensions["spans"].spans
-        for number in range(1, 41):
+        for number in range(1, 49):
             ensemble = open_ensemble(tmp_path / "e.zarr")
             model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=2, degree=1)
             save_model(model.fit(ensemble.microstructure, ensemble.response), tmp_path / "m.zarr")
             predicted = load_model(tmp_path / "m.zarr").predict(ensemble.microstructure)
             materialize(predicted, tmp_path / "p.zarr", progress=False, overwrite=True)
-            if number == 10:
+            if number == 8:
                 tracemalloc.start()
                 client.run(tracemalloc.start)
-            if number % 20 == 0:
+            if number > 8:
                 # A span keeps all its groups of tasks.
                 for span in spans.values():
                     span.groups.clear()
@@ -436,13 +437,15 @@ def test_memory__of_many_rounds_is_level(tmp_path):
                 seen.append((held(), worker, len(spans), len(cluster.scheduler.tasks)))
         logs = [text for _, text in client.get_scheduler_logs()]
         tracemalloc.stop()
-    half, whole = seen
-    for before, after in zip(half[:2], whole[:2], strict=True):
-        # Measured: 2 KiB of this process and 1 to 4 KiB of the worker for each round.
-        assert after["bytes"] - before["bytes"] < 20 * 6 * 2**10
+    half, whole = seen[-28:-20], seen[-8:]
+    for of_process in (0, 1):
+        # Messages that are on their way, up to 100 KiB, are no growth; medians of eight rounds hold few of them.
+        before, after = (median(round_[of_process]["bytes"] for round_ in rounds) for rounds in (half, whole))
+        # Measured: 1 to 3 KiB of either process for each round.
+        assert after - before < 20 * 6 * 2**10
         # A connection or two may be opened anew, by dask or by what an earlier test left behind.
-        assert after["files"] - before["files"] < 20 / 2
-    assert whole[2:] == half[2:]
+        assert whole[-1][of_process]["files"] - half[-1][of_process]["files"] < 20 / 2
+    assert whole[-1][2:] == half[-1][2:]
     assert not [text for text in logs if "cancel" in text]
 
 
