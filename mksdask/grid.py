@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, axes_argument, warn_caller
+from mksdask.display.cards import printed_unit
 from mksdask.schema import FLAG, NOTHING, TEXT, Listed, Number, Record, Saved, Whole, agree
 from mksdask.schema.units import named_as_here
 
@@ -128,8 +129,8 @@ class Grid:
 
     @property
     def voxel_text(self) -> str:
-        """Size of a voxel in words, such as 0.5 um × 0.5 um."""
-        return " × ".join(f"{axis.step:g} {axis.units}" for axis in self.axes)
+        """Size of a voxel in words, such as 0.5 µm × 0.5 µm."""
+        return " × ".join(f"{axis.step:g} {printed_unit(axis.units)}" for axis in self.axes)
 
     def lags(self, along: Sequence[Array]) -> dict[str, Any]:
         """Make the coordinates ``lag_x``, … of statistics from the lags along each axis, in voxels."""

@@ -230,7 +230,7 @@ def test_model__warns_of_voxels_of_another_size(ensemble):
     fitted = model().fit(labelled(0.5), y)
     assert_array_equal(fitted.predict(labelled(0.5)), fitted.predict(X))
     for other in (labelled(0.25), labelled(0.5, "nm")):
-        with pytest.warns(UserWarning, match=r"X has voxels of .*, fit saw 0\.5 um × 0\.5 um: a lag of as many voxels"):
+        with pytest.warns(UserWarning, match=r"X has voxels of .*, fit saw 0\.5 µm × 0\.5 µm: a lag of as many voxels"):
             fitted.predict(other)
     assert_array_equal(model().fit(X, y).predict(labelled(0.25)), fitted.predict(X))
 

@@ -58,7 +58,7 @@ def test_grid__of_labels():
     assert (grid.dims, grid.steps, grid.shape) == (("x", "y"), (0.5, 0.5), (4, 5))
     assert (grid.periodic, grid.said_periodic) == ((False, True), (False, True))
     assert (grid.phases, grid.is_measured) == (("stiff", "soft"), True)
-    assert grid.voxel_text == "0.5 um × 0.5 um"
+    assert grid.voxel_text == "0.5 µm × 0.5 µm"
     lags = grid.lags([np.arange(-1, 2), np.arange(3)])
     dims, values, attrs = lags["lag_x"]
     assert (list(lags), dims, values.tolist(), attrs) == (["lag_x", "lag_y"], "lag_x", [-0.5, 0, 0.5], {"units": "um"})
@@ -119,8 +119,8 @@ def test_grid__other_phases_are_refused():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (labelled(X, step=0.25, periodic_axes=["x"]), r"voxels of 0\.25 um × 0\.25 um, fit saw 0\.5 um × 0\.5 um"),
-        (labelled(X, units="nm", periodic_axes=["x"]), r"voxels of 0\.5 nm × 0\.5 nm, fit saw 0\.5 um × 0\.5 um"),
+        (labelled(X, step=0.25, periodic_axes=["x"]), r"voxels of 0\.25 µm × 0\.25 µm, fit saw 0\.5 µm × 0\.5 µm"),
+        (labelled(X, units="nm", periodic_axes=["x"]), r"voxels of 0\.5 nm × 0\.5 nm, fit saw 0\.5 µm × 0\.5 µm"),
         (labelled(X, periodic_axes=["x", "y"]), r"periodic axes are \['x', 'y'\], fit took \['x'\]"),
         (labelled(X, periodic_axes=[]), r"periodic axes are \[\], fit took \['x'\]"),
     ],
@@ -384,8 +384,8 @@ def test_models__refuse_other_phases(fitted):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"step": 0.25}, r"voxels of 0\.25 um × 0\.25 um, fit saw 0\.5 um × 0\.5 um: a lag of as many voxels"),
-        ({"units": "nm"}, r"voxels of 0\.5 nm × 0\.5 nm, fit saw 0\.5 um × 0\.5 um"),
+        ({"step": 0.25}, r"voxels of 0\.25 µm × 0\.25 µm, fit saw 0\.5 µm × 0\.5 µm: a lag of as many voxels"),
+        ({"units": "nm"}, r"voxels of 0\.5 nm × 0\.5 nm, fit saw 0\.5 µm × 0\.5 µm"),
         ({"periodic_axes": ["y"]}, r"its periodic axes are \['y'\], fit took \['x', 'y'\]"),
     ],
 )

@@ -156,7 +156,7 @@ def test_save__what_labels_say(ensemble, tmp_path):
     xr.testing.assert_identical(loaded.predict(labelled), model.predict(labelled))
     with pytest.raises(ValueError, match=r"fit saw \['soft', 'stiff'\]"):
         loaded.predict(labelled.assign_attrs(phases=["pore", "grain"]))
-    with pytest.warns(UserWarning, match="fit saw 2 um"):
+    with pytest.warns(UserWarning, match="fit saw 2 µm"):
         loaded.predict(labelled.assign_coords(x=np.arange(9.0), y=np.arange(9.0)))
 
 

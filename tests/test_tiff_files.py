@@ -305,7 +305,7 @@ def test_tiff__origin_of_slices_in_files(tmp_path):
 @pytest.mark.parametrize(
     ("resolution", "unit", "spacing", "said"),
     [
-        ((96, 96), "INCH", {}, "96 dots per inch .* voxels have 264.6 um, say spacing="),
+        ((96, 96), "INCH", {}, "96 dots per inch .* voxels have 264.6 µm, say spacing="),
         ((25400, 12700), "INCH", {"x": 1.0, "y": 2.0}, ""),
         ((1e4, 5e3), "CENTIMETER", {"x": 1.0, "y": 2.0}, ""),
         ((118.11, 118.11), "CENTIMETER", {}, "300 dots per inch"),

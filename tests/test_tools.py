@@ -23,7 +23,14 @@ from mksdask import GSHBasis, LegendreBasis, MKSHomogenizationModel, MKSStructur
 from mksdask.datasets import make_microstructure
 from mksdask.datasets.responses import make_elastic_stiffness
 from mksdask.importers import import_images
-from mksdask.stats import correlate, correlate_volume, specific_surface
+from mksdask.stats import (
+    chord_lengths,
+    cluster_statistics,
+    correlate,
+    correlate_volume,
+    reconstruct,
+    specific_surface,
+)
 from mksdask.texture import misorientation_density, texture_coefficients
 from tests.helpers import computes
 
@@ -598,6 +605,19 @@ def test_show_volume__draws_phases_and_fields_in_their_units(monkeypatch):
     monkeypatch.setitem(sys.modules, "k3d", None)
     with pytest.raises(ImportError, match=r"pip install 'mksdask\[interactive\]'"):
         tools.show_volume(phases)
+
+
+def test_curves__write_units_as_a_reader_expects_them():
+    phases = make_microstructure(n_samples=1, size=(24, 24), grain_size=4, chunks=1, seed=0)[0]
+    steps = {dim: (dim, np.arange(24) * 0.5, {"units": "um"}) for dim in "xy"}
+    X = xr.DataArray(phases, dims=("x", "y"), coords=steps, attrs={"periodic_axes": ["x", "y"]})
+    f = correlate(X.expand_dims("sample"), PrimitiveBasis(2), correlations=[(0, 0)], cutoff=5)[0]
+    chords = tools.draw_chord_lengths(chord_lengths(X, 1)).axes[0]
+    assert chords.get_xlabel() == "chord length / µm"
+    assert all(text.get_text().endswith(" µm") for text in chords.get_legend().get_texts())
+    assert tools.draw_radial(f).axes[0].get_xlabel() == "distance / µm"
+    assert tools.draw_clusters(cluster_statistics(X, 1)).axes[0].get_xlabel() == "size of a cluster / µm²"
+    assert tools.draw_reconstruction(f, reconstruct(f, tolerance=0.5)).axes[0].get_xlabel() == "distance / µm"
 
 
 def test_draw_radial__error_bars_and_tangents_of_the_specific_surface():

@@ -29,6 +29,7 @@ from mksdask.compute.blocks import computed
 from mksdask.compute.graph import token_of
 from mksdask.compute.operation import plan
 from mksdask.compute.watching import LivePicture
+from mksdask.display.cards import printed_unit
 from mksdask.homogenization import MissingPropertyWarning, MKSHomogenizationModel
 from mksdask.labels import sample_index
 from mksdask.localization import MKSLocalizationModel
@@ -194,7 +195,7 @@ def _quantity(y: Any, response: str) -> str:
     """Name the property that a figure shows, with its unit if the store knows it: the first one of several."""
     if isinstance(y, xr.DataArray):
         unit = y.attrs.get("units")
-        return f"{response} / {unit}" if unit else response
+        return f"{response} / {printed_unit(unit)}" if unit else response
     return next(iter(table_columns(Path(response))), Path(response).stem)
 
 

@@ -33,8 +33,7 @@ def cubic_grid(labels: xr.DataArray | None, spatial: Sequence[int]) -> Grid:
     steps, units = np.abs(grid.steps), {axis.units for axis in grid.axes}
     if not np.allclose(steps, steps[0], rtol=1e-6, atol=0.0) or len(units) > 1:
         msg = (
-            f"X must have cubic voxels, got the spacing {steps.tolist()} in the units {sorted(units)}; resample X "
-            "to the same spacing along all axes"
+            f"X must have cubic voxels, got voxels of {grid.voxel_text}; resample X to the same spacing along all axes"
         )
         raise ValueError(msg)
     return grid

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from mksdask.arrays import ArrayLike, shown
 from mksdask.bases.primitive import PrimitiveBasis
+from mksdask.display.cards import printed_unit
 from mksdask.schema.arguments import checked
 from mksdask.stats.correlation import correlate
 from mksdask.stats.radial import as_statistics, radial_average, specific_surface
@@ -122,7 +123,7 @@ def draw_radial(
             slope = SLOPES[len(lag_dims)] * float(surface[number])
             last = min(radius[-1], (values[0] - np.nanmin(values)) / slope) if slope > 0 else radius[-1]
             ax.plot([0, last], [values[0], values[0] - slope * last], "--", color=style["color"], linewidth=1)
-    ax.set_xlabel(f"distance / {mean.radius.attrs['units']}")
+    ax.set_xlabel(f"distance / {printed_unit(mean.radius.attrs['units'])}")
     ax.set_ylabel("f(r)")
     ax.set_xlim(left=0)
     ax.legend(fontsize=7)
@@ -192,10 +193,10 @@ def draw_chord_lengths(
             marker=style["marker"],
             markersize=3,
             linewidth=1,
-            label=f"{axis}, mean {mean:.3g}",
+            label=f"{axis}, mean {mean:.3g} {printed_unit(units)}",
         )
     ax.set_yscale("log")
-    ax.set_xlabel(f"chord length / {units}")
+    ax.set_xlabel(f"chord length / {printed_unit(units)}")
     ax.set_ylabel("share of chords")
     ax.legend(fontsize=7)
     if title is not None:
@@ -249,7 +250,7 @@ def draw_clusters(
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.5)
-    ax.set_xlabel(f"size of a cluster / {str(volume.attrs.get('units', 'voxel')).removesuffix('^1')}")
+    ax.set_xlabel(f"size of a cluster / {printed_unit(volume.attrs.get('units', 'voxel').removesuffix('^1'))}")
     ax.set_ylabel("number of clusters")
     through = [str(axis) for axis in known["axis"].to_numpy()[known["percolates"].to_numpy()]]
     told = f"largest {float(known['largest']):.1%}, from side to side along {', '.join(through) or 'no axis'}"
@@ -308,7 +309,7 @@ def draw_reconstruction(
             ax.plot(made.radius, made.isel(sample=sample, pair=number), color=color, linewidth=0.8)
         ax.plot(wanted.radius, wanted.isel(pair=number), "o", color=color, markersize=4, fillstyle="none", label=name)
     error = float(np.sqrt((known["error"] ** 2).mean("pair")).max())
-    ax.set_xlabel(f"distance / {wanted.radius.attrs['units']}")
+    ax.set_xlabel(f"distance / {printed_unit(wanted.radius.attrs['units'])}")
     ax.set_ylabel("f(r)")
     ax.legend(fontsize=7)
     ax.set_title(f"error at most {error:.2%} of f(0) − f(∞)" if title is None else title, fontsize="small")

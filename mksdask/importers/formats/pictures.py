@@ -145,7 +145,7 @@ def spacing_of_dots(dots: dict[str, float]) -> tuple[dict[str, float], str | Non
         number = round(max(dots.values()), 2)
         told = (
             f"a resolution of {number:g} dots per inch is taken for that of a printer, a screen or a camera, and "
-            f"left out; if voxels have {steps['x' if 'x' in steps else 'y']:.4g} um, say spacing="
+            f"left out; if voxels have {steps['x' if 'x' in steps else 'y']:.4g} µm, say spacing="
         )
         return {}, None, (told,)
     return steps, "um", ()

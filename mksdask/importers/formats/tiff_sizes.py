@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 import tifffile
 
+from mksdask.display.cards import printed_unit
 from mksdask.importers.formats.dims import placed
 from mksdask.importers.formats.pictures import spacing_of_dots
 from mksdask.schema.units import METRES, converted, in_one_unit, length_unit
@@ -210,8 +211,8 @@ def _calibrated(file: tifffile.TiffFile, series: int, stated: Mapping[str, Any],
         if has_depth and depth is None and dots:
             # ImageJ writes no distance of slices if it is 1.
             steps["z"] = 1.0
-            told = f"slices are 1 {units['z']} apart, because ImageJ writes no spacing if it is 1; say spacing="
-            calibration = (told,)
+            unit = printed_unit(units["z"] or "unit of length")
+            calibration = (f"slices are 1 {unit} apart, because ImageJ writes no spacing if it is 1; say spacing=",)
         return (*in_one_unit(steps, units), calibration)
     if number != 1 and name is None:
         # Without a unit of ImageJ, the tags have one. The distance of slices has none.
