@@ -33,6 +33,8 @@ LABELLED = (da.Array, xr.DataArray, xr.Dataset, zarr.Array, np.ma.MaskedArray)
 # The function of dask-ml that tries what an estimator returns.
 DASK_ML_TRIAL = "_get_output_dask_ar_meta_for_estimator"
 SPATIAL_DIMS = ("x", "y", "z")
+# Before 2026.9, xarray reads texts as objects, and compares or writes those of any length only in part.
+TEXT = np.dtypes.StringDType() if tuple(map(int, xr.__version__.split(".")[:2])) >= (2026, 9) else np.dtype(object)
 # Folders of the packages whose lines mean nothing to a user who gets a warning.
 PACKAGES = tuple(str(Path(module).parent) for module in (__file__, sklearn.__file__))
 
@@ -287,7 +289,13 @@ def label_alike(
 
 def names(values: Sequence[str]) -> NDArray[Any]:
     """Make a coordinate of strings, in the dtype that zarr stores and returns unchanged."""
-    return np.array(list(values), dtype=np.dtypes.StringDType())
+    return np.array(list(values), dtype=TEXT)
+
+
+def is_text(values: NDArray[Any]) -> bool:
+    """Whether an array holds text, in any of the dtypes that NumPy, pandas and zarr have for it."""
+    kind = values.dtype.kind
+    return kind in "UT" or (kind == "O" and all(isinstance(each, str) for each in values.flat))
 
 
 def sizes_argument(size: Any, *, name: str = "size") -> tuple[int, ...]:

@@ -32,6 +32,7 @@ from mksdask import (
     save_model,
     tools,
 )
+from mksdask.arrays import is_text
 from mksdask.cli import main
 from mksdask.compute.blocks import take_samples
 from mksdask.datasets import CahnHilliardSimulation, ElasticFESimulation
@@ -663,7 +664,7 @@ def test_coordinates__come_back_from_a_store(opened, tmp_path):
     dtypes = {name: values.dtype for name, values in opened.coords.items()}
     assert dtypes["batch"] == np.int16
     assert dtypes["is_heated"] == np.bool_
-    assert dtypes["maker"] == np.dtypes.StringDType()
+    assert is_text(opened.maker.to_numpy())
     assert dtypes["made"].kind == "M"
     # They are in memory already, and the samples are not.
     assert not [name for name, values in opened.coords.items() if values.chunks]
@@ -720,7 +721,7 @@ def test_coordinates__of_an_append_that_was_killed_are_not_seen(tmp_path):
         ),
         (
             lambda X: X.assign_coords(batch=("sample", ["a", "b"])),
-            "the coordinate 'batch' of X has dtype StringDType",
+            "the coordinate 'batch' of X has dtype (StringDType|object)",
         ),
         (lambda X: X.assign_coords(made=("sample", [1, 2])), "the coordinate 'made' of X has dtype int64"),
         (
@@ -929,7 +930,7 @@ def test_tables__pair_rows_by_label(labels, tmp_path):
     index = values.indexes["sample"]
     write_table(values, tmp_path / "p.csv", overwrite=False)
     assert_array_equal(read_table(tmp_path / "p.csv", index[::-1]), VALUES["number"][::-1])
-    table = pd.read_csv(tmp_path / "p.csv", dtype={"sample": str})
+    table = pd.read_csv(tmp_path / "p.csv", dtype={"sample": str}, float_precision="round_trip")
     table[::-1].to_csv(tmp_path / "q.csv", index=False)
     assert_array_equal(read_table(tmp_path / "q.csv", index), VALUES["number"])
     with pytest.raises(

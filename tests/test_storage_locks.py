@@ -255,6 +255,7 @@ def test_lock__of_another_host_is_left_to_the_user(tmp_path, place):
     some_slow(
         ["mine", "", "[]", "{}", json.dumps(vars(locks.Owner()) | {"call": "../../x", "pid": 2**22 + 1})], ["mine"]
     ),
+    ids=["word", "nothing", "list", "dictionary", "call"],
 )
 def test_lock__that_is_no_lock_is_left_to_the_user(tmp_path, text):
     (tmp_path / LOCK).write_text(text)

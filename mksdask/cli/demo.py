@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def demo(
     timings: dict[str, float] = {}
     start = time.perf_counter()
     with open_client(**cluster) as client:
-        click.echo(f"dashboard: {client.dashboard_link}")
+        hint = "" if find_spec("bokeh") else " (to see it: pip install 'mksdask[dashboard]')"
+        click.echo(f"dashboard: {client.dashboard_link}{hint}")
         out.parent.mkdir(parents=True, exist_ok=True)
         with _new_folder(out, keep=resume) as folder:
             found = _run_demo(folder, samples, size * 3 if len(size) == 1 else size, seed, timings, resume=resume)

@@ -76,7 +76,7 @@ def _check_classifier(classifier: LogisticRegression, most: int) -> None:
     n_classes = len(classifier.classes_)
     agree("n_features_in_", classifier.n_features_in_, classifier.coef_.shape[1])
     agree("the number of rows of coef_", len(classifier.coef_), 1 if n_classes == 2 else n_classes)
-    if classifier.classes_.dtype.kind == "T":
+    if classifier.classes_.dtype.kind in "OT":
         classifier.classes_ = np.array(classifier.classes_.tolist())
     agree("classes_", classifier.classes_.tolist(), np.unique(classifier.classes_).tolist())
 

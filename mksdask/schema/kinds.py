@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mksdask.arrays import names
+from mksdask.arrays import is_text, names
 from mksdask.schema.places import Place
 
 NUMBERS = "b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16"
@@ -335,7 +335,7 @@ class _Labels(Kind):
         return "an array of text"
 
     def _takes(self, value: Any) -> bool:
-        return isinstance(value, np.ndarray) and value.dtype.kind in "UT" and value.ndim == 1
+        return isinstance(value, np.ndarray) and value.ndim == 1 and is_text(value)
 
     def _accepts(self, encoded: Any) -> bool:
         items = encoded.get("names") if isinstance(encoded, dict) and len(encoded) == 1 else None

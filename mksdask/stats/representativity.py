@@ -18,7 +18,7 @@ import numpy as np
 import scipy.stats
 import xarray as xr
 
-from mksdask.arrays import Array, ArrayLike, integers, is_lazy, is_number, shown
+from mksdask.arrays import TEXT, Array, ArrayLike, integers, is_lazy, is_number, shown
 from mksdask.bases.primitive import PrimitiveBasis
 from mksdask.compute.blocks import array_of, fold_parts
 from mksdask.compute.graph import stored_array
@@ -285,7 +285,7 @@ def _coords_of(volume: Volume, phases: tuple[int, ...]) -> dict[str, Any]:
     names = volume.grid.phases
     coords: dict[str, Any] = {"phase": list(phases)}
     if names and max(phases) < len(names):
-        coords["name_of_phase"] = ("phase", np.array([names[phase] for phase in phases], dtype=np.dtypes.StringDType()))
+        coords["name_of_phase"] = ("phase", np.array([names[phase] for phase in phases], dtype=TEXT))
     return coords
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import Array, ArrayLike
+from mksdask.arrays import Array, ArrayLike, is_text
 from mksdask.labels import sample_dim, sample_index
 from mksdask.storage.arrays import write_dataset
 from mksdask.storage.atomic import Location
@@ -57,7 +57,8 @@ def sample_coordinates(arrays: Iterable[ArrayLike | None]) -> xr.Dataset:
 
 def _check_size(n_samples: int, dtype: np.dtype[Any]) -> None:
     """Refuse so many labels of samples that the store could not be opened, as they are read then."""
-    if n_samples * dtype.itemsize > LABEL_BYTES:
+    # Texts of any length count as they do in a store, whatever xarray reads them as.
+    if n_samples * (16 if dtype.kind in "OT" else dtype.itemsize) > LABEL_BYTES:
         msg = (
             f"{n_samples} labels of samples take more than the {LABEL_BYTES} bytes that are read when a store is "
             "opened; leave out the labels by X.drop_vars('sample')"
@@ -77,7 +78,7 @@ def storable(coords: xr.Dataset) -> xr.Dataset:
     for name, values in coords.variables.items():
         data = values.to_numpy()
         kind, has_space = data.dtype.kind, " " in str(name) and values.dims != (name,)
-        if kind == "U" or (kind == "O" and all(isinstance(value, str) for value in data.flat)):
+        if is_text(data):
             data, kind = data.astype(np.dtypes.StringDType()), "T"
         if kind not in "biufcTM" or has_space:
             what = "a space in its name" if has_space else f"values of dtype {data.dtype}"
@@ -164,10 +165,10 @@ def encoded(location: Location, coords: xr.Dataset) -> dict[str, Array]:
     found = {}
     for name, values in coords.variables.items():
         target, data = open_array(location, str(name)), values.to_numpy()
-        kind = f"{target.dtype}"
+        kind: Any = target.dtype
         if data.dtype.kind == "M":
             kind = f"datetime64[{_UNITS[str(target.attrs['units']).split()[0]]}]"
-        cast = data.astype(kind) if data.dtype.kind != "T" else data
+        cast = data.astype(kind)
         if data.dtype.kind in "iuM" and (cast != data)[~np.isnat(data) if data.dtype.kind == "M" else ...].any():
             msg = f"the coordinate {str(name)!r} of X has values that the stored {kind} cannot hold; round them first"
             raise ValueError(msg)
@@ -177,6 +178,7 @@ def encoded(location: Location, coords: xr.Dataset) -> dict[str, Array]:
 
 def _fits(new: np.dtype[Any], stored: np.dtype[Any]) -> bool:
     """Whether numbers of a dtype can be cast to the stored one. Texts and dates stay what they are."""
-    if set("MT") & {new.kind, stored.kind}:
-        return new.kind == stored.kind
+    kinds = {"text" if dtype.kind in "OTU" else dtype.kind for dtype in (new, stored)}
+    if {"text", "M"} & kinds:
+        return len(kinds) == 1
     return (new.kind in "iu" and stored.kind in "iu") or bool(np.can_cast(new, stored, casting="same_kind"))

@@ -68,7 +68,8 @@ def _of_properties(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, like: pd.Index | None) -> Array:
-    table = pd.read_csv(path, dtype=None if like is None else {INDEX: str})
+    # By default, pandas before 3.1 may read the last bit of a number wrong.
+    table = pd.read_csv(path, dtype=None if like is None else {INDEX: str}, float_precision="round_trip")
     how = "write a header, then one row of numbers for each sample, with commas between them and decimal points"
     if not isinstance(table.index, pd.RangeIndex):
         msg = f"{path} has rows of more values than its header {list(table.columns)}; {how}"
