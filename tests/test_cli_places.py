@@ -31,6 +31,7 @@ from mksdask.importers import import_images
 from mksdask.stats import correlate, correlate_volume
 from mksdask.storage.atomic import Location
 from mksdask.storage.opening import open_dataset
+from mksdask.storage.tables import EXACT
 
 from .helpers import register_bucket
 
@@ -129,7 +130,7 @@ def test_fit_predict__equal_python_to_the_last_bit_with_a_mask(run, client, ense
     found = xr.open_zarr("p.zarr")
     assert_array_equal(found.prediction, mean)
     assert_array_equal(found.spread, spread)
-    table = pd.read_csv("p.csv", float_precision="round_trip")
+    table = pd.read_csv("p.csv", **EXACT)
     assert_array_equal(table.prediction.astype(mean.dtype), mean)
     assert_array_equal(load_model("m.zarr").components_, model.components_)
 
@@ -188,7 +189,7 @@ def test_url__of_an_object_store(run, bucket, volume, ensemble, tmp_path):
     run("fit", f"{bucket}/e.zarr", f"{bucket}/m.zarr", "--components", "3")
     run("predict", f"{bucket}/m.zarr", f"{bucket}/e.zarr", f"{bucket}/p.zarr")
     run("predict", f"{bucket}/m.zarr", "e.zarr", "p.csv")
-    assert_array_equal(pd.read_csv("p.csv", float_precision="round_trip").prediction, xr.open_zarr("p.zarr").prediction)
+    assert_array_equal(pd.read_csv("p.csv", **EXACT).prediction, xr.open_zarr("p.zarr").prediction)
     assert "is not a file of this machine" in run("predict", "m.zarr", "e.zarr", f"{bucket}/q.csv", code=1)
     assert "does not exist" in run("stats", f"{bucket}/none.zarr", "x.zarr", code=2)
     left = {"b.zarr", "B2.zarr", "S2.zarr", "e.zarr", "m.zarr", "p.csv", "p.zarr", "scan.npy", "v.zarr"}

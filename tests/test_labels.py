@@ -53,7 +53,7 @@ from mksdask.stats import TwoPointStatistics, autocorrelate, correlate, correlat
 from mksdask.storage import coordinates, limits, materialize
 from mksdask.storage.atomic import Location
 from mksdask.storage.coordinates import append_coordinates
-from mksdask.storage.tables import read_table, write_table
+from mksdask.storage.tables import EXACT, read_table, write_table
 from tests.conftest import some_slow
 from tests.helpers import computes
 
@@ -930,7 +930,7 @@ def test_tables__pair_rows_by_label(labels, tmp_path):
     index = values.indexes["sample"]
     write_table(values, tmp_path / "p.csv", overwrite=False)
     assert_array_equal(read_table(tmp_path / "p.csv", index[::-1]), VALUES["number"][::-1])
-    table = pd.read_csv(tmp_path / "p.csv", dtype={"sample": str}, float_precision="round_trip")
+    table = pd.read_csv(tmp_path / "p.csv", dtype={"sample": str}, **EXACT)
     table[::-1].to_csv(tmp_path / "q.csv", index=False)
     assert_array_equal(read_table(tmp_path / "q.csv", index), VALUES["number"])
     with pytest.raises(

@@ -20,6 +20,10 @@ from mksdask.storage.staging import staged, staged_file
 
 # The column with the label or the number of each sample, which `write_table` adds.
 INDEX = "sample"
+# pandas before 3.1 may read the last bit of a number wrong unless it is told not to. Later ones deprecate this option.
+EXACT: dict[str, Any] = (
+    {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+)
 # The columns with predictions of a table of `mksdask predict`.
 _PREDICTION = re.compile(r"prediction(_\d+)?")
 
@@ -68,8 +72,7 @@ def _of_properties(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, like: pd.Index | None) -> Array:
-    # By default, pandas before 3.1 may read the last bit of a number wrong.
-    table = pd.read_csv(path, dtype=None if like is None else {INDEX: str}, float_precision="round_trip")
+    table = pd.read_csv(path, dtype=None if like is None else {INDEX: str}, **EXACT)
     how = "write a header, then one row of numbers for each sample, with commas between them and decimal points"
     if not isinstance(table.index, pd.RangeIndex):
         msg = f"{path} has rows of more values than its header {list(table.columns)}; {how}"
