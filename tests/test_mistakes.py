@@ -34,6 +34,7 @@ from mksdask import (
     regression,
     save_model,
     tools,
+    verify,
 )
 from mksdask.datasets import (
     CahnHilliardSimulation,
@@ -51,6 +52,8 @@ from mksdask.regression import KernelRegressor
 from mksdask.stats import (
     TwoPointStatistics,
     autocorrelate,
+    chord_lengths,
+    cluster_statistics,
     correlate,
     correlate_volume,
     crosscorrelate,
@@ -58,6 +61,7 @@ from mksdask.stats import (
     mean_interval,
     pair_correlation,
     radial_average,
+    representative_size,
     specific_surface,
 )
 
@@ -646,6 +650,27 @@ def test_one_sample__where_the_shape_of_a_sample_is_known():
         effective_stiffness(X[0], elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3))
     with pytest.raises(ValueError, match=r"X\[None\]"):
         CahnHilliardSimulation().run(X[0] - 0.5)
+
+
+def test_beginners__are_told_what_to_type(tmp_path):
+    named = xr.DataArray(RNG.integers(0, 2, (6, 6)), dims=("x", "y"), attrs={"phases": ["pore", "grain"]})
+    for phase in ("pore", 2, -1):
+        for call in (lambda phase: chord_lengths(named, phase), lambda phase: cluster_statistics(named, phase=phase)):
+            with pytest.raises(ValueError, match=r"number of a phase, .*; the phases are 0 pore, 1 grain$"):
+                call(phase)
+    with pytest.raises(ValueError, match="error must be a number between 0 and 1"):
+        representative_size(named, error=1)
+    with pytest.raises(ValueError, match="or a function of volumes, such as correlate_volume"):
+        correlate(named, BASIS)
+    with pytest.raises(TypeError, match=r"basis must be a basis.*got ndarray of shape \(6, 6\) and dtype int64$"):
+        correlate(BASIS, named.to_numpy())
+    with pytest.raises(TypeError, match=r"got an object of DataArray.*such as plan\(correlate, X, basis\)"):
+        plan(named)
+    for name, call in (("e", open_ensemble), ("v", verify)):
+        with pytest.raises(FileNotFoundError, match=f"{name} does not exist"):
+            call(tmp_path / name)
+    with pytest.raises(ValueError, match="there is nothing at this place"):
+        load_model(tmp_path / "m")
 
 
 @pytest.mark.parametrize("function", [radial_average, specific_surface, integral_range, pair_correlation])

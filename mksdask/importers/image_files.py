@@ -287,8 +287,7 @@ def _files(path: Any, pattern: str | None, *, are_slices: bool) -> tuple[list[Pa
         files, left_out = folder_pictures(files[0], pattern, are_slices=are_slices)
     missing = [str(file) for file in files if not file.exists()]
     if not files or missing:
-        found = f"names files that are not there: {missing[:3]}" if missing else "names no image"
-        msg = f"path {str(path)!r} {found}"
+        msg = f"{missing[0]} does not exist" if missing else f"path {str(path)!r} names no image"
         raise FileNotFoundError(msg)
     return files, left_out
 
