@@ -49,6 +49,7 @@ from mksdask.datasets import (
 )
 from mksdask.descriptors import ShapeDescriptors
 from mksdask.regression import KernelRegressor
+from mksdask.simulation import effective_conductivity
 from mksdask.stats import (
     TwoPointStatistics,
     autocorrelate,
@@ -650,6 +651,45 @@ def test_one_sample__where_the_shape_of_a_sample_is_known():
         effective_stiffness(X[0], elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3))
     with pytest.raises(ValueError, match=r"X\[None\]"):
         CahnHilliardSimulation().run(X[0] - 0.5)
+
+
+def test_axes__in_another_order_are_refused():
+    X = xr.DataArray(make_microstructure(n_samples=12, size=(9, 9)), dims=("sample", "x", "y"))
+    turned, y = X.transpose("sample", "y", "x"), np.arange(12.0)
+    fitted = [
+        MKSHomogenizationModel(BASIS, n_components=2).fit(X, y).predict,
+        MKSStructureAnalysis(BASIS, n_components=2).fit(X).transform,
+        MKSLocalizationModel(BASIS).fit(X, X).predict,
+        ShapeDescriptors().fit(X).transform,
+    ]
+    for call in fitted:
+        with pytest.raises(ValueError, match=r"fit saw \('x', 'y'\); use X.transpose\('sample', 'x', 'y', ...\)"):
+            call(turned)
+        assert_allclose(call(turned.transpose("sample", "x", "y", ...)), call(X))
+    for call in (
+        lambda X: effective_stiffness(X, elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3)),
+        lambda X: effective_conductivity(X, conductivity=(1, 2)),
+    ):
+        with pytest.raises(ValueError, match=r"components of tensors are in the order \('x', 'y'\)"):
+            call(turned)
+        # Other names of axes say nothing of their order.
+        assert_allclose(call(X.rename(x="row", y="column")), call(X))
+
+
+def test_coordinates__of_uneven_steps_are_refused():
+    volume = xr.DataArray(RNG.integers(0, 2, (9, 9)), dims=("x", "y"), coords={"x": np.arange(9.0) ** 2})
+    with pytest.raises(ValueError, match=r"'x' has uneven steps: it begins with 0, 1, 4, 9; .*\.drop_vars\('x'\)"):
+        correlate_volume(volume, BASIS, cutoff=3)
+    assert correlate_volume(volume.drop_vars("x"), BASIS, cutoff=3).lag_x[-1] == 3
+    rounded = volume.assign_coords(x=np.round(np.arange(9) / 3, 1))
+    assert correlate_volume(rounded, BASIS, cutoff=3).lag_x[-1] == pytest.approx(1.0, rel=0.02)
+
+
+def test_ensemble__of_shuffled_rows_warns(tmp_path):
+    X, y = RNG.integers(0, 2, (5, 6, 6)), pd.Series(np.arange(5.0))
+    create_ensemble(tmp_path / "e.zarr", X, y)
+    with pytest.warns(UserWarning, match="the index of y holds the numbers of the samples in another order"):
+        append_ensemble(tmp_path / "e.zarr", X, y[::-1])
 
 
 def test_beginners__are_told_what_to_type(tmp_path):

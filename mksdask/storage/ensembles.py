@@ -23,7 +23,7 @@ from mksdask.arrays import (
     unwrap,
 )
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
-from mksdask.labels import matched, quantity, sample_index
+from mksdask.labels import index_in_order, matched, quantity, sample_index
 from mksdask.samples import Grid, refuse_ambiguous_lines
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Location, Url, attributes_of, is_marked, is_sealed, metadata_of, seal
@@ -183,6 +183,8 @@ def create_ensemble(
 def _aligned(*arrays: ArrayLike | None) -> list[Any]:
     """Transpose the variables of an ensemble to the order of a store, and pair their samples by label."""
     turned = {name: in_order(_named(array)) for name, array in zip(NAMES, arrays, strict=True)}
+    if sample_index(turned["microstructure"]) is None:
+        index_in_order(turned["response"])
     index, of = next(
         ((index, name) for name, array in turned.items() if (index := sample_index(array)) is not None), (None, "X")
     )
