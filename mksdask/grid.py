@@ -11,7 +11,7 @@ import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, Array, axes_argument, warn_caller
 from mksdask.schema import FLAG, NOTHING, TEXT, Listed, Number, Record, Saved, Whole, agree
-from mksdask.schema.units import named_as_here
+from mksdask.schema.units import METRES, named_as_here
 
 # Voxel sizes with a relative difference below this number count as equal.
 SAME_SIZE = 1e-6
@@ -169,8 +169,8 @@ class Grid:
     def check_like(self, seen: Grid) -> None:
         """Compare this grid with the grid `seen`, on which a model was fitted.
 
-        Other phases, or the same axes in another order, raise an error. Another voxel size, other units or other
-        periodic axes give a warning. A property that one of the two grids does not know is not compared. Axes that
+        Other phases, or the same axes in another order, raise an error. Another voxel size or other periodic axes
+        give a warning. A property that one of the two grids does not know is not compared. Axes that
         `fit` was told to take as periodic, or as not periodic, are compared in place of those that its samples name.
 
         Raises
@@ -200,6 +200,24 @@ class Grid:
                 "periodic along the same axes, or fit with periodic_axes=() if the model has this argument, so that no "
                 "axis is periodic in fit and later"
             )
+
+    def check_appended(self, new: Grid) -> None:
+        """Refuse the grid of new samples for an ensemble with this grid, if it has other phases or another voxel size.
+
+        Raises
+        ------
+        ValueError
+            If it has. What one of the two grids does not know is not compared.
+        """
+        if new.phases and self.phases and new.phases != self.phases:
+            msg = (
+                f"X has the phases {list(new.phases)}, and the ensemble has {list(self.phases)}; number those of X "
+                "alike"
+            )
+            raise ValueError(msg)
+        if self._has_other_voxels(new):
+            msg = f"X has voxels of {new.voxel_text}, and the ensemble of {self.voxel_text}; resample X"
+            raise ValueError(msg)
 
     def check_beside(self, beside: Grid, name: str) -> None:
         """Compare this grid with that of another array, whose voxels are paired with those of this grid.
@@ -268,7 +286,10 @@ def _periodic_axes(labels: xr.DataArray, first: int) -> list[int]:
 
 
 def _is_alike(a: Axis, b: Axis) -> bool:
-    return a.units == b.units and abs(a.step - b.step) <= SAME_SIZE * abs(a.step)
+    if a.units != b.units and not {a.units, b.units} <= set(METRES):
+        return False
+    factor = METRES.get(b.units, 1.0) / METRES.get(a.units, 1.0)
+    return abs(a.step - factor * b.step) <= SAME_SIZE * abs(a.step)
 
 
 def _named(grid: Grid, periodic: Sequence[bool]) -> list[str]:

@@ -685,6 +685,24 @@ def test_coordinates__of_uneven_steps_are_refused():
     assert correlate_volume(rounded, BASIS, cutoff=3).lag_x[-1] == pytest.approx(1.0, rel=0.02)
 
 
+def test_append__refuses_other_phases_and_voxels(tmp_path):
+    def labelled(step, units, phases):
+        coords = {dim: (dim, np.arange(6) * step, {"units": units}) for dim in ("x", "y")}
+        return xr.DataArray(X, dims=("sample", "x", "y"), coords=coords, attrs={"phases": phases})
+
+    X = RNG.integers(0, 2, (5, 6, 6), dtype="uint8")
+    create_ensemble(tmp_path / "e.zarr", labelled(0.5, "um", ["pore", "grain"]))
+    for step, units, phases, message in [
+        (1.0, "um", ["pore", "grain"], r"X has voxels of 1 .m × 1 .m, and the ensemble of 0\.5 .m × 0\.5 .m"),
+        (0.5, "nm", ["pore", "grain"], "X has voxels of 0.5 nm"),
+        (0.5, "um", ["grain", "pore"], r"X has the phases \['grain', 'pore'\], and the ensemble has"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            append_ensemble(tmp_path / "e.zarr", labelled(step, units, phases))
+    append_ensemble(tmp_path / "e.zarr", labelled(500.0, "nm", []))  # the same voxels in another unit
+    assert open_ensemble(tmp_path / "e.zarr").sizes["sample"] == 10
+
+
 def test_ensemble__of_shuffled_rows_warns(tmp_path):
     X, y = RNG.integers(0, 2, (5, 6, 6)), pd.Series(np.arange(5.0))
     create_ensemble(tmp_path / "e.zarr", X, y)

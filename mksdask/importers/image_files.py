@@ -211,7 +211,7 @@ def _with_axes(source: Source, axes: Any, path: str) -> Source:
     if len(wanted) != data.ndim or len(set(wanted)) != len(wanted) or not set(wanted) <= known:
         msg = (
             f"axes={wanted!r} must name the {data.ndim} axes of {path}, of shape {data.shape}, by x, y, z, and s for "
-            "samples, each at most once; such as 'zyx'"
+            f"samples, each at most once; such as {'szyx'[-data.ndim :]!r}"
         )
         raise ValueError(msg)
     # Voxel sizes belong to the axes of the file, whatever these are called.

@@ -308,6 +308,7 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
     }
     if "microstructure" in new and "microstructure" in stored:
         attrs, angles = stored["microstructure"].attrs, "angle" in stored["microstructure"].dims
+        _check_grid(_like(given["microstructure"], stored["microstructure"]), stored["microstructure"])
         data, phase, confidence = map(new.get, LIMITED)
         checked = within_limits(data, phase, confidence, attrs, has_angles=angles)
         new |= {name: array for name, array in zip(LIMITED, checked, strict=True) if array is not None}
@@ -366,11 +367,19 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
     seal(location, attributes | {"provenance": made}, members=True)
 
 
-def _like(array: ArrayLike, stored: xr.DataArray | None) -> ArrayLike:
+def _like(array: ArrayLike | None, stored: xr.DataArray | None) -> ArrayLike | None:
     """Transpose a DataArray to the order of the stored dims. Other arrays stay as they are."""
     if stored is None or not isinstance(array, xr.DataArray) or set(array.dims) != set(stored.dims):
         return array
     return array.transpose(*stored.dims)
+
+
+def _check_grid(array: ArrayLike | None, stored: xr.DataArray) -> None:
+    """Refuse samples whose labels say that their phases or their voxels are not those of the stored ones."""
+    if isinstance(array, xr.DataArray) and array.dims == stored.dims:
+        n_spatial = sum(dim in SPATIAL_DIMS for dim in stored.dims)
+        new, have = (Grid.of(each, each.shape[1 : 1 + n_spatial]) for each in (array, stored))
+        have.check_appended(new)
 
 
 def _check_components(array: ArrayLike, stored: xr.DataArray, name: str) -> None:
