@@ -197,6 +197,7 @@ def unwrap_samples(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataAr
     if dims[:1] == SPATIAL_DIMS[:1]:
         msg = (
             f"{name} has no axis of samples, its dims are {dims}; use {name}.expand_dims('sample') if it is one sample"
+            ", or a function of volumes, such as correlate_volume"
         )
         raise ValueError(msg)
     if is_lazy(data):

@@ -312,6 +312,7 @@ class ShapeDescriptors(TransformerMixin, BaseEstimator):
             msg = f"X must have samples of {len(self.size_)} axes as in fit, got shape {tuple(samples.data.shape)}"
             raise ValueError(msg)
         samples.grid.check_phases(self.grid_)
+        samples.grid.check_order(self.grid_.dims, "fit saw")
         kernel = self._kernel(samples.grid)
         found = map_samples(kernel, samples.data, tail=(self.n_features_out_,), dtype=np.float64, name="descriptors")
         return samples.label(

@@ -12,7 +12,7 @@ import xarray as xr
 from mksdask.arrays import SPATIAL_DIMS, Array, axes_argument, warn_caller
 from mksdask.display.cards import printed_unit
 from mksdask.schema import FLAG, NOTHING, TEXT, Listed, Number, Record, Saved, Whole, agree
-from mksdask.schema.units import named_as_here
+from mksdask.schema.units import METRES, named_as_here
 
 # Voxel sizes with a relative difference below this number count as equal.
 SAME_SIZE = 1e-6
@@ -154,19 +154,33 @@ class Grid:
             )
             raise ValueError(msg)
 
-    def check_like(self, seen: Grid) -> None:
-        """Compare this grid with the grid `seen`, on which a model was fitted.
-
-        Other phases raise an error. Another voxel size, other units or other periodic axes give a warning. A property
-        that one of the two grids does not know is not compared. Axes that `fit` was told to take as periodic, or as not
-        periodic, are compared in place of those that its samples name.
+    def check_order(self, dims: Sequence[str], of: str) -> None:
+        """Refuse the axes `dims` in another order, by which one direction would be taken for another.
 
         Raises
         ------
         ValueError
-            If the names of the phases, or their order, differ.
+            If they are the same axes in another order.
+        """
+        if self.dims != tuple(dims) and sorted(self.dims) == sorted(dims):
+            turned = ", ".join(map(repr, ("sample", *dims)))
+            msg = f"X has its axes in the order {self.dims}, {of} {tuple(dims)}; use X.transpose({turned}, ...)"
+            raise ValueError(msg)
+
+    def check_like(self, seen: Grid) -> None:
+        """Compare this grid with the grid `seen`, on which a model was fitted.
+
+        Other phases, or the same axes in another order, raise an error. Another voxel size or other periodic axes
+        give a warning. A property that one of the two grids does not know is not compared. Axes that
+        `fit` was told to take as periodic, or as not periodic, are compared in place of those that its samples name.
+
+        Raises
+        ------
+        ValueError
+            If the names of the phases, or their order, or the order of the axes differ.
         """
         self.check_phases(seen)
+        self.check_order(seen.dims, "fit saw")
         if len(self.axes) != len(seen.axes):
             return
         if self._has_other_voxels(seen):
@@ -187,6 +201,24 @@ class Grid:
                 "periodic along the same axes, or fit with periodic_axes=() if the model has this argument, so that no "
                 "axis is periodic in fit and later"
             )
+
+    def check_appended(self, new: Grid) -> None:
+        """Refuse the grid of new samples for an ensemble with this grid, if it has other phases or another voxel size.
+
+        Raises
+        ------
+        ValueError
+            If it has. What one of the two grids does not know is not compared.
+        """
+        if new.phases and self.phases and new.phases != self.phases:
+            msg = (
+                f"X has the phases {list(new.phases)}, and the ensemble has {list(self.phases)}; number those of X "
+                "alike"
+            )
+            raise ValueError(msg)
+        if self._has_other_voxels(new):
+            msg = f"X has voxels of {new.voxel_text}, and the ensemble of {self.voxel_text}; resample X"
+            raise ValueError(msg)
 
     def check_beside(self, beside: Grid, name: str) -> None:
         """Compare this grid with that of another array, whose voxels are paired with those of this grid.
@@ -212,7 +244,13 @@ class Grid:
 
 
 def _axis_of(labels: xr.DataArray, position: int) -> Axis:
-    """Read an axis from its coordinate. If there is no coordinate, the step is 1 voxel."""
+    """Read an axis from its coordinate. If there is no coordinate, the step is 1 voxel.
+
+    Raises
+    ------
+    ValueError
+        If the coordinate has uneven steps: a position is more than half a voxel away from where even steps lead.
+    """
     name = str(labels.dims[position])
     if name not in labels.coords or labels.coords[name].ndim != 1:
         return Axis(name, 1.0, "voxel")
@@ -220,6 +258,14 @@ def _axis_of(labels: xr.DataArray, position: int) -> Axis:
     step = float(coordinate.attrs.get("spacing", 1.0))
     if coordinate.size > 1:
         step = float(coordinate[-1] - coordinate[0]) / (coordinate.size - 1)
+        places = np.asarray(coordinate, dtype=np.float64)
+        if (abs(places - (places[0] + step * np.arange(places.size))) > 0.5 * abs(step)).any():
+            begin = ", ".join(f"{place:g}" for place in places[:4])
+            msg = (
+                f"the coordinate {name!r} has uneven steps: it begins with {begin}; resample the data, or "
+                f"drop the coordinate, such as with .drop_vars({name!r})"
+            )
+            raise ValueError(msg)
     return Axis(name, step, named_as_here(str(coordinate.attrs.get("units", "voxel"))))
 
 
@@ -241,7 +287,10 @@ def _periodic_axes(labels: xr.DataArray, first: int) -> list[int]:
 
 
 def _is_alike(a: Axis, b: Axis) -> bool:
-    return a.units == b.units and abs(a.step - b.step) <= SAME_SIZE * abs(a.step)
+    if a.units != b.units and not {a.units, b.units} <= set(METRES):
+        return False
+    factor = METRES.get(b.units, 1.0) / METRES.get(a.units, 1.0)
+    return abs(a.step - factor * b.step) <= SAME_SIZE * abs(a.step)
 
 
 def _named(grid: Grid, periodic: Sequence[bool]) -> list[str]:

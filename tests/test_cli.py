@@ -201,7 +201,7 @@ def test_import__windows_and_options(run, scan):
     told = run("import", "labels.npy", "u.zarr", "--axes", "xyz", "--spacing", "0.5", on_cluster=False)
     assert "the spacing has no unit; say --units, such as um" in told
     assert "--phases must list every value" in run("import", "scan.tif", "x.zarr", "--phases", "0:pore", code=1)
-    assert "names files that are not there" in run("import", "a.tif", "x.zarr", code=1)
+    assert "a.tif does not exist" in run("import", "a.tif", "x.zarr", code=1)
 
 
 def test_stats__of_an_ensemble(run, ensemble, tmp_path):
@@ -539,6 +539,10 @@ def test_info_and_stats__print_units(run, scan, client):
     assert re.search(r"^pore: volume fraction +0\.\d+$", told, re.MULTILINE)
     assert re.search(r"^pore: interface per volume +[\d.]+ 1/µm$", told, re.MULTILINE)
     assert re.search(r"^pore: integral range +-?[\d.]+ µm³$", told, re.MULTILINE)
+    # A sum over all lags would tell nothing.
+    told = CliRunner().invoke(main, ["stats", "v.zarr", "all.zarr", *line[-2:]]).stdout
+    assert "interface per volume" in told
+    assert "integral range" not in told
     assert re.search(r"^seconds +[\d.]+ s$", told, re.MULTILINE)
 
 
@@ -579,4 +583,6 @@ def test_commands__help_shows_examples_and_shells_complete():
             "mksdask " + command
             in CliRunner().invoke(main, [command, "--help"]).output.split("Options:")[0].split("\n\n", 1)[1]
         )
+    # Each option stands under a heading, and only the help itself under the last.
+    assert CliRunner().invoke(main, ["import", "--help"]).output.split("Options:\n")[1].split()[:2] == ["-h,", "--help"]
     assert "_MKSDASK_COMPLETE" in CliRunner().invoke(main, ["completion", "zsh"]).output

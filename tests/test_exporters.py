@@ -14,7 +14,15 @@ import zarr
 from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mksdask import create_ensemble, create_volume, open_ensemble, open_volume
+from mksdask import (
+    MKSHomogenizationModel,
+    PrimitiveBasis,
+    create_ensemble,
+    create_volume,
+    open_ensemble,
+    open_volume,
+    save_model,
+)
 from mksdask.cli import main
 from mksdask.exporters import export
 from mksdask.exporters.fields import Exported
@@ -471,3 +479,10 @@ def test_command__exports_stores(tmp_path):
     assert_array_equal(zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")[:], V.T)
     result = run(main, ["export", str(tmp_path / "X.zarr"), str(tmp_path / "b.vti"), "--select", "sample"])
     assert (result.exit_code, "is not written as axis=label" in result.output) == (2, True)
+
+
+def test_export__of_a_model_is_refused(tmp_path):
+    X = np.random.default_rng(0).integers(0, 2, (6, 4, 4))
+    save_model(MKSHomogenizationModel(PrimitiveBasis(2), n_components=2).fit(X, np.arange(6.0)), tmp_path / "m.model")
+    with pytest.raises(ValueError, match=r"m\.model holds a model, which has no fields"):
+        export(tmp_path / "m.model", tmp_path / "m.vti")

@@ -522,7 +522,7 @@ def test_import__bad_files(tmp_path):
     url = tmp_path / "store.zarr"
     with pytest.raises(FileNotFoundError, match="names no image"):
         import_images(tmp_path / "*.tif", url)
-    with pytest.raises(FileNotFoundError, match="not there"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         import_images(tmp_path / "a.tif", url)
     (tmp_path / "a.doc").write_text("")
     with pytest.raises(ValueError, match="format that is not known"):

@@ -164,6 +164,17 @@ def test_spacing__of_some_axes_is_said(tmp_path, monkeypatch):
         import_images(tmp_path / "a.npy", tmp_path / "d.zarr", units="parsec")
 
 
+def test_spacing__is_assumed_aloud_if_only_its_unit_is_given(tmp_path):
+    np.save(tmp_path / "a.npy", V)
+    with pytest.warns(AssumedWarning, match=r"spacing 1 um assumed; say spacing=$"):
+        found = import_images(tmp_path / "a.npy", tmp_path / "a.zarr", axes="zyx", units="um")
+    assert found.x.attrs == {"spacing": 1.0, "units": "um"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        import_images(tmp_path / "a.npy", tmp_path / "b.zarr", axes="zyx", units="um", spacing=2)
+        import_images(tmp_path / "a.npy", tmp_path / "c.zarr", axes="zyx")
+
+
 def test_join__one_file_is_an_ensemble_of_one_sample(tmp_path):
     np.save(tmp_path / "a.npy", V)
     found = import_images(tmp_path / "a.npy", tmp_path / "a.zarr", join="samples", axes="zyx")

@@ -34,6 +34,7 @@ from mksdask import (
     regression,
     save_model,
     tools,
+    verify,
 )
 from mksdask.datasets import (
     CahnHilliardSimulation,
@@ -48,9 +49,12 @@ from mksdask.datasets import (
 )
 from mksdask.descriptors import ShapeDescriptors
 from mksdask.regression import KernelRegressor
+from mksdask.simulation import effective_conductivity
 from mksdask.stats import (
     TwoPointStatistics,
     autocorrelate,
+    chord_lengths,
+    cluster_statistics,
     correlate,
     correlate_volume,
     crosscorrelate,
@@ -58,6 +62,7 @@ from mksdask.stats import (
     mean_interval,
     pair_correlation,
     radial_average,
+    representative_size,
     specific_surface,
 )
 
@@ -646,6 +651,84 @@ def test_one_sample__where_the_shape_of_a_sample_is_known():
         effective_stiffness(X[0], elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3))
     with pytest.raises(ValueError, match=r"X\[None\]"):
         CahnHilliardSimulation().run(X[0] - 0.5)
+
+
+def test_axes__in_another_order_are_refused():
+    X = xr.DataArray(make_microstructure(n_samples=12, size=(9, 9)), dims=("sample", "x", "y"))
+    turned, y = X.transpose("sample", "y", "x"), np.arange(12.0)
+    fitted = [
+        MKSHomogenizationModel(BASIS, n_components=2).fit(X, y).predict,
+        MKSStructureAnalysis(BASIS, n_components=2).fit(X).transform,
+        MKSLocalizationModel(BASIS).fit(X, X).predict,
+        ShapeDescriptors().fit(X).transform,
+    ]
+    for call in fitted:
+        with pytest.raises(ValueError, match=r"fit saw \('x', 'y'\); use X.transpose\('sample', 'x', 'y', ...\)"):
+            call(turned)
+        assert_allclose(call(turned.transpose("sample", "x", "y", ...)), call(X))
+    for call in (
+        lambda X: effective_stiffness(X, elastic_modulus=(1, 2), poissons_ratio=(0.3, 0.3)),
+        lambda X: effective_conductivity(X, conductivity=(1, 2)),
+    ):
+        with pytest.raises(ValueError, match=r"components of tensors are in the order \('x', 'y'\)"):
+            call(turned)
+        # Other names of axes say nothing of their order.
+        assert_allclose(call(X.rename(x="row", y="column")), call(X))
+
+
+def test_coordinates__of_uneven_steps_are_refused():
+    volume = xr.DataArray(RNG.integers(0, 2, (9, 9)), dims=("x", "y"), coords={"x": np.arange(9.0) ** 2})
+    with pytest.raises(ValueError, match=r"'x' has uneven steps: it begins with 0, 1, 4, 9; .*\.drop_vars\('x'\)"):
+        correlate_volume(volume, BASIS, cutoff=3)
+    assert correlate_volume(volume.drop_vars("x"), BASIS, cutoff=3).lag_x[-1] == 3
+    rounded = volume.assign_coords(x=np.round(np.arange(9) / 3, 1))
+    assert correlate_volume(rounded, BASIS, cutoff=3).lag_x[-1] == pytest.approx(1.0, rel=0.02)
+
+
+def test_append__refuses_other_phases_and_voxels(tmp_path):
+    def labelled(step, units, phases):
+        coords = {dim: (dim, np.arange(6) * step, {"units": units}) for dim in ("x", "y")}
+        return xr.DataArray(X, dims=("sample", "x", "y"), coords=coords, attrs={"phases": phases})
+
+    X = RNG.integers(0, 2, (5, 6, 6), dtype="uint8")
+    create_ensemble(tmp_path / "e.zarr", labelled(0.5, "um", ["pore", "grain"]))
+    for step, units, phases, message in [
+        (1.0, "um", ["pore", "grain"], r"X has voxels of 1 .m × 1 .m, and the ensemble of 0\.5 .m × 0\.5 .m"),
+        (0.5, "nm", ["pore", "grain"], "X has voxels of 0.5 nm"),
+        (0.5, "um", ["grain", "pore"], r"X has the phases \['grain', 'pore'\], and the ensemble has"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            append_ensemble(tmp_path / "e.zarr", labelled(step, units, phases))
+    append_ensemble(tmp_path / "e.zarr", labelled(500.0, "nm", []))  # the same voxels in another unit
+    assert open_ensemble(tmp_path / "e.zarr").sizes["sample"] == 10
+
+
+def test_ensemble__of_shuffled_rows_warns(tmp_path):
+    X, y = RNG.integers(0, 2, (5, 6, 6)), pd.Series(np.arange(5.0))
+    create_ensemble(tmp_path / "e.zarr", X, y)
+    with pytest.warns(UserWarning, match="the index of y holds the numbers of the samples in another order"):
+        append_ensemble(tmp_path / "e.zarr", X, y[::-1])
+
+
+def test_beginners__are_told_what_to_type(tmp_path):
+    named = xr.DataArray(RNG.integers(0, 2, (6, 6)), dims=("x", "y"), attrs={"phases": ["pore", "grain"]})
+    for phase in ("pore", 2, -1):
+        for call in (lambda phase: chord_lengths(named, phase), lambda phase: cluster_statistics(named, phase=phase)):
+            with pytest.raises(ValueError, match=r"number of a phase, .*; the phases are 0 pore, 1 grain$"):
+                call(phase)
+    with pytest.raises(ValueError, match="error must be a number between 0 and 1"):
+        representative_size(named, error=1)
+    with pytest.raises(ValueError, match="or a function of volumes, such as correlate_volume"):
+        correlate(named, BASIS)
+    with pytest.raises(TypeError, match=r"basis must be a basis.*got ndarray of shape \(6, 6\) and dtype int64$"):
+        correlate(BASIS, named.to_numpy())
+    with pytest.raises(TypeError, match=r"got an object of DataArray.*such as plan\(correlate, X, basis\)"):
+        plan(named)
+    for name, call in (("e", open_ensemble), ("v", verify)):
+        with pytest.raises(FileNotFoundError, match=f"{name} does not exist"):
+            call(tmp_path / name)
+    with pytest.raises(ValueError, match="there is nothing at this place"):
+        load_model(tmp_path / "m")
 
 
 @pytest.mark.parametrize("function", [radial_average, specific_surface, integral_range, pair_correlation])

@@ -131,6 +131,30 @@ def test_integral_range__tells_the_spread_of_volume_fractions():
     assert means.var() == pytest.approx(0.25 * 25 / 1e4, rel=0.3)
 
 
+def test_integral_range__is_nan_where_it_tells_nothing():
+    X = np.random.default_rng(0).integers(0, 3, (2, 64, 64))
+    X[:, 0] = X[:, 1]
+    basis, options = PrimitiveBasis(4), {"correlations": [(0, 0), (0, 1), (3, 3)], "periodic_axes": [0, 1]}
+    for dtype in ("float32", "float64"):
+        of_all_lags = correlate(X, basis, dtype=dtype, **options)
+        assert np.isnan(integral_range(of_all_lags, n_spatial=2)).all()
+        found = integral_range(correlate(X, basis, dtype=dtype, cutoff=8, **options), n_spatial=2)
+        assert np.isnan(found).values.tolist() == [[False, True, True]] * 2
+    # Labels tell pairs of two states also where voxels are shared by two states.
+    shared = xr.DataArray(X[0] / 2.0, dims=("x", "y"))
+    found = integral_range(correlate_volume(shared, PrimitiveBasis(2), cutoff=8))
+    assert np.isnan(found).values.tolist() == [False, True]
+    assert found.name == "integral_range"
+
+
+def test_specific_surface__of_two_phases_is_that_of_the_interface_between_them():
+    layers = np.repeat([0, 1, 2, 1], 10)  # a period holds two interfaces of 0 and 1, and two of 1 and 2
+    pairs = [(0, 0), (1, 1), (0, 1), (1, 2), (0, 2)]
+    f = correlate_volume(layers, PrimitiveBasis(3), cutoff=3, correlations=pairs, periodic_axes=[0], dtype="float64")
+    assert specific_surface(f).values * 40 == pytest.approx([2, 4, 2, 2, 0], abs=1e-9)
+    assert specific_surface(f).name == "specific_surface"
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -178,7 +178,7 @@ def test_representative_size__gives_the_error_that_is_wanted():
         (lambda: phase_fraction_interval(da.from_array(PIECES)), "pass their numbers"),
         (lambda: phase_fraction_interval(PIECES, confidence_index=2.0 * np.ones(PIECES.shape)), "confidence"),
         (lambda: mean_interval(PIECES * 1j), "real numbers"),
-        (lambda: representative_size(PIECES, 0), "error must be a positive number"),
+        (lambda: representative_size(PIECES, 0), "error must be a number between 0 and 1"),
     ],
 )
 def test_intervals__raise_on_bad_arguments(call, match):

@@ -70,7 +70,7 @@ def test_windows__feed_structure_analysis():
         ({"size": 0}, "size must be"),
         ({"size": 3, "stride": 0}, "stride must be"),
         ({"size": 3, "stride": 2, "n": 4, "seed": 0}, "stride must be"),
-        ({"size": 3, "n": 4}, "with the seed"),
+        ({"size": 3, "n": 4}, "need the seed"),
         ({"size": 3, "n": 0, "seed": 1}, "n must be"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from sklearn.base import clone
 
-from mksdask.arrays import SPATIAL_DIMS, Array, dims_of, is_number
+from mksdask.arrays import SPATIAL_DIMS, Array, dims_of, is_number, shown
 from mksdask.bases.base import Basis, chosen_labels
 from mksdask.schema import FLAG, Saved, Whole
 
@@ -236,10 +236,8 @@ def trailing_axes(basis: Any) -> int:
         msg = f"basis must be an instance, got the class {basis.__name__}; pass {basis.__name__}() with its n_states"
         raise TypeError(msg)
     if not isinstance(basis, Basis):
-        got = f"{basis!r}"
-        if isinstance(basis, type):
-            got = f"the class {basis.__name__}; make an instance of it, such as {basis.__name__}(2)"
-        elif is_number(basis):
+        got = shown(basis)
+        if is_number(basis):
             got = f"the number {basis!r}; if it is the number of phases, pass PrimitiveBasis({basis!r})"
         msg = f"basis must be a basis such as PrimitiveBasis(2), or None for X that is m[h; s]; got {got}"
         raise TypeError(msg)

@@ -158,7 +158,7 @@ def stats(
         if radial is not None:
             with timed_step("radial figure", timings):
                 save_figure(tools.draw_radial(mean), radial)
-        result = {"result": str(out), "lags": tuple(mean.shape[:-1])} | _summary(mean, arguments[0])
+        result = {"result": str(out), "lags": tuple(mean.shape[:-1])} | _summary(mean, arguments[0], cutoff)
         if representative:
             with timed_step("representativity", timings):
                 intervals = intervals_of(open_store(store, **opening()))
@@ -171,8 +171,11 @@ def stats(
     report(result | {"seconds": round(sum(timings.values()), 2)}, as_json=as_json)
 
 
-def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:
-    """Compute volume fraction, interface and integral range of each phase whose autocorrelation was computed."""
+def _summary(mean: xr.DataArray, X: xr.DataArray, cutoff: Any) -> dict[str, Any]:
+    """Compute volume fraction, interface and integral range of each phase whose autocorrelation was computed.
+
+    The integral range is a sum over the lags, which is of use only up to a cutoff.
+    """
     unit = str(mean.coords[mean.dims[0]].attrs.get("units", "voxel"))
     dim = mean.ndim - 1
     origin = tuple(n // 2 for n in mean.shape[:-1])
@@ -180,11 +183,13 @@ def _summary(mean: xr.DataArray, X: xr.DataArray) -> dict[str, Any]:
     names, found = X.attrs.get("phases") or (), dict[str, Any]()
     for i, (state, other) in enumerate(zip(mean["state_1"].to_numpy(), mean["state_2"].to_numpy(), strict=True)):
         if state == other:
-            found[names[state] if state < len(names) else f"phase {state}"] = {
+            name = names[state] if state < len(names) else f"phase {state}"
+            found[name] = {
                 "volume_fraction": float(np.asarray(mean[(*origin, i)])),
                 "interface_per_volume": float(surfaces[i]),
-                "integral_range": float(ranges[i]),
             }
+            if cutoff is not None and bool(np.isfinite(ranges[i])):
+                found[name]["integral_range"] = float(ranges[i])
     units = {"interface_per_volume": f"1/{unit}", "integral_range": f"{unit}^{dim}" if dim > 1 else unit}
     return {"phases": found, "units": {"lag": unit} | units}
 

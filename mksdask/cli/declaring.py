@@ -22,7 +22,7 @@ _HEADINGS = {
     "Phases": "phases thresholds otsu names states",
     "Geometry": "spacing units crop window axes shape periodic",
     "What is read": "dataset series channel time dtype byte_order offset pattern join follow_links scan setting"
-    " variable select allow_missing",
+    " hexagonal variable select allow_missing",
     "Statistics": "pairs cutoff fractions representative",
     "Model": "response components linker degree order hold_out std",
     "Samples": "samples size seed",
@@ -45,7 +45,9 @@ class Command(click.Command):
         """Write the options, one section for each heading."""
         sections = defaultdict(list)
         for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
+            # Newer versions of click give records of arguments too, which the texts of the commands explain.
+            is_option = isinstance(parameter, click.Option)
+            if is_option and (record := parameter.get_help_record(ctx)) is not None:
                 sections[_HEADING_OF.get(str(parameter.name), "Options")].append(record)
         for heading in (*_HEADINGS, "Options"):
             if heading in sections:

@@ -111,8 +111,11 @@ def plan(operation: Callable[..., Any], *args: Any, memory_limit: int | str | No
     """
     prepare = getattr(operation, PREPARE, None)
     if prepare is None:
-        name = getattr(operation, "__qualname__", repr(operation))
-        msg = f"operation must be one of those that the docstring of plan names, got {name}; see help(mksdask.plan)"
+        name = getattr(operation, "__qualname__", f"an object of {type(operation).__name__}")
+        msg = (
+            f"operation must be one of those that the docstring of plan names, got {name}; see help(mksdask.plan). "
+            "Pass the function and then its arguments, such as plan(correlate, X, basis)"
+        )
         raise TypeError(msg)
     owner = (operation.__self__,) if isinstance(operation, MethodType) else ()
 

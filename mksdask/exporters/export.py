@@ -164,6 +164,9 @@ def _opened(url: Url) -> xr.Dataset:
     try:
         return open_dataset(location, chunks={})
     except KeyError as error:
+        if attributes_of(location).get("mksdask") == "model":
+            msg = f"{os.fspath(url)} holds a model, which has no fields; export what it predicts"
+            raise ValueError(msg) from error
         msg = f"{os.fspath(url)} holds arrays whose axes have no names; open them, and export arrays with names"
         raise ValueError(msg) from error
 

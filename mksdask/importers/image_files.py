@@ -211,7 +211,7 @@ def _with_axes(source: Source, axes: Any, path: str) -> Source:
     if len(wanted) != data.ndim or len(set(wanted)) != len(wanted) or not set(wanted) <= known:
         msg = (
             f"axes={wanted!r} must name the {data.ndim} axes of {path}, of shape {data.shape}, by x, y, z, and s for "
-            "samples, each at most once; such as 'zyx'"
+            f"samples, each at most once; such as {'szyx'[-data.ndim :]!r}"
         )
         raise ValueError(msg)
     # Voxel sizes belong to the axes of the file, whatever these are called.
@@ -287,8 +287,7 @@ def _files(path: Any, pattern: str | None, *, are_slices: bool) -> tuple[list[Pa
         files, left_out = folder_pictures(files[0], pattern, are_slices=are_slices)
     missing = [str(file) for file in files if not file.exists()]
     if not files or missing:
-        found = f"names files that are not there: {missing[:3]}" if missing else "names no image"
-        msg = f"path {str(path)!r} {found}"
+        msg = f"{missing[0]} does not exist" if missing else f"path {str(path)!r} names no image"
         raise FileNotFoundError(msg)
     return files, left_out
 

@@ -208,8 +208,8 @@ def folder_pictures(
     Raises
     ------
     ValueError
-        If a file does not belong to the others: an image of another format, or a name that is not numbered as the
-        others are.
+        If a file does not belong to the others: an image of another format, or a name that differs from theirs in more
+        than its number.
     """
     found = sorted(
         (file for file in folder.glob(pattern or "*") if not file.name.startswith(".") and not file.is_dir()),
@@ -225,11 +225,11 @@ def folder_pictures(
     if strange:
         raise ValueError(_foreign(strange, f"the others are {usual} files", folder))
     texts = Counter(_words(file) for file in files)
-    usual_text, n = texts.most_common(1)[0]
+    usual_text = texts.most_common(1)[0][0]
     if are_slices and len(texts) > 1 and any(_numbers(file) for file in files):
         strange = [file for file in files if _words(file) != usual_text]
         like = next(file.name for file in files if _words(file) == usual_text)
-        raise ValueError(_foreign(strange, f"its name is not numbered as {like} and {n - 1} others are", folder))
+        raise ValueError(_foreign(strange, f"its name differs from {like} in more than its number", folder))
     left = [file.name for file in found if file not in files]
     if not left:
         return files, ()

@@ -425,7 +425,8 @@ def _spacing(
 ) -> tuple[tuple[float, ...], str, list[str]]:
     """Choose the voxel size along each spatial axis and its unit: from the arguments, from the file, or 1 voxel.
 
-    If the file states the size along some axes only, the others get the same size, and the third result says so.
+    If the file states the size along some axes only, the others get the same size. The third result says what was
+    assumed.
     """
     wanted = None if units is None else length_argument(units)
     if spacing is not None:
@@ -436,7 +437,8 @@ def _spacing(
         return tuple(np.broadcast_to(steps, (len(spatial),)).tolist()), wanted or source.units or UNKNOWN, []
     known = {axis: abs(step) for axis, step in source.spacing.items() if axis in spatial}
     if not known:
-        return (1.0,) * len(spatial), wanted or "voxel", []
+        assumed = [f"spacing 1 {wanted} assumed; say spacing="] if wanted in METRES else []
+        return (1.0,) * len(spatial), wanted or "voxel", assumed
     assumed = []
     if missing := "".join(sorted(set(spatial) - set(known))):
         step = next(iter(known.values()))

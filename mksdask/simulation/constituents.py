@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from mksdask.arrays import Array, numbers_argument
+from mksdask.arrays import SPATIAL_DIMS, Array, numbers_argument
 from mksdask.bases.gsh import check_angles
 from mksdask.grid import Grid
 from mksdask.simulation.crystals import turned_stiffness, voigt_average
@@ -22,7 +22,7 @@ Reference = tuple[float, float]
 
 
 def cubic_grid(labels: xr.DataArray | None, spatial: Sequence[int]) -> Grid:
-    """Make the grid of samples, and check that its voxels are cubes.
+    """Make the grid of samples, and check that its voxels are cubes, and its axes in the order of tensors.
 
     Raises
     ------
@@ -30,6 +30,8 @@ def cubic_grid(labels: xr.DataArray | None, spatial: Sequence[int]) -> Grid:
         If they are not.
     """
     grid = Grid.of(labels, tuple(spatial))
+    if set(grid.dims) <= set(SPATIAL_DIMS):
+        grid.check_order(sorted(grid.dims), "components of tensors are in the order")
     steps, units = np.abs(grid.steps), {axis.units for axis in grid.axes}
     if not np.allclose(steps, steps[0], rtol=1e-6, atol=0.0) or len(units) > 1:
         msg = (

@@ -224,7 +224,7 @@ class _Sizes:
 def _most(task_bytes: Callable[[int], int], n: int, limit: Limit, what: str) -> int:
     """Find the largest part of n that fits into a task."""
     if task_bytes(1) > limit.task_bytes:
-        raise limit.refusal(task_bytes(1), what, "take fewer pairs or states")
+        raise limit.refusal(task_bytes(1), what, "take fewer pairs or states, or pass a cutoff")
     wanted = -(-n // LEAST_PARTS)
     return max(k for k in range(1, wanted + 1) if task_bytes(k) <= limit.task_bytes)
 

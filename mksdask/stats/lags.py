@@ -53,7 +53,10 @@ class LagFFT:
             return cls(spatial, tuple(periodic), tuple((n // 2, (n - 1) // 2) for n in spatial), real)
         given = integers(cutoff)
         if given is None or len(given) not in (1, n_spatial):
-            msg = f"cutoff must be an integer, or one for each of the {n_spatial} spatial axes; got {cutoff!r}"
+            msg = (
+                f"cutoff must be an integer, or one for each of the {n_spatial} spatial axes; it counts voxels; got "
+                f"{cutoff!r}"
+            )
             raise ValueError(msg)
         cutoffs = [int(c) for c in np.broadcast_to(given, (n_spatial,))]
         largest = [(n - 1) // 2 if wraps else n - 1 for n, wraps in zip(spatial, periodic, strict=True)]

@@ -10,7 +10,7 @@ import xarray as xr
 
 from mksdask.arrays import ArrayLike, unwrap_volume
 from mksdask.bases.primitive import PrimitiveBasis
-from mksdask.samples import Samples, Volume
+from mksdask.samples import Grid, Samples, Volume
 
 
 def phases_argument(volume: ArrayLike, phase: Any) -> tuple[Any, xr.DataArray | None]:
@@ -25,7 +25,7 @@ def phases_argument(volume: ArrayLike, phase: Any) -> tuple[Any, xr.DataArray | 
     if not 1 <= data.ndim <= 3 or 0 in data.shape or data.dtype.kind not in "biu":
         msg = f"volume must hold phase numbers along 1 to 3 axes, got shape {tuple(data.shape)} of {data.dtype}"
         raise ValueError(msg)
-    _check_phase(phase)
+    _check_phase(phase, () if labels is None else Grid.of(labels, data.shape, None, first=0).phases)
     return data, labels
 
 
@@ -65,11 +65,13 @@ def samples_of_phases(
     if samples.data.dtype.kind not in "biu":
         msg = f"X must hold phase numbers, got {samples.data.dtype}; use X.astype(int) if they are"
         raise ValueError(msg)
-    _check_phase(phase)
+    _check_phase(phase, samples.grid.phases)
     return samples
 
 
-def _check_phase(phase: Any) -> None:
-    if not isinstance(phase, int | np.integer) or isinstance(phase, bool):
-        msg = f"phase must be the number of a phase, got {phase!r}"
+def _check_phase(phase: Any, names: Sequence[str]) -> None:
+    is_integer = isinstance(phase, int | np.integer) and not isinstance(phase, bool)
+    if not is_integer or (names and not 0 <= phase < len(names)):
+        known = f"; the phases are {', '.join(f'{i} {name}' for i, name in enumerate(names))}" if names else ""
+        msg = f"phase must be the number of a phase, such as 0, got {phase!r}{known}"
         raise ValueError(msg)

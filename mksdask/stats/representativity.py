@@ -462,7 +462,7 @@ def representative_size(
     Raises
     ------
     ValueError
-        As in `phase_fraction_interval`, or if `error` is not positive.
+        As in `phase_fraction_interval`, or if `error` does not lie between 0 and 1.
 
     References
     ----------
@@ -477,8 +477,8 @@ def representative_size(
     >>> bool(found.low[1] < 392 < found.high[1])
     True
     """
-    if not is_number(error) or not error > 1e-12:
-        msg = f"error must be a positive number, such as 0.002 for ± 0.2 %, got {shown(error)}"
+    if not is_number(error) or not 1e-12 < error < 1.0:
+        msg = f"error must be a number between 0 and 1, such as 0.002 for ± 0.2 %, got {shown(error)}"
         raise ValueError(msg)
     found = phase_fraction_interval(
         volume, confidence, phases=phases, periodic_axes=periodic_axes, confidence_index=confidence_index

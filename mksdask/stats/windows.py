@@ -117,8 +117,11 @@ def sample_windows(
             msg = f"stride must be one number, or one for each axis, and is not allowed with n; got {stride=} and {n=}"
             raise ValueError(msg)
     is_count = isinstance(n, int | np.integer) and not isinstance(n, bool) and 1 <= n < 2**63
-    if n is not None and (not is_count or seed is None):
-        msg = f"n must be a positive number of windows, together with the seed of their places; got {n=}, {seed=}"
+    if n is not None and is_count and seed is None:
+        msg = f"n={n} windows need the seed of their places too; pass it, such as seed=0"
+        raise ValueError(msg)
+    if n is not None and not is_count:
+        msg = f"n must be a positive number of windows, got {shown(n)}"
         raise ValueError(msg)
     if n is not None:
         refuse_unless_fits(16 * n * n_spatial, f"n={n} windows", "take fewer")

@@ -23,7 +23,7 @@ from mksdask.arrays import (
     unwrap,
 )
 from mksdask.compute.plans import largest_divisor, samples_per_chunk
-from mksdask.labels import matched, quantity, sample_index
+from mksdask.labels import index_in_order, matched, quantity, sample_index
 from mksdask.samples import Grid, refuse_ambiguous_lines
 from mksdask.schema.arguments import checked
 from mksdask.storage.atomic import Location, Url, attributes_of, is_marked, is_sealed, metadata_of, seal
@@ -183,6 +183,8 @@ def create_ensemble(
 def _aligned(*arrays: ArrayLike | None) -> list[Any]:
     """Transpose the variables of an ensemble to the order of a store, and pair their samples by label."""
     turned = {name: in_order(_named(array)) for name, array in zip(NAMES, arrays, strict=True)}
+    if sample_index(turned["microstructure"]) is None:
+        index_in_order(turned["response"])
     index, of = next(
         ((index, name) for name, array in turned.items() if (index := sample_index(array)) is not None), (None, "X")
     )
@@ -306,6 +308,7 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
     }
     if "microstructure" in new and "microstructure" in stored:
         attrs, angles = stored["microstructure"].attrs, "angle" in stored["microstructure"].dims
+        _check_grid(_like(given["microstructure"], stored["microstructure"]), stored["microstructure"])
         data, phase, confidence = map(new.get, LIMITED)
         checked = within_limits(data, phase, confidence, attrs, has_angles=angles)
         new |= {name: array for name, array in zip(LIMITED, checked, strict=True) if array is not None}
@@ -364,11 +367,19 @@ def _append(location: Location, given: Mapping[str, ArrayLike | None], check_loc
     seal(location, attributes | {"provenance": made}, members=True)
 
 
-def _like(array: ArrayLike, stored: xr.DataArray | None) -> ArrayLike:
+def _like(array: ArrayLike | None, stored: xr.DataArray | None) -> ArrayLike | None:
     """Transpose a DataArray to the order of the stored dims. Other arrays stay as they are."""
     if stored is None or not isinstance(array, xr.DataArray) or set(array.dims) != set(stored.dims):
         return array
     return array.transpose(*stored.dims)
+
+
+def _check_grid(array: ArrayLike | None, stored: xr.DataArray) -> None:
+    """Refuse samples whose labels say that their phases or their voxels are not those of the stored ones."""
+    if isinstance(array, xr.DataArray) and array.dims == stored.dims:
+        n_spatial = sum(dim in SPATIAL_DIMS for dim in stored.dims)
+        new, have = (Grid.of(each, each.shape[1 : 1 + n_spatial]) for each in (array, stored))
+        have.check_appended(new)
 
 
 def _check_components(array: ArrayLike, stored: xr.DataArray, name: str) -> None:

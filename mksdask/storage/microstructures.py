@@ -291,7 +291,8 @@ def open_microstructures(
     try:
         dataset = open_dataset(location, chunks=None, allow_missing=allow_missing)
     except FileNotFoundError as error:
-        msg = f"{os.fspath(url)} is not a zarr v3 group; make one with {maker}"
+        what = "is not a zarr v3 group" if location.exists() else "does not exist"
+        msg = f"{os.fspath(url)} {what}; make one with {maker}"
         raise FileNotFoundError(msg) from error
     except KeyError as error:
         msg = f"{os.fspath(url)} holds arrays whose dimensions have no names; make it with {maker}"

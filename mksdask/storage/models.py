@@ -17,7 +17,7 @@ import zarr
 from zarr.codecs import BytesCodec
 
 import mksdask
-from mksdask.arrays import Array
+from mksdask.arrays import Array, shown
 from mksdask.schema import Part, Place, Reader, Writer
 from mksdask.storage.arrays import create_array
 from mksdask.storage.atomic import Location, Url, seal
@@ -72,7 +72,8 @@ def save_model(model: Any, url: Url) -> None:
     """
     known = _models()
     if type(model) not in known:
-        msg = f"model must be one of {', '.join(cls.__name__ for cls in known)}, got {model!r}; pickle keeps others"
+        names = ", ".join(cls.__name__ for cls in known)
+        msg = f"model must be one of {names}, got {shown(model)}; pickle keeps others"
         raise TypeError(msg)
     write_state(model, url)
 
@@ -175,7 +176,11 @@ def read_state(url: Url, *classes: type[T], kind: str = "model") -> T:
     except Exception as error:
         if not _is_of_store(error):
             raise
-        msg = f"{url} holds no saved {what}, or one that is damaged ({type(error).__name__}: {error}); save it again"
+        if location.exists():
+            why = f", or one that is damaged ({type(error).__name__}: {error}); save it again"
+        else:
+            why = ": there is nothing at this place; look at its name"
+        msg = f"{url} holds no saved {what}{why}"
         raise ValueError(msg) from error
     for key in sizes:
         location.check_link(key)

@@ -322,7 +322,8 @@ def members_of(location: Location, name: str = "") -> Iterator[tuple[str, Any]]:
     metadata = foreign_metadata(location, name)
     if metadata is None:
         if not name:
-            msg = f"{location.path} is not a zarr v3 group"
+            what = "is not a zarr v3 group" if location.exists() else "does not exist"
+            msg = f"{location.path} {what}"
             raise FileNotFoundError(msg)
         return
     yield from _consolidated(name, metadata)
