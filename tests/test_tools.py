@@ -226,13 +226,15 @@ def test_goodness_of_fit__points_errors_and_diagonal():
     fig = tools.draw_goodness_of_fit(fit, [[2], [2.5]], ["fit", "test"], quantity="$C_{11}$ / GPa")
     assert_allclose(fig.axes[0].collections[2].get_offsets(), [[2, 2.5]])
     assert_allclose([bar[:, 1] for bar in fig.axes[0].collections[0].get_segments()], [[1, 1.2], [2, 2.4], [2.6, 3.2]])
-    texts = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    (legend,) = fig.legends
+    texts = [text.get_text() for text in legend.get_texts()]
     assert texts == ["fit: R² = 0.9700\nRMSE = 0.141 GPa", "test: RMSE = 0.5 GPa"]
     assert fig.axes[0].get_ylabel() == "predicted $C_{11}$ / GPa"
     # The legend hides neither points nor the label of the axis.
     fig.draw_without_rendering()
-    legend, label = (item.get_window_extent() for item in (fig.axes[0].get_legend(), fig.axes[0].xaxis.label))
-    assert fig.bbox.ymin < legend.ymin < legend.ymax < label.ymin
+    box, label = (item.get_window_extent() for item in (legend, fig.axes[0].xaxis.label))
+    assert fig.bbox.ymin < box.ymin < box.ymax < label.ymin
+    assert legend.get_title().get_text() == "bars: ± 1 standard deviation"
     x, y = fig.axes[0].lines[0].get_data()
     assert_allclose(x, y)
     with pytest.raises(ValueError, match=r"\(2, n_samples\)"):
@@ -402,11 +404,11 @@ def test_texture__is_drawn_on_axes_that_are_given_and_of_one_sample():
     assert tools.draw_pole_figure(C[0], basis, [(0, 0, 1), (1, 1, 1)], ax=list(panels[:2])) is fig
     assert [panel.get_title() for panel in panels] == ["001", "111", ""]
     assert tools.draw_odf(C[0], basis, [0.0], ax=panels[2]) is fig
-    assert panels[2].get_title() == "φ2 = 0°"
-    # Five panels fill two rows, of which the rest is left empty.
+    assert panels[2].get_title() == "φ₂ = 0°"
+    # The rest of the last row is left empty. Sections that are four times as long as high stand in two columns.
     for wide, columns in (
         (tools.draw_pole_figure(C[0], basis, np.eye(5, 3) + 0.1), 4),
-        (tools.draw_odf(C[0], basis, np.arange(5) / 9), 3),
+        (tools.draw_odf(C[0], basis, np.arange(5) / 9), 2),
     ):
         places = [panel.get_subplotspec() for panel in wide.axes if panel.get_title()]
         assert [(place.rowspan.start, place.colspan.start) for place in places] == [
@@ -538,6 +540,69 @@ def test_figures__are_made_for_print(tmp_path):
     assert dict(mpl.rcParams) == settings
 
 
+def test_figures__of_curves_break_what_is_too_long_into_lines():
+    rng = np.random.default_rng(0)
+    name = "samples of the {} series, which were annealed for two hours at 600 °C"
+    names = [name.format(which) for which in ("first", "second", "third")]
+    sets, data = [rng.normal(size=(40, 2)) for _ in names], rng.random((2, 9))
+    drawn = [
+        tools.draw_components_scatter(sets, names, title=name, variance=[0.5, 0.3]),
+        tools.draw_evolution(sets, names, title=name),
+        tools.draw_goodness_of_fit(data, data, names[:2], quantity="effective stiffness along the first axis / GPa"),
+    ]
+    for fig in drawn:
+        fig.savefig(io.BytesIO(), dpi=fig.dpi)
+        for text in fig.findobj(Text):
+            if len(text.get_text()) > 20:
+                box = text.get_window_extent()
+                assert 0 <= box.x0 < box.x1 <= fig.bbox.x1, text
+                assert 0 <= box.y0 < box.y1 <= fig.bbox.y1, text
+        # Below the panels, where it hides nothing.
+        assert fig.legends[0].get_window_extent().y1 < min(ax.get_window_extent().y0 for ax in fig.axes)
+        assert not re.search("^/", drawn[-1].axes[0].get_ylabel(), re.MULTILINE)
+
+
+def test_legend__of_axes_that_are_given_stands_below_the_lowest():
+    panels = Figure(layout="constrained").subplots(2, 2)
+    tools.draw_microstructures(np.eye(5, dtype=int)[None].repeat(4, 0), phases=["pore", "grain"], ax=panels.ravel())
+    assert [panel.get_legend() is not None for panel in panels.ravel()] == [False, False, True, False]
+
+
+def test_maps__say_what_is_there():
+    # Rounding errors are neither a position nor a pattern, and what is missing is not as white as zero.
+    lags = np.linspace(-1.2, 1.2, 3)
+    f = xr.DataArray(
+        np.full((3, 3, 3, 1), 0.25, dtype=np.float32), dims=("lag_x", "lag_y", "lag_z", "pair")
+    ).assign_coords(lag_z=("lag_z", lags - 1e-16, {"units": "um"}))
+    f[0, 0, 0] += 1e-8
+    fig = tools.draw_correlations(f)
+    assert [panel.get_title().split("\n")[-1] for panel in fig.axes[:3]] == [
+        "lag z = 0 µm", "lag y = 0 µm", "lag x = 0 µm"
+    ]  # fmt: skip
+    assert np.ptp(images(fig)[0].get_clim()) == 1
+    difference = np.eye(4)
+    difference[0, 0] = np.nan
+    (image,) = images(tools.draw_differences([difference]))
+    assert_allclose(image.to_rgba(image.get_array())[0, 0], [0.6, 0.6, 0.6, 1.0])
+
+
+def test_component_variance__counts_in_whole_numbers():
+    fig = tools.draw_component_variance([0.9])
+    assert [tick for tick in fig.axes[0].get_xticks() if 0.5 < tick < 1.5] == [1.0]
+
+
+def test_gridscores__parameters_over_decades_have_a_logarithmic_axis():
+    def results(values):
+        return {
+            "params": [{"alpha": value} for value in values],
+            "mean_test_score": np.ones(len(values)),
+            "std_test_score": np.ones(len(values)),
+        }
+
+    for values, scale in (([1e-4, 1e-2, 1.0], "log"), ([1, 2, 8], "linear"), ([0.0, 1e-3, 10.0], "linear")):
+        assert tools.draw_gridscores(results(values), "alpha").axes[0].get_xscale() == scale
+
+
 def test_figures__may_be_shown_in_scripts():
     fig = tools.draw_component_variance([0.8, 0.15])
     with pytest.warns(UserWarning, match=r"fig\.savefig\('figure\.png'\) keeps it"):
@@ -612,9 +677,9 @@ def test_curves__write_units_as_a_reader_expects_them():
     steps = {dim: (dim, np.arange(24) * 0.5, {"units": "um"}) for dim in "xy"}
     X = xr.DataArray(phases, dims=("x", "y"), coords=steps, attrs={"periodic_axes": ["x", "y"]})
     f = correlate(X.expand_dims("sample"), PrimitiveBasis(2), correlations=[(0, 0)], cutoff=5)[0]
-    chords = tools.draw_chord_lengths(chord_lengths(X, 1)).axes[0]
-    assert chords.get_xlabel() == "chord length / µm"
-    assert all(text.get_text().endswith(" µm") for text in chords.get_legend().get_texts())
+    chords = tools.draw_chord_lengths(chord_lengths(X, 1))
+    assert chords.axes[0].get_xlabel() == "chord length / µm"
+    assert all(text.get_text().endswith(" µm") for text in chords.legends[0].get_texts())
     assert tools.draw_radial(f).axes[0].get_xlabel() == "distance / µm"
     assert tools.draw_clusters(cluster_statistics(X, 1)).axes[0].get_xlabel() == "size of a cluster / µm²"
     assert tools.draw_reconstruction(f, reconstruct(f, tolerance=0.5)).axes[0].get_xlabel() == "distance / µm"

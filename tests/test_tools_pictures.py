@@ -3,6 +3,7 @@
 The pictures compared are thumbnails, in which other fonts and the smoothing of lines hardly show.
 """
 
+import io
 import itertools
 import re
 from functools import cache
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import xarray as xr
+from matplotlib.text import Text
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import LinearRegression
@@ -226,6 +228,32 @@ FIGURES = {
 }
 
 
+@cache
+def figure_of(name):
+    return FIGURES[name]()
+
+
+def texts_of(figure):
+    """The texts that are seen. Axes keep the labels of ticks that they do not show."""
+    hidden = set()
+    for panel in figure.axes:
+        axes = [panel.xaxis, panel.yaxis, *([panel.zaxis] if hasattr(panel, "zaxis") else [])]
+        for axis in axes:
+            shown = axis._update_ticks() if panel.axison else []
+            labels = [
+                {text for tick in ticks for text in (tick.label1, tick.label2)}
+                for ticks in ([*axis.majorTicks, *axis.minorTicks], shown)
+            ]
+            hidden |= labels[0] - labels[1]
+    seen = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return [(text, text.get_window_extent()) for text in seen if text not in hidden]
+
+
+def overlap(a, b):
+    """Pixels of the shorter side that two boxes share."""
+    return min(min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0))
+
+
 def thumb(figure, tmp_path):
     figure.savefig(tmp_path / "figure.png", dpi=150)
     with Image.open(tmp_path / "figure.png") as picture:
@@ -240,7 +268,7 @@ def difference(a, b):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figure__looks_as_it_did(name, tmp_path, request):
-    found, kept = thumb(FIGURES[name](), tmp_path), FOLDER / f"{name}.png"
+    found, kept = thumb(figure_of(name), tmp_path), FOLDER / f"{name}.png"
     if request.config.getoption("--draw"):
         FOLDER.mkdir(exist_ok=True)
         found.save(kept, optimize=True)
@@ -248,6 +276,22 @@ def test_figure__looks_as_it_did(name, tmp_path, request):
         # Labels may be a little wider or narrower elsewhere.
         assert abs(found.height - expected.height) <= 3
         assert difference(found.resize(expected.size), expected.convert("RGB")) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure__is_fit_for_print(name):
+    figure = figure_of(name)
+    figure.savefig(io.BytesIO(), format="png", dpi=figure.dpi)
+    assert round(25.4 * figure.get_figwidth()) in (88, 180)
+    texts = texts_of(figure)
+    for text, box in texts:
+        assert text.get_fontsize() >= 6, text
+        assert min(box.x0, box.y0, figure.bbox.x1 - box.x1, figure.bbox.y1 - box.y1) > -1.5, text
+        for panel in figure.axes:
+            is_own = text in panel.findobj(Text) or hasattr(panel, "zaxis")
+            assert is_own or overlap(box, panel.get_window_extent()) < 1.5, text
+    for (first, a), (second, b) in itertools.combinations(texts, 2):
+        assert overlap(a, b) < 1.5, (first, second)
 
 
 def test_pictures__there_is_one_of_each_figure():
@@ -268,9 +312,9 @@ def test_pictures__other_figures_would_be_noticed():
 
 @pytest.mark.parametrize("name", ["draw_correlations", "draw_components_scatter", "draw_goodness_of_fit"])
 def test_figure__is_clean_as_vectors(name, tmp_path):
-    FIGURES[name]().savefig(tmp_path / "figure.svg")
+    figure_of(name).savefig(tmp_path / "figure.svg")
     drawn = (tmp_path / "figure.svg").read_text(encoding="utf-8")
     # Maps are pixels, one image a panel and one for each colour bar; all else is lines and text.
     assert drawn.count("<image") == {"draw_correlations": 4}.get(name, 0)
-    FIGURES[name]().savefig(tmp_path / "figure.pdf")
+    figure_of(name).savefig(tmp_path / "figure.pdf")
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")

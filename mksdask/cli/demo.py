@@ -221,8 +221,6 @@ def _overview(
     tools.draw_goodness_of_fit(parity[0], parity[1], ["training", "unseen"], quantity=QUANTITY, ax=line)
     tools.draw_strains_compare(*strains, label=LOCAL, ax=fields)
     points.set_box_aspect(1)
-    # Beside the points, which it would hide.
-    points.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
     plane = ", central plane" if "z" in sample.coords else ""
     titles = [f"an unseen sample{plane}", f"2-point statistics{plane}\n{pairs.get_title()}", "scores of all samples"]
     # A longer title would meet the colour bar.

@@ -206,10 +206,7 @@ def _draw(fitted: MKSHomogenizationModel, rows: dict[str, tuple[Any, Any, Any]],
         values = np.array([part.reshape(len(y), -1)[:, 0] for part in parts])
         # Too few samples for the monomials say nothing of the spread.
         data.append(values if np.isfinite(values[2]).all() else values[:2])
-    drawn = tools.draw_goodness_of_fit(data[0], data[1] if data[1].size else None, quantity=quantity)
-    if len(data[0]) == 3 and (legend := drawn.axes[0].get_legend()) is not None:
-        legend.set_title("bars: ± 1 standard deviation")
-    save_figure(drawn, figure)
+    save_figure(tools.draw_goodness_of_fit(data[0], data[1] if data[1].size else None, quantity=quantity), figure)
 
 
 def predict(

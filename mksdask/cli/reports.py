@@ -33,7 +33,7 @@ from mksdask.storage.atomic import Location, Url, check_apart, check_outside
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.sources import chain_of
 from mksdask.storage.staging import check_file, staged_file
-from mksdask.tools.panels import new_figure, style_of
+from mksdask.tools.panels import legend_below, new_figure, style_of
 from mksdask.tools.style import TWO_COLUMNS, styled
 
 # What tells a page of this command from those of others.
@@ -188,7 +188,7 @@ def _curves(statistics: xr.DataArray, names: Sequence[str], unit: str) -> Figure
     for h, name in enumerate(names):
         panel.plot(found[distance], found.isel(pair=h), label=name, **style_of(h))
     panel.set(xlabel=f"distance / {unit}", ylabel="2-point statistics", ylim=(0.0, None))
-    panel.legend()
+    legend_below([panel], None, None)
     return figure
 
 
@@ -221,14 +221,15 @@ def _histograms(figures: Sequence[tuple[str, Any, Any]], dims: Sequence[str], un
     for panel, (name, lengths, by_axis) in zip(panels, figures, strict=False):
         for axis, (at, n) in enumerate(zip(lengths, by_axis, strict=True)):
             last = 1 + int(np.searchsorted(np.cumsum(n), 0.999 * n.sum()))
-            panel.plot(
-                at[:last], n[:last] / max(1, n.sum()), label=f"along {dims[axis]}", color=style_of(axis)["color"]
-            )
+            there = np.flatnonzero(n[:last])
+            shares, color = n[there] / max(1, n.sum()), style_of(axis)["color"]
+            panel.plot(at[there], shares, label=f"along {dims[axis]}", color=color)
         panel.set(title=name, xlabel=f"length / {unit}", yscale="log")
     for unused in panels[len(figures) :]:
         unused.remove()
-    panels[0].set_ylabel("share of the chords")
-    panels[0].legend()
+    for leftmost in panels[: len(figures) : columns]:
+        leftmost.set_ylabel("share of the chords")
+    legend_below([panels[0]], None, None)
     return figure
 
 

@@ -15,7 +15,8 @@ from mksdask.display.cards import printed_unit
 from mksdask.schema.arguments import checked
 from mksdask.stats.correlation import correlate
 from mksdask.stats.radial import as_statistics, radial_average, specific_surface
-from mksdask.tools.panels import one_panel, style_of
+from mksdask.tools.panels import label_axes, legend_below, one_panel, style_of
+from mksdask.tools.style import ONE_COLUMN, styled
 
 # The slope of an autocorrelation at distance 0 over the specific surface, by number of axes (Debye).
 SLOPES = {1: 0.5, 2: 1.0 / np.pi, 3: 0.25}
@@ -42,6 +43,7 @@ def _names(labelled: xr.DataArray) -> list[str]:
 
 
 @checked
+@styled
 def draw_radial(
     statistics: ArrayLike,
     std: ArrayLike | None = None,
@@ -90,7 +92,7 @@ def draw_radial(
     'distance / voxel'
     """
     labelled, lag_dims = _of_one(statistics, n_spatial, "statistics")
-    fig, ax = one_panel(ax, figsize, (4.6, 3.4))
+    fig, panel = one_panel(ax, figsize, (ONE_COLUMN, 2.6))
     mean = radial_average(labelled)
     errors = None
     if std is not None:
@@ -106,29 +108,17 @@ def draw_radial(
     own = labelled.state_1 == labelled.state_2 if "state_1" in labelled.coords else None
     for number, name in enumerate(_names(labelled)):
         values, style = mean.isel(pair=number).to_numpy(), style_of(number)
-        ax.errorbar(
-            radius,
-            values,
-            None if errors is None else errors.isel(pair=number).to_numpy(),
-            color=style["color"],
-            marker=style["marker"],
-            markersize=3,
-            linewidth=1,
-            capsize=2,
-            label=name,
-        )
+        error = None if errors is None else errors.isel(pair=number).to_numpy()
+        panel.errorbar(radius, values, error, markersize=3, capsize=2, label=name, **style)
         # Without labels, a curve that falls from its start is taken for an autocorrelation.
         is_own = bool(own[number]) if own is not None else bool(values[0] >= np.nanmax(values))
         if surface is not None and is_own and len(radius) > 1:
             slope = SLOPES[len(lag_dims)] * float(surface[number])
             last = min(radius[-1], (values[0] - np.nanmin(values)) / slope) if slope > 0 else radius[-1]
-            ax.plot([0, last], [values[0], values[0] - slope * last], "--", color=style["color"], linewidth=1)
-    ax.set_xlabel(f"distance / {printed_unit(mean.radius.attrs['units'])}")
-    ax.set_ylabel("f(r)")
-    ax.set_xlim(left=0)
-    ax.legend(fontsize=7)
-    if title is not None:
-        ax.set_title(title)
+            panel.plot([0, last], [values[0], values[0] - slope * last], "--", color=style["color"])
+    label_axes(panel, f"distance / {printed_unit(mean.radius.attrs['units'])}", "f(r)", title)
+    panel.set_xlim(left=0)
+    legend_below([panel], ax, figsize)
     return fig
 
 
@@ -141,6 +131,7 @@ def _dataset(found: Any, name: str, maker: str, variables: tuple[str, ...]) -> x
 
 
 @checked
+@styled
 def draw_chord_lengths(
     chords: xr.Dataset,
     *,
@@ -176,7 +167,7 @@ def draw_chord_lengths(
     2
     """
     known = _dataset(chords, "chords", "chord_lengths", ("chords_",))
-    fig, ax = one_panel(ax, figsize, (4.6, 3.4))
+    fig, panel = one_panel(ax, figsize, (ONE_COLUMN, 2.6))
     units = "voxel"
     for number, variable in enumerate(v for v in known if str(v).startswith("chords_")):
         counts, axis = known[variable], str(variable).removeprefix("chords_")
@@ -185,26 +176,17 @@ def draw_chord_lengths(
         values, total = counts.to_numpy(), int(counts.sum())
         there = values > 0
         mean = float((values * lengths.to_numpy()).sum() / total) if total else np.nan
-        style = style_of(number)
-        ax.plot(
-            lengths.to_numpy()[there],
-            values[there] / max(1, total),
-            color=style["color"],
-            marker=style["marker"],
-            markersize=3,
-            linewidth=1,
-            label=f"{axis}, mean {mean:.3g} {printed_unit(units)}",
-        )
-    ax.set_yscale("log")
-    ax.set_xlabel(f"chord length / {printed_unit(units)}")
-    ax.set_ylabel("share of chords")
-    ax.legend(fontsize=7)
-    if title is not None:
-        ax.set_title(title)
+        label = f"{axis}, mean {mean:.3g} {printed_unit(units)}"
+        shares = values[there] / max(1, total)
+        panel.plot(lengths.to_numpy()[there], shares, markersize=3, label=label, **style_of(number))
+    panel.set_yscale("log")
+    label_axes(panel, f"chord length / {printed_unit(units)}", "share of chords", title)
+    legend_below([panel], ax, figsize)
     return fig
 
 
 @checked
+@styled
 def draw_clusters(
     clusters: xr.Dataset,
     *,
@@ -240,25 +222,26 @@ def draw_clusters(
     'number of clusters'
     """
     known = _dataset(clusters, "clusters", "cluster_statistics", ("counts", "largest", "percolates", "n_clusters"))
-    fig, ax = one_panel(ax, figsize, (4.6, 3.4))
+    fig, panel = one_panel(ax, figsize, (ONE_COLUMN, 2.6))
     counts, volume = known["counts"].to_numpy(), known["volume"]
     last = int(np.flatnonzero(counts).max(initial=0)) + 1
     edges = volume.to_numpy()[: last + 1]
-    ax.bar(
-        edges[:last], counts[:last], width=np.diff(edges), align="edge", color=style_of(0)["color"], edgecolor="white"
-    )
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_ylim(bottom=0.5)
-    ax.set_xlabel(f"size of a cluster / {printed_unit(volume.attrs.get('units', 'voxel').removesuffix('^1'))}")
-    ax.set_ylabel("number of clusters")
+    widths = np.diff(edges)
+    panel.bar(edges[:last], counts[:last], width=widths, align="edge", color=style_of(0)["color"], edgecolor="white")
     through = [str(axis) for axis in known["axis"].to_numpy()[known["percolates"].to_numpy()]]
-    told = f"largest {float(known['largest']):.1%}, from side to side along {', '.join(through) or 'no axis'}"
-    ax.set_title(told if title is None else title, fontsize="small" if title is None else None)
+    told = (
+        f"{100 * float(known['largest']):.3g} % of the phase in its largest cluster; from side to side along "
+        f"{', '.join(through) or 'no axis'}"
+    )
+    unit = printed_unit(volume.attrs.get("units", "voxel").removesuffix("^1"))
+    label_axes(panel, f"size of a cluster / {unit}", "number of clusters", told if title is None else title)
+    panel.set(xscale="log", yscale="log")
+    panel.set_ylim(bottom=0.5)
     return fig
 
 
 @checked
+@styled
 def draw_reconstruction(
     statistics: ArrayLike,
     structures: xr.Dataset,
@@ -302,15 +285,17 @@ def draw_reconstruction(
     n_phases = 1 + max(int(X.max()), max(map(max, pairs)))
     made = radial_average(correlate(X, PrimitiveBasis(n_phases), correlations=pairs, cutoff=reach))
     wanted = radial_average(labelled)
-    fig, ax = one_panel(ax, figsize, (4.6, 3.4))
+    fig, panel = one_panel(ax, figsize, (ONE_COLUMN, 2.6))
     for number, name in enumerate(_names(labelled)):
         color = style_of(number)["color"]
         for sample in range(made.sizes["sample"]):
-            ax.plot(made.radius, made.isel(sample=sample, pair=number), color=color, linewidth=0.8)
-        ax.plot(wanted.radius, wanted.isel(pair=number), "o", color=color, markersize=4, fillstyle="none", label=name)
+            label = None if sample else f"{name}, made"
+            panel.plot(made.radius, made.isel(sample=sample, pair=number), color=color, linewidth=0.8, label=label)
+        look: Any = {"color": color, "linestyle": "", "marker": "o", "fillstyle": "none"}
+        panel.plot(wanted.radius, wanted.isel(pair=number), label=f"{name}, wanted", **look)
     error = float(np.sqrt((known["error"] ** 2).mean("pair")).max())
-    ax.set_xlabel(f"distance / {printed_unit(wanted.radius.attrs['units'])}")
-    ax.set_ylabel("f(r)")
-    ax.legend(fontsize=7)
-    ax.set_title(f"error at most {error:.2%} of f(0) − f(∞)" if title is None else title, fontsize="small")
+    told = f"error at most {100 * error:.2g} % of f(0) − f(∞)"
+    unit = printed_unit(wanted.radius.attrs["units"])
+    label_axes(panel, f"distance / {unit}", "f(r)", told if title is None else title)
+    legend_below([panel], ax, figsize)
     return fig

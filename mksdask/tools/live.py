@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from mksdask.compute.watching import PartialResult
-from mksdask.tools.panels import draw_maps, lag_extent, new_figure, scale_of
+from mksdask.tools.panels import colour_bar, draw_maps, lag_extent, new_figure, scale_of
 from mksdask.tools.scores import draw_components_scatter
 from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, styled
 
@@ -44,11 +43,10 @@ def draw_partial(partial: PartialResult, *, figsize: tuple[float, float] | None 
     scale = scale_of(values)
     draw_maps(panels[:1], values, extent, scale, "2-point statistics")
     if values.ndim == 2:
-        fig.colorbar(ScalarMappable(scale.norm, scale.colours), ax=panels[0], shrink=0.85, pad=0.02)
+        colour_bar(panels[:1], scale, "f(r)")
     if has_scores:
         draw_components_scatter([partial.scores], ax=panels[1])
         panels[1].set_title("scores" if is_whole else "scores so far")
-    fig.suptitle(
-        f"{partial.total:,} {partial.unit}" if is_whole else f"{partial.done:,} of {partial.total:,} {partial.unit}",
-    )
+    unit = partial.unit.removesuffix("s") if partial.total == 1 else partial.unit
+    fig.suptitle(f"{partial.total:,} {unit}" if is_whole else f"{partial.done:,} of {partial.total:,} {unit}")
     return fig

@@ -5,11 +5,12 @@ All maps are drawn as an image is shown: the first axis runs to the right, and t
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -19,6 +20,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -32,9 +34,8 @@ Panels: TypeAlias = Axes | Sequence[Axes]
 MOST_PANELS = 64
 # Inches: the least width of a panel, the most height of one, and the room of labels, of a colour bar and of a line.
 PANEL, TALLEST, LABELS, BAR, LINE = 1.05, 2.4, 0.45, 0.55, 0.16
-# Width of a letter of titles, inches.
-LETTER = 0.075
-CAPTION = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0}
+# Inches: the width of a letter of titles, of a colour bar, and of what stands beside a name in a legend.
+LETTER, THICK, KEY = 0.075, 0.07, 0.4
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,84 @@ def lag_extent(template: xr.DataArray | None, lags: Sequence[int]) -> Extent:
     return Extent.of(positions, dims, units)
 
 
-def new_figure(width: float, height: float) -> Figure:
+def fitted(text: str, inches: float) -> str:
+    """Break a long text into lines of so many inches, but not before a unit. Formulas are left as they are."""
+    letters, lines = max(8, int(inches / LETTER)), []
+    for line in text.split("\n"):
+        tied = re.sub(" ([/=]) ", "\u00a0\\1\u00a0", line)
+        lines.append(line if "$" in line else textwrap.fill(tied, letters, break_long_words=False))
+    return "\n".join(lines).replace("\u00a0", " ")
+
+
+def size_of(panel: Axes) -> tuple[float, float]:
+    """Width and height in inches of the figure, or part of one, in which a panel is."""
+    fig = cast("Figure", panel.get_figure())
+    return fig.bbox.width / fig.dpi, fig.bbox.height / fig.dpi
+
+
+def room_of(panel: Axes, n_panels: int = 1) -> tuple[float, float]:
+    """Width of some panels of a row, and height of one, in inches: what the grid of a figure leaves to them."""
+    (width, height), spec = size_of(panel), panel.get_subplotspec()
+    rows, columns = (1, 1) if spec is None else spec.get_gridspec().get_geometry()
+    return (width * n_panels - LABELS) / columns, (height - LABELS) / rows
+
+
+def label_axes(panel: Axes, x: str, y: str, title: str | None = None) -> None:
+    """Name the axes of a panel, and the panel, in lines that fit."""
+    width, height = room_of(panel)
+    panel.set(xlabel=fitted(x, width), ylabel=fitted(y, 0.8 * height))
+    if isinstance(locator := panel.xaxis.get_major_locator(), MaxNLocator):
+        # As with maps, the number of ticks is fixed.
+        locator.set_params(nbins=min(8, max(2, int(width / 0.4))))
+    if title:
+        panel.set_title(fitted(title, width))
+
+
+def legend_below(
+    panels: Sequence[Axes], ax: Any, figsize: Any, handles: Sequence[Any] | None = None, *, title: str | None = None
+) -> None:
+    """Add a legend below the panels, because inside it could hide data. It names what the first panel shows.
+
+    A new figure is made higher by the legend, if its caller gave neither `ax` nor `figsize`.
+    """
+    fig = cast("Figure", panels[0].get_figure())
+    given = panels[0].get_legend_handles_labels()[0] if handles is None else handles
+    if not given:
+        return
+    width = fig.get_figwidth() if ax is None else room_of(panels[0], len(panels))[0]
+    names = [fitted(str(handle.get_label()), width - KEY) for handle in given]
+    size = mpl.rcParams["legend.fontsize"]
+    widths = [
+        KEY + max(TextPath((0, 0), line, size).get_extents().width for line in name.split("\n")) / 72 for name in names
+    ]
+    # As many columns as fit. Matplotlib fills one after the other.
+    fits = (k for k in range(len(names), 1, -1) if sum(max(part) for part in np.array_split(widths, k)) <= width)
+    columns = next(fits, 1)
+    options: Any = {
+        "handles": given,
+        "labels": names,
+        "ncols": columns,
+        "frameon": False,
+        "columnspacing": 1.0,
+        "title": title,
+    }
+    if ax is not None:
+        # Below the numbers and the name of the axis of the lowest panels.
+        heights = np.array([panel.get_position(original=True).y0 for panel in panels])
+        lowest = np.flatnonzero(heights < heights.min() + 1e-3)
+        panels[lowest[(len(lowest) - 1) // 2]].legend(
+            loc="upper center", bbox_to_anchor=(0.5, 0.0), borderaxespad=4.5, **options
+        )
+        return
+    fig.legend(loc="outside lower center", **options)
+    if figsize is None:
+        lines = max(name.count("\n") + 1 for name in names) * -(-len(names) // columns) + bool(title)
+        fig.set_figheight(fig.get_figheight() + LINE * lines)
+
+
+def new_figure(width: float, height: float, *, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
     """Make an empty figure in the style of the package. It is not registered with pyplot."""
-    return PrintFigure(figsize=(width, height), layout="constrained", dpi=150)
+    return PrintFigure(figsize=(width, height), layout=layout, dpi=150)
 
 
 def axes_argument(ax: Any, number: int) -> NDArray[Any]:
@@ -201,8 +277,10 @@ def scale_of(fields: Array, label: str = "", *, about: float | None = None) -> S
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if about is not None:
         bound = max(abs(low - about), abs(high - about)) or 1.0
-        return Scale(mpl.colormaps["RdBu_r"], Normalize(about - bound, about + bound), label)
-    if np.isclose(low, high, rtol=1e-12, atol=0.0):
+        # White is a value here, so that voxels without one are grey.
+        return Scale(mpl.colormaps["RdBu_r"].with_extremes(bad="0.6"), Normalize(about - bound, about + bound), label)
+    # What differs by rounding alone is flat.
+    if np.isclose(low, high, rtol=16 * np.finfo(np.result_type(fields, np.float32)).eps, atol=0.0):
         low, high = low - 0.5, high + 0.5
     return Scale(mpl.colormaps["viridis"], Normalize(low, high), label)
 
@@ -234,7 +312,8 @@ def draw_maps(axes: Sequence[Axes], field: Array, extent: Extent, scale: Scale |
     """
     dim = len(extent.edges)
     middle = axes[(len(axes) - 1) // 2]
-    middle.set_title(_wrapped(title, middle, len(axes)))
+    title = fitted(title, room_of(middle, len(axes))[0])
+    middle.set_title(title)
     if dim == 1 and scale is None:
         axes[0].imshow(field[None], extent=(*extent.edges[0], 0.0, 1.0), aspect="auto", interpolation="none")
         axes[0].set(xlabel=extent.label(0), yticks=[])
@@ -261,21 +340,11 @@ def draw_maps(axes: Sequence[Axes], field: Array, extent: Extent, scale: Scale |
         panel.locator_params(nbins=4)
         if dim == 3:
             across = 3 - right - down
-            n = field.shape[across]
-            position = extent.edges[across][0] + (n // 2 + 0.5) * extent.length(across) / n
-            text = f"{extent.dims[across]} = {position:.3g} {printed_unit(extent.units)}"
-            panel.text(0.03, 0.96, text, transform=panel.transAxes, va="top", fontsize=6, bbox=CAPTION)
-
-
-def _wrapped(title: str, panel: Axes, n_panels: int) -> str:
-    """Break a long title into lines, so that it stays above its panels. Formulas are left as they are."""
-    figure = panel.get_figure(root=True)
-    if figure is None or "$" in title:
-        return title
-    spec = panel.get_subplotspec()
-    columns = 1 if spec is None else spec.get_gridspec().ncols
-    width = figure.get_figwidth() * n_panels / columns - LABELS / columns
-    return textwrap.fill(title, max(8, int(width / LETTER)), break_long_words=False)
+            step = extent.length(across) / field.shape[across]
+            # Rounding errors are no position, nor is -0.
+            position = step * round(extent.edges[across][0] / step + field.shape[across] // 2 + 0.5, 6) + 0.0
+            text = f"{extent.dims[across]} = {position:g} {printed_unit(extent.units)}"
+            panel.set_title(f"{title}\n{text}".strip() if panel is middle else text)
 
 
 def _columns(fields: int, dim: int) -> int:
@@ -321,7 +390,8 @@ def maps_figure(
     of_fields: list[Scale | None] = [*scales] or [None] * n
     if ax is None:
         size = figsize or _size_of(titles, columns, extent, of_fields)
-        fig: Figure = new_figure(*size)
+        # Images of one shape stand close together, and colour bars are as high as they are.
+        fig: Figure = new_figure(*size, layout="compressed" if dim == 2 else "constrained")
         panels = np.asarray(fig.subplots(-(-n // columns), columns * slices, squeeze=False)).reshape(-1, slices)
     else:
         given = axes_argument(ax, n * slices)
@@ -335,12 +405,16 @@ def maps_figure(
     for unused in panels[n:].ravel():
         unused.remove()
     if note and ax is None:
-        fig.supxlabel(note, fontsize=6.5)
+        fig.supxlabel(fitted(note, fig.get_figwidth()), fontsize=6.5)
     if dim > 1:
         for _, group in groupby(range(n), key=lambda index: id(of_fields[index])):
             chosen = list(group)
             is_last = chosen[-1] == n - 1 or (chosen[-1] + 1) % columns == 0
-            _explain(of_fields[chosen[0]], list(panels[chosen].ravel()), is_new=ax is None, is_last=is_last)
+            scale, shown_on = of_fields[chosen[0]], list(panels[chosen].ravel())
+            if scale is not None and scale.names:
+                legend_below(shown_on, ax, figsize, _patches(scale))
+            elif scale is not None:
+                colour_bar(shown_on, scale, scale.label if is_last or ax is not None else "")
     return fig
 
 
@@ -355,36 +429,26 @@ def _share_axes(panels: Sequence[Axes], *, is_left: bool, is_lowest: bool) -> No
             panel.tick_params(labelleft=False)
 
 
-def _explain(scale: Scale | None, panels: list[Axes], *, is_new: bool, is_last: bool) -> None:
-    """Add a legend of phases, or a colour bar, to panels that share a scale. The last bar of a row is named."""
+def _patches(scale: Scale) -> list[Patch]:
+    """Make the handles of a legend of phases."""
+    colours = scale.colours(scale.norm(np.arange(len(scale.names))))
+    return [
+        Patch(facecolor=colour, edgecolor="0.3", linewidth=0.4, label=name)
+        for name, colour in zip(scale.names, colours, strict=True)
+    ]
+
+
+def colour_bar(panels: Sequence[Axes], scale: Scale, label: str) -> None:
+    """Add the colour bar of panels that share a scale."""
     fig = cast("Figure", panels[0].get_figure())
-    if scale is None:
-        return
-    if scale.names:
-        places = np.arange(len(scale.names))
-        patches = [
-            Patch(facecolor=colour, edgecolor="0.3", linewidth=0.4, label=name)
-            for name, colour in zip(scale.names, scale.colours(scale.norm(places)), strict=True)
-        ]
-        if is_new:
-            per_row = max(1, int(fig.get_figwidth() / (0.4 + 0.075 * max(map(len, scale.names)))))
-            fig.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), per_row), frameon=False)
-        else:
-            # Below the name of the axis.
-            panels[(len(panels) - 1) // 2].legend(
-                handles=patches,
-                ncols=min(len(patches), 4),
-                frameon=False,
-                loc="upper center",
-                bbox_to_anchor=(0.5, -0.24),
-            )
-        return
     rows = len({spec.rowspan.start for panel in panels if (spec := panel.get_subplotspec()) is not None})
     mappable = ScalarMappable(scale.norm, scale.colours)
     # As with the panels, the number of ticks is fixed.
-    ticks = MaxNLocator(5)
-    bar = fig.colorbar(mappable, ax=panels, shrink=0.9, pad=0.02, aspect=18 * max(1, rows), ticks=ticks)
-    bar.set_label(scale.label if is_last or not is_new else "")
+    box, (across, down) = panels[0].get_position(original=True), size_of(panels[0])
+    height = max(1, rows) * min(box.height * down, box.width * across * panels[0].get_data_ratio())
+    ticks = MaxNLocator(min(5, max(2, int(height / LINE))))
+    bar = fig.colorbar(mappable, ax=list(panels), shrink=0.9, pad=0.02, aspect=height / THICK, ticks=ticks)
+    bar.set_label(fitted(label, height))
     bar.outline.set_linewidth(0.4)
 
 
@@ -399,16 +463,14 @@ def _size_of(
         first = [scale for scale in scales[:columns] if scale is not None and not scale.names]
         bars = len({id(scale) for scale in first})
     around = LABELS * (3 if dim == 3 else 1) + BAR * bars
+    pairs = [(0, 1), (0, 2), (1, 2)] if dim == 3 else [(0, 1)]
+    ratio = 0.75 if dim == 1 else max(extent.length(down) / extent.length(right) for right, down in pairs)
     longest = max((len(word) for title in titles if "$" not in title for word in title.split()), default=0)
-    least = max(PANEL, LETTER * longest if dim < 3 else 0.0)
+    # Panels that are as tall as they may be are narrow.
+    least = max(min(PANEL, max(0.6, TALLEST / ratio)), LETTER * longest if dim < 3 else 0.0)
     width = ONE_COLUMN if around + across * least <= ONE_COLUMN else TWO_COLUMNS
     # Very many panels are for a screen.
     width = max(width, around + across * 0.6)
-    panel = (width - around) / across
-    if dim == 1:
-        tall = 0.75 * panel
-    else:
-        pairs = [(0, 1), (0, 2), (1, 2)] if dim == 3 else [(0, 1)]
-        tall = panel * max(extent.length(down) / extent.length(right) for right, down in pairs)
-    has_legend = any(scale is None or scale.names for scale in scales)
-    return width, rows * (min(max(tall, 0.5), TALLEST) + 2 * LINE) + LABELS + 1.5 * LINE * has_legend
+    tall = ratio * (width - around) / across
+    has_note = any(scale is None for scale in scales)
+    return width, rows * (min(max(tall, 0.5), TALLEST) + 2 * LINE) + LABELS + 1.5 * LINE * has_note

@@ -12,7 +12,16 @@ from matplotlib.ticker import MaxNLocator
 from mksdask.arrays import LABELLED, Array, ArrayLike, numbers_argument, refuse_unnumeric, shown, to_numpy
 from mksdask.display.cards import COLOURS
 from mksdask.schema.arguments import checked
-from mksdask.tools.panels import check_panels, names_of_sets, new_figure, one_panel, style_of
+from mksdask.tools.panels import (
+    check_panels,
+    fitted,
+    label_axes,
+    legend_below,
+    names_of_sets,
+    new_figure,
+    one_panel,
+    style_of,
+)
 from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, styled
 
 
@@ -93,22 +102,22 @@ def draw_components_scatter(
             msg = f"variance must hold a share for each of the {dim} components, got shape {shares.shape}"
             raise ValueError(msg)
         titles = [f"{each} ({share:.3g} %)" for each, share in zip(titles, shares, strict=False)]
-    default = (1.35 * ONE_COLUMN, 3.1) if legend_outside else (ONE_COLUMN, 3.1)
+    default = (1.35 * ONE_COLUMN if legend_outside else ONE_COLUMN, 2.9)
     fig, panel = one_panel(ax, figsize, default, projection="3d" if dim == 3 else None)
     for index, (scores, name) in enumerate(zip(sets, names, strict=True)):
         panel.scatter(*scores.T, s=11, alpha=0.7, linewidths=0, label=name or None, **style_of(index))
-    panel.set(xlabel=titles[0], ylabel=titles[1])
+    label_axes(panel, titles[0], titles[1], title)
     if dim == 3:
         panel.set_zlabel(titles[2])
         panel.locator_params(nbins=4)
         panel.tick_params(pad=-2)
-        panel.xaxis.labelpad = panel.yaxis.labelpad = panel.zaxis.labelpad = -5
+        panel.xaxis.labelpad = panel.yaxis.labelpad = panel.zaxis.labelpad = -3
         panel.set_box_aspect(None, zoom=0.84)
         panel.view_init(*angles)
-    if title:
-        panel.set_title(title)
-    if any(names):
-        _add_legend(fig, panel, is_outside=legend_outside, dim=dim)
+    if any(names) and legend_outside:
+        fig.legend(loc="outside right upper")
+    elif any(names):
+        legend_below([panel], ax, figsize)
     return fig
 
 
@@ -129,16 +138,6 @@ def _sets(datasets: Sequence[ArrayLike]) -> list[Array]:
     for scores in sets:
         refuse_unnumeric(scores, name="datasets")
     return sets
-
-
-def _add_legend(fig: Figure, panel: Axes, *, is_outside: bool, dim: int = 2) -> None:
-    """Add the legend of the sets beside the axes, above them if they are three-dimensional, or in them."""
-    if is_outside:
-        fig.legend(loc="outside right upper")
-    elif dim == 3:
-        panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, columnspacing=1.0)
-    else:
-        panel.legend()
 
 
 @checked
@@ -202,9 +201,10 @@ def draw_evolution(
     if len(titles) != n_components:
         msg = f"component_labels must name each of the {n_components} components, got {titles!r}"
         raise ValueError(msg)
-    columns = min(n_components, 3)
+    width = figsize[0] if figsize else ONE_COLUMN if n_components == 1 else TWO_COLUMNS
+    columns = min(n_components, 3, max(1, int(width / 1.6)))
     rows = -(-n_components // columns)
-    fig = new_figure(*(figsize or (ONE_COLUMN if n_components == 1 else TWO_COLUMNS, 2.3 * rows)))
+    fig = new_figure(*(figsize or (width, 2.3 * rows)))
     panels = np.ravel(fig.subplots(rows, columns, sharex=True))
     for unused in panels[n_components:]:
         unused.remove()
@@ -215,12 +215,14 @@ def draw_evolution(
             xy = scores[:, 0], scores[:, 1 + component]
             panel.plot(*xy, label=name_once, **style_of(index))
         is_lowest = component + columns >= n_components
-        panel.set(xlabel=time_label if is_lowest else "", ylabel=name)
+        label_axes(panel, time_label if is_lowest else "", name)
         panel.tick_params(labelbottom=is_lowest)
     if title:
-        fig.suptitle(title)
-    if any(names):
-        _add_legend(fig, panels[0], is_outside=legend_outside)
+        fig.suptitle(fitted(title, width))
+    if any(names) and legend_outside:
+        fig.legend(loc="outside right upper")
+    elif any(names):
+        legend_below([panels[0]], None, figsize)
     return fig
 
 
@@ -252,6 +254,7 @@ def draw_component_variance(
     fig, ax = one_panel(ax, figsize, (ONE_COLUMN, 2.5))
     ax.plot(np.arange(1, len(shares) + 1), shares, "o-", color=COLOURS[0])
     ax.set(xlabel="number of components", ylabel="explained variance / %")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlim(0.5, len(shares) + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(visible=True, alpha=0.3)
     return fig

@@ -8,7 +8,6 @@ from typing import Any, cast
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -18,17 +17,21 @@ from mksdask.schema.arguments import checked
 from mksdask.texture.distribution import odf, pole_figure
 from mksdask.texture.misorientations import mackenzie_density
 from mksdask.tools.panels import (
+    LINE,
     Panels,
-    Scale,
     axes_argument,
     check_panels,
+    colour_bar,
+    label_axes,
+    legend_below,
     names_of_sets,
     new_figure,
     one_panel,
+    room_of,
     scale_of,
     style_of,
 )
-from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS
+from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, styled
 
 FINE = np.deg2rad(2.5)
 DENSITY = "multiples of random"
@@ -54,15 +57,8 @@ def _name_of(pole: Sequence[float]) -> str:
     return ("" if all(len(number) == 1 for number in numbers) else " ").join(numbers)
 
 
-def _explain(figure: Figure, panels: list[Axes], scale: Scale) -> None:
-    bar = figure.colorbar(
-        ScalarMappable(scale.norm, scale.colours), ax=panels, shrink=0.8, pad=0.02, ticks=MaxNLocator(5)
-    )
-    bar.set_label(scale.label)
-    bar.outline.set_linewidth(0.4)
-
-
 @checked
+@styled
 def draw_pole_figure(
     coefficients: ArrayLike,
     basis: GSHBasis,
@@ -117,13 +113,13 @@ def draw_pole_figure(
     check_panels(len(given))
     titles = names_of_sets([*given], [_name_of(pole) for pole in given] if labels is None else labels, "poles")
     found = [_of_one(pole_figure(coefficients, basis, pole, step=FINE)) for pole in given]
-    scale = scale_of(np.stack([each.values for each in found]), DENSITY)
+    scale = scale_of(np.stack([each.values for each in found]))
     columns = min(len(found), 4)
     rows = -(-len(found) // columns)
     if ax is None:
         width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
         height = rows * ((width - 0.9) / columns + 0.25)
-        fig = new_figure(*((width, height) if figsize is None else figsize))
+        fig = new_figure(*((width, height) if figsize is None else figsize), layout="compressed")
         panels = np.ravel(np.asarray(fig.subplots(rows, columns, squeeze=False)))
     else:
         panels = axes_argument(ax, len(found))
@@ -142,11 +138,12 @@ def draw_pole_figure(
         panel.set_axis_off()
     for unused in panels[len(found) :]:
         unused.remove()
-    _explain(fig, list(panels[: len(found)]), scale)
+    colour_bar(list(panels[: len(found)]), scale, DENSITY)
     return fig
 
 
 @checked
+@styled
 def draw_odf(
     coefficients: ArrayLike,
     basis: GSHBasis,
@@ -187,7 +184,7 @@ def draw_odf(
     >>> basis = GSHBasis(None, domain="cubic", max_degree=8)
     >>> C = texture_coefficients(np.zeros((1, 4, 4, 3)), basis, halfwidth=0.3)
     >>> draw_odf(C[0], basis, [np.pi / 4]).axes[0].get_title()
-    'φ2 = 45°'
+    'φ₂ = 45°'
     """
     whole = _of_one(odf(coefficients, basis, step=np.pi / 4))
     if sections is None:
@@ -203,13 +200,15 @@ def draw_odf(
     )
     angles = np.stack(np.meshgrid(phi1, tilt, chosen, indexing="ij"), axis=-1)
     found = np.asarray(odf(coefficients, basis, angles))
-    scale = scale_of(found, DENSITY)
-    columns = min(len(chosen), 3)
+    scale = scale_of(found)
+    ratio = tilt[-1] / phi1[-1]
+    width = figsize[0] if figsize else ONE_COLUMN if len(chosen) == 1 else TWO_COLUMNS
+    # Sections are as long as they are wide, or up to four times as long.
+    columns = min(len(chosen), 3, max(1, int(width * min(1.0, 1.6 * ratio))))
     rows = -(-len(chosen) // columns)
     if ax is None:
-        width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
-        height = max(2.0, rows * ((width - 1.2) / columns * tilt[-1] / phi1[-1] + 0.4) + 0.3)
-        fig = new_figure(*((width, height) if figsize is None else figsize))
+        height = rows * ((width - 1.2) / columns * ratio + 0.4) + 0.3
+        fig = new_figure(*((width, height) if figsize is None else figsize), layout="compressed")
         panels = np.ravel(np.asarray(fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)))
     else:
         panels = axes_argument(ax, len(chosen))
@@ -220,20 +219,23 @@ def draw_odf(
         panel.pcolormesh(x, y, values, cmap=scale.colours, norm=scale.norm, shading="gouraud", rasterized=True)
         if values.min() < 1 < values.max():
             panel.contour(x, y, values, [1.0], colors="white", linewidths=0.6)
-        panel.set(aspect="equal", ylim=(y[-1], 0), title=f"φ2 = {np.rad2deg(section):.3g}°")
-        panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 3, 9]))
-        panel.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 3, 9]))
+        panel.set(aspect="equal", ylim=(y[-1], 0), title=f"φ₂ = {np.rad2deg(section):.3g}°")
+        room = room_of(panel)
+        tall = max(0.1, min(room[1] - 2 * LINE, room[0] * ratio))
+        panel.xaxis.set_major_locator(MaxNLocator(min(4, max(1, int(tall / ratio / 0.35))), steps=[1, 3, 9]))
+        panel.yaxis.set_major_locator(MaxNLocator(min(3, max(1, int(tall / LINE))), steps=[1, 3, 9]))
         if ax is not None or number + columns >= len(chosen):
-            panel.set_xlabel("φ1 / °")
+            panel.set_xlabel("φ₁ / °")
         if ax is not None or number % columns == 0:
             panel.set_ylabel("Φ / °")
     for unused in panels[len(chosen) :]:
         unused.remove()
-    _explain(fig, list(panels[: len(chosen)]), scale)
+    colour_bar(list(panels[: len(chosen)]), scale, DENSITY)
     return fig
 
 
 @checked
+@styled
 def draw_misorientations(
     misorientations: xr.Dataset,
     *,
@@ -282,22 +284,18 @@ def draw_misorientations(
         msg = f"misorientations must be of one sample, got {known['density'].dims}; select one by .isel(sample=0)"
         raise ValueError(msg)
     known = known.compute()
-    fig, ax = one_panel(ax, figsize, (4.6, 3.4))
+    fig, panel = one_panel(ax, figsize, (ONE_COLUMN, 2.6))
     upper = np.rad2deg(known["angle"].to_numpy())
     width, density = float(upper[0]), known["density"].to_numpy() * np.pi / 180
     mean = np.rad2deg(float(known["mean"]))
     label = f"boundaries, mean {mean:.1f}°"
-    ax.bar(
-        upper - width, density, width=width, align="edge", color=style_of(0)["color"], edgecolor="white", label=label
-    )
+    color = style_of(0)["color"]
+    panel.bar(upper - width, density, width=width, align="edge", color=color, edgecolor="white", label=label)
     fine = np.linspace(0.0, upper[-1], 721)
     group = str(known.attrs["laue_group"])
     random = mackenzie_density(np.deg2rad(fine), group) * np.pi / 180
-    ax.plot(fine, random, color=style_of(1)["color"], label=f"random, {group}")
-    ax.set(xlabel="misorientation / °", ylabel="density / (1/°)", xlim=(0, upper[-1]))
-    # The legend stands above the bars.
-    ax.set_ylim(0, 1.3 * max(float(np.nanmax(density, initial=0.0)), float(random.max())))
-    ax.legend(fontsize=7, loc="upper left")
-    if title is not None:
-        ax.set_title(title)
+    panel.plot(fine, random, color=style_of(1)["color"], label=f"random, {group}")
+    label_axes(panel, "misorientation / °", "density / (1/°)", title)
+    panel.set_xlim(0, upper[-1])
+    legend_below([panel], ax, figsize)
     return fig

@@ -15,7 +15,7 @@ from mksdask.arrays import Array, ArrayLike, numbers_argument, shown, to_numpy
 from mksdask.labels import matched_values, sample_index
 from mksdask.reduction.shared import SharedStatistics
 from mksdask.schema.arguments import checked
-from mksdask.tools.panels import names_of_sets, new_figure, one_panel, scale_of, style_of
+from mksdask.tools.panels import label_axes, legend_below, names_of_sets, new_figure, one_panel, scale_of, style_of
 from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, styled
 
 
@@ -138,16 +138,18 @@ def draw_gridscores(
         else [f"{by} = {v}" if by else "" for v in values]
     )
     palette = list(colors) if colors is not None else [style_of(index)["color"] for index in range(len(values))]
-    fig, ax = one_panel(ax, figsize, (ONE_COLUMN, 2.6))
+    fig, panel = one_panel(ax, figsize, (ONE_COLUMN, 2.6))
     for value, name, colour in zip(values, names, palette, strict=True):
         chosen = np.flatnonzero([repr(each) == repr(value) for each in curves])
         chosen = chosen[np.argsort(positions[chosen])]
         low, high = (mean - std)[chosen], (mean + std)[chosen]
-        _curve(ax, positions[chosen], mean[chosen], low, high, name or None, colour)
-    ax.set(xlabel=param_label or param.replace("_", " "), ylabel=score_label)
-    ax.grid(visible=True, alpha=0.3)
+        _curve(panel, positions[chosen], mean[chosen], low, high, name or None, colour)
+    label_axes(panel, param_label or param.replace("_", " "), score_label)
+    if positions.dtype.kind in "iuf" and positions.min() > 0 and positions.max() >= 1000 * positions.min():
+        panel.set_xscale("log")
+    panel.grid(visible=True, alpha=0.3)
     if by is not None or data_labels:
-        ax.legend()
+        legend_below([panel], ax, figsize)
     return fig
 
 
@@ -272,32 +274,25 @@ def draw_goodness_of_fit(
             f"{[data.shape for data in sets]}"
         )
         raise ValueError(msg)
-    fig, ax = one_panel(ax, figsize, (ONE_COLUMN, 3.3))
+    fig, panel = one_panel(ax, figsize, (ONE_COLUMN, 3.0))
     low, high = min(data[:2].min() for data in sets), max(data[:2].max() for data in sets)
     margin = 0.04 * (high - low) or 0.5
     ends = (low - margin, high + margin)
-    ax.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
+    panel.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0)
     symbol, _, unit = quantity.rpartition(" / ")
     for index, (data, name) in enumerate(zip(sets, labels, strict=False)):
         look = style_of(index)
         if len(data) == 3:
-            ax.errorbar(
+            panel.errorbar(
                 data[0], data[1], yerr=data[2], fmt="none", ecolor=look["color"], elinewidth=0.6, alpha=0.5, zorder=1
             )
         text = f"{name}: {_errors(data, unit if symbol else '')}"
-        ax.scatter(data[0], data[1], s=10, alpha=0.6, linewidths=0, label=text, zorder=2, **look)
+        panel.scatter(data[0], data[1], s=10, alpha=0.6, linewidths=0, label=text, zorder=2, **look)
     names = [f"{what} {symbol or quantity}" + (f" / {unit}" if symbol else "") for what in ("true", "predicted")]
-    ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=names[0], ylabel=names[1])
-    # Below the label of the axis: inside, it would hide points near the diagonal.
-    ax.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        borderaxespad=4.5,
-        ncols=2,
-        frameon=False,
-        handletextpad=0.2,
-        columnspacing=1.0,
-    )
+    panel.set(xlim=ends, ylim=ends, aspect="equal")
+    label_axes(panel, *names)
+    has_bars = any(len(data) == 3 for data in sets)
+    legend_below([panel], ax, figsize, title="bars: ± 1 standard deviation" if has_bars else None)
     return fig
 
 
@@ -344,9 +339,9 @@ def draw_learning_curves(
     params : dict, optional
         Further arguments of `fit`, such as ``{"size": (21, 21)}``.
     loss : bool, default False
-        Draw 1 - score on a logarithmic axis. This tells apart scores close to 1.
+        Draw 1 − score on a logarithmic axis. This tells apart scores close to 1.
     score_label, title : str, optional
-        Label of the vertical axis (default "score", or "1 - score" with `loss`) and title of the figure.
+        Label of the vertical axis (default "score", or "1 − score" with `loss`) and title of the figure.
     figsize : (float, float), optional
         Width and height of the figure, inches.
     ax : matplotlib Axes, optional
@@ -395,17 +390,15 @@ def draw_learning_curves(
             raise ValueError(msg) from error
         curves += [(label, sizes, validation)] if label else [("training", sizes, training)]
         curves += [] if label else [("cross-validation", sizes, validation)]
-    fig, ax = one_panel(ax, figsize, (ONE_COLUMN, 2.6))
+    fig, panel = one_panel(ax, figsize, (ONE_COLUMN, 2.6))
     for index, (label, sizes, scores) in enumerate(curves):
         values = np.maximum(1.0 - scores, np.finfo(float).eps) if loss else scores
         mean, std = values.mean(axis=1), values.std(axis=1)
         low = np.maximum(mean - std, mean / 10) if loss else mean - std
-        _curve(ax, sizes, mean, low, mean + std, label, **style_of(index))
-    ax.set(xlabel="training samples", ylabel=score_label or ("1 - score" if loss else "score"))
+        _curve(panel, sizes, mean, low, mean + std, label, **style_of(index))
+    label_axes(panel, "training samples", score_label or ("1 − score" if loss else "score"), title)
     if loss:
-        ax.set_yscale("log")
-    ax.grid(visible=True, alpha=0.3)
-    ax.legend()
-    if title:
-        ax.set_title(title)
+        panel.set_yscale("log")
+    panel.grid(visible=True, alpha=0.3)
+    legend_below([panel], ax, figsize)
     return fig
