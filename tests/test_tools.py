@@ -586,6 +586,44 @@ def test_maps__say_what_is_there():
     assert_allclose(image.to_rgba(image.get_array())[0, 0], [0.6, 0.6, 0.6, 1.0])
 
 
+def test_maps__name_samples_phases_and_what_black_means():
+    X = xr.DataArray(
+        np.eye(6, dtype=int)[None].repeat(3, 0), dims=("sample", "x", "y"), coords={"sample": ["A-7", "B", "C"]}
+    )
+    assert [panel.get_title() for panel in tools.draw_microstructures(X[1:]).axes] == ["B", "C"]
+    numbered = X.assign_coords(sample=[4, 8, 15]).astype(float)
+    assert [panel.get_title() for panel in tools.draw_strains(numbered[1:]).axes[:2]] == ["sample 8", "sample 15"]
+    (line,) = tools.draw_microstructures([np.array([0, 1, 1])], phases=["pore", "grain"]).axes
+    assert [text.get_text() for text in line.get_yticklabels()] == ["pore", "grain"]
+    angles = np.zeros((1, 5, 5, 3))
+    notes = []
+    for angle in (0.0, np.nan):
+        angles[0, 0, 0] = angle
+        notes.append(tools.draw_microstructures(angles, laue_groups="cubic").get_supxlabel())
+    assert ["black" in note for note in notes] == [False, True]
+
+
+def test_figures__write_powers_of_ten():
+    values = np.array([1.0, 2.0, 3.0]) * 1e9
+    fig = tools.draw_goodness_of_fit([values, values + 2e7], quantity="stiffness / Pa")
+    assert fig.legends[0].get_texts()[0].get_text().endswith("RMSE = 2 × 10⁷ Pa")
+    fig.draw_without_rendering()
+    assert "10^{9}" in fig.axes[0].xaxis.get_offset_text().get_text()
+
+
+def test_gridscores_matrix__long_values_stand_upright():
+    long = {
+        "params": [{"alpha": a, "n": n} for a in np.geomspace(1e-9, 1, 10) for n in (1, 2)],
+        "mean_test_score": np.arange(20.0),
+        "std_test_score": np.ones(20),
+    }
+    rotations = [
+        tools.draw_gridscores_matrix(results, names).axes[0].get_xticklabels()[0].get_rotation()
+        for results, names in ((RESULTS, ["n_components", "degree"]), (long, ["alpha", "n"]))
+    ]
+    assert rotations == [0, 90]
+
+
 def test_component_variance__counts_in_whole_numbers():
     fig = tools.draw_component_variance([0.9])
     assert [tick for tick in fig.axes[0].get_xticks() if 0.5 < tick < 1.5] == [1.0]

@@ -23,7 +23,7 @@ from mksdask.tools.panels import (
     maps_figure,
     phase_scale,
     scale_of,
-    titles_of,
+    titles_of_samples,
 )
 from mksdask.tools.style import styled
 
@@ -114,13 +114,14 @@ def draw_microstructures(
     values = to_numpy(microstructures, name="microstructures")
     if template is not None and phases is None:
         phases = template.attrs.get("phases")
-    titles = titles_of(labels, [f"sample {j}" for j in range(len(values))])
+    titles = titles_of_samples(labels, template, len(values))
     extent = _voxel_extent(template, values.shape[1 : values.ndim - has_angles])
     if has_angles:
         groups = [laue_groups] if isinstance(laue_groups, str) else list(laue_groups or _laue_groups(template))
         numbers = None if phase is None else to_numpy(phase, name="phase")
         colours = phase_ipf_colours(values, numbers, groups)
-        return maps_figure(list(colours), titles, extent, [], note=legend(groups), figsize=figsize, ax=ax)
+        note = legend(groups) + ("" if np.isfinite(values).all() else "; black: no orientation")
+        return maps_figure(list(colours), titles, extent, [], note=note, figsize=figsize, ax=ax)
     scales = [_microstructure_scale(values, phases)] * len(values)
     return maps_figure(list(values), titles, extent, scales, figsize=figsize, ax=ax)
 
@@ -285,7 +286,7 @@ def _draw_responses(
             "one list"
         )
         raise ValueError(msg)
-    names = titles_of(titles, [f"sample {j}" for j in range(len(values))])
+    names = titles_of_samples(titles, template, len(values))
     scale = scale_of(values, bar_label, about=None if about is None else about(values))
     extent = _voxel_extent(template, values.shape[1:])
     return maps_figure(list(values), names, extent, [scale] * len(values), figsize=figsize, ax=ax)

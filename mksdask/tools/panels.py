@@ -24,11 +24,13 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from mksdask.arrays import SPATIAL_DIMS, Array, shown
+from mksdask.arrays import SPATIAL_DIMS, Array, dims_of, shown
 from mksdask.display.cards import COLOURS, printed_unit
+from mksdask.labels import sample_index
 from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, PrintFigure
 
 MARKERS = "osD^vP*X"
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # The axes that a caller passes as `ax`.
 Panels: TypeAlias = Axes | Sequence[Axes]
 MOST_PANELS = 64
@@ -94,12 +96,17 @@ def lag_extent(template: xr.DataArray | None, lags: Sequence[int]) -> Extent:
 
 
 def fitted(text: str, inches: float) -> str:
-    """Break a long text into lines of so many inches, but not before a unit. Formulas are left as they are."""
-    letters, lines = max(8, int(inches / LETTER)), []
-    for line in text.split("\n"):
-        tied = re.sub(" ([/=]) ", "\u00a0\\1\u00a0", line)
-        lines.append(line if "$" in line else textwrap.fill(tied, letters, break_long_words=False))
+    """Break a long text into lines of so many inches, but neither in a formula nor before a unit."""
+    tied = re.sub(r"\$[^$]*\$| [/=] ", lambda found: found.group().replace(" ", "\u00a0"), text)
+    letters = max(8, int(inches / LETTER))
+    lines = [textwrap.fill(line, letters, break_long_words=False, break_on_hyphens=False) for line in tied.split("\n")]
     return "\n".join(lines).replace("\u00a0", " ")
+
+
+def number_text(value: float) -> str:
+    """Write a number with three digits, and a very large or small one with a power of ten."""
+    digits, _, power = f"{value:.3g}".partition("e")
+    return f"{digits} × 10{str(int(power)).translate(SUPERSCRIPTS)}" if power else digits
 
 
 def size_of(panel: Axes) -> tuple[float, float]:
@@ -241,6 +248,13 @@ def titles_of(titles: Sequence[str] | None, defaults: list[str]) -> list[str]:
     return defaults if titles is None else list(titles)
 
 
+def titles_of_samples(titles: Sequence[str] | None, samples: Any, n: int) -> list[str]:
+    """Return the titles that the caller gave, otherwise the labels of the samples or their numbers."""
+    index = sample_index(samples) if "sample" in dims_of(samples) else None
+    labels = range(n) if index is None else index
+    return titles_of(titles, [label if isinstance(label, str) else f"sample {label}" for label in labels])
+
+
 def names_of_sets(sets: Sequence[Any], labels: Sequence[str] | None, what: str) -> list[str]:
     """Return one name for each set of data. The names are empty if there are no labels.
 
@@ -325,6 +339,8 @@ def draw_maps(axes: Sequence[Axes], field: Array, extent: Extent, scale: Scale |
         bottom, top = _limits(scale.norm)
         margin = 0.05 * (top - bottom)
         axes[0].set(xlabel=extent.label(0), ylabel=scale.label, ylim=(bottom - margin, top + margin))
+        if scale.names:
+            axes[0].set_yticks(range(len(scale.names)), labels=scale.names)
         return
     for panel, (image, (right, down)) in zip(axes, _slices(field, dim), strict=True):
         panel.imshow(
@@ -405,7 +421,7 @@ def maps_figure(
     for unused in panels[n:].ravel():
         unused.remove()
     if note and ax is None:
-        fig.supxlabel(fitted(note, fig.get_figwidth()), fontsize=6.5)
+        fig.supxlabel(fitted(note, 1.2 * fig.get_figwidth()), fontsize=6.5)
     if dim > 1:
         for _, group in groupby(range(n), key=lambda index: id(of_fields[index])):
             chosen = list(group)

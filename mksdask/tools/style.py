@@ -24,6 +24,9 @@ R = TypeVar("R")
 ONE_COLUMN, TWO_COLUMNS = 3.46, 7.09
 #: Settings of matplotlib for figures in print. Fonts are in points at these widths, and none is below 6.
 PRINT: Any = {
+    # Numbers are written in full, or as a power of ten.
+    "axes.formatter.use_mathtext": True,
+    "axes.formatter.useoffset": False,
     "axes.grid": False,
     "axes.labelsize": 7.5,
     "axes.linewidth": 0.6,

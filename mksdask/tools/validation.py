@@ -15,7 +15,19 @@ from mksdask.arrays import Array, ArrayLike, numbers_argument, shown, to_numpy
 from mksdask.labels import matched_values, sample_index
 from mksdask.reduction.shared import SharedStatistics
 from mksdask.schema.arguments import checked
-from mksdask.tools.panels import label_axes, legend_below, names_of_sets, new_figure, one_panel, scale_of, style_of
+from mksdask.tools.panels import (
+    LABELS,
+    LETTER,
+    label_axes,
+    legend_below,
+    names_of_sets,
+    new_figure,
+    number_text,
+    one_panel,
+    room_of,
+    scale_of,
+    style_of,
+)
 from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, styled
 
 
@@ -153,6 +165,11 @@ def draw_gridscores(
     return fig
 
 
+def _value_text(value: Any) -> str:
+    """Write a value of a parameter: a float with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 @checked
 @styled
 def draw_gridscores_matrix(
@@ -205,14 +222,16 @@ def draw_gridscores_matrix(
         raise ValueError(msg)
     fig = new_figure(*(figsize or (TWO_COLUMNS, 1.2 + 0.4 * len(rows))))
     axes = fig.subplots(1, 2, sharey=True)
+    across_texts = [_value_text(value) for value in columns]
+    is_long = len(columns) * (1 + max(map(len, across_texts))) * LETTER > room_of(axes[0])[0] - LABELS
     panels = [("mean_test_score", score_label), ("std_test_score", "standard deviation")]
     for ax, (key, title) in zip(axes, panels, strict=True):
         matrix = np.full((len(rows), len(columns)), np.nan)
         matrix[np.searchsorted(rows, up), np.searchsorted(columns, across)] = np.asarray(results[key], dtype=float)
         scale = scale_of(matrix)
         ax.imshow(matrix, origin="lower", cmap=scale.colours, norm=scale.norm, aspect="auto", interpolation="none")
-        ax.set_xticks(range(len(columns)), labels=[f"{v}" for v in columns])
-        ax.set_yticks(range(len(rows)), labels=[f"{v}" for v in rows])
+        ax.set_xticks(range(len(columns)), labels=across_texts, rotation=90 if is_long else 0)
+        ax.set_yticks(range(len(rows)), labels=[_value_text(value) for value in rows])
         ax.set(xlabel=names[0], title=title)
         fig.colorbar(ScalarMappable(scale.norm, scale.colours), ax=ax, pad=0.02)
     axes[0].set_ylabel(names[1])
@@ -301,7 +320,7 @@ def _errors(data: Array, unit: str) -> str:
     truth, error = data[0], data[1] - data[0]
     variance = float(np.mean((truth - truth.mean()) ** 2))
     r2 = f"R² = {1.0 - float(np.mean(error**2)) / variance:.4f}\n" if variance > 0.0 else ""
-    return f"{r2}RMSE = {np.sqrt(np.mean(error**2)):.3g} {unit}".rstrip()
+    return f"{r2}RMSE = {number_text(np.sqrt(np.mean(error**2)))} {unit}".rstrip()
 
 
 @checked
