@@ -33,7 +33,8 @@ from mksdask.storage.atomic import Location, Url, check_apart, check_outside
 from mksdask.storage.microstructures import open_store
 from mksdask.storage.sources import chain_of
 from mksdask.storage.staging import check_file, staged_file
-from mksdask.tools.panels import legend_below, new_figure, style_of
+from mksdask.tools.layout import legend_below
+from mksdask.tools.panels import one_panel, panel_grid, style_of
 from mksdask.tools.style import TWO_COLUMNS, styled
 
 # What tells a page of this command from those of others.
@@ -183,8 +184,7 @@ def _curves(statistics: xr.DataArray, names: Sequence[str], unit: str) -> Figure
     """Draw the radial average of each autocorrelation."""
     found = radial_average(statistics)
     distance = next(dim for dim in found.dims if dim != "pair")
-    figure = new_figure(TWO_COLUMNS, 2.6)
-    panel = figure.subplots()
+    figure, panel = one_panel(None, None, (TWO_COLUMNS, 2.6))
     for h, name in enumerate(names):
         panel.plot(found[distance], found.isel(pair=h), label=name, **style_of(h))
     panel.set(xlabel=f"distance / {unit}", ylabel="2-point statistics", ylim=(0.0, None))
@@ -215,21 +215,18 @@ def _chords(X: xr.DataArray, names: Sequence[str], unit: str, dims: Sequence[str
 @styled
 def _histograms(figures: Sequence[tuple[str, Any, Any]], dims: Sequence[str], unit: str) -> Figure:
     columns = min(3, len(figures))
-    rows = -(-len(figures) // columns)
-    figure = new_figure(TWO_COLUMNS, 2.3 * rows)
-    panels = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    for panel, (name, lengths, by_axis) in zip(panels, figures, strict=False):
+    size = TWO_COLUMNS, 2.3 * -(-len(figures) // columns)
+    figure, panels = panel_grid(None, len(figures), columns, size)
+    for panel, (name, lengths, by_axis) in zip(panels, figures, strict=True):
         for axis, (at, n) in enumerate(zip(lengths, by_axis, strict=True)):
             last = 1 + int(np.searchsorted(np.cumsum(n), 0.999 * n.sum()))
             there = np.flatnonzero(n[:last])
             shares, color = n[there] / max(1, n.sum()), style_of(axis)["color"]
             panel.plot(at[there], shares, label=f"along {dims[axis]}", color=color)
         panel.set(title=name, xlabel=f"length / {unit}", yscale="log")
-    for unused in panels[len(figures) :]:
-        unused.remove()
-    for leftmost in panels[: len(figures) : columns]:
+    for leftmost in panels[::columns]:
         leftmost.set_ylabel("share of the chords")
-    legend_below([panels[0]], None, None)
+    legend_below(panels[:1], None, None)
     return figure
 
 

@@ -15,7 +15,8 @@ from mksdask.display.cards import printed_unit
 from mksdask.schema.arguments import checked
 from mksdask.stats.correlation import correlate
 from mksdask.stats.radial import as_statistics, radial_average, specific_surface
-from mksdask.tools.panels import label_axes, legend_below, one_panel, style_of
+from mksdask.tools.layout import label_axes, legend_below
+from mksdask.tools.panels import one_panel, style_of
 from mksdask.tools.style import ONE_COLUMN, styled
 
 # The slope of an autocorrelation at distance 0 over the specific surface, by number of axes (Debye).

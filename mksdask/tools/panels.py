@@ -5,8 +5,6 @@ All maps are drawn as an image is shown: the first axis runs to the right, and t
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,24 +18,21 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from mksdask.arrays import SPATIAL_DIMS, Array, dims_of, shown
 from mksdask.display.cards import COLOURS, printed_unit
 from mksdask.labels import sample_index
+from mksdask.tools.layout import LABELS, LETTER, LINE, fitted, legend_below, room_of, size_of
 from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, PrintFigure
 
 MARKERS = "osD^vP*X"
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # The axes that a caller passes as `ax`.
 Panels: TypeAlias = Axes | Sequence[Axes]
 MOST_PANELS = 64
-# Inches: the least width of a panel, the most height of one, and the room of labels, of a colour bar and of a line.
-PANEL, TALLEST, LABELS, BAR, LINE = 1.05, 2.4, 0.45, 0.55, 0.16
-# Inches: the width of a letter of titles, of a colour bar, and of what stands beside a name in a legend.
-LETTER, THICK, KEY = 0.075, 0.07, 0.4
+# Inches: the least width of a panel, the most height of one, the room of a colour bar, and its width.
+PANEL, TALLEST, BAR, THICK = 1.05, 2.4, 0.55, 0.07
 
 
 @dataclass(frozen=True)
@@ -95,86 +90,6 @@ def lag_extent(template: xr.DataArray | None, lags: Sequence[int]) -> Extent:
     return Extent.of(positions, dims, units)
 
 
-def fitted(text: str, inches: float) -> str:
-    """Break a long text into lines of so many inches, but neither in a formula nor before a unit."""
-    tied = re.sub(r"\$[^$]*\$| [/=] ", lambda found: found.group().replace(" ", "\u00a0"), text)
-    letters = max(8, int(inches / LETTER))
-    lines = [textwrap.fill(line, letters, break_long_words=False, break_on_hyphens=False) for line in tied.split("\n")]
-    return "\n".join(lines).replace("\u00a0", " ")
-
-
-def number_text(value: float) -> str:
-    """Write a number with three digits, and a very large or small one with a power of ten."""
-    digits, _, power = f"{value:.3g}".partition("e")
-    return f"{digits} × 10{str(int(power)).translate(SUPERSCRIPTS)}" if power else digits
-
-
-def size_of(panel: Axes) -> tuple[float, float]:
-    """Width and height in inches of the figure, or part of one, in which a panel is."""
-    fig = cast("Figure", panel.get_figure())
-    return fig.bbox.width / fig.dpi, fig.bbox.height / fig.dpi
-
-
-def room_of(panel: Axes, n_panels: int = 1) -> tuple[float, float]:
-    """Width of some panels of a row, and height of one, in inches: what the grid of a figure leaves to them."""
-    (width, height), spec = size_of(panel), panel.get_subplotspec()
-    rows, columns = (1, 1) if spec is None else spec.get_gridspec().get_geometry()
-    return (width * n_panels - LABELS) / columns, (height - LABELS) / rows
-
-
-def label_axes(panel: Axes, x: str, y: str, title: str | None = None) -> None:
-    """Name the axes of a panel, and the panel, in lines that fit."""
-    width, height = room_of(panel)
-    panel.set(xlabel=fitted(x, width), ylabel=fitted(y, 0.8 * height))
-    if isinstance(locator := panel.xaxis.get_major_locator(), MaxNLocator):
-        # As with maps, the number of ticks is fixed.
-        locator.set_params(nbins=min(8, max(2, int(width / 0.4))))
-    if title:
-        panel.set_title(fitted(title, width))
-
-
-def legend_below(
-    panels: Sequence[Axes], ax: Any, figsize: Any, handles: Sequence[Any] | None = None, *, title: str | None = None
-) -> None:
-    """Add a legend below the panels, because inside it could hide data. It names what the first panel shows.
-
-    A new figure is made higher by the legend, if its caller gave neither `ax` nor `figsize`.
-    """
-    fig = cast("Figure", panels[0].get_figure())
-    given = panels[0].get_legend_handles_labels()[0] if handles is None else handles
-    if not given:
-        return
-    width = fig.get_figwidth() if ax is None else room_of(panels[0], len(panels))[0]
-    names = [fitted(str(handle.get_label()), width - KEY) for handle in given]
-    size = mpl.rcParams["legend.fontsize"]
-    widths = [
-        KEY + max(TextPath((0, 0), line, size).get_extents().width for line in name.split("\n")) / 72 for name in names
-    ]
-    # As many columns as fit. Matplotlib fills one after the other.
-    fits = (k for k in range(len(names), 1, -1) if sum(max(part) for part in np.array_split(widths, k)) <= width)
-    columns = next(fits, 1)
-    options: Any = {
-        "handles": given,
-        "labels": names,
-        "ncols": columns,
-        "frameon": False,
-        "columnspacing": 1.0,
-        "title": title,
-    }
-    if ax is not None:
-        # Below the numbers and the name of the axis of the lowest panels.
-        heights = np.array([panel.get_position(original=True).y0 for panel in panels])
-        lowest = np.flatnonzero(heights < heights.min() + 1e-3)
-        panels[lowest[(len(lowest) - 1) // 2]].legend(
-            loc="upper center", bbox_to_anchor=(0.5, 0.0), borderaxespad=4.5, **options
-        )
-        return
-    fig.legend(loc="outside lower center", **options)
-    if figsize is None:
-        lines = max(name.count("\n") + 1 for name in names) * -(-len(names) // columns) + bool(title)
-        fig.set_figheight(fig.get_figheight() + LINE * lines)
-
-
 def new_figure(width: float, height: float, *, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
     """Make an empty figure in the style of the package. It is not registered with pyplot."""
     return PrintFigure(figsize=(width, height), layout=layout, dpi=150)
@@ -205,6 +120,29 @@ def axes_argument(ax: Any, number: int) -> NDArray[Any]:
         msg = f"ax must hold {number} axes, one for each panel, got {len(given)}"
         raise ValueError(msg)
     return given
+
+
+def panel_grid(
+    ax: Any,
+    number: int,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    is_images: bool = False,
+    sharex: bool = False,
+    sharey: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels, in rows: the axes that the caller gives, or those of a new figure."""
+    if ax is not None:
+        given = list(axes_argument(ax, number))
+        return cast("Figure", given[0].get_figure()), given
+    # Images of one shape stand close together, and colour bars are as high as they are.
+    fig = new_figure(*size, layout="compressed" if is_images else "constrained")
+    rows = -(-number // columns)
+    panels = fig.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
+    for unused in panels[number:]:
+        unused.remove()
+    return fig, list(panels[:number])
 
 
 def one_panel(
@@ -404,29 +342,22 @@ def maps_figure(
         raise ValueError(msg)
     slices, columns = 3 if dim == 3 else 1, columns or _columns(n, dim)
     of_fields: list[Scale | None] = [*scales] or [None] * n
-    if ax is None:
-        size = figsize or _size_of(titles, columns, extent, of_fields)
-        # Images of one shape stand close together, and colour bars are as high as they are.
-        fig: Figure = new_figure(*size, layout="compressed" if dim == 2 else "constrained")
-        panels = np.asarray(fig.subplots(-(-n // columns), columns * slices, squeeze=False)).reshape(-1, slices)
-    else:
-        given = axes_argument(ax, n * slices)
-        panels, fig = given.reshape(n, slices), cast("Figure", given[0].get_figure())
+    size = figsize or _size_of(titles, columns, extent, of_fields)
+    fig, given = panel_grid(ax, n * slices, columns * slices, size, is_images=dim == 2)
+    panels = [given[start : start + slices] for start in range(0, n * slices, slices)]
     for index, (field, title, scale) in enumerate(zip(fields, titles, of_fields, strict=True)):
-        draw_maps(list(panels[index]), field, extent, scale, title)
+        draw_maps(panels[index], field, extent, scale, title)
         if ax is None:
             is_alone = dim == 1 and of_fields[index] is not of_fields[index - 1]
             is_left = index % columns == 0 or is_alone
-            _share_axes(list(panels[index]), is_left=is_left, is_lowest=index + columns >= n)
-    for unused in panels[n:].ravel():
-        unused.remove()
+            _share_axes(panels[index], is_left=is_left, is_lowest=index + columns >= n)
     if note and ax is None:
         fig.supxlabel(fitted(note, 1.2 * fig.get_figwidth()), fontsize=6.5)
     if dim > 1:
         for _, group in groupby(range(n), key=lambda index: id(of_fields[index])):
             chosen = list(group)
             is_last = chosen[-1] == n - 1 or (chosen[-1] + 1) % columns == 0
-            scale, shown_on = of_fields[chosen[0]], list(panels[chosen].ravel())
+            scale, shown_on = of_fields[chosen[0]], [panel for index in chosen for panel in panels[index]]
             if scale is not None and scale.names:
                 legend_below(shown_on, ax, figsize, _patches(scale))
             elif scale is not None:

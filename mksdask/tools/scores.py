@@ -12,16 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from mksdask.arrays import LABELLED, Array, ArrayLike, numbers_argument, refuse_unnumeric, shown, to_numpy
 from mksdask.display.cards import COLOURS
 from mksdask.schema.arguments import checked
-from mksdask.tools.panels import (
-    check_panels,
-    fitted,
-    label_axes,
-    legend_below,
-    names_of_sets,
-    new_figure,
-    one_panel,
-    style_of,
-)
+from mksdask.tools.layout import fitted, label_axes, legend_below
+from mksdask.tools.panels import check_panels, names_of_sets, one_panel, panel_grid, style_of
 from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, styled
 
 
@@ -203,12 +195,9 @@ def draw_evolution(
         raise ValueError(msg)
     width = figsize[0] if figsize else ONE_COLUMN if n_components == 1 else TWO_COLUMNS
     columns = min(n_components, 3, max(1, int(width / 1.6)))
-    rows = -(-n_components // columns)
-    fig = new_figure(*(figsize or (width, 2.3 * rows)))
-    panels = np.ravel(fig.subplots(rows, columns, sharex=True))
-    for unused in panels[n_components:]:
-        unused.remove()
-    for component, (panel, name) in enumerate(zip(panels[:n_components], titles, strict=True)):
+    size = figsize or (width, 2.3 * -(-n_components // columns))
+    fig, panels = panel_grid(None, n_components, columns, size, sharex=True)
+    for component, (panel, name) in enumerate(zip(panels, titles, strict=True)):
         for index, (scores, set_name) in enumerate(zip(sets, names, strict=True)):
             # Only the first panel names the sets, so that the legend of the figure lists each set once.
             name_once = set_name if component == 0 and set_name else None
@@ -222,7 +211,7 @@ def draw_evolution(
     if any(names) and legend_outside:
         fig.legend(loc="outside right upper")
     elif any(names):
-        legend_below([panels[0]], None, figsize)
+        legend_below(panels[:1], None, figsize)
     return fig
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -16,18 +16,14 @@ from mksdask.bases.gsh import GSHBasis
 from mksdask.schema.arguments import checked
 from mksdask.texture.distribution import odf, pole_figure
 from mksdask.texture.misorientations import mackenzie_density
+from mksdask.tools.layout import LINE, label_axes, legend_below, room_of
 from mksdask.tools.panels import (
-    LINE,
     Panels,
-    axes_argument,
     check_panels,
     colour_bar,
-    label_axes,
-    legend_below,
     names_of_sets,
-    new_figure,
     one_panel,
-    room_of,
+    panel_grid,
     scale_of,
     style_of,
 )
@@ -115,16 +111,10 @@ def draw_pole_figure(
     found = [_of_one(pole_figure(coefficients, basis, pole, step=FINE)) for pole in given]
     scale = scale_of(np.stack([each.values for each in found]))
     columns = min(len(found), 4)
-    rows = -(-len(found) // columns)
-    if ax is None:
-        width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
-        height = rows * ((width - 0.9) / columns + 0.25)
-        fig = new_figure(*((width, height) if figsize is None else figsize), layout="compressed")
-        panels = np.ravel(np.asarray(fig.subplots(rows, columns, squeeze=False)))
-    else:
-        panels = axes_argument(ax, len(found))
-        fig = cast("Figure", panels[0].get_figure())
-    for panel, each, title in zip(panels, found, titles, strict=False):
+    width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
+    height = -(-len(found) // columns) * ((width - 0.9) / columns + 0.25)
+    fig, panels = panel_grid(ax, len(found), columns, figsize or (width, height), is_images=True)
+    for panel, each, title in zip(panels, found, titles, strict=True):
         radius = np.sqrt(2.0) * np.sin(0.5 * each.polar.to_numpy())[:, None]
         x, y = radius * np.cos(each.azimuth.to_numpy()), radius * np.sin(each.azimuth.to_numpy())
         panel.pcolormesh(x, y, each.to_numpy(), cmap=scale.colours, norm=scale.norm, shading="gouraud", rasterized=True)
@@ -136,9 +126,7 @@ def draw_pole_figure(
         panel.text(0.0, 1.05, "y", va="top", ha="center")
         panel.set(aspect="equal", xlim=(-1.16, 1.16), ylim=(1.2, -1.04), title=title)
         panel.set_axis_off()
-    for unused in panels[len(found) :]:
-        unused.remove()
-    colour_bar(list(panels[: len(found)]), scale, DENSITY)
+    colour_bar(panels, scale, DENSITY)
     return fig
 
 
@@ -205,16 +193,11 @@ def draw_odf(
     width = figsize[0] if figsize else ONE_COLUMN if len(chosen) == 1 else TWO_COLUMNS
     # Sections are as long as they are wide, or up to four times as long.
     columns = min(len(chosen), 3, max(1, int(width * min(1.0, 1.6 * ratio))))
-    rows = -(-len(chosen) // columns)
-    if ax is None:
-        height = rows * ((width - 1.2) / columns * ratio + 0.4) + 0.3
-        fig = new_figure(*((width, height) if figsize is None else figsize), layout="compressed")
-        panels = np.ravel(np.asarray(fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)))
-    else:
-        panels = axes_argument(ax, len(chosen))
-        fig = cast("Figure", panels[0].get_figure())
+    height = -(-len(chosen) // columns) * ((width - 1.2) / columns * ratio + 0.4) + 0.3
+    size = figsize or (width, height)
+    fig, panels = panel_grid(ax, len(chosen), columns, size, is_images=True, sharex=True, sharey=True)
     x, y = np.rad2deg(phi1), np.rad2deg(tilt)
-    for number, (panel, section) in enumerate(zip(panels, chosen, strict=False)):
+    for number, (panel, section) in enumerate(zip(panels, chosen, strict=True)):
         values = found[:, :, number].T
         panel.pcolormesh(x, y, values, cmap=scale.colours, norm=scale.norm, shading="gouraud", rasterized=True)
         if values.min() < 1 < values.max():
@@ -228,9 +211,7 @@ def draw_odf(
             panel.set_xlabel("φ₁ / °")
         if ax is not None or number % columns == 0:
             panel.set_ylabel("Φ / °")
-    for unused in panels[len(chosen) :]:
-        unused.remove()
-    colour_bar(list(panels[: len(chosen)]), scale, DENSITY)
+    colour_bar(panels, scale, DENSITY)
     return fig
 
 

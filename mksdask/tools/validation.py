@@ -15,19 +15,8 @@ from mksdask.arrays import Array, ArrayLike, numbers_argument, shown, to_numpy
 from mksdask.labels import matched_values, sample_index
 from mksdask.reduction.shared import SharedStatistics
 from mksdask.schema.arguments import checked
-from mksdask.tools.panels import (
-    LABELS,
-    LETTER,
-    label_axes,
-    legend_below,
-    names_of_sets,
-    new_figure,
-    number_text,
-    one_panel,
-    room_of,
-    scale_of,
-    style_of,
-)
+from mksdask.tools.layout import LABELS, LETTER, label_axes, legend_below, number_text, room_of
+from mksdask.tools.panels import names_of_sets, new_figure, one_panel, scale_of, style_of
 from mksdask.tools.style import ONE_COLUMN, TWO_COLUMNS, styled
 
 
