@@ -52,8 +52,6 @@ draw_components_scatter(
     [f"grains {shape}" for shape in shapes],
     ax=scores,
 )
-# Below the panel it hides no point.
-scores.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize="x-small", frameon=False)
 draw_goodness_of_fit(
     [C11[~test], model.predict(X[~test])], [C11[test], model.predict(X[test])], quantity="$C_{11}$ / GPa", ax=property_
 )

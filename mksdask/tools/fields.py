@@ -79,7 +79,7 @@ def draw_microstructures(
     microstructures : array, shape (n_samples, *spatial)
         Samples. All of them are drawn, so pass a few. A 3D sample is drawn as three central slices.
     labels : sequence of str, optional
-        Title of each sample.
+        Title of each sample. Default: its label in a DataArray, or its number.
     phases : sequence of str, optional
         Names of the phases. Default: the ``phases`` attribute of a DataArray, or the phase numbers.
     laue_groups : str or sequence of str, optional
