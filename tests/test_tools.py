@@ -32,6 +32,7 @@ from mksdask.stats import (
     specific_surface,
 )
 from mksdask.texture import misorientation_density, texture_coefficients
+from mksdask.tools.layout import fitted
 from tests.helpers import computes
 
 
@@ -601,6 +602,15 @@ def test_maps__name_samples_phases_and_what_black_means():
         angles[0, 0, 0] = angle
         notes.append(tools.draw_microstructures(angles, laue_groups="cubic").get_supxlabel())
     assert ["black" in note for note in notes] == [False, True]
+
+
+def test_texts__are_broken_neither_in_formulas_nor_before_units():
+    assert fitted(r"predicted $C_{11}$ / GPa", 1.5) == r"predicted $C_{11}$ / GPa"
+    assert fitted(r"stress $\sigma_{eq} = \sqrt{3 J_2}$ of it / MPa", 1.0).split("\n") == [
+        "stress",
+        r"$\sigma_{eq} = \sqrt{3 J_2}$",
+        "of it / MPa",
+    ]
 
 
 def test_figures__write_powers_of_ten():

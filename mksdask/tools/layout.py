@@ -15,16 +15,20 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+FORMULA, NAME, SIGNS = re.compile(r"\$[^$]*\$"), re.compile(r"\\[a-zA-Z]+"), re.compile(r"[{}_^$]")
 # Inches: the room of labels and of a line, the width of a letter of titles, and that of a handle in a legend.
 LABELS, LINE, LETTER, KEY = 0.45, 0.16, 0.075, 0.4
 
 
 def fitted(text: str, inches: float) -> str:
     """Break a long text into lines of so many inches, but neither in a formula nor before a unit."""
-    tied = re.sub(r"\$[^$]*\$| [/=] ", lambda found: found.group().replace(" ", "\u00a0"), text)
+    formulas = iter(FORMULA.findall(text))
+    # A formula is drawn in about as many letters as it has without its signs.
+    tied = FORMULA.sub(lambda found: "\ue000" * max(1, len(SIGNS.sub("", NAME.sub("x", found.group())))), text)
+    tied = re.sub(" ([/=]) ", "\u00a0\\1\u00a0", tied)
     letters = max(8, int(inches / LETTER))
     lines = [textwrap.fill(line, letters, break_long_words=False, break_on_hyphens=False) for line in tied.split("\n")]
-    return "\n".join(lines).replace("\u00a0", " ")
+    return re.sub("\ue000+", lambda _: next(formulas), "\n".join(lines).replace("\u00a0", " "))
 
 
 def number_text(value: float) -> str:
