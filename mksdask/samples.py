@@ -7,13 +7,14 @@ phases or angles and no basis, takes a `Grid` alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import DTypeLike
 
 from mksdask.arrays import (
     SPATIAL_DIMS,
@@ -31,8 +32,9 @@ from mksdask.arrays import (
 )
 from mksdask.bases.base import Basis
 from mksdask.bases.given import local_states, trailing_axes
-from mksdask.compute.blocks import check_whole_samples
+from mksdask.compute.blocks import check_whole_samples, map_samples
 from mksdask.compute.graph import check_known, stored_array
+from mksdask.compute.plans import SampleWork
 from mksdask.grid import Grid as Grid
 from mksdask.labels import matched, sample_index
 
@@ -163,6 +165,31 @@ class Samples:
         """Bytes of one sample, with its own mask if it has one."""
         own = int(np.prod(self.data.shape[1:])) * self.data.dtype.itemsize
         return own + (0 if self.masks is None else int(np.prod(self.spatial)) * self.masks.dtype.itemsize)
+
+    def mapped(
+        self,
+        kernel: Callable[..., Array],
+        *,
+        tail: Sequence[int],
+        dtype: DTypeLike,
+        name: str,
+        work: SampleWork | None = None,
+    ) -> Any:
+        """Apply a kernel to the samples and their confidence, lazily if one of them is lazy.
+
+        Parameters
+        ----------
+        kernel : callable
+            ``kernel(block, masks)`` takes the samples of a block and their masks, or None. If all samples share one
+            mask, it is called as ``kernel(block, None, mask)``.
+        tail, dtype, name
+            As in `map_samples`.
+        work : SampleWork, optional
+            What a task takes. Chunks that do not fit are cut. Default: all fit.
+        """
+        data = self.data if work is None else work.fitting(self.data)
+        shared = (self.confidence,) if self.has_shared_mask else ()
+        return map_samples(kernel, data, self.masks, tail=tail, dtype=dtype, name=name, shared=shared)
 
     def require(self, least: int = 1) -> Samples:
         """Return the samples themselves, after a check that their number is known and at least `least`.

@@ -33,7 +33,7 @@ AREA_OF_CROSSINGS = {1: 1.0, 2: np.pi / 2.0, 3: 2.0}
 MOST_SHELLS = 1_000_000
 
 
-def n_lag_axes(shape: Sequence[int], n_spatial: int | None, *, name: str = "statistics") -> int:
+def _n_lag_axes(shape: Sequence[int], n_spatial: int | None) -> int:
     """Return the number of lag axes of statistics without labels, (*lags, n_pairs) or (n_samples, *lags, n_pairs).
 
     Parameters
@@ -42,8 +42,6 @@ def n_lag_axes(shape: Sequence[int], n_spatial: int | None, *, name: str = "stat
         Shape of the statistics.
     n_spatial : int or None
         The number, if the caller gave it.
-    name : str
-        Name of the argument in errors.
 
     Raises
     ------
@@ -55,13 +53,14 @@ def n_lag_axes(shape: Sequence[int], n_spatial: int | None, *, name: str = "stat
     if n_spatial is None and len(possible) == 2:
         fewer, more = possible
         msg = (
-            f"{name} of shape {tuple(shape)} can be read in two ways; pass n_spatial={more} if it is (*lags, n_pairs) "
-            f"of one sample with {more} axes of lags, or n_spatial={fewer} if it is (n_samples, *lags, n_pairs)"
+            f"statistics of shape {tuple(shape)} can be read in two ways; pass n_spatial={more} if it is "
+            f"(*lags, n_pairs) of one sample with {more} axes of lags, or n_spatial={fewer} if it is "
+            "(n_samples, *lags, n_pairs)"
         )
         raise ValueError(msg)
     if not possible or n_spatial not in (None, *possible):
         msg = (
-            f"{name} must be (*lags, n_pairs) or (n_samples, *lags, n_pairs) with 1 to 3 axes of lags; got shape "
+            f"statistics must be (*lags, n_pairs) or (n_samples, *lags, n_pairs) with 1 to 3 axes of lags; got shape "
             f"{tuple(shape)} and n_spatial={n_spatial!r}"
         )
         raise ValueError(msg)
@@ -79,7 +78,7 @@ def as_statistics(
         msg = f"statistics must hold numbers, got {shown(data)}"
         raise TypeError(msg)
     if labels is None:
-        n_lags = n_lag_axes(data.shape, n_spatial)
+        n_lags = _n_lag_axes(data.shape, n_spatial)
         dims = [f"lag_{dim}" for dim in SPATIAL_DIMS[:n_lags]]
         labels = xr.DataArray(data, dims=[*(("sample",) if data.ndim - n_lags == 2 else ()), *dims, "pair"])
     lag_dims = [str(dim) for dim in labels.dims if str(dim).startswith("lag_")]

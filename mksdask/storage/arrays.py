@@ -38,7 +38,7 @@ class _Taken(NDBuffer):
             and read.dtype == self.dtype
             and read.shape == self.shape == self._data[key].shape
             # A part of a chunk would hold the memory of all of it.
-            and read.base is not None
+            and isinstance(read.base, np.ndarray)
             and read.base.nbytes <= read.nbytes + CHECKSUM_BYTES
         ):
             self._data = read  # type: ignore[assignment]
