@@ -242,6 +242,11 @@ def _fraction_at_origin(labelled: xr.DataArray, lag_dims: Sequence[str]) -> xr.D
     return labelled.isel({dim: labelled.sizes[dim] // 2 for dim in lag_dims})
 
 
+def _of_phases(values: xr.DataArray) -> xr.DataArray:
+    """Replace what belongs to pairs of different states by NaN, if labels name the states."""
+    return values.where(values.state_1 == values.state_2) if "state_1" in values.coords else values
+
+
 @checked
 def pair_correlation(
     statistics: ArrayLike,
@@ -323,7 +328,8 @@ def specific_surface(
     Returns
     -------
     xarray.DataArray, shape (n_pairs,) or (n_samples, n_pairs)
-        Specific surface, in the inverse of the unit of the lags.
+        Specific surface, in the inverse of the unit of the lags. NaN for pairs of different states, if labels name
+        them.
 
     Raises
     ------
@@ -359,7 +365,7 @@ def specific_surface(
         crossings = crossings + 2.0 * (origin - labelled.isel(place).real) / step
     area = AREA_OF_CROSSINGS[len(lag_dims)] * crossings / len(lag_dims)
     kept = [name for name in area.coords if str(name).startswith("lag_")]
-    return area.drop_vars(kept).assign_attrs(units=f"1/{units}")
+    return _of_phases(area.drop_vars(kept)).assign_attrs(units=f"1/{units}")
 
 
 @checked
@@ -384,7 +390,7 @@ def integral_range(
     -------
     xarray.DataArray, shape (n_pairs,) or (n_samples, n_pairs)
         Integral range, in the unit of the lags to the power of the number of axes. The integral is a sum over the lags
-        of `statistics`, in which NaN does not count.
+        of `statistics`, in which NaN does not count. NaN for pairs of different states, if labels name them.
 
     References
     ----------
@@ -404,4 +410,4 @@ def integral_range(
     origin = _fraction_at_origin(labelled, lag_dims).real.drop_vars(lag_dims, errors="ignore")
     cell = float(np.prod([abs(along[1] - along[0]) for along in lags if len(along) > 1]))
     covariance = (labelled.real - origin**2) / (origin - origin**2)
-    return (covariance.sum(lag_dims) * cell).assign_attrs(units=f"{units}^{len(lag_dims)}")
+    return _of_phases(covariance.sum(lag_dims) * cell).assign_attrs(units=f"{units}^{len(lag_dims)}")
