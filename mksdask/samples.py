@@ -116,10 +116,11 @@ class Samples:
         lazy = is_lazy(given)
         # A matrix may also hold whole samples: those with one spatial axis, and one number in each voxel.
         wanted = size if size is not None or like is None else like.shape
-        is_flat = given.ndim == 2 and wanted is not None and np.size(wanted) + n_trailing > 1
+        is_flat = given.ndim == 2 and wanted is not None and len(wanted) + n_trailing > 1
         if like is not None and given.ndim == 2 and is_trial_of_dask_ml():
             _check_trial(given.shape[1], like.shape, n_trailing)
-        data, labels = _whole(given, labels, wanted, size if size is not None or not is_flat else wanted, n_trailing)
+        refuse_one_sample(given, labels, wanted, n_trailing)
+        data, labels = unfold(given, labels, wanted if is_flat else size, n_trailing=n_trailing)
         states = local_states(basis, data, labels)
         spatial = tuple(int(n) for n in data.shape[1 : data.ndim - states.state_axes])
         if 0 in spatial:
@@ -305,17 +306,6 @@ class Volume:
         return stored_array(self.data) is not None and (
             self.confidence is None or stored_array(self.confidence) is not None
         )
-
-
-def _whole(
-    data: Any, labels: xr.DataArray | None, wanted: Sequence[int] | None, size: Sequence[int] | None, n_trailing: int
-) -> tuple[Any, xr.DataArray | None]:
-    """Return whole samples, and their labels. Flat samples get the shape `size`.
-
-    `wanted` is the shape of a sample, if it is known. One sample of this shape is refused.
-    """
-    refuse_one_sample(data, labels, wanted, n_trailing)
-    return unfold(data, labels, size, n_trailing=n_trailing)
 
 
 def unfold(

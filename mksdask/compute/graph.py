@@ -272,9 +272,9 @@ def optimized_together(
     edges = {array.name: _edges(array) for array in inputs if isinstance(array, da.Array)}
     for array, cut in zip(arrays, arrays if cuts is None else cuts, strict=True):
         edges[array.name] = edges[cut.name] = _edges(cut)
-    optimized = HighLevelGraph.from_collections(
-        layer, {key: _guarded(task, edges, retries()) for key, task in dict(tasks).items()}
-    )
+    n_retries = retries()
+    guarded = {key: _guarded(task, edges, n_retries) for key, task in dict(tasks).items()}
+    optimized = HighLevelGraph.from_collections(layer, guarded)
     return {key: Delayed(key, optimized, layer=layer) for key in keys}
 
 

@@ -228,19 +228,13 @@ class FittedKernels(BaseEstimator):
         agree("size_", self.size_, self.size_ if self._reaches(self.size_) else f"{kernels.shape[:-2]} or more")
         agree("the product of _components", math.prod(self._components), kernels.shape[-1])
         agree("the number of axes of _response_labels", len(dims), len(self._components))
-        sizes, found = (
-            dict(zip(dims, self._components, strict=True)),
-            {dim: len(coord) for dim, coord in coords.items()},
-        )
+        sizes = dict(zip(dims, self._components, strict=True))
+        found = {dim: len(coord) for dim, coord in coords.items()}
         agree("the sizes of _response_labels", found, {dim: sizes.get(dim) for dim in coords})
         agree("the number of values of _mean", len(self._mean), kernels.shape[-1])
         for order, values in enumerate(self._kernels, 1):
-            n_states = len(terms(self._basis, order, kernels.shape[-1]))
-            agree(
-                f"the shape of the kernels of order {order}",
-                values.shape,
-                (*kernels.shape[:-2], n_states, kernels.shape[-1]),
-            )
+            shape = (*kernels.shape[:-2], len(terms(self._basis, order, kernels.shape[-1])), kernels.shape[-1])
+            agree(f"the shape of the kernels of order {order}", values.shape, shape)
             values.flags.writeable = False
         agree("the number of values of _ridges", len(self._ridges), len(self._kernels))
         agree("the number of values of explained_", len(self.explained_), len(self._kernels))
