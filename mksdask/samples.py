@@ -476,7 +476,9 @@ def _confidence(confidence_index: ArrayLike, n_samples: int, spatial: tuple[int,
     refuse_unnumeric(data, name="confidence_index")
     if len(spatial) > 1 and tuple(data.shape) == (n_samples, int(np.prod(spatial))):
         data, _ = unfold(data, labels, spatial, name="confidence_index")
-    check_whole_samples(data, name="confidence_index")
+    # A mask that all samples share is loaded whole, however it is cut.
+    if data.ndim > len(spatial):
+        check_whole_samples(data, name="confidence_index")
     if tuple(data.shape) not in (spatial, (n_samples, *spatial)):
         msg = (
             f"confidence_index must have shape {(n_samples, *spatial)}, or {spatial} for one mask that all samples "

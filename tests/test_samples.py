@@ -256,6 +256,7 @@ def masks():
         "other names of dims": (xr.DataArray(MASK, dims=("s", "a", "b")), MASK),
         "other names of dims, shared": (xr.DataArray(MASK[0], dims=("a", "b")), MASK[0]),
         "lazy": (da.from_array(MASK, chunks=(5, 4, 5)), MASK),
+        "lazy, shared": (da.from_array(MASK[0], chunks=(2, 3)), MASK[0]),
     }
 
 
