@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from mksdask.arrays import Array, ArrayLike, integers, shown, sizes_argument, to_numpy
 from mksdask.bases.base import Basis
 from mksdask.bases.given import GivenStates
+from mksdask.display.cards import WithCard, card, centre_of, cut_of, picture
 from mksdask.localization.expansion import FieldFFT
 from mksdask.localization.influence import Calibration, Spectra
 from mksdask.localization.response import kernels_argument, resized
@@ -22,8 +23,11 @@ from mksdask.localization.series import Term, terms
 from mksdask.samples import Grid
 from mksdask.schema import agree
 
+# A card draws at most this many kernels.
+MOST_DRAWN = 4
 
-class FittedKernels(BaseEstimator):
+
+class FittedKernels(WithCard, BaseEstimator):
     """The part of `MKSLocalizationModel` that holds and shows the kernels of all orders."""
 
     basis: Basis | None
@@ -204,6 +208,22 @@ class FittedKernels(BaseEstimator):
             raise ValueError(msg)
         self.size_ = wanted
         return self
+
+    def _card(self) -> str:
+        kernels = np.real(resized(self._kernels[0], self.size_))
+        n_spatial, states = len(self.size_), kernels.shape[len(self.size_)]
+        first = kernels.reshape(*kernels.shape[: n_spatial + 1], -1)[..., 0]
+        facts = {"size": self.size_, "states": states, "response": self._components or "one number for each voxel"}
+        if self.n_samples_seen_:
+            facts["samples seen"] = self.n_samples_seen_
+        if len(self._kernels) > 1:
+            facts["order"] = len(self._kernels)
+        if any(self._ridges):
+            facts["alpha"] = ", ".join(f"{ridge:.3g}" for ridge in self._ridges if ridge is not None)
+        maps = [(centre_of(first[..., state], n_spatial), f"α[{state}; r]") for state in range(min(MOST_DRAWN, states))]
+        pictures = [picture(*each, diverging=True) for each in maps]
+        cut = [cut_of(first, n_spatial), f"{MOST_DRAWN} of {states} states" * (states > MOST_DRAWN)]
+        return card("MKSLocalizationModel", facts, pictures, notes=[f"Drawn: {each}." for each in cut if each])
 
     def _reaches(self, size: tuple[int, ...]) -> bool:
         """Whether the kernels can be extended to a domain."""

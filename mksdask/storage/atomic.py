@@ -171,7 +171,7 @@ class Location:
         return digest.hexdigest()[:32]
 
     def newest(self) -> int:
-        """When a file here was changed last, in nanoseconds. Return 0 if the file system does not tell."""
+        """Find when a file here was changed last, in nanoseconds. Return 0 if the file system does not tell."""
         if not self.is_local:
             return 0
         newest = 0
