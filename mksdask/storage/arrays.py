@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.abc.buffer import BufferPrototype
+from zarr.buffer.cpu import Buffer, NDBuffer
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
-from zarr.core.buffer import BufferPrototype
-from zarr.core.buffer.cpu import Buffer, NDBuffer
 
 from mksdask.storage.atomic import Location
 from mksdask.storage.layouts import CHECKSUM_BYTES
