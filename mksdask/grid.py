@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from mksdask.schema.units import named_as_here
 
 # Voxel sizes with a relative difference below this number count as equal.
 SAME_SIZE = 1e-6
+# Coordinates may be rounded by this share of a voxel.
+UNEVEN = 0.1
 
 
 class Axis(NamedTuple):
@@ -99,7 +102,7 @@ class Grid:
         Raises
         ------
         ValueError
-            If a periodic axis does not exist.
+            If a periodic axis does not exist, or the numbers of a coordinate are not evenly spaced.
         """
         n = len(shape)
         if labels is None:
@@ -218,8 +221,31 @@ def _axis_of(labels: xr.DataArray, position: int) -> Axis:
     coordinate = labels.coords[name]
     step = float(coordinate.attrs.get("spacing", 1.0))
     if coordinate.size > 1:
-        step = float(coordinate[-1] - coordinate[0]) / (coordinate.size - 1)
+        step = _step_of(coordinate)
     return Axis(name, step, named_as_here(str(coordinate.attrs.get("units", "voxel"))))
+
+
+def _step_of(coordinate: xr.DataArray) -> float:
+    """Compute the step of a coordinate of several voxels.
+
+    Raises
+    ------
+    ValueError
+        If it does not hold evenly spaced numbers.
+    """
+    values = coordinate.to_numpy()
+    with suppress(TypeError, ValueError), np.errstate(invalid="ignore", over="ignore"):
+        if values.dtype.kind in "iufO":
+            places = values.astype(np.float64)
+            step = float(places[-1] - places[0]) / (len(places) - 1)
+            if (np.abs(places - places[0] - step * np.arange(len(places))) <= UNEVEN * abs(step)).all():
+                return step
+    msg = (
+        f"the coordinate {coordinate.name!r} must hold evenly spaced numbers, because all voxels have one size, got "
+        f"{values[:4].tolist()}{', …' * (len(values) > 4)}; interpolate to such voxels, or remove the coordinate by "
+        f"drop_vars({coordinate.name!r})"
+    )
+    raise ValueError(msg)
 
 
 def _periodic_axes(labels: xr.DataArray, first: int) -> list[int]:
