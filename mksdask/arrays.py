@@ -86,7 +86,7 @@ def unwrap(array: ArrayLike, *, name: str = "X") -> tuple[Any, xr.DataArray | No
     if isinstance(data._meta if isinstance(data, da.Array) else data, np.ma.MaskedArray):
         raise TypeError(_mask_message(name, is_lazy=isinstance(data, da.Array)))
     if isinstance(array, xr.DataArray):
-        return array.data, array
+        return data, array
     if isinstance(array, da.Array):
         return array, None
     if isinstance(array, zarr.Array):

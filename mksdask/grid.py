@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from mksdask.schema.units import METRES, named_as_here
 
 # Voxel sizes with a relative difference below this number count as equal.
 SAME_SIZE = 1e-6
+# Coordinates may be rounded by this share of a voxel. Those that lack a slice are a quarter of a voxel off or more.
+UNEVEN = 0.2
 
 
 class Axis(NamedTuple):
@@ -100,7 +103,7 @@ class Grid:
         Raises
         ------
         ValueError
-            If a periodic axis does not exist.
+            If a periodic axis does not exist, or the numbers of a coordinate are not evenly spaced.
         """
         n = len(shape)
         if labels is None:
@@ -249,7 +252,7 @@ def _axis_of(labels: xr.DataArray, position: int) -> Axis:
     Raises
     ------
     ValueError
-        If the coordinate has uneven steps: a position is more than half a voxel away from where even steps lead.
+        If the coordinate does not hold evenly spaced numbers.
     """
     name = str(labels.dims[position])
     if name not in labels.coords or labels.coords[name].ndim != 1:
@@ -257,16 +260,31 @@ def _axis_of(labels: xr.DataArray, position: int) -> Axis:
     coordinate = labels.coords[name]
     step = float(coordinate.attrs.get("spacing", 1.0))
     if coordinate.size > 1:
-        step = float(coordinate[-1] - coordinate[0]) / (coordinate.size - 1)
-        places = np.asarray(coordinate, dtype=np.float64)
-        if (abs(places - (places[0] + step * np.arange(places.size))) > 0.5 * abs(step)).any():
-            begin = ", ".join(f"{place:g}" for place in places[:4])
-            msg = (
-                f"the coordinate {name!r} has uneven steps: it begins with {begin}; resample the data, or "
-                f"drop the coordinate, such as with .drop_vars({name!r})"
-            )
-            raise ValueError(msg)
+        step = _step_of(coordinate)
     return Axis(name, step, named_as_here(str(coordinate.attrs.get("units", "voxel"))))
+
+
+def _step_of(coordinate: xr.DataArray) -> float:
+    """Compute the step of a coordinate of several voxels.
+
+    Raises
+    ------
+    ValueError
+        If it does not hold evenly spaced numbers.
+    """
+    values = coordinate.to_numpy()
+    with suppress(TypeError, ValueError), np.errstate(invalid="ignore", over="ignore"):
+        if values.dtype.kind in "iufO":
+            places = values.astype(np.float64)
+            step = float(places[-1] - places[0]) / (len(places) - 1)
+            if (np.abs(places - places[0] - step * np.arange(len(places))) <= UNEVEN * abs(step)).all():
+                return step
+    msg = (
+        f"the coordinate {coordinate.name!r} must hold evenly spaced numbers, because all voxels have one size, got "
+        f"{values[:4].tolist()}{', …' * (len(values) > 4)}; interpolate to such voxels, or remove the coordinate by "
+        f"drop_vars({coordinate.name!r})"
+    )
+    raise ValueError(msg)
 
 
 def _periodic_axes(labels: xr.DataArray, first: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import DTypeLike, NDArray
-from sklearn.base import clone
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, get_tags
@@ -32,8 +31,9 @@ from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
 from mksdask.labels import first_index, index_in_order, matched, matched_values, sample_index
 from mksdask.reduction.fit import Fit
-from mksdask.reduction.reducers import needs_targets, require_methods, set_parameter
-from mksdask.regression import KernelRegressor, borrowed, next_samples, polynomial_regression
+from mksdask.reduction.reducers import needs_targets
+from mksdask.regression import borrowed, next_samples, polynomial_regression
+from mksdask.regression.linkers import LINKERS, new_linker
 from mksdask.regression.responses import ResponsesMixin, respond_block, respond_block_with_spread, takes
 from mksdask.regression.scoring import lazy_score
 from mksdask.regression.targets import check_fits, known_targets
@@ -47,9 +47,6 @@ from mksdask.structure import MKSStructureAnalysis
 
 class MissingPropertyWarning(UserWarning):
     """Some samples of a fit have no property."""
-
-
-LINKERS: dict[str, Callable[[], Any]] = {"polynomial": polynomial_regression, "kernel": KernelRegressor}
 
 
 def _rows(array: ArrayLike, index: pd.Index | None, n_samples: int, name: str) -> Array:
@@ -251,7 +248,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         index = index_in_order(y) if statistics.index is None else statistics.index
         target = _rows(y, index, len(statistics), "y")
         is_known, targets = known_targets(target)
-        linker, options = self._linker(), {}
+        linker, options = new_linker(self.property_linker, self.degree), {}
         check_fits(targets, linker)
         if groups is not None:
             if not takes(linker.fit, "groups"):
@@ -467,27 +464,12 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
                 "linkage is blind to it; set mean_center=False, or use more pairs"
             )
 
-    def _linker(self) -> Any:
-        linker = self.property_linker
-        if linker is None or isinstance(linker, str):
-            if (linker or "polynomial") not in LINKERS:
-                msg = f"property_linker must be an estimator or one of {', '.join(LINKERS)}, got {linker!r}"
-                raise ValueError(msg)
-            linker = LINKERS[linker or "polynomial"]()
-        else:
-            remedy = f"pass a regressor or classifier, such as Ridge(), or one of {', '.join(LINKERS)}"
-            require_methods(linker, ["fit", "predict"], "property_linker", remedy)
-            linker = clone(linker, safe=False)
-        if self.degree is not None:
-            set_parameter(linker, "degree", self.degree, "property_linker")
-        return linker
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
-        linker = self.property_linker
-        if linker is None or isinstance(linker, str):
-            linker = LINKERS.get(linker or "polynomial", polynomial_regression)()
+        linker = polynomial_regression() if self.property_linker is None else self.property_linker
+        if isinstance(linker, str):
+            linker = LINKERS.get(linker, polynomial_regression)()
         if isinstance(linker, type) or not hasattr(linker, "__sklearn_tags__"):
             return tags
         linker_tags = get_tags(linker)

@@ -47,7 +47,7 @@ def sample_index(array: Any) -> pd.Index | None:
     return None if first is None else first.to_pandas_index()
 
 
-def index_in_order(y: Any, *, name: str = "y") -> pd.Index | None:
+def index_in_order(y: Any) -> pd.Index | None:
     """Find the labels of y, which is paired by position with samples that carry none.
 
     Warns
@@ -60,9 +60,9 @@ def index_in_order(y: Any, *, name: str = "y") -> pd.Index | None:
         positions = np.arange(len(index))
         if not (index == positions).all() and np.array_equal(np.sort(index), positions):
             warn_caller(
-                f"the index of {name} holds the numbers of the samples in another order, but X has no labels, so that "
-                f"they are paired by position; pass {name}.sort_index() if X is in the order of the numbers, or "
-                f"{name}.to_numpy() if not"
+                "the index of y holds the numbers of the samples in another order, but X has no labels, so that they "
+                "are paired by position; pass y.sort_index() if X is in the order of the numbers, or y.to_numpy() if "
+                "not"
             )
     return index
 

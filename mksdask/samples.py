@@ -7,13 +7,14 @@ phases or angles and no basis, takes a `Grid` alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import DTypeLike
 
 from mksdask.arrays import (
     SPATIAL_DIMS,
@@ -31,8 +32,9 @@ from mksdask.arrays import (
 )
 from mksdask.bases.base import Basis
 from mksdask.bases.given import local_states, trailing_axes
-from mksdask.compute.blocks import check_whole_samples
+from mksdask.compute.blocks import check_whole_samples, map_samples
 from mksdask.compute.graph import check_known, stored_array
+from mksdask.compute.plans import SampleWork
 from mksdask.grid import Grid as Grid
 from mksdask.labels import matched, sample_index
 
@@ -114,10 +116,11 @@ class Samples:
         lazy = is_lazy(given)
         # A matrix may also hold whole samples: those with one spatial axis, and one number in each voxel.
         wanted = size if size is not None or like is None else like.shape
-        is_flat = given.ndim == 2 and wanted is not None and np.size(wanted) + n_trailing > 1
+        is_flat = given.ndim == 2 and wanted is not None and len(wanted) + n_trailing > 1
         if like is not None and given.ndim == 2 and is_trial_of_dask_ml():
             _check_trial(given.shape[1], like.shape, n_trailing)
-        data, labels = _whole(given, labels, wanted, size if size is not None or not is_flat else wanted, n_trailing)
+        refuse_one_sample(given, labels, wanted, n_trailing)
+        data, labels = unfold(given, labels, wanted if is_flat else size, n_trailing=n_trailing)
         states = local_states(basis, data, labels)
         spatial = tuple(int(n) for n in data.shape[1 : data.ndim - states.state_axes])
         if 0 in spatial:
@@ -163,6 +166,31 @@ class Samples:
         """Bytes of one sample, with its own mask if it has one."""
         own = int(np.prod(self.data.shape[1:])) * self.data.dtype.itemsize
         return own + (0 if self.masks is None else int(np.prod(self.spatial)) * self.masks.dtype.itemsize)
+
+    def mapped(
+        self,
+        kernel: Callable[..., Array],
+        *,
+        tail: Sequence[int],
+        dtype: DTypeLike,
+        name: str,
+        work: SampleWork | None = None,
+    ) -> Any:
+        """Apply a kernel to the samples and their confidence, lazily if one of them is lazy.
+
+        Parameters
+        ----------
+        kernel : callable
+            ``kernel(block, masks)`` takes the samples of a block and their masks, or None. If all samples share one
+            mask, it is called as ``kernel(block, None, mask)``.
+        tail, dtype, name
+            As in `map_samples`.
+        work : SampleWork, optional
+            What a task takes. Chunks that do not fit are cut. Default: all fit.
+        """
+        data = self.data if work is None else work.fitting(self.data)
+        shared = (self.confidence,) if self.has_shared_mask else ()
+        return map_samples(kernel, data, self.masks, tail=tail, dtype=dtype, name=name, shared=shared)
 
     def require(self, least: int = 1) -> Samples:
         """Return the samples themselves, after a check that their number is known and at least `least`.
@@ -278,17 +306,6 @@ class Volume:
         return stored_array(self.data) is not None and (
             self.confidence is None or stored_array(self.confidence) is not None
         )
-
-
-def _whole(
-    data: Any, labels: xr.DataArray | None, wanted: Sequence[int] | None, size: Sequence[int] | None, n_trailing: int
-) -> tuple[Any, xr.DataArray | None]:
-    """Return whole samples, and their labels. Flat samples get the shape `size`.
-
-    `wanted` is the shape of a sample, if it is known. One sample of this shape is refused.
-    """
-    refuse_one_sample(data, labels, wanted, n_trailing)
-    return unfold(data, labels, size, n_trailing=n_trailing)
 
 
 def unfold(
@@ -459,7 +476,9 @@ def _confidence(confidence_index: ArrayLike, n_samples: int, spatial: tuple[int,
     refuse_unnumeric(data, name="confidence_index")
     if len(spatial) > 1 and tuple(data.shape) == (n_samples, int(np.prod(spatial))):
         data, _ = unfold(data, labels, spatial, name="confidence_index")
-    check_whole_samples(data, name="confidence_index")
+    # A mask that all samples share is loaded whole, however it is cut.
+    if data.ndim > len(spatial):
+        check_whole_samples(data, name="confidence_index")
     if tuple(data.shape) not in (spatial, (n_samples, *spatial)):
         msg = (
             f"confidence_index must have shape {(n_samples, *spatial)}, or {spatial} for one mask that all samples "

@@ -247,6 +247,31 @@ def test_map_samples__equals_the_kernel_of_all_samples(rows, other_rows):
     assert_array_equal(computed(lazy), whole)
 
 
+def test_samples__chunks_without_any_are_left_out():
+    """Most kernels do not take an empty block, or return another dtype for it, which the whole result would get."""
+
+    def ratio(x, y, shared):
+        assert len(x), "an empty block"
+        return x[:, :2] * shared + 1j * y[:, 0]
+
+    def least(x, y, shared, seen=None):
+        found = np.minimum(x.min(axis=0)[:2] * shared, y.min())
+        return found if seen is None else np.minimum(found, seen)
+
+    rows, shared = (0, 4, 0, 0, 5, 0), (np.array([1.0, 2.0]),)
+    lazy, cut = (chunked(X, rows), chunked(Y, (0, 9))), (da.from_array(*shared, chunks=1),)
+    options = {"tail": (2,), "dtype": complex, "name": "ratio"}
+    found = map_samples(ratio, *lazy, shared=cut, **options)
+    assert found.chunks == (rows, (2,))
+    assert_array_equal(computed(found), map_samples(ratio, X, Y, shared=shared, **options))
+    for chains in (None, 1, 3):
+        folded = computed(fold_samples(least, np.minimum, *lazy, name="least", shared=shared, chains=chains))
+        assert_array_equal(folded, least(X, Y, *shared))
+    none = map_samples(ratio, lazy[0][:0], lazy[1][:0], shared=shared, **options)
+    assert computed(none).dtype == complex
+    assert computed(fold_samples(lambda x: len(x), operator.add, lazy[0][:0], name="count")) == 0
+
+
 def test_map_samples__names_are_those_of_the_same_computation():
     lazy = [map_samples(np.sqrt, chunked(X, (4, 5)), tail=(3,), dtype=float, name="root") for _ in range(2)]
     assert lazy[0].name == lazy[1].name

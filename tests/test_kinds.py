@@ -143,6 +143,7 @@ def test_accessor__does_what_functions_do(case):
         assert_allclose(f.mks.radial_average(), radial_average(expected, **n), rtol=1e-12)
         assert_allclose(f.mks.specific_surface(), specific_surface(expected, **n), rtol=1e-12)
         assert_allclose(f.mks.integral_range(), integral_range(expected, **n), rtol=1e-9, atol=1e-9)
+        assert np.isnan(f.mks.integral_range()[..., f.state_1 != f.state_2]).all()
 
 
 @settings(max_examples=12, deadline=None)

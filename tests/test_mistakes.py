@@ -678,7 +678,7 @@ def test_axes__in_another_order_are_refused():
 
 def test_coordinates__of_uneven_steps_are_refused():
     volume = xr.DataArray(RNG.integers(0, 2, (9, 9)), dims=("x", "y"), coords={"x": np.arange(9.0) ** 2})
-    with pytest.raises(ValueError, match=r"'x' has uneven steps: it begins with 0, 1, 4, 9; .*\.drop_vars\('x'\)"):
+    with pytest.raises(ValueError, match=r"'x' must hold evenly spaced numbers.*got \[0\.0, 1\.0, 4\.0, 9\.0\], …;"):
         correlate_volume(volume, BASIS, cutoff=3)
     assert correlate_volume(volume.drop_vars("x"), BASIS, cutoff=3).lag_x[-1] == 3
     rounded = volume.assign_coords(x=np.round(np.arange(9) / 3, 1))

@@ -84,6 +84,30 @@ def test_grid__needs_a_coordinate_along_each_axis_to_be_measured():
     assert grid.axes[1] == Axis("y", 1.0, "voxel")
 
 
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [
+        ([0.0, 0.33, 0.67, 1.0], 1 / 3),
+        (np.array([9, 7, 5, 3], dtype="uint8"), -2.0),
+        (np.array([0, 2, 4, 6], dtype=object), 2.0),
+        ([0, 1, 2, 4], None),
+        ([0, 1, 3, 4], None),
+        ([0, 2, 1, 3], None),
+        ([0, 1, np.nan, 3], None),
+        ([False, True, False, True], None),
+        (["a", "b", "c", "d"], None),
+        (np.arange(4).astype("M8[s]"), None),
+    ],
+)
+def test_grid__coordinates_are_evenly_spaced_numbers(values, step):
+    given = labelled(X).assign_coords(x=values)
+    if step is None:
+        with pytest.raises(ValueError, match=r"the coordinate 'x' must hold evenly spaced numbers.*drop_vars\('x'\)"):
+            grid_of(given)
+    else:
+        assert grid_of(given).steps[0] == pytest.approx(step)
+
+
 @pytest.mark.parametrize("periodic_axes", [["x", "y"], [0, 1]])
 def test_grid__periodic_axes_by_name_and_by_number(periodic_axes):
     assert grid_of(labelled(X, periodic_axes=periodic_axes)).periodic == (True, True)
@@ -256,6 +280,7 @@ def masks():
         "other names of dims": (xr.DataArray(MASK, dims=("s", "a", "b")), MASK),
         "other names of dims, shared": (xr.DataArray(MASK[0], dims=("a", "b")), MASK[0]),
         "lazy": (da.from_array(MASK, chunks=(5, 4, 5)), MASK),
+        "lazy, shared": (da.from_array(MASK[0], chunks=(2, 3)), MASK[0]),
     }
 
 

@@ -226,7 +226,7 @@ def test_correlate__what_a_mask_hides_does_not_matter(hidden):
     field = basis.discretize(X)
     spoilt = np.where(c[..., None] > 0, field, hidden)
     assert_array_equal(correlate(spoilt, None, **options), correlate(field, None, **options))
-    shared = options | {"confidence_index": da.from_array(c[0])}
+    shared = options | {"confidence_index": da.from_array(c[0], chunks=2)}
     assert_array_equal(correlate(X, basis, **shared), correlate(X, basis, periodic_axes=[0], confidence_index=c[0]))
 
 

@@ -163,6 +163,9 @@ def test_reconstruct__lazy_and_labelled():
     # It is an ensemble like any other.
     again = correlate(found.microstructure, PrimitiveBasis(2))
     np.testing.assert_allclose(again.mean("sample"), wanted, atol=0.02)
+    # Statistics of a volume come in several chunks.
+    cut = reconstruct(wanted.chunk({"lag_x": 10, "lag_y": 7}), tolerance=0.02, n_samples=3, chunks=1)
+    xr.testing.assert_identical(cut.compute(), found)
 
 
 def test_reconstruct__is_one_task_for_each_chunk():

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from mksdask import create_volume, open_volume
 from mksdask.cli import main
 from mksdask.stats import mean_interval, phase_fraction_interval, representative_size, representativity
+from mksdask.stats.spectral_density import Waves
 from tests.helpers import computes
 
 PIECES = np.kron(np.random.default_rng(0).integers(0, 2, (50, 40)), np.ones((4, 4), int))
@@ -65,7 +66,7 @@ def test_interval__holds_the_fraction_as_often_as_it_says():
 
 def test_waves__are_means_of_cosines_over_cells():
     for n, size, wraps in ((70, 3, False), (64, 2, True), (9, 1, True), (10, 4, False)):
-        waves = representativity._Waves.of(n, size, 0.5, wraps=wraps)
+        waves = Waves.of(n, size, 0.5, wraps=wraps)
         places, starts = np.arange(n) + 0.5, np.arange(0, n, size)
         for number, (means, frequency) in enumerate(zip(waves.means, waves.frequencies, strict=True)):
             wave = np.cos if not wraps or number % 2 or not number else np.sin

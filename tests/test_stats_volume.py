@@ -256,6 +256,18 @@ def test_boxes__of_stored_arrays_are_known(data):
 
 
 @pytest.mark.parametrize(
+    "part", [-1, 4, [0, 4], np.array([0, -1]), np.array([True, False, True, False]), slice(None, None, -1)]
+)
+@pytest.mark.parametrize("first", [0, 5])
+def test_boxes__never_read_beyond_their_ends(first, part):
+    box = stored_array(da.from_zarr(STORED)[first : first + 4])
+    with pytest.raises(IndexError, match="is not a part of a box of 4 voxels"):
+        box[part]
+    assert_array_equal(box[[3, 0]], STORED[...][[first + 3, first]])
+    assert box[np.arange(0)].shape == (0, 11)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda V: V[::2],

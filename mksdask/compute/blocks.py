@@ -8,6 +8,7 @@ cut in another way, such as into tiles or pencils of a volume, or into slabs of 
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -91,10 +92,19 @@ class AlignedTask:
 
 
 class _BlockTask(AlignedTask):
-    """A task on blocks that `blockwise` may have wrapped in lists. Before them stands the range of their samples."""
+    """A task on blocks that `blockwise` may have wrapped in lists. Before them stands the range of their samples.
+
+    `empty` is the result for a chunk without samples, which many kernels do not take. None calls the kernel.
+    """
+
+    def __init__(self, kernel: Callable[..., Any], stage: str, empty: NDArray[Any] | None = None) -> None:
+        super().__init__(kernel, stage)
+        self.empty = empty
 
     def __call__(self, *blocks: Any, **options: Any) -> Any:
         (span,), *values = blocks
+        if span.start == span.stop and self.empty is not None:
+            return self.empty
         part = samples_text(span.start, span.stop)
         return super().__call__(*map(_whole, values), part=part, **options)
 
@@ -134,7 +144,7 @@ def map_samples(
         dtype of the result.
     name : str
         Name of the stage, as the dashboard shows it.
-    shared : sequence of dask arrays of one chunk or ndarrays
+    shared : sequence of ndarray or dask array
         Further arguments, which are the same for each chunk. The graph holds them once, not in each task.
     options : mapping, optional
         Keyword arguments, which are the same for each chunk, such as fitted estimators. The graph holds them once.
@@ -144,7 +154,8 @@ def map_samples(
         return _called(kernel, arrays, shared, **(options or {}))
     # They are pure, so their names depend on their values alone, and a run that was killed is recognized.
     constants = {key: delayed(value, name=f"{key}-{token_of(value)}") for key, value in (options or {}).items()}
-    return _for_each_chunk(kernel, arrays, shared, constants, tail, dtype, name, token=name)
+    task = _BlockTask(kernel, name, np.empty((0, *tail), dtype=dtype))
+    return _for_each_chunk(task, arrays, shared, constants, tail, dtype, token=name)
 
 
 def fold_samples(
@@ -175,8 +186,8 @@ def fold_samples(
     Returns
     -------
     Delayed, or the value for NumPy input
-        Values are merged in a binary tree, which depends on the number of chunks alone. The tasks have new names in
-        each call.
+        Values are merged in a binary tree, which depends on the number of chunks alone. Chunks without samples do not
+        count, unless there are no others. The tasks have new names in each call.
     """
     start = () if chains is None else (None,)
     if not _any_lazy(arrays):
@@ -184,20 +195,20 @@ def fold_samples(
     token = uuid.uuid4().hex
     whole = delayed(partial(kernel, **options), name=f"{name}-kernel-{token}") if options else kernel
     if chains is None:
-        task, constants = (_applied, {"kernel": whole}) if options else (kernel, {})
+        called, constants = (_applied, {"kernel": whole}) if options else (kernel, {})
         arrays, shared = (tuple(map(_renamed, group)) for group in (arrays, shared))
-        found = _for_each_chunk(task, arrays, shared, constants, (), object, name, name=f"{name}-{token}")
-        return _merged(list(optimized_together(found).values()), merge, f"{name}-{token}")
+        task = _BlockTask(called, name)
+        found = _for_each_chunk(task, arrays, shared, constants, (), object, name=f"{name}-{token}")
+        return _merged([value for value, _ in _with_samples(found)], merge, f"{name}-{token}")
     # One task packs the blocks of a chunk, so that tasks on which several arrays depend run once.
-    packed = _for_each_chunk(_packed, arrays, shared, {}, (), object, name, name=f"{name}-data-{token}")
-    chunks, values = list(optimized_together(packed, inputs=arrays).values()), []
-    edges = np.cumsum((0, *packed.chunks[0])).tolist()
+    packed = _for_each_chunk(_BlockTask(_packed, name), arrays, shared, {}, (), object, name=f"{name}-data-{token}")
+    chunks, values = _with_samples(packed, inputs=arrays), []
     absorb = delayed(AlignedTask(_absorbed, name), name=f"{name}-absorb-kernel-{token}")
     for chain in np.array_split(np.arange(len(chunks)), min(chains, len(chunks))):
         value = None
         for number in chain:
-            part = samples_text(edges[number], edges[number + 1])
-            value = absorb(whole, chunks[number], value, part=part, dask_key_name=f"{name}-{token}-{number}")
+            chunk, part = chunks[number]
+            value = absorb(whole, chunk, value, part=part, dask_key_name=f"{name}-{token}-{number}")
         values.append(value)
     return _merged(values, merge, f"{name}-{token}")
 
@@ -380,19 +391,17 @@ def _any_lazy(arrays: Sequence[Any]) -> bool:
 
 
 def _for_each_chunk(
-    kernel: Callable[..., Any],
+    task: _BlockTask,
     arrays: Sequence[Any],
     shared: Sequence[Any],
     constants: Mapping[str, Any],
     tail: Sequence[int],
     dtype: DTypeLike,
-    stage: str,
     **names: str,
 ) -> da.Array:
     """Make one task for each chunk of the first lazy array, as which all arrays are cut.
 
-    `stage` is the name for errors. `names` holds the `token` or the `name` of `blockwise`. If `tail` is empty, the
-    kernel may return any object.
+    `names` holds the `token` or the `name` of `blockwise`. If `tail` is empty, the task may return any object.
     """
     lazy = next(array for array in arrays if isinstance(array, da.Array))
     sample = 0
@@ -407,11 +416,11 @@ def _for_each_chunk(
         operands += [array, (sample, *range(next_index, next_index + array.ndim - 1))]
         next_index += array.ndim - 1
     for array in shared:
-        whole = array if isinstance(array, da.Array) else da.from_array(array, chunks=-1)
+        whole = array.rechunk(-1) if isinstance(array, da.Array) else da.from_array(array, chunks=-1)
         operands += [whole, tuple(range(next_index, next_index + whole.ndim))]
         next_index += whole.ndim
     return da.blockwise(
-        _BlockTask(kernel, stage),
+        task,
         tuple(range(len(tail) + 1)),
         *operands,
         new_axes={axis + 1: size for axis, size in enumerate(tail)},
@@ -422,6 +431,14 @@ def _for_each_chunk(
         **names,
         **constants,
     )
+
+
+def _with_samples(array: da.Array, inputs: Sequence[Any] = ()) -> list[tuple[Any, str]]:
+    """List the delayed blocks of chunks that hold samples, or the first block, each with the name of its samples."""
+    edges = itertools.pairwise(np.cumsum((0, *array.chunks[0])).tolist())
+    found = list(zip(optimized_together(array, inputs=inputs).values(), edges, strict=True))
+    found = [(block, span) for block, span in found if span[0] < span[1]] or found[:1]
+    return [(block, samples_text(*span)) for block, span in found]
 
 
 def _called(

@@ -131,7 +131,13 @@ class StoredBox:
         return tuple(along.stop - along.start for along in self.box)
 
     def __getitem__(self, key: Any) -> Any:
-        """Read a part, by slices, or by numbers of rows along the first axes."""
+        """Read a part, by slices, or by numbers of rows along the first axes.
+
+        Raises
+        ------
+        IndexError
+            If a step or a number is negative, or a number lies outside the box: the stored array may reach beyond it.
+        """
         keys = key if isinstance(key, tuple) else (key,)
         whole = (*keys, *(slice(None),) * (len(self.box) - len(keys)))
         return self.array[tuple(_within(along, part) for along, part in zip(self.box, whole, strict=True))]
@@ -142,10 +148,17 @@ class StoredBox:
 
 def _within(outer: slice, part: Any) -> Any:
     """Return the part of an axis that is a part of a slice of it."""
-    if not isinstance(part, slice):
-        return outer.start + part
-    start, stop, step = part.indices(outer.stop - outer.start)
-    return slice(outer.start + start, outer.start + stop, step)
+    n = outer.stop - outer.start
+    if isinstance(part, slice):
+        start, stop, step = part.indices(n)
+        if step > 0:
+            return slice(outer.start + start, outer.start + stop, step)
+    else:
+        rows = np.asarray(part)
+        if rows.dtype.kind in "iu" and ((rows >= 0) & (rows < n)).all():
+            return outer.start + rows
+    msg = f"{part!r} is not a part of a box of {n} voxels along an axis"
+    raise IndexError(msg)
 
 
 def _box_of(data: da.Array) -> tuple[slice, ...] | None:
@@ -259,9 +272,9 @@ def optimized_together(
     edges = {array.name: _edges(array) for array in inputs if isinstance(array, da.Array)}
     for array, cut in zip(arrays, arrays if cuts is None else cuts, strict=True):
         edges[array.name] = edges[cut.name] = _edges(cut)
-    optimized = HighLevelGraph.from_collections(
-        layer, {key: _guarded(task, edges, retries()) for key, task in dict(tasks).items()}
-    )
+    n_retries = retries()
+    guarded = {key: _guarded(task, edges, n_retries) for key, task in dict(tasks).items()}
+    optimized = HighLevelGraph.from_collections(layer, guarded)
     return {key: Delayed(key, optimized, layer=layer) for key in keys}
 
 

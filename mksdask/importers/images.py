@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, Array, numbers_argument, shown, sizes_argument, warn_caller
+from mksdask.arrays import SPATIAL_DIMS, numbers_argument, shown, sizes_argument, warn_caller
 from mksdask.importers.formats.raw_files import data_type
 from mksdask.importers.image_files import input_files, open_source
-from mksdask.importers.segmentation import Thresholds, Values, by_otsu, by_thresholds, by_values, refuse_grey_phases
+from mksdask.importers.phases import choose_mapping, choose_names, mapped_fields
+from mksdask.importers.segmentation import refuse_grey_phases
 from mksdask.importers.sources import ANGLES, AssumedWarning, Choice, SlabSize, Source
 from mksdask.importers.windows import corner_coordinates, cut_windows
 from mksdask.schema.arguments import checked
@@ -199,11 +199,11 @@ def import_images(
     steps, unit, assumed = _spacing(source, spacing, units, spatial)
     if window is None and _is_in_slabs(source, data):
         data = data.rechunk({0: size.rows(data.shape, data.dtype)})
-    mapping, found = _segmentation(source, data, phases, thresholds, otsu)
-    phase_names = _names(names, found, mapping) or (list(source.phases) if mapping is None and source.phases else None)
+    mapping, found = choose_mapping(source, data, phases, thresholds, otsu)
+    phase_names = choose_names(source, names, found, mapping)
     if mapping is None and phases is None and ANGLES not in source.axes and source.missing is None:
         refuse_grey_phases(data, str(inputs[0]))
-    fields = _fields(source, data, mapping)
+    fields = mapped_fields(source, data, mapping)
     is_ensemble = "s" in source.axes or window is not None
     corners: dict[str, Any] = {}
     if window is not None:
@@ -291,53 +291,6 @@ def _shards(source: Source, data: Any, spatial: str, size: SlabSize) -> list[int
     return shards
 
 
-def _fields(source: Source, data: Any, mapping: Values | Thresholds | None) -> dict[str, Any]:
-    """Map the values of an image to phases, and say where they were measured, if the file says where they were not."""
-    if mapping is None:
-        fields = {"microstructure": data}
-    else:
-        kernel = mapping if source.missing is None else _Segmented(mapping, source.missing)
-        fields = {"microstructure": _mapped(data, kernel, "segment")}
-    if source.missing is not None:
-        # Orientations that were not measured are NaN in all three angles.
-        of_voxel = data[..., 0] if ANGLES in source.axes else data
-        fields["confidence_index"] = _mapped(of_voxel, _Measured(source.missing), "measured")
-    return fields
-
-
-def _mapped(data: Any, kernel: Any, token: str) -> Any:
-    return data.map_blocks(kernel, dtype=np.uint8, meta=np.empty((0,) * data.ndim, np.uint8), token=token)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """The kernel that gives voxels the confidence 1, or 0 if they have the value of voxels that were not measured."""
-
-    missing: float
-
-    def __call__(self, block: Array) -> Array:
-        return (~is_missing(block, self.missing)).astype(np.uint8)
-
-
-@dataclass(frozen=True)
-class _Segmented:
-    """The kernel that maps values to phases, and voxels that were not measured to phase 0."""
-
-    mapping: Values | Thresholds
-    missing: float
-
-    def __call__(self, block: Array) -> Array:
-        gaps = is_missing(block, self.missing)
-        phases = np.zeros(block.shape, dtype=np.uint8)
-        phases[~gaps] = self.mapping(block[~gaps])
-        return phases
-
-
-def is_missing(block: Array, missing: float) -> Array:
-    """Find the voxels that have the value of voxels that were not measured, which may be NaN."""
-    return np.isnan(block) if np.isnan(missing) else block == missing
-
-
 def _first_voxel(source: Source, crop: Any, steps: Sequence[float], spatial: str) -> list[float]:
     """Find the position of the first voxel that is stored, in the unit of the store."""
     places = []
@@ -397,29 +350,6 @@ def _cropped(source: Source, crop: Mapping[str, tuple[int | None, int | None]] |
     return source.data[tuple(parts)], spatial
 
 
-def _segmentation(
-    source: Source,
-    data: Any,
-    phases: Mapping[float, str | int] | Literal["values"] | None,
-    thresholds: float | Sequence[float] | None,
-    otsu: int | None,
-) -> tuple[Values | Thresholds | None, list[str] | None]:
-    """Choose the mapping of values to phases, and the names of the phases if the mapping holds names."""
-    if ANGLES in source.axes and ((phases or "values") != "values" or thresholds or otsu):
-        msg = "the dataset holds orientations, which have no grey levels; leave phases, thresholds and otsu out"
-        raise ValueError(msg)
-    if otsu is not None and source.missing is not None:
-        msg = f"otsu={otsu} needs an image without voxels that were not measured; give thresholds= instead"
-        raise ValueError(msg)
-    if isinstance(phases, str) and phases == "values":
-        return None, None
-    if phases is not None:
-        return by_values(phases)
-    if thresholds is not None:
-        return by_thresholds(np.atleast_1d(numbers_argument(thresholds, "thresholds")).tolist()), None
-    return (None if otsu is None else by_otsu(data, otsu)), None
-
-
 def _spacing(
     source: Source, spacing: float | Sequence[float] | None, units: str | None, spatial: str
 ) -> tuple[tuple[float, ...], str, list[str]]:
@@ -454,23 +384,3 @@ def _spacing(
     if wanted in METRES and unit in METRES:
         known, unit = {axis: converted(step, unit, wanted) for axis, step in known.items()}, wanted
     return tuple(known[axis] for axis in spatial), unit, assumed
-
-
-def _names(
-    names: Sequence[str] | None, found: list[str] | None, mapping: Values | Thresholds | None
-) -> list[str] | None:
-    """Choose the names of the phases: from the argument, or from the mapping of values to names."""
-    if names is None:
-        return found
-    if found is not None or mapping is None:
-        shown_names = ",".join(f"{number}:{name}" for number, name in enumerate(names))
-        msg = (
-            f"names={list(names)} are for thresholds, otsu, or numbers in phases; leave names out if phases holds "
-            "names already, or if the image is grey. The labels 0, 1, … of an image are named by "
-            f"phases={dict(enumerate(names))} (--phases {shown_names})"
-        )
-        raise ValueError(msg)
-    if len(names) != mapping.n_phases:
-        msg = f"names must name {mapping.n_phases} phases, got {list(names)}"
-        raise ValueError(msg)
-    return list(names)

@@ -299,21 +299,19 @@ def array_axes(n_axes: int) -> str:
     return "sxyz" if n_axes > 3 else "xyz"[:n_axes]
 
 
-def chosen_dataset(
-    dataset: str | None, names: Sequence[str], path: Path, *, none: str = "none that is an image"
-) -> str:
+def chosen_dataset(dataset: str | None, names: Sequence[str], path: Path) -> str:
     """Return the name of the array that is wanted, or of the only array that there is.
 
     Raises
     ------
     ValueError
-        If there is no such array, or there are several. The message lists the arrays, or says `none`.
+        If there is no such array, or there are several. The message lists the arrays.
     """
     if dataset in names:
         return str(dataset)
     if dataset is None and len(names) == 1:
         return names[0]
-    listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "") if names else none
+    listed = ", ".join(names[:12]) + ", …" * (len(names) > 12) or "none that is an image"
     msg = f"{path} " + (f"has no dataset {dataset!r}" if dataset else "needs dataset=") + f"; there are: {listed}"
     raise ValueError(msg)
 

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from mksdask.arrays import Array, ArrayLike, integers, shown, sizes_argument, to_numpy
 from mksdask.bases.base import Basis
 from mksdask.bases.given import GivenStates
+from mksdask.display.cards import WithCard, card, centre_of, cut_of, picture
 from mksdask.localization.expansion import FieldFFT
 from mksdask.localization.influence import Calibration, Spectra
 from mksdask.localization.response import kernels_argument, resized
@@ -22,8 +23,11 @@ from mksdask.localization.series import Term, terms
 from mksdask.samples import Grid
 from mksdask.schema import agree
 
+# A card draws at most this many kernels.
+MOST_DRAWN = 4
 
-class FittedKernels(BaseEstimator):
+
+class FittedKernels(WithCard, BaseEstimator):
     """The part of `MKSLocalizationModel` that holds and shows the kernels of all orders."""
 
     basis: Basis | None
@@ -205,6 +209,22 @@ class FittedKernels(BaseEstimator):
         self.size_ = wanted
         return self
 
+    def _card(self) -> str:
+        kernels = np.real(resized(self._kernels[0], self.size_))
+        n_spatial, states = len(self.size_), kernels.shape[len(self.size_)]
+        first = kernels.reshape(*kernels.shape[: n_spatial + 1], -1)[..., 0]
+        facts = {"size": self.size_, "states": states, "response": self._components or "one number for each voxel"}
+        if self.n_samples_seen_:
+            facts["samples seen"] = self.n_samples_seen_
+        if len(self._kernels) > 1:
+            facts["order"] = len(self._kernels)
+        if any(self._ridges):
+            facts["alpha"] = ", ".join(f"{ridge:.3g}" for ridge in self._ridges if ridge is not None)
+        maps = [(centre_of(first[..., state], n_spatial), f"α[{state}; r]") for state in range(min(MOST_DRAWN, states))]
+        pictures = [picture(*each, diverging=True) for each in maps]
+        cut = [cut_of(first, n_spatial), f"{MOST_DRAWN} of {states} states" * (states > MOST_DRAWN)]
+        return card("MKSLocalizationModel", facts, pictures, notes=[f"Drawn: {each}." for each in cut if each])
+
     def _reaches(self, size: tuple[int, ...]) -> bool:
         """Whether the kernels can be extended to a domain."""
         calibrated = self._kernels[0].shape[: len(self.size_)]
@@ -228,19 +248,13 @@ class FittedKernels(BaseEstimator):
         agree("size_", self.size_, self.size_ if self._reaches(self.size_) else f"{kernels.shape[:-2]} or more")
         agree("the product of _components", math.prod(self._components), kernels.shape[-1])
         agree("the number of axes of _response_labels", len(dims), len(self._components))
-        sizes, found = (
-            dict(zip(dims, self._components, strict=True)),
-            {dim: len(coord) for dim, coord in coords.items()},
-        )
+        sizes = dict(zip(dims, self._components, strict=True))
+        found = {dim: len(coord) for dim, coord in coords.items()}
         agree("the sizes of _response_labels", found, {dim: sizes.get(dim) for dim in coords})
         agree("the number of values of _mean", len(self._mean), kernels.shape[-1])
         for order, values in enumerate(self._kernels, 1):
-            n_states = len(terms(self._basis, order, kernels.shape[-1]))
-            agree(
-                f"the shape of the kernels of order {order}",
-                values.shape,
-                (*kernels.shape[:-2], n_states, kernels.shape[-1]),
-            )
+            shape = (*kernels.shape[:-2], len(terms(self._basis, order, kernels.shape[-1])), kernels.shape[-1])
+            agree(f"the shape of the kernels of order {order}", values.shape, shape)
             values.flags.writeable = False
         agree("the number of values of _ridges", len(self._ridges), len(self._kernels))
         agree("the number of values of explained_", len(self.explained_), len(self._kernels))

@@ -357,21 +357,15 @@ def influence_kernels(
     if isinstance(found, str):
         assert isinstance(calibration, Calibration)
         found = _chosen_ridge(calibration, waves, mean, rcond=rcond, epsilon=epsilon)
-    if found is None:
-        n_rows = calibration.n_samples
-        solved, of_mean = (
-            problems.unscaled(
-                solve_with(linear_model, problems.rows, problems.coordinates, n_rows=n_rows, floor=problems.floor)
-            )
-            for problems in (waves, mean)
-        )
-    else:
-        solved, of_mean = (
-            problems.unscaled(
-                solve(problems.rows, problems.coordinates, rcond=rcond, floor=problems.floor, ridge=found)
-            )
-            for problems in (waves, mean)
-        )
+    solutions = []
+    for problems in (waves, mean):
+        rows, along, least = problems.rows, problems.coordinates, problems.floor
+        if found is None:
+            solution = solve_with(linear_model, rows, along, n_rows=calibration.n_samples, floor=least)
+        else:
+            solution = solve(rows, along, rcond=rcond, floor=least, ridge=found)
+        solutions.append(problems.unscaled(solution))
+    solved, of_mean = solutions
     kernels = np.empty((*transform.spatial, n_states, n_components), dtype=expansion.field_dtype)
     for h, c in np.ndindex(n_states, n_components):
         spectrum = np.tensordot(span[h], solved[:, c], axes=1).astype(expansion.spectral_dtype)

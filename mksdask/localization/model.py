@@ -15,7 +15,6 @@ from mksdask.arrays import Array, ArrayLike, is_number, unwrap
 from mksdask.bases.base import Basis
 from mksdask.bases.given import GivenStates
 from mksdask.compute.operation import Operation, operation
-from mksdask.display.cards import WithCard, card, centre_of, cut_of, picture
 from mksdask.labels import first_index, matched_values
 from mksdask.localization.calibration import Calibrate, Kind, Responses
 from mksdask.localization.expansion import Expansion
@@ -23,7 +22,6 @@ from mksdask.localization.fitted import FittedKernels
 from mksdask.localization.influence import Calibration, Spectra
 from mksdask.localization.linear_models import LinearModelKind, check_penalty
 from mksdask.localization.prediction import Predict, r2_of_fields
-from mksdask.localization.response import resized
 from mksdask.samples import Grid, Samples
 from mksdask.schema import (
     FLAG,
@@ -43,13 +41,11 @@ from mksdask.schema import (
 )
 from mksdask.schema.arguments import check_argument
 
-# A card draws at most this many kernels.
-MOST_DRAWN = 4
 # Dtypes of kernels.
 FIELDS = "f2 f4 f8 c8 c16"
 
 
-class MKSLocalizationModel(WithCard, RegressorMixin, FittedKernels):
+class MKSLocalizationModel(RegressorMixin, FittedKernels):
     r"""Predict a local field, such as the strain in each voxel, from the microstructure around each voxel.
 
     The model is the series of Materials Knowledge Systems. To first order, it is
@@ -318,22 +314,6 @@ class MKSLocalizationModel(WithCard, RegressorMixin, FittedKernels):
         if seen is not None:
             kind.refuse_other(self._kind)
         return Calibrate(self, samples, responses, expansion, kind, seen)
-
-    def _card(self) -> str:
-        kernels = np.real(resized(self._kernels[0], self.size_))
-        n_spatial, states = len(self.size_), kernels.shape[len(self.size_)]
-        first = kernels.reshape(*kernels.shape[: n_spatial + 1], -1)[..., 0]
-        facts = {"size": self.size_, "states": states, "response": self._components or "one number for each voxel"}
-        if self.n_samples_seen_:
-            facts["samples seen"] = self.n_samples_seen_
-        if len(self._kernels) > 1:
-            facts["order"] = len(self._kernels)
-        if any(self._ridges):
-            facts["alpha"] = ", ".join(f"{ridge:.3g}" for ridge in self._ridges if ridge is not None)
-        maps = [(centre_of(first[..., state], n_spatial), f"α[{state}; r]") for state in range(min(MOST_DRAWN, states))]
-        pictures = [picture(*each, diverging=True) for each in maps]
-        cut = [cut_of(first, n_spatial), f"{MOST_DRAWN} of {states} states" * (states > MOST_DRAWN)]
-        return card("MKSLocalizationModel", facts, pictures, notes=[f"Drawn: {each}." for each in cut if each])
 
     @operation
     def predict(self, X: ArrayLike, size: Sequence[int] | None = None, *, order: int | None = None) -> Operation[Any]:

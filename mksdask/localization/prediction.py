@@ -108,11 +108,8 @@ class Predict(Operation[Any]):
     @property
     def work(self) -> SampleWork:
         """Memory and operations of a task: its results, the transfer functions, and the transforms of a batch."""
-        expansion, transform, n_components = (
-            self.series(self.order),
-            self.expansion.transform,
-            self.series(1).n_components,
-        )
+        expansion, transform = self.series(self.order), self.expansion.transform
+        n_components = expansion.n_components
         spectrum = int(np.prod(transform.frequencies)) * expansion.spectral_dtype.itemsize
         n_voxels, n_transformed = int(np.prod(transform.spatial)), len(expansion.transformed)
         result = n_voxels * n_components * self.dtype.itemsize

@@ -48,7 +48,7 @@ class ExactFit:
 
     @classmethod
     def of(cls, kernel: CovarianceKernel, scores: Array, targets: Array, alpha: float) -> ExactFit:
-        """From scaled scores and centred targets, (n_samples, n_outputs)."""
+        """Fit the kernel to scaled scores and centred targets, (n_samples, n_outputs)."""
         matrix = kernel(scores, scores)
         matrix[np.diag_indices_from(matrix)] += alpha
         triangle = scipy.linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)

@@ -12,8 +12,8 @@ from sklearn.base import BaseEstimator, MultiOutputMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, label, shown, to_numpy, unwrap, validated
-from mksdask.compute.blocks import check_whole_samples, computed, fold_samples, in_chunks_of, map_samples
+from mksdask.arrays import LABELLED, Array, ArrayLike, is_lazy, is_number, label, to_numpy, unwrap, validated
+from mksdask.compute.blocks import computed, fold_samples, map_samples
 from mksdask.compute.graph import check_known
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, Stage
@@ -33,6 +33,7 @@ from mksdask.regression.landmarks import (
     task_bytes,
 )
 from mksdask.regression.scoring import PairedScore, refuse_overflow
+from mksdask.regression.targets import group_names, lazy_rows
 from mksdask.schema import FLAG, NOTHING, POSITIVE, ArrayOf, Choice, Number, Part, Saved, Whole, agree
 from mksdask.schema.arguments import checked
 
@@ -45,17 +46,6 @@ SELECTION_SAMPLES = 1000
 POOL = 8
 # Rows are predicted in pieces whose kernel matrix takes this many bytes.
 PREDICTION_BYTES = 32 * 2**20
-
-
-def _group_names(groups: ArrayLike) -> Array:
-    """Take the names of groups, and refuse what cannot be told apart."""
-    names = to_numpy(groups)
-    try:
-        np.unique(names)
-    except TypeError as error:
-        msg = f"groups must hold numbers or names, got {names.dtype} values such as {names.ravel()[:1].tolist()}"
-        raise TypeError(msg) from error
-    return names
 
 
 class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
@@ -209,33 +199,27 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
     def _fit_checked(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None) -> None:
         self._check_parameters()
         data: Any = unwrap(X)[0] if isinstance(X, LABELLED) else X
-        target: Any = y
         check_known(data)
-        if not is_lazy(data):
-            y = y if y is None else to_numpy(y, name="y")
-            data, target = validated(self, data, y, dtype=np.float64, multi_output=True, y_numeric=True)
-        n_landmarks = self.n_landmarks
-        if n_landmarks is None and len(data) > EXACT_SAMPLES:
-            n_landmarks = LANDMARKS
+        if is_lazy(data) and self._n_landmarks(len(data)) is not None:
+            data, target = lazy_rows(data, y)
+            self.n_features_in_ = int(data.shape[1])
+        else:
+            loaded = to_numpy(data) if is_lazy(data) else data, y if y is None else to_numpy(y, name="y")
+            data, target = validated(self, *loaded, dtype=np.float64, multi_output=True, y_numeric=True)
+            target = np.asarray(target, dtype=np.float64)
+        n_landmarks = self._n_landmarks(len(data))
         if groups is not None and n_landmarks is not None:
             msg = (
                 f"groups need an exact fit, got {n_landmarks} landmarks for {len(data)} samples; use n_landmarks=None "
                 f"and at most {EXACT_SAMPLES} samples"
             )
             raise ValueError(msg)
-        if is_lazy(data) and n_landmarks is None:
-            loaded = to_numpy(data), to_numpy(y)
-            data, target = validated(self, *loaded, dtype=np.float64, multi_output=True, y_numeric=True)
-        elif is_lazy(data):
-            data, target = self._checked_lazy(data, y)
-        if not is_lazy(target):
-            target = np.asarray(target, dtype=np.float64)
         self._one_column = target.ndim == 1
         target = target.reshape(len(target), -1)
         random = check_random_state(0 if self.random_state is None else self.random_state)
         rng = np.random.default_rng(random.randint(2**31))
         if n_landmarks is None:
-            self._fit_exact(data, target, None if groups is None else _group_names(groups), rng)
+            self._fit_exact(data, target, None if groups is None else group_names(groups), rng)
         else:
             self._fit_landmarks(data, target, n_landmarks, rng)
 
@@ -249,12 +233,12 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         self.n_features_in_ = int(fit.known.shape[1])
 
     def _set_fit(self, fit: ExactFit | LandmarkFit) -> None:
-        kernel, landmarks = (
-            (fit.kernel, None) if isinstance(fit, ExactFit) else (fit.features.kernel, fit.features.landmarks)
-        )
-        weights = fit.dual if isinstance(fit, ExactFit) else fit.weights
+        if isinstance(fit, ExactFit):
+            kernel, weights, self.landmarks_ = fit.kernel, fit.dual, None
+        else:
+            kernel, weights, self.landmarks_ = fit.features.kernel, fit.weights, fit.features.landmarks
         refuse_overflow(weights, self._mean, self._deviation)
-        self._fit, self.alpha_, self.gamma_, self.landmarks_ = fit, fit.alpha, kernel.gamma, landmarks
+        self._fit, self.alpha_, self.gamma_ = fit, fit.alpha, kernel.gamma
 
     @property
     def in_words(self) -> str:
@@ -293,22 +277,9 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
             msg = f"n_landmarks must be a positive integer or None, got {n!r}"
             raise ValueError(msg)
 
-    def _checked_lazy(self, data: Any, y: ArrayLike) -> tuple[Any, Any]:
-        target, _ = unwrap(y, name="y")
-        if data.ndim != 2 or 0 in data.shape or np.isnan(data.shape[0]):
-            msg = f"X must be a matrix (n_samples, n_components) of known shape, got shape {tuple(data.shape)}"
-            raise ValueError(msg)
-        for name, array in (("X", data), ("y", target)):
-            if array.dtype.kind not in "biuf":
-                msg = f"{name} must hold real numbers, got {shown(array)}"
-                raise TypeError(msg)
-        if target.ndim not in (1, 2) or target.shape[0] != len(data):
-            msg = f"y must have one entry for each of the {len(data)} samples of X, got shape {tuple(target.shape)}"
-            raise ValueError(msg)
-        check_whole_samples(data)
-        target = in_chunks_of(data, target).rechunk(dict.fromkeys(range(1, target.ndim), -1))
-        self.n_features_in_ = int(data.shape[1])
-        return data, target
+    def _n_landmarks(self, n_samples: int) -> int | None:
+        """Choose the number of landmarks. None stands for an exact fit."""
+        return LANDMARKS if self.n_landmarks is None and n_samples > EXACT_SAMPLES else self.n_landmarks
 
     def _kernel(self, gamma: float) -> CovarianceKernel:
         return CovarianceKernel(self.kernel, gamma, float(self.degree), float(self.coef0))
@@ -326,10 +297,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         if self.alpha == "auto" and len(some) < n:
             matrix = kernel(scaled, scaled)
             spectrum = spectrum_of(matrix, centred)
-            ridges = spectrum.ridges()
-            merits = spectrum.log_likelihood(ridges)
-            if self.criterion == "loo":
-                merits = leave_one_out(matrix, centred, ridges)
+            ridges, by_leaving = spectrum.ridges(), self.criterion == "loo"
+            merits = leave_one_out(matrix, centred, ridges) if by_leaving else spectrum.log_likelihood(ridges)
             alpha = float(ridges[merits.argmax()])
         refuse_overflow(scaled, centred)
         try:
@@ -367,7 +336,8 @@ class KernelRegressor(WithCard, MultiOutputMixin, PairedScore, BaseEstimator):
         factor = self._over_blocks(partial(factor_of_rows, features), absorb, scores, target, name="factor")
         if self.alpha == "auto" and self.criterion == "likelihood":
             spectrum = spectrum_of_factor(features, factor, n, float(kernel.diagonal(pool).mean()))
-            alpha = float(spectrum.ridges()[spectrum.log_likelihood(spectrum.ridges()).argmax()])
+            ridges = spectrum.ridges()
+            alpha = float(ridges[spectrum.log_likelihood(ridges).argmax()])
         fit = LandmarkFit.of(features, factor, alpha)
         self._set_fit(fit)
         ratios = self._over_blocks(fit.squared_ratios, np.add, scores, target, name="calibration")
@@ -483,7 +453,7 @@ class _Fit(Operation[KernelRegressor]):
         (data, _), (target, _), regressor = unwrap(self.X), unwrap(self.y, name="y"), self.regressor
         n, k = map(int, data.shape)
         layout = {"samples": n, "components": k}
-        m = regressor.n_landmarks or (LANDMARKS if n > EXACT_SAMPLES else None)
+        m = regressor._n_landmarks(n)
         if m is None:
             exact = Stage("kernel regression in memory", 1, 4 * 8 * n * n, float(data.nbytes), 0.0, 20.0 * n**3)
             return Plan("KernelRegressor.fit", layout, (exact,), limit)

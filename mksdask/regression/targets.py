@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import is_regressor
 
-from mksdask.arrays import Array
+from mksdask.arrays import Array, ArrayLike, shown, to_numpy, unwrap
+from mksdask.compute.blocks import check_whole_samples, in_chunks_of
 
 
 def known_targets(y: Array) -> tuple[NDArray[np.bool_], Array]:
@@ -73,6 +74,49 @@ def check_fits(targets: Array, linker: Any) -> None:
             "convert y, such as y.astype(float), or use a classifier for classes"
         )
         raise TypeError(msg)
+
+
+def lazy_rows(data: Any, y: ArrayLike) -> tuple[Any, Any]:
+    """Check lazy scores, and cut their targets as they are cut.
+
+    Parameters
+    ----------
+    data : dask array, shape (n_samples, n_components)
+        Scores.
+    y : array, shape (n_samples,) or (n_samples, n_targets)
+        Targets.
+
+    Raises
+    ------
+    TypeError
+        If they hold no real numbers.
+    ValueError
+        If shapes do not fit, or a chunk cuts through a row of scores.
+    """
+    target, _ = unwrap(y, name="y")
+    if data.ndim != 2 or 0 in data.shape:
+        msg = f"X must be a matrix (n_samples, n_components) of known shape, got shape {tuple(data.shape)}"
+        raise ValueError(msg)
+    for name, array in (("X", data), ("y", target)):
+        if array.dtype.kind not in "biuf":
+            msg = f"{name} must hold real numbers, got {shown(array)}"
+            raise TypeError(msg)
+    if target.ndim not in (1, 2) or target.shape[0] != len(data):
+        msg = f"y must have one entry for each of the {len(data)} samples of X, got shape {tuple(target.shape)}"
+        raise ValueError(msg)
+    check_whole_samples(data)
+    return data, in_chunks_of(data, target).rechunk(dict.fromkeys(range(1, target.ndim), -1))
+
+
+def group_names(groups: ArrayLike) -> Array:
+    """Take the names of groups, and refuse what cannot be told apart."""
+    names = to_numpy(groups)
+    try:
+        np.unique(names)
+    except TypeError as error:
+        msg = f"groups must hold numbers or names, got {names.dtype} values such as {names.ravel()[:1].tolist()}"
+        raise TypeError(msg) from error
+    return names
 
 
 def _plain(objects: Array) -> Array:

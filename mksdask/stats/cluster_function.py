@@ -18,7 +18,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from mksdask.arrays import Array, ArrayLike, as_lazy
-from mksdask.compute.blocks import array_of, map_samples
+from mksdask.compute.blocks import array_of
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, Stage, chunk_layout, fft_operations
 from mksdask.samples import Samples, check_confidence
@@ -241,15 +241,8 @@ class _EnsembleFunction(Operation[Any]):
 
     def run(self) -> Any:
         samples, transform = self.samples, self.kernel.pairs.transform
-        found = map_samples(
-            self.kernel,
-            self.work.fitting(samples.data),
-            samples.masks,
-            tail=(*transform.shape, 1),
-            dtype=np.float64,
-            name="correlate-clusters",
-            shared=(samples.confidence,) if samples.has_shared_mask else (),
-        )
+        tail, name = (*transform.shape, 1), "correlate-clusters"
+        found = samples.mapped(self.kernel, tail=tail, dtype=np.float64, name=name, work=self.work)
         pair = [(self.kernel.phase, self.kernel.phase)]
         dims, coords = lag_labels(samples.grid, transform.lags, pair, samples.basis)
         return samples.label(found, dims=dims, coords=coords, name="cluster_function", attrs=samples.attrs)

@@ -11,7 +11,6 @@ from numpy.typing import DTypeLike
 
 from mksdask.arrays import ArrayLike, precision_argument
 from mksdask.bases.base import Basis
-from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, fft_operations
 from mksdask.samples import Samples
@@ -92,16 +91,8 @@ class Correlation(Operation[Any]):
 
     def compute(self) -> Any:
         """Compute the statistics without labels, (n_samples, *lags, n_pairs), lazily for lazy samples."""
-        samples = self.samples
-        return map_samples(
-            self.kernel,
-            self.work.fitting(samples.data),
-            samples.masks,
-            tail=self.shape,
-            dtype=self.kernel.result_dtype,
-            name="correlate",
-            shared=(samples.confidence,) if samples.has_shared_mask else (),
-        )
+        dtype = self.kernel.result_dtype
+        return self.samples.mapped(self.kernel, tail=self.shape, dtype=dtype, name="correlate", work=self.work)
 
     def run(self) -> Any:
         """Compute the statistics. They are labelled if the samples are."""

@@ -38,7 +38,7 @@ ZERO_SUM = 1e-3
 ZERO_FRACTION = 1e-6
 
 
-def n_lag_axes(shape: Sequence[int], n_spatial: int | None, *, name: str = "statistics") -> int:
+def _n_lag_axes(shape: Sequence[int], n_spatial: int | None) -> int:
     """Return the number of lag axes of statistics without labels, (*lags, n_pairs) or (n_samples, *lags, n_pairs).
 
     Parameters
@@ -47,8 +47,6 @@ def n_lag_axes(shape: Sequence[int], n_spatial: int | None, *, name: str = "stat
         Shape of the statistics.
     n_spatial : int or None
         The number, if the caller gave it.
-    name : str
-        Name of the argument in errors.
 
     Raises
     ------
@@ -60,13 +58,14 @@ def n_lag_axes(shape: Sequence[int], n_spatial: int | None, *, name: str = "stat
     if n_spatial is None and len(possible) == 2:
         fewer, more = possible
         msg = (
-            f"{name} of shape {tuple(shape)} can be read in two ways; pass n_spatial={more} if it is (*lags, n_pairs) "
-            f"of one sample with {more} axes of lags, or n_spatial={fewer} if it is (n_samples, *lags, n_pairs)"
+            f"statistics of shape {tuple(shape)} can be read in two ways; pass n_spatial={more} if it is "
+            f"(*lags, n_pairs) of one sample with {more} axes of lags, or n_spatial={fewer} if it is "
+            "(n_samples, *lags, n_pairs)"
         )
         raise ValueError(msg)
     if not possible or n_spatial not in (None, *possible):
         msg = (
-            f"{name} must be (*lags, n_pairs) or (n_samples, *lags, n_pairs) with 1 to 3 axes of lags; got shape "
+            f"statistics must be (*lags, n_pairs) or (n_samples, *lags, n_pairs) with 1 to 3 axes of lags; got shape "
             f"{tuple(shape)} and n_spatial={n_spatial!r}"
         )
         raise ValueError(msg)
@@ -84,7 +83,7 @@ def as_statistics(
         msg = f"statistics must hold numbers, got {shown(data)}"
         raise TypeError(msg)
     if labels is None:
-        n_lags = n_lag_axes(data.shape, n_spatial)
+        n_lags = _n_lag_axes(data.shape, n_spatial)
         dims = [f"lag_{dim}" for dim in SPATIAL_DIMS[:n_lags]]
         labels = xr.DataArray(data, dims=[*(("sample",) if data.ndim - n_lags == 2 else ()), *dims, "pair"])
     lag_dims = [str(dim) for dim in labels.dims if str(dim).startswith("lag_")]
@@ -361,10 +360,11 @@ def specific_surface(
     crossings: Any = 0.0
     for dim, along in zip(lag_dims, lags, strict=True):
         middle = len(along) // 2
-        place = {other: labelled.sizes[other] // 2 for other in lag_dims} | {dim: middle + 1}
-        step = abs(float(along[middle + 1] - along[middle]))
+        centre = {other: labelled.sizes[other] // 2 for other in lag_dims}
+        # One phase may follow the other more often in one direction than against it.
+        neighbours = sum(labelled.isel(centre | {dim: middle + lag}).real for lag in (-1, 1))
         # The autocorrelation of a phase falls from lag 0, and the statistics of two phases rise from 0.
-        crossings = crossings + 2.0 * abs(origin - labelled.isel(place).real) / step
+        crossings = crossings + abs(2.0 * origin - neighbours) / abs(float(along[middle + 1] - along[middle]))
     area = AREA_OF_CROSSINGS[len(lag_dims)] * crossings / len(lag_dims)
     kept = [name for name in area.coords if str(name).startswith("lag_")]
     return area.drop_vars(kept).assign_attrs(units=f"1/{units}").rename("specific_surface")

@@ -32,6 +32,7 @@ from mksdask.arrays import (
     warn_caller,
 )
 from mksdask.compute.blocks import map_samples
+from mksdask.compute.graph import unchanged
 from mksdask.compute.plans import Limit, refuse_unless_fits
 from mksdask.compute.random import Chunks, check_n_samples, check_seed, generate_samples, sample_rng
 from mksdask.schema.arguments import checked
@@ -404,7 +405,7 @@ def reconstruct(
     if chunks is None:
         what = f"{check_n_samples(n_samples)} structures of {wanted_size} voxels"
         refuse_unless_fits(n_samples * kernel.dtype.itemsize, what, "make fewer, or make them lazily with chunks=")
-    numbers = generate_samples(_unchanged, check_n_samples(n_samples), (), dtype=np.int64, chunks=chunks)
+    numbers = generate_samples(unchanged, check_n_samples(n_samples), (), dtype=np.int64, chunks=chunks)
     found = map_samples(kernel, numbers, tail=(), dtype=kernel.dtype, name="reconstruct", shared=(labelled.data,))
     if not isinstance(found, da.Array):
         _warn_of_errors(found, kernel)
@@ -427,10 +428,6 @@ def reconstruct(
         },
         coords={name: value for name, value in labelled.coords.items() if value.dims == ("pair",)} | coords,
     )
-
-
-def _unchanged(indices: Array) -> Array:
-    return indices
 
 
 def _pairs_of(labelled: xr.DataArray, correlations: Pairs | None) -> tuple[tuple[int, int], ...]:

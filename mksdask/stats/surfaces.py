@@ -17,7 +17,6 @@ from numpy.typing import DTypeLike
 
 from mksdask.arrays import Array, ArrayLike, is_number, names, precision_argument, shown
 from mksdask.bases.given import GivenStates
-from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import PREPARE, Operation, operation
 from mksdask.compute.plans import Limit, Plan, Stage
 from mksdask.samples import Grid, Samples, check_confidence
@@ -206,18 +205,9 @@ class _EnsembleFunctions(Operation[Any]):
         return _with_names(self.correlation(self._mapped()).run(), self.fields.phase, self.samples.grid)
 
     def _mapped(self) -> Any:
-        samples = self.samples
-        kernel = _OfSamples(self.fields, samples.grid.periodic)
-        tail = (*samples.grid.shape, 2)
-        return map_samples(
-            kernel,
-            samples.data,
-            samples.masks,
-            tail=tail,
-            dtype=self.fields.dtype,
-            name="surface-fields",
-            shared=(samples.confidence,) if samples.has_shared_mask else (),
-        )
+        grid, dtype = self.samples.grid, self.fields.dtype
+        kernel = _OfSamples(self.fields, grid.periodic)
+        return self.samples.mapped(kernel, tail=(*grid.shape, 2), dtype=dtype, name="surface-fields")
 
 
 @operation

@@ -15,7 +15,6 @@ from numpy.typing import DTypeLike
 
 from mksdask.arrays import Array, ArrayLike, is_lazy, names, precision_argument, shown
 from mksdask.bases.base import Basis
-from mksdask.compute.blocks import map_samples
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, chunk_layout, fft_operations
 from mksdask.samples import Grid, Samples, check_confidence
@@ -193,15 +192,7 @@ class _ThreePoints(Operation[Any]):
 
     def run(self) -> Any:
         samples, kernel = self.samples, self.kernel
-        found = map_samples(
-            kernel,
-            self.work.fitting(samples.data),
-            samples.masks,
-            tail=kernel.tail,
-            dtype=kernel.result_dtype,
-            name="correlate3",
-            shared=(samples.confidence,) if samples.has_shared_mask else (),
-        )
+        found = samples.mapped(kernel, tail=kernel.tail, dtype=kernel.result_dtype, name="correlate3", work=self.work)
         dims, coords = labels_of(samples.grid, kernel.transform, kernel.offsets, self.triples)
         return samples.label(found, dims=dims, coords=coords, name=NAME, attrs=samples.attrs)
 

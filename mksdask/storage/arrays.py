@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.abc.buffer import BufferPrototype
+from zarr.buffer.cpu import Buffer, NDBuffer
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
-from zarr.core.buffer import BufferPrototype
-from zarr.core.buffer.cpu import Buffer, NDBuffer
 
 from mksdask.storage.atomic import Location
 from mksdask.storage.layouts import CHECKSUM_BYTES
@@ -38,7 +38,7 @@ class _Taken(NDBuffer):
             and read.dtype == self.dtype
             and read.shape == self.shape == self._data[key].shape
             # A part of a chunk would hold the memory of all of it.
-            and read.base is not None
+            and isinstance(read.base, np.ndarray)
             and read.base.nbytes <= read.nbytes + CHECKSUM_BYTES
         ):
             self._data = read  # type: ignore[assignment]

@@ -101,8 +101,7 @@ class Location:
         if found.is_local:
             return found
         generation = attributes_of(found).get("generation")
-        is_one = isinstance(generation, str) and GENERATION.fullmatch(generation) is not None
-        return found.generation(str(generation)) if is_one else found
+        return found.generation(generation) if isinstance(generation, str) and is_generation(generation) else found
 
     @property
     def store(self) -> Any:
@@ -172,7 +171,7 @@ class Location:
         return digest.hexdigest()[:32]
 
     def newest(self) -> int:
-        """When a file here was changed last, in nanoseconds. Return 0 if the file system does not tell."""
+        """Find when a file here was changed last, in nanoseconds. Return 0 if the file system does not tell."""
         if not self.is_local:
             return 0
         newest = 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
 from mksdask.arrays import Array
@@ -90,7 +89,9 @@ class CheckedStore(WrapperStore[Store]):
         super().__init__(store)
         self.url, self.layouts, self.token, self.remedy, self.allow_missing = url, layouts, token, remedy, allow_missing
         self.n_retries = retries()
-        self.stamp, self.newest, self.follow_links, self._same = stamp, newest, follow_links, b""
+        self.stamp, self.newest, self.follow_links = stamp, newest, follow_links
+        # Time, file and size of the metadata when they were last seen to have the stamp.
+        self._same: tuple[int, ...] = ()
 
     def _with_store(self, store: Store) -> Self:
         new = copy.copy(self)
@@ -107,7 +108,7 @@ class CheckedStore(WrapperStore[Store]):
         """Read metadata, or a chunk, or a part of it, and check it."""
         name = self._place(key)[0]
         what = f"chunk {key.removeprefix(f'{name}/')} of the array {name!r}" if name else key
-        get = self._get_metadata if key.rpartition("/")[2] in METADATA else self._get_chunk
+        get = self._get_metadata if _is_metadata(key) else self._get_chunk
         with telling(f"reading {what} of {self.url}", is_last=False, only=_is_of_reading):
             return await retried_async(partial(get, key, prototype, byte_range), self.n_retries)
 
@@ -185,17 +186,18 @@ class CheckedStore(WrapperStore[Store]):
             return
         if not self.stamp:
             return
+        metadata = root / "zarr.json"
         try:
-            found = os.stat(root / "zarr.json")  # noqa: PTH116
-            known = f"{found.st_mtime_ns} {found.st_ino} {found.st_size}".encode()
-            if known != self._same:
-                if json.loads((root / "zarr.json").read_bytes())["attributes"].get("stamp") != self.stamp:
-                    raise ChangedError(self.url)
-                self._same = known
+            found = metadata.stat()
+            known = found.st_mtime_ns, found.st_ino, found.st_size
+            if known == self._same:
+                return
+            stamp = json.loads(metadata.read_bytes())["attributes"].get("stamp")
         except (OSError, ValueError, KeyError) as error:
-            if isinstance(error, ChangedError):
-                raise
             raise ChangedError(self.url) from error
+        if stamp != self.stamp:
+            raise ChangedError(self.url)
+        self._same = known
 
     def _place(self, key: str) -> tuple[str, Layout | None, tuple[int, ...]]:
         """Find the array of a key, and the position of the object in it."""
@@ -269,21 +271,28 @@ class WrittenStore(CheckedStore):
     async def set(self, key: str, value: Buffer) -> None:
         """Write metadata or a chunk."""
         layout, data = self._place(key)[1], value.as_numpy_array()
-        if layout is None:
+        if _is_metadata(key):
             metadata = json.loads(data.tobytes()) | {"codecs": self.codecs}
             # The array may have another length now.
             self.layouts = dict.fromkeys(self.layouts, Layout.of(metadata))
             await self._store.set(key, type(value).from_bytes(json.dumps(metadata, indent=2).encode()))
-        elif isinstance(self._store, LocalStore):
-            await asyncio.to_thread(_write, Path(self._store.root, key), layout.with_checksums(data))
+            return
+        assert layout is not None
+        pieces = layout.with_checksums(data)
+        if isinstance(self._store, LocalStore):
+            await asyncio.to_thread(_write, Path(self._store.root, key), pieces)
         else:
-            await self._store.set(key, type(value).from_array_like(np.concatenate(layout.with_checksums(data))))
+            await self._store.set(key, type(value).from_array_like(np.concatenate(pieces)))
 
 
 def fault(url: str, name: str, key: str, part: tuple[int, ...] | None, kind: str, remedy: str = "") -> DamageError:
     """Describe damage of an object, or of a part of it."""
     which = f"chunk {key}" if part is None else f"part {', '.join(map(str, part))} of chunk {key}"
     return DamageError(url, name, which, kind, remedy)
+
+
+def _is_metadata(key: str) -> bool:
+    return key.rpartition("/")[2] in METADATA
 
 
 def _is_of_reading(error: Exception) -> bool:

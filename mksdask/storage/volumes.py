@@ -125,14 +125,8 @@ def open_volume(url: Url, *, allow_missing: bool = False, follow_links: bool = F
 
     Parameters
     ----------
-    url : str or path
-        A path, or any URL that fsspec knows.
-    allow_missing : bool, default False
-        Whether chunks that another program did not write are taken as the fill value. A warning counts them. Chunks of
-        stores of this package are never missing.
-    follow_links : bool, default False
-        Whether links in the store are followed out of it. By default they are refused: those to arrays and to metadata
-        on opening, and those to chunks when they are read.
+    url, allow_missing, follow_links
+        As in `open_ensemble`.
 
     Returns
     -------
@@ -142,12 +136,8 @@ def open_volume(url: Url, *, allow_missing: bool = False, follow_links: bool = F
 
     Raises
     ------
-    FileNotFoundError
-        If there is no store.
-    ValueError
-        If the store is not a volume; or if one of its arrays has a codec or a data type that the package does not
-        write, such as pickle. Then nothing is decoded. Also if chunks are missing, if a link leads out of the store, or
-        if the store was damaged. Damage of a chunk is found when the chunk is read.
+    FileNotFoundError, ValueError
+        As in `open_ensemble`, and if the store is not a volume.
 
     Examples
     --------

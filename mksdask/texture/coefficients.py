@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mksdask.arrays import Array, ArrayLike, is_number, names, shown
 from mksdask.bases.gsh import GSHBasis, count_functions
-from mksdask.compute.blocks import array_of, map_samples
+from mksdask.compute.blocks import array_of
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, Stage, chunk_layout
 from mksdask.samples import Samples, Volume, check_confidence
@@ -118,7 +118,8 @@ class _OfSamples:
     def __call__(self, block: Array, confidence: Array | None = None, shared: Array | None = None) -> Array:
         masks = [shared] * len(block) if confidence is None else confidence
         found = [self.sums(sample, mask) for sample, mask in zip(block, masks, strict=True)]
-        return _means(np.array(found).reshape(len(block), len(self.factors) + 1), factors=self.factors)
+        sums = np.array(found, dtype=np.complex128).reshape(len(block), len(self.factors) + 1)
+        return _means(sums, factors=self.factors)
 
 
 @dataclass(frozen=True)
@@ -166,15 +167,8 @@ class _EnsembleCoefficients(Operation[Any]):
 
     def run(self) -> Any:
         samples, basis = self.samples, self.kernel.sums.basis
-        found = map_samples(
-            self.kernel,
-            self.work.fitting(samples.data),
-            samples.masks,
-            tail=(len(basis.states),),
-            dtype=np.complex128,
-            name="texture-coefficients",
-            shared=(samples.confidence,) if samples.has_shared_mask else (),
-        )
+        tail, name = (len(basis.states),), "texture-coefficients"
+        found = samples.mapped(self.kernel, tail=tail, dtype=np.complex128, name=name, work=self.work)
         return samples.label(found, dims=("function",), coords=_labels_of(basis), name="texture_coefficients")
 
 

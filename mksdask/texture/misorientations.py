@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mksdask.arrays import Array, ArrayLike, is_number, numbers_argument, shown
 from mksdask.bases.gsh import GSHBasis, check_angles, symmetry_rotations
-from mksdask.compute.blocks import array_of, map_samples
+from mksdask.compute.blocks import array_of
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.plans import Limit, Plan, SampleWork, Stage, chunk_layout
 from mksdask.samples import Grid, Samples, Volume, check_confidence
@@ -310,15 +310,8 @@ class _EnsembleDensity(Operation[xr.Dataset]):
 
     def run(self) -> xr.Dataset:
         samples, kernel = self.samples, self.kernel
-        found = map_samples(
-            kernel,
-            self.work.fitting(samples.data),
-            samples.masks,
-            tail=(kernel.sums.n_classes + 2,),
-            dtype=np.float64,
-            name="misorientations",
-            shared=(samples.confidence,) if samples.has_shared_mask else (),
-        )
+        tail = (kernel.sums.n_classes + 2,)
+        found = samples.mapped(kernel, tail=tail, dtype=np.float64, name="misorientations", work=self.work)
         return _dataset(found, kernel.sums, samples.labels)
 
 
