@@ -152,6 +152,10 @@ def test_specific_surface__of_two_phases_is_that_of_the_interface_between_them()
     pairs = [(0, 0), (1, 1), (0, 1), (1, 2), (0, 2)]
     f = correlate_volume(layers, PrimitiveBasis(3), cutoff=3, correlations=pairs, periodic_axes=[0], dtype="float64")
     assert specific_surface(f).values * 40 == pytest.approx([2, 4, 2, 2, 0], abs=1e-9)
+    # Here, each phase is always followed by the same other one.
+    turning, options = np.repeat([0, 1, 2], 10), {"periodic_axes": [0], "dtype": "float64"}
+    f = correlate_volume(turning, PrimitiveBasis(3), cutoff=1, correlations=[(0, 1), (1, 0), (2, 2)], **options)
+    assert specific_surface(f).values * 30 == pytest.approx([1, 1, 2], abs=1e-9)
     assert specific_surface(f).name == "specific_surface"
 
 
