@@ -40,7 +40,7 @@ def test_accessor__methods_are_the_functions(volume, ensemble):
     assert volume.mks.sample_windows(size=6, n=4, seed=0).shape == (4, 6, 6, 6)
     assert len(volume.mks.plot().axes) >= 3
     titles = [ax.get_title() for ax in S2.mks.plot_correlations().axes]
-    assert "pore–grain" in titles
+    assert any(title.startswith("pore–grain") for title in titles)
     assert any(ax.get_xlabel() == "lag x / µm" for ax in f.mks.plot_correlations().axes)
 
 

@@ -222,7 +222,8 @@ def metadata_of(location: Location, name: str = "", key: str = "zarr.json") -> d
     path = "/".join(part for part in (location.path, name, key) if part)
     try:
         found = json.loads(location.fs.cat_file(path))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, KeyError):
+        # The names of a zip file are keys.
         return None
     except ValueError:
         return {}

@@ -74,15 +74,15 @@ class Output:
         """
         location = Location.of(path)
         check_apart(path, *inputs)
-        if location.exists() and not (overwrite or resume):
-            msg = f"{path} exists; choose another output, or pass --overwrite"
-            raise FileExistsError(msg)
-        check_outside(location)
         if location.inside:
             msg = (
                 f"{path} lies inside of {location.inside.removeprefix('::')}, where nothing can be written; give a path"
             )
             raise ValueError(msg)
+        if location.exists() and not (overwrite or resume):
+            msg = f"{path} exists; choose another output, or pass --overwrite"
+            raise FileExistsError(msg)
+        check_outside(location)
         if location.is_local:
             _check_folder(Path(location.path).parent)
         if kinds is None:
