@@ -277,7 +277,7 @@ def _step_of(coordinate: xr.DataArray) -> float:
         if values.dtype.kind in "iufO":
             places = values.astype(np.float64)
             step = float(places[-1] - places[0]) / (len(places) - 1)
-            if (np.abs(places - places[0] - step * np.arange(len(places))) <= UNEVEN * abs(step)).all():
+            if (np.abs(places - places[0] - step * np.arange(len(places))) < UNEVEN * abs(step)).all():
                 return step
     msg = (
         f"the coordinate {coordinate.name!r} must hold evenly spaced numbers, because all voxels have one size, got "

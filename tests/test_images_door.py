@@ -166,7 +166,7 @@ def test_spacing__of_some_axes_is_said(tmp_path, monkeypatch):
 
 def test_spacing__is_assumed_aloud_if_only_its_unit_is_given(tmp_path):
     np.save(tmp_path / "a.npy", V)
-    with pytest.warns(AssumedWarning, match=r"spacing 1 um assumed; say spacing=$"):
+    with pytest.warns(AssumedWarning, match=r"spacing 1 µm assumed; say spacing=$"):
         found = import_images(tmp_path / "a.npy", tmp_path / "a.zarr", axes="zyx", units="um")
     assert found.x.attrs == {"spacing": 1.0, "units": "um"}
     with warnings.catch_warnings():

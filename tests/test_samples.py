@@ -92,6 +92,7 @@ def test_grid__needs_a_coordinate_along_each_axis_to_be_measured():
         (np.array([0, 2, 4, 6], dtype=object), 2.0),
         ([0, 1, 2, 4], None),
         ([0, 1, 3, 4], None),
+        ([2, 2, 2, 2], None),
         ([0, 2, 1, 3], None),
         ([0, 1, np.nan, 3], None),
         ([False, True, False, True], None),

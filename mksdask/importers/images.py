@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from mksdask.arrays import SPATIAL_DIMS, numbers_argument, shown, sizes_argument, warn_caller
+from mksdask.display.cards import printed_unit
 from mksdask.importers.formats.raw_files import data_type
 from mksdask.importers.image_files import input_files, open_source
 from mksdask.importers.phases import choose_mapping, choose_names, mapped_fields
@@ -367,7 +368,7 @@ def _spacing(
         return tuple(np.broadcast_to(steps, (len(spatial),)).tolist()), wanted or source.units or UNKNOWN, []
     known = {axis: abs(step) for axis, step in source.spacing.items() if axis in spatial}
     if not known:
-        assumed = [f"spacing 1 {wanted} assumed; say spacing="] if wanted in METRES else []
+        assumed = [f"spacing 1 {printed_unit(wanted)} assumed; say spacing="] if wanted in METRES else []
         return (1.0,) * len(spatial), wanted or "voxel", assumed
     assumed = []
     if missing := "".join(sorted(set(spatial) - set(known))):
