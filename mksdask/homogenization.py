@@ -29,7 +29,7 @@ from mksdask.arrays import (
 from mksdask.bases.base import Basis
 from mksdask.compute.operation import Operation, operation
 from mksdask.compute.watching import Watch
-from mksdask.labels import first_index, index_in_order, matched, matched_values, sample_index
+from mksdask.labels import first_index, index_in_order, matched, matched_values, quantity, sample_index
 from mksdask.reduction.fit import Fit
 from mksdask.reduction.reducers import needs_targets
 from mksdask.regression import borrowed, next_samples, polynomial_regression
@@ -37,7 +37,7 @@ from mksdask.regression.linkers import LINKERS, new_linker
 from mksdask.regression.responses import ResponsesMixin, respond_block, respond_block_with_spread, takes
 from mksdask.regression.scoring import lazy_score
 from mksdask.regression.targets import check_fits, known_targets
-from mksdask.schema import NOTHING, Choice, Part, Saved, Whole
+from mksdask.schema import NOTHING, TEXT, Choice, Named, Part, Saved, Whole
 from mksdask.schema.arguments import checked
 from mksdask.simulation.bounded_regressor import BoundedRegressor
 from mksdask.stats.pairs import Pairs
@@ -68,13 +68,14 @@ class _FitLinkage(Fit):
     is_known: Any = None
     targets: Any = None
     options: Any = None
+    quantity: Any = None
 
     def run(self) -> Any:
         self._warn_of_gaps()
         model, linker = super().run(), self.linker
         scores = model.reduced_fit_data.astype(np.float64)
         linker.fit(scores[self.is_known], self.targets, **self.options)
-        model.property_linker_ = linker
+        model.property_linker_, model._quantity = linker, self.quantity
         model._try_linker()
         return model
 
@@ -160,7 +161,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
             "degree": Whole() | NOTHING,
         },
         fitted=MKSStructureAnalysis._saved.fitted
-        | {"property_linker_": Part(BoundedRegressor, *borrowed.LINKERS, fitted=True)},
+        | {"property_linker_": Part(BoundedRegressor, *borrowed.LINKERS, fitted=True), "_quantity": Named(TEXT)},
         is_model=True,
     )
 
@@ -259,7 +260,8 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
             msg = f"dimension_reducer {self.dimension_reducer!r} needs y of all samples; leave out those without"
             raise ValueError(msg)
         given = targets if is_known.all() else target
-        return _FitLinkage(self, statistics, given, watch, resume, "fit", linker, is_known, targets, options)
+        of_linker = (linker, is_known, targets, options, quantity(y))
+        return _FitLinkage(self, statistics, given, watch, resume, "fit", *of_linker)
 
     def _try_linker(self) -> None:
         """See what it predicts."""
@@ -298,7 +300,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         -------
         array of the kind of `X`, shape (n_samples,) or (n_samples, n_properties)
             Predicted properties or classes. With `return_std`, a pair of such arrays: properties and standard
-            deviations.
+            deviations. A DataArray has the unit of the y of `fit`.
 
         Raises
         ------
@@ -328,7 +330,8 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         predicted, labels = self._respond(kernel, (2, *shape) if return_std else shape, self._target_dtype, "predict")
         dims = tuple(f"property_{axis}" for axis in range(len(shape)))
         named = {"prediction": predicted[:, 0], "spread": predicted[:, 1]} if return_std else {"prediction": predicted}
-        parts = tuple(label(part, labels, dims=dims, coords={}, name=name) for name, part in named.items())
+        attrs = self._quantity
+        parts = tuple(label(part, labels, dims=dims, coords={}, name=name, attrs=attrs) for name, part in named.items())
         return parts if return_std else parts[0]
 
     def _facts(self) -> dict[str, Any]:

@@ -817,3 +817,14 @@ def test_predict__warns_of_samples_unlike_those_of_fit(ensemble):
     fitted.predict(np.concatenate([X, others[-1:]]))
     # Lazy samples are not computed.
     fitted.predict(da.from_array(others, chunks=(2, -1, -1)))
+
+
+def test_predict__has_the_unit_of_the_fitted_property(ensemble, tmp_path):
+    X = xr.DataArray(ensemble[0], dims=("sample", "x", "y"))
+    y = xr.DataArray(ensemble[1], dims="sample", name="C11", attrs={"units": "GPa"})
+    model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=2).fit(X, y)
+    save_model(model, tmp_path / "m.zarr")
+    for fitted in (model, load_model(tmp_path / "m.zarr")):
+        for predicted in fitted.predict(X[:4], return_std=True):
+            assert predicted.attrs == {"long_name": "C11", "units": "GPa"}
+    assert model.fit(X, y.to_numpy()).predict(X[:4]).attrs == {}
