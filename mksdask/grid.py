@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from mksdask.arrays import SPATIAL_DIMS, Array, axes_argument, warn_caller
+from mksdask.arrays import SPATIAL_DIMS, Array, axes_argument, is_number, warn_caller
 from mksdask.display.cards import printed_unit
 from mksdask.schema import FLAG, NOTHING, TEXT, Listed, Number, Record, Saved, Whole, agree
 from mksdask.schema.units import METRES, named_as_here
@@ -252,16 +252,20 @@ def _axis_of(labels: xr.DataArray, position: int) -> Axis:
     Raises
     ------
     ValueError
-        If the coordinate does not hold evenly spaced numbers.
+        If the coordinate does not hold evenly spaced numbers, or its attribute ``spacing`` is no size.
     """
     name = str(labels.dims[position])
     if name not in labels.coords or labels.coords[name].ndim != 1:
         return Axis(name, 1.0, "voxel")
     coordinate = labels.coords[name]
-    step = float(coordinate.attrs.get("spacing", 1.0))
     if coordinate.size > 1:
         step = _step_of(coordinate)
-    return Axis(name, step, named_as_here(str(coordinate.attrs.get("units", "voxel"))))
+    else:
+        step = coordinate.attrs.get("spacing", 1.0)
+        if not is_number(step) or step == 0:
+            msg = f"the coordinate {name!r} must have the size of a voxel as its attribute 'spacing', got {step!r}"
+            raise ValueError(msg)
+    return Axis(name, float(step), named_as_here(str(coordinate.attrs.get("units", "voxel"))))
 
 
 def _step_of(coordinate: xr.DataArray) -> float:

@@ -828,8 +828,11 @@ ODD = {
         xr.Dataset({"a": ("x", [1.0])}), [1.0]
     ),
     "makes more than 1000000 chunks": lambda _: make_microstructure(10**12, (5, 5), chunks=8),
-    "coordinates of the field must differ": lambda _: mean_interval(
+    "'x' must hold evenly spaced numbers": lambda _: mean_interval(
         xr.DataArray(X[0] * 1.0, dims=("x", "y"), coords={"x": [0] * 12})
+    ),
+    "'x' must have the size of a voxel as its attribute 'spacing', got 0": lambda _: mean_interval(
+        xr.DataArray(X[0, :1] * 1.0, dims=("x", "y"), coords={"x": ("x", [0], {"spacing": 0})})
     ),
     "elastic_modulus": lambda _: make_elastic_FE_strain_delta(UNKNOWN[:, 0], size=(3, 3)),
     "descriptors must be some of": lambda _: ShapeDescriptors(descriptors=UNKNOWN).fit(X),

@@ -134,10 +134,12 @@ def test_function__lazy_labelled_and_planned(tmp_path):
 
 
 def test_function__of_a_phase_without_a_name():
-    X = xr.DataArray(np.full((1, 4, 5), -1), dims=("sample", "x", "y"), attrs={"phases": ["pore", "grain"]})
+    X = xr.DataArray(np.full((1, 4, 5), -1), dims=("sample", "x", "y"))
     found = correlate_clusters(X, -1, cutoff=1)
     assert found.pair.values.tolist() == ["-1,-1"]
     np.testing.assert_array_equal(found, 1)
+    with pytest.raises(ValueError, match="got -1; the phases are 0 pore, 1 grain"):
+        correlate_clusters(X.assign_attrs(phases=["pore", "grain"]), -1, cutoff=1)
 
 
 @pytest.mark.parametrize(

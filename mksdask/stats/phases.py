@@ -71,7 +71,7 @@ def samples_of_phases(
 
 def _check_phase(phase: Any, names: Sequence[str]) -> None:
     is_integer = isinstance(phase, int | np.integer) and not isinstance(phase, bool)
-    if not is_integer or (names and phase >= len(names)):
+    if not is_integer or (names and not 0 <= phase < len(names)):
         known = f"; the phases are {', '.join(f'{i} {name}' for i, name in enumerate(names))}" if names else ""
         msg = f"phase must be the number of a phase, such as 0, got {phase!r}{known}"
         raise ValueError(msg)

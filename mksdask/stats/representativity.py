@@ -37,10 +37,6 @@ def _told(volume: Volume, phases: tuple[int, ...] | None, confidence: float) -> 
     """Compute `COLUMNS` for each phase, or for the field, lazily."""
     grid, data, mask = volume.grid, volume.data, volume.confidence
     steps = [abs(step) for step in grid.steps]
-    if not all(steps) or not np.isfinite(steps).all():
-        named = dict(zip(grid.dims, steps, strict=True))
-        msg = f"the coordinates of the field must differ from voxel to voxel, but the voxel sizes are {named}"
-        raise ValueError(msg)
     size = tuple(-(-n // CELLS[len(grid.shape)]) for n in grid.shape)
     kernel = Cells(phases, size, tuple(-(-n // m) for n, m in zip(grid.shape, size, strict=True)))
     boxes = _boxes(grid.shape, size)
