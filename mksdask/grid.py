@@ -173,9 +173,9 @@ class Grid:
     def check_like(self, seen: Grid) -> None:
         """Compare this grid with the grid `seen`, on which a model was fitted.
 
-        Other phases, or the same axes in another order, raise an error. Another voxel size or other periodic axes
-        give a warning. A property that one of the two grids does not know is not compared. Axes that
-        `fit` was told to take as periodic, or as not periodic, are compared in place of those that its samples name.
+        Other phases, or the same axes in another order, raise an error. Another voxel size or other periodic axes give
+        a warning. A property that one of the two grids does not know is not compared. Axes that `fit` was told to take
+        as periodic, or as not periodic, are compared in place of those that its samples name.
 
         Raises
         ------

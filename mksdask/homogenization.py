@@ -300,7 +300,7 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         -------
         array of the kind of `X`, shape (n_samples,) or (n_samples, n_properties)
             Predicted properties or classes. With `return_std`, a pair of such arrays: properties and standard
-            deviations. A DataArray has the unit of the y of `fit`.
+            deviations. DataArrays have the unit of the y of `fit`, and the prediction its name.
 
         Raises
         ------
@@ -330,8 +330,9 @@ class MKSHomogenizationModel(ResponsesMixin, MKSStructureAnalysis):
         predicted, labels = self._respond(kernel, (2, *shape) if return_std else shape, self._target_dtype, "predict")
         dims = tuple(f"property_{axis}" for axis in range(len(shape)))
         named = {"prediction": predicted[:, 0], "spread": predicted[:, 1]} if return_std else {"prediction": predicted}
-        attrs = self._quantity
-        parts = tuple(label(part, labels, dims=dims, coords={}, name=name, attrs=attrs) for name, part in named.items())
+        # A spread has the unit of its property, and is another quantity.
+        said = {"prediction": self._quantity, "spread": {k: v for k, v in self._quantity.items() if k == "units"}}
+        parts = tuple(label(named[k], labels, dims=dims, coords={}, name=k, attrs=said[k]) for k in named)
         return parts if return_std else parts[0]
 
     def _facts(self) -> dict[str, Any]:

@@ -825,6 +825,7 @@ def test_predict__has_the_unit_of_the_fitted_property(ensemble, tmp_path):
     model = MKSHomogenizationModel(PrimitiveBasis(2), n_components=2).fit(X, y)
     save_model(model, tmp_path / "m.zarr")
     for fitted in (model, load_model(tmp_path / "m.zarr")):
-        for predicted in fitted.predict(X[:4], return_std=True):
-            assert predicted.attrs == {"long_name": "C11", "units": "GPa"}
+        predicted, spread = fitted.predict(X[:4], return_std=True)
+        assert predicted.attrs == {"long_name": "C11", "units": "GPa"}
+        assert spread.attrs == {"units": "GPa"}
     assert model.fit(X, y.to_numpy()).predict(X[:4]).attrs == {}
